@@ -1,0 +1,27 @@
+"""One variable for every array library."""
+
+from . import errors, initializers
+from ._frozen import FrozenVariable
+from ._registry import backend_names
+from ._scopes import autocast, device, name_scope
+from ._variable import Variable
+from .interop import assign, batch_get_value, batch_set_value, get_value, set_value
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "FrozenVariable",
+    "Variable",
+    "__version__",
+    "assign",
+    "autocast",
+    "backend_names",
+    "batch_get_value",
+    "batch_set_value",
+    "device",
+    "errors",
+    "get_value",
+    "initializers",
+    "name_scope",
+    "set_value",
+]

@@ -1,0 +1,276 @@
+"""The seam between the variable and array libraries: the `Backend` that an adapter implements.
+
+The laws of an adapter:
+
+1. It is imported only when its library is used; nothing outside it names the library.
+2. It knows nothing of `Variable`: it gets handles and arrays, and no names, scopes, locks or versions.
+3. The caller has converted and checked everything before a verb runs; a verb that fails halfway through
+   leaves the handle whole.
+4. A *handle* is what the variable owns. Its attribute ``published`` is the snapshot that readers may take
+   without the lock, or None if they must come through `Backend.snapshot`. A write verb returns the handle
+   to keep, whether it changed the one it got or made another.
+"""
+
+from __future__ import annotations
+
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol, TypeAlias
+
+import numpy as np
+
+from . import _dtypes
+from ._indexing import Selection
+from ._shapes import DeclaredShape, Shape
+
+__all__ = ["AT_OPERATIONS", "Array", "Backend", "Handle", "HostArray", "Operation"]
+
+Array: TypeAlias = Any
+HostArray: TypeAlias = "np.ndarray[Any, Any]"
+Operation: TypeAlias = Callable[[Any, Any], Any]
+
+#: What ``v.at[i]`` can do, as NumPy's ufunc of two operands; ``set`` has none.
+AT_OPERATIONS: dict[str, Any] = {
+    "set": None,
+    "add": np.add,
+    "subtract": np.subtract,
+    "multiply": np.multiply,
+    "divide": np.divide,
+    "min": np.minimum,
+    "max": np.maximum,
+}
+
+_BINARY: dict[str, Operation] = {
+    "add": operator.add,
+    "subtract": operator.sub,
+    "multiply": operator.mul,
+    "divide": operator.truediv,
+}
+
+
+class Handle(Protocol):
+    """What a variable owns in its library."""
+
+    published: Any
+
+
+class Backend(ABC):
+    """One array library, as the variable sees it. Verbs stand in the same order in every adapter."""
+
+    #: The name users write: ``backend="numpy"``.
+    name: ClassVar[str]
+    #: Whether its arrays are NumPy's own.
+    is_host: ClassVar[bool] = False
+    #: Whether code may run under a tracer of this library, so that `is_tracing` must be asked.
+    traces: ClassVar[bool] = False
+    #: Whether a write under that tracer is right: it becomes part of the traced program.
+    writes_when_traced: ClassVar[bool] = False
+
+    # -- whose is it ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    def owns(self, value: Any) -> bool:
+        """Whether the value is an array of this library. Called when its type's root module is ours."""
+
+    def is_symbolic(self, array: Array) -> bool:
+        """Whether an array of ours stands for a value that only a traced program will have."""
+        return False
+
+    def is_tracing(self) -> bool:
+        """Whether the calling code is being traced. Asked before every locked read or write if `traces`."""
+        return False
+
+    def attach(self, variable_type: type, snapshot_type: type) -> None:
+        """Tells the library of our types, where it keeps a registry. Called once, when both are there."""
+
+    # -- dtypes, shapes and devices -------------------------------------------------------------------
+
+    @abstractmethod
+    def dtype(self, name: str) -> Any:
+        """The library's dtype object.
+
+        Raises:
+            DTypeError: the library cannot hold it, with the way to make it, if any.
+        """
+
+    def dtype_name(self, array: Array) -> str:
+        """The canonical name of an array's dtype."""
+        return _dtypes.dtype_name(array.dtype)
+
+    def shape(self, array: Array) -> Shape:
+        """An array's shape as a tuple of ints."""
+        return tuple(array.shape)
+
+    @abstractmethod
+    def device(self, name: Any) -> Any:
+        """The library's device for a portable name, a device of the library, or None (its default).
+
+        Raises:
+            DeviceError: there is no such device.
+        """
+
+    @abstractmethod
+    def device_of(self, array: Array) -> Any:
+        """Where an array lies, as `device` returns it."""
+
+    @abstractmethod
+    def device_name(self, device: Any) -> str:
+        """The portable name of a device: ``"CPU:0"``."""
+
+    # -- conversion ------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def operand(self, value: Any, dtype: Any) -> Array | None:
+        """The value, if a write verb can take it as it is: ours and of this dtype. Else None.
+
+        The hot path of every write: no more than two tests. The result is cut from any gradient.
+        """
+
+    @abstractmethod
+    def from_host(self, array: HostArray, device: Any) -> Array:
+        """A host array as an operand of the write verbs. Must not alias it: it may be the caller's."""
+
+    @abstractmethod
+    def to_host(self, array: Array) -> HostArray:
+        """An array as NumPy, to be read at once. Zero-copy where the library can; never writable then."""
+
+    @abstractmethod
+    def receive(self, array: Array, dtype: Any = None) -> Array:
+        """A snapshot of ours or of NumPy as an array of ours, to be read only. Zero-copy where possible.
+
+        Args:
+            dtype: what the library asked for when it called us by its protocol, if anything.
+        """
+
+    def beside(self, array: HostArray) -> Any:
+        """A NumPy array as the other operand of the library's own operators."""
+        return array
+
+    @abstractmethod
+    def cast(self, array: Array, dtype: Any) -> Array:
+        """An array of ours in another dtype, as the library casts; differentiable where the library is."""
+
+    @abstractmethod
+    def in_range(self, before: Array, after: Array) -> bool:
+        """Whether a cast kept every value in range: integers equal, finite values finite."""
+
+    @abstractmethod
+    def namespace(self) -> Any:
+        """The array API namespace of the library."""
+
+    def dlpack(self, array: Array, request: dict[str, Any]) -> Any:
+        """The DLPack capsule of a snapshot, marked read-only where the consumer can be told."""
+        return array.__dlpack__(**request)
+
+    def dlpack_device(self, array: Array) -> tuple[int, int]:
+        """The DLPack device of a snapshot."""
+        kind, index = array.__dlpack_device__()
+        return int(kind), int(index)
+
+    @abstractmethod
+    def round(self, array: Array, decimals: int) -> Array:
+        """Rounds to a number of decimals, half to even."""
+
+    # -- a handle's life ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    def create(self, array: Array, *, declared: DeclaredShape, device: Any, trainable: bool) -> Handle:
+        """A handle that owns a copy of an operand, unless the operand is immutable."""
+
+    @abstractmethod
+    def placed(self, handle: Handle) -> Any:
+        """Where the value lies, as `device` returns it."""
+
+    @abstractmethod
+    def snapshot(self, handle: Handle) -> Array:
+        """The current value, which later writes do not change. Called under the variable's lock.
+
+        May set ``handle.published`` to it.
+        """
+
+    def traced_value(self, handle: Handle) -> Array:
+        """The current value while `is_tracing`; no lock is held."""
+        return self.snapshot(handle)
+
+    # Each write verb is called under the lock, with the operand's dtype and shape checked, while no
+    # reader can reach ``handle.published``. They share one signature so that there is one call site.
+
+    @abstractmethod
+    def assign(self, handle: Handle, x: Array, _op: Any = None, _where: Any = None) -> Handle:
+        """Stores x. The shape is the handle's, or fits what was declared."""
+
+    @abstractmethod
+    def apply(self, handle: Handle, x: Array, op: Operation, _where: Any = None) -> Handle:
+        """Stores ``op(value, x)`` for an operator that keeps dtype and shape; x broadcasts."""
+
+    @abstractmethod
+    def put(self, handle: Handle, x: Array, kind: str, where: Selection) -> Handle:
+        """Does one of `AT_OPERATIONS` at a selection; x broadcasts to it; duplicates accumulate."""
+
+    @abstractmethod
+    def redeclare(self, handle: Handle, x: Array, _op: Any = None, _where: Any = None) -> Handle:
+        """Stores x of any shape, which is also the shape declared from now on."""
+
+    def compute(self, old: Array, x: Array, op: Operation) -> Array:
+        """``op(old, x)``, changing nothing; x is an operand or a Python number."""
+        return op(old, x)
+
+    @abstractmethod
+    def compute_put(self, old: Array, x: Array, kind: str, where: Selection) -> Array:
+        """What `put` would store, changing nothing."""
+
+    @abstractmethod
+    def get(self, array: Array, where: Selection) -> Array:
+        """The selected elements; differentiable where the library is."""
+
+    def set_trainable(self, handle: Handle, trainable: bool) -> None:
+        """Tells the library whether gradients are wanted."""
+
+    def parameter(self, handle: Handle) -> Any:
+        """The library's own mutable object, if it has one that its optimizers hold; else None."""
+        return None
+
+    def unseen_writes(self, handle: Handle) -> int:
+        """How many writes reached the handle without coming through the verbs."""
+        return 0
+
+    # -- for adapters whose library lacks an operation for a dtype ---------------------------------------
+
+    def compute_on_host(self, old: Array, x: Array, op: Operation) -> Array:
+        """`compute` by NumPy."""
+        result = np.asarray(op(self.to_host(old), self.to_host(x)))
+        return self.from_host(result, self.device_of(old))
+
+    def put_on_host(self, old: Array, x: Array, kind: str, where: Selection) -> Array:
+        """`compute_put` by NumPy."""
+        result = np.array(self.to_host(old))
+        put_in_place(result, self.to_host(x), kind, where)
+        return self.from_host(result, self.device_of(old))
+
+
+def dlpack_of_host(array: HostArray, request: dict[str, Any]) -> Any:
+    """The capsule of a read-only host array; of a copy for a consumer that cannot be told so."""
+    return (array if request.get("max_version") else array.copy()).__dlpack__(**request)
+
+
+def put_in_place(target: HostArray, x: HostArray, kind: str, where: Selection) -> None:
+    """`Backend.put` on a writable NumPy array."""
+    ufunc = AT_OPERATIONS[kind]
+    if ufunc is None:
+        target[where.index] = x
+    elif where.basic:
+        target[where.index] = ufunc(target[where.index], x)
+    else:
+        ufunc.at(target, where.index, x)
+
+
+def combine(kind: str, old: Any, x: Any, minimum: Operation, maximum: Operation) -> Any:
+    """One of `AT_OPERATIONS` on arrays of a library whose minimum and maximum are given."""
+    if kind == "set":
+        return x
+    if kind == "min":
+        return minimum(old, x)
+    if kind == "max":
+        return maximum(old, x)
+    return _BINARY[kind](old, x)

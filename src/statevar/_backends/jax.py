@@ -1,0 +1,283 @@
+"""JAX: immutable arrays; a write donates the old one when nobody else can have it.
+
+``published`` doubles as the mark that the array has been handed out: a writer that finds it set leaves the
+array alone. Counting references would not do: ``device_put`` and ``addressable_data`` make aliases that do
+not show in the count and die with the array that is donated.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend import core as _core
+
+from .._backend import Backend, HostArray, Operation, combine
+from .._devices import no_such_device, parse_device
+from .._dtypes import HOST, is_integer
+from .._indexing import Selection, last_of_each
+from .._shapes import DeclaredShape
+from ..errors import DTypeError, describe
+
+__all__ = ["BACKEND"]
+
+_WIDE = {"int64": "int32", "uint64": "uint32", "float64": "float32", "complex128": "complex64"}
+_CLOSED: tuple[Operation, ...] = (
+    operator.add,
+    operator.sub,
+    operator.mul,
+    operator.and_,
+    operator.or_,
+    operator.xor,
+)
+_under_jit: Any = getattr(_core, "unsafe_am_i_under_a_jit_DO_NOT_USE", lambda: False)
+
+
+class _Handle:
+    __slots__ = ("array", "published")
+
+    def __init__(self, array: jax.Array, published: jax.Array | None = None) -> None:
+        self.array = array
+        self.published = published
+
+
+class JAXBackend(Backend):
+    name = "jax"
+    traces = True
+
+    # -- whose is it ---------------------------------------------------------------------------------
+
+    def owns(self, value: Any) -> bool:
+        return isinstance(value, jax.Array)
+
+    def is_symbolic(self, array: Any) -> bool:
+        return isinstance(array, jax.core.Tracer)
+
+    def is_tracing(self) -> bool:
+        tracing: bool = _under_jit()
+        return tracing
+
+    def attach(self, variable_type: type, snapshot_type: type) -> None:
+        def flatten(variable: Any) -> tuple[tuple[Any], None]:
+            return (_leaf(variable),), None
+
+        # A transform must not make a variable: what it returns is a copy of the value, and says so on a write.
+        jax.tree_util.register_pytree_node(variable_type, flatten, lambda _, leaves: snapshot_type(leaves[0]))
+        jax.tree_util.register_pytree_node(
+            snapshot_type, lambda snapshot: ((snapshot.value,), None), lambda _, leaves: snapshot_type(leaves[0])
+        )
+
+    # -- dtypes, shapes and devices -------------------------------------------------------------------
+
+    def dtype(self, name: str) -> Any:
+        if name == "string":
+            raise DTypeError(describe("dtype", "JAX cannot hold strings", hint="use backend='numpy'"))
+        if name in _WIDE and not jax.config.jax_enable_x64:
+            raise DTypeError(
+                describe(
+                    "dtype",
+                    f"JAX holds {name} only with 64 bits enabled",
+                    hint=f"pass dtype={_WIDE[name]!r}, or call jax.config.update('jax_enable_x64', True) first",
+                )
+            )
+        return HOST[name]
+
+    def device(self, name: Any) -> Any:
+        if name is None or not isinstance(name, str):
+            return name
+        kind, index = parse_device(name)
+        try:
+            return jax.devices(kind)[index]
+        except (RuntimeError, IndexError):
+            known = ", ".join(f"'{each.platform.upper()}:{each.id}'" for each in jax.devices())
+            raise no_such_device(name, known) from None
+
+    def device_of(self, array: Any) -> Any:
+        return array.sharding if len(array.sharding.device_set) > 1 else next(iter(array.sharding.device_set))
+
+    def device_name(self, device: Any) -> str:
+        if not hasattr(device, "platform"):
+            return str(device)
+        return f"{device.platform.upper()}:{device.id}"
+
+    # -- conversion ------------------------------------------------------------------------------------
+
+    def operand(self, value: Any, dtype: Any) -> Any | None:
+        if isinstance(value, jax.Array) and value.dtype == dtype and not isinstance(value, jax.core.Tracer):
+            return jax.lax.convert_element_type(value, dtype) if value.weak_type else value
+        return None
+
+    def from_host(self, array: HostArray, device: Any) -> Any:
+        # jit takes a NumPy array as it is, faster than a JAX one can be made (6.7 against 18 us), and may
+        # read it later: the copy is what the caller cannot change.
+        return np.array(array)
+
+    def to_host(self, array: Any) -> HostArray:
+        return np.asarray(array)
+
+    def receive(self, array: Any, dtype: Any = None) -> Any:
+        return array if isinstance(array, jax.Array) else jnp.asarray(array, dtype)
+
+    def cast(self, array: Any, dtype: Any) -> Any:
+        return jax.lax.convert_element_type(array, dtype)
+
+    def in_range(self, before: Any, after: Any) -> bool:
+        if isinstance(after, jax.core.Tracer):
+            return not is_integer(self.dtype_name(after))
+        if is_integer(self.dtype_name(after)):
+            same = after.astype(before.dtype) == before
+            return bool((same & ((after < 0) == (before < 0))).all())
+        return bool((jnp.isfinite(after) | ~jnp.isfinite(before)).all())
+
+    def namespace(self) -> Any:
+        return jnp
+
+    def round(self, array: Any, decimals: int) -> Any:
+        return jnp.round(array, decimals)
+
+    # -- a handle's life ---------------------------------------------------------------------------------
+
+    def create(self, array: Any, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
+        if isinstance(array, np.ndarray):
+            fresh = jnp.array(array) if device is None else jax.device_put(array.copy(), device)
+            return _Handle(fresh)
+        if device is not None:
+            array = jax.device_put(array, device)
+        return _Handle(array, published=array)
+
+    def placed(self, handle: Any) -> Any:
+        return self.device_of(handle.array)
+
+    def snapshot(self, handle: Any) -> Any:
+        handle.published = handle.array
+        return handle.array
+
+    def assign(self, handle: Any, x: Any, _op: Any = None, _where: Any = None) -> Any:
+        if isinstance(x, np.ndarray):
+            return _Handle(_like(jnp.array(x), handle.array))
+        moved = _like(x, handle.array)
+        return _Handle(moved, published=moved)
+
+    def apply(self, handle: Any, x: Any, op: Operation, _where: Any = None) -> Any:
+        run = (_apply if handle.published is not None else _apply_donating)[op]
+        return _Handle(run(handle.array, _beside(x, handle.array)))
+
+    def put(self, handle: Any, x: Any, kind: str, where: Selection) -> Any:
+        if 0 in where.shape:
+            return handle
+        return _Handle(_put(handle.array, x, kind, where, donate=handle.published is None))
+
+    def redeclare(self, handle: Any, x: Any, _op: Any = None, _where: Any = None) -> Any:
+        return self.assign(handle, x)
+
+    def compute(self, old: Any, x: Any, op: Operation) -> Any:
+        return op(old, _beside(x, old))
+
+    def compute_put(self, old: Any, x: Any, kind: str, where: Selection) -> Any:
+        return old if 0 in where.shape else _put(old, x, kind, where, donate=False)
+
+    def get(self, array: Any, where: Selection) -> Any:
+        if where.basic:
+            return array[where.index]
+        if not where.of_shape:
+            return array.reshape(1)[where.flat()]
+        return array[where.coordinates()]
+
+
+# Compiled on first use, one for each shape; the donating one writes in place.
+_apply = {op: jax.jit(op) for op in _CLOSED}
+_apply_donating = {op: jax.jit(op, donate_argnums=0) for op in _CLOSED}
+
+
+def _put_block(array: Any, x: Any, starts: Any, *, kind: str, sizes: tuple[int, ...], shape: Any) -> Any:
+    old = jax.lax.dynamic_slice(array, starts, sizes)
+    new = combine(kind, old.reshape(shape), x, jnp.minimum, jnp.maximum)
+    return jax.lax.dynamic_update_slice(array, jnp.broadcast_to(new, shape).reshape(sizes), starts)
+
+
+def _put_scattered(array: Any, x: Any, coordinates: Any, *, kind: str) -> Any:
+    return getattr(array.at[coordinates], kind)(x, mode="drop")
+
+
+def _put_masked(array: Any, x: Any, mask: Any) -> Any:
+    return jnp.where(mask, x, array)
+
+
+_BLOCK = {
+    donate: jax.jit(_put_block, static_argnames=("kind", "sizes", "shape"), donate_argnums=(0,) if donate else ())
+    for donate in (False, True)
+}
+_SCATTERED = {
+    donate: jax.jit(_put_scattered, static_argnames="kind", donate_argnums=(0,) if donate else ())
+    for donate in (False, True)
+}
+_MASKED = {donate: jax.jit(_put_masked, donate_argnums=(0,) if donate else ()) for donate in (False, True)}
+
+
+def _put(array: Any, x: Any, kind: str, where: Selection, *, donate: bool) -> Any:
+    x = _beside(x, array)
+    if len(where.index) == 1 and kind == "set" and x.ndim == 0:
+        mask = where.index[0]
+        if isinstance(mask, np.ndarray) and mask.dtype == np.bool_ and mask.shape == array.shape:
+            return _MASKED[donate](array, x, mask)
+    if (block := where.block()) is not None:
+        starts, sizes = block
+        return _BLOCK[donate](array, x, starts, kind=kind, sizes=sizes, shape=where.shape)
+    if not where.of_shape:  # a scalar has no coordinates
+        line = Selection((where.flat(),), (1,))
+        return _put(array.reshape(1), x, kind, line, donate=False).reshape(())
+    coordinates = [line.reshape(-1).astype(np.int32) for line in where.coordinates()]
+    values = x if isinstance(x, np.ndarray) else jnp.asarray(x)
+    values = (np if isinstance(values, np.ndarray) else jnp).broadcast_to(values, where.shape).reshape(-1)
+    if kind == "set":
+        keep = last_of_each(where.flat())
+        coordinates = [line[keep] for line in coordinates]
+        values = values[keep]
+    if isinstance(values, np.ndarray):
+        coordinates, values = _padded(coordinates, values, array.shape)
+    return _SCATTERED[donate](array, values, tuple(coordinates), kind=kind)
+
+
+def _padded(coordinates: list[Any], values: Any, shape: Any) -> tuple[list[Any], Any]:
+    """Rounds the number of elements up to a power of two with elements that fall outside and are dropped.
+
+    JAX compiles for each number of elements; a mask selects another number each time.
+    """
+    missing = (1 << (values.size - 1).bit_length()) - values.size
+    if not missing:
+        return coordinates, values
+    outside = [np.full(missing, size, np.int32) for size in shape]
+    padded = [np.concatenate(pair) for pair in zip(coordinates, outside, strict=True)]
+    return padded, np.concatenate([values, np.zeros(missing, values.dtype)])
+
+
+def _leaf(variable: Any) -> Any:
+    """A variable of any backend as a leaf that JAX takes.
+
+    A NumPy snapshot never changes, so JAX may read it as late as it likes.
+    """
+    value = variable.value
+    return value if isinstance(value, jax.Array) else variable.__array__()
+
+
+def _like(x: Any, array: Any) -> Any:
+    """x, placed as an array of the variable is."""
+    if x.sharding == array.sharding:
+        return x
+    return jax.device_put(x, array.sharding)
+
+
+def _beside(x: Any, array: Any) -> Any:
+    """x, moved to the device of the variable's array if it is committed to another."""
+    if not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer):
+        return x
+    devices = array.sharding.device_set
+    if x.sharding.device_set == devices or len(devices) > 1:
+        return x
+    return jax.device_put(x, next(iter(devices)))
+
+
+BACKEND = JAXBackend()

@@ -1,0 +1,276 @@
+"""TensorFlow: a ``tf.Variable`` inside, kept in its copy-on-write mode.
+
+TensorFlow shares the buffer with whoever read it and copies on the next write by itself. Its own scatter and
+slice ops would switch the variable to copy-on-read for ever (and tear under threads), so item writes compute
+the new value and assign it. Inside ``tf.function`` the same verbs build the variable's own graph ops.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from .._backend import Backend, HostArray, Operation, combine, dlpack_of_host
+from .._devices import no_such_device, parse_device
+from .._dtypes import HOST, is_integer
+from .._indexing import Selection, last_of_each
+from .._shapes import DeclaredShape, Shape
+from ..errors import DTypeError, ShapeError, describe
+from . import tensorflow_namespace
+
+try:
+    from tensorflow.python.eager.record import could_possibly_record
+except ImportError:  # not public: without it every read asks TensorFlow anew
+
+    def could_possibly_record() -> bool:
+        return True
+
+
+__all__ = ["BACKEND"]
+
+# TensorFlow has no kernels for arithmetic or scatters of these.
+_ON_HOST = {"float8_e4m3fn", "float8_e5m2", "int4", "uint4"}
+_READ = tf.raw_ops.ReadVariableOp
+_ASSIGN = tf.raw_ops.AssignVariableOp
+_IN_PLACE: dict[Operation, Any] = {
+    operator.add: (tf.raw_ops.AssignAddVariableOp, tf.Variable.assign_add),
+    operator.sub: (tf.raw_ops.AssignSubVariableOp, tf.Variable.assign_sub),
+}
+
+
+class _Handle:
+    __slots__ = ("cached", "counter", "dtype", "published", "variable")
+
+    def __init__(self, variable: Any) -> None:
+        self.variable = variable
+        self.dtype = variable.dtype
+        self.published = None  # a reader must come through `snapshot`, so that a gradient tape sees it
+        self.cached: Any = None
+        self.counter: Any = None  # writes by compiled graphs; exists once a graph writes
+
+
+class TensorFlowBackend(Backend):
+    name = "tensorflow"
+    traces = True
+    writes_when_traced = True
+
+    # -- whose is it ---------------------------------------------------------------------------------
+
+    def owns(self, value: Any) -> bool:
+        return isinstance(value, tf.Tensor | tf.Variable)
+
+    def is_symbolic(self, array: Any) -> bool:
+        return tf.is_symbolic_tensor(array)
+
+    def is_tracing(self) -> bool:
+        return not tf.executing_eagerly()
+
+    # -- dtypes, shapes and devices -------------------------------------------------------------------
+
+    def dtype(self, name: str) -> Any:
+        if name == "string":
+            raise DTypeError(describe("dtype", "TensorFlow variables hold no strings here", hint="use backend='numpy'"))
+        return tf.as_dtype(name)
+
+    def shape(self, array: Any) -> Shape:
+        if array.shape.is_fully_defined():
+            return tuple(array.shape)
+        raise ShapeError(
+            describe("shape", f"a traced value of unknown shape {array.shape}", hint="give it with tf.ensure_shape")
+        )
+
+    def device(self, name: Any) -> Any:
+        if name is None:
+            return None
+        if isinstance(name, str):
+            kind, index = parse_device(name.rpartition("/")[2])
+            name = f"{kind.upper()}:{index}"
+        else:
+            name = ":".join(str(name.name).rsplit(":", 2)[-2:])
+        known = [each.name.rpartition("/")[2].removeprefix("device:") for each in tf.config.list_logical_devices()]
+        if name not in known:
+            raise no_such_device(name, ", ".join(map(repr, known)))
+        return name
+
+    def device_of(self, array: Any) -> Any:
+        return array.device.rpartition("/")[2].removeprefix("device:")
+
+    def device_name(self, device: Any) -> str:
+        return str(device)
+
+    # -- conversion ------------------------------------------------------------------------------------
+
+    def operand(self, value: Any, dtype: Any) -> Any | None:
+        if isinstance(value, tf.Tensor) and value.dtype == dtype:
+            return value
+        if isinstance(value, tf.Variable) and value.dtype == dtype:
+            return value.read_value()
+        return None
+
+    def from_host(self, array: HostArray, device: Any) -> Any:
+        with tf.device(device):
+            return tf.constant(array)
+
+    def to_host(self, array: Any) -> HostArray:
+        if isinstance(array, tf.Tensor) and array.shape.rank:
+            return np.asarray(array)  # by the buffer protocol: zero-copy and read-only
+        return np.asarray(array.numpy() if hasattr(array, "numpy") else array)
+
+    def receive(self, array: Any, dtype: Any = None) -> Any:
+        return tf.convert_to_tensor(array, dtype)
+
+    def cast(self, array: Any, dtype: Any) -> Any:
+        return tf.cast(array, dtype)
+
+    def in_range(self, before: Any, after: Any) -> bool:
+        name = self.dtype_name(after)
+        if tf.is_symbolic_tensor(after):
+            return not is_integer(name)
+        before, after = self.to_host(before), self.to_host(after)
+        if is_integer(name):
+            return bool(((after.astype(before.dtype) == before) & ((after < 0) == (before < 0))).all())
+        return bool((np.isfinite(after) | ~np.isfinite(before)).all())
+
+    def namespace(self) -> Any:
+        return tensorflow_namespace
+
+    def dlpack(self, array: Any, request: dict[str, Any]) -> Any:
+        return dlpack_of_host(self.to_host(array), request)
+
+    def round(self, array: Any, decimals: int) -> Any:
+        return tensorflow_namespace.round(array, decimals)
+
+    # -- a handle's life ---------------------------------------------------------------------------------
+
+    def create(self, array: Any, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
+        with tf.init_scope(), tf.device(device):
+            shape = tf.TensorShape(None if declared is ... else declared)
+            return _Handle(tf.Variable(array, trainable=trainable, shape=shape))
+
+    def placed(self, handle: Any) -> Any:
+        return self.device_of(handle.variable)
+
+    def snapshot(self, handle: Any) -> Any:
+        variable = handle.variable
+        if could_possibly_record():
+            return variable.value()  # tells the tape that the variable was read
+        if handle.cached is None:
+            value = _READ(resource=variable.handle, dtype=handle.dtype)
+            if handle.counter is not None:
+                return value  # a compiled graph may write at any time
+            handle.cached = value
+        return handle.cached
+
+    def traced_value(self, handle: Any) -> Any:
+        return handle.variable.read_value()
+
+    def assign(self, handle: Any, x: Any, _op: Any = None, _where: Any = None) -> Any:
+        _writing(handle)
+        if tf.executing_eagerly():
+            _ASSIGN(resource=handle.variable.handle, value=_beside(x, handle.variable))
+        else:
+            handle.variable.assign(x, read_value=False)
+        return handle
+
+    def apply(self, handle: Any, x: Any, op: Operation, _where: Any = None) -> Any:
+        variable = handle.variable
+        if op not in _IN_PLACE or handle.dtype.name in _ON_HOST:
+            return self.assign(handle, self.compute(variable.read_value(), x, op))
+        _writing(handle)
+        if x.shape != variable.shape:
+            x = tf.broadcast_to(x, tf.shape(variable))
+        raw, method = _IN_PLACE[op]
+        if tf.executing_eagerly():
+            raw(resource=variable.handle, value=_beside(x, variable))
+        else:
+            method(variable, x, read_value=False)
+        return handle
+
+    def put(self, handle: Any, x: Any, kind: str, where: Selection) -> Any:
+        return self.assign(handle, self.compute_put(handle.variable.read_value(), x, kind, where))
+
+    def redeclare(self, handle: Any, x: Any, _op: Any = None, _where: Any = None) -> Any:
+        variable = handle.variable
+        if variable.shape.is_compatible_with(x.shape):
+            return self.assign(handle, x)
+        place = self.device_of(variable)
+        return self.create(x, declared=tuple(x.shape), device=place, trainable=variable.trainable)
+
+    def compute(self, old: Any, x: Any, op: Operation) -> Any:
+        if old.dtype.name in _ON_HOST:
+            return self.compute_on_host(old, x, op)
+        return op(old, x)
+
+    def compute_put(self, old: Any, x: Any, kind: str, where: Selection) -> Any:
+        if old.dtype.name in _ON_HOST:
+            return self.put_on_host(old, x, kind, where)
+        if 0 in where.shape:
+            return tf.identity(old)
+        x = tf.broadcast_to(x, where.shape)
+        if where.basic and kind != "set":
+            x = combine(kind, self.get(old, where), x, tf.minimum, tf.maximum)
+            kind = "set"
+        return _scatter(old, tf.reshape(x, [-1]), kind, where)
+
+    def get(self, array: Any, where: Selection) -> Any:
+        if where.basic:
+            return array[where.index]
+        flat = tf.constant(where.flat(), tf.int64, where.shape)
+        return tf.gather(tf.reshape(array, [-1]), flat)
+
+    def set_trainable(self, handle: Any, trainable: bool) -> None:
+        handle.variable._trainable = trainable  # read-only in public; the tape reads it at each access
+
+    def parameter(self, handle: Any) -> Any:
+        _expose(handle)
+        return handle.variable
+
+    def unseen_writes(self, handle: Any) -> int:
+        return 0 if handle.counter is None else int(handle.counter.numpy())
+
+
+def _writing(handle: _Handle) -> None:
+    """Drops our own reference to the buffer, so that the write is in place; a graph counts its writes."""
+    handle.cached = None
+    if not tf.executing_eagerly():
+        _expose(handle)
+        handle.counter.assign_add(1, read_value=False)
+
+
+def _expose(handle: _Handle) -> None:
+    handle.cached = None
+    if handle.counter is None:
+        with tf.init_scope(), tf.device("CPU:0"):
+            handle.counter = tf.Variable(0, trainable=False, dtype=tf.int64)
+
+
+def _beside(x: Any, variable: Any) -> Any:
+    if x.device == variable.device:
+        return x
+    with tf.device(variable.device):
+        return tf.identity(x)
+
+
+def _scatter(old: Any, values: Any, kind: str, where: Selection) -> Any:
+    """`Backend.compute_put` at coordinates, on the flattened array."""
+    positions = where.flat().reshape(-1)
+    line = tf.reshape(old, [-1])
+    if kind == "set":
+        keep = last_of_each(positions)
+        new = tf.tensor_scatter_nd_update(line, positions[keep, None], tf.gather(values, keep))
+    elif kind in ("multiply", "divide"):
+        # No scatter multiplies: the factors of each position are multiplied first.
+        unique, segment = np.unique(positions, return_inverse=True)
+        factor = tf.math.unsorted_segment_prod(values, segment, unique.size)
+        new = combine(kind, tf.gather(line, unique), factor, tf.minimum, tf.maximum)
+        new = tf.tensor_scatter_nd_update(line, unique[:, None], new)
+    else:
+        name = {"add": "add", "subtract": "sub", "min": "min", "max": "max"}[kind]
+        new = getattr(tf, f"tensor_scatter_nd_{name}")(line, positions[:, None], values)
+    return tf.reshape(new, tf.shape(old))
+
+
+BACKEND = TensorFlowBackend()

@@ -1,0 +1,117 @@
+"""From any value to an operand of a backend's write verbs, cast by the one rule of `_dtypes`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ._backend import Array, Backend, HostArray
+from ._dtypes import cast_host, check_kind, default_for, dtype_name, narrows
+from ._operators import Operators
+from ._registry import owner_of
+from .errors import InitializerError, RangeError, StatevarError, TraceError, describe
+
+__all__ = ["host_from_python", "inferred_dtype", "to_operand", "unwrapped"]
+
+
+def unwrapped(value: Any) -> Any:
+    """The stored array of a variable; any other value as it is."""
+    if isinstance(value, Operators):
+        stored = getattr(value, "_stored", None)
+        return stored() if stored is not None else value.value
+    return value
+
+
+def to_operand(value: Any, backend: Backend, dtype: str, *, operation: str, path: str, device: Any = None) -> Array:
+    """Converts and casts a value for a backend.
+
+    Raises:
+        DTypeError: the cast would change the kind downwards.
+        InitializerError: the value is ragged, of objects, or otherwise no array.
+        RangeError: an element is out of the dtype's range.
+        TraceError: the value exists only inside a traced function.
+    """
+    value = unwrapped(value)
+    native = backend.dtype(dtype)
+    operand = backend.operand(value, native)
+    if operand is not None:
+        return operand
+    owner = owner_of(value)
+    if owner is not None and owner.is_symbolic(value) and not (owner is backend and backend.writes_when_traced):
+        raise TraceError(
+            describe(
+                operation,
+                "a traced value cannot be stored: it dies with the trace",
+                path,
+                "return it from the traced function and assign it outside",
+            )
+        )
+    if owner is backend and not backend.is_host:
+        return _cast_native(value, backend, dtype, native, operation, path)
+    if owner is not None:
+        host, exact = owner.to_host(value), False
+    else:
+        host, exact = host_from_python(value, operation, path)
+    return backend.from_host(cast_host(host, dtype, exact=exact, operation=operation, path=path), device)
+
+
+def _cast_native(value: Array, backend: Backend, dtype: str, native: Any, operation: str, path: str) -> Array:
+    source = backend.dtype_name(value)
+    check_kind(source, dtype, operation, path)
+    result = backend.cast(value, native)
+    if narrows(source, dtype) and not backend.in_range(value, result):
+        raise RangeError(
+            describe(
+                operation,
+                f"a value of the {source} array is out of the range of {dtype}",
+                path,
+                f"use a wider dtype, clip the value first, or cast it yourself to {dtype}",
+            )
+        )
+    operand = backend.operand(result, native)
+    assert operand is not None
+    return operand
+
+
+def host_from_python(value: Any, operation: str, path: str) -> tuple[HostArray, bool]:
+    """Reads numbers, nested sequences, and anything with ``__array__``.
+
+    Returns:
+        The array, and whether its elements are Python's own, so that exact casts are allowed.
+    """
+    problem = "is not an array"
+    try:
+        host = np.asarray(value)
+    except StatevarError:
+        raise
+    except Exception as error:  # whatever an object's own conversion raises
+        problem = f"cannot be read as an array ({type(error).__name__}: {error})"
+        host = np.empty(0, object)
+    if host.dtype == object:
+        if _is_integers(value):
+            raise RangeError(describe(operation, "an integer exceeds 64 bits", path, "use a floating-point dtype"))
+        raise InitializerError(
+            describe(
+                operation,
+                f"a value of type {type(value).__name__} {problem}",
+                path,
+                "pass numbers, nested lists of one shape, or an array",
+            )
+        )
+    return host, isinstance(value, bool | int | float | complex | str | list | tuple | range)
+
+
+def _is_integers(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return bool(value) and all(_is_integers(each) for each in value)
+    return isinstance(value, int)
+
+
+def inferred_dtype(value: Any, operation: str) -> str:
+    """The dtype of a variable made from a value when none is asked for."""
+    owner = owner_of(value)
+    if owner is not None:
+        return owner.dtype_name(value)
+    host, from_python = host_from_python(value, operation, "")
+    return default_for(host) if from_python else dtype_name(host.dtype)

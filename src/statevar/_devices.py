@@ -1,0 +1,27 @@
+"""Device names that mean the same on every backend: ``"CPU:0"``, ``"GPU"``, ``"GPU:1"``."""
+
+from __future__ import annotations
+
+from .errors import DeviceError, describe
+
+__all__ = ["no_such_device", "parse_device"]
+
+
+def parse_device(name: str) -> tuple[str, int]:
+    """Splits a name into its kind, in lower case, and its index.
+
+    Raises:
+        DeviceError: the index is not a number.
+
+    >>> parse_device("GPU:1"), parse_device("cpu")
+    (('gpu', 1), ('cpu', 0))
+    """
+    kind, _, index = name.strip("/").removeprefix("device:").partition(":")
+    if not kind.isalpha() or not (index.isdigit() or not index):
+        raise no_such_device(name, "e.g. 'CPU:0', 'GPU:1'")
+    return kind.lower(), int(index or 0)
+
+
+def no_such_device(name: object, known: str) -> DeviceError:
+    """The error for a device that a backend does not have."""
+    return DeviceError(describe("device", f"no device {name!r}", hint=f"available: {known}"))

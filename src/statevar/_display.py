@@ -1,0 +1,81 @@
+"""How a variable is shown: one line of facts, then the value, abridged. Never raises."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+
+from ._backend import Backend, HostArray
+
+__all__ = ["variable_repr"]
+
+# NumPy's own: below, every element is printed; above, three at each end of each axis.
+_THRESHOLD = 1000
+_EDGE = 3
+
+
+def variable_repr(variable: Any) -> str:
+    """The text of ``repr(variable)``.
+
+    >>> import statevar as sv
+    >>> sv.Variable([1.0, 2.0], name="w")
+    <Variable 'w' shape=(2,) dtype=float32 device=CPU:0 backend=numpy value=[1. 2.]>
+    """
+    kind = type(variable).__name__
+    try:
+        shape = variable.shape if variable.is_initialized else variable.declared_shape
+        facts = (
+            f"{variable.path!r} shape={_shape(shape)} dtype={variable.dtype_name} "
+            f"device={variable._backend.device_name(variable.device)} backend={variable.backend}"
+        )
+    except Exception as error:
+        return f"<{kind} at {id(variable):#x}, unavailable: {type(error).__name__}>"
+    return f"<{kind} {facts} value={value_text(variable)}>"
+
+
+def value_text(variable: Any) -> str:
+    """The value as NumPy prints it, on new lines if it needs more than one."""
+    if not variable.is_initialized:
+        return "<uninitialized>"
+    try:
+        backend, value = variable._backend, variable.value
+        if backend.is_symbolic(value):
+            return "<traced>"
+        text = _text(backend, value)
+    except Exception as error:
+        return f"<unavailable: {type(error).__name__}>"
+    return f"\n{text}" if "\n" in text else text
+
+
+def _shape(shape: Any) -> str:
+    return "..." if shape is ... else str(shape)
+
+
+def _text(backend: Backend, value: Any) -> str:
+    shape = backend.shape(value)
+    if np.prod(shape, dtype=float) <= _THRESHOLD:
+        return np.array2string(backend.to_host(value), separator=" ")
+    return np.array2string(_edges(backend, value, shape), threshold=0, edgeitems=_EDGE)
+
+
+def _edges(backend: Backend, value: Any, shape: tuple[int, ...]) -> HostArray:
+    """The corners of a large array, around one line for NumPy to leave out: only they leave the device."""
+    ends = [_ends(size) for size in shape]
+    dtype = backend.to_host(value[(slice(0, 1),) * len(shape)]).dtype
+    result = np.zeros([min(size, 2 * _EDGE + 1) for size in shape], dtype)
+    for corner in itertools.product(*ends):
+        source = tuple(pair[0] for pair in corner)
+        target = tuple(pair[1] for pair in corner)
+        result[target] = backend.to_host(value[source])
+    return result
+
+
+def _ends(size: int) -> list[tuple[slice, slice]]:
+    if size <= 2 * _EDGE + 1:
+        return [(slice(0, size), slice(0, size))]
+    return [
+        (slice(0, _EDGE), slice(0, _EDGE)),
+        (slice(size - _EDGE, size), slice(_EDGE + 1, 2 * _EDGE + 1)),
+    ]

@@ -1,0 +1,216 @@
+"""Canonical dtype names, the default dtypes, and the rule by which values are cast.
+
+A dtype travels through the core as its name (``"float32"``, ``"bfloat16"``); an adapter turns the name
+into its library's object. The casting rule is one for all libraries:
+
+* a cast never changes the kind downwards (float to int, complex to real) unless the value is a Python
+  number that the target represents exactly;
+* a cast never makes a finite value infinite, nor an integer another integer.
+
+Precision may be rounded, as in every library.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import ml_dtypes
+import numpy as np
+
+from .errors import DTypeError, RangeError, describe
+
+__all__ = [
+    "DEFAULTS",
+    "HOST",
+    "cast_host",
+    "check_kind",
+    "default_for",
+    "dtype_name",
+    "is_differentiable",
+    "is_floating",
+    "is_integer",
+    "kind",
+    "narrows",
+]
+
+HostArray: TypeAlias = "np.ndarray[Any, Any]"
+
+#: Every dtype that a variable may have, by name, as NumPy holds it on the host.
+HOST: dict[str, np.dtype[Any]] = {
+    **{
+        name: np.dtype(name)
+        for name in (
+            "bool",
+            *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+            *("float16", "float32", "float64", "complex64", "complex128"),
+        )
+    },
+    **{
+        name: np.dtype(getattr(ml_dtypes, name))
+        for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2", "int4", "uint4")
+    },
+    "string": np.dtypes.StringDType(),
+}
+
+#: The policy: what a Python value becomes when nobody asks for a dtype.
+DEFAULTS: dict[type, str] = {
+    bool: "bool",
+    int: "int32",
+    float: "float32",
+    complex: "complex64",
+    str: "string",
+}
+
+_RANK = {"string": -1, "bool": 0, "int": 1, "uint": 1, "float": 2, "complex": 3}
+
+
+def kind(name: str) -> str:
+    """One of bool, int, uint, float, complex, string."""
+    if name == "bfloat16":
+        return "float"
+    return name.partition("_")[0].rstrip("0123456789")
+
+
+def is_integer(name: str) -> bool:
+    return kind(name) in ("int", "uint")
+
+
+def is_floating(name: str) -> bool:
+    return kind(name) == "float"
+
+
+def is_differentiable(name: str) -> bool:
+    return kind(name) in ("float", "complex")
+
+
+def dtype_name(dtype: Any) -> str:
+    """The canonical name of a dtype given by name, as a Python type, or as any library's object.
+
+    Raises:
+        DTypeError: nothing known has that name.
+
+    >>> dtype_name(float), dtype_name(np.int8), dtype_name("bfloat16")
+    ('float32', 'int8', 'bfloat16')
+    """
+    if isinstance(dtype, str) and dtype in HOST:
+        return dtype
+    if isinstance(dtype, type) and dtype in DEFAULTS:
+        return DEFAULTS[dtype]
+    for name in _candidates(dtype):
+        if name in HOST:
+            return name
+    raise DTypeError(describe("dtype", f"unknown dtype {dtype!r}", hint=f"known dtypes are {', '.join(HOST)}"))
+
+
+def _candidates(dtype: Any) -> list[str]:
+    names = [getattr(dtype, "name", "")]
+    # Some libraries print 'library.float32', some classes are called float32.
+    names += [str(dtype).rpartition(".")[2], getattr(dtype, "__name__", "")]
+    try:
+        as_numpy = np.dtype(dtype)
+    except TypeError:
+        return names
+    text = as_numpy.kind in "UST"
+    return ["string" if text else as_numpy.name, *names]
+
+
+def default_for(array: HostArray) -> str:
+    """The dtype of a variable made from Python numbers, which NumPy read as ``array``."""
+    # A list has no dtype of its own: NumPy's 64 bits are its guess, anything else came from an element.
+    guesses = {"int64": int, "uint64": int, "float64": float, "complex128": complex}
+    name = dtype_name(array.dtype)
+    return DEFAULTS[guesses[name]] if name in guesses else name
+
+
+def check_kind(source: str, target: str, operation: str, path: str) -> None:
+    """Raises DTypeError if a cast from one dtype to the other would change the kind downwards."""
+    if _RANK[kind(source)] > _RANK[kind(target)] or (source == "string") != (target == "string"):
+        raise DTypeError(
+            describe(
+                operation,
+                f"cannot cast {source} to {target} without losing information",
+                path,
+                f"cast it yourself first if that is meant: x.astype({target!r})",
+            )
+        )
+
+
+def narrows(source: str, target: str) -> bool:
+    """Whether some value of ``source`` is out of the range of ``target`` (of the same or a higher kind)."""
+    if source == target or kind(source) in ("bool", "string") or kind(target) in ("bool", "string"):
+        return False
+    low, high = _bounds(source)
+    target_low, target_high = _bounds(target)
+    return low < target_low or high > target_high
+
+
+def _bounds(name: str) -> tuple[float, float]:
+    host = HOST[name]
+    if is_integer(name):
+        integers = ml_dtypes.iinfo(host)
+        return int(integers.min), int(integers.max)
+    if kind(name) == "complex":
+        host = np.dtype(f"float{host.itemsize * 4}")
+    largest = float(ml_dtypes.finfo(host).max)
+    return -largest, largest
+
+
+def cast_host(array: HostArray, target: str, *, exact: bool, operation: str, path: str) -> HostArray:
+    """Casts a host array by the rule of this module; returns it unchanged if it has the dtype already.
+
+    Args:
+        exact: the values are Python numbers, so any cast that represents each exactly is allowed.
+
+    Raises:
+        DTypeError: the kind would change downwards.
+        RangeError: a value is out of the range of ``target``.
+    """
+    dtype = HOST[target]
+    if array.dtype == dtype:
+        return array
+    source = dtype_name(array.dtype)
+    downwards = _RANK[kind(source)] > _RANK[kind(target)]
+    if not (exact and downwards and target != "string"):
+        check_kind(source, target, operation, path)
+    with np.errstate(all="ignore"):
+        narrowed = array.real if downwards and kind(source) == "complex" else array
+        result: HostArray = narrowed.astype(dtype)
+        if downwards and not np.array_equal(result.astype(array.dtype), array):
+            raise DTypeError(
+                describe(
+                    operation,
+                    f"{_first(array, result.astype(array.dtype) != array)} is not representable as {target}",
+                    path,
+                    f"cast it yourself first if that is meant: np.asarray(x).astype({target!r})",
+                )
+            )
+        if narrows(source, target):
+            _check_range(array, result, target, operation, path)
+    return result
+
+
+def _check_range(array: HostArray, result: HostArray, target: str, operation: str, path: str) -> None:
+    if is_integer(target):
+        lost = result.astype(array.dtype) != array
+        # A cast between int64 and uint64 wraps both ways: the sign tells.
+        lost |= (array < 0) != (result < 0)
+    else:
+        lost = np.isfinite(array) & ~np.isfinite(result.astype(_wide(target)))
+    if lost.any():
+        low, high = _bounds(target)
+        raise RangeError(
+            describe(
+                operation,
+                f"{_first(array, lost)} is out of the range of {target}, {low} to {high}",
+                path,
+                "use a wider dtype, or clip the value first",
+            )
+        )
+
+
+def _wide(name: str) -> str:
+    return "complex128" if kind(name) == "complex" else "float64"
+
+
+def _first(array: HostArray, lost: HostArray) -> Any:
+    return array[lost].flat[0].item()

@@ -1,0 +1,73 @@
+"""What a library's transform sees in place of a variable."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from ._backend import Backend, Operation
+from ._protocols import Protocols
+from ._registry import get_backend, owner_of
+from ._shapes import Shape
+from .errors import ReadOnlyError, describe
+
+__all__ = ["FrozenVariable"]
+
+
+class FrozenVariable(Protocols):
+    """The value of a variable inside or after a transform that copies its arguments, such as ``jax.jit``.
+
+    It reads and computes like the variable. A write to it would be lost, and raises `ReadOnlyError`. What a
+    transform returns for a variable, such as its gradient, is one of these: take ``.value``.
+    """
+
+    __slots__ = ("__weakref__", "_value")
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    @property
+    def _backend(self) -> Backend:  # type: ignore[override]  # a slot of Variable, computed here
+        return owner_of(self._value) or get_backend("numpy")
+
+    @property
+    def value(self) -> Any:
+        """The array, or whatever the transform put in its place."""
+        return self._value
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of the value."""
+        return self._backend.shape(self._value)
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the value."""
+        return self._value.dtype
+
+    @property
+    def ndim(self) -> int:
+        """How many axes the value has."""
+        return len(self.shape)
+
+    def __repr__(self) -> str:
+        return f"<FrozenVariable {self._value!r}>"
+
+    def _apply(self, operation: str, op: Operation, other: Any) -> NoReturn:
+        raise ReadOnlyError(
+            describe(
+                operation,
+                "this is the copy of a variable that a transform made; the write would be lost",
+                hint="return the new value from the transformed function and assign it to the variable outside",
+            )
+        )
+
+    def assign(self, *_: Any, **__: Any) -> NoReturn:
+        """Raises `ReadOnlyError`."""
+        self._apply("assign", None, None)  # type: ignore[arg-type]
+
+    assign_add = assign_sub = __setitem__ = assign
+
+    @property
+    def at(self) -> NoReturn:
+        """Raises `ReadOnlyError`."""
+        self._apply("at", None, None)  # type: ignore[arg-type]

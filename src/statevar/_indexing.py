@@ -1,0 +1,147 @@
+"""NumPy's indexing for libraries that lack part of it.
+
+JAX drops what is out of bounds, torch has no negative steps, TensorFlow has no integer arrays. So the
+index is checked here, once, against an array of the variable's shape that takes no memory, and adapters
+get a `Selection`: the index itself where it is basic, coordinates where it is not.
+"""
+
+from __future__ import annotations
+
+from types import EllipsisType
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ._shapes import Shape
+from .errors import IndexingError, describe
+
+__all__ = ["Selection", "is_basic", "select"]
+
+Index: TypeAlias = Any
+HostArray: TypeAlias = "np.ndarray[Any, Any]"
+
+_BYTE = np.zeros(1, np.uint8)
+_BASIC = (int, slice, EllipsisType, type(None))
+
+
+class Selection:
+    """A checked index into an array of a known shape.
+
+    Attributes:
+        index: a tuple of ints, slices, Ellipsis, None and NumPy arrays.
+        shape: the shape of what it selects.
+        basic: no arrays in the index, so nothing is selected twice.
+        reverses: a slice has a negative step.
+    """
+
+    __slots__ = ("basic", "index", "of_shape", "reverses", "shape")
+
+    def __init__(self, index: tuple[Any, ...], of_shape: Shape) -> None:
+        self.index = index
+        self.of_shape = of_shape
+        self.shape = _probe(of_shape)[index].shape
+        self.basic = all(type(part) in _BASIC for part in index)
+        self.reverses = any(type(part) is slice and (part.step or 1) < 0 for part in index)
+
+    def coordinates(self) -> tuple[HostArray, ...]:
+        """For each axis, the position of every selected element: integer arrays of `shape`."""
+        # Axis i is an arange seen with stride 0 along the other axes: no array of the full size is made.
+        rank = len(self.of_shape)
+        return tuple(
+            np.lib.stride_tricks.as_strided(
+                line := np.arange(size),
+                self.of_shape,
+                tuple(line.itemsize if axis == other else 0 for other in range(rank)),
+                writeable=False,
+            )[self.index]
+            for axis, size in enumerate(self.of_shape)
+        )
+
+    def flat(self) -> HostArray:
+        """The position of every selected element in the flattened array: int64 of `shape`."""
+        if not self.of_shape:
+            return np.zeros(self.shape, np.int64)
+        total = np.zeros(self.shape, np.int64)
+        stride = 1
+        for size, line in zip(reversed(self.of_shape), reversed(self.coordinates()), strict=True):
+            total += line * stride
+            stride *= size
+        return total
+
+    def block(self) -> tuple[Shape, Shape] | None:
+        """(starts, sizes) if the selection is one contiguous block with unit steps, else None."""
+        if not self.basic or None in self.index:
+            return None
+        starts, sizes = [], []
+        parts = _expand(self.index, len(self.of_shape))
+        for part, size in zip(parts, self.of_shape, strict=True):
+            if isinstance(part, int):
+                starts.append(part % size)
+                sizes.append(1)
+                continue
+            start, stop, step = part.indices(size)
+            if step != 1:
+                return None
+            starts.append(start)
+            sizes.append(max(stop - start, 0))
+        return tuple(starts), tuple(sizes)
+
+
+def last_of_each(positions: HostArray) -> HostArray:
+    """Where each distinct position occurs last: with duplicates, the last write wins, as in NumPy."""
+    reverse = positions.reshape(-1)[::-1]
+    _, first = np.unique(reverse, return_index=True)
+    return np.sort(reverse.size - 1 - first)
+
+
+def is_basic(index: Index) -> bool:
+    """Whether an index consists of ints, slices, Ellipsis and None only."""
+    if type(index) is tuple:
+        return all(type(part) in _BASIC for part in index)
+    return type(index) in _BASIC
+
+
+def select(index: Index, shape: Shape, path: str) -> Selection:
+    """Checks an index against a shape.
+
+    Raises:
+        IndexingError: out of bounds, too many indices, a mask of another shape, or not an index at all.
+    """
+    try:
+        parts = index if type(index) is tuple else (index,)
+        if not is_basic(parts):
+            parts = tuple(_clean(part) for part in parts)
+        return Selection(parts, shape)
+    except (IndexError, TypeError, ValueError) as error:
+        raise IndexingError(
+            describe("index", f"{error} (shape {shape})", path, "an index follows NumPy's rules on every backend")
+        ) from None
+
+
+def _clean(part: Any) -> Any:
+    if type(part) in _BASIC:
+        return part
+    if isinstance(part, slice):
+        return slice(part.start, part.stop, part.step)
+    if isinstance(part, bool | np.bool_):
+        return np.asarray(part)
+    if hasattr(part, "__index__") and not getattr(part, "ndim", 0) and not hasattr(part, "__len__"):
+        return part.__index__()
+    array = np.asarray(part)
+    if array.size == 0 and array.dtype.kind == "f":  # an empty list
+        return array.astype(np.intp)
+    if array.dtype.kind not in "biu":
+        raise IndexError(f"only integers, slices, Ellipsis, None, integer and boolean arrays index, got {part!r}")
+    return array if array.ndim or array.dtype.kind == "b" else int(array)
+
+
+def _probe(shape: Shape) -> HostArray:
+    """An array of any shape that takes one byte."""
+    return np.ndarray(shape, np.uint8, _BYTE, 0, (0,) * len(shape))
+
+
+def _expand(index: tuple[Any, ...], rank: int) -> list[Any]:
+    """Writes the Ellipsis, given or implied, out as full slices."""
+    at = next((i for i, part in enumerate(index) if part is ...), len(index))
+    before, after = index[:at], index[at + 1 :]
+    return [*before, *[slice(None)] * (rank - len(before) - len(after)), *after]

@@ -1,0 +1,156 @@
+"""What makes an object with a ``value`` behave like that value: operators, conversions, iteration.
+
+Each dunder is one line. What an operator does is what the library's own operator does with the value.
+"""
+
+from __future__ import annotations
+
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any
+
+from ._backend import Backend, HostArray, Operation
+from ._indexing import select
+from ._registry import owner_of
+from ._shapes import Shape
+
+__all__ = ["Operators"]
+
+_NUMBERS = (bool, int, float, complex)
+
+
+class Operators(ABC):
+    """Operators on ``self.value``; in-place ones write the object and keep the name bound to it."""
+
+    __slots__ = ()
+
+    _backend: Backend
+
+    @property
+    @abstractmethod
+    def value(self) -> Any: ...
+
+    @property
+    @abstractmethod
+    def shape(self) -> Shape: ...
+
+    @abstractmethod
+    def _apply(self, operation: str, op: Operation, other: Any) -> Any:
+        """Writes ``op(self, other)`` and returns self."""
+
+    def _binary(self, op: Operation, other: Any) -> Any:
+        other = self._beside(other)
+        return other if other is NotImplemented else op(self.value, other)
+
+    def _reflected(self, op: Operation, other: Any) -> Any:
+        other = self._beside(other)
+        return other if other is NotImplemented else op(other, self.value)
+
+    def _beside(self, other: Any) -> Any:
+        """The other operand as our library takes it; NotImplemented lets its own library try."""
+        if type(other) in _NUMBERS:
+            return other
+        if isinstance(other, Operators):
+            other = other.value
+        owner = owner_of(other)
+        if owner is None or owner is self._backend:
+            return other
+        if owner.is_host:
+            return self._backend.beside(other) if getattr(other, "ndim", 0) else other
+        return NotImplemented
+
+    def _host(self) -> HostArray:
+        return self._backend.to_host(self.value)
+
+    def _item(self, operation: str) -> Any:
+        if self.shape:
+            raise TypeError(f"{operation}: only a scalar converts, got shape {self.shape}. Hint: index it first.")
+        return self._host()[()]
+
+    # -- arithmetic ----------------------------------------------------------------------------------
+    # fmt: off
+    def __add__(self, other: Any) -> Any: return self._binary(operator.add, other)
+    def __sub__(self, other: Any) -> Any: return self._binary(operator.sub, other)
+    def __mul__(self, other: Any) -> Any: return self._binary(operator.mul, other)
+    def __truediv__(self, other: Any) -> Any: return self._binary(operator.truediv, other)
+    def __floordiv__(self, other: Any) -> Any: return self._binary(operator.floordiv, other)
+    def __mod__(self, other: Any) -> Any: return self._binary(operator.mod, other)
+    def __pow__(self, other: Any) -> Any: return self._binary(operator.pow, other)
+    def __matmul__(self, other: Any) -> Any: return self._binary(operator.matmul, other)
+    def __and__(self, other: Any) -> Any: return self._binary(operator.and_, other)
+    def __or__(self, other: Any) -> Any: return self._binary(operator.or_, other)
+    def __xor__(self, other: Any) -> Any: return self._binary(operator.xor, other)
+    def __divmod__(self, other: Any) -> Any: return self // other, self % other
+
+    def __radd__(self, other: Any) -> Any: return self._reflected(operator.add, other)
+    def __rsub__(self, other: Any) -> Any: return self._reflected(operator.sub, other)
+    def __rmul__(self, other: Any) -> Any: return self._reflected(operator.mul, other)
+    def __rtruediv__(self, other: Any) -> Any: return self._reflected(operator.truediv, other)
+    def __rfloordiv__(self, other: Any) -> Any: return self._reflected(operator.floordiv, other)
+    def __rmod__(self, other: Any) -> Any: return self._reflected(operator.mod, other)
+    def __rpow__(self, other: Any) -> Any: return self._reflected(operator.pow, other)
+    def __rmatmul__(self, other: Any) -> Any: return self._reflected(operator.matmul, other)
+    def __rand__(self, other: Any) -> Any: return self._reflected(operator.and_, other)
+    def __ror__(self, other: Any) -> Any: return self._reflected(operator.or_, other)
+    def __rxor__(self, other: Any) -> Any: return self._reflected(operator.xor, other)
+    def __rdivmod__(self, other: Any) -> Any: return other // self, other % self
+
+    def __iadd__(self, other: Any) -> Any: return self._apply("add", operator.add, other)
+    def __isub__(self, other: Any) -> Any: return self._apply("subtract", operator.sub, other)
+    def __imul__(self, other: Any) -> Any: return self._apply("multiply", operator.mul, other)
+    def __itruediv__(self, other: Any) -> Any: return self._apply("divide", operator.truediv, other)
+    def __ifloordiv__(self, other: Any) -> Any: return self._apply("floor_divide", operator.floordiv, other)
+    def __imod__(self, other: Any) -> Any: return self._apply("remainder", operator.mod, other)
+    def __ipow__(self, other: Any) -> Any: return self._apply("pow", operator.pow, other)
+    def __imatmul__(self, other: Any) -> Any: return self._apply("matmul", operator.matmul, other)
+    def __iand__(self, other: Any) -> Any: return self._apply("bitwise_and", operator.and_, other)
+    def __ior__(self, other: Any) -> Any: return self._apply("bitwise_or", operator.or_, other)
+    def __ixor__(self, other: Any) -> Any: return self._apply("bitwise_xor", operator.xor, other)
+
+    def __neg__(self) -> Any: return -self.value
+    def __pos__(self) -> Any: return +self.value
+    def __abs__(self) -> Any: return abs(self.value)
+    def __invert__(self) -> Any: return ~self.value
+    def __round__(self, ndigits: int = 0) -> Any: return self._backend.round(self.value, ndigits)
+
+    # -- comparison: elementwise; None equals nothing --------------------------------------------------
+    def __eq__(self, other: Any) -> Any: return other is not None and self._binary(operator.eq, other)
+    def __ne__(self, other: Any) -> Any: return other is None or self._binary(operator.ne, other)
+    def __lt__(self, other: Any) -> Any: return self._binary(operator.lt, other)
+    def __le__(self, other: Any) -> Any: return self._binary(operator.le, other)
+    def __gt__(self, other: Any) -> Any: return self._binary(operator.gt, other)
+    def __ge__(self, other: Any) -> Any: return self._binary(operator.ge, other)
+    def __hash__(self) -> int: return id(self)
+
+    # -- Python's own types: scalars only ---------------------------------------------------------------
+    def __bool__(self) -> bool: return bool(self._item("bool"))
+    def __int__(self) -> int: return int(self._item("int"))
+    def __float__(self) -> float: return float(self._item("float"))
+    def __complex__(self) -> complex: return complex(self._item("complex"))
+    def __index__(self) -> int: return operator.index(self._item("index"))
+    # fmt: on
+
+    # -- containers ------------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len: a scalar has no length")
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> Any:
+        """The elements that NumPy's indexing selects, as an array of the variable's library."""
+        value = self.value
+        parts = index if type(index) is tuple else (index,)
+        if any(self._backend.is_symbolic(part) for part in parts):
+            return value[index]  # known only to the traced program
+        return self._backend.get(value, select(index, self._backend.shape(value), ""))
+
+    def __iter__(self) -> Iterator[Any]:
+        if not self.shape:
+            raise TypeError("iter: a scalar has no elements")
+        value = self.value  # one snapshot: the elements belong together
+        return (value[i] for i in range(self._backend.shape(value)[0]))
+
+    def __contains__(self, element: Any) -> bool:
+        return bool(self._backend.to_host(self == element).any())

@@ -1,0 +1,187 @@
+"""Which backends there are, and which of them owns an array.
+
+The only place outside the adapters that names a library. Asking who owns an array imports nothing: a user
+who passes an array has imported its library already.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from ._backend import Backend
+from .errors import BackendNotInstalledError, UnknownBackendError, describe
+
+__all__ = ["attach", "backend_names", "get_backend", "owner_of", "speaking"]
+
+_GROUP = "statevar.backends"
+
+
+class _Row(NamedTuple):
+    """One built-in backend."""
+
+    roots: tuple[str, ...]  #: the root modules of its array types; the first is what to install
+    protocol: str = ""  #: the method by which the library asks a foreign object for its own array
+    attaches: bool = False  #: the library keeps a registry of types, so it must be told of ours
+
+
+_ROWS = {
+    "numpy": _Row(("numpy",)),
+    "jax": _Row(("jax", "jaxlib"), protocol="__jax_array__", attaches=True),
+    "torch": _Row(("torch",), protocol="__torch_function__"),
+    "tensorflow": _Row(("tensorflow",), protocol="__tf_tensor__"),
+}
+
+_loaded: dict[str, Backend] = {}
+_loading: set[str] = set()
+_attached: list[tuple[type, type]] = []
+_owners: dict[type, Backend] = {}
+
+
+def backend_names() -> list[str]:
+    """The names of all known backends, installed or not, third-party ones last."""
+    return [*_ROWS, *sorted(_third_party())]
+
+
+def get_backend(name: str) -> Backend:
+    """The backend of that name, loaded on first use.
+
+    Raises:
+        BackendNotInstalledError: its library is missing; the message is the command that installs it.
+        UnknownBackendError: there is no such backend; the message lists those there are.
+
+    >>> get_backend("numpy").name
+    'numpy'
+    """
+    if name in _loaded:
+        return _loaded[name]
+    if name in _ROWS:
+        backend = _load_builtin(name)
+    elif name in (third_party := _third_party()):
+        backend = third_party[name].load()
+    else:
+        known = ", ".join(backend_names())
+        raise UnknownBackendError(describe("backend", f"unknown backend {name!r}", hint=f"known backends are {known}"))
+    return _loaded.setdefault(name, backend)
+
+
+def _load_builtin(name: str) -> Backend:
+    _loading.add(name)
+    try:
+        backend: Backend = _import_builtin(name).BACKEND
+    finally:
+        _loading.discard(name)
+    if name not in _loaded and _ROWS[name].attaches:
+        for types in _attached:
+            backend.attach(*types)
+    return _loaded.setdefault(name, backend)
+
+
+def _import_builtin(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(f"statevar._backends.{name}")
+    except ModuleNotFoundError as error:
+        library = _ROWS[name].roots[0]
+        if error.name is None or error.name.partition(".")[0] != library:
+            raise  # the library is there and broken: its own error says more
+        raise BackendNotInstalledError(
+            describe("backend", f"{library} is not installed", hint=f"pip install 'statevar[{name}]'")
+        ) from error
+
+
+def _third_party() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=_GROUP)}
+
+
+def owner_of(value: Any) -> Backend | None:
+    """The backend whose array the value is, or None."""
+    kind = type(value)
+    if kind in _owners:
+        return _owners[kind]
+    for base in kind.__mro__:
+        root = base.__module__.partition(".")[0]
+        for name in _names_for(root):
+            backend = get_backend(name)
+            if backend.owns(value):
+                _owners[kind] = backend
+                return backend
+    return None
+
+
+def _names_for(root: str) -> list[str]:
+    if root in ("builtins", "statevar"):
+        return []
+    found = [name for name, row in _ROWS.items() if root in row.roots]
+    # A third-party backend is named after the root module of its arrays, so that asking loads no other.
+    return found or [name for name in _third_party() if name == root]
+
+
+def speaking(protocol: str) -> Backend:
+    """The backend whose library called us by a protocol."""
+    return get_backend(next(name for name, row in _ROWS.items() if row.protocol == protocol))
+
+
+def attach(variable_type: type, snapshot_type: type) -> None:
+    """Registers our types with each library that keeps a registry, now or as soon as it is imported."""
+    _attached.append((variable_type, snapshot_type))
+    for name, row in _ROWS.items():
+        if not row.attaches:
+            continue
+        if name in _loaded:
+            _loaded[name].attach(variable_type, snapshot_type)
+        elif row.roots[0] in sys.modules:
+            get_backend(name)
+        else:
+            sys.meta_path.insert(0, _Watch(row.roots[0], name))
+
+
+class _Watch(MetaPathFinder):
+    """Loads a backend once, right after its library was imported; finds nothing itself.
+
+    A variable made before ``import jax`` must work in ``jnp.sin(v)`` after it.
+    """
+
+    def __init__(self, module: str, backend: str) -> None:
+        self.module = module
+        self.backend = backend
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        if fullname != self.module or self not in sys.meta_path:
+            return None
+        sys.meta_path.remove(self)
+        spec = find_spec(fullname)
+        if spec is None or spec.loader is None:
+            sys.meta_path.insert(0, self)
+            return None
+        spec.loader = _Wrapped(spec.loader, spec, self.backend)
+        return spec
+
+
+class _Wrapped(Loader):
+    """A module's own loader, followed by that of a backend."""
+
+    def __init__(self, loader: Loader, spec: ModuleSpec, backend: str) -> None:
+        self._loader = loader
+        self._spec = spec
+        self._backend = backend
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self._spec.loader = self._loader  # nobody shall see this wrapper afterwards
+        module.__loader__ = self._loader
+        self._loader.exec_module(module)
+        if self._backend in _loading:
+            return  # it is our adapter that imports its library
+        try:
+            get_backend(self._backend)
+        except Exception as error:  # an import of theirs must not fail because of us
+            warnings.warn(f"statevar could not attach to {module.__name__}: {error}", RuntimeWarning, stacklevel=2)

@@ -1,0 +1,160 @@
+"""Scopes: `name_scope`, `device` and `autocast`.
+
+Each is a ContextVar reset by token, so a scope holds in its own thread or asyncio task and nowhere else.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+from ._dtypes import dtype_name, is_floating
+from .errors import DTypeError, NameScopeError, describe
+
+__all__ = [
+    "autocast",
+    "autocast_dtype",
+    "check_name",
+    "current_device",
+    "device",
+    "name_scope",
+    "path_of",
+    "unique_name",
+]
+
+_names: ContextVar[tuple[str, ...]] = ContextVar("statevar_names", default=())
+_device: ContextVar[Any] = ContextVar("statevar_device", default=None)
+_autocast: ContextVar[str | None] = ContextVar("statevar_autocast", default=None)
+
+#: How many autocast scopes are open in the process. While it is 0 a read need not ask the ContextVar.
+active = 0
+_active_lock = threading.Lock()
+
+_taken: dict[tuple[tuple[str, ...], str], int] = {}
+_taken_lock = threading.Lock()
+
+
+@contextmanager
+def name_scope(name: str) -> Iterator[str]:
+    """Puts ``name/`` before the path of every variable made inside; scopes nest.
+
+    Yields:
+        The path of the scope.
+
+    Raises:
+        NameScopeError: the name is empty, not a string, or contains a slash.
+
+    Source: ``tf.name_scope``.
+
+    >>> import statevar as sv
+    >>> with sv.name_scope("encoder"), sv.name_scope("dense"):
+    ...     sv.Variable(0.0, name="bias").path
+    'encoder/dense/bias'
+    """
+    check_name(name)
+    path = (*_names.get(), name)
+    token = _names.set(path)
+    try:
+        yield "/".join(path)
+    finally:
+        _names.reset(token)
+
+
+@contextmanager
+def device(name: Any) -> Iterator[None]:
+    """Places the variables made inside on a device; the innermost scope wins, ``None`` lifts it.
+
+    Args:
+        name: ``"CPU:0"``, ``"GPU"``, ``"GPU:1"`` for every backend, or a device object of one library.
+
+    Raises:
+        DeviceError: on making a variable, when its library has no such device.
+
+    Source: ``tf.device``.
+
+    >>> import statevar as sv
+    >>> with sv.device("CPU:0"):
+    ...     sv.Variable(0.0).device
+    'cpu'
+    """
+    token = _device.set(name)
+    try:
+        yield
+    finally:
+        _device.reset(token)
+
+
+@contextmanager
+def autocast(dtype: Any) -> Iterator[None]:
+    """Makes reads of floating-point variables inside return ``dtype``; what is stored never changes.
+
+    Args:
+        dtype: a floating-point dtype, or ``None`` to turn autocast off inside.
+
+    Raises:
+        DTypeError: the dtype is not floating-point.
+
+    Source: ``keras.src.backend.common.AutocastScope``, which rounds what is stored (measured).
+
+    >>> import statevar as sv
+    >>> v = sv.Variable([1.0, 2.0])
+    >>> with sv.autocast("float16"):
+    ...     v.value.dtype, v.dtype
+    (dtype('float16'), dtype('float32'))
+    """
+    name = None if dtype is None else dtype_name(dtype)
+    if name is not None and not is_floating(name):
+        raise DTypeError(describe("autocast", f"expected a floating-point dtype, got {name}"))
+    _count(1)
+    token = _autocast.set(name)
+    try:
+        yield
+    finally:
+        _autocast.reset(token)
+        _count(-1)
+
+
+def _count(change: int) -> None:
+    global active
+    with _active_lock:
+        active += change
+
+
+def autocast_dtype() -> str | None:
+    """The dtype of the innermost autocast scope, if any."""
+    return _autocast.get()
+
+
+def current_device() -> Any:
+    """The device of the innermost device scope, or None."""
+    return _device.get()
+
+
+def check_name(name: Any) -> None:
+    """Raises NameScopeError unless the name is a non-empty string without slashes."""
+    if not isinstance(name, str) or not name or "/" in name:
+        raise NameScopeError(
+            describe(
+                "name",
+                f"expected a non-empty string without '/', got {name!r}",
+                hint="nest name_scope for a path",
+            )
+        )
+
+
+def path_of(name: str) -> str:
+    """The path that a name has in the current scope."""
+    names = _names.get()
+    return "/".join((*names, name)) if names else name
+
+
+def unique_name(stem: str) -> str:
+    """A default name that no other default name of the current scope has: stem, stem_1, stem_2…"""
+    key = (_names.get(), stem)
+    with _taken_lock:
+        count = _taken.get(key, 0)
+        _taken[key] = count + 1
+    return f"{stem}_{count}" if count else stem

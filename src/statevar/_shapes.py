@@ -1,0 +1,71 @@
+"""Declared shapes: what a variable's shape may be, with open axes (``None``) or everything open (``...``)."""
+
+from __future__ import annotations
+
+import operator
+from types import EllipsisType
+from typing import Any, TypeAlias
+
+from .errors import ShapeError, describe
+
+__all__ = ["DeclaredShape", "Shape", "broadcasts_into", "canonical_shape", "fits", "is_static"]
+
+Shape: TypeAlias = tuple[int, ...]
+DeclaredShape: TypeAlias = "tuple[int | None, ...] | EllipsisType"
+
+
+def canonical_shape(shape: Any) -> DeclaredShape:
+    """Reads a shape given as an int, any iterable of ints and None, or ``...``.
+
+    Raises:
+        ShapeError: a dimension is negative or not an integer.
+
+    >>> canonical_shape([2, None]), canonical_shape(3), canonical_shape(...)
+    ((2, None), (3,), Ellipsis)
+    """
+    if shape is ...:
+        return ...
+    if hasattr(shape, "rank") and shape.rank is None:  # a shape object of unknown rank
+        return ...
+    try:
+        if hasattr(shape, "__index__"):
+            return (_dimension(shape),)
+        if isinstance(shape, str):
+            raise TypeError
+        return tuple(None if size is None else _dimension(size) for size in shape)
+    except (TypeError, ValueError):
+        raise ShapeError(
+            describe(
+                "shape",
+                f"expected non-negative integers or None, got {shape!r}",
+                hint="write shape=(3, None), or shape=... for any shape",
+            )
+        ) from None
+
+
+def _dimension(size: Any) -> int:
+    dimension = operator.index(size)
+    if dimension < 0:
+        raise ValueError
+    return dimension
+
+
+def is_static(declared: DeclaredShape) -> bool:
+    """Whether nothing is left open."""
+    return declared is not ... and None not in declared
+
+
+def fits(shape: Shape, declared: DeclaredShape) -> bool:
+    """Whether a shape is one of those declared."""
+    if declared is ...:
+        return True
+    return len(shape) == len(declared) and all(
+        want is None or want == have for have, want in zip(shape, declared, strict=True)
+    )
+
+
+def broadcasts_into(shape: Shape, target: Shape) -> bool:
+    """Whether a value of this shape broadcasts to the target's shape and no further."""
+    return len(shape) <= len(target) and all(
+        have in (1, want) for have, want in zip(reversed(shape), reversed(target), strict=False)
+    )

@@ -1,0 +1,109 @@
+"""Every exception that statevar raises, each a subclass of the builtin a caller would catch.
+
+::
+
+    StatevarError
+    ├── BackendNotInstalledError  (ImportError)
+    ├── DeviceError               (ValueError)
+    ├── DTypeError                (TypeError)
+    ├── IndexingError             (IndexError)
+    ├── InitializerError          (ValueError)
+    ├── NameScopeError            (ValueError)
+    ├── RangeError                (OverflowError)
+    ├── ReadOnlyError             (TypeError)
+    ├── ReentrantWriteError       (RuntimeError)
+    ├── ShapeError                (ValueError)
+    ├── TraceError                (RuntimeError)
+    ├── UninitializedError        (RuntimeError)
+    └── UnknownBackendError       (ValueError)
+
+A message says what was asked, what was got, where, and how to mend it:
+``assign: expected shape (3, 4), got (4, 3), at 'encoder/kernel'. Hint: …``.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BackendNotInstalledError",
+    "DTypeError",
+    "DeviceError",
+    "IndexingError",
+    "InitializerError",
+    "NameScopeError",
+    "RangeError",
+    "ReadOnlyError",
+    "ReentrantWriteError",
+    "ShapeError",
+    "StatevarError",
+    "TraceError",
+    "UninitializedError",
+    "UnknownBackendError",
+    "describe",
+]
+
+
+def describe(operation: str, problem: str, path: str = "", hint: str = "") -> str:
+    """Builds the one form that every message has.
+
+    >>> describe("assign", "expected shape (2,), got (3,)", "w", "pass validate_shape=False")
+    "assign: expected shape (2,), got (3,), at 'w'. Hint: pass validate_shape=False."
+    """
+    where = f", at {path!r}" if path else ""
+    advice = f" Hint: {hint}." if hint else ""
+    return f"{operation}: {problem}{where}.{advice}"
+
+
+class StatevarError(Exception):
+    """The root of every exception that statevar raises on purpose."""
+
+
+class BackendNotInstalledError(StatevarError, ImportError):
+    """Raised when a known backend is asked for and its library is not installed."""
+
+
+class DeviceError(StatevarError, ValueError):
+    """Raised when a device does not exist, or its library does not know the name."""
+
+
+class DTypeError(StatevarError, TypeError):
+    """Raised when a dtype is unknown, cannot be held, or a cast would change the kind of a value."""
+
+
+class IndexingError(StatevarError, IndexError):
+    """Raised when an index does not select anything from the variable's shape."""
+
+
+class InitializerError(StatevarError, ValueError):
+    """Raised when the initial value cannot be made: ragged, of objects, or by an unknown name."""
+
+
+class NameScopeError(StatevarError, ValueError):
+    """Raised when a name or a scope's name is not a non-empty string without slashes."""
+
+
+class RangeError(StatevarError, OverflowError):
+    """Raised when a value is too large (or not a number) for the dtype that is to hold it."""
+
+
+class ReadOnlyError(StatevarError, TypeError):
+    """Raised on a write to what only looks like the variable: a copy that a transform made of it."""
+
+
+class ReentrantWriteError(StatevarError, RuntimeError):
+    """Raised when a write to a variable starts inside a write to the same variable."""
+
+
+class ShapeError(StatevarError, ValueError):
+    """Raised when a value does not fit the variable's shape, or a shape is malformed."""
+
+
+class TraceError(StatevarError, RuntimeError):
+    """Raised when a write inside a traced function would be lost, or would leak a tracer."""
+
+
+class UninitializedError(StatevarError, RuntimeError):
+    """Raised when a variable is read before anything was assigned to it."""
+
+
+class UnknownBackendError(StatevarError, ValueError):
+    """Raised when no backend has the name, or none owns the array."""

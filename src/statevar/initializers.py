@@ -1,0 +1,207 @@
+"""Initial values by name: pure functions ``(shape, dtype, seed) -> array``.
+
+Values are drawn on the host from NumPy's Philox generator and then handed to the backend, so that a seed
+gives the same numbers everywhere. Scales and names follow Keras.
+
+>>> import statevar as sv
+>>> sv.Variable("glorot_uniform", shape=(2, 3), seed=0).shape
+(2, 3)
+>>> from functools import partial
+>>> sv.Variable(partial(sv.initializers.constant, value=7), shape=(2,)).numpy()
+array([7., 7.], dtype=float32)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ._dtypes import HOST, dtype_name, is_floating
+from ._shapes import Shape
+from .errors import DTypeError, InitializerError, ShapeError, describe
+
+__all__ = [
+    "constant",
+    "get",
+    "glorot_normal",
+    "glorot_uniform",
+    "he_normal",
+    "he_uniform",
+    "identity",
+    "lecun_normal",
+    "lecun_uniform",
+    "normal",
+    "ones",
+    "orthogonal",
+    "truncated_normal",
+    "uniform",
+    "zeros",
+]
+
+HostArray = np.ndarray[Any, Any]
+Initializer = Callable[..., HostArray]
+
+#: The standard deviation of a standard normal cut off at two of its own.
+_TRUNCATED_STDDEV = 0.87962566103423978
+
+
+def zeros(shape: Shape, dtype: Any = "float32", seed: int | None = None) -> HostArray:
+    """All zeros; a dtype of any kind."""
+    return np.zeros(shape, HOST[dtype_name(dtype)])
+
+
+def ones(shape: Shape, dtype: Any = "float32", seed: int | None = None) -> HostArray:
+    """All ones; a dtype of any kind."""
+    return np.ones(shape, HOST[dtype_name(dtype)])
+
+
+def constant(shape: Shape, dtype: Any = "float32", seed: int | None = None, value: Any = 0) -> HostArray:
+    """One value everywhere; a dtype of any kind."""
+    return np.full(shape, value, HOST[dtype_name(dtype)])
+
+
+def normal(
+    shape: Shape, dtype: Any = "float32", seed: int | None = None, mean: float = 0.0, stddev: float = 0.05
+) -> HostArray:
+    """Normally distributed."""
+    return _draw(lambda rng: rng.normal(mean, stddev, shape), dtype, seed)
+
+
+def uniform(
+    shape: Shape, dtype: Any = "float32", seed: int | None = None, low: float = -0.05, high: float = 0.05
+) -> HostArray:
+    """Uniformly distributed in ``[low, high)``."""
+    return _draw(lambda rng: rng.uniform(low, high, shape), dtype, seed)
+
+
+def truncated_normal(
+    shape: Shape, dtype: Any = "float32", seed: int | None = None, mean: float = 0.0, stddev: float = 0.05
+) -> HostArray:
+    """Normally distributed, drawn again where farther than two ``stddev`` from the mean."""
+    return _draw(lambda rng: mean + stddev * _truncated(rng, shape), dtype, seed)
+
+
+def glorot_uniform(shape: Shape, dtype: Any = "float32", seed: int | None = None) -> HostArray:
+    """Uniform within ``sqrt(6 / (fan_in + fan_out))`` (Glorot and Bengio, 2010)."""
+    return _scaled_uniform(shape, dtype, seed, 1.0, sum(_fans(shape)) / 2)
+
+
+def glorot_normal(shape: Shape, dtype: Any = "float32", seed: int | None = None) -> HostArray:
+    """Truncated normal of variance ``2 / (fan_in + fan_out)`` (Glorot and Bengio, 2010)."""
+    return _scaled_normal(shape, dtype, seed, 1.0, sum(_fans(shape)) / 2)
+
+
+def he_uniform(shape: Shape, dtype: Any = "float32", seed: int | None = None) -> HostArray:
+    """Uniform within ``sqrt(6 / fan_in)`` (He et al., 2015)."""
+    return _scaled_uniform(shape, dtype, seed, 2.0, _fans(shape)[0])
+
+
+def he_normal(shape: Shape, dtype: Any = "float32", seed: int | None = None) -> HostArray:
+    """Truncated normal of variance ``2 / fan_in`` (He et al., 2015)."""
+    return _scaled_normal(shape, dtype, seed, 2.0, _fans(shape)[0])
+
+
+def lecun_uniform(shape: Shape, dtype: Any = "float32", seed: int | None = None) -> HostArray:
+    """Uniform within ``sqrt(3 / fan_in)`` (LeCun et al., 1998)."""
+    return _scaled_uniform(shape, dtype, seed, 1.0, _fans(shape)[0])
+
+
+def lecun_normal(shape: Shape, dtype: Any = "float32", seed: int | None = None) -> HostArray:
+    """Truncated normal of variance ``1 / fan_in`` (LeCun et al., 1998)."""
+    return _scaled_normal(shape, dtype, seed, 1.0, _fans(shape)[0])
+
+
+def orthogonal(shape: Shape, dtype: Any = "float32", seed: int | None = None, gain: float = 1.0) -> HostArray:
+    """``gain`` times a matrix with orthonormal rows or columns; leading axes count as rows (Saxe et al., 2014)."""
+    if len(shape) < 2:
+        raise ShapeError(describe("orthogonal", f"expected a shape of two axes or more, got {shape}"))
+    rows, columns = math.prod(shape[:-1]), shape[-1]
+
+    def draw(rng: np.random.Generator) -> HostArray:
+        q, r = np.linalg.qr(rng.normal(size=(max(rows, columns), min(rows, columns))))
+        q = q * np.where(np.diag(r) < 0, -1.0, 1.0)  # without the signs the matrix is not uniform
+        return gain * (q if rows >= columns else q.T).reshape(shape)
+
+    return _draw(draw, dtype, seed)
+
+
+def identity(shape: Shape, dtype: Any = "float32", seed: int | None = None) -> HostArray:
+    """Ones on the diagonal of a matrix, zeros elsewhere; a dtype of any kind."""
+    if len(shape) != 2:
+        raise ShapeError(describe("identity", f"expected a shape of two axes, got {shape}"))
+    return np.eye(*shape).astype(HOST[dtype_name(dtype)])
+
+
+_BY_NAME: dict[str, Initializer] = {
+    function.__name__: function
+    for function in (
+        zeros,
+        ones,
+        constant,
+        normal,
+        uniform,
+        truncated_normal,
+        glorot_uniform,
+        glorot_normal,
+        he_uniform,
+        he_normal,
+        lecun_uniform,
+        lecun_normal,
+        orthogonal,
+        identity,
+    )
+}
+
+
+def get(name: str) -> Initializer:
+    """The initializer of that name.
+
+    Raises:
+        InitializerError: there is none; the message lists those there are.
+    """
+    try:
+        return _BY_NAME[name]
+    except KeyError:
+        raise InitializerError(
+            describe(
+                "initializer",
+                f"unknown initializer {name!r}",
+                hint=f"known initializers are {', '.join(_BY_NAME)}; for a string as a value write [{name!r}]",
+            )
+        ) from None
+
+
+def _draw(draw: Callable[[np.random.Generator], HostArray], dtype: Any, seed: int | None) -> HostArray:
+    name = dtype_name(dtype)
+    if not is_floating(name):
+        raise DTypeError(describe("initializer", f"random values need a floating-point dtype, got {name}"))
+    # Always drawn in float64, so that float32 and float64 variables get the same numbers.
+    return np.asarray(draw(np.random.Generator(np.random.Philox(seed)))).astype(HOST[name])
+
+
+def _truncated(rng: np.random.Generator, shape: Shape) -> HostArray:
+    values = np.asarray(rng.standard_normal(shape))
+    while (outside := np.abs(values) > 2).any():
+        values[outside] = rng.standard_normal(int(outside.sum()))
+    return values
+
+
+def _fans(shape: Shape) -> tuple[float, float]:
+    """Inputs and outputs of one unit; the axes before the last two are a convolution's window, as in Keras."""
+    if len(shape) < 2:
+        size = float(math.prod(shape))
+        return size, size
+    window = math.prod(shape[:-2])
+    return float(window * shape[-2]), float(window * shape[-1])
+
+
+def _scaled_uniform(shape: Shape, dtype: Any, seed: int | None, scale: float, fan: float) -> HostArray:
+    limit = math.sqrt(3.0 * scale / max(fan, 1.0))
+    return uniform(shape, dtype, seed, -limit, limit)
+
+
+def _scaled_normal(shape: Shape, dtype: Any, seed: int | None, scale: float, fan: float) -> HostArray:
+    return truncated_normal(shape, dtype, seed, 0.0, math.sqrt(scale / max(fan, 1.0)) / _TRUNCATED_STDDEV)

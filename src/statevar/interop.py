@@ -1,0 +1,116 @@
+"""Get and set state by function, whoever's it is: ours, or a NumPy array."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ._backend import HostArray
+from ._convert import to_operand
+from ._dtypes import dtype_name
+from ._registry import get_backend
+from ._variable import Variable
+from .errors import ReadOnlyError, ShapeError, describe
+
+__all__ = ["assign", "batch_get_value", "batch_set_value", "get_value", "set_value"]
+
+
+def get_value(x: Variable | HostArray) -> HostArray:
+    """The value as a NumPy array of the caller's own.
+
+    Raises:
+        TypeError: ``x`` is neither a variable nor a NumPy array.
+
+    Source: ``tf.keras.backend.get_value``.
+
+    >>> import statevar as sv
+    >>> sv.get_value(sv.Variable([1.0, 2.0]))
+    array([1., 2.], dtype=float32)
+    """
+    _check_target(x, "get_value")
+    return x.numpy() if isinstance(x, Variable) else np.array(x)
+
+
+def set_value(x: Variable | HostArray, value: Any) -> None:
+    """Sets the value from anything of the same shape, by the casting rule of `Variable.assign`.
+
+    Raises:
+        DTypeError, RangeError, ShapeError: as `Variable.assign`; nothing has changed then.
+        ReadOnlyError: ``x`` is a read-only array.
+        TypeError: ``x`` is neither a variable nor a NumPy array.
+
+    Source: ``tf.keras.backend.set_value``, which stores 2 when 2.7 is set into an int variable.
+
+    >>> import statevar as sv
+    >>> v = sv.Variable(2.0)
+    >>> sv.set_value(v, sv.get_value(v) + 1)
+    >>> sv.get_value(v)
+    array(3., dtype=float32)
+    """
+    batch_set_value([(x, value)])
+
+
+def batch_get_value(xs: Iterable[Variable | HostArray]) -> list[HostArray]:
+    """`get_value` of each.
+
+    >>> import statevar as sv
+    >>> sv.batch_get_value([sv.Variable(1), sv.Variable(2)])
+    [array(1, dtype=int32), array(2, dtype=int32)]
+    """
+    return [get_value(x) for x in xs]
+
+
+def batch_set_value(pairs: Iterable[tuple[Variable | HostArray, Any]]) -> None:
+    """`set_value` of each pair ``(x, value)``; every pair is checked before anything is written.
+
+    >>> import statevar as sv
+    >>> a, b = sv.Variable(0), sv.Variable([0, 0])
+    >>> sv.batch_set_value([(a, 1), (b, [2, 3])])
+    >>> b.value
+    array([2, 3], dtype=int32)
+    """
+    checked = [(x, _checked(x, value)) for x, value in pairs]
+    for x, value in checked:
+        if isinstance(x, Variable):
+            x.assign(value)
+        else:
+            x[...] = value
+
+
+def assign(
+    ref: Variable, value: Any, validate_shape: bool = True, use_locking: bool = True, name: str | None = None
+) -> Variable:
+    """Assigns to a variable and returns it: `Variable.assign` as a function.
+
+    Source: ``tf.raw_ops.Assign``.
+
+    >>> import statevar as sv
+    >>> ref = sv.Variable(shape=(2,), dtype="float32")
+    >>> sv.assign(ref, [1.0, 2.0]).assign_add(10.0).value
+    array([11., 12.], dtype=float32)
+    """
+    if not isinstance(ref, Variable):
+        raise TypeError(describe("assign", f"expected a variable, got {type(ref).__name__}"))
+    return ref.assign(value, validate_shape, use_locking, name)
+
+
+def _check_target(x: Any, operation: str) -> None:
+    if not isinstance(x, Variable | np.ndarray):
+        raise TypeError(describe(operation, f"expected a variable or a NumPy array, got {type(x).__name__}"))
+
+
+def _checked(x: Any, value: Any) -> Any:
+    """The value, converted for its target; raises what setting it would."""
+    _check_target(x, "set_value")
+    if isinstance(x, Variable):
+        operand = to_operand(value, x._backend, x.dtype_name, operation="set_value", path=x.path)
+        x._fits("set_value", operand, None)
+        return operand
+    operand = to_operand(value, get_backend("numpy"), dtype_name(x.dtype), operation="set_value", path="")
+    if operand.shape != x.shape:
+        raise ShapeError(describe("set_value", f"expected shape {x.shape}, got {operand.shape}"))
+    if not x.flags.writeable:
+        raise ReadOnlyError(describe("set_value", "the array is read-only", hint="pass a writable array or a variable"))
+    return operand

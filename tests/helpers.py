@@ -1,0 +1,81 @@
+"""What tests share: making arrays of a library, and comparing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+import statevar as sv
+from statevar._dtypes import HOST
+from statevar._registry import get_backend
+
+
+def array_of(backend: str, value: Any, dtype: str | None = None) -> Any:
+    """A library's own array, made by the library itself."""
+    host = np.asarray(value, None if dtype is None else HOST[dtype])
+    if backend == "numpy":
+        return host.copy()
+    if backend == "jax":
+        import jax.numpy as jnp
+
+        return jnp.array(host)
+    if backend == "torch":
+        import torch
+
+        return torch.tensor(host)
+    import tensorflow as tf
+
+    return tf.constant(host)
+
+
+def array_type(backend: str) -> type:
+    """The type of a library's arrays."""
+    return {
+        "numpy": lambda: np.ndarray,
+        "jax": lambda: __import__("jax").Array,
+        "torch": lambda: __import__("torch").Tensor,
+        "tensorflow": lambda: __import__("tensorflow").Tensor,
+    }[backend]()
+
+
+def host(value: Any) -> np.ndarray[Any, Any]:
+    """Any library's array, or a variable, as NumPy."""
+    if isinstance(value, sv.Variable):
+        return value.numpy()
+    for name in ("numpy", "jax", "torch", "tensorflow"):
+        try:
+            backend = get_backend(name)
+        except sv.errors.BackendNotInstalledError:
+            continue
+        if backend.owns(value):
+            return np.array(backend.to_host(value))
+    return np.asarray(value)
+
+
+def assert_same(got: Any, expected: Any, *, rtol: float = 0.0, dtype: bool = False) -> None:
+    """Asserts that two arrays of any library have the same shape and values; NaN equals NaN."""
+    got, expected = host(got), host(expected)
+    assert got.shape == expected.shape, f"shape {got.shape}, expected {expected.shape}"
+    if dtype:
+        assert got.dtype == expected.dtype, f"dtype {got.dtype}, expected {expected.dtype}"
+    if expected.dtype.kind in "TUOS":
+        assert got.tolist() == expected.tolist()
+        return
+    wide = np.complex128 if expected.dtype.kind == "c" else None if expected.dtype.kind in "biu" else np.float64
+    np.testing.assert_allclose(got.astype(wide or got.dtype), expected.astype(wide or expected.dtype), rtol=rtol)
+
+
+def address(v: sv.Variable) -> int:
+    """Where the variable's buffer lies. Holds nothing when it returns."""
+    handle = v._handle
+    if v.backend == "numpy":
+        return int(handle.writer.ctypes.data)
+    if v.backend == "jax":
+        return int(handle.array.unsafe_buffer_pointer())
+    if v.backend == "torch":
+        import torch
+
+        return int(torch._C._data_address(handle.parameter))
+    handle.cached = None
+    return int(np.asarray(handle.variable.read_value()).ctypes.data)
