@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 import pytest
 
@@ -42,6 +41,5 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(autouse=True)
-def doctest_imports(doctest_namespace: dict[str, object]) -> Iterator[None]:
+def doctest_imports(doctest_namespace: dict[str, object]) -> None:
     doctest_namespace["sv"] = sv
-    yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import numpy as np
@@ -31,12 +32,14 @@ def array_of(backend: str, value: Any, dtype: str | None = None) -> Any:
 
 def array_type(backend: str) -> type:
     """The type of a library's arrays."""
-    return {
-        "numpy": lambda: np.ndarray,
-        "jax": lambda: __import__("jax").Array,
-        "torch": lambda: __import__("torch").Tensor,
-        "tensorflow": lambda: __import__("tensorflow").Tensor,
-    }[backend]()
+    library, name = {
+        "numpy": ("numpy", "ndarray"),
+        "jax": ("jax", "Array"),
+        "torch": ("torch", "Tensor"),
+        "tensorflow": ("tensorflow", "Tensor"),
+    }[backend]
+    kind: type = getattr(importlib.import_module(library), name)
+    return kind
 
 
 def host(value: Any) -> np.ndarray[Any, Any]:
@@ -76,6 +79,6 @@ def address(v: sv.Variable) -> int:
     if v.backend == "torch":
         import torch
 
-        return int(torch._C._data_address(handle.parameter))
+        return int(getattr(torch._C, "_data_address")(handle.parameter))  # noqa: B009  # its stubs lack it
     handle.cached = None
     return int(np.asarray(handle.variable.read_value()).ctypes.data)

@@ -213,7 +213,7 @@ class Backend(ABC):
         """Stores x of any shape, which is also the shape declared from now on."""
 
     def compute(self, old: Array, x: Array, op: Operation) -> Array:
-        """``op(old, x)``, changing nothing; x is an operand or a Python number."""
+        """``op(old, x)``, changing nothing; the result may have another dtype or shape."""
         return op(old, x)
 
     @abstractmethod

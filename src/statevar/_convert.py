@@ -85,7 +85,7 @@ def host_from_python(value: Any, operation: str, path: str) -> tuple[HostArray, 
         host = np.asarray(value)
     except StatevarError:
         raise
-    except Exception as error:  # whatever an object's own conversion raises
+    except Exception as error:  # noqa: BLE001  # whatever an object's own conversion raises
         problem = f"cannot be read as an array ({type(error).__name__}: {error})"
         host = np.empty(0, object)
     if host.dtype == object:

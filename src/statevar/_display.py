@@ -30,7 +30,7 @@ def variable_repr(variable: Any) -> str:
             f"{variable.path!r} shape={_shape(shape)} dtype={variable.dtype_name} "
             f"device={variable._backend.device_name(variable.device)} backend={variable.backend}"
         )
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # a repr never raises
         return f"<{kind} at {id(variable):#x}, unavailable: {type(error).__name__}>"
     return f"<{kind} {facts} value={value_text(variable)}>"
 
@@ -44,7 +44,7 @@ def value_text(variable: Any) -> str:
         if backend.is_symbolic(value):
             return "<traced>"
         text = _text(backend, value)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # a repr never raises
         return f"<unavailable: {type(error).__name__}>"
     return f"\n{text}" if "\n" in text else text
 

@@ -115,8 +115,8 @@ class Operators(ABC):
     def __round__(self, ndigits: int = 0) -> Any: return self._backend.round(self.value, ndigits)
 
     # -- comparison: elementwise; None equals nothing --------------------------------------------------
-    def __eq__(self, other: Any) -> Any: return other is not None and self._binary(operator.eq, other)
-    def __ne__(self, other: Any) -> Any: return other is None or self._binary(operator.ne, other)
+    def __eq__(self, other: object) -> Any: return other is not None and self._binary(operator.eq, other)
+    def __ne__(self, other: object) -> Any: return other is None or self._binary(operator.ne, other)
     def __lt__(self, other: Any) -> Any: return self._binary(operator.lt, other)
     def __le__(self, other: Any) -> Any: return self._binary(operator.le, other)
     def __gt__(self, other: Any) -> Any: return self._binary(operator.gt, other)

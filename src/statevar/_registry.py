@@ -183,5 +183,5 @@ class _Wrapped(Loader):
             return  # it is our adapter that imports its library
         try:
             get_backend(self._backend)
-        except Exception as error:  # an import of theirs must not fail because of us
+        except Exception as error:  # noqa: BLE001  # an import of theirs must not fail because of us
             warnings.warn(f"statevar could not attach to {module.__name__}: {error}", RuntimeWarning, stacklevel=2)

@@ -118,7 +118,7 @@ def autocast(dtype: Any) -> Iterator[None]:
 
 
 def _count(change: int) -> None:
-    global active
+    global active  # noqa: PLW0603  # one counter for the process; ContextVars hold what differs
     with _active_lock:
         active += change
 
@@ -152,7 +152,7 @@ def path_of(name: str) -> str:
 
 
 def unique_name(stem: str) -> str:
-    """A default name that no other default name of the current scope has: stem, stem_1, stem_2…"""
+    """A default name that no other default name of the current scope has: stem, stem_1, stem_2, and so on."""
     key = (_names.get(), stem)
     with _taken_lock:
         count = _taken.get(key, 0)

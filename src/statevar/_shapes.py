@@ -30,8 +30,6 @@ def canonical_shape(shape: Any) -> DeclaredShape:
     try:
         if hasattr(shape, "__index__"):
             return (_dimension(shape),)
-        if isinstance(shape, str):
-            raise TypeError
         return tuple(None if size is None else _dimension(size) for size in shape)
     except (TypeError, ValueError):
         raise ShapeError(

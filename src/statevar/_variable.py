@@ -9,13 +9,12 @@ from threading import RLock
 from typing import Any, Literal, Self
 
 from . import _scopes, initializers
-from ._backend import AT_OPERATIONS, Array, Backend, HostArray, Operation
+from ._backend import AT_OPERATIONS, Array, HostArray, Operation
 from ._convert import inferred_dtype, to_operand, unwrapped
 from ._display import variable_repr
 from ._dtypes import HOST, dtype_name, is_differentiable, is_floating, kind
 from ._frozen import FrozenVariable
 from ._indexing import Selection, select
-from ._operators import Operators
 from ._protocols import Protocols
 from ._registry import attach, get_backend, owner_of
 from ._shapes import DeclaredShape, Shape, broadcasts_into, canonical_shape, fits, is_static

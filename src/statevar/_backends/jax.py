@@ -75,7 +75,7 @@ class JAXBackend(Backend):
     def dtype(self, name: str) -> Any:
         if name == "string":
             raise DTypeError(describe("dtype", "JAX cannot hold strings", hint="use backend='numpy'"))
-        if name in _WIDE and not jax.config.jax_enable_x64:
+        if name in _WIDE and not _has_64_bits():
             raise DTypeError(
                 describe(
                     "dtype",
@@ -190,6 +190,10 @@ class JAXBackend(Backend):
 # Compiled on first use, one for each shape; the donating one writes in place.
 _apply = {op: jax.jit(op) for op in _CLOSED}
 _apply_donating = {op: jax.jit(op, donate_argnums=0) for op in _CLOSED}
+
+
+def _has_64_bits() -> bool:
+    return bool(getattr(jax.config, "jax_enable_x64"))  # noqa: B009  # not in its stubs
 
 
 def _put_block(array: Any, x: Any, starts: Any, *, kind: str, sizes: tuple[int, ...], shape: Any) -> Any:

@@ -65,7 +65,7 @@ def _calibrate() -> tuple[int, int]:
     gil = getattr(sys, "_is_gil_enabled", lambda: True)()
     unheld = _Handle(np.zeros(2)), _Handle(np.zeros(4)[1:3])
     held = _Handle(np.zeros(2)), _Handle(np.zeros(2)), _Handle(np.zeros(4)[1:3])
-    holders = held[0].published, held[1].published[1:], memoryview(held[2].published)
+    holders = held[0].published, held[1].published[1:], memoryview(held[2].published)  # type: ignore[arg-type]  # NumPy's stubs omit Buffer for 3.11
     counts = _references(unheld[0])
     sound = gil and counts == _references(unheld[1]) and counts not in [_references(each) for each in held]
     del holders

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from .._backend import Backend, HostArray, Operation, combine, dlpack_of_host
 from .._devices import no_such_device, parse_device
-from .._dtypes import HOST, is_integer
+from .._dtypes import is_integer
 from .._indexing import Selection, last_of_each
 from .._shapes import DeclaredShape, Shape
 from ..errors import DTypeError, ShapeError, describe
@@ -63,7 +63,7 @@ class TensorFlowBackend(Backend):
         return isinstance(value, tf.Tensor | tf.Variable)
 
     def is_symbolic(self, array: Any) -> bool:
-        return tf.is_symbolic_tensor(array)
+        return bool(tf.is_symbolic_tensor(array))
 
     def is_tracing(self) -> bool:
         return not tf.executing_eagerly()

@@ -60,7 +60,7 @@ def isdtype(dtype: Any, kind: Any) -> bool:
     if not isinstance(kind, str):
         return bool(dtype == tf.as_dtype(kind))
     signed = dtype.is_integer and not dtype.is_unsigned
-    return {
+    kinds: dict[str, bool] = {
         "bool": dtype.is_bool,
         "signed integer": signed,
         "unsigned integer": dtype.is_unsigned,
@@ -68,7 +68,8 @@ def isdtype(dtype: Any, kind: Any) -> bool:
         "real floating": dtype.is_floating,
         "complex floating": dtype.is_complex,
         "numeric": dtype.is_integer or dtype.is_floating or dtype.is_complex,
-    }[kind]
+    }
+    return kinds[kind]
 
 
 def matrix_transpose(x: Any, /) -> Any:

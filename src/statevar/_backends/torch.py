@@ -117,11 +117,11 @@ class TorchBackend(Backend):
         if kind == "cpu" and index == 0:
             return torch.device("cpu")
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        if accelerator is not None and kind in ("gpu", accelerator.type):
-            if index < torch.accelerator.device_count():
-                return torch.device(accelerator.type, index)
-        known = f", '{accelerator.type}:0'…" if accelerator is not None else ""
-        raise no_such_device(name, f"'CPU:0'{known}")
+        if accelerator is None or kind not in ("gpu", accelerator.type):
+            raise no_such_device(name, "'CPU:0'" + (", 'GPU:0'…" if accelerator else ""))
+        if index >= (count := torch.accelerator.device_count()):
+            raise no_such_device(name, ", ".join(f"'GPU:{each}'" for each in range(count)))
+        return torch.device(accelerator.type, index)
 
     def device_of(self, array: Tensor) -> Any:
         return array.device
@@ -140,8 +140,6 @@ class TorchBackend(Backend):
         return _tensor(np.array(array)).to(torch.get_default_device() if device is None else device)
 
     def to_host(self, array: Tensor) -> HostArray:
-        if not isinstance(array, Tensor):
-            return np.asarray(array)
         tensor = array.detach().resolve_conj().resolve_neg().cpu().contiguous()
         if tensor.numel() == 0:
             return np.empty(tuple(tensor.shape), HOST[self.dtype_name(tensor)])
@@ -155,7 +153,7 @@ class TorchBackend(Backend):
             return array
         host = np.asarray(array)
         try:
-            return torch.from_dlpack(host)
+            return torch.utils.dlpack.from_dlpack(host)
         except (BufferError, AttributeError, RuntimeError):  # a dtype that DLPack lacks, strides it refuses
             return _tensor(np.array(host))
 
@@ -251,17 +249,19 @@ class TorchBackend(Backend):
         return _written(handle)
 
     def compute(self, old: Tensor, x: Any, op: Operation) -> Tensor:
+        result: Tensor
         if old.dtype in _ON_HOST:
-            return self.compute_on_host(old, x, op)
-        if isinstance(x, Tensor):
-            x = x.to(old.device)
+            result = self.compute_on_host(old, x, op)
+            return result
         with torch.no_grad():
-            result: Tensor = op(old, x)
+            result = op(old, x.to(old.device))
         return result
 
     def compute_put(self, old: Tensor, x: Tensor, kind: str, where: Selection) -> Tensor:
+        result: Tensor
         if old.dtype in _ON_HOST:
-            return self.put_on_host(old, x, kind, where)
+            result = self.put_on_host(old, x, kind, where)
+            return result
         result = old.detach().clone()
         _put(result, x.to(old.device), kind, where)
         return result
