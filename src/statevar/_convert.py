@@ -80,7 +80,7 @@ def host_from_python(value: Any, operation: str, path: str) -> tuple[HostArray, 
     Returns:
         The array, and whether its elements are Python's own, so that exact casts are allowed.
     """
-    problem = "is not an array"
+    problem = ""
     try:
         host = np.asarray(value)
     except StatevarError:
@@ -89,12 +89,12 @@ def host_from_python(value: Any, operation: str, path: str) -> tuple[HostArray, 
         problem = f"cannot be read as an array ({type(error).__name__}: {error})"
         host = np.empty(0, object)
     if host.dtype == object:
-        if _is_integers(value):
+        if not problem and _is_integers(value):
             raise RangeError(describe(operation, "an integer exceeds 64 bits", path, "use a floating-point dtype"))
         raise InitializerError(
             describe(
                 operation,
-                f"a value of type {type(value).__name__} {problem}",
+                f"a value of type {type(value).__name__} {problem or 'is not an array'}",
                 path,
                 "pass numbers, nested lists of one shape, or an array",
             )

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from ._backend import Backend, Operation
 from ._protocols import Protocols
-from ._registry import get_backend, owner_of
+from ._registry import default_backend, owner_of
 from ._shapes import Shape
 from .errors import ReadOnlyError, describe
 
@@ -27,7 +27,7 @@ class FrozenVariable(Protocols):
 
     @property
     def _backend(self) -> Backend:  # type: ignore[override]  # a slot of Variable, computed here
-        return owner_of(self._value) or get_backend("numpy")
+        return owner_of(self._value) or default_backend()
 
     @property
     def value(self) -> Any:

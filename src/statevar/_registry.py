@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from ._backend import Backend
 from .errors import BackendNotInstalledError, UnknownBackendError, describe
 
-__all__ = ["attach", "backend_names", "get_backend", "owner_of", "speaking"]
+__all__ = ["attach", "backend_names", "default_backend", "get_backend", "owner_of", "speaking"]
 
 _GROUP = "statevar.backends"
 
@@ -33,7 +33,7 @@ class _Row(NamedTuple):
 
 
 _ROWS = {
-    "numpy": _Row(("numpy",)),
+    "numpy": _Row(("numpy",)),  # the default
     "jax": _Row(("jax", "jaxlib"), protocol="__jax_array__", attaches=True),
     "torch": _Row(("torch",), protocol="__torch_function__"),
     "tensorflow": _Row(("tensorflow",), protocol="__tf_tensor__"),
@@ -43,6 +43,11 @@ _loaded: dict[str, Backend] = {}
 _loading: set[str] = set()
 _attached: list[tuple[type, type]] = []
 _owners: dict[type, Backend] = {}
+
+
+def default_backend() -> Backend:
+    """The backend of Python numbers and of NumPy arrays: the first row."""
+    return get_backend(next(iter(_ROWS)))
 
 
 def backend_names() -> list[str]:
@@ -136,7 +141,7 @@ def attach(variable_type: type, snapshot_type: type) -> None:
             continue
         if name in _loaded:
             _loaded[name].attach(variable_type, snapshot_type)
-        elif row.roots[0] in sys.modules:
+        elif sys.modules.get(row.roots[0]) is not None:
             get_backend(name)
         else:
             sys.meta_path.insert(0, _Watch(row.roots[0], name))

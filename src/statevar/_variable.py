@@ -16,7 +16,7 @@ from ._dtypes import HOST, dtype_name, is_differentiable, is_floating, kind
 from ._frozen import FrozenVariable
 from ._indexing import Selection, select
 from ._protocols import Protocols
-from ._registry import attach, get_backend, owner_of
+from ._registry import attach, default_backend, get_backend, owner_of
 from ._shapes import DeclaredShape, Shape, broadcasts_into, canonical_shape, fits, is_static
 from .errors import (
     DTypeError,
@@ -130,7 +130,7 @@ class Variable(Protocols):
         declared = None if shape is None else canonical_shape(shape)
         asked = None if dtype is None else dtype_name(dtype)
         value, asked = _initial_value(initializer, declared, asked, seed)
-        library = get_backend(backend) if backend is not None else owner_of(value) or get_backend("numpy")
+        library = get_backend(backend) if backend is not None else owner_of(value) or default_backend()
         if value is not None:
             asked = asked or inferred_dtype(value, "Variable")
         self._dtype_name: str = asked or "float32"
@@ -147,8 +147,8 @@ class Variable(Protocols):
         self._aggregation: Aggregation = aggregation
         self._trainable = bool(trainable) and is_differentiable(self._dtype_name)
         self._constraint: Callable[[Any], Any] | None = None
-        self.constraint = constraint
         self._path = "" if name is None else _scopes.path_of(name)
+        self.constraint = constraint
         if value is None:
             assert declared is not None
             self._declared: DeclaredShape = declared
@@ -294,7 +294,8 @@ class Variable(Protocols):
         self._check_operator(operation, op)
         if op in _CLOSED:
             return self._write(operation, self._backend.apply, self._broadcasts, other, op, None, use_locking)
-        return self._write(operation, None, self._anything, other, op, None, use_locking)
+        check = self._anything if op is operator.matmul else self._broadcasts
+        return self._write(operation, None, check, other, op, None, use_locking)
 
     def __setitem__(self, index: Any, value: Any) -> None:
         """Writes the elements that NumPy's indexing selects; ``value`` broadcasts to them."""
@@ -462,7 +463,7 @@ class Variable(Protocols):
         return where
 
     def _anything(self, operation: str, x: Array, index: None) -> None:
-        """For operators whose result is checked instead."""
+        """For matmul, whose result is checked instead."""
 
     def _check_operator(self, operation: str, op: Any) -> None:
         name = kind(self._dtype_name)
@@ -547,7 +548,7 @@ class Variable(Protocols):
         handle = self._handle
         if handle is not None:
             return self._backend.placed(handle)
-        return self._device
+        return self._backend.device(None) if self._device is None else self._device
 
     @property
     def backend(self) -> str:

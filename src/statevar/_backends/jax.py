@@ -86,7 +86,9 @@ class JAXBackend(Backend):
         return HOST[name]
 
     def device(self, name: Any) -> Any:
-        if name is None or not isinstance(name, str):
+        if name is None:
+            return jax.config.values.get("jax_default_device") or jax.devices()[0]
+        if not isinstance(name, str):
             return name
         kind, index = parse_device(name)
         try:

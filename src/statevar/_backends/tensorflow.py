@@ -83,20 +83,17 @@ class TensorFlowBackend(Backend):
         )
 
     def device(self, name: Any) -> Any:
+        known = [_short(each.name) for each in tf.config.list_logical_devices()]
         if name is None:
-            return None
-        if isinstance(name, str):
-            kind, index = parse_device(name.rpartition("/")[2])
-            name = f"{kind.upper()}:{index}"
-        else:
-            name = ":".join(str(name.name).rsplit(":", 2)[-2:])
-        known = [each.name.rpartition("/")[2].removeprefix("device:") for each in tf.config.list_logical_devices()]
+            return next((each for each in known if each.startswith("GPU")), "CPU:0")
+        kind, index = parse_device(_short(name if isinstance(name, str) else name.name))
+        name = f"{kind.upper()}:{index}"
         if name not in known:
             raise no_such_device(name, ", ".join(map(repr, known)))
         return name
 
     def device_of(self, array: Any) -> Any:
-        return array.device.rpartition("/")[2].removeprefix("device:")
+        return _short(array.device)
 
     def device_name(self, device: Any) -> str:
         return str(device)
@@ -230,6 +227,11 @@ class TensorFlowBackend(Backend):
 
     def unseen_writes(self, handle: Any) -> int:
         return 0 if handle.counter is None else int(handle.counter.numpy())
+
+
+def _short(device: str) -> str:
+    """``/job:localhost/replica:0/task:0/device:CPU:0`` as ``CPU:0``."""
+    return device.rpartition("/")[2].removeprefix("device:")
 
 
 def _writing(handle: _Handle) -> None:

@@ -56,7 +56,9 @@ _REDUCTIONS = {"add": "sum", "multiply": "prod", "min": "amin", "max": "amax"}
 
 # Private in torch 2.13 (pytorch#109833). Without them a read is a clone, and slower.
 _lazy_clone: Callable[[Tensor], Tensor] = getattr(Tensor, "_lazy_clone", Tensor.clone)
-_data_address: Callable[[Tensor], int] = getattr(torch._C, "_data_address", Tensor.data_ptr)
+_data_address: Callable[[Tensor], int] = getattr(  # of the storage, without unsharing it
+    torch._C, "_data_address", lambda tensor: tensor.untyped_storage().data_ptr()
+)
 
 
 class _Handle:
@@ -81,7 +83,7 @@ class _ReadOnlyMemory:
             "version": 3,
             "shape": tuple(tensor.shape),
             "typestr": np.dtype(dtype).str,
-            "data": (_data_address(tensor), True),
+            "data": (_data_address(tensor) + tensor.storage_offset() * tensor.element_size(), True),
         }
 
 

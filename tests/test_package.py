@@ -1,0 +1,232 @@
+"""The package as a whole: layers, lazy imports, the public face, and the errors of absent backends."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import statevar as sv
+from statevar._backend import Backend
+
+SOURCE = Path(sv.__file__).parent
+FRAMEWORKS = ("jax", "jaxlib", "torch", "tensorflow", "keras", "flax")
+
+#: A module imports from its own layer or a lower one.
+LAYERS = (
+    ("errors", "_dtypes", "_shapes", "_devices", "_indexing"),
+    ("_scopes", "_backend", "_registry"),
+    ("_backends", "initializers", "backends"),
+    ("_display", "_operators", "_protocols", "_convert", "_frozen", "_variable"),
+    ("interop",),
+    ("testing",),
+    ("__init__",),
+)
+
+
+def modules() -> list[Path]:
+    return sorted(SOURCE.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def layer_of(name: str) -> int:
+    return next(number for number, names in enumerate(LAYERS) if name in names)
+
+
+def imports_of(path: Path) -> Iterator[tuple[str, str]]:
+    """(the name of a statevar module, or '' ; the root of what is imported) for every import of a file."""
+    package = path.relative_to(SOURCE).parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (("", alias.name.partition(".")[0]) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            parts = (*base, *(node.module or "").split(".")) if node.module else base
+            if not node.level:
+                yield "", parts[0]
+            elif parts:
+                yield parts[0], ""
+            else:
+                yield from ((alias.name, "") for alias in node.names if alias.name.islower())
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.stem)
+def test_imports_point_downwards(path: Path) -> None:
+    mine = layer_of(name_of(path))
+    for ours, _ in imports_of(path):
+        assert not ours or layer_of(ours) <= mine, f"{name_of(path)} imports {ours} from a higher layer"
+
+
+def test_modules_import_in_no_circle() -> None:
+    graph = {name_of(path): {ours for ours, _ in imports_of(path) if ours} for path in modules()}
+    graph.pop("_backends")  # a package: its files are checked for importing each other below
+    done: set[str] = set()
+    while graph.keys() - done:
+        ready = {name for name, needs in graph.items() if needs - {"_backends"} <= done} - done
+        assert ready, f"a circle among {sorted(graph.keys() - done)}"
+        done |= ready
+
+
+def frameworks_named_in(source: str) -> set[str]:
+    """Frameworks named by an import, an identifier or a string that is not a docstring."""
+    tree = ast.parse(source)
+    documentation = {
+        id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
+            found.add(node.value)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            found |= {name.partition(".")[0] for name in names}
+    return found & set(FRAMEWORKS)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.stem)
+def test_a_framework_is_named_only_by_its_adapter_and_the_registry(path: Path) -> None:
+    named = frameworks_named_in(path.read_text())
+    if path.parent.name == "_backends":
+        library = path.stem.partition("_")[0]
+        assert named <= {library, f"{library}lib"}
+    elif path.stem == "_registry":
+        tree = ast.parse(path.read_text())
+        rows = next(
+            node for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_ROWS"
+        )
+        tree.body.remove(rows)
+        assert not frameworks_named_in(ast.unparse(tree))
+    else:
+        assert not named
+
+
+@pytest.mark.parametrize(
+    "source", ["import jax.numpy", "from torch import nn", "x = 'tensorflow'", "keras.ops", "def f(): import flax"]
+)
+def test_the_test_above_can_fail(source: str) -> None:
+    assert frameworks_named_in(source)
+    assert not frameworks_named_in(f'"""{source}"""')
+
+
+def test_adapters_have_the_same_verbs_in_the_same_order() -> None:
+    orders = {}
+    for path in (SOURCE / "_backends").glob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and node.name.endswith("Backend"):
+                orders[path.stem] = [each.name for each in node.body if isinstance(each, ast.FunctionDef)]
+    contract = list(vars(Backend))
+    assert len(orders) == 4
+    for library, verbs in orders.items():
+        positions = [contract.index(verb) for verb in verbs]
+        assert positions == sorted(positions), f"{library} has {verbs}"
+
+
+def loaded_by(code: str) -> set[str]:
+    script = f"import sys\n{code}\nprint('\\n'.join({{name.partition('.')[0] for name in sys.modules}}))"
+    return set(
+        subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
+    )
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import statevar",
+        "import statevar as sv; v = sv.Variable([1.0]); v += 1; v[0] = 2; repr(v); v.numpy()",
+        "import statevar as sv; sv.Variable('normal', shape=(2,), seed=0)",
+    ],
+)
+def test_no_framework_is_loaded(code: str) -> None:
+    loaded = loaded_by(code)
+    assert "numpy" in loaded
+    assert not loaded & {*FRAMEWORKS, "rich", "scipy", "pandas", "hypothesis", "pytest"}
+
+
+def test_no_framework_is_loaded_can_fail(backend: str) -> None:
+    if backend == "numpy":
+        assert "numpy" in loaded_by("import statevar")
+    else:
+        assert backend in loaded_by(f"import statevar as sv; sv.Variable(1.0, backend={backend!r})")
+
+
+PUBLIC = ("statevar", "statevar.errors", "statevar.initializers", "statevar.interop")
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_all_is_sorted_and_complete(name: str) -> None:
+    module = __import__(name, fromlist=["__all__"])
+    public = sorted(module.__all__)
+    assert [each for each in module.__all__ if each[0] != "_"] == [each for each in public if each[0] != "_"]
+    for each in public:
+        assert hasattr(module, each)
+
+
+def test_everything_public_is_documented() -> None:
+    for name in sv.__all__:
+        assert inspect.getdoc(getattr(sv, name)), name
+    for owner in (sv.Variable, sv.FrozenVariable):
+        for name, member in vars(owner).items():
+            if not name.startswith("_"):
+                assert inspect.getdoc(member), f"{owner.__name__}.{name}"
+
+
+def test_errors_subclass_a_builtin_and_the_root() -> None:
+    for name in sv.errors.__all__:
+        each = getattr(sv.errors, name)
+        if name in ("StatevarError", "describe"):
+            continue
+        assert issubclass(each, sv.errors.StatevarError)
+        assert any(base.__module__ == "builtins" and base is not Exception for base in each.__bases__), name
+        assert (each.__doc__ or "").startswith("Raised"), name
+        assert name in (sv.errors.__doc__ or "")
+
+
+def test_unknown_backend_lists_the_known() -> None:
+    with pytest.raises(
+        ValueError, match=r"unknown backend 'cupy'\. Hint: known backends are numpy, jax, torch, tensorf"
+    ):
+        sv.Variable(1.0, backend="cupy")
+
+
+@pytest.mark.parametrize("name", ["jax", "torch", "tensorflow"])
+def test_missing_backend_gives_the_command_to_install_it(name: str) -> None:
+    # A None in sys.modules makes an import fail as if the library were not there.
+    code = (
+        f"import sys; sys.modules[{name!r}] = None\n"
+        "import statevar as sv\n"
+        f"try: sv.Variable(1.0, backend={name!r})\n"
+        "except ImportError as error: print(type(error).__name__, error, file=sys.stderr)\n"
+        "else: raise SystemExit('no error')\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert f"BackendNotInstalledError backend: {name} is not installed. Hint: pip install 'statevar[{name}]'." in (
+        result.stderr
+    )
+
+
+def test_a_broken_library_is_told_apart_from_a_missing_one(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("import a_module_that_torch_needs")
+    code = "import statevar as sv\ntry: sv.Variable(1.0, backend='torch')\nexcept ImportError as e: print(e.name)"
+    result = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{code}"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert result.stdout.strip() == "a_module_that_torch_needs"
+
+
+def test_py_typed_is_shipped() -> None:
+    assert (SOURCE / "py.typed").exists()
