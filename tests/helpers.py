@@ -77,8 +77,6 @@ def address(v: sv.Variable) -> int:
     if v.backend == "jax":
         return int(handle.array.unsafe_buffer_pointer())
     if v.backend == "torch":
-        import torch
-
-        return int(getattr(torch._C, "_data_address")(handle.parameter))  # noqa: B009  # its stubs lack it
+        return int(handle.parameter.data_ptr())
     handle.cached = None
     return int(np.asarray(handle.variable.read_value()).ctypes.data)

@@ -33,9 +33,10 @@ def shaped_index(draw: st.DrawFn) -> tuple[tuple[int, ...], Any]:
     rank = draw(st.integers(1, len(shape)))
     for size in shape[:rank]:
         if parts and draw(st.booleans()):
-            parts.append(draw(st.slices(size)))
+            part: Any = draw(st.slices(size))
         else:
-            parts.append(draw(hnp.arrays(np.int64, lengths, elements=st.integers(-size, size - 1))))
+            part = draw(hnp.arrays(np.int64, lengths, elements=st.integers(-size, size - 1)))
+        parts.append(part)
     return shape, tuple(parts)
 
 

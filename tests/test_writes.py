@@ -66,7 +66,9 @@ def test_matmul_writes_the_variable(backend: str) -> None:
     v @= [[0.0, 1.0], [1.0, 0.0]]
     assert v is original
     assert_same(v, [[2.0, 1.0], [4.0, 3.0]])
-    with pytest.raises(sv.errors.ShapeError, match=r"matmul: expected a result of shape \(2, 2\), got \(2, 3\)"):
+    with pytest.raises(
+        sv.errors.ShapeError, match=r"matmul: expected a matrix of shape \(2, 2\) for \(2, 2\), got \(2, 3\)"
+    ):
         v @= np.ones((2, 3), "float32")
     assert_same(v, [[2.0, 1.0], [4.0, 3.0]])
 

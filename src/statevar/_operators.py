@@ -109,7 +109,7 @@ class Operators(ABC):
     def __ixor__(self, other: Any) -> Any: return self._apply("bitwise_xor", operator.xor, other)
 
     def __neg__(self) -> Any: return -self.value
-    def __pos__(self) -> Any: return +self.value
+    def __pos__(self) -> Any: return self.value  # TensorFlow has no unary plus
     def __abs__(self) -> Any: return abs(self.value)
     def __invert__(self) -> Any: return ~self.value
     def __round__(self, ndigits: int = 0) -> Any: return self._backend.round(self.value, ndigits)

@@ -294,7 +294,7 @@ class Variable(Protocols):
         self._check_operator(operation, op)
         if op in _CLOSED:
             return self._write(operation, self._backend.apply, self._broadcasts, other, op, None, use_locking)
-        check = self._anything if op is operator.matmul else self._broadcasts
+        check = self._multiplies if op is operator.matmul else self._broadcasts
         return self._write(operation, None, check, other, op, None, use_locking)
 
     def __setitem__(self, index: Any, value: Any) -> None:
@@ -462,8 +462,13 @@ class Variable(Protocols):
             )
         return where
 
-    def _anything(self, operation: str, x: Array, index: None) -> None:
-        """For matmul, whose result is checked instead."""
+    def _multiplies(self, operation: str, x: Array, index: None) -> None:
+        shape, mine = self._backend.shape(x), self.shape
+        square = (mine[-1:] or (0,)) * 2
+        if not mine or shape[-2:] != square or not broadcasts_into(shape[:-2], mine[:-2]):
+            raise ShapeError(
+                describe(operation, f"expected a matrix of shape {square} for {mine}, got {shape}", self._path)
+            )
 
     def _check_operator(self, operation: str, op: Any) -> None:
         name = kind(self._dtype_name)
@@ -573,7 +578,8 @@ class Variable(Protocols):
         Raises:
             AttributeError: the library has none.
         """
-        parameter = self._backend.parameter(self._initialized("parameter"))
+        with self._lock:
+            parameter = self._backend.parameter(self._initialized("parameter"))
         if parameter is None:
             raise AttributeError(
                 describe("parameter", f"{self.backend} has no mutable parameter object", self._path, "use v.value")

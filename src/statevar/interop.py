@@ -10,7 +10,7 @@ import numpy as np
 from ._backend import HostArray
 from ._convert import to_operand
 from ._dtypes import dtype_name
-from ._registry import get_backend
+from ._registry import default_backend
 from ._variable import Variable
 from .errors import ReadOnlyError, ShapeError, describe
 
@@ -108,7 +108,7 @@ def _checked(x: Any, value: Any) -> Any:
         operand = to_operand(value, x._backend, x.dtype_name, operation="set_value", path=x.path)
         x._fits("set_value", operand, None)
         return operand
-    operand = to_operand(value, get_backend("numpy"), dtype_name(x.dtype), operation="set_value", path="")
+    operand = to_operand(value, default_backend(), dtype_name(x.dtype), operation="set_value", path="")
     if operand.shape != x.shape:
         raise ShapeError(describe("set_value", f"expected shape {x.shape}, got {operand.shape}"))
     if not x.flags.writeable:

@@ -138,7 +138,10 @@ class TensorFlowBackend(Backend):
         return dlpack_of_host(self.to_host(array), request)
 
     def round(self, array: Any, decimals: int) -> Any:
-        return tensorflow_namespace.round(array, decimals)
+        if array.dtype.is_integer:
+            return array
+        scale = tf.cast(10.0**decimals, array.dtype)
+        return tf.round(array * scale) / scale
 
     # -- a handle's life ---------------------------------------------------------------------------------
 

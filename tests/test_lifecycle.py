@@ -1,0 +1,142 @@
+"""Row 10: freed with the last reference; copies and pickles share nothing."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import pickle
+import subprocess
+import sys
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import statevar as sv
+from tests.helpers import assert_same
+
+COPIES: dict[str, Callable[[Any], Any]] = {
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda v: pickle.loads(pickle.dumps(v)),
+    "pickle protocol 2": lambda v: pickle.loads(pickle.dumps(v, 2)),
+}
+
+
+def test_freed_with_the_last_reference(backend: str) -> None:
+    v = sv.Variable(np.zeros(1000, "float32"), backend=backend)
+    v.assign_add(1.0)
+    v[0] = 2.0
+    v.value, v.numpy(), v + 1, repr(v)
+    freed = weakref.ref(v)
+    handle = weakref.ref(v._handle.writer) if backend == "numpy" else None
+    gc.disable()
+    try:
+        del v
+        assert freed() is None
+        assert handle is None or handle() is None
+    finally:
+        gc.enable()
+
+
+def test_a_snapshot_outlives_its_variable(backend: str) -> None:
+    v = sv.Variable([1.0, 2.0], backend=backend)
+    snapshot = v.value
+    del v
+    assert_same(snapshot, [1.0, 2.0])
+
+
+def test_memory_does_not_grow_with_the_number_of_variables_made() -> None:
+    import resource
+
+    def peak() -> int:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    for _ in range(3):
+        sv.Variable(np.zeros(5_000_000, "float32")).assign_add(1.0)
+    before = peak()
+    for _ in range(30):
+        sv.Variable(np.zeros(5_000_000, "float32")).assign_add(1.0)
+    assert peak() - before < 30_000  # kB; thirty variables would be 600,000
+
+
+def test_variables_are_weakly_referenceable_and_hashable(backend: str) -> None:
+    v = sv.Variable(0.0, backend=backend)
+    table = weakref.WeakKeyDictionary({v: "x"})
+    assert table[v] == "x"
+    assert {v, v} == {v}
+
+
+def twice(value: Any) -> Any:
+    """A constraint that pickles."""
+    return value
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_copies_keep_everything_and_share_nothing(backend: str, how: str) -> None:
+    with sv.name_scope("scope"):
+        v = sv.Variable(
+            np.ones((2, 3)),
+            (None, 3),
+            "float16",
+            trainable=False,
+            autocast=False,
+            aggregation="sum",
+            name="w",
+            backend=backend,
+            device="cpu:0",
+            constraint=twice,
+        )
+    w = COPIES[how](v)
+    assert w is not v
+    assert type(w) is sv.Variable
+    for attribute in ("shape", "declared_shape", "dtype", "dtype_name", "trainable", "autocast", "aggregation",
+                      "name", "path", "backend", "device", "constraint"):  # fmt: skip
+        assert getattr(w, attribute) == getattr(v, attribute), attribute
+    assert_same(w, v, dtype=True)
+    w.assign_add(1.0)
+    v[0] = 7.0
+    assert_same(w, np.full((2, 3), 2.0))
+    assert_same(v, [[7.0] * 3, [1.0] * 3])
+
+
+@pytest.mark.parametrize("how", COPIES)
+def test_copies_of_variables_without_a_value(backend: str, how: str) -> None:
+    w = COPIES[how](sv.Variable(shape=(None, 2), dtype="int32", name="u", backend=backend))
+    assert not w.is_initialized
+    assert (w.declared_shape, w.dtype_name, w.name, w.backend) == ((None, 2), "int32", "u", backend)
+
+
+@pytest.mark.parametrize("how", COPIES)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e5m2", "bool", "complex64", "int8"])
+def test_copies_of_every_kind_of_dtype(backend: str, how: str, dtype: str) -> None:
+    v = sv.Variable([1, 0], dtype=dtype, backend=backend)
+    assert_same(COPIES[how](v), v, dtype=True)
+
+
+def test_copies_of_strings_and_scalars() -> None:
+    for value in (["a", "bc"], 3.5, 2):
+        assert_same(pickle.loads(pickle.dumps(sv.Variable(value))), sv.Variable(value), dtype=True)
+
+
+def test_a_copy_takes_no_default_name() -> None:
+    with sv.name_scope("test_a_copy_takes_no_default_name"):
+        v = sv.Variable(0)
+        assert copy.deepcopy(v).name == v.name == "variable"
+        assert sv.Variable(0).name == "variable_1"
+
+
+def test_a_deepcopied_container_keeps_its_sharing() -> None:
+    v = sv.Variable(0)
+    first, second = copy.deepcopy([v, v])
+    assert first is second
+    assert first is not v
+
+
+def test_a_pickle_is_read_in_another_process(backend: str) -> None:
+    data = pickle.dumps(sv.Variable([1.0, 2.0], name="w", backend=backend))
+    code = "import pickle, sys; v = pickle.loads(sys.stdin.buffer.read()); print(v.backend, v.name, v.numpy().tolist())"
+    result = subprocess.run([sys.executable, "-c", code], input=data, check=True, capture_output=True)
+    assert result.stdout.decode().split("\n")[-2] == f"{backend} w [1.0, 2.0]"

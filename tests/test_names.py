@@ -1,0 +1,53 @@
+"""Row 9: names, scopes and paths."""
+
+from __future__ import annotations
+
+import pytest
+
+import statevar as sv
+
+
+def test_default_names_are_unique_in_their_scope() -> None:
+    with sv.name_scope("test_default_names"):
+        paths = [sv.Variable(0).path for _ in range(3)]
+        with sv.name_scope("inner"):
+            assert sv.Variable(0).path == "test_default_names/inner/variable"
+    with sv.name_scope("test_default_names"):
+        paths.append(sv.Variable(0).path)
+    assert paths == [f"test_default_names/variable{end}" for end in ("", "_1", "_2", "_3")]
+
+
+def test_explicit_names_may_repeat(backend: str) -> None:
+    v, w = sv.Variable(0, name="w", backend=backend), sv.Variable(0, name="w", backend=backend)
+    assert (v.name, w.name, v.path, w.path) == ("w", "w", "w", "w")
+
+
+def test_scopes_nest(backend: str) -> None:
+    with sv.name_scope("encoder") as outer, sv.name_scope("dense") as inner:
+        v = sv.Variable(0.0, name="kernel", backend=backend)
+    assert (outer, inner) == ("encoder", "encoder/dense")
+    assert (v.name, v.path) == ("kernel", "encoder/dense/kernel")
+    assert sv.Variable(0, name="kernel").path == "kernel"
+
+
+def test_a_scope_ends_with_an_exception() -> None:
+    with pytest.raises(KeyError), sv.name_scope("a"):
+        raise KeyError
+    assert sv.Variable(0, name="w").path == "w"
+
+
+@pytest.mark.parametrize("name", ["", "a/b", 3, None, b"w"])
+def test_bad_names(name: object) -> None:
+    message = "name: expected a non-empty string without '/', got .*Hint: nest name_scope for a path"
+    with pytest.raises(ValueError, match=message), sv.name_scope(name):  # type: ignore[arg-type]
+        pass
+    if name is not None:
+        with pytest.raises(sv.errors.NameScopeError, match=message):
+            sv.Variable(0, name=name)  # type: ignore[arg-type]
+
+
+def test_errors_name_the_path(backend: str) -> None:
+    with sv.name_scope("encoder"):
+        v = sv.Variable([1.0], name="w", backend=backend)
+    with pytest.raises(sv.errors.ShapeError, match="at 'encoder/w'"):
+        v.assign([1.0, 2.0])

@@ -1,0 +1,209 @@
+"""Row 7: threads are counted. A lost update or a torn read is a number that is not zero."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import statevar as sv
+from tests.helpers import assert_same, host
+
+THREADS = 8
+ADDS = 2000
+
+
+@pytest.fixture(autouse=True)
+def switch_often() -> Iterator[None]:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def in_threads(*functions: Callable[[], object]) -> None:
+    """Runs each in a thread of its own, and raises what the first of them raised."""
+    errors: list[BaseException] = []
+
+    def guarded(function: Callable[[], object]) -> None:
+        try:
+            function()
+        except BaseException as error:  # noqa: BLE001  # raised below
+            errors.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(function,)) for function in functions]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+
+
+def repeat(count: int, function: Callable[[], object]) -> Callable[[], None]:
+    def run() -> None:
+        for _ in range(count):
+            function()
+
+    return run
+
+
+def test_no_update_is_lost(backend: str) -> None:
+    v = sv.Variable(0.0, backend=backend)
+    in_threads(*[repeat(ADDS, lambda: v.assign_add(1.0))] * THREADS)
+    assert float(v) == THREADS * ADDS
+    assert v.version == THREADS * ADDS
+
+
+def test_no_update_of_any_kind_is_lost(backend: str) -> None:
+    v = sv.Variable(np.zeros(4, "float32"), backend=backend)
+    turns = 200
+
+    def scatter() -> None:
+        v.at[[0, 0, 3]].add(1.0)
+
+    def block() -> None:
+        v.at[1:3].add(1.0)
+
+    def operators() -> None:
+        nonlocal_v = v
+        nonlocal_v += 1.0
+        nonlocal_v -= 1.0
+
+    def read() -> None:
+        v.numpy()
+
+    in_threads(*[repeat(turns, function) for function in (scatter, scatter, block, block, operators, read)])
+    assert_same(v, [4.0 * turns, 2.0 * turns, 2.0 * turns, 2.0 * turns])
+
+
+def test_a_plain_array_loses_updates() -> None:
+    """The test above can fail: the same on an ndarray, read and written back."""
+    array = np.zeros(())
+
+    def add() -> None:
+        value = array[()]
+        for _ in range(20):
+            pass
+        array[()] = value + 1
+
+    in_threads(*[repeat(ADDS, add)] * THREADS)
+    assert array < THREADS * ADDS
+
+
+def torn(read: Callable[[], Any], write: Callable[[float], object], reads: int) -> int:
+    """How many of the reads saw a mixture of two writes."""
+    done = threading.Event()
+    count = 0
+
+    def writer() -> None:
+        value = 0.0
+        while not done.is_set():
+            value += 1.0
+            write(value)
+
+    def reader() -> None:
+        nonlocal count
+        try:
+            for _ in range(reads):
+                value = host(read())
+                count += int(value[0] != value[-1] or value[0] != value[value.size // 2])
+        finally:
+            done.set()
+
+    in_threads(writer, reader)
+    return count
+
+
+MEGABYTE = 250_000
+
+
+@pytest.mark.parametrize("how", ["assign", "assign_add", "setitem"])
+def test_no_read_is_torn(backend: str, how: str) -> None:
+    # 100,000 reads on NumPy, where the writer works in the reader's memory; fewer where a read costs more.
+    reads = {"numpy": 34_000, "torch": 3_000}.get(backend, 1_000)
+    v = sv.Variable(np.zeros(MEGABYTE, "float32"), backend=backend)
+    values = [np.full(MEGABYTE, value, "float32") for value in range(4)]
+
+    def write(value: float) -> None:
+        if how == "assign":
+            v.assign(values[int(value) % 4])
+        elif how == "assign_add":
+            v.assign_add(1.0)
+        else:
+            v[...] = value
+
+    assert torn(lambda: v.value, write, reads) == 0
+
+
+def test_no_copy_is_torn(backend: str) -> None:
+    v = sv.Variable(np.zeros(MEGABYTE, "float32"), backend=backend)
+    values = [np.full(MEGABYTE, value, "float32") for value in range(4)]
+    assert torn(v.numpy, lambda value: v.assign(values[int(value) % 4]), 500) == 0
+
+
+def test_a_plain_array_is_torn() -> None:
+    """The tests above can fail: the same on an ndarray."""
+    array = np.zeros(4 * MEGABYTE, "float32")
+
+    def write(value: float) -> None:
+        array[...] = value
+
+    assert torn(array.copy, write, 300) > 0
+
+
+def test_a_held_snapshot_stays_what_it_was(backend: str) -> None:
+    v = sv.Variable(np.zeros(10_000, "float32"), backend=backend)
+    changed = 0
+
+    def reader() -> None:
+        nonlocal changed
+        for _ in range(200):
+            snapshot = v.value
+            first = host(snapshot)[0]
+            for _ in range(3):
+                changed += int((host(snapshot) != first).any())
+
+    in_threads(reader, reader, repeat(400, lambda: v.assign_add(1.0)))
+    assert changed == 0
+
+
+def test_shape_and_value_change_together(backend: str) -> None:
+    v = sv.Variable(np.full(1, 1.0, "float32"), shape=(None,), backend=backend)
+    wrong = 0
+
+    def writer() -> None:
+        for size in range(1, 300):
+            v.assign(np.full(size % 7 + 1, float(size % 7 + 1), "float32"))
+
+    def reader() -> None:
+        nonlocal wrong
+        for _ in range(300):
+            value = host(v.value)
+            wrong += int((value != value.size).any())
+
+    in_threads(writer, reader, writer)
+    assert wrong == 0
+
+
+def test_first_assignment_races(backend: str) -> None:
+    for _ in range(20):
+        v = sv.Variable(shape=(), backend=backend)
+        in_threads(*[lambda v=v: v.assign(0.0)] * 4)
+        assert v.version == 4
+        assert float(v) == 0.0
+
+
+def test_default_names_are_unique_across_threads() -> None:
+    names: list[str] = []
+
+    def make() -> None:
+        with sv.name_scope("test_default_names_are_unique_across_threads"):
+            names.extend(sv.Variable(0).name for _ in range(200))
+
+    in_threads(*[make] * 4)
+    assert len(set(names)) == len(names) == 800
