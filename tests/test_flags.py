@@ -58,7 +58,7 @@ def test_trainable_reaches_tensorflow() -> None:
 def test_a_constraint_applies_to_every_write(backend: str) -> None:
     v = sv.Variable([3.0, -1.0], constraint=lambda a: a * 0 + abs(a), backend=backend)
     assert_same(v, [3.0, -1.0])
-    writes: list[tuple[Any, list[float]]] = [
+    writes: list[tuple[Any, Any]] = [
         (lambda: v.assign([-2.0, 2.0]), [2.0, 2.0]),
         (lambda: v.assign_add([-5.0, 1.0]), [3.0, 3.0]),
         (lambda: v.assign_sub(4.0), [1.0, 1.0]),

@@ -32,7 +32,7 @@ def shaped_index(draw: st.DrawFn) -> tuple[tuple[int, ...], Any]:
     parts: list[Any] = []
     rank = draw(st.integers(1, len(shape)))
     for size in shape[:rank]:
-        if parts and draw(st.booleans()):
+        if len(parts) > 0 and draw(st.booleans()):
             part: Any = draw(st.slices(size))
         else:
             part = draw(hnp.arrays(np.int64, lengths, elements=st.integers(-size, size - 1)))

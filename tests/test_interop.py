@@ -77,7 +77,12 @@ def test_batches(backend: str) -> None:
 
 def test_a_batch_is_checked_before_anything_is_written(backend: str) -> None:
     v, w, x = sv.Variable([0.0], backend=backend), sv.Variable([0], backend=backend), np.zeros(1)
-    for pairs in ([(v, [1.0]), (w, [0.5])], [(v, [1.0]), (x, [1.0, 2.0])], [(x, [5.0]), (v, [1.0, 2.0])]):
+    batches: list[list[tuple[Any, Any]]] = [
+        [(v, [1.0]), (w, [0.5])],
+        [(v, [1.0]), (x, [1.0, 2.0])],
+        [(x, [5.0]), (v, [1.0, 2.0])],
+    ]
+    for pairs in batches:
         with pytest.raises((TypeError, ValueError)):
             sv.batch_set_value(pairs)
     assert_same(v, [0.0])

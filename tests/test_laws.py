@@ -343,12 +343,10 @@ def test_jax_a_write_in_a_raw_jit_is_an_error() -> None:
     jax = pytest.importorskip("jax")
     v = sv.Variable([1.0], name="w", backend="jax")
 
-    @jax.jit
     def constant(x: Any) -> Any:
         v.assign_add(1.0)
         return x
 
-    @jax.jit
     def traced(x: Any) -> Any:
         v.assign(x)
         return x
@@ -357,7 +355,7 @@ def test_jax_a_write_in_a_raw_jit_is_an_error() -> None:
         v.assign(x)
         return x.sum()
 
-    for function in (constant, traced, jax.grad(differentiated)):
+    for function in (jax.jit(constant), jax.jit(traced), jax.grad(differentiated)):
         with pytest.raises(sv.errors.TraceError, match="at 'w'. Hint: return"):
             function(np.ones(1, "float32"))
     assert_same(v, [1.0])
