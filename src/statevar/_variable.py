@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from functools import partial
 from threading import RLock
 from typing import Any, Literal, Self
 
-from . import _scopes, initializers
-from ._backend import AT_OPERATIONS, Array, HostArray, Operation
-from ._convert import inferred_dtype, to_operand, unwrapped
+from . import _scopes
+from ._at import At
+from ._backend import Array, HostArray, Operation
+from ._convert import inferred_dtype, to_operand
+from ._creation import initial_value
 from ._display import variable_repr
-from ._dtypes import HOST, dtype_name, is_differentiable, is_floating, kind
+from ._dtypes import HOST, dtype_name, is_differentiable, is_floating
 from ._frozen import FrozenVariable
 from ._indexing import Selection, select
+from ._operations import CLOSED, check_operator
 from ._protocols import Protocols
 from ._registry import attach, default_backend, get_backend, owner_of
 from ._shapes import DeclaredShape, Shape, broadcasts_into, canonical_shape, fits, is_static
 from .errors import (
     DTypeError,
-    InitializerError,
     ReentrantWriteError,
     ShapeError,
     TraceError,
@@ -32,11 +33,6 @@ __all__ = ["Aggregation", "Variable"]
 
 Aggregation = Literal["none", "mean", "sum", "only_first_replica"]
 _AGGREGATIONS = ("none", "mean", "sum", "only_first_replica")
-
-# These keep dtype and shape on every library, so an adapter may do them in place. The others are computed
-# first, checked, and then stored.
-_CLOSED = {operator.add, operator.sub, operator.mul, operator.and_, operator.or_, operator.xor}
-_BITWISE = {operator.and_, operator.or_, operator.xor}
 
 
 #: Raises if an operand does not fit the variable; returns the selection, the new shape, or None.
@@ -129,7 +125,7 @@ class Variable(Protocols):
             _scopes.check_name(name)
         declared = None if shape is None else canonical_shape(shape)
         asked = None if dtype is None else dtype_name(dtype)
-        value, asked = _initial_value(initializer, declared, asked, seed)
+        value, asked = initial_value(initializer, declared, asked, seed)
         library = get_backend(backend) if backend is not None else owner_of(value) or default_backend()
         if value is not None:
             asked = asked or inferred_dtype(value, "Variable")
@@ -291,18 +287,18 @@ class Variable(Protocols):
         return self._apply("assign_sub", operator.sub, value, use_locking)
 
     def _apply(self, operation: str, op: Operation, other: Any, use_locking: bool = True) -> Self:
-        self._check_operator(operation, op)
-        if op in _CLOSED:
+        check_operator(operation, op, self._dtype_name, self._path)
+        if op in CLOSED:
             return self._write(operation, self._backend.apply, self._broadcasts, other, op, None, use_locking)
         check = self._multiplies if op is operator.matmul else self._broadcasts
         return self._write(operation, None, check, other, op, None, use_locking)
 
     def __setitem__(self, index: Any, value: Any) -> None:
         """Writes the elements that NumPy's indexing selects; ``value`` broadcasts to them."""
-        self._write("setitem", self._backend.put, self._selects, value, "set", index)
+        self._put("set", index, value, "setitem")
 
     @property
-    def at(self) -> _At:
+    def at(self) -> At:
         """Writes at an index: ``v.at[i].add(x)``; also set, subtract, multiply, divide, min, max.
 
         An element that is selected twice is changed twice.
@@ -314,7 +310,12 @@ class Variable(Protocols):
         >>> v.at[[0, 2, 2]].add(1).value
         array([1, 0, 2], dtype=int32)
         """
-        return _At(self)
+        return At(self)
+
+    def _put(self, kind_: str, index: Any, value: Any, operation: str = "") -> Self:
+        if kind_ != "set":
+            check_operator(f"at.{kind_}", kind_, self._dtype_name, self._path)
+        return self._write(operation or f"at.{kind_}", self._backend.put, self._selects, value, kind_, index)
 
     def _write(
         self,
@@ -468,22 +469,6 @@ class Variable(Protocols):
         if not mine or shape[-2:] != square or not broadcasts_into(shape[:-2], mine[:-2]):
             raise ShapeError(
                 describe(operation, f"expected a matrix of shape {square} for {mine}, got {shape}", self._path)
-            )
-
-    def _check_operator(self, operation: str, op: Any) -> None:
-        name = kind(self._dtype_name)
-        if name == "bool" and op not in _BITWISE:
-            raise DTypeError(describe(operation, "bool variables have no arithmetic", self._path, "use &, | and ^"))
-        if op in _BITWISE and name not in ("bool", "int", "uint"):
-            raise DTypeError(describe(operation, f"{self._dtype_name} variables have no bits", self._path))
-        if op in (operator.truediv, "divide") and name in ("int", "uint"):
-            raise DTypeError(
-                describe(
-                    operation,
-                    f"a quotient is not {self._dtype_name}",
-                    self._path,
-                    "use //=, or a floating-point variable",
-                )
             )
 
     # -- what it is ------------------------------------------------------------------------------------
@@ -674,74 +659,5 @@ def _restored(cls: type[Variable], state: dict[str, Any]) -> Variable:
     return cls._restore(state)
 
 
-def _initial_value(
-    initializer: Any, declared: DeclaredShape | None, dtype: str | None, seed: int | None
-) -> tuple[Any, str | None]:
-    """The initial value, called for if need be, and the dtype to cast it to; None for what is left open."""
-    if isinstance(initializer, str):
-        initializer = partial(initializers.get(initializer), seed=seed)
-    elif seed is not None:
-        raise InitializerError(
-            describe("Variable", "seed= is for named initializers only", hint="give your callable its own seed")
-        )
-    if initializer is None:
-        if declared is None:
-            raise InitializerError(
-                describe(
-                    "Variable",
-                    "neither an initial value nor a shape",
-                    hint="pass a value, or shape= and dtype= for a variable that is assigned later",
-                )
-            )
-        return None, dtype
-    if not callable(initializer):
-        return unwrapped(initializer), dtype
-    if declared is None or not is_static(declared):
-        raise ShapeError(
-            describe("Variable", f"an initializer needs a shape without open axes, got {declared}", hint="pass shape=")
-        )
-    dtype = dtype or "float32"
-    value = initializer(declared, dtype)
-    return unwrapped(value), dtype
-
-
-class _At:
-    """``v.at``: waits for an index."""
-
-    __slots__ = ("_variable",)
-
-    def __init__(self, variable: Variable) -> None:
-        self._variable = variable
-
-    def __getitem__(self, index: Any) -> _AtIndex:
-        return _AtIndex(self._variable, index)
-
-
-class _AtIndex:
-    """``v.at[i]``: every method writes at the index and returns the variable."""
-
-    __slots__ = ("_index", "_variable")
-
-    def __init__(self, variable: Variable, index: Any) -> None:
-        self._variable = variable
-        self._index = index
-
-    def _write(self, kind_: str, value: Any) -> Variable:
-        assert kind_ in AT_OPERATIONS
-        variable = self._variable
-        if kind_ != "set":
-            variable._check_operator(f"at.{kind_}", kind_)
-        return variable._write(f"at.{kind_}", variable._backend.put, variable._selects, value, kind_, self._index)
-
-    # fmt: off
-    def set(self, value: Any) -> Variable: return self._write("set", value)
-    def add(self, value: Any) -> Variable: return self._write("add", value)
-    def subtract(self, value: Any) -> Variable: return self._write("subtract", value)
-    def multiply(self, value: Any) -> Variable: return self._write("multiply", value)
-    def divide(self, value: Any) -> Variable: return self._write("divide", value)
-    def min(self, value: Any) -> Variable: return self._write("min", value)
-    def max(self, value: Any) -> Variable: return self._write("max", value)
-    # fmt: on
-
-
+# Lets `jnp.sin(v)` and `jax.jit(f)(v)` take a variable of any backend.
 attach(Variable, FrozenVariable)

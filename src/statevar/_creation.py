@@ -1,0 +1,44 @@
+"""What a variable is made from: values, names of initializers, callables, or nothing yet."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from . import initializers
+from ._convert import unwrapped
+from ._shapes import DeclaredShape, is_static
+from .errors import InitializerError, ShapeError, describe
+
+__all__ = ["initial_value"]
+
+
+def initial_value(
+    initializer: Any, declared: DeclaredShape | None, dtype: str | None, seed: int | None
+) -> tuple[Any, str | None]:
+    """The initial value, called for if need be, and the dtype to cast it to; None for what is left open."""
+    if isinstance(initializer, str):
+        initializer = partial(initializers.get(initializer), seed=seed)
+    elif seed is not None:
+        raise InitializerError(
+            describe("Variable", "seed= is for named initializers only", hint="give your callable its own seed")
+        )
+    if initializer is None:
+        if declared is None:
+            raise InitializerError(
+                describe(
+                    "Variable",
+                    "neither an initial value nor a shape",
+                    hint="pass a value, or shape= and dtype= for a variable that is assigned later",
+                )
+            )
+        return None, dtype
+    if not callable(initializer):
+        return unwrapped(initializer), dtype
+    if declared is None or not is_static(declared):
+        raise ShapeError(
+            describe("Variable", f"an initializer needs a shape without open axes, got {declared}", hint="pass shape=")
+        )
+    dtype = dtype or "float32"
+    value = initializer(declared, dtype)
+    return unwrapped(value), dtype
