@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 from hypothesis import HealthCheck, settings
 
 import statevar as sv
-
-# Before TensorFlow is imported: its start-up log is not what a failing test should show.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 # The `backend` fixture does the same for every example of a property, so that hypothesis need not mind it.
 settings.register_profile("statevar", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -43,8 +38,3 @@ def backend(request: pytest.FixtureRequest) -> str:
             raise
         pytest.skip(str(error))
     return name
-
-
-@pytest.fixture(autouse=True, scope="session")
-def doctest_imports(doctest_namespace: dict[str, object]) -> None:
-    doctest_namespace["sv"] = sv

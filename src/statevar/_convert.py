@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ._backend import Array, Backend, HostArray
-from ._dtypes import cast_host, check_kind, default_for, dtype_name, narrows
+from ._dtypes import cast_host, check_kind, default_for, dtype_name, narrows, number_to_host
 from ._operators import Operators
 from ._registry import owner_of
 from .errors import InitializerError, RangeError, StatevarError, TraceError, describe
@@ -32,6 +32,9 @@ def to_operand(value: Any, backend: Backend, dtype: str, *, operation: str, path
         RangeError: an element is out of the dtype's range.
         TraceError: the value exists only inside a traced function.
     """
+    number = number_to_host(value, dtype)
+    if number is not None:
+        return backend.from_host(number, device)
     value = unwrapped(value)
     native = backend.dtype(dtype)
     operand = backend.operand(value, native)

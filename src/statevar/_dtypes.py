@@ -12,6 +12,7 @@ Precision may be rounded, as in every library.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, TypeAlias
 
 import ml_dtypes
@@ -31,6 +32,7 @@ __all__ = [
     "is_integer",
     "kind",
     "narrows",
+    "number_to_host",
 ]
 
 HostArray: TypeAlias = "np.ndarray[Any, Any]"
@@ -61,9 +63,13 @@ DEFAULTS: dict[type, str] = {
     str: "string",
 }
 
+#: Filled as dtypes are asked for: every assignment of a foreign array asks.
+_names: dict[Any, str] = {}
+
 _RANK = {"string": -1, "bool": 0, "int": 1, "uint": 1, "float": 2, "complex": 3}
 
 
+@functools.cache
 def kind(name: str) -> str:
     """One of bool, int, uint, float, complex, string."""
     if name == "bfloat16":
@@ -92,17 +98,23 @@ def dtype_name(dtype: Any) -> str:
     >>> dtype_name(float), dtype_name(np.int8), dtype_name("bfloat16")
     ('float32', 'int8', 'bfloat16')
     """
-    if isinstance(dtype, str) and dtype in HOST:
-        return dtype
-    if isinstance(dtype, type) and dtype in DEFAULTS:
-        return DEFAULTS[dtype]
+    try:
+        return _names[dtype]
+    except (KeyError, TypeError):
+        pass  # not seen yet, or not hashable
     for name in _candidates(dtype):
         if name in HOST:
+            if dtype.__hash__ is not None:
+                _names[dtype] = name
             return name
     raise DTypeError(describe("dtype", f"unknown dtype {dtype!r}", hint=f"known dtypes are {', '.join(HOST)}"))
 
 
 def _candidates(dtype: Any) -> list[str]:
+    if isinstance(dtype, str):
+        return [dtype]
+    if isinstance(dtype, type) and dtype in DEFAULTS:
+        return [DEFAULTS[dtype]]
     names = [getattr(dtype, "name", "")]
     # Some libraries print 'library.float32', some classes are called float32.
     names += [str(dtype).rpartition(".")[2], getattr(dtype, "__name__", "")]
@@ -135,6 +147,7 @@ def check_kind(source: str, target: str, operation: str, path: str) -> None:
         )
 
 
+@functools.cache
 def narrows(source: str, target: str) -> bool:
     """Whether some value of ``source`` is out of the range of ``target`` (of the same or a higher kind)."""
     if source == target or kind(source) in ("bool", "string") or kind(target) in ("bool", "string"):
@@ -144,6 +157,7 @@ def narrows(source: str, target: str) -> bool:
     return low < target_low or high > target_high
 
 
+@functools.cache
 def _bounds(name: str) -> tuple[float, float]:
     host = HOST[name]
     if is_integer(name):
@@ -153,6 +167,26 @@ def _bounds(name: str) -> tuple[float, float]:
         host = np.dtype(f"float{host.itemsize * 4}")
     largest = float(ml_dtypes.finfo(host).max)
     return -largest, largest
+
+
+def number_to_host(value: Any, target: str) -> HostArray | None:
+    """A Python number as a host array, if it is of a kind that the dtype takes, and in its range; else None.
+
+    The common case of `cast_host`, at a fifth of its cost.
+    """
+    types, low, high = _takes(target)
+    if type(value) in types and low <= value <= high:
+        return np.array(value, HOST[target])
+    return None
+
+
+@functools.cache
+def _takes(target: str) -> tuple[tuple[type, ...], float, float]:
+    if is_integer(target):
+        return (int, bool), *_bounds(target)
+    if is_floating(target):
+        return (float, int, bool), *_bounds(target)
+    return (), 0, 0
 
 
 def cast_host(array: HostArray, target: str, *, exact: bool, operation: str, path: str) -> HostArray:

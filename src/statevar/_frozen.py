@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any, NoReturn
 
 from ._backend import Backend, Operation
@@ -61,13 +62,22 @@ class FrozenVariable(Protocols):
             )
         )
 
-    def assign(self, *_: Any, **__: Any) -> NoReturn:
+    def assign(self, value: Any, *_: Any, **__: Any) -> NoReturn:
         """Raises `ReadOnlyError`."""
-        self._apply("assign", None, None)  # type: ignore[arg-type]
+        self._apply("assign", operator.add, value)
 
-    assign_add = assign_sub = __setitem__ = assign
+    def assign_add(self, value: Any, *_: Any, **__: Any) -> NoReturn:
+        """Raises `ReadOnlyError`."""
+        self._apply("assign_add", operator.add, value)
+
+    def assign_sub(self, value: Any, *_: Any, **__: Any) -> NoReturn:
+        """Raises `ReadOnlyError`."""
+        self._apply("assign_sub", operator.sub, value)
+
+    def __setitem__(self, index: Any, value: Any) -> NoReturn:
+        self._apply("setitem", operator.add, value)
 
     @property
     def at(self) -> NoReturn:
         """Raises `ReadOnlyError`."""
-        self._apply("at", None, None)  # type: ignore[arg-type]
+        self._apply("at", operator.add, None)

@@ -24,6 +24,8 @@ def check_operator(operation: str, op: Any, dtype: str, path: str) -> None:
     is a float everywhere. So these are refused before any library is asked.
     """
     name = kind(dtype)
+    if name == "float" and op not in _BITWISE:
+        return
     if name == "bool" and op not in _BITWISE:
         raise DTypeError(describe(operation, "bool variables have no arithmetic", path, "use &, | and ^"))
     if op in _BITWISE and name not in ("bool", "int", "uint"):

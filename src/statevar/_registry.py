@@ -22,6 +22,7 @@ from .errors import BackendNotInstalledError, UnknownBackendError, describe
 __all__ = ["attach", "backend_names", "default_backend", "get_backend", "owner_of", "speaking"]
 
 _GROUP = "statevar.backends"
+_ADAPTERS = "statevar._backends"
 
 
 class _Row(NamedTuple):
@@ -39,8 +40,9 @@ _ROWS = {
     "tensorflow": _Row(("tensorflow",), protocol="__tf_tensor__"),
 }
 
+_NOBODYS = frozenset({bool, int, float, complex, str, bytes, list, tuple, range, dict, type(None)})
+
 _loaded: dict[str, Backend] = {}
-_loading: set[str] = set()
 _attached: list[tuple[type, type]] = []
 _owners: dict[type, Backend] = {}
 
@@ -78,11 +80,7 @@ def get_backend(name: str) -> Backend:
 
 
 def _load_builtin(name: str) -> Backend:
-    _loading.add(name)
-    try:
-        backend: Backend = _import_builtin(name).BACKEND
-    finally:
-        _loading.discard(name)
+    backend: Backend = _import_builtin(name).BACKEND
     if name not in _loaded and _ROWS[name].attaches:
         for types in _attached:
             backend.attach(*types)
@@ -91,7 +89,7 @@ def _load_builtin(name: str) -> Backend:
 
 def _import_builtin(name: str) -> ModuleType:
     try:
-        return importlib.import_module(f"statevar._backends.{name}")
+        return importlib.import_module(f"{_ADAPTERS}.{name}")
     except ModuleNotFoundError as error:
         library = _ROWS[name].roots[0]
         if error.name is None or error.name.partition(".")[0] != library:
@@ -110,6 +108,8 @@ def owner_of(value: Any) -> Backend | None:
     kind = type(value)
     if kind in _owners:
         return _owners[kind]
+    if kind in _NOBODYS:
+        return None
     for base in kind.__mro__:
         root = base.__module__.partition(".")[0]
         for name in _names_for(root):
@@ -184,8 +184,8 @@ class _Wrapped(Loader):
         self._spec.loader = self._loader  # nobody shall see this wrapper afterwards
         module.__loader__ = self._loader
         self._loader.exec_module(module)
-        if self._backend in _loading:
-            return  # it is our adapter that imports its library
+        if f"{_ADAPTERS}.{self._backend}" in sys.modules:
+            return  # it is our adapter that imports its library: `get_backend` will attach it
         try:
             get_backend(self._backend)
         except Exception as error:  # noqa: BLE001  # an import of theirs must not fail because of us

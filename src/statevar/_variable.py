@@ -450,6 +450,8 @@ class Variable(Protocols):
         return self._backend.shape(x)
 
     def _broadcasts(self, operation: str, x: Array, index: None) -> None:
+        if x.shape == self._shape or x.shape == ():
+            return
         shape = self._backend.shape(x)
         if not broadcasts_into(shape, self.shape):
             raise ShapeError(describe(operation, f"shape {shape} does not broadcast into {self._shape}", self._path))

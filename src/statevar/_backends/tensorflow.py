@@ -36,8 +36,8 @@ _ON_HOST = {"float8_e4m3fn", "float8_e5m2", "int4", "uint4"}
 _READ = tf.raw_ops.ReadVariableOp
 _ASSIGN = tf.raw_ops.AssignVariableOp
 _IN_PLACE: dict[Operation, Any] = {
-    operator.add: (tf.raw_ops.AssignAddVariableOp, tf.Variable.assign_add),
-    operator.sub: (tf.raw_ops.AssignSubVariableOp, tf.Variable.assign_sub),
+    operator.add: (tf.raw_ops.AssignAddVariableOp, "assign_add"),
+    operator.sub: (tf.raw_ops.AssignSubVariableOp, "assign_sub"),
 }
 
 
@@ -186,7 +186,7 @@ class TensorFlowBackend(Backend):
         if tf.executing_eagerly():
             raw(resource=variable.handle, value=_beside(x, variable))
         else:
-            method(variable, x, read_value=False)
+            getattr(variable, method)(x, read_value=False)  # abstract in tf.Variable; the instance has it
         return handle
 
     def put(self, handle: Any, x: Any, kind: str, where: Selection) -> Any:

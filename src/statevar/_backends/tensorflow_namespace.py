@@ -1,26 +1,28 @@
-"""The array API names that TensorFlow's NumPy module has, and those it lacks.
+"""An array API namespace for TensorFlow, which publishes none.
 
-TensorFlow publishes no array API namespace. ``tensorflow.experimental.numpy`` has most functions under
-NumPy's names; what the standard calls otherwise is added here.
+What ``tensorflow.experimental.numpy`` has under NumPy's names is taken from there; what it lacks, calls
+otherwise, or breaks on (bfloat16, and integers where it calls ``.astype``) is written here on TensorFlow's own
+functions. Operands may be variables: TensorFlow's NumPy functions do not ask an object for its tensor.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+import ml_dtypes
 import tensorflow as tf
 import tensorflow.experimental.numpy as _numpy
 
-__array_api_version__ = "2022.12"
+__array_api_version__ = "2023.12"
+
+e, inf, nan, newaxis, pi = math.e, math.inf, math.nan, None, math.pi
 
 _RENAMED = {
-    "acos": "arccos",
-    "acosh": "arccosh",
-    "asin": "arcsin",
-    "asinh": "arcsinh",
-    "atan": "arctan",
     "atan2": "arctan2",
-    "atanh": "arctanh",
     "bitwise_invert": "bitwise_not",
     "concat": "concatenate",
     "permute_dims": "transpose",
@@ -29,28 +31,142 @@ _RENAMED = {
 _DTYPES = (
     "bool",
     *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
-    *("bfloat16", "float32", "float64", "complex64", "complex128"),
+    *("bfloat16", "float16", "float32", "float64", "complex64", "complex128"),
 )
+# Of one array, and the same for every dtype that the function has a meaning for.
+_UNARY: dict[str, Callable[[Any], Any]] = {
+    **{name: getattr(tf.math, name) for name in ("acos", "acosh", "asin", "asinh", "atan", "atanh", "cos", "cosh")},
+    **{name: getattr(tf.math, name) for name in ("exp", "expm1", "log", "log1p", "sin", "sinh", "sqrt", "tan", "tanh")},
+    **{name: getattr(tf.math, name) for name in ("abs", "conj", "imag", "logical_not", "negative", "real")},
+    **{name: getattr(tf.math, name) for name in ("reciprocal", "sign", "square")},
+    "matrix_transpose": tf.linalg.matrix_transpose,
+    "positive": tf.identity,
+}
+# Of one array; an integer is its own result.
+_ROUNDING = {
+    "ceil": tf.math.ceil,
+    "floor": tf.math.floor,
+    "round": tf.math.round,
+    "trunc": lambda x: tf.sign(x) * tf.floor(tf.abs(x)),
+}
+# Of one array; (function of floating-point numbers, result for others).
+_TESTS = {"isfinite": (tf.math.is_finite, True), "isinf": (tf.math.is_inf, False), "isnan": (tf.math.is_nan, False)}
 
 
+class _Finfo(NamedTuple):
+    bits: int
+    eps: float
+    max: float
+    min: float
+    smallest_normal: float
+    dtype: Any
+
+
+@functools.cache  # not kept as globals: `any` and `map` would hide Python's from this file
 def __getattr__(name: str) -> Any:
     if name in _DTYPES:
         return tf.as_dtype(name)
-    return getattr(_numpy, _RENAMED.get(name, name))
+    if name in _UNARY:
+        found: Any = _UNARY[name]
+    elif name in _ROUNDING:
+        found = functools.partial(_rounded, _ROUNDING[name])
+    elif name in _TESTS:
+        found = functools.partial(_tested, *_TESTS[name])
+    else:
+        found = getattr(_numpy, _RENAMED.get(name, name))
+        if not inspect.isfunction(found):
+            return found
+    return _taking_variables(found, name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*dir(_numpy), *_RENAMED, *_DTYPES, *globals()})
+    return sorted({*dir(_numpy), *_RENAMED, *_DTYPES, *_UNARY, *_ROUNDING, *_TESTS, *globals()})
+
+
+def _tensor(x: Any) -> Any:
+    """The tensor of an object that has one, also in lists and tuples; anything else as it is."""
+    if type(x) in (list, tuple):
+        return type(x)(_tensor(each) for each in x)
+    if isinstance(x, tf.Tensor | tf.Variable) or not hasattr(x, "__tf_tensor__"):
+        return x
+    return x.__tf_tensor__()
+
+
+def _taking_variables(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return function(*map(_tensor, args), **{key: _tensor(each) for key, each in kwargs.items()})
+
+    call.__name__ = call.__qualname__ = name
+    call.__doc__ = function.__doc__
+    call.__module__ = getattr(function, "__module__", None) or __name__  # its examples are theirs to test
+    return call
+
+
+def _rounded(function: Callable[[Any], Any], x: Any) -> Any:
+    x = tf.convert_to_tensor(x)
+    return x if x.dtype.is_integer else function(x)
+
+
+def _tested(function: Callable[[Any], Any], otherwise: bool, x: Any) -> Any:
+    x = tf.convert_to_tensor(x)
+    if x.dtype.is_complex:
+        parts = function(tf.math.real(x)), function(tf.math.imag(x))
+        return tf.logical_and(*parts) if otherwise else tf.logical_or(*parts)
+    return function(x) if x.dtype.is_floating else tf.fill(tf.shape(x), otherwise)
+
+
+# -- creation ------------------------------------------------------------------------------------------
 
 
 def asarray(obj: Any, /, *, dtype: Any = None, device: Any = None, copy: bool | None = None) -> Any:
     with tf.device(device):
-        tensor = tf.convert_to_tensor(obj)
-        return tensor if dtype is None else tf.cast(tensor, dtype)
+        tensor = tf.convert_to_tensor(_tensor(obj))
+        return tf.identity(tensor) if dtype is None else tf.cast(tensor, dtype)
+
+
+def from_dlpack(x: Any, /, *, device: Any = None, copy: bool | None = None) -> Any:
+    return tf.experimental.dlpack.from_dlpack(x.__dlpack__())
+
+
+def _placed(name: str) -> Callable[..., Any]:
+    function = getattr(_numpy, name)
+
+    def create(*args: Any, dtype: Any = None, device: Any = None, **kwargs: Any) -> Any:
+        if dtype is not None:
+            kwargs["dtype"] = tf.as_dtype(dtype)
+        with tf.device(device):
+            return function(*map(_tensor, args), **kwargs)
+
+    create.__name__ = create.__qualname__ = name
+    return create
+
+
+arange, empty, eye, full, linspace, ones, zeros = map(
+    _placed, ("arange", "empty", "eye", "full", "linspace", "ones", "zeros")
+)
+empty_like, full_like, ones_like, zeros_like = map(_placed, ("empty_like", "full_like", "ones_like", "zeros_like"))
+
+
+# -- dtypes --------------------------------------------------------------------------------------------
 
 
 def astype(x: Any, dtype: Any, /, *, copy: bool = True, device: Any = None) -> Any:
-    return tf.cast(x, dtype)
+    return tf.cast(_tensor(x), dtype)
+
+
+def can_cast(from_: Any, to: Any, /) -> bool:
+    return bool(result_type(from_, to) == tf.as_dtype(to))
+
+
+def result_type(*arrays_and_dtypes: Any) -> Any:
+    return tf.as_dtype(_numpy.result_type(*[getattr(each, "dtype", each) for each in arrays_and_dtypes]))
+
+
+def finfo(type: Any, /) -> _Finfo:  # noqa: A002  # the standard's name
+    dtype = tf.as_dtype(getattr(type, "dtype", type))
+    info = ml_dtypes.finfo(dtype.real_dtype.as_numpy_dtype)
+    low, high, tiny = float(info.min), float(info.max), float(info.smallest_normal)
+    return _Finfo(info.bits, float(info.eps), high, low, tiny, dtype.real_dtype)
 
 
 def isdtype(dtype: Any, kind: Any) -> bool:
@@ -72,8 +188,84 @@ def isdtype(dtype: Any, kind: Any) -> bool:
     return kinds[kind]
 
 
-def matrix_transpose(x: Any, /) -> Any:
-    return tf.linalg.matrix_transpose(x)
+# -- of two arrays -------------------------------------------------------------------------------------
+
+
+def bitwise_left_shift(x1: Any, x2: Any, /) -> Any:
+    return tf.bitwise.left_shift(_tensor(x1), _tensor(x2))
+
+
+def bitwise_right_shift(x1: Any, x2: Any, /) -> Any:
+    return tf.bitwise.right_shift(_tensor(x1), _tensor(x2))
+
+
+def copysign(x1: Any, x2: Any, /) -> Any:
+    size, sign = tf.abs(_tensor(x1)), _numpy.signbit(_tensor(x2))
+    return tf.where(sign, -size, size)
+
+
+def vecdot(x1: Any, x2: Any, /, *, axis: int = -1) -> Any:
+    x1, x2 = map(tf.convert_to_tensor, (_tensor(x1), _tensor(x2)))
+    return tf.reduce_sum(tf.math.conj(x1) * x2, axis)
+
+
+# -- along axes ----------------------------------------------------------------------------------------
+
+
+def std(x: Any, /, *, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Any:
+    return tf.sqrt(var(x, axis=axis, correction=correction, keepdims=keepdims))
+
+
+def var(x: Any, /, *, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Any:
+    x = tf.convert_to_tensor(_tensor(x))
+    result = tf.math.reduce_variance(x, axis, keepdims)
+    if not correction:
+        return result
+    count = tf.cast(tf.size(x) / tf.size(tf.reduce_sum(x, axis)), result.dtype)
+    return result * (count / (count - tf.cast(correction, result.dtype)))
+
+
+def cumulative_sum(x: Any, /, *, axis: int | None = None, dtype: Any = None, include_initial: bool = False) -> Any:
+    return _cumulative(tf.cumsum, 0, x, axis, dtype, include_initial)
+
+
+def cumulative_prod(x: Any, /, *, axis: int | None = None, dtype: Any = None, include_initial: bool = False) -> Any:
+    return _cumulative(tf.math.cumprod, 1, x, axis, dtype, include_initial)
+
+
+def _cumulative(function: Any, first: int, x: Any, axis: int | None, dtype: Any, include_initial: bool) -> Any:
+    x = tf.convert_to_tensor(_tensor(x))
+    x = x if dtype is None else tf.cast(x, dtype)
+    axis = (0 if x.shape.rank == 1 else axis) if axis is None else axis
+    result = function(x, axis)
+    if not include_initial:
+        return result
+    start = tf.fill(tf.shape(tf.reduce_sum(x, axis, keepdims=True)), tf.cast(first, x.dtype))
+    return tf.concat([start, result], axis)
+
+
+def sort(x: Any, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Any:
+    return tf.sort(_tensor(x), axis, "DESCENDING" if descending else "ASCENDING")
+
+
+def argsort(x: Any, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Any:
+    found = tf.argsort(_tensor(x), axis, "DESCENDING" if descending else "ASCENDING", stable)
+    return tf.cast(found, tf.int64)
+
+
+def searchsorted(x1: Any, x2: Any, /, *, side: str = "left", sorter: Any = None) -> Any:
+    x1 = _tensor(x1) if sorter is None else tf.gather(_tensor(x1), sorter)
+    x2 = tf.convert_to_tensor(_tensor(x2))
+    found = tf.searchsorted(x1, tf.reshape(x2, [-1]), side, tf.int64)
+    return tf.reshape(found, tf.shape(x2))
+
+
+def unstack(x: Any, /, *, axis: int = 0) -> tuple[Any, ...]:
+    return tuple(tf.unstack(_tensor(x), axis=axis))
+
+
+def unique_values(x: Any, /) -> Any:
+    return tf.unique(tf.sort(tf.reshape(_tensor(x), [-1]))).y
 
 
 def argmax(x: Any, /, *, axis: int | None = None, keepdims: bool = False) -> Any:
@@ -85,7 +277,7 @@ def argmin(x: Any, /, *, axis: int | None = None, keepdims: bool = False) -> Any
 
 
 def _arg(function: Any, x: Any, axis: int | None, keepdims: bool) -> Any:
-    x = tf.convert_to_tensor(x)
+    x = tf.convert_to_tensor(_tensor(x))
     flat = tf.reshape(x, [-1]) if axis is None else x
     found = function(flat, axis=axis or 0)
     if not keepdims:

@@ -1,0 +1,50 @@
+"""The examples run as a visitor runs them, on every backend, with the same result."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import statevar as sv
+from tests.helpers import host
+
+ROOT = Path(__file__).parents[1]
+
+
+def example(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_digits_from_the_command_line() -> None:
+    result = subprocess.run(
+        [sys.executable, "examples/digits.py"], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    last = result.stdout.splitlines()[-1]
+    assert last.startswith("numpy: 9")
+    assert "of 360 held-out digits" in last
+
+
+@pytest.fixture(scope="module")
+def expected() -> tuple[float, list[sv.Variable]]:
+    accuracy, network = example("digits").train("numpy")
+    return accuracy, network.weights
+
+
+def test_digits_learns_the_same_on_every_backend(backend: str, expected: tuple[float, list[sv.Variable]]) -> None:
+    accuracy, network = example("digits").train(backend)
+    assert accuracy > 0.95
+    assert accuracy == pytest.approx(expected[0], abs=1.5 / 360)
+    for weight, reference in zip(network.weights, expected[1], strict=True):
+        np.testing.assert_allclose(host(weight), host(reference), atol=1e-4)
+    assert int(network.steps) == 440
