@@ -146,7 +146,7 @@ class TensorFlowBackend(Backend):
     # -- a handle's life ---------------------------------------------------------------------------------
 
     def create(self, array: Any, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
-        with tf.init_scope(), tf.device(device):
+        with tf.init_scope(), tf.device(array.device if device is None else device):
             shape = tf.TensorShape(None if declared is ... else declared)
             return _Handle(tf.Variable(array, trainable=trainable, shape=shape))
 
