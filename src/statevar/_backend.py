@@ -41,6 +41,7 @@ AT_OPERATIONS: dict[str, Any] = {
     "max": np.maximum,
 }
 
+_BITWISE = (operator.and_, operator.or_, operator.xor)
 _BINARY: dict[str, Operation] = {
     "add": operator.add,
     "subtract": operator.sub,
@@ -71,7 +72,7 @@ class Backend(ABC):
 
     @abstractmethod
     def owns(self, value: Any) -> bool:
-        """Whether the value is an array of this library. Called when its type's root module is ours."""
+        """Whether the value is an array of this library. Asked of other libraries' arrays too."""
 
     def is_symbolic(self, array: Array) -> bool:
         """Whether an array of ours stands for a value that only a traced program will have."""
@@ -124,12 +125,17 @@ class Backend(ABC):
     def operand(self, value: Any, dtype: Any) -> Array | None:
         """The value, if a write verb can take it as it is: ours and of this dtype. Else None.
 
-        The hot path of every write: no more than two tests. The result is cut from any gradient.
+        The hot path of every write: no more than two tests. The result is cut from any gradient. Whatever
+        `cast` returns for the dtype must be accepted.
         """
 
     @abstractmethod
     def from_host(self, array: HostArray, device: Any) -> Array:
-        """A host array as an operand of the write verbs. Must not alias it: it may be the caller's."""
+        """A host array as an operand of the write verbs, which copy what they store.
+
+        The array may be the caller's: what outlives this call and the verb must not alias it. It may also be
+        the result of `compute_on_host`, in a dtype that the library lacks. ``device`` is None for its default.
+        """
 
     @abstractmethod
     def to_host(self, array: Array) -> HostArray:
@@ -194,7 +200,8 @@ class Backend(ABC):
         return self.snapshot(handle)
 
     # Each write verb is called under the lock, with the operand's dtype and shape checked, while no
-    # reader can reach ``handle.published``. They share one signature so that there is one call site.
+    # reader can reach ``handle.published``. They share one signature so that there is one call site. An
+    # operand may lie on another device: the verb moves it, the variable stays where it is.
 
     @abstractmethod
     def assign(self, handle: Handle, x: Array, _op: Any = None, _where: Any = None) -> Handle:
@@ -202,11 +209,14 @@ class Backend(ABC):
 
     @abstractmethod
     def apply(self, handle: Handle, x: Array, op: Operation, _where: Any = None) -> Handle:
-        """Stores ``op(value, x)`` for an operator that keeps dtype and shape; x broadcasts."""
+        """Stores ``op(value, x)`` for `operator.add`, sub, mul, and_, or_ or xor; x broadcasts."""
 
     @abstractmethod
     def put(self, handle: Handle, x: Array, kind: str, where: Selection) -> Handle:
-        """Does one of `AT_OPERATIONS` at a selection; x broadcasts to it; duplicates accumulate."""
+        """Does one of `AT_OPERATIONS` at a selection; x broadcasts to it.
+
+        An element selected twice is changed twice; of several values set, the last is kept.
+        """
 
     @abstractmethod
     def redeclare(self, handle: Handle, x: Array, _op: Any = None, _where: Any = None) -> Handle:
@@ -239,8 +249,18 @@ class Backend(ABC):
 
     def compute_on_host(self, old: Array, x: Array, op: Operation) -> Array:
         """`compute` by NumPy."""
-        result = np.asarray(op(self.to_host(old), self.to_host(x)))
+        host = self.to_host(old)
+        result = np.asarray(op(host, self.to_host(x)))
+        if op in _BITWISE:
+            result = result.astype(host.dtype, copy=False)  # NumPy widens four bits
         return self.from_host(result, self.device_of(old))
+
+    def in_range_on_host(self, before: Array, after: Array) -> bool:
+        """`in_range` by NumPy."""
+        old, new = self.to_host(before), self.to_host(after)
+        if _dtypes.is_integer(self.dtype_name(after)):
+            return bool(((new.astype(old.dtype) == old) & ((new < 0) == (old < 0))).all())
+        return bool((np.isfinite(new) | ~np.isfinite(old)).all())
 
     def put_on_host(self, old: Array, x: Array, kind: str, where: Selection) -> Array:
         """`compute_put` by NumPy."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ._backend import Backend, HostArray
+from ._indexing import select
 
 __all__ = ["variable_repr"]
 
@@ -63,12 +64,12 @@ def _text(backend: Backend, value: Any) -> str:
 def _edges(backend: Backend, value: Any, shape: tuple[int, ...]) -> HostArray:
     """The corners of a large array, around one line for NumPy to leave out: only they leave the device."""
     ends = [_ends(size) for size in shape]
-    dtype = backend.to_host(value[(slice(0, 1),) * len(shape)]).dtype
+    dtype = backend.to_host(backend.get(value, select((slice(0, 1),) * len(shape), shape, ""))).dtype
     result = np.zeros([min(size, 2 * _EDGE + 1) for size in shape], dtype)
     for corner in itertools.product(*ends):
         source = tuple(pair[0] for pair in corner)
         target = tuple(pair[1] for pair in corner)
-        result[target] = backend.to_host(value[source])
+        result[target] = backend.to_host(backend.get(value, select(source, shape, "")))
     return result
 
 

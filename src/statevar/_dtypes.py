@@ -208,12 +208,12 @@ def cast_host(array: HostArray, target: str, *, exact: bool, operation: str, pat
         check_kind(source, target, operation, path)
     with np.errstate(all="ignore"):
         narrowed = array.real if downwards and kind(source) == "complex" else array
-        result: HostArray = narrowed.astype(dtype)
-        if downwards and not np.array_equal(result.astype(array.dtype), array):
+        result = _as(narrowed, dtype)
+        if downwards and not np.array_equal(_as(result, array.dtype), array):
             raise DTypeError(
                 describe(
                     operation,
-                    f"{_first(array, result.astype(array.dtype) != array)} is not representable as {target}",
+                    f"{_first(array, _as(result, array.dtype) != array)} is not representable as {target}",
                     path,
                     f"cast it yourself first if that is meant: np.asarray(x).astype({target!r})",
                 )
@@ -223,9 +223,15 @@ def cast_host(array: HostArray, target: str, *, exact: bool, operation: str, pat
     return result
 
 
+def _as(array: HostArray, dtype: np.dtype[Any]) -> HostArray:
+    """``array.astype``, also between int4 and uint4, for which NumPy has no cast."""
+    four_bits = array.dtype != dtype and {array.dtype, dtype} == {HOST["int4"], HOST["uint4"]}
+    return (array.astype(np.int8) if four_bits else array).astype(dtype)
+
+
 def _check_range(array: HostArray, result: HostArray, target: str, operation: str, path: str) -> None:
     if is_integer(target):
-        lost = result.astype(array.dtype) != array
+        lost = _as(result, array.dtype) != array
         # A cast between int64 and uint64 wraps both ways: the sign tells.
         lost |= (array < 0) != (result < 0)
     else:

@@ -11,6 +11,7 @@ from .errors import DTypeError, describe
 __all__ = ["CLOSED", "check_operator"]
 
 _BITWISE = {operator.and_, operator.or_, operator.xor}
+_ORDERED = {operator.floordiv, operator.mod, "min", "max"}
 
 #: These keep dtype and shape on every library, so an adapter may do them in place. The others are computed
 #: first, checked, and then stored.
@@ -30,6 +31,8 @@ def check_operator(operation: str, op: Any, dtype: str, path: str) -> None:
         raise DTypeError(describe(operation, "bool variables have no arithmetic", path, "use &, | and ^"))
     if op in _BITWISE and name not in ("bool", "int", "uint"):
         raise DTypeError(describe(operation, f"{dtype} variables have no bits", path))
+    if name == "complex" and op in _ORDERED:
+        raise DTypeError(describe(operation, "complex numbers have no order", path))
     if op in (operator.truediv, "divide") and name in ("int", "uint"):
         raise DTypeError(
             describe(operation, f"a quotient is not {dtype}", path, "use //=, or a floating-point variable")

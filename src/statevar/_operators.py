@@ -150,7 +150,8 @@ class Operators(ABC):
         if not self.shape:
             raise TypeError("iter: a scalar has no elements")
         value = self.value  # one snapshot: the elements belong together
-        return (value[i] for i in range(self._backend.shape(value)[0]))
+        shape = self._backend.shape(value)
+        return (self._backend.get(value, select(i, shape, "")) for i in range(shape[0]))
 
     def __contains__(self, element: Any) -> bool:
         return bool(self._backend.to_host(self == element).any())

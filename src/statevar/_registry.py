@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 import warnings
+from functools import lru_cache
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from importlib.metadata import EntryPoint, entry_points
@@ -72,7 +73,7 @@ def get_backend(name: str) -> Backend:
     if name in _ROWS:
         backend = _load_builtin(name)
     elif name in (third_party := _third_party()):
-        backend = third_party[name].load()
+        backend = _load_third_party(third_party[name])
     else:
         known = ", ".join(backend_names())
         raise UnknownBackendError(describe("backend", f"unknown backend {name!r}", hint=f"known backends are {known}"))
@@ -99,7 +100,35 @@ def _import_builtin(name: str) -> ModuleType:
         ) from error
 
 
+def _load_third_party(point: EntryPoint) -> Backend:
+    try:
+        backend = point.load()
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != point.name:
+            raise  # the library is there and broken: its own error says more
+        problem, hint = f"{point.name} is not installed", f"install the package that has the module {point.name}"
+        raise BackendNotInstalledError(describe("backend", problem, hint=hint)) from error
+    if not isinstance(backend, Backend) or backend.name != point.name:
+        raise UnknownBackendError(
+            describe(
+                "backend",
+                f"the entry point {point.name!r} gives {backend!r}",
+                hint=f"{point.value} must be an instance of statevar.backends.Backend with name = {point.name!r}",
+            )
+        )
+    if point.name not in _loaded:
+        for types in _attached:
+            backend.attach(*types)
+    return backend
+
+
 def _third_party() -> dict[str, EntryPoint]:
+    # It takes milliseconds to read the metadata of every package, and each value of an unknown type asks.
+    return _entry_points(tuple(sys.path))
+
+
+@lru_cache(maxsize=1)
+def _entry_points(_path: tuple[str, ...]) -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=_GROUP)}
 
 

@@ -127,7 +127,7 @@ class NumPyBackend(Backend):
     # -- conversion ------------------------------------------------------------------------------------
 
     def operand(self, value: Any, dtype: Any) -> HostArray | None:
-        return value if type(value) is np.ndarray and value.dtype is dtype else None
+        return value if type(value) is np.ndarray and (value.dtype is dtype or value.dtype == dtype) else None
 
     def from_host(self, array: HostArray, device: Any) -> HostArray:
         return array  # every write verb copies its operand
@@ -180,12 +180,12 @@ class NumPyBackend(Backend):
             if _exclusive(handle):
                 writer[...] = result
                 return handle
-            return _Handle(result)
+            return _Handle(result.astype(writer.dtype, copy=False))  # bitwise operators widen int4
         ufunc = _IN_PLACE[op.__name__]
         if _exclusive(handle) and not _may_raise():
             ufunc(writer, x, out=writer)
             return handle
-        return _own(ufunc(writer, x))
+        return _own(ufunc(writer, x).astype(writer.dtype, copy=False))
 
     def put(self, handle: Any, x: HostArray, kind: str, where: Selection) -> Any:
         half_written = not where.basic and kind != "set" and _may_raise()

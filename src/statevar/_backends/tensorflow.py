@@ -33,6 +33,8 @@ __all__ = ["BACKEND"]
 
 # TensorFlow has no kernels for arithmetic or scatters of these.
 _ON_HOST = {"float8_e4m3fn", "float8_e5m2", "int4", "uint4"}
+# TensorFlow casts these to few others, and not each is on the way.
+_BRIDGE = {"float8_e4m3fn": tf.float32, "float8_e5m2": tf.float32, "int4": tf.int8, "uint4": tf.int8}
 _READ = tf.raw_ops.ReadVariableOp
 _ASSIGN = tf.raw_ops.AssignVariableOp
 _IN_PLACE: dict[Operation, Any] = {
@@ -120,16 +122,17 @@ class TensorFlowBackend(Backend):
         return tf.convert_to_tensor(array, dtype)
 
     def cast(self, array: Any, dtype: Any) -> Any:
+        dtype = tf.as_dtype(dtype)
+        if not (array.dtype.is_floating and dtype.is_floating):
+            for name in (array.dtype.name, dtype.name):
+                array = tf.cast(array, _BRIDGE.get(name, array.dtype))
         return tf.cast(array, dtype)
 
     def in_range(self, before: Any, after: Any) -> bool:
         name = self.dtype_name(after)
         if tf.is_symbolic_tensor(after):
             return not is_integer(name)
-        before, after = self.to_host(before), self.to_host(after)
-        if is_integer(name):
-            return bool(((after.astype(before.dtype) == before) & ((after < 0) == (before < 0))).all())
-        return bool((np.isfinite(after) | ~np.isfinite(before)).all())
+        return self.in_range_on_host(before, after)
 
     def namespace(self) -> Any:
         return tensorflow_namespace
@@ -216,6 +219,8 @@ class TensorFlowBackend(Backend):
         return _scatter(old, tf.reshape(x, [-1]), kind, where)
 
     def get(self, array: Any, where: Selection) -> Any:
+        if array.dtype.name in ("int4", "uint4"):  # no slices, no gather
+            return self.cast(self.get(self.cast(array, tf.int8), where), array.dtype)
         if where.basic:
             return array[where.index]
         flat = tf.constant(where.flat(), tf.int64, where.shape)
@@ -275,6 +280,9 @@ def _scatter(old: Any, values: Any, kind: str, where: Selection) -> Any:
     else:
         name = {"add": "add", "subtract": "sub", "min": "min", "max": "max"}[kind]
         new = getattr(tf, f"tensor_scatter_nd_{name}")(line, positions[:, None], values)
+        if name in ("min", "max") and values.dtype.is_floating:  # TensorFlow's leave out NaN
+            lost = tf.where(tf.math.is_nan(values), values, tf.zeros_like(values))
+            new = tf.tensor_scatter_nd_add(new, positions[:, None], lost)
     return tf.reshape(new, tf.shape(old))
 
 

@@ -130,7 +130,7 @@ class TorchBackend(Backend):
         return _DTYPES[name]
 
     def dtype_name(self, array: Tensor) -> str:
-        return _NAMES[array.dtype]
+        return _NAMES.get(array.dtype) or super().dtype_name(array)  # which raises
 
     def device(self, name: Any) -> Any:
         if name is None:
@@ -191,6 +191,8 @@ class TorchBackend(Backend):
     def in_range(self, before: Tensor, after: Tensor) -> bool:
         if torch.compiler.is_compiling():
             return not is_integer(self.dtype_name(after))
+        if {before.dtype, after.dtype} & _ON_HOST:
+            return self.in_range_on_host(before, after)
         if is_integer(self.dtype_name(after)):
             same = after.to(before.dtype) == before
             return bool((same & ((after < 0) == (before < 0))).all())

@@ -1,0 +1,117 @@
+"""What the tests of the suite share: who is tested, and how arrays and handles are made."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar, NoReturn
+from unittest import SkipTest
+
+import numpy as np
+
+from .._backend import Array, Backend, Handle, HostArray
+from .._dtypes import HOST, kind
+from .._indexing import select
+from .._registry import get_backend
+from .._shapes import DeclaredShape, Shape
+from .._variable import Variable
+from ..errors import DTypeError
+from .cases import SHAPES
+
+__all__ = ["SuiteBase"]
+
+
+class SuiteBase:
+    """The part of `statevar.testing.BackendSuite` that its users fill in."""
+
+    #: The name of the backend to test.
+    backend: ClassVar[str]
+    #: The names of the dtypes that the library holds; all others must be refused. If left empty, those that are
+    #: not refused; float32, int32 and bool must be among them.
+    dtypes: ClassVar[tuple[str, ...]] = ()
+
+    #: Whether a reader that writes its snapshot is refused, or changes nothing but its own. False for a library
+    #: whose arrays cannot be made read-only and which lends its memory to readers all the same.
+    guards_snapshots: ClassVar[bool] = True
+
+    def address(self, variable: Variable) -> int | None:
+        """Where the variable's buffer lies; None if its library does not write in place.
+
+        Must hold no reference to the buffer when it returns.
+        """
+        return None
+
+    def gradient(self, function: Callable[[Any], Any], variable: Variable) -> Any:
+        """The library's gradient of a scalar function of the variable; None if it has no gradients."""
+        return None
+
+    # -- for the tests -----------------------------------------------------------------------------------
+
+    @property
+    def adapter(self) -> Backend:
+        """The adapter under test."""
+        return get_backend(self.backend)
+
+    def held(self, *kinds: str) -> list[str]:
+        """The dtypes that the library must hold, or does; only those of some kinds, if any are given."""
+        names = self.dtypes or tuple(name for name in HOST if self.holds_dtype(name))
+        return [name for name in names if not kinds or kind(name) in kinds]
+
+    def holds_dtype(self, name: str) -> bool:
+        """Whether the adapter does not refuse a dtype."""
+        try:
+            self.adapter.dtype(name)
+        except DTypeError:
+            return False
+        return True
+
+    def shapes_and_dtypes(self) -> Iterator[tuple[str, Shape]]:
+        """Every dtype in one shape, and one dtype in every shape."""
+        yield from ((name, (3, 4)) for name in self.held())
+        yield from (("float32", shape) for shape in SHAPES)
+
+    def operand(self, host: HostArray) -> Array:
+        """An operand of the write verbs, as the core makes one."""
+        return self.adapter.from_host(host, None)
+
+    def handle(self, host: HostArray, declared: DeclaredShape | None = None) -> Handle:
+        """A handle that holds a value."""
+        shape = host.shape if declared is None else declared
+        return self.adapter.create(self.operand(host), declared=shape, device=None, trainable=False)
+
+    def native(self, host: HostArray) -> Array:
+        """An array of the library."""
+        return self.adapter.snapshot(self.handle(host))
+
+    def value(self, handle: Handle) -> HostArray:
+        """What a handle holds."""
+        return self.host(self.adapter.snapshot(handle))
+
+    def host(self, array: Array | HostArray) -> HostArray:
+        """An array of the library, or of NumPy, as a NumPy array of our own."""
+        return np.array(array if isinstance(array, np.ndarray) else self.adapter.to_host(array))
+
+    def written_from(self, x: HostArray | Array) -> Iterator[tuple[str, Handle]]:
+        """Handles that each got x by another verb."""
+        adapter = self.adapter
+
+        def operand() -> Array:
+            return self.operand(x) if isinstance(x, np.ndarray) else x
+
+        def zeros() -> Handle:
+            return self.handle(np.zeros(adapter.shape(operand()), np.float32))
+
+        everything = select(..., adapter.shape(operand()), "")
+        yield "create", adapter.create(operand(), declared=..., device=None, trainable=False)
+        yield "assign", adapter.assign(zeros(), operand())
+        yield "redeclare", adapter.redeclare(zeros(), operand())
+        yield "apply", adapter.apply(zeros(), operand(), operator.add)
+        yield "put", adapter.put(zeros(), operand(), "set", everything)
+
+    def variable(self, value: Any, **options: Any) -> Variable:
+        """A variable of the backend."""
+        return Variable(value, backend=self.backend, name="suite", **options)
+
+    def skip(self, reason: str) -> NoReturn:
+        """Skips the test; pytest takes unittest's word for it."""
+        raise SkipTest(reason)

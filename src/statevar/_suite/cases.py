@@ -1,0 +1,192 @@
+"""What the suite tries: shapes, indices, values, and what NumPy makes of them.
+
+Values are small whole numbers whose sums, products and quotients every dtype holds exactly, down to four bits,
+so that results are compared without a tolerance.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._backend import AT_OPERATIONS, HostArray, Operation
+from .._dtypes import HOST, dtype_name, is_integer, kind
+from .._indexing import Selection, select
+from .._shapes import Shape
+
+__all__ = [
+    "CLOSED",
+    "EVERY_FORM",
+    "INDICES",
+    "NUMERIC",
+    "OPERATORS",
+    "SHAPES",
+    "BoundIndex",
+    "aligned",
+    "cast",
+    "closed_under",
+    "counted",
+    "expected_put",
+    "powers_of_two",
+    "small",
+    "small_operand",
+]
+
+SHAPES: tuple[Shape, ...] = ((), (0,), (1,), (5,), (3, 4), (2, 0, 3), (2, 1, 3))
+
+#: The operators for which `Backend.apply` is called.
+CLOSED: tuple[Operation, ...] = (
+    operator.add,
+    operator.sub,
+    operator.mul,
+    operator.and_,
+    operator.or_,
+    operator.xor,
+)
+
+#: The operators for which `Backend.compute` is called with a dtype of this kind, beside `CLOSED`.
+OPERATORS: dict[str, tuple[Operation, ...]] = {
+    "float": (operator.truediv, operator.floordiv, operator.mod, operator.pow),
+    "int": (operator.floordiv, operator.mod, operator.pow),
+}
+
+NUMERIC = ("int", "uint", "float", "complex")
+
+
+class BoundIndex(NamedTuple):
+    """An index into an array of a shape."""
+
+    shape: Shape
+    index: Any
+
+    @property
+    def where(self) -> Selection:
+        """The index as a backend gets it."""
+        return select(self.index, self.shape, "")
+
+    def __str__(self) -> str:
+        return f"index {self.index!r} of shape {self.shape}"
+
+
+#: For what depends on the kind of write too: a block, one backwards, and a list with duplicates.
+EVERY_FORM: tuple[BoundIndex, ...] = (
+    BoundIndex((3, 4), (slice(1, None), slice(0, 3))),
+    BoundIndex((5,), np.array([0, 2, 2, 2])),
+    BoundIndex((3, 4), (slice(None, None, -1), slice(None, None, -2))),
+)
+
+_MASK = np.array([[True, False, False, True], [False, False, False, False], [False, True, True, True]])
+_BY_SHAPE: dict[Shape, tuple[Any, ...]] = {
+    (): ((), ..., None, True),
+    (5,): (
+        0,
+        -1,
+        slice(None),
+        slice(1, 4),
+        slice(3, 3),
+        slice(None, None, 2),
+        slice(None, None, -1),
+        slice(4, 0, -2),
+        (None, slice(1, 3)),
+        [3, 0],
+        np.array([-1, 1, -1]),
+        np.array([[0, 1], [1, 3]], np.int8),
+        [],
+        np.array([True, False, True, True, False]),
+        np.zeros(5, bool),
+    ),
+    (3, 4): (
+        2,
+        (1, -2),
+        (slice(None), 1),
+        (..., -1),
+        (None, 1, slice(1, None)),
+        (1, ..., None),
+        [0, 2],
+        (slice(None), [3, 0, 3]),
+        ([0, 2], slice(None, None, -1)),
+        ([0, 1], [1, 2]),
+        (np.array([[0], [2]]), np.array([1, 3])),
+        ([0, 1], None, [1, 2]),
+        _MASK,
+        _MASK[:, 0],
+        (slice(None), _MASK[0]),
+        (_MASK[:, 0], [1, 2]),
+    ),
+    (2, 3, 4): ((..., 0), (slice(None), [0, 2], slice(1, 3)), ([0, 1], slice(None), [1, 2]), (1, _MASK)),
+    (2, 0, 3): ((slice(None), slice(None), 1), [1, 1]),
+}
+
+#: One of each form that an index may have.
+INDICES: tuple[BoundIndex, ...] = (
+    *EVERY_FORM,
+    *(BoundIndex(shape, index) for shape, indices in _BY_SHAPE.items() for index in indices),
+)
+
+
+def closed_under(dtype: str) -> tuple[Operation, ...]:
+    """The operators of `CLOSED` that variables of a dtype have."""
+    if kind(dtype) in ("int", "uint"):
+        return CLOSED
+    return {"bool": CLOSED[3:], "string": ()}.get(kind(dtype), CLOSED[:3])
+
+
+def counted(shape: Shape, dtype: str, start: int = 1) -> HostArray:
+    """Every element another: 1, 2, 3, …; for dtypes of 16 bits or more."""
+    return (np.arange(math.prod(shape)) + start).reshape(shape).astype(HOST[dtype])
+
+
+def aligned(host: HostArray) -> HostArray:
+    """A copy whose memory starts where every library can take it without copying."""
+    memory = np.empty(host.nbytes + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    copy = memory[start : start + host.nbytes].view(host.dtype).reshape(host.shape)
+    copy[...] = host
+    return copy
+
+
+def cast(host: HostArray, dtype: str) -> HostArray:
+    """Casts values that the dtype holds exactly; NumPy itself has no cast between some dtypes of ml_dtypes."""
+    wide = {"c": np.complex128, "b": np.int64, "i": np.int64, "u": np.uint64}.get(host.dtype.kind)
+    wide = wide or (np.int64 if is_integer(dtype_name(host.dtype)) else np.float64)
+    return host.astype(wide).astype(HOST[dtype])
+
+
+def powers_of_two(shape: Shape, dtype: str) -> HostArray:
+    """1, 2, 4, 1, 2, 4, …: dividing by them is exact."""
+    return (2 ** (np.arange(math.prod(shape)) % 3)).reshape(shape).astype(HOST[dtype])
+
+
+def small(shape: Shape, dtype: str) -> HostArray:
+    """2, 3, 2, … or half of it: for any dtype; sums and products with `small_operand` fit it."""
+    return _made(np.arange(math.prod(shape)) % 2 + 2, shape, dtype)
+
+
+def small_operand(shape: Shape, dtype: str) -> HostArray:
+    """1, 2, 2, 1, 2, 2, … or half of it: for any dtype."""
+    return _made(2 - (np.arange(math.prod(shape)) % 3 == 0), shape, dtype)
+
+
+def _made(numbers: HostArray, shape: Shape, dtype: str) -> HostArray:
+    if kind(dtype) == "string":
+        return numbers.astype(str).astype(HOST[dtype]).reshape(shape)
+    if kind(dtype) == "bool":
+        numbers = numbers % 2
+    elif kind(dtype) == "complex":
+        numbers = numbers * (1 + 1j)
+    elif not is_integer(dtype):
+        numbers = numbers / 2
+    return numbers.astype(HOST[dtype]).reshape(shape)
+
+
+def expected_put(old: HostArray, x: HostArray, name: str, where: Selection) -> HostArray:
+    """What a write at an index gives: one element after the other, as the law says, however slow."""
+    result = old.ravel().copy()
+    positions = np.arange(old.size).reshape(old.shape)[where.index].ravel()
+    values = np.broadcast_to(x, where.shape).ravel()
+    for position, value in zip(positions, values, strict=True):
+        result[position] = value if name == "set" else AT_OPERATIONS[name](result[position], value)
+    return result.reshape(old.shape)

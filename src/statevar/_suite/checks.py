@@ -1,0 +1,62 @@
+"""Checks that raise by themselves.
+
+No ``assert``: outside test modules pytest does not explain one, and ``python -O`` leaves it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import numpy as np
+
+from ..errors import StatevarError
+
+__all__ = ["holds", "raises", "same", "scribble"]
+
+
+def holds(condition: object, what: str) -> None:
+    """Raises AssertionError, saying what should have held, unless it does."""
+    if not condition:
+        raise AssertionError(what)
+
+
+def same(got: Any, expected: Any, what: str, *, rtol: float = 0.0) -> None:
+    """Raises AssertionError unless two host arrays have the same shape, dtype and values; NaN equals NaN.
+
+    Args:
+        rtol: for results that libraries round differently, the relative error allowed.
+    """
+    got, expected = np.asarray(got), np.asarray(expected)
+    holds(got.shape == expected.shape, f"{what}: shape {got.shape}, expected {expected.shape}")
+    holds(got.dtype == expected.dtype, f"{what}: dtype {got.dtype}, expected {expected.dtype}")
+    if rtol:
+        equal = np.allclose(got, expected, rtol=rtol, atol=0, equal_nan=True)
+    else:
+        equal = np.array_equal(got, expected, equal_nan=expected.dtype.kind in "fcV")
+    holds(equal, f"{what}: got {_short(got)}, expected {_short(expected)}")
+
+
+@contextmanager
+def raises(error: type[StatevarError], what: str, *, saying: str = "") -> Iterator[None]:
+    """Raises AssertionError unless the block raises the error, its message saying something."""
+    try:
+        yield
+    except error as raised:
+        holds(saying in str(raised), f"{what}: the message should say {saying!r}: {raised}")
+    except Exception as raised:
+        message = f"{what}: raised {type(raised).__name__}, expected {error.__name__}: {raised}"
+        raise AssertionError(message) from raised
+    else:
+        raise AssertionError(f"{what}: raised nothing, expected {error.__name__}")
+
+
+def scribble(array: Any) -> None:
+    """Overwrites an array, if it can be."""
+    with suppress(Exception):
+        array[...] = 77
+
+
+def _short(array: Any) -> str:
+    return np.array2string(array, separator=", ", threshold=50, edgeitems=3)
