@@ -149,8 +149,11 @@ class Backend(ABC):
             dtype: what the library asked for when it called us by its protocol, if anything.
         """
 
+    #: Functions of the library to which a variable is its parameter, not its value.
+    wants_parameters: ClassVar[frozenset[Any]] = frozenset()
+
     def beside(self, array: HostArray) -> Any:
-        """A NumPy array as the other operand of the library's own operators."""
+        """A NumPy array or scalar as the other operand of the library's own operators."""
         return array
 
     @abstractmethod

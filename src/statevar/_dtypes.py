@@ -69,12 +69,13 @@ _names: dict[Any, str] = {}
 _RANK = {"string": -1, "bool": 0, "int": 1, "uint": 1, "float": 2, "complex": 3}
 
 
-@functools.cache
+# Dicts and no functools.cache: torch.compile follows a write to here, and warns of every lru_cache it meets.
+_KINDS = {name: "float" if name == "bfloat16" else name.partition("_")[0].rstrip("0123456789") for name in HOST}
+
+
 def kind(name: str) -> str:
     """One of bool, int, uint, float, complex, string."""
-    if name == "bfloat16":
-        return "float"
-    return name.partition("_")[0].rstrip("0123456789")
+    return _KINDS[name]
 
 
 def is_integer(name: str) -> bool:
@@ -174,19 +175,23 @@ def number_to_host(value: Any, target: str) -> HostArray | None:
 
     The common case of `cast_host`, at a fifth of its cost.
     """
-    types, low, high = _takes(target)
-    if type(value) in types and low <= value <= high:
+    limits = _RANGES.get((type(value), target))
+    if limits is not None and limits[0] <= value <= limits[1]:
         return np.array(value, HOST[target])
     return None
 
 
-@functools.cache
-def _takes(target: str) -> tuple[tuple[type, ...], float, float]:
-    if is_integer(target):
-        return (int, bool), *_bounds(target)
-    if is_floating(target):
-        return (float, int, bool), *_bounds(target)
-    return (), 0, 0
+#: The Python numbers that NumPy casts as `cast_host` does. A larger integer would be rounded twice, by way of a double.
+_RANGES: dict[tuple[type, str], tuple[float, float]] = {
+    **{(each, name): _bounds(name) for name in HOST if is_integer(name) for each in (int, bool)},
+    **{(float, name): _bounds(name) for name in HOST if is_floating(name)},
+    **{
+        (each, name): (max(_bounds(name)[0], -(2**53)), min(_bounds(name)[1], 2**53))
+        for name in HOST
+        if is_floating(name)
+        for each in (int, bool)
+    },
+}
 
 
 def cast_host(array: HostArray, target: str, *, exact: bool, operation: str, path: str) -> HostArray:

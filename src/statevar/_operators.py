@@ -40,25 +40,31 @@ class Operators(ABC):
         """Writes ``op(self, other)`` and returns self."""
 
     def _binary(self, op: Operation, other: Any) -> Any:
-        other = self._beside(other)
-        return other if other is NotImplemented else op(self.value, other)
+        value, other = self._operands(other)
+        return other if other is NotImplemented else op(value, other)
 
     def _reflected(self, op: Operation, other: Any) -> Any:
-        other = self._beside(other)
-        return other if other is NotImplemented else op(other, self.value)
+        value, other = self._operands(other)
+        return other if other is NotImplemented else op(other, value)
 
-    def _beside(self, other: Any) -> Any:
-        """The other operand as our library takes it; NotImplemented lets its own library try."""
+    def _operands(self, other: Any) -> tuple[Any, Any]:
+        """Our value and the other operand for one library; NotImplemented lets the other's own try."""
         if type(other) in _NUMBERS:
-            return other
+            return self.value, other
+        ours = self._backend
         if isinstance(other, Operators):
+            theirs = other._backend
+            if not (theirs is ours or theirs.is_host):  # Python asks no second variable: we answer for it
+                return theirs.beside(self._host()), other.value
             other = other.value
         owner = owner_of(other)
-        if owner is None or owner is self._backend:
-            return other
-        if owner.is_host:
-            return self._backend.beside(other) if getattr(other, "ndim", 0) else other
-        return NotImplemented
+        if owner is ours:
+            return self.value, other
+        if owner is None:
+            # A frame, a sparse matrix: what takes part in NumPy's dispatch wants a NumPy operand.
+            foreign = hasattr(type(other), "__array_priority__") or hasattr(type(other), "__array_ufunc__")
+            return self._host() if foreign else self.value, other
+        return self.value, ours.beside(other) if owner.is_host else NotImplemented
 
     def _host(self) -> HostArray:
         return self._backend.to_host(self.value)

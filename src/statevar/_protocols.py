@@ -95,19 +95,37 @@ class Protocols(Operators):
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        name = getattr(func, "__name__", str(func))
-        writes = name.endswith("_") and not name.endswith("__") and isinstance(args[0], Operators)
-        if writes or isinstance(kwargs.get("out"), Operators):
-            raise TypeError(f"{name}: would write into a variable's snapshot. Hint: v.assign(…) or v.parameter.")
         backend = speaking("__torch_function__")
-        received = {key: _received(each, backend) for key, each in kwargs.items()} if kwargs else kwargs
-        return func(*[_received(each, backend) for each in args], **received)
+        if not backend.is_tracing() and _writes(func, args, kwargs):  # torch.compile cannot trace the test
+            name = getattr(func, "__name__", str(func))
+            raise TypeError(f"{name}: would write into a variable's snapshot. Hint: v.assign(…) or v.parameter.")
+        leaf = func in backend.wants_parameters  # backward() and grad() ask for what the optimizer holds
+        received = {key: _received(each, backend, leaf) for key, each in kwargs.items()} if kwargs else kwargs
+        return func(*[_received(each, backend, leaf) for each in args], **received)
 
 
-def _received(argument: Any, backend: Backend) -> Any:
-    """An argument with every variable in it replaced; written by hand, since a tree map costs 10 us."""
+def _writes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether a function of torch would write into a variable among its arguments."""
+    if _holds(kwargs.get("out")) or (kwargs.get("inplace") and _holds(args)):
+        return True
+    name = getattr(func, "__name__", "")
+    return name.endswith("_") and not name.endswith("__") and _holds(args[:1])
+
+
+def _holds(argument: Any) -> bool:
+    return isinstance(argument, Operators) or (type(argument) in (list, tuple) and any(map(_holds, argument)))
+
+
+def _received(argument: Any, backend: Backend, leaf: bool) -> Any:
+    """An argument with every variable in it replaced; written by hand, since a tree map costs 10 us.
+
+    Args:
+        leaf: variables are wanted as their parameters, not as snapshots.
+    """
     if isinstance(argument, Protocols):
+        if leaf:
+            return argument.parameter  # type: ignore[attr-defined]  # what has none says so
         return backend.receive(argument._for(backend))
     if type(argument) in (list, tuple):
-        return type(argument)([_received(each, backend) for each in argument])
+        return type(argument)([_received(each, backend, leaf) for each in argument])
     return argument

@@ -10,15 +10,17 @@ import importlib
 import sys
 import warnings
 from functools import lru_cache
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ._backend import Backend
 from .errors import BackendNotInstalledError, UnknownBackendError, describe
+
+if TYPE_CHECKING:  # each loads a dozen modules: a quarter of `import statevar`
+    from importlib.abc import Loader
+    from importlib.metadata import EntryPoint
 
 __all__ = ["attach", "backend_names", "default_backend", "get_backend", "owner_of", "speaking"]
 
@@ -82,7 +84,7 @@ def get_backend(name: str) -> Backend:
 
 def _load_builtin(name: str) -> Backend:
     backend: Backend = _import_builtin(name).BACKEND
-    if name not in _loaded and _ROWS[name].attaches:
+    if name not in _loaded:
         for types in _attached:
             backend.attach(*types)
     return _loaded.setdefault(name, backend)
@@ -129,6 +131,8 @@ def _third_party() -> dict[str, EntryPoint]:
 
 @lru_cache(maxsize=1)
 def _entry_points(_path: tuple[str, ...]) -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points  # noqa: PLC0415  # only wanted for names that are not ours
+
     return {point.name: point for point in entry_points(group=_GROUP)}
 
 
@@ -176,7 +180,7 @@ def attach(variable_type: type, snapshot_type: type) -> None:
             sys.meta_path.insert(0, _Watch(row.roots[0], name))
 
 
-class _Watch(MetaPathFinder):
+class _Watch:
     """Loads a backend once, right after its library was imported; finds nothing itself.
 
     A variable made before ``import jax`` must work in ``jnp.sin(v)`` after it.
@@ -194,11 +198,11 @@ class _Watch(MetaPathFinder):
         if spec is None or spec.loader is None:
             sys.meta_path.insert(0, self)
             return None
-        spec.loader = _Wrapped(spec.loader, spec, self.backend)
+        spec.loader = _Wrapped(spec.loader, spec, self.backend)  # type: ignore[assignment]  # a Loader in all but name
         return spec
 
 
-class _Wrapped(Loader):
+class _Wrapped:
     """A module's own loader, followed by that of a backend."""
 
     def __init__(self, loader: Loader, spec: ModuleSpec, backend: str) -> None:

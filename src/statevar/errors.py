@@ -23,6 +23,8 @@ A message says what was asked, what was got, where, and how to mend it:
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 __all__ = [
     "BackendNotInstalledError",
     "DTypeError",
@@ -55,6 +57,10 @@ def describe(operation: str, problem: str, path: str = "", hint: str = "") -> st
 
 class StatevarError(Exception):
     """The root of every exception that statevar raises on purpose."""
+
+    if not TYPE_CHECKING:
+        # TensorFlow's AutoGraph raises the same class again only if it is made as an Exception is.
+        __init__ = Exception.__init__
 
 
 class BackendNotInstalledError(StatevarError, ImportError):

@@ -14,7 +14,6 @@ import warnings
 from sys import getrefcount
 from typing import Any
 
-import array_api_compat.numpy
 import numpy as np
 
 from .._backend import Backend, HostArray, Operation, dlpack_of_host, put_in_place
@@ -82,13 +81,20 @@ def _exclusive(handle: _Handle) -> bool:
 
 def _own(array: HostArray) -> _Handle:
     """A handle on a copy."""
-    if array.nbytes < _SMALL or array.dtype.hasobject or array.dtype.kind == "T":
+    if array.nbytes < _SMALL:
         return _Handle(array.copy("C"))
-    memory = np.empty(array.nbytes + _ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % _ALIGNMENT
-    fresh = memory[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    fresh = _fresh(array)
     fresh[...] = array
     return _Handle(fresh)
+
+
+def _fresh(like: HostArray) -> HostArray:
+    """An aligned array, not yet written."""
+    if like.dtype.hasobject or like.dtype.kind == "T":
+        return np.empty(like.shape, like.dtype)
+    memory = np.empty(like.nbytes + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + like.nbytes].view(like.dtype).reshape(like.shape)
 
 
 def _may_raise() -> bool:
@@ -147,6 +153,8 @@ class NumPyBackend(Backend):
         return bool((np.isfinite(after) | ~np.isfinite(before)).all())
 
     def namespace(self) -> Any:
+        import array_api_compat.numpy  # noqa: PLC0415  # it imports f2py, unittest and more: 90 ms
+
         return array_api_compat.numpy
 
     def dlpack(self, array: HostArray, request: dict[str, Any]) -> Any:
@@ -176,16 +184,18 @@ class NumPyBackend(Backend):
     def apply(self, handle: Any, x: HostArray, op: Operation, _where: Any = None) -> Any:
         writer = handle.writer
         if writer.nbytes < _SMALL:
-            result = np.asarray(op(writer, x))
+            result = op(writer, x)  # a scalar, if the variable is one
             if _exclusive(handle):
                 writer[...] = result
                 return handle
-            return _Handle(result.astype(writer.dtype, copy=False))  # bitwise operators widen int4
+            return _Handle(np.asarray(result, writer.dtype))  # bitwise operators widen int4
         ufunc = _IN_PLACE[op.__name__]
         if _exclusive(handle) and not _may_raise():
-            ufunc(writer, x, out=writer)
+            ufunc(writer, x, out=writer, casting="unsafe")
             return handle
-        return _own(ufunc(writer, x).astype(writer.dtype, copy=False))
+        fresh = _fresh(writer)
+        ufunc(writer, x, out=fresh, casting="unsafe")
+        return _Handle(fresh)
 
     def put(self, handle: Any, x: HostArray, kind: str, where: Selection) -> Any:
         half_written = not where.basic and kind != "set" and _may_raise()

@@ -8,6 +8,7 @@ the new value and assign it. Inside ``tf.function`` the same verbs build the var
 from __future__ import annotations
 
 import operator
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -44,13 +45,14 @@ _IN_PLACE: dict[Operation, Any] = {
 
 
 class _Handle:
-    __slots__ = ("cached", "counter", "dtype", "published", "variable")
+    __slots__ = ("cached", "counter", "dimensions", "dtype", "published", "variable")
 
     def __init__(self, variable: Any) -> None:
         self.variable = variable
         self.dtype = variable.dtype
         self.published = None  # a reader must come through `snapshot`, so that a gradient tape sees it
         self.cached: Any = None
+        self.dimensions: Any = None
         self.counter: Any = None  # writes by compiled graphs; exists once a graph writes
 
 
@@ -70,6 +72,13 @@ class TensorFlowBackend(Backend):
     def is_tracing(self) -> bool:
         return not tf.executing_eagerly()
 
+    def attach(self, variable_type: type, snapshot_type: type) -> None:
+        # AutoGraph would rewrite our methods, locks and all: the first trace takes 4.1 s instead of 0.4.
+        for kind in (*variable_type.__mro__, *snapshot_type.__mro__):
+            for member in vars(kind).values():
+                if isinstance(member, FunctionType) and kind is not object:
+                    member.__dict__["autograph_info__"] = {}
+
     # -- dtypes, shapes and devices -------------------------------------------------------------------
 
     def dtype(self, name: str) -> Any:
@@ -78,8 +87,10 @@ class TensorFlowBackend(Backend):
         return tf.as_dtype(name)
 
     def shape(self, array: Any) -> Shape:
-        if array.shape.is_fully_defined():
-            return tuple(array.shape)
+        if array.shape.rank is not None:
+            shape = tuple(array.shape.as_list())
+            if None not in shape:
+                return shape
         raise ShapeError(
             describe("shape", f"a traced value of unknown shape {array.shape}", hint="give it with tf.ensure_shape")
         )
@@ -103,7 +114,7 @@ class TensorFlowBackend(Backend):
     # -- conversion ------------------------------------------------------------------------------------
 
     def operand(self, value: Any, dtype: Any) -> Any | None:
-        if isinstance(value, tf.Tensor) and value.dtype == dtype:
+        if isinstance(value, tf.Tensor) and value.dtype is dtype:  # 1.4 us less than ==
             return value
         if isinstance(value, tf.Variable) and value.dtype == dtype:
             return value.read_value()
@@ -171,8 +182,7 @@ class TensorFlowBackend(Backend):
         return handle.variable.read_value()
 
     def assign(self, handle: Any, x: Any, _op: Any = None, _where: Any = None) -> Any:
-        _writing(handle)
-        if tf.executing_eagerly():
+        if _writing(handle):
             _ASSIGN(resource=handle.variable.handle, value=_beside(x, handle.variable))
         else:
             handle.variable.assign(x, read_value=False)
@@ -182,11 +192,11 @@ class TensorFlowBackend(Backend):
         variable = handle.variable
         if op not in _IN_PLACE or handle.dtype.name in _ON_HOST:
             return self.assign(handle, self.compute(variable.read_value(), x, op))
-        _writing(handle)
+        eager = _writing(handle)
         if x.shape != variable.shape:
-            x = tf.broadcast_to(x, tf.shape(variable))
+            x = tf.broadcast_to(x, _dimensions(handle) if eager else tf.shape(variable))
         raw, method = _IN_PLACE[op]
-        if tf.executing_eagerly():
+        if eager:
             raw(resource=variable.handle, value=_beside(x, variable))
         else:
             getattr(variable, method)(x, read_value=False)  # abstract in tf.Variable; the instance has it
@@ -242,12 +252,28 @@ def _short(device: str) -> str:
     return device.rpartition("/")[2].removeprefix("device:")
 
 
-def _writing(handle: _Handle) -> None:
-    """Drops our own reference to the buffer, so that the write is in place; a graph counts its writes."""
+def _writing(handle: _Handle) -> bool:
+    """Drops our own reference to the buffer, so that the write is in place; a graph counts its writes.
+
+    Returns:
+        Whether the code runs eagerly.
+    """
     handle.cached = None
-    if not tf.executing_eagerly():
-        _expose(handle)
-        handle.counter.assign_add(1, read_value=False)
+    if tf.executing_eagerly():
+        return True
+    _expose(handle)
+    handle.counter.assign_add(1, read_value=False)
+    return False
+
+
+def _dimensions(handle: _Handle) -> Any:
+    """The shape as a tensor, kept if it is declared: `tf.shape` takes 70 us."""
+    if handle.dimensions is None:
+        shape = handle.variable.shape
+        if not shape.is_fully_defined():
+            return tf.shape(handle.variable)
+        handle.dimensions = tf.constant(shape.as_list(), tf.int32)
+    return handle.dimensions
 
 
 def _expose(handle: _Handle) -> None:

@@ -59,9 +59,14 @@ _REDUCTIONS = {"add": "sum", "multiply": "prod", "min": "amin", "max": "amax"}
 # How many tensors see a storage. Private in torch 2.13; without it every write allocates.
 _use_count: Callable[[int], int] = getattr(torch._C, "_storage_Use_Count", lambda _: -1)
 
+# Asked at every write; each dot costs 30 ns.
+_is_compiling = torch.compiler.is_compiling
+_is_grad_enabled = torch.is_grad_enabled
+_is_inference = torch.is_inference_mode_enabled
+
 
 class _Handle:
-    __slots__ = ("address", "parameter", "published", "seen", "shared", "storage", "tensor", "traced")
+    __slots__ = ("address", "parameter", "plain", "published", "seen", "shared", "storage", "tensor", "traced")
 
     def __init__(self, parameter: torch.nn.Parameter) -> None:
         self.parameter = parameter
@@ -74,6 +79,7 @@ class _Handle:
     def bind(self, tensor: Tensor) -> None:
         """Remembers the alias to write through, and its storage."""
         self.tensor = tensor
+        self.plain = tensor.is_cpu and tensor.dtype not in _ON_HOST  # the usual case, asked at once
         self.storage = tensor.untyped_storage()
         self.address = self.storage._cdata
 
@@ -87,11 +93,14 @@ class _Handle:
 
     def replace(self, fresh: Tensor) -> None:
         """Takes on new memory and leaves the old to its holders; the parameter stays the same object."""
-        with torch.inference_mode(False):
-            self.parameter.data = fresh.clone() if fresh.is_inference() else fresh
-            if self.shared:
-                torch.autograd.graph.increment_version(self.parameter)
-            self.bind(self.parameter.data)
+        if _is_inference() or fresh.is_inference():
+            with torch.inference_mode(False):
+                self.replace(fresh.clone())
+            return
+        self.parameter.data = fresh
+        if self.shared:
+            torch.autograd.graph.increment_version(self.parameter)
+        self.bind(self.parameter.data)
 
 
 def _calibrate() -> int:
@@ -113,6 +122,7 @@ class TorchBackend(Backend):
     name = "torch"
     traces = True
     writes_when_traced = True
+    wants_parameters = frozenset({torch.autograd.backward, torch.autograd.grad, Tensor.backward})
 
     # -- whose is it ---------------------------------------------------------------------------------
 
@@ -120,7 +130,7 @@ class TorchBackend(Backend):
         return isinstance(value, Tensor)
 
     def is_tracing(self) -> bool:
-        return torch.compiler.is_compiling()
+        return _is_compiling()
 
     # -- dtypes, shapes and devices -------------------------------------------------------------------
 
@@ -156,12 +166,15 @@ class TorchBackend(Backend):
     # -- conversion ------------------------------------------------------------------------------------
 
     def operand(self, value: Any, dtype: Any) -> Tensor | None:
-        if isinstance(value, Tensor) and value.dtype == dtype:
+        if isinstance(value, Tensor) and value.dtype is dtype:
             return value.detach() if value.requires_grad else value
         return None
 
     def from_host(self, array: HostArray, device: Any) -> Tensor:
-        return _tensor(np.array(array)).to(torch.get_default_device() if device is None else device)
+        tensor = _tensor(np.array(array))
+        if device is None:
+            device = torch.empty(0).device  # torch.get_default_device() takes 5 us
+        return tensor if device.type == "cpu" else tensor.to(device)
 
     def to_host(self, array: Tensor) -> HostArray:
         tensor = array.detach().resolve_conj().resolve_neg().cpu()
@@ -176,11 +189,7 @@ class TorchBackend(Backend):
     def receive(self, array: Any, dtype: Any = None) -> Tensor:
         if isinstance(array, Tensor):
             return array
-        host = np.asarray(array)
-        try:
-            return torch.utils.dlpack.from_dlpack(host)
-        except (BufferError, AttributeError, RuntimeError):  # a dtype that DLPack lacks, strides it refuses
-            return _tensor(np.array(host))
+        return _tensor(np.array(array))  # a copy: torch cannot be told not to write into it
 
     def beside(self, array: HostArray) -> Any:
         return _tensor(np.array(array))
@@ -220,11 +229,15 @@ class TorchBackend(Backend):
     # -- a handle's life ---------------------------------------------------------------------------------
 
     def create(self, array: Tensor, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
-        with torch.inference_mode(False):
-            # Moved first and wrapped then: moving a Parameter gives a tensor that is none.
-            tensor = array.detach().to(array.device if device is None else device)
-            tensor = tensor.clone(memory_format=torch.contiguous_format)
-            return _Handle(torch.nn.Parameter(tensor, requires_grad=trainable))
+        if _is_inference():
+            with torch.inference_mode(False):
+                return self.create(array, declared=declared, device=device, trainable=trainable)
+        # Moved first and wrapped then: moving a Parameter gives a tensor that is none.
+        tensor = array.detach()
+        if device is not None:
+            tensor = tensor.to(device)
+        tensor = tensor.clone(memory_format=torch.contiguous_format)
+        return _Handle(torch.nn.Parameter(tensor, requires_grad=trainable))
 
     def placed(self, handle: Any) -> Any:
         return handle.parameter.device
@@ -233,7 +246,7 @@ class TorchBackend(Backend):
         parameter: torch.nn.Parameter = handle.parameter
         if not parameter.requires_grad:
             return parameter.clone() if handle.shared or handle.traced else parameter.detach()
-        if torch.is_grad_enabled() and not torch.is_inference_mode_enabled():
+        if _is_grad_enabled() and not _is_inference():
             return _differentiable(handle)
         # Recorded whatever the mode, as the parameter itself would be.
         with torch.inference_mode(False), torch.enable_grad():
@@ -244,7 +257,7 @@ class TorchBackend(Backend):
         return value
 
     def assign(self, handle: Any, x: Tensor, _op: Any = None, _where: Any = None) -> Any:
-        if torch.compiler.is_compiling():
+        if _is_compiling():
             return _traced(handle, x)
         if handle.exclusive() and handle.tensor.shape == x.shape:
             handle.tensor.copy_(x)
@@ -253,9 +266,12 @@ class TorchBackend(Backend):
         return _written(handle)
 
     def apply(self, handle: Any, x: Tensor, op: Operation, _where: Any = None) -> Any:
-        if torch.compiler.is_compiling():
+        if _is_compiling():
             return _traced(handle, op(handle.parameter.detach(), x))
         exclusive, tensor = handle.exclusive(), handle.tensor
+        if exclusive and handle.plain and x.is_cpu:
+            _IN_PLACE[op](tensor, x)
+            return _written(handle)
         if tensor.dtype in _ON_HOST:
             return self.assign(handle, self.compute_on_host(tensor, x, op))
         x = x if x.device == tensor.device else x.to(tensor.device)
