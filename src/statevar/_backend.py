@@ -63,6 +63,8 @@ class Backend(ABC):
     name: ClassVar[str]
     #: Whether its arrays are NumPy's own.
     is_host: ClassVar[bool] = False
+    #: Whether a handle may be replaced while another thread writes it: nothing outside holds what is in it.
+    replaceable: ClassVar[bool] = False
     #: Whether code may run under a tracer of this library, so that `is_tracing` must be asked.
     traces: ClassVar[bool] = False
     #: Whether a write under that tracer is right: it becomes part of the traced program.

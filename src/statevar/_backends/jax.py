@@ -46,6 +46,7 @@ class _Handle:
 
 class JAXBackend(Backend):
     name = "jax"
+    replaceable = True
     traces = True
 
     # -- whose is it ---------------------------------------------------------------------------------

@@ -108,6 +108,7 @@ def _may_raise() -> bool:
 class NumPyBackend(Backend):
     name = "numpy"
     is_host = True
+    replaceable = True
 
     # -- whose is it ---------------------------------------------------------------------------------
 
