@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from typing import Any
 
 from ._dtypes import kind
 from .errors import DTypeError, describe
 
-__all__ = ["CLOSED", "check_operator"]
+__all__ = ["check_operator", "closed_operators"]
 
 _BITWISE = {operator.and_, operator.or_, operator.xor}
 _ORDERED = {operator.floordiv, operator.mod, "min", "max"}
 
-#: These keep dtype and shape on every library, so an adapter may do them in place. The others are computed
-#: first, checked, and then stored.
-CLOSED = {operator.add, operator.sub, operator.mul, *_BITWISE}
+_ARITHMETIC = {operator.add, operator.sub, operator.mul}
+
+
+@functools.cache
+def closed_operators(dtype: str) -> frozenset[Any]:
+    """The operators that keep dtype and shape on every library, so that an adapter may do them in place.
+
+    The others are computed first, checked, and then stored.
+    """
+    bits = _BITWISE if kind(dtype) in ("bool", "int", "uint") else set()
+    return frozenset(bits if kind(dtype) == "bool" else _ARITHMETIC | bits)
 
 
 def check_operator(operation: str, op: Any, dtype: str, path: str) -> None:
@@ -25,8 +34,6 @@ def check_operator(operation: str, op: Any, dtype: str, path: str) -> None:
     is a float everywhere. So these are refused before any library is asked.
     """
     name = kind(dtype)
-    if name == "float" and op not in _BITWISE:
-        return
     if name == "bool" and op not in _BITWISE:
         raise DTypeError(describe(operation, "bool variables have no arithmetic", path, "use &, | and ^"))
     if op in _BITWISE and name not in ("bool", "int", "uint"):

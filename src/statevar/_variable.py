@@ -16,7 +16,7 @@ from ._display import variable_repr
 from ._dtypes import HOST, dtype_name, is_differentiable, is_floating
 from ._frozen import FrozenVariable
 from ._indexing import Selection, select
-from ._operations import CLOSED, check_operator
+from ._operations import check_operator, closed_operators
 from ._protocols import Protocols
 from ._registry import attach, default_backend, get_backend, owner_of
 from ._shapes import DeclaredShape, Shape, broadcasts_into, canonical_shape, fits, is_static
@@ -86,6 +86,7 @@ class Variable(Protocols):
         "_aggregation",
         "_autocast",
         "_backend",
+        "_closed",
         "_constraint",
         "_declared",
         "_device",
@@ -131,6 +132,7 @@ class Variable(Protocols):
             asked = asked or inferred_dtype(value, "Variable")
         self._dtype_name: str = asked or "float32"
         self._dtype: Any = library.dtype(self._dtype_name)
+        self._closed = closed_operators(self._dtype_name)
         place = _scopes.current_device() if device is None else device
         self._device: Any = None if place is None else library.device(place)
         self._backend = library
@@ -290,9 +292,9 @@ class Variable(Protocols):
         return self._apply("assign_sub", operator.sub, value, use_locking)
 
     def _apply(self, operation: str, op: Operation, other: Any, use_locking: bool = True) -> Self:
-        check_operator(operation, op, self._dtype_name, self._path)
-        if op in CLOSED:
+        if op in self._closed:
             return self._write(operation, self._backend.apply, self._broadcasts, other, op, None, use_locking)
+        check_operator(operation, op, self._dtype_name, self._path)
         check = self._multiplies if op is operator.matmul else self._broadcasts
         return self._write(operation, None, check, other, op, None, use_locking)
 
@@ -366,7 +368,8 @@ class Variable(Protocols):
                 try:
                     handle = verb(handle, x, op, where)
                 finally:
-                    self._keep(handle)
+                    self._handle = handle
+                    self._snapshot = handle.published
                 if type(where) is tuple:
                     self._shape = where
                     self._declared = where if not fits(where, self._declared) else self._declared
@@ -469,7 +472,8 @@ class Variable(Protocols):
         return self._backend.shape(x)
 
     def _broadcasts(self, operation: str, x: Array, index: None) -> None:
-        if getattr(x, "shape", False) in (self._shape, ()):
+        shape = getattr(x, "shape", None)
+        if shape == self._shape or shape == ():
             return
         shape = self._backend.shape(x)
         if not broadcasts_into(shape, self.shape):
