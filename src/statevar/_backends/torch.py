@@ -171,6 +171,8 @@ class TorchBackend(Backend):
         return None
 
     def from_host(self, array: HostArray, device: Any) -> Tensor:
+        if _is_compiling():
+            return torch.as_tensor(array)  # Dynamo cannot follow an array's dtype
         tensor = _tensor(np.array(array))
         if device is None:
             device = torch.empty(0).device  # torch.get_default_device() takes 5 us
