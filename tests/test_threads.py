@@ -133,8 +133,8 @@ def torn(read: Callable[[], Any], write: Callable[[float], object], reads: int) 
         nonlocal count
         try:
             for _ in range(reads):
-                value = host(read())
-                count += int(value[0] != value[-1] or value[0] != value[value.size // 2])
+                value = read()
+                count += int((value != value[0]).any())
         finally:
             done.set()
 
@@ -143,12 +143,11 @@ def torn(read: Callable[[], Any], write: Callable[[float], object], reads: int) 
 
 
 MEGABYTE = 250_000
+READS = 34_000  # in each of three ways to write: 102,000 on each backend
 
 
 @pytest.mark.parametrize("how", ["assign", "assign_add", "setitem"])
 def test_no_read_is_torn(backend: str, how: str) -> None:
-    # 100,000 reads on NumPy, where the writer works in the reader's memory; fewer where a read costs more.
-    reads = {"numpy": 34_000, "torch": 3_000}.get(backend, 1_000)
     v = sv.Variable(np.zeros(MEGABYTE, "float32"), backend=backend)
     values = [np.full(MEGABYTE, value, "float32") for value in range(4)]
 
@@ -160,7 +159,7 @@ def test_no_read_is_torn(backend: str, how: str) -> None:
         else:
             v[...] = value
 
-    assert torn(lambda: v.value, write, reads) == 0
+    assert torn(lambda: v._backend.to_host(v.value), write, READS) == 0
 
 
 def test_no_copy_is_torn(backend: str) -> None:

@@ -68,23 +68,26 @@ class Selection:
             stride *= size
         return total
 
+    def spans(self) -> list[tuple[int, int, int]]:
+        """(start, size, step) along each axis of a basic selection; what None adds is left out."""
+        spans = []
+        parts = [part for part in self.index if part is not None]
+        for part, size in zip(_expand(tuple(parts), len(self.of_shape)), self.of_shape, strict=True):
+            if isinstance(part, int):
+                spans.append((part % size, 1, 1))
+                continue
+            selected = range(size)[part]
+            spans.append((selected.start, len(selected), selected.step))
+        return spans
+
     def block(self) -> tuple[Shape, Shape] | None:
         """(starts, sizes) if the selection is one contiguous block with unit steps, else None."""
         if not self.basic or None in self.index:
             return None
-        starts, sizes = [], []
-        parts = _expand(self.index, len(self.of_shape))
-        for part, size in zip(parts, self.of_shape, strict=True):
-            if isinstance(part, int):
-                starts.append(part % size)
-                sizes.append(1)
-                continue
-            start, stop, step = part.indices(size)
-            if step != 1:
-                return None
-            starts.append(start)
-            sizes.append(max(stop - start, 0))
-        return tuple(starts), tuple(sizes)
+        spans = self.spans()
+        if any(step != 1 for _, _, step in spans):
+            return None
+        return tuple(start for start, _, _ in spans), tuple(size for _, size, _ in spans)
 
 
 def last_of_each(positions: HostArray) -> HostArray:
