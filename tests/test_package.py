@@ -19,11 +19,12 @@ FRAMEWORKS = ("jax", "jaxlib", "torch", "tensorflow", "keras", "flax")
 
 #: A module imports from its own layer or a lower one.
 LAYERS = (
-    ("errors", "_dtypes", "_shapes", "_devices", "_indexing"),
-    ("_scopes", "_backend", "_registry"),
+    ("errors", "_dtypes", "_shapes", "_devices", "_indexing", "_forks"),
+    ("_scopes", "_holds", "_backend", "_registry"),
     ("_backends", "initializers", "backends"),
-    ("_at", "_convert", "_creation", "_display", "_frozen", "_operations", "_operators", "_protocols", "_variable"),
-    ("interop",),
+    ("_at", "_convert", "_creation", "_description", "_display", "_frozen", "_operations", "_operators", "_protocols"),
+    ("_commit", "_edit", "_variable", "_watchers"),
+    ("_collect", "interop", "snapshots", "transactions"),
     ("testing", "_suite"),
     ("__init__",),
 )

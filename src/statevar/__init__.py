@@ -6,11 +6,14 @@ from ._registry import backend_names
 from ._scopes import autocast, device, name_scope
 from ._variable import Variable
 from .interop import assign, batch_get_value, batch_set_value, get_value, set_value
+from .snapshots import Snapshot, restore, rollback, snapshot
+from .transactions import transaction
 
 __version__ = "0.1.0"
 
 __all__ = [
     "FrozenVariable",
+    "Snapshot",
     "Variable",
     "__version__",
     "assign",
@@ -23,5 +26,9 @@ __all__ = [
     "get_value",
     "initializers",
     "name_scope",
+    "restore",
+    "rollback",
     "set_value",
+    "snapshot",
+    "transaction",
 ]

@@ -13,6 +13,7 @@ The laws of an adapter:
 
 from __future__ import annotations
 
+import math
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -227,6 +228,29 @@ class Backend(ABC):
     def redeclare(self, handle: Handle, x: Array, _op: Any = None, _where: Any = None) -> Handle:
         """Stores x of any shape, which is also the shape declared from now on."""
 
+    # The next three copy, unless an adapter knows better.
+
+    def fork(self, handle: Handle, array: Array) -> Handle:
+        """A handle that starts with a snapshot of this one, and is written apart by the same verbs.
+
+        Better: the memory is shared until it is written, and the handle is lighter than what `create` makes.
+        """
+        return self.create(array, declared=self.shape(array), device=self.placed(handle), trainable=False)
+
+    def given(self, handle: Handle, array: HostArray) -> Handle:
+        """`fork`, starting with a host array that is given up to us: read-only from now on, for everybody.
+
+        Better: its memory is used.
+        """
+        return self.fork(handle, self.from_host(array, self.placed(handle)))
+
+    def adopt(self, handle: Handle, other: Handle) -> Handle:
+        """Stores what a fork holds, of any shape; the fork is not used again. Called under the lock.
+
+        Better: nothing is copied, since a commit adopts one after the other while readers wait.
+        """
+        return self.redeclare(handle, self.snapshot(other))
+
     def compute(self, old: Array, x: Array, op: Operation) -> Array:
         """``op(old, x)``, changing nothing; the result may have another dtype or shape."""
         return op(old, x)
@@ -272,6 +296,22 @@ class Backend(ABC):
         result = np.array(self.to_host(old))
         put_in_place(result, self.to_host(x), kind, where)
         return self.from_host(result, self.device_of(old))
+
+
+# JAX and TensorFlow take a host buffer without copying it only if it is aligned so; malloc gives 16.
+_ALIGNMENT = 64
+
+
+def empty_aligned(shape: Shape, dtype: Any) -> HostArray:
+    """A host array not yet written, C-contiguous, that every library can take without copying it."""
+    dtype = np.dtype(dtype)
+    if dtype.hasobject or dtype.kind == "T":
+        return np.empty(shape, dtype)
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    array: HostArray = memory[start : start + size].view(dtype).reshape(shape)
+    return array
 
 
 def dlpack_of_host(array: HostArray, request: dict[str, Any]) -> Any:

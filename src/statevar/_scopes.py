@@ -1,4 +1,4 @@
-"""Scopes: `name_scope`, `device` and `autocast`.
+"""Scopes: `name_scope`, `device` and `autocast`, and the overlay that a transaction lays over variables.
 
 Each is a ContextVar reset by token, so a scope holds in its own thread or asyncio task and nowhere else.
 """
@@ -8,19 +8,25 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from typing import Any
 
 from ._dtypes import dtype_name, is_floating
+from ._forks import guarded
+from ._holds import Overlay
 from .errors import DTypeError, NameScopeError, describe
 
 __all__ = [
     "autocast",
     "autocast_dtype",
     "check_name",
+    "close_overlay",
     "current_device",
     "device",
+    "inherits",
     "name_scope",
+    "open_overlay",
+    "overlay",
     "path_of",
     "unique_name",
 ]
@@ -28,13 +34,14 @@ __all__ = [
 _names: ContextVar[tuple[str, ...]] = ContextVar("statevar_names", default=())
 _device: ContextVar[Any] = ContextVar("statevar_device", default=None)
 _autocast: ContextVar[str | None] = ContextVar("statevar_autocast", default=None)
+_overlay: ContextVar[Overlay | None] = ContextVar("statevar_overlay", default=None)
 
-#: How many autocast scopes are open in the process. While it is 0 a read need not ask the ContextVar.
+#: How many autocast scopes and overlays are open in the process. While it is 0 nobody need ask the ContextVars.
 active = 0
-_active_lock = threading.Lock()
+_active_lock = guarded(threading.Lock())
 
 _taken: dict[tuple[tuple[str, ...], str], int] = {}
-_taken_lock = threading.Lock()
+_taken_lock = guarded(threading.Lock())
 
 
 @contextmanager
@@ -121,6 +128,29 @@ def _count(change: int) -> None:
     global active  # noqa: PLW0603  # one counter for the process; ContextVars hold what differs
     with _active_lock:
         active += change
+
+
+def overlay() -> Overlay | None:
+    """The overlay that the running thread or task has opened, if any."""
+    current = _overlay.get()
+    return current if current is not None and current.is_mine() else None
+
+
+def inherits(hold: Any) -> bool:
+    """Whether the running code got its context from the owner of an overlay, as a task or a worker thread does."""
+    return _overlay.get() is hold
+
+
+def open_overlay(new: Overlay) -> Token[Overlay | None]:
+    """Makes it the overlay of the running code until `close_overlay`."""
+    _count(1)
+    return _overlay.set(new)
+
+
+def close_overlay(token: Token[Overlay | None]) -> None:
+    """Puts back what was there before."""
+    _overlay.reset(token)
+    _count(-1)
 
 
 def autocast_dtype() -> str | None:

@@ -3,43 +3,40 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from threading import RLock
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from . import _scopes
 from ._at import At
 from ._backend import Array, HostArray, Operation
 from ._convert import inferred_dtype, to_operand
 from ._creation import initial_value
+from ._description import Aggregation, Description
 from ._display import variable_repr
-from ._dtypes import HOST, dtype_name, is_differentiable, is_floating
+from ._dtypes import dtype_name, is_differentiable, is_floating
+from ._edit import edit
+from ._forks import register
 from ._frozen import FrozenVariable
+from ._holds import BUSY, Hold
 from ._indexing import Selection, select
 from ._operations import check_operator, closed_operators
-from ._protocols import Protocols
 from ._registry import attach, default_backend, get_backend, owner_of
-from ._shapes import DeclaredShape, Shape, broadcasts_into, canonical_shape, fits, is_static
-from .errors import (
-    DTypeError,
-    ReentrantWriteError,
-    ShapeError,
-    TraceError,
-    UninitializedError,
-    describe,
-)
+from ._shapes import DeclaredShape, Shape, broadcasts_into, canonical_shape, fits
+from ._watchers import Callback, Subscription, Watchers
+from .errors import ConflictError, ShapeError, TraceError, UninitializedError, describe
 
 __all__ = ["Aggregation", "Variable"]
 
-Aggregation = Literal["none", "mean", "sum", "only_first_replica"]
 _AGGREGATIONS = ("none", "mean", "sum", "only_first_replica")
 
 
-#: Raises if an operand does not fit the variable; returns the selection, the new shape, or None.
-Check = Callable[[str, Any, Any], Any]
+#: A method of Variable. Raises if an operand does not fit; returns the selection, the new shape, or None.
+Check = Callable[["Variable", str, Any, Any], Any]
 
 
-class Variable(Protocols):
+class Variable(Description):
     """A named, mutable, thread-safe array that behaves the same on every array library.
 
     Reading takes a snapshot that no later write changes; nothing is copied for it. A write is in place when
@@ -83,24 +80,11 @@ class Variable(Protocols):
 
     __slots__ = (
         "__weakref__",
-        "_aggregation",
-        "_autocast",
         "_backend",
         "_closed",
-        "_constraint",
-        "_declared",
-        "_device",
-        "_dtype",
-        "_dtype_name",
-        "_handle",
-        "_lock",
-        "_name",
-        "_path",
-        "_shape",
+        "_holder",
         "_snapshot",
-        "_trainable",
-        "_version",
-        "_writing",
+        "_watchers",
     )
 
     def __init__(
@@ -137,7 +121,8 @@ class Variable(Protocols):
         self._device: Any = None if place is None else library.device(place)
         self._backend = library
         self._lock = RLock()
-        self._writing = False
+        self._holder: Hold | None = None
+        self._watchers: Watchers | None = None
         self._snapshot: Any = None
         self._handle: Any = None
         self._version = 0
@@ -155,6 +140,7 @@ class Variable(Protocols):
             self._initialize(value, declared)
         self._name: str = _scopes.unique_name("variable") if name is None else name
         self._path = _scopes.path_of(self._name)
+        register(self)
 
     def _initialize(self, value: Any, declared: DeclaredShape | None) -> None:
         backend = self._backend
@@ -194,14 +180,21 @@ class Variable(Protocols):
         return snapshot
 
     def _read(self) -> Any:
-        value = self._stored()
-        cast_to = _scopes.autocast_dtype() if _scopes.active and self._autocast else None
+        if not _scopes.active:
+            return self._stored()
+        value = self._current()._stored()
+        cast_to = _scopes.autocast_dtype() if self._autocast else None
         if cast_to is None or cast_to == self._dtype_name:
             return value
         return self._backend.cast(value, self._backend.dtype(cast_to))
 
+    def _current(self) -> Self:
+        overlay = _scopes.overlay()
+        current: Self = self if overlay is None else overlay.read(self)
+        return current
+
     def _stored(self) -> Any:
-        """The value in the dtype it is stored in, whatever autocast scopes are open."""
+        """The value in the dtype it is stored in, whatever scopes are open."""
         snapshot = self._snapshot
         if snapshot is not None:
             return snapshot
@@ -211,7 +204,7 @@ class Variable(Protocols):
         with self._lock:
             handle = self._initialized("read")
             value = backend.snapshot(handle)
-            if not self._writing:
+            if self._holder is not BUSY:
                 self._snapshot = handle.published
                 if self._handle is not handle:  # an unlocked write came between
                     self._snapshot = None
@@ -246,8 +239,8 @@ class Variable(Protocols):
             value: a number, nested list, variable, or an array of any library, of the variable's shape; it
                 is not broadcast. Cast if that loses neither kind nor range.
             validate_shape: False takes on the shape of ``value``, and declares it if it was not allowed.
-            use_locking: False takes no lock on NumPy and JAX, and always copies: each write happens whole, and
-                may overwrite that of another thread. Torch and TensorFlow hold a mutable object, and lock.
+            use_locking: False computes aside without a lock, and always copies: each write happens whole, and may
+                overwrite that of another thread.
             name: taken for compatibility with ``tf.Variable.assign``, and without effect there too.
 
         Returns:
@@ -266,8 +259,8 @@ class Variable(Protocols):
         (1, 1)
         """
         if not validate_shape:
-            return self._write("assign", self._backend.redeclare, self._redeclares, value, None, None, use_locking)
-        return self._write("assign", self._backend.assign, self._fits, value, None, None, use_locking)
+            return self._write("assign", self._backend.redeclare, Variable._redeclares, value, None, None, use_locking)
+        return self._write("assign", self._backend.assign, Variable._fits, value, None, None, use_locking)
 
     def assign_add(self, value: Any, use_locking: bool = True, name: str | None = None) -> Self:
         """Adds to the value; ``value`` broadcasts into the variable's shape.
@@ -293,10 +286,111 @@ class Variable(Protocols):
 
     def _apply(self, operation: str, op: Operation, other: Any, use_locking: bool = True) -> Self:
         if op in self._closed:
-            return self._write(operation, self._backend.apply, self._broadcasts, other, op, None, use_locking)
+            return self._write(operation, self._backend.apply, Variable._broadcasts, other, op, None, use_locking)
         check_operator(operation, op, self._dtype_name, self._path)
-        check = self._multiplies if op is operator.matmul else self._broadcasts
+        check = Variable._multiplies if op is operator.matmul else Variable._broadcasts
         return self._write(operation, None, check, other, op, None, use_locking)
+
+    def update(self, fn: Callable[..., Any], *args: Any) -> Any:
+        """Replaces the value by ``fn(value, *args)``, in one step that no other write comes between.
+
+        Other threads read the old value meanwhile; those that write wait.
+
+        Args:
+            fn: gets the snapshot and returns the new value; called once. It may read and write other variables.
+
+        Returns:
+            The value that was written, as `value` returned it at that moment.
+
+        Raises:
+            ConflictError: waiting for another thread would never end, since it waits for this one.
+            DTypeError, RangeError, ShapeError: as `assign`, of what ``fn`` returned; nothing has changed then,
+                nor has it if ``fn`` raises.
+            ReentrantWriteError: ``fn`` writes the same variable.
+
+        >>> import statevar as sv
+        >>> v = sv.Variable([1.0, 2.0])
+        >>> v.update(lambda a, rate: a * (1 - rate), 0.5)
+        array([0.5, 1. ], dtype=float32)
+        """
+        backend = self._backend
+        if backend.traces and backend.is_tracing():
+            return self.assign(fn(self.value, *args)).value
+        with self._held("update", "an update") as (target, hold):
+            target._initialized("update")
+            new = to_operand(
+                fn(target._stored(), *args), backend, self._dtype_name, operation="update", path=self._path
+            )
+            target._write_held("update", backend.assign, Variable._fits, new, None, None, hold)
+            return target._stored()
+
+    def edit(self, index: Any = ...) -> AbstractContextManager[HostArray]:
+        """A writable NumPy array of the value, which is stored when the ``with`` block ends.
+
+        It is one copy of what ``index`` selects, and stored in one write; an exception drops it. Other threads read
+        the old value meanwhile; those that write wait. The array is read-only once the block has ended.
+
+        Args:
+            index: edits these elements only; NumPy's indexing.
+
+        Raises:
+            IndexingError: the index selects nothing of this shape.
+            ReentrantWriteError: the block writes the variable in another way, or edits it again.
+
+        >>> import statevar as sv
+        >>> v = sv.Variable([1.0, 7.0, 9.0])
+        >>> with v.edit() as array:
+        ...     array[array > 5] = -1
+        >>> v.value
+        array([ 1., -1., -1.], dtype=float32)
+        """
+        return edit(self, index)
+
+    def wait(self, version: int, timeout: float | None = None) -> bool:
+        """Waits until the variable has reached a version.
+
+        Args:
+            version: `version` counts writes: ``v.wait(v.version + 1)`` waits for the next one.
+            timeout: in seconds; None waits for ever.
+
+        Returns:
+            Whether it has; False after the timeout. What a compiled function or an optimizer of the library writes
+            wakes nobody.
+
+        >>> import statevar as sv
+        >>> v = sv.Variable(0)
+        >>> v.wait(1, timeout=0.01)
+        False
+        >>> v.assign(5).wait(1)
+        True
+        """
+        if self.version >= version:
+            return True
+        return self._watched().wait_for(lambda: self.version >= version, timeout)
+
+    def subscribe(self, callback: Callback) -> Subscription:
+        """Calls ``callback(variable, version)`` after every write that is committed, in order.
+
+        It is called without a lock, in the thread that wrote or in one that wrote meanwhile. What it raises is
+        logged (logger ``"statevar"``); the write is done. If it is a bound method, the subscription ends with the
+        object; any other callable is kept until `Subscription.cancel`.
+
+        >>> import statevar as sv
+        >>> v = sv.Variable(0)
+        >>> with v.subscribe(lambda variable, version: print(version, variable.value)):
+        ...     _ = v.assign(5).assign(6)
+        1 5
+        2 6
+        """
+        if not callable(callback):
+            raise TypeError(describe("subscribe", f"expected a callable, got {callback!r}", self._path))
+        return self._watched().add(callback)
+
+    def _watched(self) -> Watchers:
+        with self._lock:
+            if self._watchers is None:
+                self._watchers = Watchers()
+            return self._watchers
 
     def __setitem__(self, index: Any, value: Any) -> None:
         """Writes the elements that NumPy's indexing selects; ``value`` broadcasts to them."""
@@ -320,7 +414,7 @@ class Variable(Protocols):
     def _put(self, kind_: str, index: Any, value: Any, operation: str = "") -> Self:
         if kind_ != "set":
             check_operator(f"at.{kind_}", kind_, self._dtype_name, self._path)
-        return self._write(operation or f"at.{kind_}", self._backend.put, self._selects, value, kind_, index)
+        return self._write(operation or f"at.{kind_}", self._backend.put, Variable._selects, value, kind_, index)
 
     def _write(
         self,
@@ -331,6 +425,7 @@ class Variable(Protocols):
         op: Any,
         index: Any,
         locking: bool = True,
+        hold: Hold | None = None,
     ) -> Self:
         """The only way a variable changes. Converts, locks, checks, hides the snapshot, writes, publishes.
 
@@ -339,61 +434,231 @@ class Variable(Protocols):
             verb: the backend's write verb; None to compute the new value first and then assign it.
             check: raises if x does not fit; returns the selection, the new shape, or None.
             op: the operator, or the kind of write at an index.
+            hold: of the caller, who holds the variable already and has applied its constraint.
         """
         backend = self._backend
         x = backend.operand(value, self._dtype)
         if x is None:
             x = to_operand(value, backend, self._dtype_name, operation=operation, path=self._path)
-        if backend.traces and backend.is_tracing():
-            return self._write_traced(operation, verb, check, x, op, index)
-        if not locking and backend.replaceable and self._handle is not None:
-            return self._write_unlocked(operation, check, x, op, index)
-        self._lock.acquire()  # `with` takes 0.08 us more
-        try:
-            if self._writing:
-                raise ReentrantWriteError(
-                    describe(operation, "a write to this variable is under way in this thread", self._path)
-                )
-            self._writing = True
+        if hold is None:
+            if backend.traces and backend.is_tracing():
+                return self._write_traced(operation, verb, check, x, op, index)
+            overlay = _scopes.overlay() if _scopes.active else None
+            if self._constraint is not None:
+                with self._held(operation, "a write") as (target, hold):
+                    target._write_held(operation, verb, check, x, op, index, hold)
+                return self
+            if overlay is not None:
+                overlay.write(self)._write(operation, verb, check, x, op, index, True, overlay)
+                return self
+            if not locking and self._handle is not None:
+                return self._write_unlocked(operation, check, x, op, index)
+        with self._lock:
+            if self._holder is not hold:
+                self._wait_for_holder(operation)
+            self._holder = BUSY
             try:
                 handle = self._handle
                 if handle is None:
                     self._first_write(operation, check, x)
-                    return self
-                where = check(operation, x, index)
-                if verb is None or self._constraint is not None:
-                    x = self._computed(operation, backend.snapshot(handle), x, op, where)
-                    verb = backend.redeclare if check == self._redeclares else backend.assign
-                self._snapshot = None  # no new reader can take it now; those who did are counted
-                try:
-                    handle = verb(handle, x, op, where)
-                finally:
-                    self._handle = handle
-                    self._snapshot = handle.published
-                if type(where) is tuple:
-                    self._shape = where
-                    self._declared = where if not fits(where, self._declared) else self._declared
-                self._version += 1
+                else:
+                    where = check(self, operation, x, index)
+                    if verb is None:
+                        x = self._computed(operation, backend.snapshot(handle), x, op, where)
+                        verb = backend.assign
+                    self._snapshot = None  # no new reader can take it now; those who did are counted
+                    try:
+                        handle = verb(handle, x, op, where)
+                        if type(where) is tuple:
+                            self._shape = where
+                            self._declared = where if not fits(where, self._declared) else self._declared
+                        self._version += 1  # before it is published: `snapshot` compares versions without the lock
+                    finally:
+                        self._handle = handle
+                        self._snapshot = handle.published
+                watchers = self._watchers
+                if watchers is not None:
+                    watchers.record(self._version)
             finally:
-                self._writing = False
-        finally:
-            self._lock.release()
+                self._holder = hold
+        if watchers is not None and hold is None:
+            watchers.deliver(self)
         return self
 
+    def _write_held(self, operation: str, verb: Any, check: Check, value: Any, op: Any, index: Any, hold: Hold) -> None:
+        """A write by the one who holds the variable. Runs the constraint without the lock: it is foreign code."""
+        if self._constraint is not None:
+            backend = self._backend
+            x = to_operand(value, backend, self._dtype_name, operation=operation, path=self._path)
+            old = None
+            if self._handle is not None:
+                old = self._stored()
+            elif check not in (Variable._fits, Variable._redeclares):
+                self._initialized(operation)
+            value = self._computed(operation, old, x, op, check(self, operation, x, index))
+            del old  # or the write could not be in place
+            redeclares = check is Variable._redeclares
+            verb, check = (backend.redeclare, check) if redeclares else (backend.assign, Variable._fits)
+            op = index = None
+        self._write(operation, verb, check, value, op, index, True, hold)
+
+    # -- holding ---------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _held(self, operation: str, what: str) -> Iterator[tuple[Self, Hold]]:
+        """Keeps every other writer out, and no reader; yields what to write, and the hold to do it with."""
+        overlay = _scopes.overlay() if _scopes.active else None
+        target: Self = self if overlay is None else overlay.write(self)
+        hold = Hold(what)
+        target._take(hold, operation, overlay)
+        try:
+            yield target, hold
+        finally:
+            target._holder = overlay
+            hold.end()
+            target._deliver()
+
+    def _take(self, hold: Hold, operation: str, within: Hold | None = None) -> None:
+        """Waits until nobody holds the variable but ``within``, and holds it."""
+        with self._lock:
+            if self._holder is not within:
+                self._wait_for_holder(operation)
+            self._holder = hold
+
+    def _take_if_free(self, hold: Hold, operation: str) -> Hold | None:
+        """Holds the variable, or returns who does."""
+        with self._lock:
+            holder = self._holder
+            if holder is None:
+                self._holder = hold
+            elif holder.is_mine():
+                self._wait_for_holder(operation)  # which raises
+            return holder
+
+    def _wait_for_holder(self, operation: str) -> None:
+        """Lets the lock go until nobody holds the variable. Called and left with the lock taken."""
+        while (holder := self._holder) is not None:
+            if _scopes.active and _scopes.inherits(holder) and not holder.is_mine():
+                raise ConflictError(
+                    describe(
+                        operation,
+                        "it is held by the transaction in which this thread or task was started",
+                        self._path,
+                        "the transaction may wait for this code: let it end first",
+                    )
+                )
+            self._lock.release()
+            try:
+                holder.wait(operation, self._path)
+            finally:
+                self._lock.acquire()
+
+    def _deliver(self) -> None:
+        watchers = self._watchers
+        if watchers is not None:
+            watchers.deliver(self)
+
+    def _after_fork(self) -> None:
+        if self._holder is not None and not self._holder.is_mine():
+            self._holder = None
+        if self._watchers is not None:
+            self._watchers.after_fork()
+
+    def _draft(self, hold: Hold) -> Variable:
+        """What a transaction reads in place of this variable. `_fork` makes it one to write."""
+        draft = object.__new__(_Draft)
+        draft._aggregation = self._aggregation
+        draft._autocast = self._autocast
+        draft._backend = self._backend
+        draft._closed = self._closed
+        draft._constraint = self._constraint
+        draft._declared = self._declared
+        draft._device = self._device
+        draft._dtype = self._dtype
+        draft._dtype_name = self._dtype_name
+        draft._handle = self._handle
+        draft._holder = hold
+        draft._lock = RLock()
+        draft._name = self._name
+        draft._path = self._path
+        draft._shape = self._shape
+        draft._snapshot = self._snapshot
+        draft._trainable = self._trainable
+        draft._version = self._version
+        draft._watchers = None
+        return draft
+
+    def _look(self, hold: Hold) -> Variable:
+        """A draft to read, whatever other threads write: value and version belong together."""
+        with self._lock:
+            draft = self._draft(hold)
+            if self._handle is not None:
+                draft._snapshot = self._stored()
+            return draft
+
+    def _fork(self, hold: Hold) -> Variable:
+        """A draft to write."""
+        draft = self._draft(hold)
+        if self._handle is not None:
+            draft._keep(self._backend.fork(self._handle, self._stored()))
+        return draft
+
+    def _restore_value(self, value: Any, declared: DeclaredShape) -> None:
+        """Makes a draft hold a snapshot of its variable, taken at any time, or no value."""
+        backend = self._backend
+        if value is None:
+            self._handle = self._snapshot = self._shape = None
+        elif self._handle is None:
+            x = backend.operand(value, self._dtype)
+            self._keep(backend.create(x, declared=declared, device=self._device, trainable=self._trainable))
+            self._shape = backend.shape(x)
+        else:
+            self._keep(backend.fork(self._handle, value))
+            self._shape = backend.shape(value)
+        self._declared = declared
+        self._version += 1
+
+    def _adopt(self, draft: Variable) -> None:
+        """Becomes what a draft is. For `commit`, which has the lock and has hidden the snapshot."""
+        handle = draft._handle
+        if self._handle is not None and handle is not None:
+            handle = self._backend.adopt(self._handle, handle)
+        self._handle = handle
+        self._shape = draft._shape
+        self._declared = draft._declared
+        self._version = draft._version
+
+    def _remember(self) -> tuple[Any, ...]:
+        """What `_put_back` needs if the commit fails at another variable."""
+        handle, backend = self._handle, self._backend
+        value = None if handle is None or backend.replaceable else backend.snapshot(handle)
+        return handle, value, self._shape, self._declared, self._version
+
+    def _put_back(self, remembered: tuple[Any, ...]) -> None:
+        handle, value, self._shape, self._declared, self._version = remembered
+        if value is not None:
+            handle = self._backend.adopt(handle, self._backend.fork(handle, value))
+        self._handle = handle
+
     def _write_unlocked(self, operation: str, check: Check, x: Array, op: Any, index: Any) -> Self:
-        """Computes aside and swaps the handle. A write of another thread may be overwritten, whole; none is mixed.
+        """Computes aside and swaps. A write of another thread may be overwritten, whole; none is mixed.
 
         In place, two writers would meet in one buffer, under a reader's snapshot; on JAX, in a donated one.
         """
         backend = self._backend
-        where = check(operation, x, index)
+        where = check(self, operation, x, index)
         x = self._computed(operation, self._stored(), x, op, where)
         shape = backend.shape(x)
         declared = self._declared if fits(shape, self._declared) else shape
+        if not backend.replaceable:  # somebody holds the parameter: it changes in a moment, under the lock
+            return self._write(operation, backend.redeclare, Variable._redeclares, x, None, None)
         self._handle = backend.create(x, declared=declared, device=self._device, trainable=self._trainable)
         self._snapshot = None  # the next reader publishes the handle that it then finds
         self._shape, self._declared = shape, declared
         self._version += 1
+        if self._watchers is not None:
+            self._watchers.record(self._version)
+            self._watchers.deliver(self)
         return self
 
     def _keep(self, handle: Any) -> None:
@@ -401,11 +666,9 @@ class Variable(Protocols):
         self._snapshot = handle.published
 
     def _first_write(self, operation: str, check: Check, x: Array) -> None:
-        if check not in (self._fits, self._redeclares):
+        if check not in (Variable._fits, Variable._redeclares):
             self._initialized(operation)
-        shape = check(operation, x, None)
-        if self._constraint is not None:
-            x = self._computed(operation, None, x, None, None)
+        shape = check(self, operation, x, None)
         if not fits(shape, self._declared):
             self._declared = shape
         backend = self._backend
@@ -425,8 +688,17 @@ class Variable(Protocols):
                     "return the new value from the traced function and assign it outside",
                 )
             )
+        if _scopes.active and _scopes.overlay() is not None:
+            raise TraceError(
+                describe(
+                    operation,
+                    "a compiled function writes past the transaction it is called in, and could not be undone",
+                    self._path,
+                    "call it before or after the transaction",
+                )
+            )
         handle = self._initialized(operation)
-        where = check(operation, x, index)
+        where = check(self, operation, x, index)
         if verb is None or self._constraint is not None:
             x = self._computed(operation, backend.traced_value(handle), x, op, where)
             verb = backend.assign
@@ -496,192 +768,17 @@ class Variable(Protocols):
                 describe(operation, f"expected a matrix of shape {square} for {mine}, got {shape}", self._path)
             )
 
-    # -- what it is ------------------------------------------------------------------------------------
-
-    @property
-    def name(self) -> str:
-        """The name given at creation, or a default one that is unique within its scope."""
-        return self._name
-
-    @property
-    def path(self) -> str:
-        """The names of the scopes at creation and the variable's own, joined by slashes."""
-        return self._path
-
-    @property
-    def shape(self) -> Shape:
-        """The shape of the value; what is declared, for a variable without a value.
-
-        Raises:
-            UninitializedError: there is no value, and the declared shape is open.
-        """
-        shape = self._shape
-        if shape is not None:
-            return shape
-        if is_static(self._declared):
-            return self._declared  # type: ignore[return-value]  # is_static says so
-        raise UninitializedError(
-            describe("shape", f"declared as {self._declared}, and no value yet", self._path, "read declared_shape")
-        )
-
-    @property
-    def declared_shape(self) -> DeclaredShape:
-        """What the shape may be: ``None`` for an open axis, ``...`` for any shape."""
-        return self._declared
-
-    @property
-    def dtype(self) -> Any:
-        """The dtype of what is stored, as an object of the variable's library."""
-        return self._dtype
-
-    @property
-    def dtype_name(self) -> str:
-        """The dtype's name, the same on every backend."""
-        return self._dtype_name
-
-    @property
-    def ndim(self) -> int:
-        """How many axes the value has."""
-        return len(self.shape)
-
-    @property
-    def size(self) -> int:
-        """How many elements the value has."""
-        count = 1
-        for length in self.shape:
-            count *= length
-        return count
-
-    @property
-    def nbytes(self) -> int:
-        """How many bytes the value's elements take, as NumPy would store them."""
-        return self.size * HOST[self._dtype_name].itemsize
-
-    @property
-    def device(self) -> Any:
-        """Where the value lies, as the library names it."""
-        handle = self._handle
-        if handle is not None:
-            return self._backend.placed(handle)
-        return self._backend.device(None) if self._device is None else self._device
-
-    @property
-    def backend(self) -> str:
-        """The name of the array library."""
-        return self._backend.name
-
-    @property
-    def version(self) -> int:
-        """How many writes there were. A write by the library's own optimizer counts where it can be seen."""
-        handle = self._handle
-        return self._version + (0 if handle is None else self._backend.unseen_writes(handle))
-
-    @property
-    def is_initialized(self) -> bool:
-        """Whether there is a value."""
-        return self._handle is not None
-
-    @property
-    def parameter(self) -> Any:
-        """The library's own mutable object, for its own optimizers: ``nn.Parameter``, ``tf.Variable``.
-
-        Raises:
-            AttributeError: the library has none.
-        """
-        with self._lock:
-            parameter = self._backend.parameter(self._initialized("parameter"))
-        if parameter is None:
-            raise AttributeError(
-                describe("parameter", f"{self.backend} has no mutable parameter object", self._path, "use v.value")
-            )
-        return parameter
-
-    # -- flags -----------------------------------------------------------------------------------------
-
-    @property
-    def trainable(self) -> bool:
-        """Whether gradients are wanted.
-
-        Raises:
-            DTypeError: on setting it to True for a dtype that has no gradients.
-        """
-        return self._trainable
-
-    @trainable.setter
-    def trainable(self, trainable: bool) -> None:
-        if trainable and not is_differentiable(self._dtype_name):
-            raise DTypeError(describe("trainable", f"{self._dtype_name} has no gradients", self._path))
-        with self._lock:
-            self._trainable = bool(trainable)
-            if self._handle is not None:
-                self._backend.set_trainable(self._handle, self._trainable)
-
-    @property
-    def constraint(self) -> Callable[[Any], Any] | None:
-        """The callable that every write applies to the new value, if any."""
-        return self._constraint
-
-    @constraint.setter
-    def constraint(self, constraint: Callable[[Any], Any] | None) -> None:
-        if constraint is not None and not callable(constraint):
-            raise TypeError(describe("constraint", f"expected a callable or None, got {constraint!r}", self._path))
-        self._constraint = constraint
-
-    @property
-    def autocast(self) -> bool:
-        """Whether `autocast` scopes change what reads return."""
-        return self._autocast
-
-    @property
-    def aggregation(self) -> Aggregation:
-        """How the values of replicas are combined."""
-        return self._aggregation
-
-    # -- copies ----------------------------------------------------------------------------------------
-
-    def __copy__(self) -> Self:
-        return self._restore(self._state(self._stored() if self.is_initialized else None))
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self.__copy__()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        value = self._backend.to_host(self._stored()).copy() if self.is_initialized else None
-        state = self._state(value)
-        if self.is_initialized and self._device is None:
-            state["device"] = self._backend.device_name(self.device)
-        elif self._device is not None:
-            state["device"] = self._backend.device_name(self._device)
-        return _restored, (type(self), state)
-
-    def _state(self, value: Any) -> dict[str, Any]:
-        return {
-            "initializer": value,
-            "shape": self._declared,
-            "dtype": self._dtype_name,
-            "trainable": self._trainable,
-            "autocast": self._autocast,
-            "aggregation": self._aggregation,
-            "name": self._name,
-            "backend": self._backend.name,
-            "device": self._device,
-            "constraint": self._constraint,
-            "path": self._path,
-        }
-
-    @classmethod
-    def _restore(cls, state: dict[str, Any]) -> Self:
-        path = state.pop("path")
-        variable = cls(**state)
-        variable._path = path
-        return variable
-
     def __repr__(self) -> str:
         return variable_repr(self)
 
 
-def _restored(cls: type[Variable], state: dict[str, Any]) -> Variable:
-    return cls._restore(state)
+class _Draft(Variable):
+    """A variable that a transaction reads and writes in place of another; nobody else knows it."""
+
+    __slots__ = ()
+
+    def _current(self) -> Self:
+        return self
 
 
 # Lets `jnp.sin(v)` and `jax.jit(f)(v)` take a variable of any backend.

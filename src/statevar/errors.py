@@ -4,6 +4,7 @@
 
     StatevarError
     ├── BackendNotInstalledError  (ImportError)
+    ├── ConflictError             (RuntimeError)
     ├── DeviceError               (ValueError)
     ├── DTypeError                (TypeError)
     ├── IndexingError             (IndexError)
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING
 
 __all__ = [
     "BackendNotInstalledError",
+    "ConflictError",
     "DTypeError",
     "DeviceError",
     "IndexingError",
@@ -65,6 +67,10 @@ class StatevarError(Exception):
 
 class BackendNotInstalledError(StatevarError, ImportError):
     """Raised when a known backend is asked for and its library is not installed."""
+
+
+class ConflictError(StatevarError, RuntimeError):
+    """Raised when waiting for another thread or task would never end, or what it wrote undoes what was read."""
 
 
 class DeviceError(StatevarError, ValueError):

@@ -176,6 +176,16 @@ class JAXBackend(Backend):
     def redeclare(self, handle: Any, x: Any, _op: Any = None, _where: Any = None) -> Any:
         return self.assign(handle, x)
 
+    def fork(self, handle: Any, array: Any) -> Any:
+        return _Handle(array, published=array)
+
+    def given(self, handle: Any, array: HostArray) -> Any:
+        # Aliases the memory if it is aligned, and never donates what it aliases.
+        return _Handle(_like(jnp.asarray(array), handle.array))
+
+    def adopt(self, handle: Any, other: Any) -> Any:
+        return other
+
     def compute(self, old: Any, x: Any, op: Operation) -> Any:
         return op(old, _beside(x, old))
 

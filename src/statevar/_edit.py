@@ -1,0 +1,77 @@
+"""``with v.edit() as array``: a writable copy on the host, stored when the block ends."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from sys import getrefcount
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._backend import HostArray, empty_aligned
+from ._commit import commit
+from ._indexing import select
+
+if TYPE_CHECKING:
+    from ._variable import Variable
+
+__all__ = ["edit"]
+
+
+@contextmanager
+def edit(variable: Variable, index: Any) -> Iterator[HostArray]:
+    """What `Variable.edit` returns."""
+    backend = variable._backend
+    with variable._held("edit", "an edit") as (target, hold):
+        target._initialized("edit")
+        where = None if index is ... else select(index, target.shape, target.path)
+        array = _copy(backend.to_host(target._stored() if where is None else backend.get(target._stored(), where)))
+        yield array
+        if where is not None:
+            target._write_held("edit", backend.put, type(variable)._selects, array, "set", index, hold)
+        elif _references(array) == _UNHELD and target._constraint is None:
+            draft = target._draft(hold)
+            draft._handle = backend.given(target._handle, array)
+            draft._version += 1
+            commit({target: draft})
+        else:  # a view of it is left, which could write into the variable's memory
+            target._write_held("edit", backend.assign, type(variable)._fits, array, None, None, hold)
+        if array.base is not None:
+            array.base.setflags(write=False)
+        array.setflags(write=False)
+
+
+def _copy(host: HostArray) -> HostArray:
+    array = empty_aligned(host.shape, host.dtype)
+    array[...] = host
+    return array
+
+
+def _references(array: HostArray) -> tuple[int, int]:
+    return getrefcount(array), getrefcount(array.base)
+
+
+def _calibrate() -> tuple[int, int]:
+    """The references of an array that is known by the name after ``as`` and by no other."""
+    counts = []
+
+    @contextmanager
+    def probe() -> Iterator[HostArray]:
+        array = _copy(np.zeros(2))
+        yield array
+        counts.append(_references(array))
+
+    with probe() as array:
+        array[0] = 1
+    with probe() as array:
+        view = array[1:]
+    with probe() as array:
+        another = array
+    del view, another
+    gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    return counts[0] if gil and counts[0] not in counts[1:] else (-1, -1)
+
+
+_UNHELD = _calibrate()

@@ -1,0 +1,154 @@
+"""Holds: who alone may write a variable for a while, and who waits for whom.
+
+A variable's own lock is taken for moments and never while foreign code runs, so nobody waits for it long and
+no order of taking it matters. What takes longer (an `update`, an edit, a transaction) marks the variable with
+a hold and lets the lock go: readers pass, writers wait for the hold to end.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from threading import get_ident
+from typing import Any, Final
+
+from ._forks import guarded, in_child
+from .errors import ConflictError, ReentrantWriteError, describe
+
+__all__ = ["BUSY", "Hold", "Overlay"]
+
+_waiting: dict[int, Hold] = {}  # by thread: what it waits for
+_graph = guarded(threading.Lock())  # guards _waiting, and the list of each hold
+in_child(_waiting.clear)
+
+
+def _task() -> Any:
+    """The asyncio task that runs, if any; asyncio is not imported for it."""
+    asyncio = sys.modules.get("asyncio")
+    if asyncio is None or asyncio._get_running_loop() is None:
+        return None
+    return asyncio.current_task()
+
+
+class Hold:
+    """One thread's, or one asyncio task's, right to write some variables alone, until it ends.
+
+    Args:
+        what: for errors: ``"update"``, ``"edit"``, ``"transaction"``.
+    """
+
+    __slots__ = ("_calls", "_ended", "_over", "_task", "_thread", "what")
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self._thread = get_ident()
+        self._task = _task()
+        self._over = False
+        self._calls: list[Callable[[], object]] = []
+        self._ended = threading.Lock()
+        self._ended.acquire()  # released once it ends
+
+    def is_mine(self) -> bool:
+        """Whether the thread and the task that run now are those that made it."""
+        return self._thread == get_ident() and self._task is _task()
+
+    def writes(self, variable: Any) -> bool:
+        """Whether the variable is changing at this moment."""
+        return False
+
+    def end(self) -> None:
+        """Lets everybody go who waits."""
+        self._over = True
+        self._ended.release()
+        self.wake()
+
+    def wake(self) -> None:
+        """Calls those back who asked for it."""
+        if self._calls:
+            with _graph:
+                calls, self._calls = self._calls, []
+            for call in calls:
+                call()
+
+    def when_over(self, call: Callable[[], object]) -> None:
+        """Calls back once it has ended, in the thread that ends it; at once if it has. It may come too early."""
+        with _graph:
+            self._calls.append(call)
+        if self._over:
+            self.wake()
+
+    def wait(self, operation: str, path: str) -> None:
+        """Blocks until it ends. Whoever made it, or could never be let go, gets an error instead.
+
+        Raises:
+            ConflictError: the one who holds it waits, directly or not, for this thread.
+            ReentrantWriteError: it is the caller's own.
+        """
+        if self.is_mine():
+            raise ReentrantWriteError(
+                describe(operation, f"{self.what} of this variable is under way in this thread", path)
+            )
+        me = get_ident()
+        with _graph:
+            self._check_cycle(me, operation, path)
+            _waiting[me] = self
+        try:
+            with self._ended:  # and lets the next one go
+                pass
+        finally:
+            _waiting.pop(me, None)
+
+    def _check_cycle(self, me: int, operation: str, path: str) -> None:
+        """Raises if the chain of those who wait leads back to this thread."""
+        if self._thread == me:
+            raise ConflictError(
+                describe(
+                    operation,
+                    f"another asyncio task of this thread holds it for {self.what}",
+                    path,
+                    "use `async with sv.transaction(…)`, which waits without blocking the event loop",
+                )
+            )
+        hold: Hold | None = self
+        while hold is not None:
+            if hold._thread == me:
+                raise ConflictError(
+                    describe(
+                        operation,
+                        f"waiting for {self.what} of another thread would never end: it waits for this one",
+                        path,
+                        "list all the variables in one sv.transaction(…), which takes them in one order",
+                    )
+                )
+            hold = _waiting.get(hold._thread)
+
+
+class _Busy(Hold):
+    """The mark of a write under way, under the lock: who meets it is inside that write, in the same thread."""
+
+    __slots__ = ()
+
+    def is_mine(self) -> bool:
+        return True
+
+    def writes(self, variable: Any) -> bool:
+        return True
+
+
+class Overlay(Hold, ABC):
+    """A hold whose owner reads and writes drafts in place of the variables."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def read(self, variable: Any) -> Any:
+        """The variable to read in its place."""
+
+    @abstractmethod
+    def write(self, variable: Any) -> Any:
+        """The variable to write in its place; held by this overlay."""
+
+
+BUSY: Final = _Busy("a write")

@@ -1,0 +1,248 @@
+"""`transaction`: several variables change together, for everybody at once, or not at all."""
+
+from __future__ import annotations
+
+from contextvars import Token
+from functools import partial
+from typing import Any, Self
+
+from . import _scopes
+from ._collect import variables_in
+from ._commit import commit
+from ._holds import Hold, Overlay
+from ._variable import Variable
+from .errors import ConflictError, describe
+
+__all__ = ["Transaction", "transaction"]
+
+
+def transaction(*variables: Any) -> Transaction:
+    """Makes everything that the ``with`` block writes one step: all of it happens, or, on an exception, none.
+
+    Inside, reads see what the block has written. Other threads see none of it before the block ends, then all.
+    Transactions that run at once give what they would give one after the other.
+
+    Args:
+        variables: variables, of any backends; containers of them; objects that have them as attributes. The block
+            waits until no other thread is writing them, and keeps other writers out until it ends. Whoever lists
+            variables never meets a deadlock: they are taken in one order.
+
+            A variable that is not listed may be used too. Its first write takes it, and waits for it. If it is
+            only read, others may go on writing it; should one of them do so before the block ends, the block
+            fails.
+
+    Raises:
+        ConflictError: when the block ends: a variable that was read, and not listed, has been written by another
+            thread. On a write: waiting for the variable would never end. Nothing has changed then.
+
+    A transaction inside another one belongs to it: its writes are dropped alone if it fails, and committed with
+    the outer one. In asyncio, ``async with`` waits without blocking the event loop, and another task of the same
+    thread is kept out like another thread. Functions compiled by a library write past a transaction.
+
+    >>> import statevar as sv
+    >>> savings, cash = sv.Variable(100), sv.Variable(0)
+    >>> with sv.transaction(savings, cash):
+    ...     savings -= 30
+    ...     cash += 30
+    >>> with sv.transaction(savings, cash):
+    ...     savings -= 1000
+    ...     if savings < 0:
+    ...         raise ValueError("not enough")
+    Traceback (most recent call last):
+        ...
+    ValueError: not enough
+    >>> int(savings), int(cash)
+    (70, 30)
+    """
+    return Transaction(variables_in("transaction", variables))
+
+
+class Transaction:
+    """What `transaction` returns, for ``with`` and ``async with``. It may be used again, and by several threads."""
+
+    __slots__ = ("_ordered",)
+
+    def __init__(self, variables: list[Variable]) -> None:
+        self._ordered = sorted(variables, key=id)
+
+    def __enter__(self) -> Self:
+        work, outer = _work()
+        try:
+            for variable in self._ordered:
+                work.hold(variable)
+        except BaseException:
+            if not outer:
+                work.release()
+            raise
+        work.begin()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        work, joined = _work()
+        if not joined:
+            raise RuntimeError("transaction: it ends in another thread or task than it began in")
+        work.leave(commits=kind is None)
+
+    async def __aenter__(self) -> Self:
+        work, outer = _work()
+        try:
+            while (busy := work.hold_if_free(self._ordered)) is not None:
+                await _over(busy, outer)
+        except BaseException:
+            if not outer:
+                work.release()
+            raise
+        work.begin()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.__exit__(kind)
+
+
+def _work() -> tuple[_Work, bool]:
+    """The transaction that runs here, or a new one; and whether it ran already."""
+    overlay = _scopes.overlay()
+    return (overlay, True) if isinstance(overlay, _Work) else (_Work(), False)
+
+
+async def _over(hold: Hold, inside: bool) -> None:
+    """Waits, in a task, for a hold to end; one that holds others meanwhile might wait for ever."""
+    if inside:
+        raise ConflictError(
+            describe(
+                "transaction",
+                "another task holds a variable, and waiting for it inside a transaction might never end",
+                hint="list it in the outer transaction",
+            )
+        )
+    import asyncio  # noqa: PLC0415  # 40 ms, for those who await
+
+    over, loop = asyncio.Event(), asyncio.get_running_loop()
+    hold.when_over(partial(loop.call_soon_threadsafe, over.set))
+    await over.wait()
+
+
+class _Work(Overlay):
+    """What a transaction holds, has written and has read.
+
+    Two-phase locking: every variable that is listed or written is held to the end. What was only read is compared
+    at the end, while the variables written are hidden from readers and marked in `_committing`: of two transactions
+    that each read what the other one writes, the second to look finds the mark or the new version of the first.
+    """
+
+    __slots__ = ("_committing", "_held", "_levels", "_seen", "_token")
+
+    def __init__(self) -> None:
+        super().__init__("a transaction")
+        self._levels: list[dict[Variable, Variable]] = []  # drafts; one level more for each transaction inside
+        self._held: list[Variable] = []
+        self._seen: dict[Variable, Variable] = {}  # as they were when they were read, and not listed
+        self._committing: dict[Variable, Variable] = {}
+        self._token: Token[Overlay | None] | None = None
+
+    # -- as `_scopes.overlay` -------------------------------------------------------------------------
+
+    def read(self, variable: Any) -> Any:
+        """Its draft; else itself, if it is held; else what it was when it was read first."""
+        for level in reversed(self._levels):
+            if variable in level:
+                return level[variable]
+        if variable._holder is self:
+            return variable
+        if variable not in self._seen:
+            self._seen[variable] = variable._look(self)
+        return self._seen[variable]
+
+    def write(self, variable: Any) -> Any:
+        """Its draft on the innermost level."""
+        level = self._levels[-1]
+        draft = level.get(variable)
+        if draft is None:
+            self.hold(variable)
+            draft = level[variable] = self.read(variable)._fork(self)
+        return draft
+
+    def writes(self, variable: Any) -> bool:
+        """Whether it is being committed."""
+        return variable in self._committing
+
+    # -- its life -------------------------------------------------------------------------------------
+
+    def hold(self, variable: Variable) -> None:
+        """Waits until nobody else holds it, and holds it to the end."""
+        if variable._holder is not self:
+            variable._take(self, "transaction")
+            self._now_held(variable)
+
+    def hold_if_free(self, variables: list[Variable]) -> Hold | None:
+        """Holds all of them, or none of them and returns who holds one."""
+        taken: list[Variable] = []
+        for variable in variables:
+            if variable._holder is self:
+                continue
+            if (busy := variable._take_if_free(self, "transaction")) is not None:
+                for each in taken:
+                    each._holder = None
+                self.wake()
+                return busy
+            taken.append(variable)
+        for variable in taken:
+            self._now_held(variable)
+        return None
+
+    def _now_held(self, variable: Variable) -> None:
+        self._held.append(variable)
+        seen = self._seen.pop(variable, None)
+        if seen is not None and seen._version != variable._version:
+            raise _changed(variable)
+
+    def begin(self) -> None:
+        """Opens a level; on the first, reads and writes of this thread or task come here from now on."""
+        if not self._levels:
+            self._token = _scopes.open_overlay(self)
+        self._levels.append({})
+
+    def drop(self) -> None:
+        """Forgets what the innermost level has written."""
+        self._levels[-1].clear()
+
+    def leave(self, *, commits: bool) -> None:
+        """Closes a level: gives its drafts to the one around it, or commits them."""
+        drafts = self._levels.pop()
+        if self._levels:
+            if commits:
+                self._levels[-1].update(drafts)
+            return
+        try:
+            if commits:
+                self._committing = drafts
+                commit(drafts, self._validate)
+        finally:
+            assert self._token is not None
+            _scopes.close_overlay(self._token)
+            self.release()
+        for variable in drafts:
+            variable._deliver()
+
+    def _validate(self) -> None:
+        for variable, seen in self._seen.items():
+            holder = variable._holder
+            if variable._version != seen._version or (holder is not None and holder.writes(variable)):
+                raise _changed(variable)
+
+    def release(self) -> None:
+        """Lets everything go."""
+        for variable in self._held:
+            variable._holder = None
+        self.end()
+
+
+def _changed(variable: Variable) -> ConflictError:
+    return ConflictError(
+        describe(
+            "transaction",
+            "another thread has written it since it was read here, so nothing was committed",
+            variable.path,
+            "list it: sv.transaction(…, v) keeps other writers out",
+        )
+    )
