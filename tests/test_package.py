@@ -23,7 +23,7 @@ LAYERS = (
     ("_scopes", "_holds", "_backend", "_registry"),
     ("_backends", "initializers", "backends"),
     ("_at", "_convert", "_creation", "_description", "_display", "_frozen", "_operations", "_operators", "_protocols"),
-    ("_commit", "_edit", "_variable", "_watchers"),
+    ("_checks", "_commit", "_edit", "_variable", "_watchers"),
     ("_collect", "interop", "snapshots", "transactions"),
     ("testing", "_suite"),
     ("__init__",),

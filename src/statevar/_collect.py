@@ -27,6 +27,9 @@ def variables_in(operation: str, targets: Iterable[Any]) -> list[Variable]:
             continue
         if isinstance(target, Iterator):
             target = list(target)  # noqa: PLW2901  # it can be gone through once
+        if type(target) in (list, tuple) and all(issubclass(kind, Variable) for kind in set(map(type, target))):
+            found |= dict.fromkeys(target)
+            continue
         inside = dict.fromkeys(_walk(target))
         if not inside and _children(target) != []:
             raise TypeError(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ._backend import HostArray, empty_aligned
+from ._checks import fits_declared, selects
 from ._commit import commit
 from ._indexing import select
 
@@ -30,14 +31,14 @@ def edit(variable: Variable, index: Any) -> Iterator[HostArray]:
         array = _copy(backend.to_host(target._stored() if where is None else backend.get(target._stored(), where)))
         yield array
         if where is not None:
-            target._write_held("edit", backend.put, type(variable)._selects, array, "set", index, hold)
+            target._write_held("edit", backend.put, selects, array, "set", index, hold)
         elif _references(array) == _UNHELD and target._constraint is None:
             draft = target._draft(hold)
             draft._handle = backend.given(target._handle, array)
             draft._version += 1
             commit({target: draft})
         else:  # a view of it is left, which could write into the variable's memory
-            target._write_held("edit", backend.assign, type(variable)._fits, array, None, None, hold)
+            target._write_held("edit", backend.assign, fits_declared, array, None, None, hold)
         if array.base is not None:
             array.base.setflags(write=False)
         array.setflags(write=False)

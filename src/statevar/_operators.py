@@ -127,7 +127,7 @@ class Operators(ABC):
     def __le__(self, other: Any) -> Any: return self._binary(operator.le, other)
     def __gt__(self, other: Any) -> Any: return self._binary(operator.gt, other)
     def __ge__(self, other: Any) -> Any: return self._binary(operator.ge, other)
-    def __hash__(self) -> int: return id(self)
+    __hash__ = object.__hash__  # a class with __eq__ has none of its own
 
     # -- Python's own types: scalars only ---------------------------------------------------------------
     def __bool__(self) -> bool: return bool(self._item("bool"))

@@ -11,6 +11,7 @@ from typing import Any, Self
 from . import _scopes
 from ._at import At
 from ._backend import Array, HostArray, Operation
+from ._checks import Check, broadcasts, fits_declared, multiplies, redeclares, selects
 from ._convert import inferred_dtype, to_operand
 from ._creation import initial_value
 from ._description import Aggregation, Description
@@ -20,20 +21,16 @@ from ._edit import edit
 from ._forks import register
 from ._frozen import FrozenVariable
 from ._holds import BUSY, Hold
-from ._indexing import Selection, select
+from ._indexing import Selection
 from ._operations import check_operator, closed_operators
 from ._registry import attach, default_backend, get_backend, owner_of
-from ._shapes import DeclaredShape, Shape, broadcasts_into, canonical_shape, fits
+from ._shapes import DeclaredShape, Shape, canonical_shape, fits
 from ._watchers import Callback, Subscription, Watchers
 from .errors import ConflictError, ShapeError, TraceError, UninitializedError, describe
 
 __all__ = ["Aggregation", "Variable"]
 
 _AGGREGATIONS = ("none", "mean", "sum", "only_first_replica")
-
-
-#: A method of Variable. Raises if an operand does not fit; returns the selection, the new shape, or None.
-Check = Callable[["Variable", str, Any, Any], Any]
 
 
 class Variable(Description):
@@ -259,8 +256,8 @@ class Variable(Description):
         (1, 1)
         """
         if not validate_shape:
-            return self._write("assign", self._backend.redeclare, Variable._redeclares, value, None, None, use_locking)
-        return self._write("assign", self._backend.assign, Variable._fits, value, None, None, use_locking)
+            return self._write("assign", self._backend.redeclare, redeclares, value, None, None, use_locking)
+        return self._write("assign", self._backend.assign, fits_declared, value, None, None, use_locking)
 
     def assign_add(self, value: Any, use_locking: bool = True, name: str | None = None) -> Self:
         """Adds to the value; ``value`` broadcasts into the variable's shape.
@@ -286,9 +283,9 @@ class Variable(Description):
 
     def _apply(self, operation: str, op: Operation, other: Any, use_locking: bool = True) -> Self:
         if op in self._closed:
-            return self._write(operation, self._backend.apply, Variable._broadcasts, other, op, None, use_locking)
+            return self._write(operation, self._backend.apply, broadcasts, other, op, None, use_locking)
         check_operator(operation, op, self._dtype_name, self._path)
-        check = Variable._multiplies if op is operator.matmul else Variable._broadcasts
+        check = multiplies if op is operator.matmul else broadcasts
         return self._write(operation, None, check, other, op, None, use_locking)
 
     def update(self, fn: Callable[..., Any], *args: Any) -> Any:
@@ -321,7 +318,7 @@ class Variable(Description):
             new = to_operand(
                 fn(target._stored(), *args), backend, self._dtype_name, operation="update", path=self._path
             )
-            target._write_held("update", backend.assign, Variable._fits, new, None, None, hold)
+            target._write_held("update", backend.assign, fits_declared, new, None, None, hold)
             return target._stored()
 
     def edit(self, index: Any = ...) -> AbstractContextManager[HostArray]:
@@ -414,7 +411,7 @@ class Variable(Description):
     def _put(self, kind_: str, index: Any, value: Any, operation: str = "") -> Self:
         if kind_ != "set":
             check_operator(f"at.{kind_}", kind_, self._dtype_name, self._path)
-        return self._write(operation or f"at.{kind_}", self._backend.put, Variable._selects, value, kind_, index)
+        return self._write(operation or f"at.{kind_}", self._backend.put, selects, value, kind_, index)
 
     def _write(
         self,
@@ -436,6 +433,7 @@ class Variable(Description):
             op: the operator, or the kind of write at an index.
             hold: of the caller, who holds the variable already and has applied its constraint.
         """
+        v: Variable = self  # or, in a transaction, its draft
         backend = self._backend
         x = backend.operand(value, self._dtype)
         if x is None:
@@ -443,46 +441,43 @@ class Variable(Description):
         if hold is None:
             if backend.traces and backend.is_tracing():
                 return self._write_traced(operation, verb, check, x, op, index)
-            overlay = _scopes.overlay() if _scopes.active else None
             if self._constraint is not None:
                 with self._held(operation, "a write") as (target, hold):
                     target._write_held(operation, verb, check, x, op, index, hold)
                 return self
-            if overlay is not None:
-                overlay.write(self)._write(operation, verb, check, x, op, index, True, overlay)
-                return self
-            if not locking and self._handle is not None:
+            if _scopes.active and (overlay := _scopes.overlay()) is not None:
+                v, hold = overlay.write(self), overlay
+            elif not locking and self._handle is not None:
                 return self._write_unlocked(operation, check, x, op, index)
-        with self._lock:
-            if self._holder is not hold:
-                self._wait_for_holder(operation)
-            self._holder = BUSY
+        with v._lock:
+            if v._holder is not hold:
+                v._wait_for_holder(operation)
+            v._holder = BUSY
             try:
-                handle = self._handle
+                handle = v._handle
                 if handle is None:
-                    self._first_write(operation, check, x)
+                    v._first_write(operation, check, x)
                 else:
-                    where = check(self, operation, x, index)
+                    where = check(v, operation, x, index)
                     if verb is None:
-                        x = self._computed(operation, backend.snapshot(handle), x, op, where)
+                        x = v._computed(operation, backend.snapshot(handle), x, op, where)
                         verb = backend.assign
-                    self._snapshot = None  # no new reader can take it now; those who did are counted
+                    v._snapshot = None  # no new reader can take it now; those who did are counted
                     try:
                         handle = verb(handle, x, op, where)
                         if type(where) is tuple:
-                            self._shape = where
-                            self._declared = where if not fits(where, self._declared) else self._declared
-                        self._version += 1  # before it is published: `snapshot` compares versions without the lock
+                            v._shape = where
+                            v._declared = where if not fits(where, v._declared) else v._declared
+                        v._version += 1  # before it is published: `snapshot` compares versions without the lock
                     finally:
-                        self._handle = handle
-                        self._snapshot = handle.published
-                watchers = self._watchers
-                if watchers is not None:
-                    watchers.record(self._version)
+                        v._handle = handle
+                        v._snapshot = handle.published
+                if v._watchers is not None:
+                    v._watchers.record(v._version)
             finally:
-                self._holder = hold
-        if watchers is not None and hold is None:
-            watchers.deliver(self)
+                v._holder = hold
+        if v._watchers is not None and hold is None:
+            v._watchers.deliver(v)
         return self
 
     def _write_held(self, operation: str, verb: Any, check: Check, value: Any, op: Any, index: Any, hold: Hold) -> None:
@@ -493,12 +488,14 @@ class Variable(Description):
             old = None
             if self._handle is not None:
                 old = self._stored()
-            elif check not in (Variable._fits, Variable._redeclares):
+            elif check not in (fits_declared, redeclares):
                 self._initialized(operation)
             value = self._computed(operation, old, x, op, check(self, operation, x, index))
             del old  # or the write could not be in place
-            redeclares = check is Variable._redeclares
-            verb, check = (backend.redeclare, check) if redeclares else (backend.assign, Variable._fits)
+            if check is redeclares:
+                verb = backend.redeclare
+            else:
+                verb, check = backend.assign, fits_declared
             op = index = None
         self._write(operation, verb, check, value, op, index, True, hold)
 
@@ -565,12 +562,9 @@ class Variable(Description):
             self._watchers.after_fork()
 
     def _draft(self, hold: Hold) -> Variable:
-        """What a transaction reads in place of this variable. `_fork` makes it one to write."""
+        """What the owner of a hold reads in place of this variable. `_fork` makes it one to write."""
         draft = object.__new__(_Draft)
-        draft._aggregation = self._aggregation
-        draft._autocast = self._autocast
         draft._backend = self._backend
-        draft._closed = self._closed
         draft._constraint = self._constraint
         draft._declared = self._declared
         draft._device = self._device
@@ -579,7 +573,6 @@ class Variable(Description):
         draft._handle = self._handle
         draft._holder = hold
         draft._lock = RLock()
-        draft._name = self._name
         draft._path = self._path
         draft._shape = self._shape
         draft._snapshot = self._snapshot
@@ -599,8 +592,12 @@ class Variable(Description):
     def _fork(self, hold: Hold) -> Variable:
         """A draft to write."""
         draft = self._draft(hold)
-        if self._handle is not None:
-            draft._keep(self._backend.fork(self._handle, self._stored()))
+        handle = self._handle
+        if handle is not None:
+            snapshot = self._snapshot
+            handle = self._backend.fork(handle, self._stored() if snapshot is None else snapshot)
+            draft._handle = handle
+            draft._snapshot = handle.published
         return draft
 
     def _restore_value(self, value: Any, declared: DeclaredShape) -> None:
@@ -651,7 +648,7 @@ class Variable(Description):
         shape = backend.shape(x)
         declared = self._declared if fits(shape, self._declared) else shape
         if not backend.replaceable:  # somebody holds the parameter: it changes in a moment, under the lock
-            return self._write(operation, backend.redeclare, Variable._redeclares, x, None, None)
+            return self._write(operation, backend.redeclare, redeclares, x, None, None)
         self._handle = backend.create(x, declared=declared, device=self._device, trainable=self._trainable)
         self._snapshot = None  # the next reader publishes the handle that it then finds
         self._shape, self._declared = shape, declared
@@ -666,7 +663,7 @@ class Variable(Description):
         self._snapshot = handle.published
 
     def _first_write(self, operation: str, check: Check, x: Array) -> None:
-        if check not in (Variable._fits, Variable._redeclares):
+        if check not in (fits_declared, redeclares):
             self._initialized(operation)
         shape = check(self, operation, x, None)
         if not fits(shape, self._declared):
@@ -723,57 +720,12 @@ class Variable(Description):
             )
         return new
 
-    # What a write checks, under the lock, against the shape the variable has then.
-
-    def _fits(self, operation: str, x: Array, index: None) -> Shape | None:
-        if getattr(x, "shape", False) == self._shape:  # most arrays have it; a verb call costs 0.1 us
-            return None
-        shape = self._backend.shape(x)
-        if not fits(shape, self._declared):
-            raise ShapeError(
-                describe(
-                    operation,
-                    f"expected shape {self._declared}, got {shape}",
-                    self._path,
-                    "pass validate_shape=False to change the shape",
-                )
-            )
-        return shape
-
-    def _redeclares(self, operation: str, x: Array, index: None) -> Shape:
-        return self._backend.shape(x)
-
-    def _broadcasts(self, operation: str, x: Array, index: None) -> None:
-        shape = getattr(x, "shape", None)
-        if shape == self._shape or shape == ():
-            return
-        shape = self._backend.shape(x)
-        if not broadcasts_into(shape, self.shape):
-            raise ShapeError(describe(operation, f"shape {shape} does not broadcast into {self._shape}", self._path))
-
-    def _selects(self, operation: str, x: Array, index: Any) -> Selection:
-        where = select(index, self.shape, self._path)
-        shape = self._backend.shape(x)
-        if not broadcasts_into(shape, where.shape):
-            raise ShapeError(
-                describe(operation, f"shape {shape} does not broadcast into the selected {where.shape}", self._path)
-            )
-        return where
-
-    def _multiplies(self, operation: str, x: Array, index: None) -> None:
-        shape, mine = self._backend.shape(x), self.shape
-        square = (mine[-1:] or (0,)) * 2
-        if not mine or shape[-2:] != square or not broadcasts_into(shape[:-2], mine[:-2]):
-            raise ShapeError(
-                describe(operation, f"expected a matrix of shape {square} for {mine}, got {shape}", self._path)
-            )
-
     def __repr__(self) -> str:
         return variable_repr(self)
 
 
 class _Draft(Variable):
-    """A variable that a transaction reads and writes in place of another; nobody else knows it."""
+    """A variable that one thread reads and writes in place of another; nobody else knows it."""
 
     __slots__ = ()
 

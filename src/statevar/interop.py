@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ._backend import HostArray
+from ._checks import fits_declared
 from ._convert import to_operand
 from ._dtypes import dtype_name
 from ._registry import default_backend
@@ -106,7 +107,7 @@ def _checked(x: Any, value: Any) -> Any:
     _check_target(x, "set_value")
     if isinstance(x, Variable):
         operand = to_operand(value, x._backend, x.dtype_name, operation="set_value", path=x.path)
-        x._fits("set_value", operand, None)
+        fits_declared(x, "set_value", operand, None)
         return operand
     operand = to_operand(value, default_backend(), dtype_name(x.dtype), operation="set_value", path="")
     if operand.shape != x.shape:

@@ -20,6 +20,7 @@ __all__ = ["Snapshot", "restore", "rollback", "snapshot"]
 _ATTEMPTS = 3
 _version = attrgetter("_version")
 _published = attrgetter("_snapshot")
+_declared = attrgetter("_declared")
 
 
 class Snapshot(Mapping[str, Array]):
@@ -113,7 +114,7 @@ def snapshot(*variables: Any) -> Snapshot:
                 variable._stored() if value is None and variable._handle is not None else value
                 for variable, value in zip(found, values, strict=True)
             ]
-        declared = [variable._declared for variable in found]
+        declared = list(map(_declared, found))
         if versions == list(map(_version, found)):
             return Snapshot(found, values, versions, declared)
     return _locked(found)

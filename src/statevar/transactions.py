@@ -68,8 +68,7 @@ class Transaction:
     def __enter__(self) -> Self:
         work, outer = _work()
         try:
-            for variable in self._ordered:
-                work.hold(variable)
+            work.hold_all(self._ordered)
         except BaseException:
             if not outer:
                 work.release()
@@ -155,11 +154,14 @@ class _Work(Overlay):
 
     def write(self, variable: Any) -> Any:
         """Its draft on the innermost level."""
-        level = self._levels[-1]
+        levels = self._levels
+        level = levels[-1]
         draft = level.get(variable)
         if draft is None:
-            self.hold(variable)
-            draft = level[variable] = self.read(variable)._fork(self)
+            if variable._holder is not self:
+                self.hold(variable)
+            current = variable if len(levels) == 1 else self.read(variable)
+            draft = level[variable] = current._fork(self)
         return draft
 
     def writes(self, variable: Any) -> bool:
@@ -167,6 +169,18 @@ class _Work(Overlay):
         return variable in self._committing
 
     # -- its life -------------------------------------------------------------------------------------
+
+    def hold_all(self, variables: list[Variable]) -> None:
+        """`hold` of each, faster where nobody holds them."""
+        held, inside = self._held, bool(self._levels)
+        for variable in variables:
+            if not inside:
+                with variable._lock:
+                    if variable._holder is None:
+                        variable._holder = self
+                        held.append(variable)
+                        continue
+            self.hold(variable)
 
     def hold(self, variable: Variable) -> None:
         """Waits until nobody else holds it, and holds it to the end."""

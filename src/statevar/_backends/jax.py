@@ -177,7 +177,7 @@ class JAXBackend(Backend):
         return self.assign(handle, x)
 
     def fork(self, handle: Any, array: Any) -> Any:
-        return _Handle(array, published=array)
+        return handle if array is handle.published else _Handle(array, published=array)
 
     def given(self, handle: Any, array: HostArray) -> Any:
         # Aliases the memory if it is aligned, and never donates what it aliases.

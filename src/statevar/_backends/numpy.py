@@ -176,8 +176,14 @@ class NumPyBackend(Backend):
         return published
 
     def assign(self, handle: Any, x: HostArray, _op: Any = None, _where: Any = None) -> Any:
-        if _exclusive(handle) and x.shape == handle.writer.shape:
-            handle.writer[...] = x
+        writer = handle.writer
+        # `_exclusive`, written out: a call takes 0.06 us.
+        if (
+            x.shape == writer.shape
+            and getrefcount(handle.published) == _UNHELD_PUBLISHED
+            and getrefcount(handle.base) == _UNHELD_BASE
+        ):
+            writer[...] = x
             return handle
         return _own(x)
 
@@ -185,7 +191,7 @@ class NumPyBackend(Backend):
         writer = handle.writer
         if writer.nbytes < _SMALL:
             result = op(writer, x)  # a scalar, if the variable is one
-            if _exclusive(handle):
+            if getrefcount(handle.published) == _UNHELD_PUBLISHED and getrefcount(handle.base) == _UNHELD_BASE:
                 writer[...] = result
                 return handle
             return _Handle(np.asarray(result, writer.dtype))  # bitwise operators widen int4
@@ -208,7 +214,8 @@ class NumPyBackend(Backend):
         return _own(x)
 
     def fork(self, handle: Any, array: HostArray) -> Any:
-        return _Fork(array)
+        # The variable's own slot holds ``published`` as well, so that nobody finds the handle exclusive.
+        return handle if array is handle.published else _Fork(array)
 
     def given(self, handle: Any, array: HostArray) -> Any:
         return _Handle(array)
