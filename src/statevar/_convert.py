@@ -16,10 +16,10 @@ __all__ = ["host_from_python", "inferred_dtype", "to_operand", "unwrapped"]
 
 
 def unwrapped(value: Any) -> Any:
-    """The stored array of a variable; any other value as it is."""
+    """The stored array of a variable, or of what stands for it in a transaction; any other value as it is."""
     if isinstance(value, Operators):
-        stored = getattr(value, "_stored", None)
-        return stored() if stored is not None else value.value
+        current = getattr(value, "_current", None)
+        return current()._stored() if current is not None else value.value
     return value
 
 

@@ -112,7 +112,7 @@ class Hold:
                 )
             )
         hold: Hold | None = self
-        while hold is not None:
+        while hold is not None and not hold._over:  # who waited for one that is over is about to go on
             if hold._thread == me:
                 raise ConflictError(
                     describe(

@@ -507,11 +507,12 @@ class Variable(Description):
         overlay = _scopes.overlay() if _scopes.active else None
         target: Self = self if overlay is None else overlay.write(self)
         hold = Hold(what)
-        target._take(hold, operation, overlay)
-        try:
+        try:  # before it is taken: Ctrl-C may come between
+            target._take(hold, operation, overlay)
             yield target, hold
         finally:
-            target._holder = overlay
+            if target._holder is hold:
+                target._holder = overlay
             hold.end()
             target._deliver()
 

@@ -107,7 +107,7 @@ def _checked(x: Any, value: Any) -> Any:
     _check_target(x, "set_value")
     if isinstance(x, Variable):
         operand = to_operand(value, x._backend, x.dtype_name, operation="set_value", path=x.path)
-        fits_declared(x, "set_value", operand, None)
+        fits_declared(x._current(), "set_value", operand, None)
         return operand
     operand = to_operand(value, default_backend(), dtype_name(x.dtype), operation="set_value", path="")
     if operand.shape != x.shape:

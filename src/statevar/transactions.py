@@ -69,11 +69,11 @@ class Transaction:
         work, outer = _work()
         try:
             work.hold_all(self._ordered)
+            work.begin()
         except BaseException:
             if not outer:
                 work.release()
             raise
-        work.begin()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -87,11 +87,11 @@ class Transaction:
         try:
             while (busy := work.hold_if_free(self._ordered)) is not None:
                 await _over(busy, outer)
+            work.begin()
         except BaseException:
             if not outer:
                 work.release()
             raise
-        work.begin()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -177,35 +177,35 @@ class _Work(Overlay):
             if not inside:
                 with variable._lock:
                     if variable._holder is None:
+                        held.append(variable)  # before it is held: Ctrl-C may come between
                         variable._holder = self
-                        held.append(variable)
                         continue
             self.hold(variable)
 
     def hold(self, variable: Variable) -> None:
         """Waits until nobody else holds it, and holds it to the end."""
         if variable._holder is not self:
+            self._held.append(variable)
             variable._take(self, "transaction")
-            self._now_held(variable)
+            self._compare(variable)
 
     def hold_if_free(self, variables: list[Variable]) -> Hold | None:
         """Holds all of them, or none of them and returns who holds one."""
-        taken: list[Variable] = []
+        before = len(self._held)
         for variable in variables:
             if variable._holder is self:
                 continue
+            self._held.append(variable)
             if (busy := variable._take_if_free(self, "transaction")) is not None:
-                for each in taken:
-                    each._holder = None
+                self._let_go(before)
                 self.wake()
                 return busy
-            taken.append(variable)
-        for variable in taken:
-            self._now_held(variable)
+        for variable in self._held[before:]:
+            self._compare(variable)
         return None
 
-    def _now_held(self, variable: Variable) -> None:
-        self._held.append(variable)
+    def _compare(self, variable: Variable) -> None:
+        """Raises if it was written between being read here and being held."""
         seen = self._seen.pop(variable, None)
         if seen is not None and seen._version != variable._version:
             raise _changed(variable)
@@ -232,8 +232,6 @@ class _Work(Overlay):
                 self._committing = drafts
                 commit(drafts, self._validate)
         finally:
-            assert self._token is not None
-            _scopes.close_overlay(self._token)
             self.release()
         for variable in drafts:
             variable._deliver()
@@ -246,9 +244,17 @@ class _Work(Overlay):
 
     def release(self) -> None:
         """Lets everything go."""
-        for variable in self._held:
-            variable._holder = None
+        if self._token is not None:
+            _scopes.close_overlay(self._token)
+            self._token = None
+        self._let_go(0)
         self.end()
+
+    def _let_go(self, after: int) -> None:
+        for variable in self._held[after:]:
+            if variable._holder is self:
+                variable._holder = None
+        del self._held[after:]
 
 
 def _changed(variable: Variable) -> ConflictError:

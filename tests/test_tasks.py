@@ -1,0 +1,208 @@
+"""asyncio: a task is kept out of another task's transaction, and out of its context, as a thread is."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+import statevar as sv
+from tests.helpers import assert_same
+
+
+def test_tasks_take_turns(backend: str) -> None:
+    v, w = sv.Variable(0, backend=backend), sv.Variable(0, backend=backend)
+
+    async def add() -> None:
+        for _ in range(5):
+            async with sv.transaction(v, w):
+                before = int(v)
+                await asyncio.sleep(0)
+                v.assign(before + 1)
+                await asyncio.sleep(0)
+                w.assign(before + 1)
+
+    async def look() -> None:
+        for _ in range(20):
+            cut = sv.snapshot(v, w)
+            assert int(cut[v]) == int(cut[w]), "half a transaction"
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        await asyncio.gather(add(), add(), look(), add())
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+    assert (int(v), int(w)) == (15, 15)
+
+
+def test_a_task_made_inside_is_outside(backend: str) -> None:
+    v = sv.Variable([1.0], name="w", backend=backend)
+
+    async def child() -> list[float]:
+        seen: list[float] = v.numpy().tolist()
+        with pytest.raises(
+            sv.errors.ConflictError, match="it is held by the transaction in which this thread or task was started"
+        ):
+            v.assign([50.0])
+        return seen
+
+    async def main() -> None:
+        async with sv.transaction(v):
+            v.assign([2.0])
+            assert await asyncio.create_task(child()) == [1.0]
+
+    asyncio.run(main())
+    assert_same(v, [2.0])
+
+
+def test_a_worker_thread_started_inside_is_outside() -> None:
+    v = sv.Variable([1.0], name="w")
+
+    async def main() -> None:
+        async with sv.transaction(v):
+            v.assign([2.0])
+            assert (await asyncio.to_thread(v.numpy)).tolist() == [1.0]
+            with pytest.raises(sv.errors.ConflictError, match="the transaction may wait for this code"):
+                await asyncio.to_thread(v.assign, [3.0])
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+    assert_same(v, [2.0])
+
+
+def test_a_plain_write_to_what_another_task_holds_is_an_error() -> None:
+    v = sv.Variable([1.0], name="w")
+
+    async def holder(began: asyncio.Event, end: asyncio.Event) -> None:
+        async with sv.transaction(v):
+            v.assign([2.0])
+            began.set()
+            await end.wait()
+
+    async def main() -> None:
+        began, end = asyncio.Event(), asyncio.Event()
+        task = asyncio.create_task(holder(began, end))
+        await began.wait()
+        for write in (lambda: v.assign([3.0]), lambda: v.update(lambda a: a), sv.transaction(v).__enter__):
+            with pytest.raises(
+                sv.errors.ConflictError,
+                match="another asyncio task of this thread holds it for a transaction, at 'w'. Hint: use `async with",
+            ):
+                write()
+        assert_same(v, [1.0])
+        end.set()
+        await task
+        v.assign_add([1.0])
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+    assert_same(v, [3.0])
+
+
+def test_waiting_for_a_thread_does_not_block_the_loop() -> None:
+    import threading
+
+    v = sv.Variable(0)
+    began, end = threading.Event(), threading.Event()
+
+    def holder() -> None:
+        with sv.transaction(v):
+            began.set()
+            assert end.wait(10), "the event loop was blocked"
+            v.assign(5)
+
+    async def ticker() -> None:
+        await asyncio.sleep(0.05)
+        end.set()
+
+    async def waiter() -> None:
+        async with sv.transaction(v):
+            v.assign_add(1)
+
+    async def main() -> None:
+        await asyncio.gather(waiter(), ticker())
+
+    thread = threading.Thread(target=holder)
+    thread.start()
+    assert began.wait(10)
+    asyncio.run(asyncio.wait_for(main(), 20))
+    thread.join()
+    assert int(v) == 6
+
+
+def test_a_cancelled_task_lets_go() -> None:
+    v = sv.Variable(0)
+
+    async def holder() -> None:
+        async with sv.transaction(v):
+            v.assign(1)
+            await asyncio.sleep(100)
+
+    async def waiter() -> None:
+        async with sv.transaction(v):
+            v.assign(2)
+
+    async def main() -> None:
+        held = asyncio.create_task(holder())
+        await asyncio.sleep(0)
+        waiting = asyncio.create_task(waiter())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        held.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await held
+        assert int(v) == 0, "what was cancelled was dropped"
+        async with sv.transaction(v):
+            v.assign(3)
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+    assert int(v) == 3
+
+
+def test_waiting_inside_a_transaction_is_an_error() -> None:
+    a, b = sv.Variable(0), sv.Variable(0)
+
+    async def holder(end: asyncio.Event) -> None:
+        async with sv.transaction(b):
+            await end.wait()
+
+    async def main() -> None:
+        end = asyncio.Event()
+        task = asyncio.create_task(holder(end))
+        await asyncio.sleep(0)
+        async with sv.transaction(a):
+            with pytest.raises(sv.errors.ConflictError, match="Hint: list it in the outer transaction"):
+                async with sv.transaction(b):
+                    pass
+            a.assign(1)
+        end.set()
+        await task
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+    assert int(a) == 1
+
+
+def test_an_exception_drops_it(backend: str) -> None:
+    v = sv.Variable(0, backend=backend)
+
+    async def main() -> None:
+        async with sv.transaction(v):
+            v.assign(1)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        asyncio.run(main())
+    assert int(v) == 0
+
+
+def test_scopes_of_two_tasks_do_not_mix() -> None:
+    async def named(name: str) -> str:
+        with sv.name_scope(name):
+            await asyncio.sleep(0)
+            return sv.Variable(0, name="v").path
+
+    async def main() -> list[Any]:
+        return await asyncio.gather(named("a"), named("b"))
+
+    assert asyncio.run(main()) == ["a/v", "b/v"]
