@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from ._variable import Variable
 
-__all__ = ["commit"]
+__all__ = ["commit", "while_locked"]
+
+_Result = TypeVar("_Result")
 
 
 def commit(drafts: dict[Variable, Variable], check: Callable[[], None] | None = None) -> None:
@@ -20,20 +22,16 @@ def commit(drafts: dict[Variable, Variable], check: Callable[[], None] | None = 
     Args:
         check: called when nobody can read any more; what it raises leaves everything as it was.
     """
-    ordered = sorted(drafts, key=id)  # two commits, or a commit and a snapshot, take locks in one order
-    taken = 0
-    try:
-        for variable in ordered:
-            variable._lock.acquire()
-            taken += 1
+
+    def body(variables: list[Variable]) -> None:
         before: list[tuple[Variable, Any]] = []
-        for variable in ordered:
+        for variable in variables:
             variable._snapshot = None
         try:
             if check is not None:
                 check()
-            for variable in ordered:
-                if len(ordered) > 1:
+            for variable in variables:
+                if len(variables) > 1:
                     before.append((variable, variable._remember()))
                 variable._adopt(drafts[variable])
         except BaseException:
@@ -41,12 +39,33 @@ def commit(drafts: dict[Variable, Variable], check: Callable[[], None] | None = 
                 variable._put_back(state)
             raise
         finally:
-            for variable in ordered:
+            for variable in variables:
                 handle = variable._handle
                 variable._snapshot = None if handle is None else handle.published
-        for variable in ordered:
+        for variable in variables:
             if variable._watchers is not None:
                 variable._watchers.record(variable._version)
+
+    while_locked(drafts, body)
+
+
+def while_locked(variables: Iterable[Variable], body: Callable[[list[Variable]], _Result]) -> _Result:
+    """``body(variables)`` with all their locks taken, in one order for everybody."""
+    ordered = sorted(variables, key=id)
+    interrupt: KeyboardInterrupt | None = None
+    try:
+        for variable in ordered:
+            variable._lock.acquire()
+        return body(ordered)
     finally:
-        for variable in ordered[:taken]:
-            variable._lock.release()
+        # No call that Python runs stands before this loop: Ctrl-C comes where one begins.
+        while True:
+            try:
+                for variable in ordered:
+                    if variable._lock._is_owned():
+                        variable._lock.release()
+                break
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt

@@ -11,6 +11,7 @@ import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import suppress
 from threading import get_ident
 from typing import Any, Final
 
@@ -22,6 +23,7 @@ __all__ = ["BUSY", "Hold", "Overlay"]
 _waiting: dict[int, Hold] = {}  # by thread: what it waits for
 _graph = guarded(threading.Lock())  # guards _waiting, and the list of each hold
 in_child(_waiting.clear)
+_PATIENCE = 0.5  # seconds
 
 
 def _task() -> Any:
@@ -51,17 +53,18 @@ class Hold:
         self._ended.acquire()  # released once it ends
 
     def is_mine(self) -> bool:
-        """Whether the thread and the task that run now are those that made it."""
-        return self._thread == get_ident() and self._task is _task()
+        """Whether the thread and the task that run now are those that made it, and it has not ended."""
+        return self._thread == get_ident() and self._task is _task() and not self._over
 
     def writes(self, variable: Any) -> bool:
         """Whether the variable is changing at this moment."""
         return False
 
     def end(self) -> None:
-        """Lets everybody go who waits."""
+        """Lets everybody go who waits. May be called again if Ctrl-C came between."""
         self._over = True
-        self._ended.release()
+        with suppress(RuntimeError):  # released already
+            self._ended.release()
         self.wake()
 
     def wake(self) -> None:
@@ -79,8 +82,11 @@ class Hold:
         if self._over:
             self.wake()
 
-    def wait(self, operation: str, path: str) -> None:
+    def wait(self, operation: str, path: str, still: Callable[[], bool]) -> None:
         """Blocks until it ends. Whoever made it, or could never be let go, gets an error instead.
+
+        Args:
+            still: whether it is in the way; asked now and then, since Ctrl-C may keep its owner from telling us.
 
         Raises:
             ConflictError: the one who holds it waits, directly or not, for this thread.
@@ -95,8 +101,10 @@ class Hold:
             self._check_cycle(me, operation, path)
             _waiting[me] = self
         try:
-            with self._ended:  # and lets the next one go
-                pass
+            while still():
+                if self._ended.acquire(timeout=_PATIENCE):
+                    self._ended.release()  # lets the next one go
+                    break
         finally:
             _waiting.pop(me, None)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from typing import Any
 
 from ._dtypes import dtype_name, is_floating
@@ -27,6 +27,7 @@ __all__ = [
     "name_scope",
     "open_overlay",
     "overlay",
+    "overlay_closed",
     "path_of",
     "unique_name",
 ]
@@ -141,15 +142,22 @@ def inherits(hold: Any) -> bool:
     return _overlay.get() is hold
 
 
-def open_overlay(new: Overlay) -> Token[Overlay | None]:
-    """Makes it the overlay of the running code until `close_overlay`."""
+def open_overlay(new: Overlay) -> Overlay | None:
+    """Makes it the overlay of the running code, and returns what was there before."""
     _count(1)
-    return _overlay.set(new)
+    before = _overlay.get()
+    _overlay.set(new)
+    return before
 
 
-def close_overlay(token: Token[Overlay | None]) -> None:
-    """Puts back what was there before."""
-    _overlay.reset(token)
+def close_overlay(old: Overlay, before: Overlay | None) -> None:
+    """Puts back what was there before, once or twice; `overlay_closed` follows, once at most."""
+    if _overlay.get() is old:
+        _overlay.set(before)
+
+
+def overlay_closed() -> None:
+    """Counts it off. If Ctrl-C keeps this from happening, reads are slower from then on, and right."""
     _count(-1)
 
 

@@ -313,13 +313,14 @@ class Variable(Description):
         backend = self._backend
         if backend.traces and backend.is_tracing():
             return self.assign(fn(self.value, *args)).value
-        with self._held("update", "an update") as (target, hold):
+
+        def body(target: Variable, hold: Hold) -> Any:
             target._initialized("update")
-            new = to_operand(
-                fn(target._stored(), *args), backend, self._dtype_name, operation="update", path=self._path
-            )
+            new = fn(target._stored(), *args)
             target._write_held("update", backend.assign, fits_declared, new, None, None, hold)
             return target._stored()
+
+        return self._while_held("update", "an update", body)
 
     def edit(self, index: Any = ...) -> AbstractContextManager[HostArray]:
         """A writable NumPy array of the value, which is stored when the ``with`` block ends.
@@ -442,8 +443,11 @@ class Variable(Description):
             if backend.traces and backend.is_tracing():
                 return self._write_traced(operation, verb, check, x, op, index)
             if self._constraint is not None:
-                with self._held(operation, "a write") as (target, hold):
-                    target._write_held(operation, verb, check, x, op, index, hold)
+                self._while_held(
+                    operation,
+                    "a write",
+                    lambda target, hold: target._write_held(operation, verb, check, x, op, index, hold),
+                )
                 return self
             if _scopes.active and (overlay := _scopes.overlay()) is not None:
                 v, hold = overlay.write(self), overlay
@@ -501,13 +505,28 @@ class Variable(Description):
 
     # -- holding ---------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _held(self, operation: str, what: str) -> Iterator[tuple[Self, Hold]]:
-        """Keeps every other writer out, and no reader; yields what to write, and the hold to do it with."""
+    def _while_held(self, operation: str, what: str, body: Callable[[Variable, Hold], Any]) -> Any:
+        """Calls ``body(what to write, the hold to do it with)``, and keeps every other writer out; no reader waits."""
         overlay = _scopes.overlay() if _scopes.active else None
-        target: Self = self if overlay is None else overlay.write(self)
+        target: Variable = self if overlay is None else overlay.write(self)
         hold = Hold(what)
         try:  # before it is taken: Ctrl-C may come between
+            target._take(hold, operation, overlay)
+            return body(target, hold)
+        finally:
+            if target._holder is hold:  # no call before this: Ctrl-C comes where a call begins or ends
+                target._holder = overlay
+            hold.end()
+            if target._watchers is not None:
+                target._watchers.deliver(target)
+
+    @contextmanager
+    def _held(self, operation: str, what: str) -> Iterator[tuple[Variable, Hold]]:
+        """`_while_held` for a block of the user's."""
+        overlay = _scopes.overlay() if _scopes.active else None
+        target: Variable = self if overlay is None else overlay.write(self)
+        hold = Hold(what)
+        try:
             target._take(hold, operation, overlay)
             yield target, hold
         finally:
@@ -547,7 +566,7 @@ class Variable(Description):
                 )
             self._lock.release()
             try:
-                holder.wait(operation, self._path)
+                holder.wait(operation, self._path, lambda: self._holder is holder)
             finally:
                 self._lock.acquire()
 

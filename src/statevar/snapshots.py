@@ -10,6 +10,7 @@ from typing import Any
 from . import _scopes
 from ._backend import Array
 from ._collect import variables_in
+from ._commit import while_locked
 from ._shapes import DeclaredShape
 from ._variable import Variable
 from .errors import NameScopeError, describe
@@ -117,26 +118,13 @@ def snapshot(*variables: Any) -> Snapshot:
         declared = list(map(_declared, found))
         if versions == list(map(_version, found)):
             return Snapshot(found, values, versions, declared)
-    return _locked(found)
+    # For writers that never pause: all locks at once.
+    return while_locked(found, lambda _: _taken(found, found))
 
 
 def _taken(found: list[Variable], current: list[Variable]) -> Snapshot:
     values = [None if each._handle is None else each._stored() for each in current]
     return Snapshot(found, values, [each._version for each in current], [each._declared for each in current])
-
-
-def _locked(found: list[Variable]) -> Snapshot:
-    """For writers that never pause: all locks at once, in the order in which `commit` takes them."""
-    ordered = sorted(found, key=id)
-    taken = 0
-    try:
-        for variable in ordered:
-            variable._lock.acquire()
-            taken += 1
-        return _taken(found, found)
-    finally:
-        for variable in ordered[:taken]:
-            variable._lock.release()
 
 
 def restore(snapshot: Snapshot) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextvars import Token
 from functools import partial
 from typing import Any, Self
 
@@ -60,15 +59,22 @@ def transaction(*variables: Any) -> Transaction:
 class Transaction:
     """What `transaction` returns, for ``with`` and ``async with``. It may be used again, and by several threads."""
 
-    __slots__ = ("_ordered",)
+    __slots__ = ("_begun", "_ordered")
 
     def __init__(self, variables: list[Variable]) -> None:
         self._ordered = sorted(variables, key=id)
+        self._begun: list[tuple[_Work, int]] = []
+
+    def __del__(self) -> None:
+        # Ctrl-C may come before the first instruction of __exit__: then what is left open ends with the exception.
+        for work, depth in getattr(self, "_begun", ()):
+            work.abandon(depth)
 
     def __enter__(self) -> Self:
         work, outer = _work()
         try:
             work.hold_all(self._ordered)
+            self._begun.append((work, work.depth()))
             work.begin()
         except BaseException:
             if not outer:
@@ -77,16 +83,28 @@ class Transaction:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        work, joined = _work()
-        if not joined:
-            raise RuntimeError("transaction: it ends in another thread or task than it began in")
-        work.leave(commits=kind is None)
+        work: _Work | None = None
+        depth = 0
+        try:
+            work = _running()
+            depth = work.depth() - 1
+            work.leave(commits=kind is None)
+        except BaseException:  # the commit failed; or Ctrl-C came, anywhere
+            if work is None:
+                work = _running()
+                depth = work.depth() - 1
+            work.abandon(depth)
+            raise
+        finally:
+            if work is not None and (work, depth) in self._begun:
+                self._begun.remove((work, depth))
 
     async def __aenter__(self) -> Self:
         work, outer = _work()
         try:
             while (busy := work.hold_if_free(self._ordered)) is not None:
                 await _over(busy, outer)
+            self._begun.append((work, work.depth()))
             work.begin()
         except BaseException:
             if not outer:
@@ -102,6 +120,13 @@ def _work() -> tuple[_Work, bool]:
     """The transaction that runs here, or a new one; and whether it ran already."""
     overlay = _scopes.overlay()
     return (overlay, True) if isinstance(overlay, _Work) else (_Work(), False)
+
+
+def _running() -> _Work:
+    work, joined = _work()
+    if not joined:
+        raise RuntimeError("transaction: it ends in another thread or task than it began in")
+    return work
 
 
 async def _over(hold: Hold, inside: bool) -> None:
@@ -129,7 +154,7 @@ class _Work(Overlay):
     that each read what the other one writes, the second to look finds the mark or the new version of the first.
     """
 
-    __slots__ = ("_committing", "_held", "_levels", "_seen", "_token")
+    __slots__ = ("_around", "_committing", "_held", "_levels", "_opened", "_seen")
 
     def __init__(self) -> None:
         super().__init__("a transaction")
@@ -137,7 +162,8 @@ class _Work(Overlay):
         self._held: list[Variable] = []
         self._seen: dict[Variable, Variable] = {}  # as they were when they were read, and not listed
         self._committing: dict[Variable, Variable] = {}
-        self._token: Token[Overlay | None] | None = None
+        self._around: Overlay | None = None  # the overlay outside, which is another task's
+        self._opened = False
 
     # -- as `_scopes.overlay` -------------------------------------------------------------------------
 
@@ -213,7 +239,8 @@ class _Work(Overlay):
     def begin(self) -> None:
         """Opens a level; on the first, reads and writes of this thread or task come here from now on."""
         if not self._levels:
-            self._token = _scopes.open_overlay(self)
+            self._around = _scopes.open_overlay(self)
+            self._opened = True
         self._levels.append({})
 
     def drop(self) -> None:
@@ -244,11 +271,22 @@ class _Work(Overlay):
 
     def release(self) -> None:
         """Lets everything go."""
-        if self._token is not None:
-            _scopes.close_overlay(self._token)
-            self._token = None
+        _scopes.close_overlay(self, self._around)
         self._let_go(0)
         self.end()
+        if self._opened:
+            self._opened = False
+            _scopes.overlay_closed()
+
+    def depth(self) -> int:
+        """How many levels are open."""
+        return len(self._levels)
+
+    def abandon(self, depth: int) -> None:
+        """Drops the levels above, if they are still there, and lets everything go if none is left."""
+        del self._levels[depth:]
+        if not self._levels:
+            self.release()
 
     def _let_go(self, after: int) -> None:
         for variable in self._held[after:]:
