@@ -22,6 +22,7 @@ def example(name: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look there
     spec.loader.exec_module(module)
     return module
 
@@ -48,3 +49,15 @@ def test_digits_learns_the_same_on_every_backend(backend: str, expected: tuple[f
     for weight, reference in zip(network.weights, expected[1], strict=True):
         np.testing.assert_allclose(host(weight), host(reference), atol=1e-4)
     assert int(network.steps) == 440
+
+
+def test_hogwild_keeps_every_update_and_mixes_no_cut() -> None:
+    outcomes = example("hogwild").main(["--seconds", "1.5", "--learners", "3"])
+    locked = outcomes["transactions"]
+    assert locked.learned == locked.counted > 0
+    assert locked.cuts > 0
+    assert locked.mixed == 0
+    assert locked.predictions > 0
+    assert locked.accuracy > 0.8
+    assert outcomes["no locks"].mixed > 0, "the measure of mixtures works"
+    assert outcomes["no locks"].counted <= outcomes["no locks"].learned
