@@ -224,6 +224,24 @@ except AssertionError:
     assert _run(code, PYTHONOPTIMIZE="1") == ["noticed"]
 
 
+def test_the_verbs_of_transactions_may_be_left_out(boxarray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    v = sv.Variable(boxarray.Box([1.0, 2.0], boxarray.float32))
+    for verb in ("fork", "adopt"):
+        monkeypatch.delattr(type(v._backend), verb)
+    before = sv.snapshot(v)
+    with pytest.raises(sv.errors.ShapeError), sv.transaction(v):
+        v += 1.0
+        v.assign([1.0])
+    with sv.transaction(v):
+        v += 1.0
+        v.assign([[3.0]], validate_shape=False)
+    assert v.numpy().tolist() == [[3.0]]
+    sv.restore(before)
+    with v.edit() as array:
+        array[0] = 5.0
+    assert v.numpy().tolist() == [5.0, 2.0]
+
+
 # -- what adapter authors read -----------------------------------------------------------------------------
 
 

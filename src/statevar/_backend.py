@@ -231,7 +231,10 @@ class Backend(ABC):
     # The next three copy, unless an adapter knows better.
 
     def fork(self, handle: Handle, array: Array) -> Handle:
-        """A handle that starts with a snapshot of this one, and is written apart by the same verbs.
+        """A handle that starts with a snapshot of this one or an older one, and is written apart by the same verbs.
+
+        Somebody holds the snapshot until the fork is adopted or dropped, so that a handle which counts its readers
+        may be its own fork.
 
         Better: the memory is shared until it is written, and the handle is lighter than what `create` makes.
         """

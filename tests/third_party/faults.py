@@ -316,3 +316,29 @@ def _ignores_negative_steps(patch: Patch, adapter: Any, library: Any) -> None:
 @fault("test_trainable_and_parameter")
 def _counts_writes_that_were_not(patch: Patch, adapter: Any, library: Any) -> None:
     patch.setattr(adapter, "unseen_writes", lambda handle: 1)
+
+
+# -- several steps as one ------------------------------------------------------------------------------------
+
+
+@fault("test_fork_is_written_apart_and_adopted", "test_transaction_happens_whole_or_not")
+def _forgets_what_it_adopts(patch: Patch, adapter: Any, library: Any) -> None:
+    patch.setattr(adapter, "adopt", lambda handle, other: handle)
+
+
+@fault("test_fork_is_written_apart_and_adopted")
+def _forks_the_present(patch: Patch, adapter: Any, library: Any) -> None:
+    patch.setattr(adapter, "fork", lambda handle, array: handle)
+
+
+@fault("test_given_is_a_fork", "test_update_and_edit")
+def _loses_what_it_is_given(patch: Patch, adapter: Any, library: Any) -> None:
+    patch.setattr(adapter, "given", lambda handle, array: adapter.fork(handle, adapter.snapshot(handle)))
+
+
+@fault("test_adopt_takes_any_shape", "test_transaction_happens_whole_or_not")
+def _adopts_its_own_shape_only(patch: Patch, adapter: Any, library: Any) -> None:
+    def adopt(handle: Any, other: Any) -> Any:
+        return other if adapter.snapshot(other).shape == adapter.snapshot(handle).shape else handle
+
+    patch.setattr(adapter, "adopt", adopt)

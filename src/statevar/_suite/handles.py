@@ -176,6 +176,40 @@ class Handles(SuiteBase):
                     handle = self.adapter.put(self.handle(old), self.operand(x), each, case.where)
                     self._holds(handle, expected_put(old, x, each, case.where), f"put {each} of NaN at {case}")
 
+    def test_fork_is_written_apart_and_adopted(self) -> None:
+        x = self.operand(np.full(4, 50, np.float32))
+        for write in _writes(self.adapter, x):
+            handle = self.handle(counted((4,), "float32"))
+            kept = self.adapter.snapshot(handle)
+            older = self.native(counted((4,), "float32", start=9))
+            for snapshot in (kept, older):
+                what = f"{write.__name__} to a fork"
+                expected = self.value(write(self.handle(np.array(self.host(snapshot)))))
+                fork = self.adapter.fork(handle, snapshot)
+                same(self.value(fork), self.host(snapshot), "a fork")
+                fork = write(fork)
+                seen = np.array(self.host(self.adapter.snapshot(fork)))
+                same(seen, expected, what)
+                same(self.value(handle), counted((4,), "float32"), f"{what}: the handle it was made from")
+                same(self.host(kept), counted((4,), "float32"), f"{what}: a snapshot of the handle")
+            handle = self.adapter.adopt(handle, fork)
+            self._holds(handle, expected, f"adopt after {what}")
+            same(self.host(kept), counted((4,), "float32"), "a snapshot before adopt")
+            self._holds(self.adapter.assign(handle, x), np.full(4, 50, np.float32), "assign after adopt")
+
+    def test_adopt_takes_any_shape(self) -> None:
+        handle = self.handle(counted((4,), "float32"), ...)
+        fork = self.adapter.fork(handle, self.adapter.snapshot(handle))
+        fork = self.adapter.redeclare(fork, self.operand(counted((2, 3), "float32")))
+        self._holds(self.adapter.adopt(handle, fork), counted((2, 3), "float32"), "adopt of another shape")
+
+    def test_given_is_a_fork(self) -> None:
+        for name in self.held():
+            handle = self.handle(small((3, 4), name))
+            given = self.adapter.given(handle, np.array(small_operand((3, 4), name)))
+            self._holds(handle, small((3, 4), name), f"the handle beside given, {name}")
+            self._holds(self.adapter.adopt(handle, given), small_operand((3, 4), name), f"adopt of given, {name}")
+
     def test_compute(self) -> None:
         for name in ("float32", "int32"):
             old, x = counted((3, 4), name, start=-5), powers_of_two((4,), name)

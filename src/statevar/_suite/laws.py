@@ -18,6 +18,8 @@ from .. import _scopes
 from .._dtypes import HOST, narrows
 from .._variable import Variable
 from ..errors import DTypeError, IndexingError, RangeError, ShapeError, StatevarError, UninitializedError
+from ..snapshots import restore, snapshot
+from ..transactions import transaction
 from .base import SuiteBase
 from .cases import EVERY_FORM, INDICES, BoundIndex, counted
 from .checks import holds, raises, same, scribble
@@ -255,6 +257,40 @@ class Laws(SuiteBase):
             with raises(UninitializedError, what, saying="suite"):
                 access()
         same(variable.assign([1.0, 2.0]).numpy(), np.array([1, 2], np.float32), "first assign")
+
+    # -- several steps as one ----------------------------------------------------------------------------------
+
+    def test_transaction_happens_whole_or_not(self) -> None:
+        first, second = self.variable([1.0, 2.0]), self.variable([3, 4])
+        with transaction(first, second):
+            first += 1.0
+            first[0] = 9.0
+            second.assign([[7]], validate_shape=False)
+            same(first.numpy(), np.array([9, 3], np.float32), "a read inside a transaction")
+        same(first.numpy(), np.array([9, 3], np.float32), "a transaction")
+        same(second.numpy(), np.array([[7]], np.int32), "a transaction that changes a shape")
+        before = snapshot(first, second)
+        with raises(ShapeError, "a write inside a transaction", saying="suite"), transaction(first):
+            first *= 0.0
+            second += 1
+            first.assign([1.0])
+        same(first.numpy(), np.array([9, 3], np.float32), "a transaction that failed")
+        same(second.numpy(), np.array([[7]], np.int32), "a transaction that failed, on what it did not list")
+        first += 1.0
+        restore(before)
+        same(first.numpy(), np.array([9, 3], np.float32), "restore")
+        same(self.host(before[first]), np.array([9, 3], np.float32), "a snapshot")
+
+    def test_update_and_edit(self) -> None:
+        variable = self.variable([1.0, 2.0])
+        kept = variable.value
+        same(self.host(variable.update(lambda value: value + value)), np.array([2, 4], np.float32), "update")
+        with variable.edit() as array:
+            array[0] = 7
+        with variable.edit(1) as part:
+            part[...] = 8
+        same(variable.numpy(), np.array([7, 8], np.float32), "edit")
+        same(self.host(kept), np.array([1, 2], np.float32), "a snapshot before update and edit")
 
     # -- many threads ----------------------------------------------------------------------------------------
 

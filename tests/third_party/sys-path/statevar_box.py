@@ -139,6 +139,12 @@ class BoxBackend(Backend):
     def redeclare(self, handle: Any, x: Box, _op: Any = None, _where: Any = None) -> Any:
         return _Handle(x)
 
+    def fork(self, handle: Any, array: Box) -> Any:
+        return _Handle(array)
+
+    def adopt(self, handle: Any, other: Any) -> Any:
+        return other
+
     def compute(self, old: Box, x: Any, op: Operation) -> Box:
         result: Box = op(old, x) if op in _OPERATORS else self.compute_on_host(old, x, op)
         return result
