@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import statevar as sv
-from tests.helpers import assert_same
+from tests.helpers import address, assert_same
 from tests.test_threads import in_threads, repeat
 
 BACKENDS = ("numpy", "jax", "torch", "tensorflow")
@@ -284,6 +285,46 @@ def test_opposite_orders_are_an_error_if_not_listed(backend: str) -> None:
     assert len(conflicts) == 1
     assert "waiting for a transaction of another thread would never end" in conflicts[0]
     assert (int(a), int(b)) == (1, 1), "one of them did both"
+
+
+def test_who_tries_again_at_once_gets_on() -> None:
+    """Two that take the same variables in opposite orders, and try again as soon as they lose."""
+    variables = [sv.Variable(0) for _ in range(10)]
+    conflicts = 0
+
+    def work(order: list[sv.Variable]) -> None:
+        nonlocal conflicts
+        for _ in range(200):
+            while True:
+                try:
+                    with sv.transaction():
+                        for variable in order:
+                            variable.assign_add(1)
+                    break
+                except sv.errors.ConflictError:
+                    conflicts += 1
+
+    in_threads(lambda: work(variables), lambda: work(variables[::-1]))
+    assert [int(variable) for variable in variables] == [400] * 10
+    assert conflicts < 4000, "they kept each other from it"
+
+
+def test_a_transaction_leaves_no_garbage(backend: str) -> None:
+    v, rate = sv.Variable(np.zeros(1000, "float32"), backend=backend), sv.Variable(1.0)
+    with np.errstate(all="ignore"):
+        v += 1.0
+        gc.collect()
+        gc.disable()
+        try:
+            with sv.transaction(v):
+                v += float(rate)  # read, and not listed
+            v += 1.0  # JAX copies once more
+            before = address(v)
+            v += 1.0
+            assert address(v) == before, "what the transaction had is gone, so the write is in place"
+            assert not gc.collect()
+        finally:
+            gc.enable()
 
 
 def test_readers_never_see_half_a_commit(backend: str) -> None:

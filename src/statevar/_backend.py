@@ -230,14 +230,15 @@ class Backend(ABC):
 
     # The next three copy, unless an adapter knows better.
 
-    def fork(self, handle: Handle, array: Array) -> Handle:
-        """A handle that starts with a snapshot of this one or an older one, and is written apart by the same verbs.
+    def fork(self, handle: Handle, array: Array | None) -> Handle:
+        """A handle that starts with a snapshot of this one, and is written apart by the same verbs.
 
-        Somebody holds the snapshot until the fork is adopted or dropped, so that a handle which counts its readers
-        may be its own fork.
+        ``array`` is that snapshot, or an older one; None stands for the present value. Somebody holds it until the
+        fork is adopted or dropped, so that a handle which counts its readers may be its own fork.
 
         Better: the memory is shared until it is written, and the handle is lighter than what `create` makes.
         """
+        array = self.snapshot(handle) if array is None else array
         return self.create(array, declared=self.shape(array), device=self.placed(handle), trainable=False)
 
     def given(self, handle: Handle, array: HostArray) -> Handle:

@@ -56,6 +56,10 @@ class Hold:
         """Whether the thread and the task that run now are those that made it, and it has not ended."""
         return self._thread == get_ident() and self._task is _task() and not self._over
 
+    def is_over(self) -> bool:
+        """Whether it has ended."""
+        return self._over
+
     def writes(self, variable: Any) -> bool:
         """Whether the variable is changing at this moment."""
         return False

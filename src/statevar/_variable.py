@@ -614,8 +614,8 @@ class Variable(Description):
         draft = self._draft(hold)
         handle = self._handle
         if handle is not None:
-            snapshot = self._snapshot
-            handle = self._backend.fork(handle, self._stored() if snapshot is None else snapshot)
+            with self._lock:
+                handle = self._backend.fork(handle, self._snapshot)
             draft._handle = handle
             draft._snapshot = handle.published
         return draft
@@ -648,13 +648,13 @@ class Variable(Description):
     def _remember(self) -> tuple[Any, ...]:
         """What `_put_back` needs if the commit fails at another variable."""
         handle, backend = self._handle, self._backend
-        value = None if handle is None or backend.replaceable else backend.snapshot(handle)
-        return handle, value, self._shape, self._declared, self._version
+        old = None if handle is None or backend.replaceable else backend.fork(handle, None)
+        return handle, old, self._shape, self._declared, self._version
 
     def _put_back(self, remembered: tuple[Any, ...]) -> None:
-        handle, value, self._shape, self._declared, self._version = remembered
-        if value is not None:
-            handle = self._backend.adopt(handle, self._backend.fork(handle, value))
+        handle, old, self._shape, self._declared, self._version = remembered
+        if old is not None:
+            handle = self._backend.adopt(handle, old)
         self._handle = handle
 
     def _write_unlocked(self, operation: str, check: Check, x: Array, op: Any, index: Any) -> Self:
@@ -669,7 +669,10 @@ class Variable(Description):
         declared = self._declared if fits(shape, self._declared) else shape
         if not backend.replaceable:  # somebody holds the parameter: it changes in a moment, under the lock
             return self._write(operation, backend.redeclare, redeclares, x, None, None)
-        self._handle = backend.create(x, declared=declared, device=self._device, trainable=self._trainable)
+        if backend.is_host and op is not None and x.flags.c_contiguous and x.flags.owndata:
+            self._handle = backend.given(self._handle, x)  # computed here: nobody else has it
+        else:
+            self._handle = backend.create(x, declared=declared, device=self._device, trainable=self._trainable)
         self._snapshot = None  # the next reader publishes the handle that it then finds
         self._shape, self._declared = shape, declared
         self._version += 1

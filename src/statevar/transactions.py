@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import Any, Self
 
@@ -10,7 +11,7 @@ from ._collect import variables_in
 from ._commit import commit
 from ._holds import Hold, Overlay
 from ._variable import Variable
-from .errors import ConflictError, describe
+from .errors import ConflictError, ReentrantWriteError, describe
 
 __all__ = ["Transaction", "transaction"]
 
@@ -154,7 +155,7 @@ class _Work(Overlay):
     that each read what the other one writes, the second to look finds the mark or the new version of the first.
     """
 
-    __slots__ = ("_around", "_committing", "_held", "_levels", "_opened", "_seen")
+    __slots__ = ("_around", "_committing", "_held", "_levels", "_lost_to", "_opened", "_seen")
 
     def __init__(self) -> None:
         super().__init__("a transaction")
@@ -164,6 +165,7 @@ class _Work(Overlay):
         self._committing: dict[Variable, Variable] = {}
         self._around: Overlay | None = None  # the overlay outside, which is another task's
         self._opened = False
+        self._lost_to: Hold | None = None
 
     # -- as `_scopes.overlay` -------------------------------------------------------------------------
 
@@ -212,7 +214,11 @@ class _Work(Overlay):
         """Waits until nobody else holds it, and holds it to the end."""
         if variable._holder is not self:
             self._held.append(variable)
-            variable._take(self, "transaction")
+            try:
+                variable._take(self, "transaction")
+            except ConflictError:
+                self._lost_to = variable._holder
+                raise
             self._compare(variable)
 
     def hold_if_free(self, variables: list[Variable]) -> Hold | None:
@@ -260,8 +266,19 @@ class _Work(Overlay):
                 commit(drafts, self._validate)
         finally:
             self.release()
+            for draft in (*drafts.values(), *self._seen.values()):
+                draft._holder = None  # or they and we would keep each other, and the arrays, until a collection
+            self._committing = {}
+            self._give_way()
         for variable in drafts:
             variable._deliver()
+
+    def _give_way(self) -> None:
+        """Waits, with empty hands, for the one we lost to. Who tries again at once would only lose to it again."""
+        winner, self._lost_to = self._lost_to, None
+        if winner is not None and self._task is None:  # an event loop must not wait
+            with suppress(ConflictError, ReentrantWriteError):
+                winner.wait("transaction", "", lambda: not winner.is_over())
 
     def _validate(self) -> None:
         for variable, seen in self._seen.items():

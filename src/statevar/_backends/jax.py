@@ -177,6 +177,7 @@ class JAXBackend(Backend):
         return self.assign(handle, x)
 
     def fork(self, handle: Any, array: Any) -> Any:
+        array = self.snapshot(handle) if array is None else array
         return handle if array is handle.published else _Handle(array, published=array)
 
     def given(self, handle: Any, array: HostArray) -> Any:

@@ -213,9 +213,9 @@ class NumPyBackend(Backend):
     def redeclare(self, handle: Any, x: HostArray, _op: Any = None, _where: Any = None) -> Any:
         return _own(x)
 
-    def fork(self, handle: Any, array: HostArray) -> Any:
+    def fork(self, handle: Any, array: HostArray | None) -> Any:
         # The variable's own slot holds ``published`` as well, so that nobody finds the handle exclusive.
-        return handle if array is handle.published else _Fork(array)
+        return handle if array is handle.published or array is None else _Fork(array)
 
     def given(self, handle: Any, array: HostArray) -> Any:
         return _Handle(array)

@@ -244,7 +244,7 @@ class TensorFlowBackend(Backend):
         return self.create(x, declared=tuple(x.shape), device=place, trainable=variable.trainable)
 
     def fork(self, handle: Any, array: Any) -> Any:
-        return _Handle(_Cell(array))
+        return _Handle(_Cell(self.snapshot(handle) if array is None else array))
 
     def adopt(self, handle: Any, other: Any) -> Any:
         return self.redeclare(handle, other.variable.read_value())

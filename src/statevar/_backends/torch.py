@@ -303,7 +303,9 @@ class TorchBackend(Backend):
             _drop_gradient(parameter, x)
             handle.replace(x.to(parameter.device).clone(memory_format=torch.contiguous_format))
 
-    def fork(self, handle: Any, array: Tensor) -> Any:
+    def fork(self, handle: Any, array: Tensor | None) -> Any:
+        if array is None:
+            array = self.snapshot(handle) if handle.shared or handle.traced else handle.tensor
         return _Handle(array.detach())
 
     def given(self, handle: Any, array: HostArray) -> Any:

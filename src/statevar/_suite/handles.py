@@ -182,11 +182,12 @@ class Handles(SuiteBase):
             handle = self.handle(counted((4,), "float32"))
             kept = self.adapter.snapshot(handle)
             older = self.native(counted((4,), "float32", start=9))
-            for snapshot in (kept, older):
+            for snapshot in (None, kept, older):
                 what = f"{write.__name__} to a fork"
-                expected = self.value(write(self.handle(np.array(self.host(snapshot)))))
+                start = np.array(self.host(kept if snapshot is None else snapshot))
+                expected = self.value(write(self.handle(start)))
                 fork = self.adapter.fork(handle, snapshot)
-                same(self.value(fork), self.host(snapshot), "a fork")
+                same(self.value(fork), start, "a fork")
                 fork = write(fork)
                 seen = np.array(self.host(self.adapter.snapshot(fork)))
                 same(seen, expected, what)
