@@ -139,8 +139,8 @@ class BoxBackend(Backend):
     def redeclare(self, handle: Any, x: Box, _op: Any = None, _where: Any = None) -> Any:
         return _Handle(x)
 
-    def fork(self, handle: Any, array: Box) -> Any:
-        return _Handle(array)
+    def fork(self, handle: Any, array: Box | None) -> Any:
+        return _Handle(handle.published if array is None else array)
 
     def adopt(self, handle: Any, other: Any) -> Any:
         return other
