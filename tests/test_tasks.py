@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 
@@ -202,7 +201,7 @@ def test_scopes_of_two_tasks_do_not_mix() -> None:
             await asyncio.sleep(0)
             return sv.Variable(0, name="v").path
 
-    async def main() -> list[Any]:
-        return await asyncio.gather(named("a"), named("b"))
+    async def main() -> list[str]:
+        return [*await asyncio.gather(named("a"), named("b"))]
 
     assert asyncio.run(main()) == ["a/v", "b/v"]

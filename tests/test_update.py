@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -221,7 +222,7 @@ def test_edits_are_not_lost(backend: str) -> None:
         with v.edit() as array:
             array[i] += 1
 
-    in_threads(*[repeat(50, lambda i=i: add(i)) for i in (0, 1, 1, 2)])
+    in_threads(*[repeat(50, partial(add, i)) for i in (0, 1, 1, 2)])
     assert_same(v, [50.0, 100.0, 50.0, 0.0])
 
 
@@ -243,7 +244,7 @@ def test_an_edit_in_an_edit_is_an_error(backend: str) -> None:
 def test_what_is_left_of_an_edit_writes_nothing(backend: str) -> None:
     v = sv.Variable(np.zeros(10_000, "float32"), backend=backend)
     with v.edit() as array:
-        part, lent = array[1:], memoryview(array)
+        part, lent = array[1:], memoryview(array)  # type: ignore[arg-type]  # NumPy's stubs omit Buffer for 3.11
         array[0] = 1
     with pytest.raises(ValueError, match="read-only"):
         array[0] = 5

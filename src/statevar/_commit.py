@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -35,8 +36,9 @@ def commit(drafts: dict[Variable, Variable], check: Callable[[], None] | None = 
                     before.append((variable, variable._remember()))
                 variable._adopt(drafts[variable])
         except BaseException:
-            for variable, state in before:
-                variable._put_back(state)
+            with ExitStack() as undo:  # puts each back, even if another one cannot be
+                for variable, state in before:
+                    undo.callback(variable._put_back, state)
             raise
         finally:
             for variable in variables:

@@ -36,6 +36,7 @@ def edit(variable: Variable, index: Any) -> Iterator[HostArray]:
             draft = target._draft(hold)
             draft._handle = backend.given(target._handle, array)
             draft._version += 1
+            hold.committing = True
             commit({target: draft})
         else:  # a view of it is left, which could write into the variable's memory
             target._write_held("edit", backend.assign, fits_declared, array, None, None, hold)

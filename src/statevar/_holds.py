@@ -41,13 +41,14 @@ class Hold:
         what: for errors: ``"update"``, ``"edit"``, ``"transaction"``.
     """
 
-    __slots__ = ("_calls", "_ended", "_over", "_task", "_thread", "what")
+    __slots__ = ("_calls", "_ended", "_over", "_task", "_thread", "committing", "what")
 
     def __init__(self, what: str) -> None:
         self.what = what
         self._thread = get_ident()
         self._task = _task()
         self._over = False
+        self.committing = False
         self._calls: list[Callable[[], object]] = []
         self._ended = threading.Lock()
         self._ended.acquire()  # released once it ends
@@ -62,7 +63,7 @@ class Hold:
 
     def writes(self, variable: Any) -> bool:
         """Whether the variable is changing at this moment."""
-        return False
+        return self.committing
 
     def end(self) -> None:
         """Lets everybody go who waits. May be called again if Ctrl-C came between."""

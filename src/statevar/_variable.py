@@ -201,7 +201,8 @@ class Variable(Description):
         with self._lock:
             handle = self._initialized("read")
             value = backend.snapshot(handle)
-            if self._holder is not BUSY:
+            holder = self._holder
+            if holder is None or not holder.writes(self):  # a finalizer may read in the middle of a write
                 self._snapshot = handle.published
                 if self._handle is not handle:  # an unlocked write came between
                     self._snapshot = None

@@ -24,8 +24,8 @@ def transaction(*variables: Any) -> Transaction:
 
     Args:
         variables: variables, of any backends; containers of them; objects that have them as attributes. The block
-            waits until no other thread is writing them, and keeps other writers out until it ends. Whoever lists
-            variables never meets a deadlock: they are taken in one order.
+            waits until no other thread is writing them, and keeps other writers out until it ends. They are
+            taken in one order, so that transactions which list what they write never meet a deadlock.
 
             A variable that is not listed may be used too. Its first write takes it, and waits for it. If it is
             only read, others may go on writing it; should one of them do so before the block ends, the block

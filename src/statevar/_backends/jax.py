@@ -8,6 +8,7 @@ not show in the count and die with the array that is donated.
 from __future__ import annotations
 
 import operator
+from functools import partial
 from typing import Any
 
 import jax
@@ -165,13 +166,19 @@ class JAXBackend(Backend):
         return _Handle(moved, published=moved)
 
     def apply(self, handle: Any, x: Any, op: Operation, _where: Any = None) -> Any:
-        run = (_apply if handle.published is not None else _apply_donating)[op]
-        return _Handle(run(handle.array, _beside(x, handle.array)))
+        x = _beside(x, handle.array)
+        if handle.published is not None:
+            return _Handle(_apply[op](handle.array, x))
+        with _Donating(handle) as kept:
+            return _Handle(_store(kept, _apply_donating[op], handle.array, x))
 
     def put(self, handle: Any, x: Any, kind: str, where: Selection) -> Any:
         if 0 in where.shape:
             return handle
-        return _Handle(_put(handle.array, x, kind, where, donate=handle.published is None))
+        if handle.published is not None:
+            return _Handle(_put(handle.array, x, kind, where, donate=False))
+        with _Donating(handle) as kept:
+            return _Handle(_put(handle.array, x, kind, where, donate=True, kept=kept))
 
     def redeclare(self, handle: Any, x: Any, _op: Any = None, _where: Any = None) -> Any:
         return self.assign(handle, x)
@@ -206,6 +213,29 @@ _apply = {op: jax.jit(op) for op in _CLOSED}
 _apply_donating = {op: jax.jit(op, donate_argnums=0) for op in _CLOSED}
 
 
+class _Donating:
+    """Gives the handle what a donating call made, if Ctrl-C comes before the caller has it: the old array is gone."""
+
+    __slots__ = ("handle", "kept")
+
+    def __init__(self, handle: _Handle) -> None:
+        self.handle = handle
+        self.kept: list[Any] = []
+
+    def __enter__(self) -> list[Any]:
+        return self.kept
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and self.kept:
+            self.handle.array = self.kept[0]
+
+
+def _store(kept: list[Any], function: Any, *arguments: Any) -> Any:
+    """``function(*arguments)``, which C code stores before Python looks for signals."""
+    kept.extend(map(function, *((each,) for each in arguments)))
+    return kept[0]
+
+
 def _has_64_bits() -> bool:
     return bool(getattr(jax.config, "jax_enable_x64"))  # noqa: B009  # not in its stubs
 
@@ -235,15 +265,17 @@ _SCATTERED = {
 _MASKED = {donate: jax.jit(_put_masked, donate_argnums=(0,) if donate else ()) for donate in (False, True)}
 
 
-def _put(array: Any, x: Any, kind: str, where: Selection, *, donate: bool) -> Any:
+def _put(array: Any, x: Any, kind: str, where: Selection, *, donate: bool, kept: list[Any] | None = None) -> Any:
     x = _beside(x, array)
+    kept = [] if kept is None else kept
     if len(where.index) == 1 and kind == "set" and x.ndim == 0:
         mask = where.index[0]
         if isinstance(mask, np.ndarray) and mask.dtype == np.bool_ and mask.shape == array.shape:
-            return _MASKED[donate](array, x, mask)
+            return _store(kept, _MASKED[donate], array, x, mask)
     if (block := where.block()) is not None:
         starts, sizes = block
-        return _BLOCK[donate](array, x, starts, kind=kind, sizes=sizes, shape=where.shape)
+        put = partial(_BLOCK[donate], kind=kind, sizes=sizes, shape=where.shape)
+        return _store(kept, put, array, x, starts)
     if not where.of_shape:  # a scalar has no coordinates
         line = Selection((where.flat(),), (1,))
         return _put(array.reshape(1), x, kind, line, donate=False).reshape(())
@@ -256,7 +288,7 @@ def _put(array: Any, x: Any, kind: str, where: Selection, *, donate: bool) -> An
         values = values[keep]
     if isinstance(values, np.ndarray):
         coordinates, values = _padded(coordinates, values, array.shape)
-    return _SCATTERED[donate](array, values, tuple(coordinates), kind=kind)
+    return _store(kept, partial(_SCATTERED[donate], kind=kind), array, values, tuple(coordinates))
 
 
 def _padded(coordinates: list[Any], values: Any, shape: Any) -> tuple[list[Any], Any]:
