@@ -169,16 +169,24 @@ class JAXBackend(Backend):
         x = _beside(x, handle.array)
         if handle.published is not None:
             return _Handle(_apply[op](handle.array, x))
-        with _Donating(handle) as kept:
+        kept: list[Any] = []
+        try:
             return _Handle(_store(kept, _apply_donating[op], handle.array, x))
+        except BaseException:
+            _rescue(handle, kept)
+            raise
 
     def put(self, handle: Any, x: Any, kind: str, where: Selection) -> Any:
         if 0 in where.shape:
             return handle
         if handle.published is not None:
             return _Handle(_put(handle.array, x, kind, where, donate=False))
-        with _Donating(handle) as kept:
+        kept: list[Any] = []
+        try:
             return _Handle(_put(handle.array, x, kind, where, donate=True, kept=kept))
+        except BaseException:
+            _rescue(handle, kept)
+            raise
 
     def redeclare(self, handle: Any, x: Any, _op: Any = None, _where: Any = None) -> Any:
         return self.assign(handle, x)
@@ -213,27 +221,16 @@ _apply = {op: jax.jit(op) for op in _CLOSED}
 _apply_donating = {op: jax.jit(op, donate_argnums=0) for op in _CLOSED}
 
 
-class _Donating:
-    """Gives the handle what a donating call made, if Ctrl-C comes before the caller has it: the old array is gone."""
-
-    __slots__ = ("handle", "kept")
-
-    def __init__(self, handle: _Handle) -> None:
-        self.handle = handle
-        self.kept: list[Any] = []
-
-    def __enter__(self) -> list[Any]:
-        return self.kept
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None and self.kept:
-            self.handle.array = self.kept[0]
-
-
 def _store(kept: list[Any], function: Any, *arguments: Any) -> Any:
     """``function(*arguments)``, which C code stores before Python looks for signals."""
     kept.extend(map(function, *((each,) for each in arguments)))
     return kept[0]
+
+
+def _rescue(handle: _Handle, kept: list[Any]) -> None:
+    """Ctrl-C came before the caller had what a donating call made, and the old array is gone: the handle gets the new."""
+    if kept:
+        handle.array = kept[0]
 
 
 def _has_64_bits() -> bool:
