@@ -23,7 +23,7 @@ from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import numpy as np
-from bench_variable import _machine, _set_environment
+from bench_variable import machine, set_environment
 from harness import Case, Contender, Names, Race, Target, Workers, load, row, table_head
 
 import statevar as sv
@@ -671,8 +671,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few short rounds, and 400 MB in place of 1 GB")
     parser.add_argument("--only", default="", metavar="REGEX", help=f"to find in {', '.join(_SECTIONS)}")
     options = parser.parse_args()
-    _set_environment(1)
-    print(_machine(1))
+    set_environment(1)
+    print(machine(1))
     start = time.perf_counter()
     for name, section in _SECTIONS.items():
         if re.search(options.only, name):

@@ -275,7 +275,7 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=1, help="of torch and TensorFlow, on all sides (default 1)")
     options = parser.parse_args()
-    _set_environment(options.threads)
+    set_environment(options.threads)
     rounds, passes, batch, limit = (3, 1, 0.001, 0.3) if options.quick else (options.rounds, 4, 0.002, 5.0)
 
     wanted = [each for each in options.backends.split(",") if each]
@@ -283,7 +283,7 @@ def main() -> None:
     needed = {contender.worker for each in chosen for contender in each.contenders}
     started = needed | set(wanted if re.search(options.only, "memory") else ())
     workers = Workers(sorted(started), open_names)
-    print(_machine(options.threads))
+    print(machine(options.threads))
     for name, problem in workers.missing.items():
         print(f"\nNot measured: {name} ({problem})")
     if re.search(options.only, "memory"):  # first, while the workers' heaps are new
@@ -304,7 +304,7 @@ def main() -> None:
     workers.close()
 
 
-def _set_environment(threads: int) -> None:
+def set_environment(threads: int) -> None:
     """What the workers inherit; what the user has set stays."""
     settings: dict[str, Any] = {
         "OMP_NUM_THREADS": threads,
@@ -318,7 +318,7 @@ def _set_environment(threads: int) -> None:
         os.environ.setdefault(name, str(value))
 
 
-def _machine(threads: int) -> str:
+def machine(threads: int) -> str:
     """The conditions, to be pasted with the figures."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")

@@ -23,7 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
-from bench_variable import _set_environment
+from bench_variable import set_environment
 
 _THREADS = 8
 _ADDS = 2000  # of each thread
@@ -457,7 +457,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=1.0, help="seconds for each cell (default 1)")
     parser.add_argument("--contender", choices=list(_PEERS), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    _set_environment(1)
+    set_environment(1)
     if options.contender:
         print(json.dumps(test(options.contender, options.budget)))
         return
