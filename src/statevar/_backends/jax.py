@@ -228,7 +228,7 @@ def _store(kept: list[Any], function: Any, *arguments: Any) -> Any:
 
 
 def _rescue(handle: _Handle, kept: list[Any]) -> None:
-    """Ctrl-C came before the caller had what a donating call made; the old array is gone, so the handle gets the new."""
+    """Ctrl-C came before the caller had what a donating call made; the old array is gone: the handle gets the new."""
     if kept:
         handle.array = kept[0]
 
