@@ -7,7 +7,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from types import MethodType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from ._variable import Variable
@@ -76,7 +76,7 @@ class Watchers:
         with self._changed:
             return self._changed.wait_for(reached, timeout)
 
-    def deliver(self, variable: Variable) -> None:
+    def deliver(self, variable: Any) -> None:
         """Wakes who waits and calls the subscribers, in order; called with no lock and no hold of the variable.
 
         One thread delivers at a time. Another that commits meanwhile leaves its version to that one; so does a
@@ -93,7 +93,7 @@ class Watchers:
             self._delivering = False
             raise
 
-    def _deliver(self, variable: Variable) -> None:
+    def _deliver(self, variable: Any) -> None:
         while True:
             with self._changed:
                 if not self._calls:

@@ -1,0 +1,197 @@
+"""Holding a variable, and the drafts that are written in its place meanwhile.
+
+What is done under a hold: `Variable.update`, an edit, a write with a constraint, a transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import RLock
+from typing import Any, ClassVar, Self
+
+from . import _scopes
+from ._description import Description
+from ._holds import Hold
+from ._shapes import DeclaredShape
+from ._watchers import Watchers
+from .errors import ConflictError, describe
+
+__all__ = ["Holding"]
+
+
+class Holding(Description):
+    """Keeps other writers out for a while. Nothing here writes the variable but `_adopt`."""
+
+    __slots__ = ("_backend", "_holder", "_snapshot", "_watchers")
+
+    #: The class of drafts.
+    _drafts: ClassVar[type]
+
+    _holder: Hold | None
+    _snapshot: Any
+    _watchers: Watchers | None
+
+    # -- holding ---------------------------------------------------------------------------------------
+
+    def _while_held(self, operation: str, what: str, body: Callable[[Self, Hold], Any]) -> Any:
+        """Calls ``body(what to write, the hold to do it with)``, and keeps every other writer out; no reader waits."""
+        overlay = _scopes.overlay() if _scopes.active else None
+        target: Self = self if overlay is None else overlay.write(self)
+        hold = Hold(what)
+        try:  # before it is taken: Ctrl-C may come between
+            target._take(hold, operation, overlay)
+            return body(target, hold)
+        finally:
+            if target._holder is hold:  # no call before this: Ctrl-C comes where a call begins or ends
+                target._holder = overlay
+            hold.end()
+            if target._watchers is not None:
+                target._watchers.deliver(target)
+
+    @contextmanager
+    def _held(self, operation: str, what: str) -> Iterator[tuple[Self, Hold]]:
+        """`_while_held` for a block of the user's."""
+        overlay = _scopes.overlay() if _scopes.active else None
+        target: Self = self if overlay is None else overlay.write(self)
+        hold = Hold(what)
+        try:
+            target._take(hold, operation, overlay)
+            yield target, hold
+        finally:
+            if target._holder is hold:
+                target._holder = overlay
+            hold.end()
+            target._deliver()
+
+    def _take(self, hold: Hold, operation: str, within: Hold | None = None) -> None:
+        """Waits until nobody holds the variable but ``within``, and holds it."""
+        with self._lock:
+            if self._holder is not within:
+                self._wait_for_holder(operation)
+            self._holder = hold
+
+    def _take_if_free(self, hold: Hold, operation: str) -> Hold | None:
+        """Holds the variable, or returns who does."""
+        with self._lock:
+            holder = self._holder
+            if holder is None:
+                self._holder = hold
+            elif holder.is_mine():
+                self._wait_for_holder(operation)  # which raises
+            return holder
+
+    def _wait_for_holder(self, operation: str) -> None:
+        """Lets the lock go until nobody holds the variable. Called and left with the lock taken."""
+        while (holder := self._holder) is not None:
+            if _scopes.active and _scopes.inherits(holder) and not holder.is_mine():
+                raise ConflictError(
+                    describe(
+                        operation,
+                        "it is held by the transaction in which this thread or task was started",
+                        self._path,
+                        "the transaction may wait for this code: let it end first",
+                    )
+                )
+            self._lock.release()
+            try:
+                holder.wait(operation, self._path, lambda: self._holder is holder)
+            finally:
+                self._lock.acquire()
+
+    def _deliver(self) -> None:
+        watchers = self._watchers
+        if watchers is not None:
+            watchers.deliver(self)
+
+    def _after_fork(self) -> None:
+        if self._holder is not None and not self._holder.is_mine():
+            self._holder = None
+        if self._watchers is not None:
+            self._watchers.after_fork()
+
+    # -- drafts ----------------------------------------------------------------------------------------
+
+    def _draft(self, hold: Hold) -> Self:
+        """What the owner of a hold reads in place of this variable. `_fork` makes it one to write."""
+        draft: Self = object.__new__(self._drafts)
+        draft._backend = self._backend
+        draft._constraint = self._constraint
+        draft._declared = self._declared
+        draft._device = self._device
+        draft._dtype = self._dtype
+        draft._dtype_name = self._dtype_name
+        draft._handle = self._handle
+        draft._holder = hold
+        draft._lock = RLock()
+        draft._path = self._path
+        draft._shape = self._shape
+        draft._snapshot = self._snapshot
+        draft._trainable = self._trainable
+        draft._version = self._version
+        draft._watchers = None
+        return draft
+
+    def _look(self, hold: Hold) -> Self:
+        """A draft to read, whatever other threads write: value and version belong together."""
+        with self._lock:
+            draft = self._draft(hold)
+            if self._handle is not None:
+                draft._snapshot = self._stored()
+            return draft
+
+    def _fork(self, hold: Hold) -> Self:
+        """A draft to write."""
+        draft = self._draft(hold)
+        handle = self._handle
+        if handle is not None:
+            snapshot = self._snapshot
+            if snapshot is not None:
+                handle = self._backend.fork(handle, snapshot)
+            else:
+                with self._lock:
+                    handle = self._backend.fork(handle, self._snapshot)
+            draft._handle = handle
+            draft._snapshot = handle.published
+        return draft
+
+    def _restore_value(self, value: Any, declared: DeclaredShape) -> None:
+        """Makes a draft hold a snapshot of its variable, taken at any time, or no value."""
+        backend = self._backend
+        if value is None:
+            self._handle = self._snapshot = self._shape = None
+        elif self._handle is None:
+            x = backend.operand(value, self._dtype)
+            self._keep(backend.create(x, declared=declared, device=self._device, trainable=self._trainable))
+            self._shape = backend.shape(x)
+        else:
+            self._keep(backend.fork(self._handle, value))
+            self._shape = backend.shape(value)
+        self._declared = declared
+        self._version += 1
+
+    def _adopt(self, draft: Self) -> None:
+        """Becomes what a draft is. For `commit`, which has the lock and has hidden the snapshot."""
+        handle = draft._handle
+        if self._handle is not None and handle is not None:
+            handle = self._backend.adopt(self._handle, handle)
+        self._handle = handle
+        self._shape = draft._shape
+        self._declared = draft._declared
+        self._version = draft._version
+
+    def _remember(self) -> tuple[Any, ...]:
+        """What `_put_back` needs if the commit fails at another variable."""
+        handle, backend = self._handle, self._backend
+        old = None if handle is None or backend.replaceable else backend.fork(handle, None)
+        return handle, old, self._shape, self._declared, self._version
+
+    def _put_back(self, remembered: tuple[Any, ...]) -> None:
+        handle, old, self._shape, self._declared, self._version = remembered
+        if old is not None:
+            handle = self._backend.adopt(handle, old)
+        self._handle = handle
+
+    def _keep(self, handle: Any) -> None:
+        self._handle = handle
+        self._snapshot = handle.published
