@@ -26,13 +26,14 @@ def commit(drafts: dict[Variable, Variable], check: Callable[[], None] | None = 
 
     def body(variables: list[Variable]) -> None:
         before: list[tuple[Variable, Any]] = []
+        several = len(variables) > 1
         for variable in variables:
             variable._snapshot = None
         try:
             if check is not None:
                 check()
             for variable in variables:
-                if len(variables) > 1:
+                if several:
                     before.append((variable, variable._remember()))
                 variable._adopt(drafts[variable])
         except BaseException:

@@ -271,7 +271,8 @@ class _Work(Overlay):
             self._committing = {}
             self._give_way()
         for variable in drafts:
-            variable._deliver()
+            if variable._watchers is not None:
+                variable._watchers.deliver(variable)
 
     def _give_way(self) -> None:
         """Waits, with empty hands, for the one we lost to. Who tries again at once would only lose to it again."""

@@ -44,10 +44,13 @@ class _Handle:
     def __init__(self, fresh: HostArray) -> None:
         """Takes an array that nobody else holds, C-contiguous, owning its data or a part of its base."""
         self.writer = fresh.view()
-        self.base = fresh if fresh.base is None else fresh.base
-        self.published = fresh.view()
-        self.base.setflags(write=False)
-        self.published.setflags(write=False)
+        if (base := fresh.base) is None:
+            fresh.setflags(write=False)
+            self.base, self.published = fresh, fresh.view()  # a view is as read-only as what it shows
+        else:
+            base.setflags(write=False)
+            self.base, self.published = base, fresh.view()
+            self.published.setflags(write=False)
 
 
 class _Fork(_Handle):
