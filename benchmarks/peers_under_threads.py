@@ -17,8 +17,10 @@ import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -34,24 +36,24 @@ _INDICES = 20_000  # of one scatter, on half as many elements: each is met twice
 # -- the variables ---------------------------------------------------------------------------------------------
 
 
-class Peer:
+class Peer(ABC):
     """A variable of some library, and the best that the library offers for each of the tests."""
 
+    @abstractmethod
     def make(self, value: Any) -> Any:
         """A variable that holds a copy of a NumPy array."""
-        raise NotImplementedError
 
+    @abstractmethod
     def read(self, v: Any) -> Any:
         """What it holds, as NumPy; copied where the library's own readers would copy."""
-        raise NotImplementedError
 
+    @abstractmethod
     def add(self, v: Any, value: Any) -> None:
         """Adds a number."""
-        raise NotImplementedError
 
+    @abstractmethod
     def assign(self, v: Any, value: Any) -> None:
         """Takes what `array` or `plus_one` has made."""
-        raise NotImplementedError
 
     def array(self, value: Any) -> Any:
         """An array of the library."""
@@ -60,9 +62,9 @@ class Peer:
     def plus_one(self, v: Any) -> Any:
         return v + 1
 
+    @abstractmethod
     def add_at(self, v: Any, index: Any) -> None:
         """Adds one to the elements at the indices, twice to one that is met twice."""
-        raise NotImplementedError
 
     # What most do not have: they do one thing after the other.
 
@@ -212,7 +214,7 @@ class NumPy(Peer):
 
 _BACKENDS = ("numpy", "jax", "torch", "tensorflow")
 _PEERS: dict[str, Callable[[], Peer]] = {
-    **{f"statevar on {backend}": (lambda backend=backend: Statevar(backend)) for backend in _BACKENDS},  # type: ignore[misc]
+    **{f"statevar on {backend}": partial(Statevar, backend) for backend in _BACKENDS},
     "tf.Variable": TensorFlow,
     **{f"keras.Variable on {backend}": Keras for backend in _BACKENDS},
     "torch tensor": lambda: Torch(parameter=False),
@@ -386,7 +388,7 @@ def half_of_two(peer: Peer, _budget: float) -> str:
         with peer.together(a, b):
             peer.add(a, 1.0)
             peer.assign(b, peer.array(np.ones(3, np.float32)))
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:  # noqa: BLE001  # each library has its own
         how = type(error).__name__
     else:
         how = "no error"

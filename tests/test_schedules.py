@@ -18,6 +18,7 @@ import pytest
 import statevar as sv
 from statevar import _holds, _scopes, _variable, snapshots, transactions
 from statevar.errors import ConflictError, ReentrantWriteError
+from tests.helpers import NoLock
 
 #: Orders that a search tries at most, if it is to find nothing. Some of those below end before, and have tried all.
 MANY = 150
@@ -251,22 +252,6 @@ class Counter:
     def add(self) -> None:
         value = self.value
         self.value = value + 1
-
-
-class NoLock:
-    """Lets everybody in."""
-
-    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
-        return True
-
-    def release(self) -> None:
-        pass
-
-    def __enter__(self) -> bool:
-        return True
-
-    def __exit__(self, *_: object) -> None:
-        pass
 
 
 def take_nothing(self: sv.Variable, hold: Any, operation: str, within: Any = None) -> None:

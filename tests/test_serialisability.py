@@ -25,6 +25,7 @@ import pytest
 import statevar as sv
 from statevar import _variable
 from statevar.errors import ConflictError, StatevarError
+from tests.helpers import NoLock
 
 SECONDS = 1.5
 PATIENCE = 60.0
@@ -332,25 +333,6 @@ def test_the_checker_accepts() -> None:
     check(history, [0, 0], [2, 1])
 
 
-def unlocked(*_: Any, **__: Any) -> Any:
-    class NoLock:
-        """Lets everybody in."""
-
-        def acquire(self, *_: Any, **__: Any) -> bool:
-            return True
-
-        def release(self) -> None:
-            pass
-
-        def __enter__(self) -> bool:
-            return True
-
-        def __exit__(self, *_: object) -> None:
-            pass
-
-    return NoLock()
-
-
 def yield_then(function: Callable[..., Any]) -> Callable[..., Any]:
     """Gives other threads a turn first, so that a fault shows soon."""
 
@@ -362,7 +344,7 @@ def yield_then(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 BROKEN: dict[str, tuple[str, Any]] = {
-    "no lock": ("statevar._variable.RLock", unlocked),
+    "no lock": ("statevar._variable.RLock", NoLock),
     "no hold": ("statevar.Variable._take", lambda self, hold, operation, within=None: None),
     "no waiting": ("statevar.Variable._wait_for_holder", lambda self, operation: None),
     "no comparing": ("statevar.transactions._Work._validate", lambda self: None),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 from typing import Any
 
 import numpy as np
 import pytest
 
 import statevar as sv
+from statevar import _holds
 from tests.helpers import address, assert_same
 from tests.test_threads import in_threads, repeat
 
@@ -50,6 +52,45 @@ def test_an_exception_drops_everything(backend: str) -> None:
     assert v.version == w.version == 0
     assert_same(v.assign_add(1.0), [2.0])
     assert_same(w.assign_add(1), [6])
+
+
+@pytest.mark.parametrize("size", [3, 10_000])
+def test_an_exception_drops_everything_after_an_unlocked_write(backend: str, size: int) -> None:
+    """It publishes nothing, so that a transaction may be the first to ask for the value."""
+    v = sv.Variable(np.zeros(size, "float32"), backend=backend)
+    with np.errstate(all="ignore"):
+        v.assign_add(1.0, use_locking=False)
+        with pytest.raises(KeyError), sv.transaction(v):
+            v += 5.0
+            assert elsewhere(lambda: v.numpy()[0]) == 1.0
+            raise KeyError
+    assert_same(v, np.ones(size))
+
+
+def test_a_conflict_that_was_caught_delays_no_commit() -> None:
+    a, b = sv.Variable(0), sv.Variable(0)
+    began, held, end = threading.Event(), threading.Event(), threading.Event()
+
+    def winner() -> None:
+        with sv.transaction(b):
+            began.set()
+            assert held.wait(10)
+            a.assign_add(1)  # waits for the loser
+            assert end.wait(10), "the loser's commit waited for this transaction"
+
+    def loser() -> None:
+        assert began.wait(10)
+        with sv.transaction(a):
+            held.set()
+            a.assign(5)
+            while not _holds._waiting:
+                time.sleep(0.001)
+            with pytest.raises(sv.errors.ConflictError):
+                b.assign_add(1)
+        end.set()
+
+    in_threads(winner, loser)
+    assert (int(a), int(b)) == (6, 0)
 
 
 def test_every_write_is_part_of_it(backend: str) -> None:

@@ -29,6 +29,17 @@ def test_wait_returns_at_the_version(backend: str) -> None:
     assert seen == [3, 3]
 
 
+def test_waiting_for_what_nobody_else_can_write_is_an_error(backend: str) -> None:
+    v = sv.Variable(0, name="w", backend=backend)
+    message = "wait: this thread holds it for a transaction, so that nobody can write version 1, at 'w'"
+    with sv.transaction(v):
+        with pytest.raises(sv.errors.ConflictError, match=message):
+            v.wait(1)
+        v += 1
+        assert v.wait(1)
+    assert v.wait(1)
+
+
 def test_every_kind_of_write_is_told(backend: str) -> None:
     v = sv.Variable([1.0, 2.0], backend=backend, constraint=lambda a: a)
     w = sv.Variable([1.0, 2.0], backend=backend)

@@ -27,7 +27,7 @@ from ._operations import check_operator, closed_operators
 from ._registry import attach, default_backend, get_backend, owner_of
 from ._shapes import DeclaredShape, Shape, canonical_shape, fits
 from ._watchers import Callback, Subscription, Watchers
-from .errors import ShapeError, TraceError, UninitializedError, describe
+from .errors import ConflictError, ShapeError, TraceError, UninitializedError, describe
 
 __all__ = ["Aggregation", "Variable"]
 
@@ -353,6 +353,9 @@ class Variable(Holding):
             Whether it has; False after the timeout. What a compiled function or an optimizer of the library writes
             wakes nobody.
 
+        Raises:
+            ConflictError: the caller holds the variable, in a transaction, an update or an edit.
+
         >>> import statevar as sv
         >>> v = sv.Variable(0)
         >>> v.wait(1, timeout=0.01)
@@ -362,6 +365,16 @@ class Variable(Holding):
         """
         if self.version >= version:
             return True
+        holder = self._holder
+        if holder is not None and holder is not BUSY and holder.is_mine():
+            raise ConflictError(
+                describe(
+                    "wait",
+                    f"this thread holds it for {holder.what}, so that nobody can write version {version}",
+                    self._path,
+                    "wait before or after",
+                )
+            )
         return self._watched().wait_for(lambda: self.version >= version, timeout)
 
     def subscribe(self, callback: Callback) -> Subscription:

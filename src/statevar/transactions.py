@@ -75,11 +75,9 @@ class Transaction:
         work, outer = _work()
         try:
             work.hold_all(self._ordered)
-            self._begun.append((work, work.depth()))
-            work.begin()
+            self._begin(work)
         except BaseException:
-            if not outer:
-                work.release()
+            self._give_up(work, outer)
             raise
         return self
 
@@ -105,16 +103,26 @@ class Transaction:
         try:
             while (busy := work.hold_if_free(self._ordered)) is not None:
                 await _over(busy, outer)
-            self._begun.append((work, work.depth()))
-            work.begin()
+            self._begin(work)
         except BaseException:
-            if not outer:
-                work.release()
+            self._give_up(work, outer)
             raise
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.__exit__(kind)
+
+    def _begin(self, work: _Work) -> None:
+        self._begun.append((work, work.depth()))
+        work.begin()
+
+    def _give_up(self, work: _Work, outer: bool) -> None:
+        """The block was not entered: what stays open is the transaction around it, if there is one."""
+        entry = (work, work.depth())
+        if entry in self._begun:
+            self._begun.remove(entry)
+        if not outer:
+            work.release()
 
 
 def _work() -> tuple[_Work, bool]:
@@ -269,7 +277,8 @@ class _Work(Overlay):
             for draft in (*drafts.values(), *self._seen.values()):
                 draft._holder = None  # or they and we would keep each other, and the arrays, until a collection
             self._committing = {}
-            self._give_way()
+            if not commits:
+                self._give_way()
         for variable in drafts:
             if variable._watchers is not None:
                 variable._watchers.deliver(variable)

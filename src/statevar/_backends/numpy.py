@@ -217,8 +217,9 @@ class NumPyBackend(Backend):
         return _own(x)
 
     def fork(self, handle: Any, array: HostArray | None) -> Any:
-        # The variable's own slot holds ``published`` as well, so that nobody finds the handle exclusive.
-        return handle if array is handle.published or array is None else _Fork(array)
+        if array is handle.published:  # whoever holds it keeps the handle from being found exclusive
+            return handle
+        return _Fork(handle.published if array is None else array)
 
     def given(self, handle: Any, array: HostArray) -> Any:
         return _Handle(array)

@@ -186,6 +186,8 @@ class Handles(SuiteBase):
                 what = f"{write.__name__} to a fork"
                 start = np.array(self.host(kept if snapshot is None else snapshot))
                 expected = self.value(write(self.handle(start)))
+                if snapshot is None:
+                    handle = self.handle(start)  # which nobody else reads
                 fork = self.adapter.fork(handle, snapshot)
                 same(self.value(fork), start, "a fork")
                 fork = write(fork)
