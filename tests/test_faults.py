@@ -105,6 +105,8 @@ WRITES: dict[str, tuple[Write, str]] = {
 
 def patched(patch: pytest.MonkeyPatch, v: sv.Variable, verb: str, function: Any) -> None:
     patch.setattr(type(v._backend), verb, lambda self, *args, **kwargs: function(*args, **kwargs))
+    if verb == "adopt":  # it fails from now on
+        patch.setattr(type(v._backend), "adopts_surely", False)
 
 
 @pytest.mark.parametrize("held", [False, True], ids=["alone", "held"])
@@ -164,7 +166,7 @@ def test_a_snapshot_that_fails(backend: str, error: type[BaseException]) -> None
 
 #: Inside each adapter's `assign`: what copies, when somebody holds the old value.
 COPIES = {
-    "numpy": ("statevar._backends.numpy", "_own"),
+    "numpy": ("statevar._backends.numpy", "_Handle"),
     "jax": ("statevar._backends.jax", "_Handle"),
     "torch": ("torch", "Tensor.clone"),
     "tensorflow": ("statevar._backends.tensorflow", "_ASSIGN"),
@@ -364,6 +366,35 @@ def test_a_commit_that_fails(backend: str, which: int, done: bool, error: type[B
             variables[2][0] = 5.0
     assert calls > which, "the commit has come to this variable"
     assert_same(held, np.asarray(variables[1].numpy()))
+
+
+@pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("which", range(3))
+def test_ctrl_c_in_a_commit_that_cannot_fail(backend: str, which: int, done: bool) -> None:
+    """There is no way back where values were written in place: the commit ends, and then the interrupt is raised."""
+    variables = three(backend)
+    if not variables[0]._backend.adopts_surely:
+        pytest.skip("its commits can fail, and are undone")
+    calls = 0
+    with pytest.MonkeyPatch.context() as patch:
+        real = variables[0]._backend.adopt
+
+        def adopt(handle: Any, other: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls != which + 1:
+                return real(handle, other)
+            if done:
+                real(handle, other)
+            raise KeyboardInterrupt
+
+        patch.setattr(type(variables[0]._backend), "adopt", lambda _, *arguments: adopt(*arguments))
+        with pytest.raises(KeyboardInterrupt), sv.transaction(variables):
+            for v in variables:
+                v.assign_add(1.0)
+    assert sorted(float(v.numpy()[0]) for v in variables) == [1.0, 2.0, 3.0]
+    assert [v.version for v in variables] == [1, 1, 1]
+    assert_free(*variables)
 
 
 def test_a_validation_that_fails(backend: str, error: type[BaseException]) -> None:
@@ -584,7 +615,7 @@ def leaks(operation: Operation) -> list[str]:
             found.append(f"{interruption.where}: {left}")
         elif values(variables) not in whole:
             found.append(f"{interruption.where}: half done, {values(variables)}")
-        _scopes.active = 0  # may count one too many, which costs time only
+        _scopes.active.clear()  # may count one too many, which costs time only
         _scopes._overlay.set(None)
     raise AssertionError("it never ended")
 

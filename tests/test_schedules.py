@@ -56,11 +56,9 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(snapshots, "_published", lambda v: v._snapshot)
     monkeypatch.setattr(sv.Variable, "__repr__", object.__repr__)  # its trace shows keys, which would read the value
     monkeypatch.setattr(_holds, "_graph", _holds._graph)  # put back what `explore` replaces
-    monkeypatch.setattr(_scopes, "_active_lock", _scopes._active_lock)
     monkeypatch.setattr(_holds, "_PATIENCE", -1, raising=False)  # a wait that looks up now and then has no end here
-    active = _scopes.active
     yield
-    _scopes.active = active
+    _scopes.active.clear()
     _holds._waiting.clear()
 
 
@@ -72,8 +70,7 @@ def explore(
     def fresh() -> Any:
         _holds._graph = threading.Lock()
         _holds._waiting.clear()
-        _scopes._active_lock = threading.Lock()
-        _scopes.active = 0
+        _scopes.active.clear()
         return setup()
 
     return frontrun.explore(

@@ -255,6 +255,16 @@ class Backend(ABC):
         """
         return self.redeclare(handle, self.snapshot(other))
 
+    #: Whether `adopt` never fails, and may be called again with the same fork after Ctrl-C came in the middle of it.
+    adopts_surely: ClassVar[bool] = False
+
+    def memento(self, handle: Handle) -> Handle:
+        """What `adopt` takes to put back the present value, should the commit fail. Not called if it `adopts_surely`.
+
+        Better: lighter than a fork, since it is never written.
+        """
+        return self.fork(handle, None)
+
     def compute(self, old: Array, x: Array, op: Operation) -> Array:
         """``op(old, x)``, changing nothing; the result may have another dtype or shape."""
         return op(old, x)

@@ -11,6 +11,7 @@ from .errors import describe
 
 __all__ = ["variables_in"]
 
+_VARIABLES = {Variable}
 _LEAVES = (str, bytes, type, ModuleType, FunctionType, BuiltinFunctionType, MethodType)
 
 
@@ -20,10 +21,10 @@ def variables_in(operation: str, targets: Iterable[Any]) -> list[Variable]:
     Raises:
         TypeError: one of the targets holds no variable, and is no empty container.
     """
-    found: dict[Variable, None] = {}
     targets = list(targets)
     if len(targets) == 1 and _is_plain(targets[0]):
         return list(dict.fromkeys(targets[0]))
+    found: dict[Variable, None] = {}
     for target in targets:
         if isinstance(target, Variable):  # the usual case
             found[target] = None
@@ -48,7 +49,10 @@ def variables_in(operation: str, targets: Iterable[Any]) -> list[Variable]:
 
 def _is_plain(target: Any) -> bool:
     """Whether it is a list of variables and of nothing else: a thousand take 0.02 ms."""
-    return type(target) in (list, tuple) and all(issubclass(kind, Variable) for kind in set(map(type, target)))
+    if type(target) is not list and type(target) is not tuple:
+        return False
+    kinds = set(map(type, target))
+    return kinds == _VARIABLES or all(issubclass(kind, Variable) for kind in kinds)
 
 
 def _walk(target: Any) -> Iterator[Variable]:

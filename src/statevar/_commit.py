@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
 __all__ = ["commit", "while_locked"]
 
 _Result = TypeVar("_Result")
+
+_ATTEMPTS = (None,) * 100  # Ctrl-C does not come a hundred times in a millisecond
 
 
 def commit(drafts: dict[Variable, Variable], check: Callable[[], None] | None = None) -> None:
@@ -23,33 +26,52 @@ def commit(drafts: dict[Variable, Variable], check: Callable[[], None] | None = 
     Args:
         check: called when nobody can read any more; what it raises leaves everything as it was.
     """
+    while_locked(drafts, partial(_exchange, drafts, check))
 
-    def body(variables: list[Variable]) -> None:
-        before: list[tuple[Variable, Any]] = []
+
+def _exchange(drafts: dict[Variable, Variable], check: Callable[[], None] | None, variables: list[Variable]) -> None:
+    """What `commit` does under the locks: first all that can fail, then all that cannot."""
+    before: list[tuple[Variable, Any]] = []
+    for variable in variables:
+        variable._snapshot = None
+    try:
+        if check is not None:
+            check()
         several = len(variables) > 1
         for variable in variables:
-            variable._snapshot = None
-        try:
-            if check is not None:
-                check()
-            for variable in variables:
+            if not variable._backend.adopts_surely:
                 if several:
                     before.append((variable, variable._remember()))
                 variable._adopt(drafts[variable])
-        except BaseException:
-            with ExitStack() as undo:  # puts each back, even if another one cannot be
-                for variable, state in before:
-                    undo.callback(variable._put_back, state)
-            raise
-        finally:
+    except BaseException:
+        with ExitStack() as undo:  # puts each back, even if another one cannot be
+            undo.callback(_publish, variables)
+            for variable, state in before:
+                undo.callback(variable._put_back, state)
+        raise
+    # No call stands between the try above and the one below: Ctrl-C comes where one begins.
+    interrupt: BaseException | None = None
+    for _ in _ATTEMPTS:
+        try:
             for variable in variables:
-                handle = variable._handle
-                variable._snapshot = None if handle is None else handle.published
-        for variable in variables:
-            if variable._watchers is not None:
-                variable._watchers.record(variable._version)
+                if variable._backend.adopts_surely:
+                    variable._adopt(drafts[variable])
+                if (handle := variable._handle) is not None:
+                    variable._snapshot = handle.published
+            break
+        except BaseException as error:  # noqa: BLE001  # Ctrl-C: there is no way back, and the way on can be gone again
+            interrupt = error
+    for variable in variables:
+        if variable._watchers is not None:
+            variable._watchers.record(variable._version)
+    if interrupt is not None:
+        raise interrupt
 
-    while_locked(drafts, body)
+
+def _publish(variables: list[Variable]) -> None:
+    for variable in variables:
+        handle = variable._handle
+        variable._snapshot = None if handle is None else handle.published
 
 
 def while_locked(variables: Iterable[Variable], body: Callable[[list[Variable]], _Result]) -> _Result:

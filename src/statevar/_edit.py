@@ -33,7 +33,7 @@ def edit(variable: Variable, index: Any) -> Iterator[HostArray]:
         if where is not None:
             target._write_held("edit", backend.put, selects, array, "set", index, hold)
         elif _references(array) == _UNHELD and target._constraint is None:
-            draft = target._draft(hold)
+            draft = target._draft(hold, target._lock)
             draft._handle = backend.given(target._handle, array)
             draft._version += 1
             hold.committing = True

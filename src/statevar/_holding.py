@@ -7,17 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import RLock
 from typing import Any, ClassVar, Self
 
 from . import _scopes
 from ._description import Description
-from ._holds import Hold
+from ._holds import Hold, Overlay
 from ._shapes import DeclaredShape
 from ._watchers import Watchers
 from .errors import ConflictError, describe
 
 __all__ = ["Holding"]
+
+_new = object.__new__
 
 
 class Holding(Description):
@@ -112,47 +113,45 @@ class Holding(Description):
 
     # -- drafts ----------------------------------------------------------------------------------------
 
-    def _draft(self, hold: Hold) -> Self:
+    def _draft(self, hold: Hold, lock: Any) -> Any:
         """What the owner of a hold reads in place of this variable. `_fork` makes it one to write."""
-        draft: Self = object.__new__(self._drafts)
-        draft._backend = self._backend
-        draft._constraint = self._constraint
-        draft._declared = self._declared
-        draft._device = self._device
-        draft._dtype = self._dtype
-        draft._dtype_name = self._dtype_name
+        draft: Any = _new(self._drafts)
+        draft._origin = self
         draft._handle = self._handle
-        draft._holder = hold
-        draft._lock = RLock()
-        draft._path = self._path
-        draft._shape = self._shape
         draft._snapshot = self._snapshot
-        draft._trainable = self._trainable
+        draft._shape = self._shape
+        draft._declared = self._declared
         draft._version = self._version
-        draft._watchers = None
+        draft._holder = hold
+        draft._lock = lock
         return draft
 
-    def _look(self, hold: Hold) -> Self:
+    def _look(self, hold: Overlay) -> Any:
         """A draft to read, whatever other threads write: value and version belong together."""
         with self._lock:
-            draft = self._draft(hold)
+            draft = self._draft(hold, hold.lock)
             if self._handle is not None:
                 draft._snapshot = self._stored()
             return draft
 
-    def _fork(self, hold: Hold) -> Self:
+    def _fork(self, hold: Overlay) -> Any:
         """A draft to write."""
-        draft = self._draft(hold)
-        handle = self._handle
-        if handle is not None:
-            snapshot = self._snapshot
-            if snapshot is not None:
-                handle = self._backend.fork(handle, snapshot)
-            else:
-                with self._lock:
-                    handle = self._backend.fork(handle, self._snapshot)
-            draft._handle = handle
-            draft._snapshot = handle.published
+        draft: Any = _new(self._drafts)  # `_draft`, written out: a transaction makes one for each first write
+        draft._origin = self
+        draft._shape = self._shape
+        draft._declared = self._declared
+        draft._version = self._version
+        draft._holder = hold
+        draft._lock = hold.lock
+        if (handle := self._handle) is None:
+            draft._handle = draft._snapshot = None
+            return draft
+        if (snapshot := self._snapshot) is not None:
+            draft._handle = handle = self._backend.fork(handle, snapshot)
+        else:
+            with self._lock:
+                draft._handle = handle = self._backend.fork(handle, self._snapshot)
+        draft._snapshot = handle.published
         return draft
 
     def _restore_value(self, value: Any, declared: DeclaredShape) -> None:
@@ -172,18 +171,18 @@ class Holding(Description):
 
     def _adopt(self, draft: Self) -> None:
         """Becomes what a draft is. For `commit`, which has the lock and has hidden the snapshot."""
-        handle = draft._handle
-        if self._handle is not None and handle is not None:
-            handle = self._backend.adopt(self._handle, handle)
-        self._handle = handle
+        new = draft._handle
+        if new is not None and (old := self._handle) is not None:
+            new = self._backend.adopt(old, new)
+        self._handle = new
         self._shape = draft._shape
         self._declared = draft._declared
         self._version = draft._version
 
     def _remember(self) -> tuple[Any, ...]:
         """What `_put_back` needs if the commit fails at another variable."""
-        handle, backend = self._handle, self._backend
-        old = None if handle is None or backend.replaceable else backend.fork(handle, None)
+        handle = self._handle
+        old = None if handle is None else self._backend.memento(handle)
         return handle, old, self._shape, self._declared, self._version
 
     def _put_back(self, remembered: tuple[Any, ...]) -> None:

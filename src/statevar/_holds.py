@@ -11,14 +11,13 @@ import sys
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from contextlib import suppress
 from threading import get_ident
 from typing import Any, Final
 
 from ._forks import guarded, in_child
 from .errors import ConflictError, ReentrantWriteError, describe
 
-__all__ = ["BUSY", "Hold", "Overlay"]
+__all__ = ["BUSY", "Hold", "Overlay", "running_task"]
 
 _waiting: dict[int, Hold] = {}  # by thread: what it waits for
 _graph = guarded(threading.Lock())  # guards _waiting, and the list of each hold
@@ -26,12 +25,17 @@ in_child(_waiting.clear)
 _PATIENCE = 0.5  # seconds
 
 
-def _task() -> Any:
+_running_loop: Callable[[], Any] | None = None  # asyncio's, once somebody has imported it
+
+
+def running_task() -> Any:
     """The asyncio task that runs, if any; asyncio is not imported for it."""
-    asyncio = sys.modules.get("asyncio")
-    if asyncio is None or asyncio._get_running_loop() is None:
-        return None
-    return asyncio.current_task()
+    global _running_loop  # noqa: PLW0603  # found once: this is asked at every read and write in a transaction
+    if _running_loop is None:
+        if (asyncio := sys.modules.get("asyncio")) is None:
+            return None
+        _running_loop = asyncio._get_running_loop
+    return None if _running_loop() is None else sys.modules["asyncio"].current_task()
 
 
 class Hold:
@@ -46,16 +50,16 @@ class Hold:
     def __init__(self, what: str) -> None:
         self.what = what
         self._thread = get_ident()
-        self._task = _task()
+        self._task = running_task()
         self._over = False
         self.committing = False
-        self._calls: list[Callable[[], object]] = []
+        self._calls: list[Callable[[], object]] | None = None
         self._ended = threading.Lock()
         self._ended.acquire()  # released once it ends
 
     def is_mine(self) -> bool:
         """Whether the thread and the task that run now are those that made it, and it has not ended."""
-        return self._thread == get_ident() and self._task is _task() and not self._over
+        return self._thread == get_ident() and self._task is running_task() and not self._over
 
     def is_over(self) -> bool:
         """Whether it has ended."""
@@ -68,22 +72,23 @@ class Hold:
     def end(self) -> None:
         """Lets everybody go who waits. May be called again if Ctrl-C came between."""
         self._over = True
-        with suppress(RuntimeError):  # released already
+        if self._ended.locked():
             self._ended.release()
-        self.wake()
+        if self._calls is not None:
+            self.wake()
 
     def wake(self) -> None:
         """Calls those back who asked for it."""
-        if self._calls:
+        if self._calls is not None:
             with _graph:
-                calls, self._calls = self._calls, []
-            for call in calls:
+                calls, self._calls = self._calls, None
+            for call in calls or ():
                 call()
 
     def when_over(self, call: Callable[[], object]) -> None:
         """Calls back once it has ended, in the thread that ends it; at once if it has. It may come too early."""
         with _graph:
-            self._calls.append(call)
+            self._calls = [*(self._calls or ()), call]
         if self._over:
             self.wake()
 
@@ -153,7 +158,11 @@ class _Busy(Hold):
 class Overlay(Hold, ABC):
     """A hold whose owner reads and writes drafts in place of the variables."""
 
-    __slots__ = ()
+    __slots__ = ("lock",)
+
+    def __init__(self, what: str) -> None:
+        Hold.__init__(self, what)
+        self.lock = threading.RLock()  # of its drafts, which nobody else knows
 
     @abstractmethod
     def read(self, variable: Any) -> Any:

@@ -9,11 +9,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from threading import get_ident
 from typing import Any
 
 from ._dtypes import dtype_name, is_floating
 from ._forks import guarded
-from ._holds import Overlay
+from ._holds import Overlay, running_task
 from .errors import DTypeError, NameScopeError, describe
 
 __all__ = [
@@ -27,7 +28,6 @@ __all__ = [
     "name_scope",
     "open_overlay",
     "overlay",
-    "overlay_closed",
     "path_of",
     "unique_name",
 ]
@@ -37,9 +37,9 @@ _device: ContextVar[Any] = ContextVar("statevar_device", default=None)
 _autocast: ContextVar[str | None] = ContextVar("statevar_autocast", default=None)
 _overlay: ContextVar[Overlay | None] = ContextVar("statevar_overlay", default=None)
 
-#: How many autocast scopes and overlays are open in the process. While it is 0 nobody need ask the ContextVars.
-active = 0
-_active_lock = guarded(threading.Lock())
+#: An element for each autocast scope and overlay that is open in the process. While it is empty nobody need ask the
+#: ContextVars. A list, since its `append` and `pop` are atomic: a counter would need a lock.
+active: list[None] = []
 
 _taken: dict[tuple[tuple[str, ...], str], int] = {}
 _taken_lock = guarded(threading.Lock())
@@ -116,25 +116,22 @@ def autocast(dtype: Any) -> Iterator[None]:
     name = None if dtype is None else dtype_name(dtype)
     if name is not None and not is_floating(name):
         raise DTypeError(describe("autocast", f"expected a floating-point dtype, got {name}"))
-    _count(1)
+    active.append(None)
     token = _autocast.set(name)
     try:
         yield
     finally:
         _autocast.reset(token)
-        _count(-1)
-
-
-def _count(change: int) -> None:
-    global active  # noqa: PLW0603  # one counter for the process; ContextVars hold what differs
-    with _active_lock:
-        active += change
+        active.pop()
 
 
 def overlay() -> Overlay | None:
     """The overlay that the running thread or task has opened, if any."""
     current = _overlay.get()
-    return current if current is not None and current.is_mine() else None
+    # `is_mine`, written out: asked at every read and write inside.
+    if current is None or current._over or current._thread != get_ident() or current._task is not running_task():
+        return None
+    return current
 
 
 def inherits(hold: Any) -> bool:
@@ -144,21 +141,16 @@ def inherits(hold: Any) -> bool:
 
 def open_overlay(new: Overlay) -> Overlay | None:
     """Makes it the overlay of the running code, and returns what was there before."""
-    _count(1)
+    active.append(None)
     before = _overlay.get()
     _overlay.set(new)
     return before
 
 
 def close_overlay(old: Overlay, before: Overlay | None) -> None:
-    """Puts back what was there before, once or twice; `overlay_closed` follows, once at most."""
+    """Puts back what was there before, once or twice; ``active.pop()`` follows, once at most."""
     if _overlay.get() is old:
         _overlay.set(before)
-
-
-def overlay_closed() -> None:
-    """Counts it off. If Ctrl-C keeps this from happening, reads are slower from then on, and right."""
-    _count(-1)
 
 
 def autocast_dtype() -> str | None:

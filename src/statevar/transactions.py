@@ -75,7 +75,8 @@ class Transaction:
         work, outer = _work()
         try:
             work.hold_all(self._ordered)
-            self._begin(work)
+            self._begun.append((work, len(work._levels)))
+            work.begin()
         except BaseException:
             self._give_up(work, outer)
             raise
@@ -86,7 +87,7 @@ class Transaction:
         depth = 0
         try:
             work = _running()
-            depth = work.depth() - 1
+            depth = len(work._levels) - 1
             work.leave(commits=kind is None)
         except BaseException:  # the commit failed; or Ctrl-C came, anywhere
             if work is None:
@@ -103,7 +104,8 @@ class Transaction:
         try:
             while (busy := work.hold_if_free(self._ordered)) is not None:
                 await _over(busy, outer)
-            self._begin(work)
+            self._begun.append((work, len(work._levels)))
+            work.begin()
         except BaseException:
             self._give_up(work, outer)
             raise
@@ -111,10 +113,6 @@ class Transaction:
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.__exit__(kind)
-
-    def _begin(self, work: _Work) -> None:
-        self._begun.append((work, work.depth()))
-        work.begin()
 
     def _give_up(self, work: _Work, outer: bool) -> None:
         """The block was not entered: what stays open is the transaction around it, if there is one."""
@@ -127,15 +125,15 @@ class Transaction:
 
 def _work() -> tuple[_Work, bool]:
     """The transaction that runs here, or a new one; and whether it ran already."""
-    overlay = _scopes.overlay()
+    overlay = _scopes.overlay() if _scopes.active else None
     return (overlay, True) if isinstance(overlay, _Work) else (_Work(), False)
 
 
 def _running() -> _Work:
-    work, joined = _work()
-    if not joined:
-        raise RuntimeError("transaction: it ends in another thread or task than it began in")
-    return work
+    work = _scopes.overlay()
+    if isinstance(work, _Work):
+        return work
+    raise RuntimeError("transaction: it ends in another thread or task than it began in")
 
 
 async def _over(hold: Hold, inside: bool) -> None:
@@ -269,19 +267,17 @@ class _Work(Overlay):
                 self._levels[-1].update(drafts)
             return
         try:
-            if commits:
+            if commits and (drafts or self._seen):
                 self._committing = drafts
-                commit(drafts, self._validate)
+                commit(drafts, self._validate if self._seen else None)
         finally:
             self.release()
-            for draft in (*drafts.values(), *self._seen.values()):
-                draft._holder = None  # or they and we would keep each other, and the arrays, until a collection
-            self._committing = {}
+            self._committing = self._seen = {}  # or the drafts and we would keep each other until a collection
             if not commits:
                 self._give_way()
         for variable in drafts:
-            if variable._watchers is not None:
-                variable._watchers.deliver(variable)
+            if (watchers := variable._watchers) is not None:
+                watchers.deliver(variable)
 
     def _give_way(self) -> None:
         """Waits, with empty hands, for the one we lost to. Who tries again at once would only lose to it again."""
@@ -299,11 +295,15 @@ class _Work(Overlay):
     def release(self) -> None:
         """Lets everything go."""
         _scopes.close_overlay(self, self._around)
-        self._let_go(0)
+        held = self._held
+        for variable in held:
+            if variable._holder is self:
+                variable._holder = None
+        held.clear()
         self.end()
         if self._opened:
             self._opened = False
-            _scopes.overlay_closed()
+            _scopes.active.pop()  # should Ctrl-C keep this from happening, reads are slower from then on, and right
 
     def depth(self) -> int:
         """How many levels are open."""

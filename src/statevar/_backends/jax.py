@@ -48,6 +48,7 @@ class _Handle:
 class JAXBackend(Backend):
     name = "jax"
     replaceable = True
+    adopts_surely = True
     traces = True
 
     # -- whose is it ---------------------------------------------------------------------------------

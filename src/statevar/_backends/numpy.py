@@ -53,7 +53,7 @@ class _Handle:
             self.published.setflags(write=False)
 
 
-class _Fork(_Handle):
+class _Shared(_Handle):
     """A handle on a snapshot. Its ``writer`` is one reference more to ``published``: it is never exclusive."""
 
     __slots__ = ()
@@ -61,6 +61,39 @@ class _Fork(_Handle):
     def __init__(self, snapshot: HostArray) -> None:
         self.base = snapshot if snapshot.base is None else snapshot.base
         self.writer = self.published = snapshot
+
+
+class _Fork:
+    """What is written apart. Until somebody reads it, it is a bare array: three views of it take longer than a write.
+
+    It starts with a snapshot, which the first write leaves to its holders.
+    """
+
+    __slots__ = ("handle", "published", "writer")
+
+    def __init__(self, snapshot: HostArray) -> None:
+        self.writer = snapshot
+        self.published: HostArray | None = snapshot
+        self.handle: Any = None  # a handle, once something written here was read
+
+    def publish(self) -> HostArray:
+        """What readers get."""
+        if self.published is None:
+            self.handle = _Handle(self.writer)
+            self.writer, self.published = self.handle.writer, self.handle.published
+        return self.published
+
+    def replace(self, fresh: HostArray) -> _Fork:
+        """Takes an array that nobody else holds."""
+        self.writer = fresh
+        self.published = self.handle = None
+        return self
+
+    def exclusive(self) -> bool:
+        """Whether nobody holds what would be written."""
+        if (handle := self.handle) is None:
+            return self.published is None
+        return getrefcount(handle.published) == _UNHELD_PUBLISHED + 1 and getrefcount(handle.base) == _UNHELD_BASE
 
 
 def _references(handle: _Handle) -> tuple[int, int]:
@@ -90,13 +123,17 @@ def _exclusive(handle: _Handle) -> bool:
     return getrefcount(handle.published) == _UNHELD_PUBLISHED and getrefcount(handle.base) == _UNHELD_BASE
 
 
-def _own(array: HostArray) -> _Handle:
-    """A handle on a copy."""
+def _copy(array: HostArray) -> HostArray:
     if array.nbytes < _SMALL:
-        return _Handle(array.copy("C"))
+        return array.copy("C")
     fresh = empty_aligned(array.shape, array.dtype)
     fresh[...] = array
-    return _Handle(fresh)
+    return fresh
+
+
+def _with(handle: _Handle | _Fork, fresh: HostArray) -> _Handle | _Fork:
+    """A handle on an array that nobody else holds; a fork stays one."""
+    return _Handle(fresh) if type(handle) is not _Fork else handle.replace(fresh)
 
 
 def _may_raise() -> bool:
@@ -111,6 +148,7 @@ class NumPyBackend(Backend):
     name = "numpy"
     is_host = True
     replaceable = True
+    adopts_surely = True
 
     # -- whose is it ---------------------------------------------------------------------------------
 
@@ -169,14 +207,15 @@ class NumPyBackend(Backend):
     # -- a handle's life ---------------------------------------------------------------------------------
 
     def create(self, array: HostArray, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
-        return _own(array)
+        return _Handle(_copy(array))
 
     def placed(self, handle: Any) -> Any:
         return "cpu"
 
     def snapshot(self, handle: Any) -> HostArray:
-        published: HostArray = handle.published
-        return published
+        published: HostArray | None = handle.published
+        result: HostArray = handle.publish() if published is None else published
+        return result
 
     def assign(self, handle: Any, x: HostArray, _op: Any = None, _where: Any = None) -> Any:
         writer = handle.writer
@@ -188,7 +227,15 @@ class NumPyBackend(Backend):
         ):
             writer[...] = x
             return handle
-        return _own(x)
+        if type(handle) is _Fork and x.nbytes >= _SMALL and handle.exclusive() and x.shape == writer.shape:
+            writer[...] = x
+            return handle
+        fresh = x.copy("C") if x.nbytes < _SMALL else _copy(x)
+        if type(handle) is not _Fork:
+            return _Handle(fresh)
+        handle.writer = fresh  # `replace`, written out
+        handle.published = handle.handle = None
+        return handle
 
     def apply(self, handle: Any, x: HostArray, op: Operation, _where: Any = None) -> Any:
         writer = handle.writer
@@ -197,35 +244,42 @@ class NumPyBackend(Backend):
             if getrefcount(handle.published) == _UNHELD_PUBLISHED and getrefcount(handle.base) == _UNHELD_BASE:
                 writer[...] = result
                 return handle
-            return _Handle(np.asarray(result, writer.dtype))  # bitwise operators widen int4
+            return _with(handle, np.asarray(result, writer.dtype))  # bitwise operators widen int4
         ufunc = _IN_PLACE[op.__name__]
-        if _exclusive(handle) and not _may_raise():
+        if (_exclusive(handle) or (type(handle) is _Fork and handle.exclusive())) and not _may_raise():
             ufunc(writer, x, out=writer, casting="unsafe")
             return handle
         fresh = empty_aligned(writer.shape, writer.dtype)
         ufunc(writer, x, out=fresh, casting="unsafe")
-        return _Handle(fresh)
+        return _with(handle, fresh)
 
     def put(self, handle: Any, x: HostArray, kind: str, where: Selection) -> Any:
         half_written = not where.basic and kind != "set" and _may_raise()
-        if half_written or not _exclusive(handle):
-            handle = _own(handle.writer)
+        exclusive = handle.exclusive() if type(handle) is _Fork else _exclusive(handle)
+        if half_written or not exclusive:
+            handle = _with(handle, _copy(handle.writer))
         put_in_place(handle.writer, x, kind, where)
         return handle
 
     def redeclare(self, handle: Any, x: HostArray, _op: Any = None, _where: Any = None) -> Any:
-        return _own(x)
+        return _with(handle, _copy(x))
 
     def fork(self, handle: Any, array: HostArray | None) -> Any:
-        if array is handle.published:  # whoever holds it keeps the handle from being found exclusive
-            return handle
-        return _Fork(handle.published if array is None else array)
+        return _Fork(array if array is not None else self.snapshot(handle))
 
     def given(self, handle: Any, array: HostArray) -> Any:
         return _Handle(array)
 
     def adopt(self, handle: Any, other: Any) -> Any:
-        return other
+        if type(other) is not _Fork:
+            return other
+        fresh = other.writer
+        if other.published is not None:
+            return other.handle or (handle if fresh is handle.published else _Shared(fresh))
+        if fresh.nbytes < _SMALL and fresh.shape == handle.writer.shape and _exclusive(handle):
+            handle.writer[...] = fresh  # three views of the fresh one take longer
+            return handle
+        return _Handle(fresh if fresh.flags.writeable else _copy(fresh))  # read-only, if Ctrl-C came in here before
 
     def compute(self, old: HostArray, x: Any, op: Operation) -> HostArray:
         return np.asarray(op(old, x))

@@ -63,6 +63,7 @@ class _Cell:
         self._tensor = tensor
         self.dtype = tensor.dtype
         self.trainable = False
+        self.redeclared = False
 
     @property
     def shape(self) -> Any:
@@ -81,10 +82,10 @@ class _Cell:
         self._tensor = _beside(x, self)
 
     def assign_add(self, x: Any, *, read_value: bool) -> None:
-        self._tensor = self._tensor + _beside(x, self)
+        self._tensor = tf.raw_ops.AddV2(x=self._tensor, y=_beside(x, self))  # `+` takes twice as long
 
     def assign_sub(self, x: Any, *, read_value: bool) -> None:
-        self._tensor = self._tensor - _beside(x, self)
+        self._tensor = tf.raw_ops.Sub(x=self._tensor, y=_beside(x, self))
 
 
 class TensorFlowBackend(Backend):
@@ -224,9 +225,12 @@ class TensorFlowBackend(Backend):
         if op not in _IN_PLACE or handle.dtype.name in _ON_HOST:
             return self.assign(handle, self.compute(variable.read_value(), x, op))
         eager = _writing(handle)
+        raw, method = _IN_PLACE[op]
+        if type(variable) is _Cell:  # the operation broadcasts
+            getattr(variable, method)(x, read_value=False)
+            return handle
         if x.shape != variable.shape:
             x = tf.broadcast_to(x, _dimensions(handle) if eager else tf.shape(variable.read_value()))
-        raw, method = _IN_PLACE[op]
         if eager:
             raw(resource=variable.handle, value=_beside(x, variable))
         else:
@@ -238,16 +242,22 @@ class TensorFlowBackend(Backend):
 
     def redeclare(self, handle: Any, x: Any, _op: Any = None, _where: Any = None) -> Any:
         variable = handle.variable
-        if type(variable) is _Cell or variable.shape.is_compatible_with(x.shape):
+        if type(variable) is _Cell:
+            variable.redeclared = True
+            return self.assign(handle, x)
+        if variable.shape.is_compatible_with(x.shape):
             return self.assign(handle, x)
         place = self.device_of(variable)
         return self.create(x, declared=tuple(x.shape), device=place, trainable=variable.trainable)
 
     def fork(self, handle: Any, array: Any) -> Any:
-        return _Handle(_Cell(self.snapshot(handle) if array is None else array))
+        cell = _Cell(self.snapshot(handle) if array is None else array)
+        cell.redeclared = array is not None  # it may be an older one, of another shape
+        return _Handle(cell)
 
     def adopt(self, handle: Any, other: Any) -> Any:
-        return self.redeclare(handle, other.variable.read_value())
+        store = self.redeclare if other.variable.redeclared else self.assign
+        return store(handle, other.variable.read_value())
 
     def compute(self, old: Any, x: Any, op: Operation) -> Any:
         if old.dtype.name in _ON_HOST:

@@ -59,6 +59,8 @@ _REDUCTIONS = {"add": "sum", "multiply": "prod", "min": "amin", "max": "amax"}
 # How many tensors see a storage. Private in torch 2.13; without it every write allocates.
 _use_count: Callable[[int], int] = getattr(torch._C, "_storage_Use_Count", lambda _: -1)
 
+_CONTIGUOUS = torch.contiguous_format
+
 # Asked at every write; each dot costs 30 ns.
 _is_compiling = torch.compiler.is_compiling
 _is_grad_enabled = torch.is_grad_enabled
@@ -97,10 +99,43 @@ class _Handle:
             with torch.inference_mode(False):
                 self.replace(fresh.clone())
             return
-        self.parameter.data = fresh
+        self.parameter.data = self.tensor = fresh
+        self.storage = fresh.untyped_storage()
+        self.address = self.storage._cdata
         if self.shared:
             torch.autograd.graph.increment_version(self.parameter)
-        self.bind(self.parameter.data)
+
+
+class _Fork:
+    """What is written apart: a tensor, where a handle has a parameter, which takes 5 us to make."""
+
+    __slots__ = ("fresh", "parameter", "plain", "seen", "tensor")
+
+    published = None
+    shared = traced = False
+
+    def __init__(self, tensor: Tensor, plain: bool) -> None:
+        self.tensor = self.parameter = tensor
+        self.plain = plain
+        self.fresh = False  # whether it was made here
+
+    def exclusive(self) -> bool:
+        """Whether it was made here, and no snapshot or view shares the memory."""
+        return self.fresh and _use_count(self.tensor.untyped_storage()._cdata) == _UNHELD_FORK
+
+    def replace(self, fresh: Tensor) -> None:
+        """Takes a tensor that nobody else holds."""
+        self.tensor = self.parameter = fresh
+        self.fresh = True
+
+
+class _Memento:
+    """What `adopt` puts back."""
+
+    __slots__ = ("tensor",)
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
 
 
 def _calibrate() -> int:
@@ -116,6 +151,7 @@ def _calibrate() -> int:
 
 
 _UNHELD = _calibrate()
+_UNHELD_FORK = _UNHELD - 1 if _UNHELD > 0 else -2  # a handle keeps an alias too
 
 
 class TorchBackend(Backend):
@@ -238,7 +274,7 @@ class TorchBackend(Backend):
         tensor = array.detach()
         if device is not None:
             tensor = tensor.to(device)
-        tensor = tensor.clone(memory_format=torch.contiguous_format)
+        tensor = tensor.clone(memory_format=_CONTIGUOUS)
         return _Handle(torch.nn.Parameter(tensor, requires_grad=trainable))
 
     def placed(self, handle: Any) -> Any:
@@ -271,8 +307,11 @@ class TorchBackend(Backend):
         if _is_compiling():
             return _traced(handle, op(handle.parameter.detach(), x))
         exclusive, tensor = handle.exclusive(), handle.tensor
-        if exclusive and handle.plain and x.is_cpu:
-            _IN_PLACE[op](tensor, x)
+        if handle.plain and x.is_cpu:
+            if exclusive:
+                _IN_PLACE[op](tensor, x)
+            else:
+                handle.replace(op(tensor, x))
             return _written(handle)
         if tensor.dtype in _ON_HOST:
             return self.assign(handle, self.compute_on_host(tensor, x, op))
@@ -298,23 +337,35 @@ class TorchBackend(Backend):
         return _written(handle)
 
     def _replace(self, handle: Any, x: Tensor) -> None:
+        if _is_inference():  # asked, since entering the context takes 2 us
+            with torch.inference_mode(False):
+                self._replace(handle, x)
+            return
         parameter = handle.parameter
-        with torch.inference_mode(False):
+        if parameter.grad is not None:
             _drop_gradient(parameter, x)
-            handle.replace(x.to(parameter.device).clone(memory_format=torch.contiguous_format))
+        if not (handle.plain and x.is_cpu):
+            x = x.to(parameter.device)
+        handle.replace(x.clone() if x.is_contiguous() else x.clone(memory_format=_CONTIGUOUS))
 
     def fork(self, handle: Any, array: Tensor | None) -> Any:
         if array is None:
             array = self.snapshot(handle) if handle.shared or handle.traced else handle.tensor
-        return _Handle(array.detach())
+        return _Fork(array.detach(), handle.plain)
 
     def given(self, handle: Any, array: HostArray) -> Any:
-        return _Handle(_tensor(array).to(handle.parameter.device))
+        return _Fork(_tensor(array).to(handle.parameter.device), handle.plain)
 
     def adopt(self, handle: Any, other: Any) -> Any:
-        _drop_gradient(handle.parameter, other.tensor)
-        handle.replace(other.tensor)
-        return _written(handle)
+        fresh, parameter = other.tensor, handle.parameter
+        if parameter.grad is not None:
+            _drop_gradient(parameter, fresh)
+        handle.replace(fresh)
+        handle.seen = parameter._version
+        return handle
+
+    def memento(self, handle: Any) -> Any:
+        return _Memento(handle.parameter.detach() if handle.shared or handle.traced else handle.tensor)
 
     def compute(self, old: Tensor, x: Any, op: Operation) -> Tensor:
         result: Tensor
@@ -365,7 +416,7 @@ def _differentiable(handle: _Handle) -> Tensor:
 
 
 def _drop_gradient(parameter: Tensor, x: Tensor) -> None:
-    if parameter.grad is not None and parameter.shape != x.shape:
+    if parameter.shape != x.shape:
         parameter.grad = None  # it would not fit
 
 
