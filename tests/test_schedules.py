@@ -302,5 +302,5 @@ def test_it_finds_a_circle_of_those_who_wait(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_it_finds_reads_that_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transactions._Work, "_validate", lambda self: None)
+    monkeypatch.setattr(transactions.Work, "_validate", lambda self: None)
     assert_found(two, [withdraw(0), withdraw(1)], not_overdrawn, 1)

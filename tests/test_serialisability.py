@@ -347,7 +347,7 @@ BROKEN: dict[str, tuple[str, Any]] = {
     "no lock": ("statevar._variable.RLock", NoLock),
     "no hold": ("statevar.Variable._take", lambda self, hold, operation, within=None: None),
     "no waiting": ("statevar.Variable._wait_for_holder", lambda self, operation: None),
-    "no comparing": ("statevar.transactions._Work._validate", lambda self: None),
+    "no comparing": ("statevar.transactions.Work._validate", lambda self: None),
 }
 
 

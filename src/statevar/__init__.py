@@ -5,7 +5,9 @@ from ._frozen import FrozenVariable
 from ._registry import backend_names
 from ._scopes import autocast, device, name_scope
 from ._variable import Variable
+from .gradients import grad, value_and_grad
 from .interop import assign, batch_get_value, batch_set_value, get_value, set_value
+from .stateless import StatelessScope, functionalize
 from .snapshots import Snapshot, restore, rollback, snapshot
 from .transactions import transaction
 
@@ -14,6 +16,7 @@ __version__ = "0.1.0"
 __all__ = [
     "FrozenVariable",
     "Snapshot",
+    "StatelessScope",
     "Variable",
     "__version__",
     "assign",
@@ -23,7 +26,9 @@ __all__ = [
     "batch_set_value",
     "device",
     "errors",
+    "functionalize",
     "get_value",
+    "grad",
     "initializers",
     "name_scope",
     "restore",
@@ -31,4 +36,5 @@ __all__ = [
     "set_value",
     "snapshot",
     "transaction",
+    "value_and_grad",
 ]

@@ -17,13 +17,16 @@ import math
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 
 from . import _dtypes
 from ._indexing import Selection
 from ._shapes import DeclaredShape, Shape
+
+if TYPE_CHECKING:
+    from ._transforms import Transforms
 
 __all__ = ["AT_OPERATIONS", "Array", "Backend", "Handle", "HostArray", "Operation"]
 
@@ -68,6 +71,8 @@ class Backend(ABC):
     replaceable: ClassVar[bool] = False
     #: Whether code may run under a tracer of this library, so that `is_tracing` must be asked.
     traces: ClassVar[bool] = False
+    #: Whether `may_read` must be asked at every read, also of a published snapshot.
+    guards_reads: ClassVar[bool] = False
     #: Whether a write under that tracer is right: it becomes part of the traced program.
     writes_when_traced: ClassVar[bool] = False
 
@@ -84,6 +89,26 @@ class Backend(ABC):
     def is_tracing(self) -> bool:
         """Whether the calling code is being traced. Asked before every locked read or write if `traces`."""
         return False
+
+    def mark(self) -> Any:
+        """What tells the tracer that runs now from any other. Asked where an overlay of values opens, if `traces`."""
+        return None
+
+    def may_read(self, mark: Any) -> bool:
+        """Whether a value from the overlay opened under a tracer is right under the one that runs now.
+
+        It is not under a tracer which keeps its program for later calls. ``mark`` is None for a value from outside of
+        all overlays.
+        """
+        return True
+
+    def may_write(self, mark: Any) -> bool:
+        """Whether an overlay opened under a tracer may keep what the code computes now, and no inner one owns it."""
+        return True
+
+    def transforms(self) -> Transforms:
+        """Its gradients, compiler and loops; they are imported when they are asked for."""
+        raise NotImplementedError(f"{self.name} has no transforms")
 
     def attach(self, variable_type: type, snapshot_type: type) -> None:
         """Tells the library of our types, where it keeps a registry. Called once, when both are there."""
@@ -162,6 +187,10 @@ class Backend(ABC):
     @abstractmethod
     def cast(self, array: Array, dtype: Any) -> Array:
         """An array of ours in another dtype, as the library casts; differentiable where the library is."""
+
+    def strong(self, array: Array) -> Array:
+        """An array of ours as a variable stores it, traced or not: without marks such as JAX's weak type."""
+        return array
 
     @abstractmethod
     def in_range(self, before: Array, after: Array) -> bool:

@@ -12,7 +12,7 @@ from ._operators import Operators
 from ._registry import owner_of
 from .errors import InitializerError, RangeError, StatevarError, TraceError, describe
 
-__all__ = ["host_from_python", "inferred_dtype", "to_operand", "unwrapped"]
+__all__ = ["host_from_python", "inferred_dtype", "to_operand", "to_value", "unwrapped"]
 
 
 def unwrapped(value: Any) -> Any:
@@ -59,22 +59,45 @@ def to_operand(value: Any, backend: Backend, dtype: str, *, operation: str, path
     return backend.from_host(cast_host(host, dtype, exact=exact, operation=operation, path=path), device)
 
 
+def to_value(value: Any, backend: Backend, dtype: str, *, operation: str, path: str) -> Array:
+    """`to_operand` for a value that is kept as it is: it may be traced, and keeps its gradient.
+
+    Raises:
+        What `to_operand` raises; TraceError, if another library traces the value.
+    """
+    value = unwrapped(value)
+    if owner_of(value) is not backend:
+        return backend.receive(to_operand(value, backend, dtype, operation=operation, path=path))
+    source = backend.dtype_name(value)
+    if source == dtype:
+        return backend.strong(value)
+    check_kind(source, dtype, operation, path)
+    result = backend.cast(value, backend.dtype(dtype))
+    if narrows(source, dtype) and not backend.is_symbolic(value) and not backend.in_range(value, result):
+        raise _out_of_range(source, dtype, operation, path)
+    return result
+
+
 def _cast_native(value: Array, backend: Backend, dtype: str, native: Any, operation: str, path: str) -> Array:
     source = backend.dtype_name(value)
     check_kind(source, dtype, operation, path)
     result = backend.cast(value, native)
     if narrows(source, dtype) and not backend.in_range(value, result):
-        raise RangeError(
-            describe(
-                operation,
-                f"a value of the {source} array is out of the range of {dtype}",
-                path,
-                f"use a wider dtype, clip the value first, or cast it yourself to {dtype}",
-            )
-        )
+        raise _out_of_range(source, dtype, operation, path)
     operand = backend.operand(result, native)
     assert operand is not None
     return operand
+
+
+def _out_of_range(source: str, dtype: str, operation: str, path: str) -> RangeError:
+    return RangeError(
+        describe(
+            operation,
+            f"a value of the {source} array is out of the range of {dtype}",
+            path,
+            f"use a wider dtype, clip the value first, or cast it yourself to {dtype}",
+        )
+    )
 
 
 def host_from_python(value: Any, operation: str, path: str) -> tuple[HostArray, bool]:

@@ -12,7 +12,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from threading import get_ident
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from ._forks import guarded, in_child
 from .errors import ConflictError, ReentrantWriteError, describe
@@ -159,6 +159,9 @@ class Overlay(Hold, ABC):
     """A hold whose owner reads and writes drafts in place of the variables."""
 
     __slots__ = ("lock",)
+
+    #: Whether its drafts are values that are replaced, of a `Functional`, and not written.
+    pure: ClassVar[bool] = False
 
     def __init__(self, what: str) -> None:
         Hold.__init__(self, what)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # each loads a dozen modules: a quarter of `import statevar`
     from importlib.abc import Loader
     from importlib.metadata import EntryPoint
 
-__all__ = ["attach", "backend_names", "default_backend", "get_backend", "owner_of", "speaking"]
+__all__ = ["attach", "backend_names", "default_backend", "get_backend", "loaded_backends", "owner_of", "speaking"]
 
 _GROUP = "statevar.backends"
 _ADAPTERS = "statevar._backends"
@@ -80,6 +80,11 @@ def get_backend(name: str) -> Backend:
         known = ", ".join(backend_names())
         raise UnknownBackendError(describe("backend", f"unknown backend {name!r}", hint=f"known backends are {known}"))
     return _loaded.setdefault(name, backend)
+
+
+def loaded_backends() -> list[Backend]:
+    """The backends in use, whose libraries are imported."""
+    return list(_loaded.values())
 
 
 def _load_builtin(name: str) -> Backend:

@@ -12,7 +12,7 @@ from . import _scopes
 from ._at import At
 from ._backend import Array, HostArray, Operation
 from ._checks import Check, broadcasts, fits_declared, multiplies, redeclares, selects
-from ._convert import inferred_dtype, to_operand
+from ._convert import inferred_dtype, to_operand, to_value, unwrapped
 from ._creation import initial_value
 from ._description import Aggregation
 from ._display import variable_repr
@@ -21,7 +21,7 @@ from ._edit import edit
 from ._forks import register
 from ._frozen import FrozenVariable
 from ._holding import Holding
-from ._holds import BUSY, Hold
+from ._holds import BUSY, Hold, Overlay
 from ._indexing import Selection
 from ._operations import check_operator, closed_operators
 from ._registry import attach, default_backend, get_backend, owner_of
@@ -29,7 +29,7 @@ from ._shapes import DeclaredShape, Shape, canonical_shape, fits
 from ._watchers import Callback, Subscription, Watchers
 from .errors import ConflictError, ShapeError, TraceError, UninitializedError, describe
 
-__all__ = ["Aggregation", "Variable"]
+__all__ = ["Aggregation", "Draft", "Variable"]
 
 _AGGREGATIONS = ("none", "mean", "sum", "only_first_replica")
 
@@ -79,6 +79,7 @@ class Variable(Holding):
     __slots__ = (
         "__weakref__",
         "_closed",
+        "_guarded",
     )
 
     def __init__(
@@ -114,6 +115,7 @@ class Variable(Holding):
         place = _scopes.current_device() if device is None else device
         self._device: Any = None if place is None else library.device(place)
         self._backend = library
+        self._guarded = library.guards_reads
         self._lock = RLock()
         self._holder: Hold | None = None
         self._watchers: Watchers | None = None
@@ -138,7 +140,12 @@ class Variable(Holding):
 
     def _initialize(self, value: Any, declared: DeclaredShape | None) -> None:
         backend = self._backend
-        x = to_operand(value, backend, self._dtype_name, operation="Variable", path=self._path, device=self._device)
+        overlay: Any = _scopes.overlay() if _scopes.active else None
+        traced = overlay is not None and overlay.pure and backend.is_symbolic(unwrapped(value))
+        if traced:
+            x = to_value(value, backend, self._dtype_name, operation="Variable", path=self._path)
+        else:
+            x = to_operand(value, backend, self._dtype_name, operation="Variable", path=self._path, device=self._device)
         shape = backend.shape(x)
         if declared is not None and not fits(shape, declared):
             raise ShapeError(
@@ -149,8 +156,13 @@ class Variable(Holding):
                 )
             )
         self._declared = shape if declared is None else declared
-        self._shape = shape
-        self._keep(backend.create(x, declared=self._declared, device=self._device, trainable=self._trainable))
+        if not traced:
+            self._shape = shape
+            self._keep(backend.create(x, declared=self._declared, device=self._device, trainable=self._trainable))
+        else:
+            self._shape = None
+        if overlay is not None and overlay.pure:
+            overlay.make(self, x if traced else None)
 
     # -- reading -------------------------------------------------------------------------------------
 
@@ -169,14 +181,24 @@ class Variable(Holding):
         (array([1, 2], dtype=int32), array([2, 3], dtype=int32))
         """
         snapshot = self._snapshot
-        if snapshot is None or _scopes.active:
+        if snapshot is None or _scopes.active or self._guarded:
             return self._read()
         return snapshot
 
     def _read(self) -> Any:
+        current = self._current() if _scopes.active else self
+        if self._guarded and current is self and not self._backend.may_read(None):
+            raise TraceError(
+                describe(
+                    "read",
+                    f"this code is traced by {self._backend.name}, which would keep the value of now for ever",
+                    self._path,
+                    "use sv.jit, or sv.functionalize; or pass the value as an argument",
+                )
+            )
+        value = current._stored()
         if not _scopes.active:
-            return self._stored()
-        value = self._current()._stored()
+            return value
         cast_to = _scopes.autocast_dtype() if self._autocast else None
         if cast_to is None or cast_to == self._dtype_name:
             return value
@@ -446,6 +468,10 @@ class Variable(Holding):
             hold: of the caller, who holds the variable already and has applied its constraint.
         """
         v: Variable = self  # or, in a transaction, its draft
+        overlay: Overlay | None = None
+        if hold is None and _scopes.active and (overlay := _scopes.overlay()) is not None and overlay.pure:
+            overlay.write(self)._write(operation, verb, check, value, op, index)
+            return self
         backend = self._backend
         x = backend.operand(value, self._dtype)
         if x is None:
@@ -456,7 +482,7 @@ class Variable(Holding):
             if self._constraint is not None:
                 self._write_constrained(operation, verb, check, x, op, index)
                 return self
-            if _scopes.active and (overlay := _scopes.overlay()) is not None:
+            if overlay is not None:
                 v, hold = overlay.write(self), overlay
             elif not locking and self._handle is not None:
                 return self._write_unlocked(operation, check, x, op, index)
@@ -587,6 +613,8 @@ class Variable(Holding):
         backend = self._backend
         shape = backend.shape(x) if op is None else self._shape
         new = x
+        if old is not None and (cut := backend.operand(old, self._dtype)) is not None:
+            old = cut  # from its gradient: what is stored has none
         if isinstance(where, Selection):
             new = backend.compute_put(old, x, op, where)
         elif op is not None:
@@ -604,7 +632,7 @@ class Variable(Holding):
         return variable_repr(self)
 
 
-class _Draft(Variable):
+class Draft(Variable):
     """A variable that one thread reads and writes in place of another; nobody else knows it.
 
     It has a value of its own and asks the other one for the rest: there is one for each variable that a transaction
@@ -620,7 +648,7 @@ class _Draft(Variable):
 
 
 for _slot in ("_backend", "_constraint", "_device", "_dtype", "_dtype_name", "_path", "_trainable"):
-    setattr(_Draft, _slot, property(operator.attrgetter(f"_origin.{_slot}")))
-Variable._drafts = _Draft
+    setattr(Draft, _slot, property(operator.attrgetter(f"_origin.{_slot}")))
+Variable._drafts = Draft
 # Lets `jnp.sin(v)` and `jax.jit(f)(v)` take a variable of any backend.
 attach(Variable, FrozenVariable)

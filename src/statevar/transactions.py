@@ -13,7 +13,7 @@ from ._holds import Hold, Overlay
 from ._variable import Variable
 from .errors import ConflictError, ReentrantWriteError, describe
 
-__all__ = ["Transaction", "transaction"]
+__all__ = ["Transaction", "Work", "transaction"]
 
 
 def transaction(*variables: Any) -> Transaction:
@@ -64,7 +64,7 @@ class Transaction:
 
     def __init__(self, variables: list[Variable]) -> None:
         self._ordered = sorted(variables, key=id)
-        self._begun: list[tuple[_Work, int]] = []
+        self._begun: list[tuple[Work, int]] = []
 
     def __del__(self) -> None:
         # Ctrl-C may come before the first instruction of __exit__: then what is left open ends with the exception.
@@ -75,7 +75,7 @@ class Transaction:
         work, outer = _work()
         try:
             work.hold_all(self._ordered)
-            self._begun.append((work, len(work._levels)))
+            self._begun.append((work, work.depth()))
             work.begin()
         except BaseException:
             self._give_up(work, outer)
@@ -83,11 +83,11 @@ class Transaction:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        work: _Work | None = None
+        work: Work | None = None
         depth = 0
         try:
             work = _running()
-            depth = len(work._levels) - 1
+            depth = work.depth() - 1
             work.leave(commits=kind is None)
         except BaseException:  # the commit failed; or Ctrl-C came, anywhere
             if work is None:
@@ -104,7 +104,7 @@ class Transaction:
         try:
             while (busy := work.hold_if_free(self._ordered)) is not None:
                 await _over(busy, outer)
-            self._begun.append((work, len(work._levels)))
+            self._begun.append((work, work.depth()))
             work.begin()
         except BaseException:
             self._give_up(work, outer)
@@ -114,7 +114,7 @@ class Transaction:
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.__exit__(kind)
 
-    def _give_up(self, work: _Work, outer: bool) -> None:
+    def _give_up(self, work: Work, outer: bool) -> None:
         """The block was not entered: what stays open is the transaction around it, if there is one."""
         entry = (work, work.depth())
         if entry in self._begun:
@@ -123,17 +123,18 @@ class Transaction:
             work.release()
 
 
-def _work() -> tuple[_Work, bool]:
+def _work() -> tuple[Work, bool]:
     """The transaction that runs here, or a new one; and whether it ran already."""
-    overlay = _scopes.overlay() if _scopes.active else None
-    return (overlay, True) if isinstance(overlay, _Work) else (_Work(), False)
+    overlay: Any = _scopes.overlay() if _scopes.active else None
+    return (Work(), False) if overlay is None else (overlay, True)
 
 
-def _running() -> _Work:
-    work = _scopes.overlay()
-    if isinstance(work, _Work):
-        return work
-    raise RuntimeError("transaction: it ends in another thread or task than it began in")
+def _running() -> Work:
+    work: Any = _scopes.overlay()
+    if work is None:
+        raise RuntimeError("transaction: it ends in another thread or task than it began in")
+    found: Work = work
+    return found
 
 
 async def _over(hold: Hold, inside: bool) -> None:
@@ -153,7 +154,7 @@ async def _over(hold: Hold, inside: bool) -> None:
     await over.wait()
 
 
-class _Work(Overlay):
+class Work(Overlay):
     """What a transaction holds, has written and has read.
 
     Two-phase locking: every variable that is listed or written is held to the end. What was only read is compared
@@ -253,6 +254,11 @@ class _Work(Overlay):
         if not self._levels:
             self._around = _scopes.open_overlay(self)
             self._opened = True
+        self._levels.append({})
+
+    def opened_for(self, what: str) -> None:
+        """Opens a level for code that writes `Work.write` itself, and is no overlay."""
+        self.what = what
         self._levels.append({})
 
     def drop(self) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import operator
 from functools import partial
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,9 @@ from .._indexing import Selection, last_of_each
 from .._shapes import DeclaredShape
 from ..errors import DTypeError, describe
 
+if TYPE_CHECKING:
+    from .._transforms import Transforms
+
 __all__ = ["BACKEND"]
 
 _WIDE = {"int64": "int32", "uint64": "uint32", "float64": "float32", "complex128": "complex64"}
@@ -34,7 +38,21 @@ _CLOSED: tuple[Operation, ...] = (
     operator.or_,
     operator.xor,
 )
-_under_jit: Any = getattr(_core, "unsafe_am_i_under_a_jit_DO_NOT_USE", lambda: False)
+# Semi-public. Without the first, every read asks the others; without those, it is as if everything were traced.
+try:
+    from jax._src.core import EvalTrace as _Eager
+    from jax._src.core import trace_ctx as _context
+except ImportError:
+    _Eager, _context = None, SimpleNamespace(trace=None)
+_under_jit: Any = getattr(_core, "unsafe_am_i_under_a_jit_DO_NOT_USE", None) or (
+    lambda: type(_trace()).__name__ == "DynamicJaxprTrace"
+)
+
+
+def _trace() -> Any:
+    """The trace that runs now: the eager one, or that of a transform."""
+    with _core.take_current_trace() as trace:
+        return trace
 
 
 class _Handle:
@@ -49,6 +67,7 @@ class JAXBackend(Backend):
     name = "jax"
     replaceable = True
     adopts_surely = True
+    guards_reads = True
     traces = True
 
     # -- whose is it ---------------------------------------------------------------------------------
@@ -62,6 +81,27 @@ class JAXBackend(Backend):
     def is_tracing(self) -> bool:
         tracing: bool = _under_jit()
         return tracing
+
+    def mark(self) -> Any:
+        return _trace()
+
+    def may_read(self, mark: Any) -> bool:
+        if mark is None:
+            return type(_context.trace) is _Eager or not _under_jit()
+        trace = _trace()
+        while trace is not mark:
+            if trace is None or type(trace).__name__ == "DynamicJaxprTrace":
+                return False
+            trace = getattr(trace, "parent_trace", None)
+        return True
+
+    def may_write(self, mark: Any) -> bool:
+        return mark is None or _trace() is mark
+
+    def transforms(self) -> Transforms:
+        from .jax_transforms import TRANSFORMS  # noqa: PLC0415  # for those who differentiate or compile
+
+        return TRANSFORMS
 
     def attach(self, variable_type: type, snapshot_type: type) -> None:
         def flatten(variable: Any) -> tuple[tuple[Any], None]:
@@ -129,6 +169,9 @@ class JAXBackend(Backend):
     def cast(self, array: Any, dtype: Any) -> Any:
         return jax.lax.convert_element_type(array, dtype)
 
+    def strong(self, array: Any) -> Any:
+        return jax.lax.convert_element_type(array, array.dtype) if array.weak_type else array
+
     def in_range(self, before: Any, after: Any) -> bool:
         if isinstance(after, jax.core.Tracer):
             return not is_integer(self.dtype_name(after))
@@ -146,6 +189,12 @@ class JAXBackend(Backend):
     # -- a handle's life ---------------------------------------------------------------------------------
 
     def create(self, array: Any, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
+        if _under_jit():  # a variable made while JAX traces holds an array all the same
+            with jax.ensure_compile_time_eval():
+                return self._create(array, device)
+        return self._create(array, device)
+
+    def _create(self, array: Any, device: Any) -> Any:
         if isinstance(array, np.ndarray):
             fresh = jnp.array(array) if device is None else jax.device_put(array.copy(), device)
             return _Handle(fresh)
@@ -320,7 +369,7 @@ def _like(x: Any, array: Any) -> Any:
 
 def _beside(x: Any, array: Any) -> Any:
     """x, moved to the device of the variable's array if it is committed to another."""
-    if not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer):
+    if not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer) or isinstance(array, jax.core.Tracer):
         return x
     devices = array.sharding.device_set
     if x.sharding.device_set == devices or len(devices) > 1:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 import warnings
 from sys import getrefcount
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from .._devices import no_such_device, parse_device
 from .._dtypes import HOST, is_integer
 from .._indexing import Selection
 from .._shapes import DeclaredShape
+
+if TYPE_CHECKING:
+    from .._transforms import Transforms
 
 __all__ = ["BACKEND"]
 
@@ -154,6 +157,11 @@ class NumPyBackend(Backend):
 
     def owns(self, value: Any) -> bool:
         return isinstance(value, np.ndarray | np.generic)
+
+    def transforms(self) -> Transforms:
+        from .numpy_transforms import TRANSFORMS  # noqa: PLC0415  # for those who differentiate or compile
+
+        return TRANSFORMS
 
     # -- dtypes, shapes and devices -------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import operator
 from types import FunctionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
@@ -29,6 +29,9 @@ except ImportError:  # not public: without it every read asks TensorFlow anew
     def could_possibly_record() -> bool:
         return True
 
+
+if TYPE_CHECKING:
+    from .._transforms import Transforms
 
 __all__ = ["BACKEND"]
 
@@ -103,6 +106,11 @@ class TensorFlowBackend(Backend):
 
     def is_tracing(self) -> bool:
         return not tf.executing_eagerly()
+
+    def transforms(self) -> Transforms:
+        from .tensorflow_transforms import TRANSFORMS  # noqa: PLC0415  # for those who differentiate or compile
+
+        return TRANSFORMS
 
     def attach(self, variable_type: type, snapshot_type: type) -> None:
         # AutoGraph would rewrite our methods, locks and all: the first trace takes 4.1 s instead of 0.4.

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import array_api_compat.torch
 import ml_dtypes
@@ -24,6 +24,9 @@ from .._dtypes import HOST, is_differentiable, is_integer
 from .._indexing import Selection, last_of_each
 from .._shapes import DeclaredShape
 from ..errors import DTypeError, describe
+
+if TYPE_CHECKING:
+    from .._transforms import Transforms
 
 __all__ = ["BACKEND"]
 
@@ -167,6 +170,11 @@ class TorchBackend(Backend):
 
     def is_tracing(self) -> bool:
         return _is_compiling()
+
+    def transforms(self) -> Transforms:
+        from .torch_transforms import TRANSFORMS  # noqa: PLC0415  # for those who differentiate or compile
+
+        return TRANSFORMS
 
     # -- dtypes, shapes and devices -------------------------------------------------------------------
 
@@ -372,8 +380,7 @@ class TorchBackend(Backend):
         if old.dtype in _ON_HOST:
             result = self.compute_on_host(old, x, op)
             return result
-        with torch.no_grad():
-            result = op(old, x.to(old.device))
+        result = op(old, x.to(old.device))
         return result
 
     def compute_put(self, old: Tensor, x: Tensor, kind: str, where: Selection) -> Tensor:
@@ -381,7 +388,7 @@ class TorchBackend(Backend):
         if old.dtype in _ON_HOST:
             result = self.put_on_host(old, x, kind, where)
             return result
-        result = old.detach().clone()
+        result = old.clone()
         _put(result, x.to(old.device), kind, where)
         return result
 
@@ -428,7 +435,7 @@ def _written(handle: _Handle) -> _Handle:
 def _traced(handle: _Handle, x: Tensor) -> _Handle:
     """A write by a compiled graph: always in place, and counted by the tensor, since Python runs only once."""
     handle.traced = True
-    handle.parameter.detach().copy_(x)
+    handle.parameter.detach().copy_(x.detach())
     return handle
 
 

@@ -1,0 +1,396 @@
+"""The overlay of pure functions: variables in it change by replacement, and no variable outside changes.
+
+A transaction's overlay writes real drafts, in place where it can. Here a write computes a new value, by the library's
+own differentiable and traceable operations, so that a gradient, a compiler or a loop of the library can follow it. The
+values live in the overlay and nowhere else: another thread never sees one, and an exception drops them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar, Self, TypeAlias
+from weakref import ref
+
+from . import _scopes
+from ._backend import Array
+from ._checks import Check, fits_declared, redeclares
+from ._convert import to_value
+from ._holds import Overlay
+from ._indexing import Selection
+from ._registry import loaded_backends
+from ._shapes import DeclaredShape, Shape, fits
+from ._variable import Draft, Variable
+from .errors import ConflictError, ShapeError, TraceError, UninitializedError, describe
+from .transactions import Work
+
+__all__ = ["Functional", "PureDraft"]
+
+_NOTHING = object()
+
+#: What a draft is at a moment: value, shape, declared shape, version.
+_State: TypeAlias = tuple[Any, Shape | None, DeclaredShape, int]
+
+
+class PureDraft(Draft):
+    """A variable's value inside a `Functional`: replaced by each write, never written."""
+
+    __slots__ = ("_overlay",)
+
+    _overlay: Functional
+
+    def _set(self, value: Array | None, *, declare: bool = False) -> None:
+        """Takes on a value of ours in the variable's dtype, or no value."""
+        self._snapshot = value
+        self._handle = None if value is None else _NOTHING  # only asked whether there is one
+        self._shape = None if value is None else self._backend.shape(value)
+        if declare and self._shape is not None and not fits(self._shape, self._declared):
+            self._declared = self._shape
+
+    def _state_now(self) -> _State:
+        return self._snapshot, self._shape, self._declared, self._version
+
+    def _put_back_state(self, state: _State) -> None:
+        self._set(state[0])
+        _, _, self._declared, self._version = state
+
+    def _convert(self, value: Any, operation: str) -> Array:
+        return to_value(value, self._backend, self._dtype_name, operation=operation, path=self._path)
+
+    def _write(
+        self,
+        operation: str,
+        verb: Any,
+        check: Check,
+        value: Any,
+        op: Any,
+        index: Any,
+        locking: bool = True,
+        hold: Any = None,
+    ) -> Self:
+        """`Variable._write`, by computing a new value."""
+        backend, old = self._backend, self._snapshot
+        self._overlay.check_write(self, operation)
+        x = self._convert(value, operation)
+        if old is None:
+            if check not in (fits_declared, redeclares):
+                raise UninitializedError(
+                    describe(operation, "the variable has no value yet", self._path, "assign one first")
+                )
+            where, new = check(self, operation, x, None), x
+        else:
+            where = check(self, operation, x, index)
+            if isinstance(where, Selection):
+                new = backend.compute_put(old, x, op, where)
+            else:
+                new = x if op is None else backend.compute(old, x, op)
+        if self._constraint is not None and hold is None:
+            new = self._constraint(new)
+        if new is not x:
+            new = self._convert(new, operation)
+        shape, expected = backend.shape(new), self._shape
+        if op is None or expected is None:
+            expected = backend.shape(x)
+        if shape != expected:
+            raise ShapeError(describe(operation, f"expected a result of shape {expected}, got {shape}", self._path))
+        self._set(new, declare=True)
+        self._version += 1
+        self._overlay.written[self._root()] = None
+        return self
+
+    def _write_held(self, operation: str, verb: Any, check: Check, value: Any, op: Any, index: Any, hold: Any) -> None:
+        self._write(operation, verb, check, value, op, index)
+
+    def _restore_value(self, value: Any, declared: DeclaredShape) -> None:
+        self._overlay.check_write(self, "restore")
+        self._set(None if value is None else self._convert(value, "restore"))
+        self._declared = declared
+        self._version += 1
+        self._overlay.written[self._root()] = None
+
+    def _root(self) -> Variable:
+        return self._origin
+
+
+class Functional(Overlay):
+    """Values in place of variables, for the code that runs inside.
+
+    Args:
+        what: for errors: ``"jit"``, ``"a StatelessScope"``.
+        values: what some variables shall be; converted and checked like what is assigned.
+        only: the variables that may be written; by default all.
+    """
+
+    __slots__ = ("_around", "_keeps", "_marks", "_only", "_saved", "_work", "created", "drafts", "missed", "written")
+
+    pure = True
+    #: Whether it finds out which variables there are, and the code runs again with their values given.
+    discovers: ClassVar[bool] = False
+
+    def __init__(
+        self, what: str, values: Iterable[tuple[Variable, Any]] = (), *, only: Iterable[Variable] | None = None
+    ) -> None:
+        super().__init__(what)
+        self.drafts: dict[Variable, PureDraft] = {}
+        self.written: dict[Variable, None] = {}  # in the order of their first write
+        self.missed: dict[Variable, None] = {}  # read or written, and not among the values given
+        self.created: list[ref[Variable]] = []
+        self._only = None if only is None else dict.fromkeys(only)
+        self._saved: list[tuple[dict[Variable, _State], dict[Variable, None]]] = []  # one for each open transaction
+        self._keeps = False
+        self._work: Work | None = None  # holds what is written, if it is kept
+        self._around: Overlay | None = None
+        self._marks: dict[str, Any] = {}
+        for variable, value in values:
+            self.seed(variable, value)
+
+    def seed(self, variable: Variable, value: Any) -> None:
+        """Gives a variable a value before the code runs; not counted as a write."""
+        draft = self._draft_of(variable, variable)
+        if value is not None:
+            x = draft._convert(value, self.what)
+            fits_declared(draft, self.what, x, None)
+            value = x
+        draft._set(value)
+        self.drafts[variable] = draft
+
+    # -- with ---------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        for backend in loaded_backends():
+            if backend.traces:
+                self._marks[backend.name] = backend.mark()
+        self._around = _scopes.open_overlay(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _scopes.close_overlay(self, self._around)
+        self.end()
+        _scopes.active.pop()
+        self._marks.clear()
+
+    @property
+    def outer(self) -> Overlay | None:
+        """The overlay around this one, of the same thread or task."""
+        around = self._around
+        return around if around is not None and around.is_mine() else None
+
+    # -- as `_scopes.overlay` -----------------------------------------------------------------------------
+
+    def read(self, variable: Any) -> PureDraft:
+        """The draft of a variable; what is outside, if it has none yet."""
+        draft = self.drafts.get(variable)
+        if draft is None:
+            draft = self._miss(variable)
+        backend = variable._backend
+        if backend.traces and not backend.may_read(self._marks.get(backend.name)):
+            raise TraceError(
+                describe(
+                    "read",
+                    f"this code is traced by a transform of {backend.name} inside {self.what}, which would keep the "
+                    "value of now for ever",
+                    variable._path,
+                    "use the transform of statevar (sv.jit, sv.scan, sv.cond, sv.remat…), or read it outside and pass "
+                    "the value as an argument",
+                )
+            )
+        return draft
+
+    def write(self, variable: Any) -> PureDraft:
+        """The same, after other writers were kept out if the write is to be kept; `check_write` follows."""
+        draft = self.drafts.get(variable)
+        if self._keeps and variable not in self.written:
+            self._reserve(variable, draft)
+        return self._miss(variable) if draft is None else draft
+
+    def check_write(self, draft: PureDraft, operation: str) -> None:
+        """Raises if a variable may not be written here."""
+        backend = draft._backend
+        if self._only is not None and draft._root() not in self._only:
+            raise TraceError(
+                describe(
+                    operation,
+                    f"{self.what} may write the variables it was given, and this is none of them: its new value "
+                    "would be lost",
+                    draft._path,
+                    "list it",
+                )
+            )
+        if backend.traces and not backend.may_write(self._marks.get(backend.name)):
+            raise TraceError(
+                describe(
+                    operation,
+                    f"this code is traced by a transform of {backend.name} inside {self.what}, which would lose the write",
+                    draft._path,
+                    "use the transform of statevar: sv.jit, sv.grad, sv.scan, sv.cond, sv.while_loop, sv.vmap, sv.remat",
+                )
+            )
+
+    def _miss(self, variable: Variable) -> PureDraft:
+        """The draft of a variable that was not given."""
+        self.missed[variable] = None
+        outer = self.outer
+        backend = variable._backend
+        if outer is None and backend.traces and not self.discovers and not backend.may_read(None):
+            raise TraceError(
+                describe(
+                    "read",
+                    f"{self.what} was not given this variable, and {backend.name} traces this code and would keep the "
+                    "value of now for ever",
+                    variable._path,
+                    "list it",
+                )
+            )
+        source = variable if outer is None else outer.read(variable)
+        draft = self._draft_of(variable, source)
+        with source._lock:
+            draft._declared, draft._version = source._declared, source._version
+            value = None if source._handle is None else source._stored()
+        draft._set(None if value is None else self.given(variable, value))
+        self.drafts[variable] = draft
+        return draft
+
+    def given(self, variable: Variable, value: Array) -> Array:
+        """What the code gets for the value of a variable that was not given. A place for subclasses."""
+        return value
+
+    def _draft_of(self, variable: Variable, source: Variable) -> PureDraft:
+        draft = PureDraft.__new__(PureDraft)
+        draft._origin = variable
+        draft._overlay = self
+        draft._holder = None
+        draft._lock = self.lock
+        draft._declared = source._declared
+        draft._version = source._version
+        draft._shape = source._shape
+        draft._handle = draft._snapshot = None
+        return draft
+
+    def make(self, variable: Variable, value: Array | None) -> None:
+        """A variable was made by the code; ``value`` is what only this overlay may have."""
+        self.created.append(ref(variable))
+        if value is not None:
+            draft = self._draft_of(variable, variable)
+            draft._set(value)
+            self.drafts[variable] = draft
+
+    # -- a transaction inside: what it wrote can be dropped ---------------------------------------------------
+
+    def depth(self) -> int:
+        """How many transactions are open inside."""
+        return len(self._saved)
+
+    def begin(self) -> None:
+        """Opens one."""
+        self._saved.append(({v: draft._state_now() for v, draft in self.drafts.items()}, dict(self.written)))
+
+    def leave(self, *, commits: bool) -> None:
+        """Closes one."""
+        if not commits:
+            self.drop()
+        self._saved.pop()
+
+    def drop(self) -> None:
+        """Forgets what the innermost one has written."""
+        states, self.written = self._saved[-1]
+        self.written = dict(self.written)
+        for variable, draft in list(self.drafts.items()):
+            if variable in states:
+                draft._put_back_state(states[variable])
+            else:
+                del self.drafts[variable]
+
+    def abandon(self, depth: int) -> None:
+        """Drops and closes those above."""
+        while len(self._saved) > depth:
+            self.leave(commits=False)
+
+    def hold_all(self, variables: list[Variable]) -> None:
+        """Nothing to do: nobody else writes here."""
+
+    def hold_if_free(self, variables: list[Variable]) -> None:
+        """Nothing to do."""
+
+    def release(self) -> None:
+        """Nothing to do."""
+
+    # -- what comes of it -----------------------------------------------------------------------------------
+
+    @contextmanager
+    def keeping(self) -> Iterator[None]:
+        """What was written is kept when the block ends, all at once; an exception drops it.
+
+        What is written is held from its first write, so that no update of another thread is lost.
+        """
+        self._keeps = True
+        try:
+            yield
+            if self.written:
+                self._keep()
+        finally:
+            self._keeps = False
+            if self._work is not None:
+                self._work.abandon(0)
+
+    def _reserve(self, variable: Variable, draft: PureDraft | None) -> None:
+        outer = self.outer
+        if outer is not None:
+            outer.write(variable)
+            return
+        if self._work is None:
+            self._work = Work()
+            self._work.opened_for(self.what)
+        self._work.hold(variable)
+        if draft is None or variable in self.created_here():
+            return
+        with variable._lock:
+            if draft._version == variable._version:
+                return
+            value = variable._stored()
+            draft._declared, draft._version = variable._declared, variable._version
+        if self.follows(variable):
+            raise ConflictError(
+                describe(
+                    self.what,
+                    "another thread has written it since it was read here, so nothing was kept",
+                    variable.path,
+                    "call it in sv.transaction(…, v), which keeps other writers out",
+                )
+            )
+        draft._set(value)
+
+    def created_here(self) -> list[Variable]:
+        """The variables that the code has made and that are alive."""
+        return [variable for each in self.created if (variable := each()) is not None]
+
+    def follows(self, variable: Variable) -> bool:
+        """Whether something was derived from the value read, so that it must not change. A place for subclasses."""
+        return False
+
+    def _keep(self) -> None:
+        outer, work = self.outer, self._work
+        if isinstance(outer, Functional):
+            for variable in self.written:
+                outer.take_over(variable, self.drafts[variable], self.drafts[variable]._snapshot)
+            return
+        target = outer if outer is not None else work
+        assert target is not None, "a write is reserved first"
+        for variable in self.written:
+            draft = self.drafts[variable]
+            target.write(variable)._write(
+                self.what, variable._backend.redeclare, redeclares, draft._snapshot, None, None, True, target
+            )
+        if work is not None:
+            work.leave(commits=True)
+
+    def take_over(self, variable: Variable, source: PureDraft, value: Array) -> None:
+        """Keeps what was written to a draft inside, with the value that came out of a transform for it."""
+        draft = self.write(variable)
+        self.check_write(draft, self.what)
+        draft._set(value, declare=True)
+        draft._version = source._version
+        self.written[variable] = None
+
+    def values(self, variables: Iterable[Variable]) -> Iterator[Any]:
+        """The values of some variables; None for one that has none."""
+        return (self.read(variable)._snapshot for variable in variables)

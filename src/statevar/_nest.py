@@ -1,0 +1,96 @@
+"""Containers of variables, and of values keyed like them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ._collect import variables_in
+from ._variable import Variable
+from .errors import describe
+
+__all__ = ["Nest"]
+
+
+class Nest:
+    """How some variables were given: alone, in a list, a tuple, a dict, any nest of these, or in an object.
+
+    What an object holds is keyed by path.
+
+    >>> import statevar as sv
+    >>> v, w = sv.Variable(1, name="v"), sv.Variable(2, name="w")
+    >>> nest = Nest("functionalize", {"a": v, "b": [w, v]})
+    >>> nest.variables == [v, w], nest.build(lambda variable: variable.name)
+    (True, {'a': 'v', 'b': ['w', 'v']})
+    """
+
+    __slots__ = ("_operation", "_tree", "variables")
+
+    def __init__(self, operation: str, tree: Any) -> None:
+        self._operation = operation
+        self._tree = _opened(operation, tree)
+        found: dict[Variable, None] = {}
+        self.build(lambda variable: found.setdefault(variable))
+        #: Each variable once.
+        self.variables = list(found)
+
+    def build(self, leaf: Callable[[Variable], Any]) -> Any:
+        """The same nest with something in place of each variable."""
+        return _mapped(self._tree, leaf)
+
+    def pairs(self, values: Any) -> list[tuple[Variable, Any]]:
+        """Each variable with its value in a nest of values of the same form.
+
+        Raises:
+            ValueError: the form is another one.
+        """
+        found: dict[Variable, Any] = {}
+        for variable, value in _zipped(self._operation, self._tree, values, "values"):
+            found.setdefault(variable, value)
+        return list(found.items())
+
+
+def _opened(operation: str, tree: Any) -> Any:
+    if isinstance(tree, Variable):
+        return tree
+    if isinstance(tree, Mapping):
+        return {key: _opened(operation, each) for key, each in tree.items()}
+    if isinstance(tree, list | tuple):
+        return _like(tree, [_opened(operation, each) for each in tree])
+    if isinstance(tree, set | frozenset):
+        return {variable: variable for variable in variables_in(operation, [tree])}
+    return {variable.path: variable for variable in variables_in(operation, [tree])}
+
+
+def _like(tree: Any, parts: list[Any]) -> Any:
+    return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+
+
+def _mapped(tree: Any, leaf: Callable[[Variable], Any]) -> Any:
+    if isinstance(tree, Variable):
+        return leaf(tree)
+    if isinstance(tree, dict):
+        return {key: _mapped(each, leaf) for key, each in tree.items()}
+    return _like(tree, [_mapped(each, leaf) for each in tree])
+
+
+def _zipped(operation: str, tree: Any, values: Any, where: str) -> list[tuple[Variable, Any]]:
+    if isinstance(tree, Variable):
+        return [(tree, values)]
+    if isinstance(tree, dict):
+        if not isinstance(values, Mapping) or values.keys() != tree.keys():
+            got = sorted(map(str, values)) if isinstance(values, Mapping) else type(values).__name__
+            raise ValueError(
+                describe(operation, f"expected {where} to be a dict of {sorted(map(str, tree))}, got {got}")
+            )
+        return [pair for key in tree for pair in _zipped(operation, tree[key], values[key], f"{where}[{key!r}]")]
+    if not isinstance(values, list | tuple) or len(values) != len(tree):
+        got = f"{len(values)}" if isinstance(values, list | tuple) else type(values).__name__
+        raise ValueError(
+            describe(operation, f"expected {where} to be {len(tree)} values in a list or tuple, got {got}")
+        )
+    return [
+        pair
+        for i, (each, value) in enumerate(zip(tree, values, strict=True))
+        for pair in _zipped(operation, each, value, f"{where}[{i}]")
+    ]

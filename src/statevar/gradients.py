@@ -1,0 +1,258 @@
+"""Gradients of code that reads and writes variables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import wraps
+from typing import Any
+
+from ._backend import Array, Backend
+from ._dtypes import is_differentiable
+from ._functional import Functional
+from ._nest import Nest
+from ._transforms import Tape
+from ._variable import Variable
+from .errors import DTypeError, ShapeError, TraceError, describe
+
+__all__ = ["grad", "value_and_grad"]
+
+_ATTEMPTS = 20  # each finds at least one variable more
+
+
+def value_and_grad(
+    fn: Callable[..., Any], variables: Any = None, has_aux: bool = False
+) -> Callable[..., tuple[Any, Any]]:
+    """Makes a function that computes what ``fn`` does, and its gradients with respect to variables.
+
+    Args:
+        fn: returns a real scalar, computed by the library of the variables; it may read and write any variables.
+        variables: a variable; a list, tuple or dict of them, nested if need be; an object that holds them. By default
+            the trainable ones that ``fn`` reads; JAX then runs ``fn`` twice the first time, to find them.
+        has_aux: ``fn`` returns ``(scalar, anything)``.
+
+    Returns:
+        A function with the arguments of ``fn`` that returns ``(value, gradients)``, or
+        ``((value, aux), gradients)``. The gradients have the form of ``variables``; by default they are a dict by
+        variable. Zeros where the value does not depend on a variable. Complex ones as the library defines them.
+
+    Raises:
+        DTypeError: a variable was asked for that has no gradient: of integers, booleans or strings.
+        ShapeError: on calling: ``fn`` did not return a scalar.
+        TraceError: on calling: the variables belong to several libraries.
+        ValueError: a variable was asked for that is not trainable.
+
+    What ``fn`` writes, such as running statistics, is kept once, when it has ended; an exception drops it. A variable
+    that is written after it was read has the gradient of what was read. May be nested, for higher orders.
+
+    Source: ``jax.value_and_grad``.
+
+    >>> import jax.numpy as jnp
+    >>> import statevar as sv
+    >>> w, calls = sv.Variable(jnp.array([1.0, 2.0])), sv.Variable(0, backend="jax")
+    >>> def loss(x):
+    ...     calls.assign_add(1)
+    ...     return ((w * x) ** 2).sum()
+    >>> value, gradients = sv.value_and_grad(loss)(3.0)
+    >>> float(value), gradients[w], int(calls)
+    (45.0, Array([18., 36.], dtype=float32), 1)
+    """
+    nest = None if variables is None else Nest("value_and_grad", variables)
+    if nest is not None:
+        for variable in nest.variables:
+            _check_asked(variable)
+    found: dict[Variable, None] = {}  # grows with the calls
+
+    @wraps(fn)
+    def wrapped(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        for _ in range(_ATTEMPTS):
+            wanted = found if nest is None else dict.fromkeys(nest.variables)
+            run = _Run(fn, args, kwargs, has_aux, wanted, discovers=nest is None)
+            value, gradients = run()
+            if run.again:
+                found.update(run.again)
+                continue
+            return value, (nest.build(gradients.__getitem__) if nest is not None else gradients)
+        raise TraceError(describe("value_and_grad", "the function reads other variables each time it runs"))
+
+    return wrapped
+
+
+def grad(fn: Callable[..., Any], variables: Any = None, has_aux: bool = False) -> Callable[..., Any]:
+    """`value_and_grad` without the value: the gradients alone, or ``(gradients, aux)``.
+
+    Source: ``jax.grad``.
+
+    >>> import statevar as sv
+    >>> w = sv.Variable([1.0, 2.0], backend="torch")
+    >>> sv.grad(lambda: (w * w).sum(), w)()
+    tensor([2., 4.])
+    """
+    both = value_and_grad(fn, variables, has_aux)
+
+    @wraps(fn)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        value, gradients = both(*args, **kwargs)
+        return (gradients, value[1]) if has_aux else gradients
+
+    return wrapped
+
+
+def _check_asked(variable: Variable) -> None:
+    if not is_differentiable(variable.dtype_name):
+        raise DTypeError(describe("value_and_grad", f"{variable.dtype_name} has no gradients", variable.path))
+    if not variable.trainable:
+        raise ValueError(
+            describe("value_and_grad", "the variable is not trainable", variable.path, "set v.trainable = True")
+        )
+
+
+class _Recording(Functional):
+    """Hands out the variables that gradients are wanted for as its library's leaves."""
+
+    __slots__ = ("_discovers", "_wanted", "backend", "leaves", "misses", "tape")
+
+    discovers = True  # under JAX, what was missed is given the second time
+
+    def __init__(self, values: Iterable[tuple[Variable, Any]], wanted: dict[Variable, None], discovers: bool) -> None:
+        super().__init__("value_and_grad", values)
+        self.leaves: dict[Variable, Array] = {}
+        self.misses: dict[Variable, None] = {}
+        self.tape: Tape | None = None
+        self.backend: Backend | None = None
+        self._wanted = wanted
+        self._discovers = discovers
+
+    def given(self, variable: Variable, value: Array) -> Array:
+        if variable not in self._wanted and not (self._discovers and variable.trainable):
+            return value
+        backend = variable._backend
+        _one_library(self.backend, variable)
+        self.backend = backend
+        transforms = backend.transforms()
+        if not transforms.tapes:
+            self.misses[variable] = None
+            return value
+        if self.tape is None:
+            self.tape = transforms.tape()
+        leaf = self.leaves[variable] = self.tape.watch(value)
+        return leaf
+
+    def follows(self, variable: Variable) -> bool:
+        return variable in self.leaves or variable in self._wanted
+
+
+def _one_library(backend: Backend | None, variable: Variable) -> None:
+    if backend is not None and backend is not variable._backend:
+        raise TraceError(
+            describe(
+                "value_and_grad",
+                f"a gradient goes through one library, and the variables are of {backend.name} and {variable.backend}",
+                variable.path,
+                "list the variables of one",
+            )
+        )
+
+
+class _Run:
+    """One call of a function with its gradients."""
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+        has_aux: bool,
+        wanted: dict[Variable, None],
+        *,
+        discovers: bool,
+    ) -> None:
+        self._call = lambda: fn(*args, **kwargs)
+        self._has_aux = has_aux
+        self._wanted = wanted
+        self._discovers = discovers
+        self.again: dict[Variable, None] = {}
+
+    def __call__(self) -> tuple[Any, dict[Variable, Array]]:
+        for variable, other in zip(self._wanted, list(self._wanted)[1:], strict=False):
+            _one_library(variable._backend, other)
+        first = next(iter(self._wanted), None)
+        if first is not None and not first._backend.transforms().tapes:
+            return self._by_function(first._backend)
+        return self._by_tape()
+
+    def _by_tape(self) -> tuple[Any, dict[Variable, Array]]:
+        frame = _Recording((), self._wanted, self._discovers)
+        with frame.keeping():
+            try:
+                with frame:
+                    out = self._call()
+                if frame.misses:
+                    self.again = frame.misses
+                    frame.written.clear()
+                    return None, {}
+                loss, aux = self._split(out)
+                for variable in self._wanted:
+                    if variable not in frame.leaves:
+                        with frame:
+                            frame.read(variable)
+                tape = frame.tape
+                if tape is None:  # nothing was read
+                    return out, {}
+                leaves = list(frame.leaves)
+                gradients = tape.gradients(loss, [frame.leaves[each] for each in leaves], keep=False)
+                for draft in frame.drafts.values():
+                    if draft._snapshot is not None:
+                        draft._set(tape.concrete(draft._snapshot))
+                value = tape.concrete(loss)
+                return ((value, aux) if self._has_aux else value), dict(zip(leaves, gradients, strict=True))
+            finally:
+                if frame.tape is not None:
+                    frame.tape.close()
+
+    def _by_function(self, backend: Backend) -> tuple[Any, dict[Variable, Array]]:
+        wanted = list(self._wanted)
+        frames: list[_Recording] = []
+
+        def pure(values: list[Array]) -> tuple[Array, Any]:
+            frame = _Recording(zip(wanted, values, strict=True), self._wanted, self._discovers)
+            frames.append(frame)
+            with frame:
+                loss, aux = self._split(self._call())
+                written = [(variable, frame.drafts[variable]._snapshot) for variable in frame.written]
+            return loss, (aux, [value for _, value in written])
+
+        base = Functional("value_and_grad")
+        with base.keeping():
+            with base:
+                values = [base.read(variable)._stored() for variable in wanted]
+                (loss, (aux, news)), gradients = backend.transforms().value_and_grad(pure, values)
+                frame = frames[-1]
+                if frame.misses:
+                    self.again = frame.misses
+                    base.written.clear()
+                    return None, {}
+                for variable, new in zip(frame.written, news, strict=True):
+                    base.take_over(variable, frame.drafts[variable], new)
+            return ((loss, aux) if self._has_aux else loss), dict(zip(wanted, gradients, strict=True))
+
+    def _split(self, out: Any) -> tuple[Any, Any]:
+        if self._has_aux:
+            if not isinstance(out, tuple) or len(out) != 2:
+                raise TypeError(
+                    describe("value_and_grad", f"with has_aux=True, expected (scalar, aux), got {type(out).__name__}")
+                )
+            loss, aux = out
+        else:
+            loss, aux = out, None
+        if isinstance(loss, Variable):
+            loss = loss.value
+        shape = getattr(loss, "shape", None)
+        if shape is None or tuple(shape) != ():
+            raise ShapeError(
+                describe(
+                    "value_and_grad",
+                    f"expected the function to return a scalar array, got {type(loss).__name__} of shape {shape}",
+                    hint="sum or average it",
+                )
+            )
+        return loss, aux

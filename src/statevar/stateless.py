@@ -1,0 +1,117 @@
+"""Code that reads and writes variables, as a pure function of their values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
+from typing import Any, Self
+
+from ._functional import Functional
+from ._nest import Nest
+from ._variable import Variable
+from .errors import describe
+
+__all__ = ["StatelessScope", "functionalize"]
+
+
+class StatelessScope:
+    """Inside, variables have the values of a mapping, and writes stay in the scope: no variable changes.
+
+    Args:
+        state_mapping: values by variable, or pairs of a variable and a value; converted as `Variable.assign` does.
+            Variables that are not in it have the values that they have outside.
+
+    Raises:
+        DTypeError, RangeError, ShapeError: a value does not fit its variable.
+        TypeError: a key is not a variable.
+
+    Scopes nest: an inner one starts with what the outer one has. A scope belongs to the thread or asyncio task that
+    opened it, keeps its variables alive, and may be asked for values after it has ended.
+
+    Source: ``keras.StatelessScope``.
+
+    >>> import statevar as sv
+    >>> v = sv.Variable([1.0, 2.0])
+    >>> with sv.StatelessScope({v: [10.0, 20.0]}) as scope:
+    ...     v += 1.0
+    ...     print(v.value)
+    [11. 21.]
+    >>> scope.get_current_value(v), v.value
+    (array([11., 21.], dtype=float32), array([1., 2.], dtype=float32))
+    """
+
+    __slots__ = ("_overlay", "_values")
+
+    def __init__(self, state_mapping: Mapping[Variable, Any] | Iterable[tuple[Variable, Any]] | None = None) -> None:
+        pairs = state_mapping.items() if isinstance(state_mapping, Mapping) else state_mapping or ()
+        self._values = list(pairs)
+        for pair in self._values:
+            if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], Variable):
+                raise TypeError(
+                    describe(
+                        "StatelessScope",
+                        f"expected variables as keys, got {pair[0] if isinstance(pair, tuple) and pair else pair!r}",
+                        hint="pass {variable: value, …}",
+                    )
+                )
+        self._overlay = Functional("a StatelessScope", self._values)
+
+    def __enter__(self) -> Self:
+        self._overlay.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._overlay.__exit__(*exception)
+        again = Functional("a StatelessScope", self._values)  # entered again, it starts again, with what it holds now
+        for variable, draft in self._overlay.drafts.items():
+            again.drafts[variable] = draft
+            draft._overlay = again
+        again.written = dict(self._overlay.written)
+        self._overlay = again
+
+    def get_current_value(self, variable: Variable) -> Any:
+        """The value that a variable has in the scope; None if the scope has none for it, as in Keras."""
+        draft = self._overlay.drafts.get(variable)
+        return None if draft is None else draft._snapshot
+
+    def add_update(self, update: tuple[Variable, Any]) -> None:
+        """Gives a variable a value in the scope: ``(variable, value)``."""
+        variable, value = update
+        self._overlay.seed(variable, value)
+
+
+def functionalize(fn: Callable[..., Any], variables: Any) -> Callable[..., tuple[Any, Any]]:
+    """Makes a pure function of code that reads and writes variables, for any transform of any library.
+
+    Args:
+        fn: any callable.
+        variables: those it may write, and those it reads that a transform shall see: a variable; a list, tuple or
+            dict of them, nested if need be; an object that holds them.
+
+    Returns:
+        ``pure(values, *args, **kwargs) -> (out, new_values)``: ``values`` and ``new_values`` have the form of
+        ``variables``. No variable changes. The variables are kept alive.
+
+    Raises:
+        TraceError: on calling: ``fn`` writes a variable that was not listed; or reads one under a tracer that would
+            keep its value for ever.
+        ValueError: on calling: ``values`` has another form than ``variables``.
+
+    Source: functionalization in ``keras.Variable``, ``torch.func.functional_call``.
+
+    >>> import statevar as sv
+    >>> count = sv.Variable(0.0)
+    >>> pure = sv.functionalize(lambda x: count.assign_add(x).value * 2, [count])
+    >>> pure([10.0], 1.0), float(count)
+    ((np.float32(22.0), [array(11., dtype=float32)]), 0.0)
+    """
+    nest = Nest("functionalize", variables)
+
+    @wraps(fn)
+    def pure(values: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        with Functional("functionalize", nest.pairs(values), only=nest.variables) as overlay:
+            out = fn(*args, **kwargs)
+            new = dict(zip(nest.variables, overlay.values(nest.variables), strict=True))
+        return out, nest.build(new.__getitem__)
+
+    return pure
