@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 from ._backend import Array
 
-__all__ = ["Tape", "Transforms"]
+__all__ = ["Program", "Tape", "Transforms"]
 
 
 class Tape(ABC):
@@ -41,6 +42,16 @@ class Tape(ABC):
         self.close()
 
 
+@dataclass(frozen=True)
+class Program:
+    """What `sv.jit` was given."""
+
+    fn: Callable[..., Any]
+    static_argnums: tuple[int, ...]
+    static_argnames: tuple[str, ...]
+    donate: bool
+
+
 class Transforms(ABC):
     """The transforms of one library. `Backend.transforms` gives them."""
 
@@ -62,3 +73,43 @@ class Transforms(ABC):
     @abstractmethod
     def zeros_like(self, array: Array) -> Array:
         """The gradient where there is none."""
+
+    # -- compilation ---------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def jit(self, program: Program) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
+        """What runs a call, given its positional and keyword arguments. Never called inside a `Functional`."""
+
+    # -- control flow --------------------------------------------------------------------------------------
+    #
+    # Where `lifts` says no, our own Python loop runs, on arrays that compute at once, and only `stack` is asked. Where
+    # it says yes, the functions below get pure functions of nests (tuples, lists, dicts) of arrays, with the values of
+    # the variables among them; they have the signatures of ``jax.lax``.
+
+    def lifts(self, nest: Any) -> bool:
+        """Whether control flow over these values must be the library's own, because it is traced or always is."""
+        return False
+
+    def written_by(self, fn: Callable[..., Any], *args: Any) -> None:
+        """Calls ``fn(*args)`` only to see which variables it writes: nothing is computed, no value leaves."""
+        raise NotImplementedError
+
+    def scan(self, body: Callable[..., Any], carry: Any, xs: Any, length: int | None, *, reverse: bool) -> Any:
+        raise NotImplementedError
+
+    def cond(self, predicate: Any, on_true: Callable[..., Any], on_false: Callable[..., Any], operands: Any) -> Any:
+        raise NotImplementedError
+
+    def while_loop(self, condition: Callable[..., Any], body: Callable[..., Any], carry: Any) -> Any:
+        raise NotImplementedError
+
+    def vmap(self, fn: Callable[..., Any], in_axes: Any, out_axes: Any, axis_size: int | None) -> Callable[..., Any]:
+        raise NotImplementedError
+
+    def remat(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """``fn``, whose intermediate results are computed again for the gradient."""
+        return fn
+
+    @abstractmethod
+    def stack(self, arrays: Sequence[Any], axis: int = 0) -> Array:
+        """Arrays or numbers, all of one shape, as one array with an axis more."""

@@ -1,0 +1,14 @@
+"""TensorFlow's transforms."""
+
+from __future__ import annotations
+
+from .._transforms import Transforms
+
+__all__ = ["TRANSFORMS"]
+
+
+class TensorFlowTransforms(Transforms):
+    pass
+
+
+TRANSFORMS = TensorFlowTransforms()

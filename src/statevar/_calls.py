@@ -1,0 +1,105 @@
+"""One call of a compiled function: a transaction over the variables that it is known to touch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Self
+
+from . import _scopes
+from ._backend import Array
+from ._checks import redeclares
+from ._functional import Functional
+from ._holds import Overlay
+from ._variable import Variable
+from .errors import TraceError, describe
+from .transactions import Work
+
+__all__ = ["Call", "Tracing"]
+
+
+class Tracing(Functional):
+    """The values of variables while a function is traced. Which variables there are is found on the way.
+
+    After the code has run, `missed` has the variables that it touched beyond those given, `written` those that it
+    wrote, and `lasting` those that it made and that are still alive.
+    """
+
+    __slots__ = ()
+
+    discovers = True
+
+    def lasting(self) -> list[Variable]:
+        """The variables that the code has made and that somebody keeps; collect garbage first.
+
+        Raises:
+            TraceError: one of them holds a traced value, which dies with the trace.
+        """
+        found = self.created_here()
+        for variable in found:
+            if variable._handle is None and variable in self.drafts:
+                raise TraceError(
+                    describe(
+                        self.what,
+                        "a variable was made from a traced value and kept: the value dies with the trace",
+                        variable.path,
+                        "make it outside, or give it an initializer",
+                    )
+                )
+        return found
+
+
+class Call:
+    """Holds the variables, hands out their values, and keeps the new ones, all at once, if the block ends well.
+
+    Inside a transaction it takes part in that.
+
+    >>> import statevar as sv
+    >>> v = sv.Variable(1)
+    >>> with Call("jit", [v]) as call:
+    ...     call.keep([(v, call.read(v) + 1)])
+    >>> int(v), v.version
+    (2, 1)
+    """
+
+    __slots__ = ("_ordered", "_outer", "_what", "_work")
+
+    def __init__(self, what: str, variables: Iterable[Variable]) -> None:
+        self._what = what
+        self._ordered = sorted(variables, key=id)
+        self._outer: Overlay | None = None
+        self._work: Work | None = None
+
+    def __enter__(self) -> Self:
+        self._outer = _scopes.overlay() if _scopes.active else None
+        if self._outer is None:
+            self._work = Work()
+            self._work.opened_for(self._what)
+            try:
+                self._work.hold_all(self._ordered)
+            except BaseException:
+                self._work.abandon(0)
+                raise
+        return self
+
+    def read(self, variable: Variable) -> Array | None:
+        """The value; None if there is none."""
+        current = variable if self._outer is None else self._outer.read(variable)
+        return None if current._handle is None else current._stored()
+
+    def keep(self, values: Iterable[tuple[Variable, Array]]) -> None:
+        """Writes new values; others see them when the block has ended."""
+        target = self._work if self._outer is None else self._outer
+        assert target is not None, "used outside its block"
+        for variable, value in values:
+            target.write(variable)._write(
+                self._what, variable._backend.redeclare, redeclares, value, None, None, True, target
+            )
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        work, self._work = self._work, None
+        if work is not None:
+            try:
+                work.leave(commits=kind is None)
+            except BaseException:
+                work.abandon(0)
+                raise
