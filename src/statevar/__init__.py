@@ -5,6 +5,7 @@ from ._frozen import FrozenVariable
 from ._registry import backend_names
 from ._scopes import autocast, device, name_scope
 from ._variable import Variable
+from .compilation import jit
 from .gradients import grad, value_and_grad
 from .interop import assign, batch_get_value, batch_set_value, get_value, set_value
 from .stateless import StatelessScope, functionalize
@@ -30,6 +31,7 @@ __all__ = [
     "get_value",
     "grad",
     "initializers",
+    "jit",
     "name_scope",
     "restore",
     "rollback",

@@ -94,11 +94,11 @@ class Backend(ABC):
         """What tells the tracer that runs now from any other. Asked where an overlay of values opens, if `traces`."""
         return None
 
-    def may_read(self, mark: Any) -> bool:
+    def may_read(self, mark: Any, now: Any = None) -> bool:
         """Whether a value from the overlay opened under a tracer is right under the one that runs now.
 
         It is not under a tracer which keeps its program for later calls. ``mark`` is None for a value from outside of
-        all overlays.
+        all overlays. ``now`` is another mark, to be asked about in place of the tracer that runs.
         """
         return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterable
 from typing import Any, Self
 
@@ -29,14 +30,21 @@ class Tracing(Functional):
     discovers = True
 
     def lasting(self) -> list[Variable]:
-        """The variables that the code has made and that somebody keeps; collect garbage first.
+        """The variables that the code has made and that somebody keeps. Forgets the values, so ask for those before.
 
         Raises:
             TraceError: one of them holds a traced value, which dies with the trace.
         """
-        found = self.created_here()
-        for variable in found:
-            if variable._handle is None and variable in self.drafts:
+        if not self.created:
+            return []
+        self.drafts.clear()
+        self.written.clear()
+        self.missed.clear()
+        if self.created_here():
+            gc.collect()
+        for each, traced in self.created:
+            variable = each()
+            if traced and variable is not None:
                 raise TraceError(
                     describe(
                         self.what,
@@ -45,7 +53,7 @@ class Tracing(Functional):
                         "make it outside, or give it an initializer",
                     )
                 )
-        return found
+        return self.created_here()
 
 
 class Call:

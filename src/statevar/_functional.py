@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, Final, Self, TypeAlias
 from weakref import ref
 
 from . import _scopes
@@ -24,9 +24,10 @@ from ._variable import Draft, Variable
 from .errors import ConflictError, ShapeError, TraceError, UninitializedError, describe
 from .transactions import Work
 
-__all__ = ["Functional", "PureDraft"]
+__all__ = ["Functional", "Lifted", "PureDraft"]
 
 _NOTHING = object()
+_HERE: Final = object()
 
 #: What a draft is at a moment: value, shape, declared shape, version.
 _State: TypeAlias = tuple[Any, Shape | None, DeclaredShape, int]
@@ -126,6 +127,8 @@ class Functional(Overlay):
     pure = True
     #: Whether it finds out which variables there are, and the code runs again with their values given.
     discovers: ClassVar[bool] = False
+    #: Whether it was opened by a transform of ours, under a tracer of the library's that it started.
+    lifted: ClassVar[bool] = False
 
     def __init__(
         self, what: str, values: Iterable[tuple[Variable, Any]] = (), *, only: Iterable[Variable] | None = None
@@ -134,7 +137,7 @@ class Functional(Overlay):
         self.drafts: dict[Variable, PureDraft] = {}
         self.written: dict[Variable, None] = {}  # in the order of their first write
         self.missed: dict[Variable, None] = {}  # read or written, and not among the values given
-        self.created: list[ref[Variable]] = []
+        self.created: list[tuple[ref[Variable], bool]] = []  # and whether its first value is traced
         self._only = None if only is None else dict.fromkeys(only)
         self._saved: list[tuple[dict[Variable, _State], dict[Variable, None]]] = []  # one for each open transaction
         self._keeps = False
@@ -179,22 +182,26 @@ class Functional(Overlay):
 
     def read(self, variable: Any) -> PureDraft:
         """The draft of a variable; what is outside, if it has none yet."""
-        draft = self.drafts.get(variable)
-        if draft is None:
-            draft = self._miss(variable)
+        return self._find(variable, _HERE)
+
+    def _find(self, variable: Variable, now: Any) -> PureDraft:
+        """`read` by code that runs under the tracer marked ``now``."""
         backend = variable._backend
-        if backend.traces and not backend.may_read(self._marks.get(backend.name)):
-            raise TraceError(
-                describe(
-                    "read",
-                    f"this code is traced by a transform of {backend.name} inside {self.what}, which would keep the "
-                    "value of now for ever",
-                    variable._path,
-                    "use the transform of statevar (sv.jit, sv.scan, sv.cond, sv.remat…), or read it outside and pass "
-                    "the value as an argument",
+        if backend.traces:
+            mark = self._marks.get(backend.name)
+            if not (backend.may_read(mark) if now is _HERE else backend.may_read(mark, now)):
+                raise TraceError(
+                    describe(
+                        "read",
+                        f"this code is traced by a transform of {backend.name} inside {self.what}, which would keep "
+                        "the value of now for ever",
+                        variable._path,
+                        "use the transform of statevar (sv.jit, sv.scan, sv.cond, sv.remat…), or read it outside and "
+                        "pass the value as an argument",
+                    )
                 )
-            )
-        return draft
+        draft = self.drafts.get(variable)
+        return self._miss(variable) if draft is None else draft
 
     def write(self, variable: Any) -> PureDraft:
         """The same, after other writers were kept out if the write is to be kept; `check_write` follows."""
@@ -220,28 +227,35 @@ class Functional(Overlay):
             raise TraceError(
                 describe(
                     operation,
-                    f"this code is traced by a transform of {backend.name} inside {self.what}, which would lose the write",
+                    f"this code is traced by a transform of {backend.name} inside {self.what}, which would lose the "
+                    "write",
                     draft._path,
-                    "use the transform of statevar: sv.jit, sv.grad, sv.scan, sv.cond, sv.while_loop, sv.vmap, sv.remat",
+                    "use the transform of statevar: sv.jit, sv.grad, sv.scan, sv.cond, sv.while_loop, sv.vmap…",
                 )
             )
 
     def _miss(self, variable: Variable) -> PureDraft:
         """The draft of a variable that was not given."""
         self.missed[variable] = None
-        outer = self.outer
-        backend = variable._backend
-        if outer is None and backend.traces and not self.discovers and not backend.may_read(None):
-            raise TraceError(
-                describe(
-                    "read",
-                    f"{self.what} was not given this variable, and {backend.name} traces this code and would keep the "
-                    "value of now for ever",
-                    variable._path,
-                    "list it",
+        outer, backend = self.outer, variable._backend
+        mark = self._marks.get(backend.name)
+        if outer is None:
+            source = variable
+            if backend.traces and not self.discovers and not backend.may_read(None, mark):
+                raise TraceError(
+                    describe(
+                        "read",
+                        f"{self.what} was not given this variable, and {backend.name} traces this code and would keep "
+                        "the value of now for ever",
+                        variable._path,
+                        "list it",
+                    )
                 )
-            )
-        source = variable if outer is None else outer.read(variable)
+        elif not isinstance(outer, Functional):
+            source = outer.read(variable)
+        else:
+            # Where a transform of ours has opened this overlay, it knows what it does between the two.
+            source = outer._find(variable, outer._marks.get(backend.name) if self.lifted else mark)
         draft = self._draft_of(variable, source)
         with source._lock:
             draft._declared, draft._version = source._declared, source._version
@@ -268,7 +282,7 @@ class Functional(Overlay):
 
     def make(self, variable: Variable, value: Array | None) -> None:
         """A variable was made by the code; ``value`` is what only this overlay may have."""
-        self.created.append(ref(variable))
+        self.created.append((ref(variable), value is not None))
         if value is not None:
             draft = self._draft_of(variable, variable)
             draft._set(value)
@@ -361,7 +375,7 @@ class Functional(Overlay):
 
     def created_here(self) -> list[Variable]:
         """The variables that the code has made and that are alive."""
-        return [variable for each in self.created if (variable := each()) is not None]
+        return [variable for each, _ in self.created if (variable := each()) is not None]
 
     def follows(self, variable: Variable) -> bool:
         """Whether something was derived from the value read, so that it must not change. A place for subclasses."""
@@ -371,7 +385,7 @@ class Functional(Overlay):
         outer, work = self.outer, self._work
         if isinstance(outer, Functional):
             for variable in self.written:
-                outer.take_over(variable, self.drafts[variable], self.drafts[variable]._snapshot)
+                outer.take_over(variable, self.drafts[variable]._snapshot)
             return
         target = outer if outer is not None else work
         assert target is not None, "a write is reserved first"
@@ -383,14 +397,22 @@ class Functional(Overlay):
         if work is not None:
             work.leave(commits=True)
 
-    def take_over(self, variable: Variable, source: PureDraft, value: Array) -> None:
-        """Keeps what was written to a draft inside, with the value that came out of a transform for it."""
+    def take_over(self, variable: Variable, value: Array) -> None:
+        """Keeps what came out of a transform as the new value of a variable that was written inside."""
         draft = self.write(variable)
         self.check_write(draft, self.what)
         draft._set(value, declare=True)
-        draft._version = source._version
+        draft._version += 1
         self.written[variable] = None
 
     def values(self, variables: Iterable[Variable]) -> Iterator[Any]:
         """The values of some variables; None for one that has none."""
         return (self.read(variable)._snapshot for variable in variables)
+
+
+class Lifted(Functional):
+    """The overlay inside a transform of ours, under the tracer that it has started."""
+
+    __slots__ = ()
+
+    lifted = True

@@ -112,6 +112,7 @@ class _Recording(Functional):
     __slots__ = ("_discovers", "_wanted", "backend", "leaves", "misses", "tape")
 
     discovers = True  # under JAX, what was missed is given the second time
+    lifted = True
 
     def __init__(self, values: Iterable[tuple[Variable, Any]], wanted: dict[Variable, None], discovers: bool) -> None:
         super().__init__("value_and_grad", values)
@@ -232,7 +233,7 @@ class _Run:
                     base.written.clear()
                     return None, {}
                 for variable, new in zip(frame.written, news, strict=True):
-                    base.take_over(variable, frame.drafts[variable], new)
+                    base.take_over(variable, new)
             return ((loss, aux) if self._has_aux else loss), dict(zip(wanted, gradients, strict=True))
 
     def _split(self, out: Any) -> tuple[Any, Any]:

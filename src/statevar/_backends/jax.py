@@ -8,6 +8,7 @@ not show in the count and die with the array that is donated.
 from __future__ import annotations
 
 import operator
+import threading
 from functools import partial
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ from ..errors import DTypeError, describe
 if TYPE_CHECKING:
     from .._transforms import Transforms
 
-__all__ = ["BACKEND"]
+__all__ = ["BACKEND", "Same", "by_identity"]
 
 _WIDE = {"int64": "int32", "uint64": "uint32", "float64": "float32", "complex128": "complex64"}
 _CLOSED: tuple[Operation, ...] = (
@@ -53,6 +54,30 @@ def _trace() -> Any:
     """The trace that runs now: the eager one, or that of a transform."""
     with _core.take_current_trace() as trace:
         return trace
+
+
+class _ByIdentity(threading.local):
+    """Whether variables among arguments stand for themselves, as in a call of `sv.jit`, and not for their values."""
+
+    on = False
+
+
+by_identity = _ByIdentity()
+
+
+class Same:
+    """An object that JAX compares by identity, in what it knows of a call's arguments."""
+
+    __slots__ = ("object",)
+
+    def __init__(self, each: Any) -> None:
+        self.object = each
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and self.object is other.object
+
+    def __hash__(self) -> int:
+        return id(self.object)
 
 
 class _Handle:
@@ -85,14 +110,16 @@ class JAXBackend(Backend):
     def mark(self) -> Any:
         return _trace()
 
-    def may_read(self, mark: Any) -> bool:
-        if mark is None:
+    def may_read(self, mark: Any, now: Any = None) -> bool:
+        if mark is None and now is None:
             return type(_context.trace) is _Eager or not _under_jit()
-        trace = _trace()
+        trace = _trace() if now is None else now
         while trace is not mark:
-            if trace is None or type(trace).__name__ == "DynamicJaxprTrace":
+            if type(trace).__name__ == "DynamicJaxprTrace":
                 return False
             trace = getattr(trace, "parent_trace", None)
+            if trace is None:
+                return mark is None
         return True
 
     def may_write(self, mark: Any) -> bool:
@@ -104,11 +131,14 @@ class JAXBackend(Backend):
         return TRANSFORMS
 
     def attach(self, variable_type: type, snapshot_type: type) -> None:
-        def flatten(variable: Any) -> tuple[tuple[Any], None]:
-            return (_leaf(variable),), None
+        def flatten(variable: Any) -> tuple[tuple[Any, ...], Any]:
+            return ((), Same(variable)) if by_identity.on else ((_leaf(variable),), None)
 
-        # A transform must not make a variable: what it returns is a copy of the value, and says so on a write.
-        jax.tree_util.register_pytree_node(variable_type, flatten, lambda _, leaves: snapshot_type(leaves[0]))
+        def unflatten(same: Any, leaves: Any) -> Any:
+            # A transform must not make a variable: what it returns is a copy of the value, and says so on a write.
+            return snapshot_type(leaves[0]) if same is None else same.object
+
+        jax.tree_util.register_pytree_node(variable_type, flatten, unflatten)
         jax.tree_util.register_pytree_node(
             snapshot_type, lambda snapshot: ((snapshot.value,), None), lambda _, leaves: snapshot_type(leaves[0])
         )
