@@ -19,14 +19,14 @@ FRAMEWORKS = ("jax", "jaxlib", "torch", "tensorflow", "keras", "flax")
 
 #: A module imports from its own layer or a lower one.
 LAYERS = (
-    ("errors", "_dtypes", "_shapes", "_devices", "_indexing", "_forks"),
+    ("errors", "_dtypes", "_shapes", "_devices", "_indexing", "_forks", "_trees"),
     ("_scopes", "_holds", "_backend", "_registry", "_transforms"),
     ("_backends", "initializers", "backends"),
     ("_at", "_convert", "_creation", "_description", "_display", "_frozen", "_operations", "_operators", "_protocols"),
     ("_watchers",),
     ("_checks", "_commit", "_edit", "_holding", "_variable"),
     ("_collect", "_nest", "interop", "snapshots", "transactions"),
-    ("_functional", "gradients", "stateless"),
+    ("_calls", "_functional", "compilation", "control_flow", "gradients", "stateless"),
     ("testing", "_suite"),
     ("__init__",),
 )

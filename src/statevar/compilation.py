@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial, update_wrapper
-from types import FunctionType, MethodType
+from dataclasses import replace
+from functools import partial, update_wrapper, wraps
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 from . import _scopes
 from ._backend import Backend
 from ._collect import variables_in
-from ._registry import default_backend, owner_of
+from ._registry import default_backend, get_backend, loaded_backends, owner_of
 from ._transforms import Program
 from ._variable import Variable
 from .errors import TraceError, describe
 
-__all__ = ["Jit", "jit"]
+__all__ = ["Jit", "backend_of", "jit"]
 
 
 def jit(
@@ -23,6 +25,8 @@ def jit(
     static_argnums: int | Iterable[int] = (),
     static_argnames: str | Iterable[str] = (),
     donate: bool = True,
+    *,
+    backend: str | None = None,
 ) -> Jit:
     """Compiles a function that reads and writes variables.
 
@@ -35,6 +39,8 @@ def jit(
         static_argnames: the same for keyword arguments.
         donate: write in place of the old values of the variables, where nobody else holds them. False keeps them until
             the call has ended, so that they survive an error while it runs; it needs the memory of both.
+        backend: the library that compiles; by default that of the variables in reach, else of the arguments, else of
+            the modules that the function names.
 
     JAX: ``jax.jit``. torch: ``torch.compile``, of one graph. TensorFlow: ``tf.function``. NumPy: runs it.
 
@@ -60,15 +66,17 @@ def jit(
     names = (static_argnames,) if isinstance(static_argnames, str) else tuple(static_argnames)
     if not callable(fn):
         raise TypeError(describe("jit", f"expected a callable, got {type(fn).__name__}"))
-    return Jit(Program(fn, nums, names, bool(donate)))
+    return Jit(Program(fn, nums, names, bool(donate)), backend)
 
 
 class Jit:
     """What `jit` returns: called like the function. As a method in a class it binds like one."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, backend: str | None = None) -> None:
         update_wrapper(self, program.fn)
         self._program = program
+        self._backend = backend
+        self._bound: WeakKeyDictionary[Any, Jit] = WeakKeyDictionary()
         self._run: Callable[[tuple[Any, ...], dict[str, Any]], Any] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -76,15 +84,35 @@ class Jit:
             return self._program.fn(*args, **kwargs)  # part of what is traced around it
         run = self._run
         if run is None:
-            run = self._run = _backend_of(self._program.fn, args, kwargs).transforms().jit(self._program)
+            name, program = self._backend, self._program
+            backend = get_backend(name) if name is not None else backend_of(program.fn, args, kwargs)
+            run = self._run = backend.transforms().jit(program)
         return run(args, kwargs)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        return self if instance is None else partial(self, instance)
+        if instance is None:
+            return self
+        bound = self._bound.get(instance)
+        if bound is None:
+            bound = self._bound[instance] = Jit(_bound_program(self._program, instance), self._backend)
+        return bound
 
 
-def _backend_of(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Backend:
-    """The library of the variables that a function can reach; else of its arguments; else NumPy."""
+def _bound_program(program: Program, instance: Any) -> Program:
+    """The program of a method: the instance is no argument, and told apart by identity."""
+    held = ref(instance)  # or the instance, which the compiled function would keep, would never die
+
+    @wraps(program.fn)
+    def fn(*args: Any, **kwargs: Any) -> Any:
+        return program.fn(held(), *args, **kwargs)
+
+    nums = tuple(n - 1 if n > 0 else n for n in program.static_argnums if n != 0)
+    return replace(program, fn=fn, static_argnums=nums)
+
+
+def backend_of(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Backend:
+    """The library of the variables that a function can reach; else of its arguments; else what it imports; else NumPy.
+    """
     met: dict[int, Any] = {}
     found = list(dict.fromkeys(_reachable([fn, args, kwargs], met)))
     backends = list(dict.fromkeys(variable._backend for variable in found))
@@ -98,8 +126,13 @@ def _backend_of(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Backe
         )  # fmt: skip
     if backends:
         return backends[0]
-    arrays = (owner_of(each) for each in met.values() if not isinstance(each, dict | list | tuple))
-    return next((owner for owner in arrays if owner is not None and not owner.is_host), default_backend())
+    arrays = (owner_of(each) for each in met.values() if not isinstance(each, dict | list | tuple | ModuleType))
+    owner = next((owner for owner in arrays if owner is not None and not owner.is_host), None)
+    if owner is not None:
+        return owner
+    roots = {each.__name__.partition(".")[0] for each in met.values() if isinstance(each, ModuleType)}
+    libraries = [backend for backend in loaded_backends() if backend.name in roots and not backend.is_host]
+    return libraries[0] if len(libraries) == 1 else default_backend()
 
 
 def _reachable(roots: list[Any], met: dict[int, Any]) -> Iterator[Variable]:
@@ -115,6 +148,8 @@ def _reachable(roots: list[Any], met: dict[int, Any]) -> Iterator[Variable]:
         met[id(each)] = each
         if isinstance(each, Jit):
             stack.append(each._program.fn)
+        elif isinstance(each, ref):
+            stack.append(each())
         elif isinstance(each, partial):
             stack.extend([each.func, each.args, each.keywords])
         elif isinstance(each, MethodType):
@@ -136,8 +171,16 @@ def _reachable(roots: list[Any], met: dict[int, Any]) -> Iterator[Variable]:
 
 def _held_by(function: FunctionType) -> list[Any]:
     cells = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
-    named = [function.__globals__[name] for name in function.__code__.co_names if name in function.__globals__]
+    named = [function.__globals__[name] for name in _names(function.__code__) if name in function.__globals__]
     return [*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *named]
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    """The names that code uses, and those of the functions written inside it."""
+    yield from code.co_names
+    for each in code.co_consts:
+        if isinstance(each, CodeType):
+            yield from _names(each)
 
 
 def _filled(cell: Any) -> bool:
