@@ -9,8 +9,8 @@ from .compilation import jit
 from .control_flow import cond, fori_loop, remat, scan, vmap, while_loop
 from .gradients import grad, value_and_grad
 from .interop import assign, batch_get_value, batch_set_value, get_value, set_value
-from .stateless import StatelessScope, functionalize
 from .snapshots import Snapshot, restore, rollback, snapshot
+from .stateless import StatelessScope, functionalize
 from .transactions import transaction
 
 __version__ = "0.1.0"

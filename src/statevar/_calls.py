@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Self
 
 from . import _scopes
 from ._backend import Array

@@ -110,7 +110,8 @@ class PureDraft(Draft):
         self._overlay.written[self._root()] = None
 
     def _root(self) -> Variable:
-        return self._origin
+        origin: Variable = self._origin
+        return origin
 
 
 class Functional(Overlay):

@@ -30,7 +30,7 @@ class Nest:
         self._operation = operation
         self._tree = _opened(operation, tree)
         found: dict[Variable, None] = {}
-        self.build(lambda variable: found.setdefault(variable))
+        self.build(found.setdefault)
         #: Each variable once.
         self.variables = list(found)
 

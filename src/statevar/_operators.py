@@ -14,6 +14,7 @@ from ._backend import Backend, HostArray, Operation
 from ._indexing import select
 from ._registry import owner_of
 from ._shapes import Shape
+from .errors import TraceError, describe
 
 __all__ = ["Operators"]
 
@@ -66,13 +67,28 @@ class Operators(ABC):
             return self._host() if foreign else self.value, other
         return self.value, ours.beside(other) if owner.is_host else NotImplemented
 
-    def _host(self) -> HostArray:
-        return self._backend.to_host(self.value)
+    def _host(self, operation: str = "np.asarray") -> HostArray:
+        """The value as NumPy.
+
+        Raises:
+            TraceError: NumPy records a gradient, which would be lost.
+        """
+        value, backend = self.value, self._backend
+        if backend.is_host and backend.is_symbolic(value):
+            raise TraceError(
+                describe(
+                    operation,
+                    "the gradient of this value is being recorded, and would be lost in a plain array or number",
+                    getattr(self, "_path", ""),
+                    "compute with np functions and v.value, or return it with has_aux=True",
+                )
+            )
+        return backend.to_host(value)
 
     def _item(self, operation: str) -> Any:
         if self.shape:
             raise TypeError(f"{operation}: only a scalar converts, got shape {self.shape}. Hint: index it first.")
-        return self._host()[()]
+        return self._host(operation)[()]
 
     # -- arithmetic ----------------------------------------------------------------------------------
     # fmt: off

@@ -37,7 +37,7 @@ class _Row(NamedTuple):
 
 
 _ROWS = {
-    "numpy": _Row(("numpy",)),  # the default
+    "numpy": _Row(("numpy", "autograd")),  # the default
     "jax": _Row(("jax", "jaxlib"), protocol="__jax_array__", attaches=True),
     "torch": _Row(("torch",), protocol="__torch_function__"),
     "tensorflow": _Row(("tensorflow",), protocol="__tf_tensor__"),

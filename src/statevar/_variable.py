@@ -641,6 +641,7 @@ class Draft(Variable):
 
     __slots__ = ("_origin",)
 
+    _origin: Variable
     _watchers = None
 
     def _current(self) -> Self:

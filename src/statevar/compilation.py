@@ -80,6 +80,7 @@ class Jit:
         self._run: Callable[[tuple[Any, ...], dict[str, Any]], Any] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls the function, compiled."""
         if _scopes.active and (overlay := _scopes.overlay()) is not None and overlay.pure:
             return self._program.fn(*args, **kwargs)  # part of what is traced around it
         run = self._run
@@ -111,8 +112,7 @@ def _bound_program(program: Program, instance: Any) -> Program:
 
 
 def backend_of(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Backend:
-    """The library of the variables that a function can reach; else of its arguments; else what it imports; else NumPy.
-    """
+    """The library of the variables that a function can reach; else of its arguments; else what it imports; else NumPy."""
     met: dict[int, Any] = {}
     found = list(dict.fromkeys(_reachable([fn, args, kwargs], met)))
     backends = list(dict.fromkeys(variable._backend for variable in found))

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import _scopes
 from ._functional import Functional, Lifted
 from ._registry import default_backend, owner_of
 from ._trees import leaves, tree_map
@@ -172,7 +171,9 @@ def scan(
 
 
 def _length(xs: Any, length: int | None) -> int:
-    lengths = {int(each.shape[0]) if each.shape else -1 for each in leaves(xs)} | ({length} if length is not None else set())
+    lengths = {int(each.shape[0]) if each.shape else -1 for each in leaves(xs)} | (
+        {length} if length is not None else set()
+    )
     if len(lengths) != 1 or -1 in lengths:
         raise ShapeError(
             describe(
@@ -345,7 +346,12 @@ def vmap(
 
 
 def _axis_size(args: tuple[Any, ...], in_axes: tuple[Any, ...], axes: dict[Variable, int], size: int | None) -> int:
-    sizes = {int(leaf.shape[axis]) for arg, axis in zip(args, in_axes, strict=True) if axis is not None for leaf in leaves(arg)}
+    sizes = {
+        int(leaf.shape[axis])
+        for arg, axis in zip(args, in_axes, strict=True)
+        if axis is not None
+        for leaf in leaves(arg)
+    }
     sizes |= {variable.shape[axis] for variable, axis in axes.items()}
     sizes |= {size} if size is not None else set()
     if len(sizes) != 1:

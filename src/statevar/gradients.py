@@ -10,7 +10,9 @@ from ._backend import Array, Backend
 from ._dtypes import is_differentiable
 from ._functional import Functional
 from ._nest import Nest
+from ._registry import owner_of
 from ._transforms import Tape
+from ._trees import tree_map
 from ._variable import Variable
 from .errors import DTypeError, ShapeError, TraceError, describe
 
@@ -167,7 +169,7 @@ class _Run:
         *,
         discovers: bool,
     ) -> None:
-        self._call = lambda: fn(*args, **kwargs)
+        self._call: Callable[[], Any] = lambda: fn(*args, **kwargs)
         self._has_aux = has_aux
         self._wanted = wanted
         self._discovers = discovers
@@ -186,25 +188,23 @@ class _Run:
         with frame.keeping():
             try:
                 with frame:
-                    out = self._call()
+                    loss, aux = self._split(self._call())
+                    for variable in self._wanted:
+                        frame.read(variable)
                 if frame.misses:
                     self.again = frame.misses
                     frame.written.clear()
                     return None, {}
-                loss, aux = self._split(out)
-                for variable in self._wanted:
-                    if variable not in frame.leaves:
-                        with frame:
-                            frame.read(variable)
                 tape = frame.tape
-                if tape is None:  # nothing was read
-                    return out, {}
+                if tape is None:  # no trainable variable was read
+                    return ((loss, aux) if self._has_aux else loss), {}
                 leaves = list(frame.leaves)
                 gradients = tape.gradients(loss, [frame.leaves[each] for each in leaves], keep=False)
                 for draft in frame.drafts.values():
                     if draft._snapshot is not None:
                         draft._set(tape.concrete(draft._snapshot))
                 value = tape.concrete(loss)
+                aux = tree_map(lambda leaf: tape.concrete(leaf) if owner_of(leaf) is frame.backend else leaf, aux)
                 return ((value, aux) if self._has_aux else value), dict(zip(leaves, gradients, strict=True))
             finally:
                 if frame.tape is not None:

@@ -43,8 +43,8 @@ class StatelessScope:
     __slots__ = ("_overlay", "_values")
 
     def __init__(self, state_mapping: Mapping[Variable, Any] | Iterable[tuple[Variable, Any]] | None = None) -> None:
-        pairs = state_mapping.items() if isinstance(state_mapping, Mapping) else state_mapping or ()
-        self._values = list(pairs)
+        pairs: Any = state_mapping.items() if isinstance(state_mapping, Mapping) else state_mapping
+        self._values: list[Any] = [] if pairs is None else list(pairs)
         for pair in self._values:
             if not isinstance(pair, tuple | list) or len(pair) != 2 or not isinstance(pair[0], Variable):
                 raise TypeError(

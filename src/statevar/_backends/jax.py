@@ -41,9 +41,11 @@ _CLOSED: tuple[Operation, ...] = (
 )
 # Semi-public. Without the first, every read asks the others; without those, it is as if everything were traced.
 try:
-    from jax._src.core import EvalTrace as _Eager
-    from jax._src.core import trace_ctx as _context
-except ImportError:
+    from jax._src import core as _private
+
+    _Eager: Any = _private.EvalTrace
+    _context: Any = _private.trace_ctx
+except (ImportError, AttributeError):
     _Eager, _context = None, SimpleNamespace(trace=None)
 _under_jit: Any = getattr(_core, "unsafe_am_i_under_a_jit_DO_NOT_USE", None) or (
     lambda: type(_trace()).__name__ == "DynamicJaxprTrace"

@@ -19,6 +19,7 @@ from .. import _scopes
 from .._calls import Call, Tracing
 from .._commit import while_all_locked
 from .._holds import Hold
+from .._shapes import fits
 from .._transforms import Program, Transforms
 from .._variable import Variable
 from ..errors import TraceError, describe
@@ -130,9 +131,7 @@ class _Jit:
                 holder.wait("jit", variable.path, lambda: variable._holder is holder)  # noqa: B023  # called at once
             finally:
                 by_identity.on = False
-        raise TraceError(
-            describe("jit", "every trace of the function touches other variables")
-        )
+        raise TraceError(describe("jit", "every trace of the function touches other variables"))
 
     def _alone(self, config: _Config, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call outside of any transaction: in place of the old values."""
@@ -148,7 +147,7 @@ class _Jit:
                     raise _Held(variable, variable._holder)
             written = config.written
             donates = self.program.donate
-            values = []
+            values: list[Any] = []
             for variable in written:
                 variable._snapshot = None
                 if (handle := variable._handle) is None:
@@ -260,8 +259,6 @@ def _store_first(variable: Variable, array: Any) -> None:
 
 
 def _reshape(variable: Variable, shape: Any) -> None:
-    from .._shapes import fits  # noqa: PLC0415
-
     variable._shape = shape
     if not fits(shape, variable._declared):
         variable._declared = shape

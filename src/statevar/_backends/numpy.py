@@ -147,16 +147,32 @@ def _may_raise() -> bool:
     return not modes <= {"ignore", "warn"} or any(each[0] == "error" for each in warnings.filters)
 
 
+def _is_box(value: Any) -> bool:
+    """Whether it is an array around which the package autograd records; asking imports nothing."""
+    boxes = sys.modules.get("autograd.numpy.numpy_boxes")
+    return boxes is not None and isinstance(value, boxes.ArrayBox)
+
+
+def _unboxed(array: Any) -> Any:
+    while _is_box(array):
+        array = array._value
+    return array
+
+
 class NumPyBackend(Backend):
     name = "numpy"
     is_host = True
     replaceable = True
     adopts_surely = True
+    writes_when_traced = True  # a box has its value: it can be stored
 
     # -- whose is it ---------------------------------------------------------------------------------
 
     def owns(self, value: Any) -> bool:
-        return isinstance(value, np.ndarray | np.generic)
+        return isinstance(value, np.ndarray | np.generic) or _is_box(value)
+
+    def is_symbolic(self, array: Any) -> bool:
+        return type(array) is not np.ndarray and _is_box(array)
 
     def transforms(self) -> Transforms:
         from .numpy_transforms import TRANSFORMS  # noqa: PLC0415  # for those who differentiate or compile
@@ -188,15 +204,18 @@ class NumPyBackend(Backend):
         return array  # every write verb copies its operand
 
     def to_host(self, array: HostArray) -> HostArray:
-        return np.asarray(array)
+        return np.asarray(array if type(array) is np.ndarray else _unboxed(array))
 
     def receive(self, array: Any, dtype: Any = None) -> HostArray:
+        if _is_box(array):
+            return array if dtype is None else array.astype(dtype)
         return np.asarray(array, dtype)
 
     def cast(self, array: HostArray, dtype: Any) -> HostArray:
-        return np.asarray(array).astype(dtype)
+        return (array if _is_box(array) else np.asarray(array)).astype(dtype)
 
     def in_range(self, before: HostArray, after: HostArray) -> bool:
+        before, after = _unboxed(before), _unboxed(after)
         if is_integer(self.dtype_name(after)):
             return bool((before == after).all())
         return bool((np.isfinite(after) | ~np.isfinite(before)).all())
@@ -210,7 +229,7 @@ class NumPyBackend(Backend):
         return dlpack_of_host(array, request)
 
     def round(self, array: Any, decimals: int) -> Any:
-        return np.asarray(np.round(array, decimals))
+        return np.asarray(np.round(_unboxed(array), decimals))  # its gradient is zero
 
     # -- a handle's life ---------------------------------------------------------------------------------
 
@@ -290,9 +309,15 @@ class NumPyBackend(Backend):
         return _Handle(fresh if fresh.flags.writeable else _copy(fresh))  # read-only, if Ctrl-C came in here before
 
     def compute(self, old: HostArray, x: Any, op: Operation) -> HostArray:
-        return np.asarray(op(old, x))
+        result = op(old, x)
+        return result if self.is_symbolic(result) else np.asarray(result)
 
     def compute_put(self, old: HostArray, x: HostArray, kind: str, where: Selection) -> HostArray:
+        if self.is_symbolic(old) or self.is_symbolic(x):
+            from .numpy_autograd import put  # noqa: PLC0415  # somebody has loaded it
+
+            boxed: HostArray = put(old, x, kind, where)
+            return boxed
         result = old.copy()
         put_in_place(result, x, kind, where)
         return result

@@ -1,14 +1,49 @@
-"""NumPy's transforms."""
+"""NumPy's transforms: gradients by the package ``autograd``; the rest is Python."""
 
 from __future__ import annotations
 
-from .._transforms import Transforms
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from .._backend import Array
+from .._transforms import Program, Tape, Transforms
+from ..errors import BackendNotInstalledError, describe
 
 __all__ = ["TRANSFORMS"]
 
 
 class NumPyTransforms(Transforms):
-    pass
+    # -- gradients -----------------------------------------------------------------------------------------
+
+    def tape(self) -> Tape:
+        try:
+            from . import numpy_autograd  # noqa: PLC0415  # for those who differentiate
+        except ModuleNotFoundError as error:
+            if error.name is None or error.name.partition(".")[0] != "autograd":
+                raise  # it is there and broken: its own error says more
+            raise BackendNotInstalledError(
+                describe(
+                    "gradient",
+                    "NumPy has none by itself, and the package autograd is not installed",
+                    hint="pip install 'statevar[autograd]'",
+                )
+            ) from error
+        return numpy_autograd.Tape()
+
+    def zeros_like(self, array: Array) -> Array:
+        return np.zeros(array.shape, array.dtype)
+
+    # -- compilation ---------------------------------------------------------------------------------------
+
+    def jit(self, program: Program) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
+        raise NotImplementedError
+
+    # -- control flow --------------------------------------------------------------------------------------
+
+    def stack(self, arrays: Sequence[Any], axis: int = 0) -> Array:
+        return np.stack(list(arrays), axis)
 
 
 TRANSFORMS = NumPyTransforms()

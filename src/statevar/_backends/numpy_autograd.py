@@ -1,0 +1,421 @@
+"""Gradients of NumPy code, by the package ``autograd``. Imported when somebody asks for one.
+
+``autograd`` puts a box around an array and records what is computed from it. Its own boxes are made for
+``autograd.numpy``; ours also answer to plain ``np.*``, know their tape, and refuse to become a plain array unseen.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, NoReturn
+
+import autograd.numpy as anp
+import ml_dtypes
+import numpy as np
+from autograd.core import VJPNode, add_outgrads, primitive_vjps
+from autograd.extend import defvjp, primitive
+from autograd.numpy.numpy_boxes import ArrayBox
+from autograd.numpy.numpy_vspaces import ArrayVSpace
+from autograd.tracer import Box, isbox, notrace_primitives, trace_primitives_map, trace_stack
+from autograd.util import toposort
+
+from .. import _transforms
+from .._backend import Array, HostArray, combine
+from .._indexing import Selection
+from ..errors import TraceError, describe
+
+__all__ = ["Tape", "put"]
+
+# -- what autograd records ---------------------------------------------------------------------------------
+
+
+class _Node(VJPNode):  # type: ignore[misc]  # autograd has no types
+    """One step of a computation: what it was computed from, and how its gradient goes back there."""
+
+    __slots__ = ("again", "tape")
+
+    def __init__(self, value: Any, fun: Any, args: Any, kwargs: Any, argnums: Any, parents: Any) -> None:
+        self.tape: Tape = parents[0].tape
+        self.parents: Sequence[_Node] = ()  # what has none is not recorded
+        self.again: Callable[[], Any] | None = None
+        if not self.tape.recording or _is_whole(value):
+            return
+        if isbox(value) and value._trace >= self.tape.id:
+            # A variable among the arguments has given its own box, which autograd has not seen.
+            self.again = lambda: _again(fun, args, kwargs, argnums, parents)
+            return
+        try:
+            self.vjp = primitive_vjps[fun](argnums, value, args, kwargs)
+        except (KeyError, NotImplementedError):
+            _no_gradient(fun)
+        self.parents = parents
+
+    @classmethod
+    def leaf(cls, tape: Tape) -> _Node:
+        node: _Node = cls.new_root()
+        node.tape = tape
+        return node
+
+
+# The set and not a copy: what is registered later counts too.
+notrace_primitives[_Node] = notrace_primitives[VJPNode]
+
+
+def _is_whole(value: Any) -> bool:
+    """Whether it is an integer or a boolean, where every gradient ends."""
+    dtype = getattr(value, "dtype", None)
+    return isinstance(value, int) if dtype is None else dtype.kind in "biu"
+
+
+def _again(fun: Any, args: Any, kwargs: Any, argnums: Any, parents: Any) -> Any:
+    boxed = list(args)
+    for argnum, node in zip(argnums, parents, strict=True):
+        boxed[argnum] = NumPyBox(args[argnum], node.tape.id, node)
+    return fun(*[each.value if _is_foreign(type(each)) else each for each in boxed], **kwargs)
+
+
+def _no_gradient(fun: Any) -> NoReturn:
+    name = getattr(fun, "__name__", str(fun))
+    raise TraceError(
+        describe(
+            f"np.{name}",
+            "the package autograd knows no gradient of it",
+            hint="write it with other functions, or give autograd one with autograd.extend.defvjp",
+        )
+    ) from None
+
+
+def _unboxed(value: Any) -> Any:
+    while isbox(value):
+        value = value._value
+    return value
+
+
+def _is_foreign(kind: type) -> bool:
+    """Whether a type answers to NumPy's functions and is neither NumPy's nor a box: a variable, a data frame."""
+    ufunc = getattr(kind, "__array_ufunc__", None)
+    return ufunc is not None and ufunc is not np.ndarray.__array_ufunc__ and not issubclass(kind, Box)
+
+
+def _holds_box(value: Any) -> bool:
+    return isbox(value) or (type(value) in (list, tuple) and any(map(_holds_box, value)))
+
+
+# -- the array that code computes with -----------------------------------------------------------------------
+
+_REDUCTIONS = {"add": "sum", "multiply": "prod", "maximum": "max", "minimum": "min"}
+
+
+class NumPyBox(ArrayBox):  # type: ignore[misc]  # autograd has no types
+    """An array whose gradient is recorded."""
+
+    __slots__ = ()
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        if any(_is_foreign(type(each)) for each in inputs):
+            return NotImplemented  # it turns itself into an array, and asks again
+        _refuse_out(ufunc, kwargs)
+        if method == "reduce" and ufunc.__name__ in _REDUCTIONS and not kwargs.keys() - {"axis", "keepdims"}:
+            return getattr(anp, _REDUCTIONS[ufunc.__name__])(inputs[0], **{"axis": 0, **kwargs})
+        if method != "__call__":
+            _no_gradient_of(f"{ufunc.__name__}.{method}")
+        function = trace_primitives_map.get(ufunc)
+        if function is None:
+            _no_gradient(ufunc)
+        if kwargs and not all(isbox(each) is False for each in kwargs.values()):
+            _by_position(ufunc)
+        if kwargs and function not in notrace_primitives[_Node]:
+            _no_gradient_of(f"{ufunc.__name__} with {', '.join(kwargs)}")
+        return function(*inputs, **kwargs)
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if any(_is_foreign(each) for each in types):
+            return NotImplemented
+        _refuse_out(func, kwargs)
+        if any(map(_holds_box, kwargs.values())):
+            _by_position(func)
+        function = _functions().get(func)
+        if function is not None and not hasattr(function, "_is_autograd_primitive"):
+            return function(*args, **kwargs)  # concatenate and its like, written for boxes; shape and its like
+        if function is not None and (function in primitive_vjps or function in notrace_primitives[_Node]):
+            # autograd looks for boxes among the arguments and not in lists.
+            return function(*[anp.array(each) if _holds_box(each) and not isbox(each) else each for each in args], **kwargs)
+        plain = getattr(func, "_implementation", None)
+        if plain is None:
+            _no_gradient(func)
+        return plain(*args, **kwargs)  # written with functions that have a gradient; else it raises in one of them
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> HostArray:
+        return np.array(self._plain("np.asarray"), dtype) if copy else np.asarray(self._plain("np.asarray"), dtype)
+
+    def _plain(self, operation: str) -> Any:
+        """The array itself, once nobody records any more."""
+        if self._node.tape.recording:
+            raise TraceError(
+                describe(
+                    operation,
+                    "the gradient of this value is being recorded, and would be lost in a plain array or number",
+                    hint="compute with np functions, return it with has_aux=True, or call stop_recording() of the tape",
+                )
+            )
+        value = self._value
+        return value._plain(operation) if isinstance(value, NumPyBox) else _unboxed(value)
+
+    def __float__(self) -> float:
+        return float(self._plain("float"))
+
+    def __int__(self) -> int:
+        return int(self._plain("int"))
+
+    def __complex__(self) -> complex:
+        return complex(self._plain("complex"))
+
+    def __index__(self) -> int:
+        return np.asarray(self._plain("index")).__index__()
+
+    def item(self, *index: Any) -> Any:
+        return np.asarray(self._plain("item")).item(*index)
+
+    def tolist(self) -> Any:
+        return np.asarray(self._plain("tolist")).tolist()
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise TraceError(
+            describe("setitem", "an array whose gradient is recorded cannot change", hint="use np.where, or v.at[…]")
+        )
+
+    def __repr__(self) -> str:
+        value = _unboxed(self)
+        return f"<recorded {value!r}>" if self._node.tape.recording else repr(value)
+
+    __str__ = __repr__
+    __hash__ = object.__hash__
+
+    def __pos__(self) -> Any:
+        return self
+
+    def __floordiv__(self, other: Any) -> Any:
+        return anp.floor_divide(self, other)
+
+    def __rfloordiv__(self, other: Any) -> Any:
+        return anp.floor_divide(other, self)
+
+    real = property(lambda self: anp.real(self))
+    imag = property(lambda self: anp.imag(self))
+    dot = anp.dot
+    conj = anp.conj
+    nbytes = property(lambda self: np.asarray(_unboxed(self)).nbytes)
+
+    def copy(self) -> Any:
+        return self  # nobody can write it
+
+
+def _deferring(plain: Any) -> Any:
+    """An operator that lets a variable's own do it, since autograd would not see the box that it gives."""
+
+    def operator(self: Any, other: Any) -> Any:
+        return NotImplemented if _is_foreign(type(other)) else plain(self, other)
+
+    return operator
+
+
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"):
+    for _dunder in (f"__{_name}__", f"__r{_name}__"):
+        setattr(NumPyBox, _dunder, _deferring(getattr(NumPyBox, _dunder)))
+for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
+    setattr(NumPyBox, f"__{_name}__", _deferring(getattr(ArrayBox, f"__{_name}__")))
+
+
+def _refuse_out(function: Any, kwargs: dict[str, Any]) -> None:
+    out = kwargs.pop("out", None)
+    if out is not None and out != (None,):
+        raise TraceError(
+            describe(
+                f"np.{function.__name__}", "out= would lose the gradient", hint="use what the function returns"
+            )
+        )
+
+
+def _no_gradient_of(name: str) -> NoReturn:
+    raise TraceError(
+        describe(f"np.{name}", "the package autograd knows no gradient of it", hint="write it with other functions")
+    )
+
+
+def _by_position(function: Any) -> NoReturn:
+    name = function.__name__
+    raise TraceError(
+        describe(f"np.{name}", "autograd does not see an array that is passed by keyword", hint="pass it by position")
+    )
+
+
+@cache
+def _functions() -> dict[Any, Any]:
+    """Each function of NumPy, and what ``autograd`` has in place of it."""
+    found: dict[Any, Any] = {}
+    for plain, ours in ((np, anp), (np.linalg, anp.linalg), (np.fft, anp.fft)):
+        for name, function in vars(ours).items():
+            if callable(function) and callable(original := getattr(plain, name, None)):
+                found[original] = function
+    return found
+
+
+def _boxed(value: Any, trace: int, node: Any) -> Any:
+    """What a recorded step returns: a box; the plain value if the step is not recorded."""
+    if type(node) is not _Node:
+        if _is_whole(value):
+            raise TypeError(f"Can't differentiate w.r.t. type {type(value)}")  # as autograd does
+        return ArrayBox(value, trace, node)
+    if node.again is not None:
+        return node.again()
+    return NumPyBox(value, trace, node) if node.parents else value
+
+
+def _register() -> None:
+    """Has autograd make our boxes where it follows our nodes, and its own where it follows its own."""
+    Box.types.add(NumPyBox)
+    kinds = [kind for kind, box in Box.type_mappings.items() if box is ArrayBox]
+    whole = [np.bool_, int, bool, *map(np.dtype, "bhilqBHILQ")]
+    for kind in (*kinds, NumPyBox, ml_dtypes.bfloat16, *[getattr(each, "type", each) for each in whole]):
+        Box.type_mappings[kind] = _boxed
+    ArrayVSpace.register(ml_dtypes.bfloat16)
+
+
+_register()
+
+# -- writes ---------------------------------------------------------------------------------------------------
+
+
+@primitive  # type: ignore[untyped-decorator]
+def _scattered(values: Any, positions: HostArray, size: int) -> Any:
+    result = np.zeros(size, values.dtype)
+    np.add.at(result, positions, values)
+    return result
+
+
+defvjp(_scattered, lambda _ans, _values, positions, _size: lambda g: g[positions])
+
+
+def put(old: Any, x: Any, kind: str, where: Selection) -> Any:
+    """`Backend.compute_put`, from functions that have gradients of every order."""
+    positions = where.flat().reshape(-1)
+    if not positions.size:
+        return old
+    shape = np.shape(_unboxed(old))
+    target = anp.ravel(old)
+    values = anp.ravel(anp.broadcast_to(x, where.shape))
+    if kind == "set":
+        result = _replaced(target, positions, values)
+    elif kind in ("add", "subtract"):
+        result = target + _scattered(values if kind == "add" else -values, positions, int(np.prod(shape)))
+    else:
+        result = target
+        for turn in _turns(positions):  # an element selected twice is changed twice
+            at = positions[turn]
+            result = _replaced(result, at, combine(kind, result[at], values[turn], anp.minimum, anp.maximum))
+    return anp.reshape(result, shape)
+
+
+def _replaced(target: Any, positions: HostArray, values: Any) -> Any:
+    """With other values at some positions; the last one where a position stands twice."""
+    size = target.shape[0]
+    source = np.arange(size)
+    source[positions] = np.arange(size, size + positions.size)
+    return anp.concatenate((target, values))[source]
+
+
+def _turns(positions: HostArray) -> list[HostArray]:
+    """Which positions to change at once, so that no turn has one of them twice."""
+    order = np.argsort(positions, kind="stable")
+    line = positions[order]
+    starts = np.flatnonzero(np.r_[True, line[1:] != line[:-1]])
+    rank = np.empty_like(order)
+    rank[order] = np.arange(line.size) - np.repeat(starts, np.diff(np.r_[starts, line.size]))
+    return [np.flatnonzero(rank == turn) for turn in range(int(rank.max()) + 1)]
+
+
+# -- the tape ---------------------------------------------------------------------------------------------------
+
+# Where boxes of two tapes meet, autograd takes the larger number for the inner tape. Its own counter goes down when
+# a trace ends, in whatever thread: with threads two tapes got one number. Ours only grows, and stays ahead.
+_numbers = itertools.count(1)
+_ROOM = 1000  # traces of autograd itself that may be open around a tape of ours
+_lock = threading.Lock()
+
+
+def _new_number() -> int:
+    with _lock:
+        number = max(next(_numbers) * _ROOM, trace_stack.top + 1)
+        while number > next(_numbers) * _ROOM:
+            pass
+        trace_stack.top = number + _ROOM // 2
+        return number
+
+
+class Tape(_transforms.Tape):
+    """Records on boxes."""
+
+    def __init__(self) -> None:
+        self.id = _new_number()
+        self.recording = True
+
+    def watch(self, array: Array) -> Array:
+        return NumPyBox(array, self.id, _Node.leaf(self))
+
+    def gradients(self, target: Array, sources: Sequence[Array], *, keep: bool) -> list[Array]:
+        found = self.pull_back(target, None, sources)
+        return [
+            _zeros(each) if gradient is None else gradient for each, gradient in zip(sources, found, strict=True)
+        ]
+
+    def pull_back(self, target: Array, seed: Array | None, sources: Sequence[Array]) -> list[Array | None]:
+        """The gradients of the sum of ``target * seed``; None where the target does not depend on a source."""
+        nodes = [self._mine(each) for each in sources]
+        box = self._mine(target)
+        if box is None:
+            return [None] * len(nodes)
+        seed = np.ones(box.shape, box.dtype) if seed is None else seed
+        wanted = {each._node for each in nodes if each is not None}
+        outgrads = {box._node: (seed, False)}
+        found: dict[_Node, Any] = {}
+        for node in toposort(box._node):
+            gradient, mutable = outgrads.pop(node)
+            if node in wanted:
+                found[node] = gradient
+            for parent, part in zip(node.parents, node.vjp(gradient), strict=True):
+                outgrads[parent] = add_outgrads(outgrads.get(parent), part)
+        return [
+            None if each is None or each._node not in found else _like(found[each._node], each) for each in nodes
+        ]
+
+    def _mine(self, array: Any) -> Any:
+        """The box of this tape inside those of inner ones, if there is one."""
+        while isbox(array) and array._trace > self.id:
+            array = array._value
+        return array if isbox(array) and array._trace == self.id else None
+
+    def concrete(self, array: Array) -> Array:
+        while isbox(array) and array._trace >= self.id:
+            array = array._value
+        return array
+
+    def close(self) -> None:
+        self.recording = False
+
+
+def _like(gradient: Any, source: Any) -> Any:
+    """A gradient in the dtype of what it is a gradient of."""
+    dtype = source.dtype
+    if isbox(gradient):
+        return gradient if gradient.dtype == dtype else gradient.astype(dtype)
+    if np.iscomplexobj(gradient) and dtype.kind != "c":
+        gradient = np.real(gradient)
+    # A copy of what may be somebody else's, such as the seed.
+    return np.array(gradient, dtype)
+
+
+def _zeros(array: Any) -> Any:
+    return np.zeros(np.shape(_unboxed(array)), array.dtype)
