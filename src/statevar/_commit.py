@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from ._variable import Variable
 
-__all__ = ["commit", "while_all_locked", "while_locked"]
+__all__ = ["commit", "while_locked"]
 
 _Result = TypeVar("_Result")
 
@@ -76,11 +76,7 @@ def _publish(variables: list[Variable]) -> None:
 
 def while_locked(variables: Iterable[Variable], body: Callable[[list[Variable]], _Result]) -> _Result:
     """``body(variables)`` with all their locks taken, in one order for everybody."""
-    return while_all_locked(sorted(variables, key=id), body)
-
-
-def while_all_locked(ordered: list[Variable], body: Callable[[list[Variable]], _Result]) -> _Result:
-    """`while_locked` for variables that are sorted by id already."""
+    ordered = sorted(variables, key=id)
     interrupt: KeyboardInterrupt | None = None
     try:
         for variable in ordered:

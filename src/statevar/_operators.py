@@ -74,7 +74,7 @@ class Operators(ABC):
             TraceError: NumPy records a gradient, which would be lost.
         """
         value, backend = self.value, self._backend
-        if backend.is_host and backend.is_symbolic(value):
+        if backend.is_host and operation != "bool" and backend.is_symbolic(value):
             raise TraceError(
                 describe(
                     operation,

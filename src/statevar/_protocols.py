@@ -1,7 +1,8 @@
 """The protocols by which array libraries ask a foreign object for an array.
 
 What each buys on each backend is a table in ``docs/protocols.md``, and a test. ``__array_function__`` is
-left out: ``__array__`` covers what it would, and xarray would keep the live variable for the sake of it.
+left out: ``__array__`` covers what it would, and xarray would keep the live variable for the sake of it. Only
+inside an overlay or a tape NumPy finds it, since there the value may be what NumPy's gradients are recorded on.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from . import _scopes
 from ._backend import Backend, HostArray
 from ._operators import Operators
 from ._registry import speaking
@@ -37,6 +39,31 @@ _OPERATORS: dict[Any, Any] = {
     np.greater: operator.gt,
     np.greater_equal: operator.ge,
 }
+
+
+def _host_or_recorded(variable: Operators) -> Any:
+    """The value as NumPy computes with it; with what records its gradient, if there is any."""
+    return variable.value if variable._backend.is_host else np.asarray(variable)
+
+
+class _WhileRecording:
+    """A method that NumPy finds in the type while an overlay or a tape is open, and nobody else ever."""
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        if instance is not None or not _scopes.active:
+            raise AttributeError("__array_function__")
+        return _array_function
+
+
+def _array_function(_: object, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+    return function(*map(_opened, args), **{key: _opened(each) for key, each in kwargs.items()})
+
+
+def _opened(argument: Any) -> Any:
+    """An argument of NumPy's with an array in place of every variable."""
+    if isinstance(argument, Operators):
+        return _host_or_recorded(argument)
+    return [_opened(each) for each in argument] if isinstance(argument, list | tuple) else argument
 
 
 class Protocols(Operators):
@@ -70,8 +97,11 @@ class Protocols(Operators):
             result = self._binary(op, right) if left is self else self._reflected(op, left)
             if result is not NotImplemented:
                 return result
-        hosts = [np.asarray(each) if isinstance(each, Operators) else each for each in inputs]
+        hosts = [_host_or_recorded(each) if isinstance(each, Operators) else each for each in inputs]
         return getattr(ufunc, method)(*hosts, **kwargs)
+
+    #: For ``np.dot(v, x)`` where a gradient is recorded.
+    __array_function__ = _WhileRecording()
 
     def __array_namespace__(self, *, api_version: str | None = None) -> Any:
         return self._backend.namespace()

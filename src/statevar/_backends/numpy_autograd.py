@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -49,8 +48,10 @@ class _Node(VJPNode):  # type: ignore[misc]  # autograd has no types
             return
         try:
             self.vjp = primitive_vjps[fun](argnums, value, args, kwargs)
-        except (KeyError, NotImplementedError):
-            _no_gradient(fun)
+        except KeyError:
+            _no_gradient(_name(fun))
+        except (AssertionError, NotImplementedError, TypeError) as error:  # for these arguments
+            _no_gradient(_name(fun), str(error))
         self.parents = parents
 
     @classmethod
@@ -77,12 +78,15 @@ def _again(fun: Any, args: Any, kwargs: Any, argnums: Any, parents: Any) -> Any:
     return fun(*[each.value if _is_foreign(type(each)) else each for each in boxed], **kwargs)
 
 
-def _no_gradient(fun: Any) -> NoReturn:
-    name = getattr(fun, "__name__", str(fun))
+def _name(function: Any) -> str:
+    return str(getattr(function, "__name__", function))
+
+
+def _no_gradient(name: str, reason: str = "") -> NoReturn:
     raise TraceError(
         describe(
             f"np.{name}",
-            "the package autograd knows no gradient of it",
+            f"the package autograd knows no gradient of it{reason and f' ({reason})'}",
             hint="write it with other functions, or give autograd one with autograd.extend.defvjp",
         )
     ) from None
@@ -121,14 +125,14 @@ class NumPyBox(ArrayBox):  # type: ignore[misc]  # autograd has no types
         if method == "reduce" and ufunc.__name__ in _REDUCTIONS and not kwargs.keys() - {"axis", "keepdims"}:
             return getattr(anp, _REDUCTIONS[ufunc.__name__])(inputs[0], **{"axis": 0, **kwargs})
         if method != "__call__":
-            _no_gradient_of(f"{ufunc.__name__}.{method}")
+            _no_gradient(f"{ufunc.__name__}.{method}")
         function = trace_primitives_map.get(ufunc)
         if function is None:
-            _no_gradient(ufunc)
-        if kwargs and not all(isbox(each) is False for each in kwargs.values()):
+            _no_gradient(_name(ufunc))
+        if any(map(isbox, kwargs.values())):
             _by_position(ufunc)
         if kwargs and function not in notrace_primitives[_Node]:
-            _no_gradient_of(f"{ufunc.__name__} with {', '.join(kwargs)}")
+            _no_gradient(f"{ufunc.__name__} with {', '.join(kwargs)}")
         return function(*inputs, **kwargs)
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
@@ -145,8 +149,11 @@ class NumPyBox(ArrayBox):  # type: ignore[misc]  # autograd has no types
             return function(*[anp.array(each) if _holds_box(each) and not isbox(each) else each for each in args], **kwargs)
         plain = getattr(func, "_implementation", None)
         if plain is None:
-            _no_gradient(func)
-        return plain(*args, **kwargs)  # written with functions that have a gradient; else it raises in one of them
+            _no_gradient(_name(func))
+        try:
+            return plain(*args, **kwargs)  # it may be written with functions that have one
+        except TraceError:
+            _no_gradient(_name(func))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> HostArray:
         return np.array(self._plain("np.asarray"), dtype) if copy else np.asarray(self._plain("np.asarray"), dtype)
@@ -222,33 +229,26 @@ def _deferring(plain: Any) -> Any:
     return operator
 
 
-for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"):
-    for _dunder in (f"__{_name}__", f"__r{_name}__"):
+for _verb in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"):
+    for _dunder in (f"__{_verb}__", f"__r{_verb}__"):
         setattr(NumPyBox, _dunder, _deferring(getattr(NumPyBox, _dunder)))
-for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
-    setattr(NumPyBox, f"__{_name}__", _deferring(getattr(ArrayBox, f"__{_name}__")))
+for _verb in ("eq", "ne", "lt", "le", "gt", "ge"):
+    setattr(NumPyBox, f"__{_verb}__", _deferring(getattr(ArrayBox, f"__{_verb}__")))
 
 
 def _refuse_out(function: Any, kwargs: dict[str, Any]) -> None:
     out = kwargs.pop("out", None)
-    if out is not None and out != (None,):
+    if any(each is not None for each in (out if isinstance(out, tuple) else (out,))):
         raise TraceError(
             describe(
-                f"np.{function.__name__}", "out= would lose the gradient", hint="use what the function returns"
+                f"np.{_name(function)}", "out= would lose the gradient", hint="use what the function returns"
             )
         )
 
 
-def _no_gradient_of(name: str) -> NoReturn:
-    raise TraceError(
-        describe(f"np.{name}", "the package autograd knows no gradient of it", hint="write it with other functions")
-    )
-
-
 def _by_position(function: Any) -> NoReturn:
-    name = function.__name__
     raise TraceError(
-        describe(f"np.{name}", "autograd does not see an array that is passed by keyword", hint="pass it by position")
+        describe(f"np.{_name(function)}", "autograd does not see an array that is passed by keyword", hint="pass it by position")
     )
 
 
@@ -306,7 +306,8 @@ def put(old: Any, x: Any, kind: str, where: Selection) -> Any:
         return old
     shape = np.shape(_unboxed(old))
     target = anp.ravel(old)
-    values = anp.ravel(anp.broadcast_to(x, where.shape))
+    extra = (1,) * (len(where.shape) - len(np.shape(_unboxed(x))))  # which autograd's `broadcast_to` does not add
+    values = anp.ravel(anp.broadcast_to(anp.reshape(x, extra + np.shape(_unboxed(x))), where.shape))
     if kind == "set":
         result = _replaced(target, positions, values)
     elif kind in ("add", "subtract"):
@@ -339,20 +340,20 @@ def _turns(positions: HostArray) -> list[HostArray]:
 
 # -- the tape ---------------------------------------------------------------------------------------------------
 
-# Where boxes of two tapes meet, autograd takes the larger number for the inner tape. Its own counter goes down when
-# a trace ends, in whatever thread: with threads two tapes got one number. Ours only grows, and stays ahead.
-_numbers = itertools.count(1)
-_ROOM = 1000  # traces of autograd itself that may be open around a tape of ours
+# Where boxes of two tapes meet, autograd takes the one with the larger number for that of the inner tape. Its own counter
+# goes down when a trace ends, in whatever thread: two tapes got one number. Ours only grows, and is far enough ahead
+# that traces of autograd itself, which may be open around or inside a tape of ours, keep their order.
+_ROOM = 1000
+_last = 0
 _lock = threading.Lock()
 
 
 def _new_number() -> int:
+    global _last  # noqa: PLW0603  # as autograd's own
     with _lock:
-        number = max(next(_numbers) * _ROOM, trace_stack.top + 1)
-        while number > next(_numbers) * _ROOM:
-            pass
-        trace_stack.top = number + _ROOM // 2
-        return number
+        _last = max(_last, trace_stack.top) + _ROOM
+        trace_stack.top = _last + _ROOM // 2
+        return _last
 
 
 class Tape(_transforms.Tape):

@@ -1,0 +1,543 @@
+"""`sv.jit` on TensorFlow: a graph that reads the variables' own resources, and writes them when all else is done.
+
+The code is traced into one ``tf.function`` graph with its variables in an overlay. Their values are read from the
+resources that they live in, so that a call passes none, and their new values are assigned at the end, after everything
+in the graph that can fail. The locks are held meanwhile: nobody sees half of it.
+
+Where that cannot be, the values go in as arguments and come out as results, which `Call` keeps: in a transaction; for a
+variable without a value, or whose declared shape changes; where Python code runs within the graph, which might ask for
+the same locks; and where the graph runs for so long that readers should not wait for it.
+"""
+
+from __future__ import annotations
+
+import gc
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from threading import RLock
+from time import perf_counter
+from typing import Any, TypeAlias
+
+import numpy as np
+import tensorflow as tf
+
+from .. import _scopes
+from .._calls import Call, Tracing
+from .._commit import while_locked
+from .._functional import PureDraft
+from .._registry import owner_of
+from .._shapes import fits
+from .._transforms import Program
+from .._variable import Variable
+from ..errors import StatevarError, TraceError, describe
+
+__all__ = ["Jitted"]
+
+_ATTEMPTS = 20  # each finds a variable more, or meets a variable that another thread has changed
+#: A graph that takes longer, in seconds and per variable, runs without the locks. Keeping values costs about that much.
+_LONG, _LONG_EACH = 5e-3, 1e-4
+_PYTHON = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
+_HARMLESS = {"ReadVariableOp", "VarHandleOp", "Placeholder"}
+_DOUBLE = {"float64", "complex128"}
+_STALE = object()
+
+#: How numbers are passed: tensors of these dtypes; or as they are, part of the program.
+_SINGLE_NUMBERS, _DOUBLE_NUMBERS, _EXACT_NUMBERS = range(3)
+
+_Key: TypeAlias = Any
+
+
+class _Trace(Tracing):
+    """Reads what was not given where the graph begins, also when it is asked in a branch or a loop inside."""
+
+    __slots__ = ("graph", "seen")
+
+    def __enter__(self) -> _Trace:
+        self.graph = tf.compat.v1.get_default_graph()
+        self.seen: dict[Variable, tuple[Any, ...]] = {}
+        super().__enter__()
+        return self
+
+    def _miss(self, variable: Variable) -> PureDraft:
+        if variable._backend.name != "tensorflow":
+            raise TraceError(
+                describe(
+                    "jit",
+                    f"TensorFlow compiles this code, and would keep the value of now of a variable of {variable.backend}",
+                    variable.path,
+                    "read it outside and pass the value as an argument",
+                )
+            )
+        self.seen[variable] = (variable._handle, variable._shape, variable._trainable)
+        if self.outer is not None:  # a transaction keeps what it has read; this trace only finds the variables
+            with tf.init_scope():
+                return super()._miss(variable)
+        with self.graph.as_default(), tf.control_dependencies(None):
+            return super()._miss(variable)
+
+
+@dataclass(slots=True)
+class _Traced:
+    """A graph, and what it does to variables."""
+
+    call: Callable[[list[Any]], list[Any]]
+    out: Any  # the nest that was returned: `_Out` in place of each tensor
+    known: list[Variable]
+    seen: dict[Variable, tuple[Any, ...]]
+    written: list[Variable]
+    shapes: list[Any]
+    #: Whether the graph itself writes the variables.
+    direct: bool
+    calls: int = 0
+    long: int = 0
+
+    def run(self, tensors: list[Any]) -> Any:
+        """Calls a direct one. Returns the results; `_STALE`; or the variable that somebody holds."""
+        started = 0.0
+
+        def locked(_: list[Variable]) -> Any:
+            nonlocal started
+            for variable, (handle, shape, trainable) in self.seen.items():
+                if variable._holder is not None:
+                    return variable
+                if (
+                    variable._handle is not handle
+                    or variable._shape != shape
+                    or variable._trainable is not trainable
+                ):
+                    return _STALE
+            for variable in self.written:
+                variable._handle.cached = None
+            started = perf_counter()
+            try:
+                results = self.call(tensors)
+            except Exception:
+                raise
+            except BaseException:  # Ctrl-C: nobody knows whether it was done
+                self._count()
+                raise
+            self._count()
+            return results
+
+        outcome = while_locked(self.known, locked)
+        if type(outcome) is list:
+            took = perf_counter() - started
+            self.calls += 1
+            if self.calls > 1:  # the first one also compiles
+                self.long = self.long + 1 if took > _LONG + _LONG_EACH * len(self.known) else 0
+            for variable in self.written:
+                if variable._watchers is not None:
+                    variable._watchers.deliver(variable)
+        return outcome
+
+    def _count(self) -> None:
+        for variable, shape in zip(self.written, self.shapes, strict=True):
+            variable._version += 1
+            variable._shape = shape
+            variable._snapshot = None
+            if variable._watchers is not None:
+                variable._watchers.record(variable._version)
+
+    def results(self, flat: list[Any]) -> Any:
+        return _filled(self.out, flat)
+
+
+@dataclass(frozen=True, slots=True)
+class _Out:
+    """The place of a tensor in what the code returned."""
+
+    index: int
+
+
+class Jitted:
+    """One compiled function: a graph for each signature of its arguments.
+
+    Numbers are passed as tensors, so that another number does not trace again: as float32 or int32, and as float64 where
+    the variables or arguments are. Code that does not run so, such as ``range(n)``, gets them as they are, and is traced for
+    each. Strings, booleans, None and other objects are part of the program, and so are variables, by identity.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self._fn = program.fn
+        self._nums, self._names = _static(program)
+        self._lock = RLock()  # one trace at a time
+        self._direct: dict[_Key, _Traced] = {}
+        self._pure: dict[_Key, _Traced] = {}
+        self._known: dict[_Key, dict[Variable, None]] = {}
+        self._numbers: dict[_Key, int] = {}
+
+    def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not tf.executing_eagerly():
+            return self._fn(*args, **kwargs)  # part of a raw tf.function: TensorFlow's own reads and writes are right
+        arguments = _Arguments(self, args, kwargs)
+        overlay = None
+        if _scopes.active:
+            overlay = _scopes.overlay()
+            arguments.key = (arguments.key, _scopes.autocast_dtype())
+        for _ in range(_ATTEMPTS):
+            arguments.pass_numbers(self._numbers.get(arguments.key, _SINGLE_NUMBERS))
+            if overlay is not None:
+                return self._call_pure(arguments)
+            traced = self._direct.get(arguments.full_key)
+            if traced is None:
+                traced = self._trace_direct(arguments)
+                if traced is None:
+                    continue
+            if not traced.direct or traced.long > 3:
+                return self._call_pure(arguments)
+            outcome = traced.run(arguments.tensors)
+            if type(outcome) is list:
+                return traced.results(outcome)
+            if outcome is _STALE:
+                with self._lock:
+                    if self._direct.get(arguments.full_key) is traced:
+                        del self._direct[arguments.full_key]
+            else:
+                with outcome._lock:
+                    outcome._wait_for_holder("jit")
+        return self._call_pure(arguments)  # which waits for all, one after the other
+
+    # -- tracing ---------------------------------------------------------------------------------------------
+
+    def _trace_direct(self, arguments: _Arguments) -> _Traced | None:
+        """The graph for these arguments; None if they must be passed in another way."""
+        with self._lock:
+            traced = self._direct.get(arguments.full_key)
+            if traced is None:
+                traced = self._trace(arguments, ())
+                if traced is None:
+                    return None
+                self._direct[arguments.full_key] = traced
+                self._known.setdefault(arguments.full_key, {}).update(dict.fromkeys(traced.known))
+            return traced
+
+    def _trace(self, arguments: _Arguments, values: tuple[tuple[Variable, Any], ...]) -> _Traced | None:
+        """Traces, once more if variables were made: those that last are there by then."""
+        key, mode = arguments.key, arguments.mode
+        try:
+            traced, lasting = self._trace_once(arguments, values)
+            if lasting:
+                traced, lasting = self._trace_once(arguments, values)
+        except (TypeError, ValueError, tf.errors.OpError, TraceError) as error:
+            if arguments.numbers and mode != _EXACT_NUMBERS:
+                self._numbers[key] = _EXACT_NUMBERS
+                return None
+            raise _explained(error) from error
+        if lasting:
+            raise TraceError(
+                describe(
+                    "jit",
+                    "every call makes a variable that lives on, and a compiled function runs its Python code once",
+                    lasting[0].path,
+                    "make it on the first call only, or outside",
+                )
+            )
+        if mode == _SINGLE_NUMBERS and any(type(each) is not int for each in arguments.numbers):
+            if any(variable.dtype_name in _DOUBLE for variable in traced.known):
+                self._numbers[key] = _DOUBLE_NUMBERS
+                return None
+        return traced
+
+    def _trace_once(
+        self, arguments: _Arguments, values: tuple[tuple[Variable, Any], ...]
+    ) -> tuple[_Traced, list[Variable]]:
+        given = [variable for variable, value in values if value is not None]
+        found: list[Any] = []
+
+        def body(*tensors: Any) -> list[Any]:
+            found.clear()
+            inner = tensors[len(arguments.tensors) :]
+            seeds = dict.fromkeys((variable for variable, _ in values), None)
+            seeds.update(zip(given, inner, strict=True))
+            trace = _Trace("jit", seeds.items())
+            args, kwargs = arguments.rebuilt(tensors)
+            with trace:
+                out = self._fn(*args, **kwargs)
+                flat: list[Any] = []
+                out = _emptied(out, flat)
+            news = [trace.drafts[variable]._snapshot for variable in trace.written]
+            direct = not values and _is_direct(trace)
+            found.append((trace, out, news, direct))
+            if direct:
+                _assign_last(trace, [*flat, *news])
+                return flat
+            return [*flat, *news]
+
+        specs = [tf.TensorSpec(each.shape, each.dtype) for each in arguments.tensors]
+        specs += [tf.TensorSpec(value.shape, value.dtype) for _, value in values if value is not None]
+        function = tf.function(body, autograph=False).get_concrete_function(*specs)
+        trace, out, news, direct = found[-1]
+        lasting: list[Variable] = []
+        if trace.created:
+            gc.collect()
+            lasting = trace.lasting()
+        written = list(trace.written)
+        known = list(dict.fromkeys([*trace.seen, *(variable for variable, _ in values)]))
+        shapes = [tuple(new.shape) for new in news]
+        return _Traced(_caller(function), out, known, trace.seen, written, shapes, direct), lasting
+
+    # -- values in, values out -------------------------------------------------------------------------------
+
+    def _call_pure(self, arguments: _Arguments) -> Any:
+        for _ in range(_ATTEMPTS):
+            known = list(self._known.get(arguments.full_key, ()))
+            with Call("jit", known) as call:
+                values = tuple((variable, call.read(variable)) for variable in known)
+                traced = self._traced_pure(arguments, values)
+                if traced is None:
+                    arguments.pass_numbers(self._numbers.get(arguments.key, _SINGLE_NUMBERS))
+                    continue
+                if not traced.seen:
+                    inputs = [value for _, value in values if value is not None]
+                    results = traced.call([*arguments.tensors, *inputs])
+                    count = len(results) - len(traced.written)
+                    call.keep(zip(traced.written, results[count:], strict=True))
+                    return traced.results(results[:count])
+            with self._lock:
+                self._known.setdefault(arguments.full_key, {}).update(dict.fromkeys(traced.seen))
+        raise TraceError(describe("jit", "the function touches other variables each time it is traced"))
+
+    def _traced_pure(self, arguments: _Arguments, values: tuple[tuple[Variable, Any], ...]) -> _Traced | None:
+        shapes = tuple(
+            (id(variable), None if value is None else tuple(value.shape), variable._trainable)
+            for variable, value in values
+        )
+        key = (arguments.full_key, shapes)
+        with self._lock:
+            traced = self._pure.get(key)
+            if traced is None:
+                traced = self._trace(arguments, values)
+                if traced is not None and not traced.seen:
+                    self._pure[key] = traced
+            return traced
+
+
+def _is_direct(trace: _Trace) -> bool:
+    """Whether the graph may write what it has written."""
+    for variable in trace.written:
+        if variable not in trace.seen:  # made from a traced value
+            return False
+        handle = trace.seen[variable][0]
+        if handle is None or not fits(trace.drafts[variable]._shape, variable._declared):
+            return False
+    return not any(op.type in _PYTHON for op in _operations(trace.graph))
+
+
+def _operations(graph: Any) -> Iterator[Any]:
+    """Those of a graph, and of the functions that it calls."""
+    yield from graph.get_operations()
+    for function in graph._functions.values() if hasattr(graph, "_functions") else ():
+        inner = getattr(function, "graph", None)
+        if inner is not None:
+            yield from inner.get_operations()
+
+
+def _assign_last(trace: _Trace, results: list[Any]) -> None:
+    """Writes the variables, once everything that the graph computes, checks or does has gone well."""
+    first = [op for op in trace.graph.get_operations() if op.op_def.is_stateful and op.type not in _HARMLESS]
+    with tf.control_dependencies(None), tf.control_dependencies([*results, *first]):
+        done = tf.no_op()  # one for all: each pair of them would be an edge
+    with tf.control_dependencies([done]):
+        for variable in trace.written:
+            trace.seen[variable][0].variable.assign(trace.drafts[variable]._snapshot, read_value=False)
+
+
+def _caller(function: Any) -> Callable[[list[Any]], list[Any]]:
+    """What calls a concrete function with a list of tensors; past its checks, where TensorFlow lets us."""
+    flat, deferred = getattr(function, "_call_flat", None), getattr(function.graph, "deferred_external_captures", True)
+    if flat is None or deferred:  # not public: twice the dispatch without it
+        return lambda tensors: list(function(*tensors))
+    captured = list(function.captured_inputs)
+    return lambda tensors: list(flat(tensors, captured))
+
+
+def _explained(error: Exception) -> Exception:
+    if isinstance(error, StatevarError) or "symbolic" not in str(error).lower():
+        return error
+    return TraceError(
+        describe(
+            "jit",
+            "the code asks for a value that only a call will have; what TensorFlow says: "
+            + str(error).strip().partition("\n")[0].rstrip("."),
+            hint="use sv.cond, sv.while_loop or tf.where; or static_argnums for an argument",
+        )
+    )
+
+
+# -- arguments and results ------------------------------------------------------------------------------------
+
+
+def _static(program: Program) -> tuple[frozenset[int], frozenset[str]]:
+    """The positions and names of arguments that are part of the program: each parameter by both."""
+    nums, names = set(program.static_argnums), set(program.static_argnames)
+    with suppress(TypeError, ValueError):
+        parameters = [
+            each.name
+            for each in inspect.signature(program.fn).parameters.values()
+            if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
+        ]
+        nums = {num + len(parameters) if num < 0 else num for num in nums}
+        both = {*(parameters[num] for num in nums if num < len(parameters)), *names}
+        nums |= {index for index, name in enumerate(parameters) if name in both}
+        names |= both
+    return frozenset(nums), frozenset(names)
+
+
+class _Arguments:
+    """The arguments of a call: what is the same for every call of one graph, and the tensors that are passed."""
+
+    __slots__ = ("_args", "_kwargs", "_leaves", "_static", "full_key", "key", "mode", "numbers", "tensors")
+
+    def __init__(self, jitted: Jitted, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._args, self._kwargs = args, kwargs
+        self._static = (jitted._nums, jitted._names)
+        self._leaves: list[Any] = []
+        self.numbers: tuple[Any, ...] = ()
+        nums, names = self._static
+        key: list[Any] = []
+        for index, each in enumerate(args):
+            if nums and index in nums:
+                key.append(_hashable(each))
+            else:
+                key.append(self._enter(each))
+        for name in sorted(kwargs):
+            key.append(name)
+            key.append(_hashable(kwargs[name]) if name in names else self._enter(kwargs[name]))
+        self.numbers = tuple(each for each in self._leaves if _is_number(each))
+        self.key: _Key = tuple(key)
+        self.mode = -1
+
+    def _enter(self, each: Any) -> Any:
+        """Puts what is passed among the leaves; returns what tells it apart."""
+        if isinstance(each, tf.Tensor):
+            self._leaves.append(each)
+            return each.dtype, tuple(each.shape)
+        if isinstance(each, Variable):
+            return "variable", each
+        if isinstance(each, np.ndarray | np.generic):
+            return self._enter(tf.constant(each))
+        if _is_number(each):
+            self._leaves.append(each)
+            return _number_dtype(each, _SINGLE_NUMBERS)
+        if isinstance(each, list | tuple):
+            return type(each), tuple([self._enter(inner) for inner in each])
+        if isinstance(each, dict):
+            return type(each), tuple([(name, self._enter(inner)) for name, inner in each.items()])
+        if isinstance(each, tf.__internal__.CompositeTensor) and not isinstance(each, tf.Variable):
+            self._leaves.extend(tf.nest.flatten(each, expand_composites=True))
+            return tf.type_spec_from_value(each)
+        owner = None if isinstance(each, tf.Variable) else owner_of(each)
+        if owner is not None:
+            return self._enter(tf.constant(owner.to_host(each)))
+        return id(each) if isinstance(each, tf.Variable) else _hashable(each)
+
+    def pass_numbers(self, mode: int) -> None:
+        """Decides how numbers are passed."""
+        if mode == self.mode:
+            return
+        self.mode = mode
+        if not self.numbers:
+            self.tensors, self.full_key = self._leaves, self.key
+        elif mode == _EXACT_NUMBERS:
+            self.tensors = [each for each in self._leaves if not _is_number(each)]
+            self.full_key = (self.key, tuple(map(repr, self.numbers)))  # 0.0 is not -0.0
+        else:
+            self.tensors = [
+                tf.constant(each, _number_dtype(each, mode)) if _is_number(each) else each for each in self._leaves
+            ]
+            self.full_key = (self.key, mode)
+
+    def rebuilt(self, tensors: tuple[Any, ...]) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments with other tensors in place of what is passed."""
+        rest = iter(tensors)
+        nums, names = self._static
+        args = [each if i in nums else self._leave(each, rest) for i, each in enumerate(self._args)]
+        kwargs = {
+            name: self._kwargs[name] if name in names else self._leave(self._kwargs[name], rest)
+            for name in sorted(self._kwargs)
+        }
+        return args, kwargs
+
+    def _leave(self, each: Any, rest: Iterator[Any]) -> Any:
+        if isinstance(each, tf.Tensor | np.ndarray | np.generic):
+            return next(rest)
+        if isinstance(each, Variable | tf.Variable):
+            return each
+        if _is_number(each):
+            return each if self.mode == _EXACT_NUMBERS else next(rest)
+        if isinstance(each, list | tuple):
+            parts = [self._leave(inner, rest) for inner in each]
+            return type(each)(*parts) if hasattr(each, "_fields") else type(each)(parts)
+        if isinstance(each, dict):
+            return type(each)((name, self._leave(inner, rest)) for name, inner in each.items())
+        if isinstance(each, tf.__internal__.CompositeTensor):
+            parts = [next(rest) for _ in tf.nest.flatten(each, expand_composites=True)]
+            return tf.nest.pack_sequence_as(each, parts, expand_composites=True)
+        return next(rest) if owner_of(each) is not None else each
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (float, int, complex)  # not bool, of which there are two; not NumPy's, which have a dtype
+
+
+def _number_dtype(value: Any, mode: int) -> Any:
+    if type(value) is int:
+        return tf.int32 if -(2**31) <= value < 2**31 else tf.int64
+    if type(value) is complex:
+        return tf.complex128 if mode == _DOUBLE_NUMBERS else tf.complex64
+    return tf.float64 if mode == _DOUBLE_NUMBERS else tf.float32
+
+
+def _hashable(value: Any) -> Any:
+    try:
+        hash(value)
+    except TypeError:
+        raise TypeError(
+            describe(
+                "jit",
+                f"an argument of type {type(value).__name__} is neither an array, nor a nest of arrays, nor hashable",
+                hint="pass arrays, or make it an attribute or a closure of the function",
+            )
+        ) from None
+    return type(value), value
+
+
+def _emptied(out: Any, flat: list[Any]) -> Any:
+    """A result with an `_Out` in place of each tensor, which is put on a list."""
+    if isinstance(out, list | tuple):
+        parts = [_emptied(each, flat) for each in out]
+        return type(out)(*parts) if hasattr(out, "_fields") else type(out)(parts)
+    if isinstance(out, dict):
+        return type(out)((name, _emptied(each, flat)) for name, each in out.items())
+    if isinstance(out, np.ndarray):
+        out = tf.constant(out)
+    if isinstance(out, tf.__internal__.CompositeTensor) and not isinstance(out, tf.Variable):
+        return _Composite(tf.type_spec_from_value(out), _emptied(tf.nest.flatten(out, expand_composites=True), flat))
+    if not isinstance(out, tf.Tensor):
+        return out
+    flat.append(out)
+    return _Out(len(flat) - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Composite:
+    """A tensor of several, such as a ragged one."""
+
+    spec: Any
+    parts: list[Any]
+
+
+def _filled(out: Any, flat: list[Any]) -> Any:
+    kind = type(out)
+    if kind is _Out:
+        return flat[out.index]
+    if kind is _Composite:
+        return tf.nest.pack_sequence_as(out.spec, _filled(out.parts, flat), expand_composites=True)
+    if isinstance(out, list | tuple):
+        parts = [_filled(each, flat) for each in out]
+        return kind(*parts) if hasattr(out, "_fields") else kind(parts)
+    if isinstance(out, dict):
+        return kind((name, _filled(each, flat)) for name, each in out.items())
+    return out
