@@ -3,8 +3,9 @@
     python examples/digits.py
     python examples/digits.py --backend jax --epochs 40
 
-What the program remembers is in variables: the weights and their momenta, the count of steps, the running loss.
-What it computes, it computes in the array API namespace of its variables. No line asks which library that is.
+What the program remembers is in variables: the weights and their momenta, the learning rate, the count of steps, the
+running loss. What it computes, it computes in the array API namespace of its variables; `sv.value_and_grad`
+differentiates that, and `sv.jit` compiles it. No line asks which library that is.
 """
 
 from __future__ import annotations
@@ -29,46 +30,43 @@ class Network:
     """Two dense layers, trained by gradient descent with momentum."""
 
     def __init__(self, backend: str, seed: int) -> None:
-        # The gradients below are written by hand; for a trainable variable torch would record its own.
-        variable = partial(sv.Variable, backend=backend, trainable=False)
-        self.kernel = variable("glorot_uniform", (64, HIDDEN), name="kernel", seed=seed)
-        self.bias = variable("zeros", HIDDEN, name="bias")
-        self.output_kernel = variable("glorot_uniform", (HIDDEN, 10), name="output_kernel", seed=seed + 1)
-        self.output_bias = variable("zeros", 10, name="output_bias")
+        weight = partial(sv.Variable, backend=backend)
+        state = partial(sv.Variable, backend=backend, trainable=False)
+        self.kernel = weight("glorot_uniform", (64, HIDDEN), name="kernel", seed=seed)
+        self.bias = weight("zeros", HIDDEN, name="bias")
+        self.output_kernel = weight("glorot_uniform", (HIDDEN, 10), name="output_kernel", seed=seed + 1)
+        self.output_bias = weight("zeros", 10, name="output_bias")
         self.weights = [self.kernel, self.bias, self.output_kernel, self.output_bias]
-        self.momenta = [variable("zeros", weight.shape, name=f"{weight.name}_momentum") for weight in self.weights]
-        self.steps = variable(0, name="steps")
-        self.loss = variable(math.log(10), name="loss")  # what guessing costs
+        self.momenta = [state("zeros", each.shape, name=f"{each.name}_momentum") for each in self.weights]
+        self.rate = state(RATE, name="rate")
+        self.steps = state(0, name="steps")
+        self.loss = state(math.log(10), name="loss")  # what guessing costs
         self.xp = self.kernel.__array_namespace__()
 
     def array(self, values: np.ndarray[Any, Any]) -> Any:
         return self.xp.asarray(values, device=self.kernel.device)
 
-    def forward(self, x: Any) -> tuple[Any, Any]:
-        """The hidden activations, and the logarithm of the probability of each digit."""
+    def log_probabilities(self, x: Any) -> Any:
+        """The logarithm of the probability of each digit."""
         xp = self.xp
         hidden = xp.tanh(x @ self.kernel + self.bias)
         scores = hidden @ self.output_kernel + self.output_bias
         scores = scores - xp.max(scores, axis=1, keepdims=True)
-        return hidden, scores - xp.log(xp.sum(xp.exp(scores), axis=1, keepdims=True))
+        return scores - xp.log(xp.sum(xp.exp(scores), axis=1, keepdims=True))
 
+    def cross_entropy(self, x: Any, y: Any) -> Any:
+        """The mean over the examples."""
+        return -self.xp.sum(y * self.log_probabilities(x)) / x.shape[0]
+
+    @sv.jit
     def step(self, x: Any, y: Any) -> None:
-        """Moves the weights against the gradient of the mean cross-entropy between the output and y."""
-        xp, size = self.xp, len(x)
-        hidden, log_p = self.forward(x)
-        output_error = (xp.exp(log_p) - y) / size
-        error = output_error @ xp.matrix_transpose(self.output_kernel) * (1 - hidden**2)
-        gradients = [
-            xp.matrix_transpose(x) @ error,
-            xp.sum(error, axis=0),
-            xp.matrix_transpose(hidden) @ output_error,
-            xp.sum(output_error, axis=0),
-        ]
-        rate = RATE * DECAY ** int(self.steps)
+        """Moves the weights against the gradient."""
+        loss, gradients = sv.value_and_grad(self.cross_entropy, self.weights)(x, y)
         for weight, momentum, gradient in zip(self.weights, self.momenta, gradients, strict=True):
-            momentum.assign(MOMENTUM * momentum - rate * gradient)
+            momentum.assign(MOMENTUM * momentum - self.rate * gradient)
             weight.assign_add(momentum)
-        self.loss.assign_add(0.05 * (-xp.sum(y * log_p) / size - self.loss))
+        self.rate.assign(DECAY * self.rate)
+        self.loss.assign_add(0.05 * (loss - self.loss))
         self.steps.assign_add(1)
 
 
@@ -85,8 +83,8 @@ def train(backend: str = "numpy", epochs: int = 20, seed: int = 0) -> tuple[floa
             for rows in order[: len(order) // BATCH * BATCH].reshape(-1, BATCH):
                 network.step(network.array(images[rows]), network.array(labels[rows]))
             progress.update(task, advance=1, loss=float(network.loss))
-    _, log_p = network.forward(network.array(images[held_out]))
-    read = np.asarray(network.xp.argmax(log_p, axis=1))
+    answers = network.xp.argmax(network.log_probabilities(network.array(images[held_out])), axis=1)
+    read = sv.Variable(answers).numpy()  # on whichever device it was
     return float(np.mean(read == digits.target[held_out])), network
 
 

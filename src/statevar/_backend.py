@@ -24,6 +24,7 @@ import numpy as np
 from . import _dtypes
 from ._indexing import Selection
 from ._shapes import DeclaredShape, Shape
+from .errors import TraceError, describe
 
 if TYPE_CHECKING:
     from ._transforms import Transforms
@@ -192,6 +193,10 @@ class Backend(ABC):
         """An array of ours as a variable stores it, traced or not: without marks such as JAX's weak type."""
         return array
 
+    def sealed(self, array: Array, *, fresh: bool) -> Array:
+        """The array as nobody can change it, so that it can be a snapshot: a copy, unless it is ``fresh`` from us."""
+        return array
+
     @abstractmethod
     def in_range(self, before: Array, after: Array) -> bool:
         """Whether a cast kept every value in range: integers equal, finite values finite."""
@@ -301,6 +306,12 @@ class Backend(ABC):
     @abstractmethod
     def compute_put(self, old: Array, x: Array, kind: str, where: Selection) -> Array:
         """What `put` would store, changing nothing."""
+
+    def put_symbolic(self, old: Array, x: Array, kind: str, index: Any) -> Array:
+        """`compute_put` at an index that only the traced program knows; out of range, nothing is selected."""
+        raise TraceError(
+            describe("put", f"{self.name} cannot write at an index that is traced", hint="use a mask, or a Python index")
+        )
 
     @abstractmethod
     def get(self, array: Array, where: Selection) -> Array:

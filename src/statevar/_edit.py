@@ -32,7 +32,7 @@ def edit(variable: Variable, index: Any) -> Iterator[HostArray]:
         yield array
         if where is not None:
             target._write_held("edit", backend.put, selects, array, "set", index, hold)
-        elif _references(array) == _UNHELD and target._constraint is None:
+        elif _references(array) == _UNHELD and target._constraint is None and not target._is_value:
             draft = target._draft(hold, target._lock)
             draft._handle = backend.given(target._handle, array)
             draft._version += 1

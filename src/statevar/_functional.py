@@ -13,8 +13,8 @@ from typing import Any, ClassVar, Final, Self, TypeAlias
 from weakref import ref
 
 from . import _scopes
-from ._backend import Array
-from ._checks import Check, fits_declared, redeclares
+from ._backend import Array, Backend
+from ._checks import Check, fits_declared, redeclares, selects
 from ._convert import to_value
 from ._holds import Overlay
 from ._indexing import Selection
@@ -33,11 +33,17 @@ _HERE: Final = object()
 _State: TypeAlias = tuple[Any, Shape | None, DeclaredShape, int]
 
 
+def _is_symbolic(backend: Backend, index: Any) -> bool:
+    """Whether an index is known only to the traced program."""
+    return any(backend.is_symbolic(part) for part in (index if isinstance(index, tuple) else (index,)))
+
+
 class PureDraft(Draft):
     """A variable's value inside a `Functional`: replaced by each write, never written."""
 
     __slots__ = ("_overlay",)
 
+    _is_value = True
     _overlay: Functional
 
     def _set(self, value: Array | None, *, declare: bool = False) -> None:
@@ -79,6 +85,8 @@ class PureDraft(Draft):
                     describe(operation, "the variable has no value yet", self._path, "assign one first")
                 )
             where, new = check(self, operation, x, None), x
+        elif check is selects and _is_symbolic(backend, index):
+            new = backend.put_symbolic(old, x, op, index)
         else:
             where = check(self, operation, x, index)
             if isinstance(where, Selection):
@@ -89,8 +97,9 @@ class PureDraft(Draft):
             new = self._constraint(new)
         if new is not x:
             new = self._convert(new, operation)
+        new = backend.sealed(new, fresh=new is not x)
         shape, expected = backend.shape(new), self._shape
-        if op is None or expected is None:
+        if op is None or expected is None:  # an assignment may change it, within what is declared
             expected = backend.shape(x)
         if shape != expected:
             raise ShapeError(describe(operation, f"expected a result of shape {expected}, got {shape}", self._path))
@@ -154,7 +163,7 @@ class Functional(Overlay):
         if value is not None:
             x = draft._convert(value, self.what)
             fits_declared(draft, self.what, x, None)
-            value = x
+            value = variable._backend.sealed(x, fresh=self.lifted)
         draft._set(value)
         self.drafts[variable] = draft
 
@@ -238,11 +247,28 @@ class Functional(Overlay):
     def _miss(self, variable: Variable) -> PureDraft:
         """The draft of a variable that was not given."""
         self.missed[variable] = None
-        outer, backend = self.outer, variable._backend
-        mark = self._marks.get(backend.name)
+        outer = self.outer
         if outer is None:
             source = variable
-            if backend.traces and not self.discovers and not backend.may_read(None, mark):
+            if not self.discovers:
+                self._check_outside(variable)
+        elif not isinstance(outer, Functional):
+            source = outer.read(variable)
+        else:
+            # Where a transform of ours has opened this overlay, it knows what it does between the two.
+            source = outer._find(variable, (outer if self.lifted else self)._marks.get(variable._backend.name))
+        draft = self._draft_of(variable, source)
+        with source._lock:
+            draft._declared, draft._version = source._declared, source._version
+            value = None if source._handle is None else source._stored()
+        draft._set(None if value is None else self.given(variable, value))
+        self.drafts[variable] = draft
+        return draft
+
+    def _check_outside(self, variable: Variable) -> None:
+        """Raises if a library traces this code and would keep the value that a variable, of any library, has now."""
+        for backend in loaded_backends():
+            if backend.traces and not backend.may_read(None, self._marks.get(backend.name)):
                 raise TraceError(
                     describe(
                         "read",
@@ -252,18 +278,6 @@ class Functional(Overlay):
                         "list it",
                     )
                 )
-        elif not isinstance(outer, Functional):
-            source = outer.read(variable)
-        else:
-            # Where a transform of ours has opened this overlay, it knows what it does between the two.
-            source = outer._find(variable, outer._marks.get(backend.name) if self.lifted else mark)
-        draft = self._draft_of(variable, source)
-        with source._lock:
-            draft._declared, draft._version = source._declared, source._version
-            value = None if source._handle is None else source._stored()
-        draft._set(None if value is None else self.given(variable, value))
-        self.drafts[variable] = draft
-        return draft
 
     def given(self, variable: Variable, value: Array) -> Array:
         """What the code gets for the value of a variable that was not given. A place for subclasses."""

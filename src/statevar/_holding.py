@@ -26,6 +26,8 @@ class Holding(Description):
 
     __slots__ = ("_backend", "_holder", "_snapshot", "_watchers")
 
+    #: Whether it is replaced by each write, and has no handle.
+    _is_value: ClassVar[bool] = False
     #: The class of drafts.
     _drafts: ClassVar[type]
 

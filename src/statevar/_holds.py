@@ -167,6 +167,9 @@ class Overlay(Hold, ABC):
         Hold.__init__(self, what)
         self.lock = threading.RLock()  # of its drafts, which nobody else knows
 
+    def make(self, variable: Any, value: Any) -> None:
+        """A variable was made inside; ``value`` is what only this overlay may have."""
+
     @abstractmethod
     def read(self, variable: Any) -> Any:
         """The variable to read in its place."""

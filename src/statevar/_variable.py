@@ -161,7 +161,7 @@ class Variable(Holding):
             self._keep(backend.create(x, declared=self._declared, device=self._device, trainable=self._trainable))
         else:
             self._shape = None
-        if overlay is not None and overlay.pure:
+        if overlay is not None:
             overlay.make(self, x if traced else None)
 
     # -- reading -------------------------------------------------------------------------------------

@@ -8,15 +8,14 @@ not show in the count and die with the array that is donated.
 from __future__ import annotations
 
 import operator
+import sys
 import threading
 from functools import partial
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core as _core
 
 from .._backend import Backend, HostArray, Operation, combine
 from .._devices import no_such_device, parse_device
@@ -39,23 +38,37 @@ _CLOSED: tuple[Operation, ...] = (
     operator.or_,
     operator.xor,
 )
-# Semi-public. Without the first, every read asks the others; without those, it is as if everything were traced.
-try:
-    from jax._src import core as _private
+def _hook(name: str) -> Any:
+    """A semi-public function or object of JAX, wherever this version keeps it; None if it has none."""
+    for module in ("jax.extend.core", "jax.core", "jax._src.core"):
+        found = getattr(sys.modules.get(module), name, None)
+        if found is not None:
+            return found
+    return None
 
-    _Eager: Any = _private.EvalTrace
-    _context: Any = _private.trace_ctx
-except (ImportError, AttributeError):
-    _Eager, _context = None, SimpleNamespace(trace=None)
-_under_jit: Any = getattr(_core, "unsafe_am_i_under_a_jit_DO_NOT_USE", None) or (
-    lambda: type(_trace()).__name__ == "DynamicJaxprTrace"
-)
+
+_context = _hook("trace_ctx")  # its ``trace`` is the fastest to ask
+_take = _hook("take_current_trace")
+_Eager = _hook("EvalTrace")
+_STAGING = "DynamicJaxprTrace"  # of jit, and of the bodies of scan, cond and checkpoint: what is traced is kept
 
 
 def _trace() -> Any:
-    """The trace that runs now: the eager one, or that of a transform."""
-    with _core.take_current_trace() as trace:
+    """The trace that runs now, the eager one or that of a transform; where JAX does not tell, one like no other."""
+    if _context is not None:
+        return _context.trace
+    if _take is None:
+        return object()
+    with _take() as trace:
         return trace
+
+
+def _is_staged() -> bool:
+    """Whether a transform that keeps what it traces is running, directly or further out."""
+    return not JAXBackend.may_read(BACKEND, None, _trace())
+
+
+_under_jit: Any = _hook("unsafe_am_i_under_a_jit_DO_NOT_USE") or _is_staged
 
 
 class _ByIdentity(threading.local):
@@ -113,15 +126,20 @@ class JAXBackend(Backend):
         return _trace()
 
     def may_read(self, mark: Any, now: Any = None) -> bool:
-        if mark is None and now is None:
-            return type(_context.trace) is _Eager or not _under_jit()
-        trace = _trace() if now is None else now
+        if now is None:
+            if mark is None and _context is not None and type(_context.trace) is _Eager:
+                return True  # the usual case: an eager read
+            now = _trace()
+        trace = now
         while trace is not mark:
-            if type(trace).__name__ == "DynamicJaxprTrace":
+            kind = type(trace)
+            if kind is _Eager:
+                return mark is None
+            if kind.__name__ == _STAGING:
                 return False
             trace = getattr(trace, "parent_trace", None)
-            if trace is None:
-                return mark is None
+            if trace is None:  # JAX does not tell: it may be anything
+                return False
         return True
 
     def may_write(self, mark: Any) -> bool:
@@ -289,6 +307,9 @@ class JAXBackend(Backend):
 
     def compute_put(self, old: Any, x: Any, kind: str, where: Selection) -> Any:
         return old if 0 in where.shape else _put(old, x, kind, where, donate=False)
+
+    def put_symbolic(self, old: Any, x: Any, kind: str, index: Any) -> Any:
+        return getattr(old.at[index], kind)(x, mode="drop")
 
     def get(self, array: Any, where: Selection) -> Any:
         if where.basic:

@@ -214,6 +214,12 @@ class NumPyBackend(Backend):
     def cast(self, array: HostArray, dtype: Any) -> HostArray:
         return (array if _is_box(array) else np.asarray(array)).astype(dtype)
 
+    def sealed(self, array: Any, *, fresh: bool) -> Any:
+        if type(array) is np.ndarray and array.flags.writeable:
+            array = array if fresh else array.copy()
+            array.setflags(write=False)
+        return array
+
     def in_range(self, before: HostArray, after: HostArray) -> bool:
         before, after = _unboxed(before), _unboxed(after)
         if is_integer(self.dtype_name(after)):

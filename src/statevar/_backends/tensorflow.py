@@ -30,15 +30,25 @@ except ImportError:  # not public: without it every read asks TensorFlow anew
         return True
 
 
+try:
+    from tensorflow.python.pywrap_tfe import TFE_Py_TapeSetIsStopped as _tapes_are_stopped
+except ImportError:  # not public: without it, a gradient that tf.recompute_grad cuts is not noticed
+
+    def _tapes_are_stopped() -> bool:
+        return False
+
+
 if TYPE_CHECKING:
     from .._transforms import Transforms
 
-__all__ = ["BACKEND"]
+__all__ = ["BACKEND", "inlined"]
 
 # TensorFlow has no kernels for arithmetic or scatters of these.
 _ON_HOST = {"float8_e4m3fn", "float8_e5m2", "int4", "uint4"}
 # TensorFlow casts these to few others, and not each is on the way.
 _BRIDGE = {"float8_e4m3fn": tf.float32, "float8_e5m2": tf.float32, "int4": tf.int8, "uint4": tf.int8}
+# Graphs of loops and branches: they get what they read from around them anew, each time the code around them is traced.
+_INLINE = {"CondBranchFuncGraph", "WhileBodyFuncGraph", "WhileCondFuncGraph"}
 _READ = tf.raw_ops.ReadVariableOp
 _ASSIGN = tf.raw_ops.AssignVariableOp
 _IN_PLACE: dict[Operation, Any] = {
@@ -106,6 +116,28 @@ class TensorFlowBackend(Backend):
 
     def is_tracing(self) -> bool:
         return not tf.executing_eagerly()
+
+    def mark(self) -> Any:
+        return _where()
+
+    def may_read(self, mark: Any) -> bool:
+        if mark is None:  # the variable itself: its own operations are right in any graph
+            return True
+        opened, _, stopped = mark
+        if _tapes_are_stopped() != stopped:  # in tf.recompute_grad, which gives what it closes over no gradient
+            return False
+        if tf.executing_eagerly():
+            return opened is None
+        graph = tf.compat.v1.get_default_graph()
+        while graph is not opened:
+            # A tf.function inside would capture the value of now, and be called again with it.
+            if type(graph).__name__ not in _INLINE and not getattr(graph, "_statevar_inlined", False):
+                return False
+            graph = getattr(graph, "outer_graph", None)
+        return True
+
+    def may_write(self, mark: Any) -> bool:
+        return mark is None or _where() == mark
 
     def transforms(self) -> Transforms:
         from .tensorflow_transforms import TRANSFORMS  # noqa: PLC0415  # for those who differentiate or compile
@@ -302,6 +334,20 @@ class TensorFlowBackend(Backend):
 
     def unseen_writes(self, handle: Any) -> int:
         return 0 if handle.counter is None else int(handle.counter.numpy())
+
+
+def _where() -> tuple[Any, int, bool]:
+    """The graph that is being built, if any; how many vectorized maps are around us in it; whether tapes are stopped."""
+    if tf.executing_eagerly():
+        return None, 0, _tapes_are_stopped()
+    graph = tf.compat.v1.get_default_graph()
+    maps = graph.get_name_scope().split("/")  # tf.vectorized_map makes no graph of its own, but this name
+    return graph, sum(each.startswith("loop_body") for each in maps), _tapes_are_stopped()
+
+
+def inlined() -> None:
+    """Says of the graph that is being built that it is used once, where it is made, as those of loops are."""
+    tf.compat.v1.get_default_graph()._statevar_inlined = True
 
 
 def _short(device: str) -> str:

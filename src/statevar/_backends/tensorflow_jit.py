@@ -40,6 +40,7 @@ _ATTEMPTS = 20  # each finds a variable more, or meets a variable that another t
 _LONG, _LONG_EACH = 5e-3, 1e-4
 _PYTHON = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
 _HARMLESS = {"ReadVariableOp", "VarHandleOp", "Placeholder"}
+_IN_PLACE = {"AddV2": "assign_add", "Sub": "assign_sub"}
 _DOUBLE = {"float64", "complex128"}
 _STALE = object()
 
@@ -52,10 +53,11 @@ _Key: TypeAlias = Any
 class _Trace(Tracing):
     """Reads what was not given where the graph begins, also when it is asked in a branch or a loop inside."""
 
-    __slots__ = ("graph", "seen")
+    __slots__ = ("first", "graph", "seen")
 
     def __enter__(self) -> _Trace:
         self.graph = tf.compat.v1.get_default_graph()
+        self.first: dict[Variable, Any] = {}  # what was read
         self.seen: dict[Variable, tuple[Any, ...]] = {}
         super().__enter__()
         return self
@@ -77,6 +79,10 @@ class _Trace(Tracing):
         with self.graph.as_default(), tf.control_dependencies(None):
             return super()._miss(variable)
 
+    def given(self, variable: Variable, value: Any) -> Any:
+        self.first[variable] = value
+        return value
+
 
 @dataclass(slots=True)
 class _Traced:
@@ -85,7 +91,8 @@ class _Traced:
     call: Callable[[list[Any]], list[Any]]
     out: Any  # the nest that was returned: `_Out` in place of each tensor
     known: list[Variable]
-    seen: dict[Variable, tuple[Any, ...]]
+    #: What was found on the way: each variable with its handle, shape, and whether it was trainable.
+    checks: list[tuple[Any, ...]]
     written: list[Variable]
     shapes: list[Any]
     #: Whether the graph itself writes the variables.
@@ -99,14 +106,10 @@ class _Traced:
 
         def locked(_: list[Variable]) -> Any:
             nonlocal started
-            for variable, (handle, shape, trainable) in self.seen.items():
+            for variable, handle, shape, trainable in self.checks:
                 if variable._holder is not None:
                     return variable
-                if (
-                    variable._handle is not handle
-                    or variable._shape != shape
-                    or variable._trainable is not trainable
-                ):
+                if variable._handle is not handle or variable._shape != shape or variable._trainable is not trainable:
                     return _STALE
             for variable in self.written:
                 variable._handle.cached = None
@@ -261,7 +264,7 @@ class Jitted:
             direct = not values and _is_direct(trace)
             found.append((trace, out, news, direct))
             if direct:
-                _assign_last(trace, [*flat, *news])
+                _assign_last(trace, flat)
                 return flat
             return [*flat, *news]
 
@@ -276,7 +279,8 @@ class Jitted:
         written = list(trace.written)
         known = list(dict.fromkeys([*trace.seen, *(variable for variable, _ in values)]))
         shapes = [tuple(new.shape) for new in news]
-        return _Traced(_caller(function), out, known, trace.seen, written, shapes, direct), lasting
+        checks = [(variable, *state) for variable, state in trace.seen.items()]
+        return _Traced(_caller(function), out, known, checks, written, shapes, direct), lasting
 
     # -- values in, values out -------------------------------------------------------------------------------
 
@@ -289,14 +293,14 @@ class Jitted:
                 if traced is None:
                     arguments.pass_numbers(self._numbers.get(arguments.key, _SINGLE_NUMBERS))
                     continue
-                if not traced.seen:
+                if not traced.checks:
                     inputs = [value for _, value in values if value is not None]
                     results = traced.call([*arguments.tensors, *inputs])
                     count = len(results) - len(traced.written)
                     call.keep(zip(traced.written, results[count:], strict=True))
                     return traced.results(results[:count])
             with self._lock:
-                self._known.setdefault(arguments.full_key, {}).update(dict.fromkeys(traced.seen))
+                self._known.setdefault(arguments.full_key, {}).update(dict.fromkeys(each[0] for each in traced.checks))
         raise TraceError(describe("jit", "the function touches other variables each time it is traced"))
 
     def _traced_pure(self, arguments: _Arguments, values: tuple[tuple[Variable, Any], ...]) -> _Traced | None:
@@ -309,7 +313,7 @@ class Jitted:
             traced = self._pure.get(key)
             if traced is None:
                 traced = self._trace(arguments, values)
-                if traced is not None and not traced.seen:
+                if traced is not None and not traced.checks:
                     self._pure[key] = traced
             return traced
 
@@ -336,12 +340,23 @@ def _operations(graph: Any) -> Iterator[Any]:
 
 def _assign_last(trace: _Trace, results: list[Any]) -> None:
     """Writes the variables, once everything that the graph computes, checks or does has gone well."""
+    writes = [_write_of(trace, variable) for variable in trace.written]
     first = [op for op in trace.graph.get_operations() if op.op_def.is_stateful and op.type not in _HARMLESS]
-    with tf.control_dependencies(None), tf.control_dependencies([*results, *first]):
+    with tf.control_dependencies(None), tf.control_dependencies([*results, *first, *(x for _, x in writes)]):
         done = tf.no_op()  # one for all: each pair of them would be an edge
     with tf.control_dependencies([done]):
-        for variable in trace.written:
-            trace.seen[variable][0].variable.assign(trace.drafts[variable]._snapshot, read_value=False)
+        for write, x in writes:
+            write(x, read_value=False)
+
+
+def _write_of(trace: _Trace, variable: Variable) -> tuple[Any, Any]:
+    """How a variable gets its new value, and what of: a sum is added in place, where nobody holds the old value."""
+    resource, new = trace.seen[variable][0].variable, trace.drafts[variable]._snapshot
+    if new.op.type in _IN_PLACE:
+        old, x = new.op.inputs
+        if old is trace.first[variable] and x.shape == new.shape:
+            return getattr(resource, _IN_PLACE[new.op.type]), x
+    return resource.assign, new
 
 
 def _caller(function: Any) -> Callable[[list[Any]], list[Any]]:

@@ -17,6 +17,8 @@ import array_api_compat.torch
 import ml_dtypes
 import numpy as np
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.utils._python_dispatch import _disable_current_modes
 
 from .._backend import Backend, HostArray, Operation, combine, dlpack_of_host
 from .._devices import no_such_device, parse_device
@@ -68,6 +70,7 @@ _CONTIGUOUS = torch.contiguous_format
 _is_compiling = torch.compiler.is_compiling
 _is_grad_enabled = torch.is_grad_enabled
 _is_inference = torch.is_inference_mode_enabled
+_modes_open = torch._C._len_torch_dispatch_stack
 
 
 class _Handle:
@@ -157,6 +160,15 @@ _UNHELD = _calibrate()
 _UNHELD_FORK = _UNHELD - 1 if _UNHELD > 0 else -2  # a handle keeps an alias too
 
 
+class _Mark:
+    """What holds where an overlay opens: whether gradients are recorded."""
+
+    __slots__ = ("grad",)
+
+    def __init__(self, grad: bool) -> None:
+        self.grad = grad
+
+
 class TorchBackend(Backend):
     name = "torch"
     traces = True
@@ -168,8 +180,14 @@ class TorchBackend(Backend):
     def owns(self, value: Any) -> bool:
         return isinstance(value, Tensor)
 
+    def is_symbolic(self, array: Tensor) -> bool:
+        return isinstance(array, FakeTensor)
+
     def is_tracing(self) -> bool:
         return _is_compiling()
+
+    def mark(self) -> Any:
+        return _Mark(_is_grad_enabled())
 
     def transforms(self) -> Transforms:
         from .torch_transforms import TRANSFORMS  # noqa: PLC0415  # for those who differentiate or compile
@@ -243,6 +261,9 @@ class TorchBackend(Backend):
     def cast(self, array: Tensor, dtype: Any) -> Tensor:
         return array.to(dtype)
 
+    def sealed(self, array: Tensor, *, fresh: bool) -> Tensor:
+        return array if fresh else array.clone()
+
     def in_range(self, before: Tensor, after: Tensor) -> bool:
         if torch.compiler.is_compiling():
             return not is_integer(self.dtype_name(after))
@@ -277,6 +298,9 @@ class TorchBackend(Backend):
     def create(self, array: Tensor, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
         if _is_inference():
             with torch.inference_mode(False):
+                return self.create(array, declared=declared, device=device, trainable=trainable)
+        if _modes_open():  # `sv.jit` traces this code: a variable that it makes outlives the trace
+            with _disable_current_modes():
                 return self.create(array, declared=declared, device=device, trainable=trainable)
         # Moved first and wrapped then: moving a Parameter gives a tensor that is none.
         tensor = array.detach()
