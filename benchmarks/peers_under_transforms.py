@@ -1,12 +1,13 @@
 """What variables of several libraries do under jit, scan, grad and their kin: the same cases for each of them.
 
-Run ``python benchmarks/peers_under_transforms.py``, less than a minute; ``--only REGEX`` for the peers in whose name it
-is found, ``--cases REGEX`` for the cases. It prints a Markdown table. Each peer is in a process of its own, and a case
-that ends the process or never ends costs its own cell only. statevar is not in the table: its tests hold it to these.
+Run ``python benchmarks/peers_under_transforms.py``, about a minute, more at first; ``--only REGEX`` for the peers in
+whose name it is found, ``--cases REGEX`` for the cases. It prints a Markdown table. Each peer is in a process of its
+own, and a case that ends the process or never ends costs its own cell only. Statevar has no column.
 
-"Passed" and "captured" are the two ways in which a function comes by a variable: as an argument, or from around it.
-``torch.compile`` runs with ``aot_eager``, which captures and functionalizes as the default does and needs no C++
-compiler. Where the array library has loops only for the compiler (torch), the loop is Python's, in a compiled function.
+"Passed" and "captured" are the two ways in which a function comes by a variable: as an argument, or from around it. A
+step reads and then assigns; threads add by the best that a library has, and what they lose differs from run to run.
+Torch's loops are Python's, in a compiled function. ``torch.compile`` needs a C++ compiler; ``--torch-backend
+aot_eager`` does without, but has a function's writes at its end, one by one, which threads and failures can tell.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from bench_variable import set_environment
 _THREADS = 8
 _ADDS = 125  # of each thread
 _LIMIT = 100  # turns of a loop whose condition never sees what its body writes
-_TIMEOUT = 60.0  # seconds without a cell, the imports among them
+_TIMEOUT = 120.0  # seconds for a process
 _NOT_OFFERED = "not offered"
 _RIGHT = {"right", "right; not donated"}
 
@@ -540,6 +541,8 @@ class Equinox(Functional):
 class Torch(Peer):
     """``nn.Parameter`` under ``torch.compile``, written under ``no_grad``; gradients by ``backward``."""
 
+    compiler = "inductor"  #: the backend of ``torch.compile``
+
     def __init__(self) -> None:
         self._torch: Any = importlib.import_module("torch")
         self._checkpoint: Any = importlib.import_module("torch.utils.checkpoint").checkpoint
@@ -577,12 +580,12 @@ class Torch(Peer):
         return self._torch.zeros(1).index_select(0, flag.reshape(1))[0]
 
     def jit(self, step: Step, vs: Variables) -> Callable[..., Any]:
-        compiled: Callable[..., Any] = self._torch.compile(lambda *args: step(vs, *args), backend="aot_eager")
+        compiled: Callable[..., Any] = self._torch.compile(lambda *args: step(vs, *args), backend=self.compiler)
         return compiled
 
     def jit_and_look(self, step: Step, vs: Variables, look: Callable[[], None]) -> None:
         """Looks from the backend: Dynamo would break the graph where the step itself looks."""
-        backend = self._torch._dynamo.lookup_backend("aot_eager")
+        backend = self._torch._dynamo.lookup_backend(self.compiler)
 
         def looking(graph: Any, inputs: Any) -> Any:
             look()
@@ -1145,7 +1148,8 @@ def test(name: str, cases: Sequence[str]) -> None:
 
 def _run(name: str, cases: Sequence[str]) -> tuple[list[str], str]:
     """The cells that a process has found, and how it ended if it did not find all."""
-    command = [sys.executable, __file__, "--peer", name, "--cases", "|".join(f"^{re.escape(case)}$" for case in cases)]
+    pattern = "|".join(f"^{re.escape(case)}$" for case in cases)
+    command = [sys.executable, __file__, "--peer", name, "--cases", pattern, "--torch-backend", Torch.compiler]
     environment = dict(os.environ)
     if name.startswith("keras"):
         environment["KERAS_BACKEND"] = "jax"
@@ -1186,9 +1190,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", metavar="REGEX", help=f"to find in {', '.join(_PEERS)}")
     parser.add_argument("--cases", default="", metavar="REGEX", help="to find in the cases' names")
+    parser.add_argument("--torch-backend", default=Torch.compiler, help="of torch.compile (default inductor)")
     parser.add_argument("--peer", choices=list(_PEERS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     set_environment(1)
+    Torch.compiler = options.torch_backend
     cases = [case for case in _CASES if re.search(options.cases, case)]
     if options.peer:
         test(options.peer, cases)

@@ -275,7 +275,7 @@ class Functional(Overlay):
                         f"{self.what} was not given this variable, and {backend.name} traces this code and would keep "
                         "the value of now for ever",
                         variable._path,
-                        "list it",
+                        "call it in sv.jit, or list the variable in sv.functionalize",
                     )
                 )
 

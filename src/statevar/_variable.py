@@ -181,21 +181,26 @@ class Variable(Holding):
         (array([1, 2], dtype=int32), array([2, 3], dtype=int32))
         """
         snapshot = self._snapshot
-        if snapshot is None or _scopes.active or self._guarded:
+        if snapshot is None or _scopes.active:
             return self._read()
+        if self._guarded and not self._backend.may_read(None):
+            raise self._frozen_read()
         return snapshot
+
+    def _frozen_read(self) -> TraceError:
+        return TraceError(
+            describe(
+                "read",
+                f"this code is traced by {self._backend.name}, which would keep the value of now for ever",
+                self._path,
+                "use sv.jit, or sv.functionalize; or pass the value as an argument",
+            )
+        )
 
     def _read(self) -> Any:
         current = self._current() if _scopes.active else self
         if self._guarded and current is self and not self._backend.may_read(None):
-            raise TraceError(
-                describe(
-                    "read",
-                    f"this code is traced by {self._backend.name}, which would keep the value of now for ever",
-                    self._path,
-                    "use sv.jit, or sv.functionalize; or pass the value as an argument",
-                )
-            )
+            raise self._frozen_read()
         value = current._stored()
         if not _scopes.active:
             return value

@@ -113,7 +113,6 @@ class _Recording(Functional):
 
     __slots__ = ("_discovers", "_wanted", "backend", "leaves", "misses", "tape")
 
-    discovers = True  # under JAX, what was missed is given the second time
     lifted = True
 
     def __init__(self, values: Iterable[tuple[Variable, Any]], wanted: dict[Variable, None], discovers: bool) -> None:

@@ -8,18 +8,20 @@ the new value and assign it. Inside ``tf.function`` the same verbs build the var
 from __future__ import annotations
 
 import operator
+import threading
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
+from .. import _forks, _scopes
 from .._backend import Backend, HostArray, Operation, combine, dlpack_of_host
 from .._devices import no_such_device, parse_device
 from .._dtypes import is_integer
 from .._indexing import Selection, last_of_each
 from .._shapes import DeclaredShape, Shape
-from ..errors import DTypeError, ShapeError, describe
+from ..errors import DTypeError, ShapeError, TraceError, describe
 from . import tensorflow_namespace
 
 try:
@@ -41,7 +43,7 @@ except ImportError:  # not public: without it, a gradient that tf.recompute_grad
 if TYPE_CHECKING:
     from .._transforms import Transforms
 
-__all__ = ["BACKEND", "inlined"]
+__all__ = ["BACKEND", "inlined", "past_overlay"]
 
 # TensorFlow has no kernels for arithmetic or scatters of these.
 _ON_HOST = {"float8_e4m3fn", "float8_e5m2", "int4", "uint4"}
@@ -118,7 +120,10 @@ class TensorFlowBackend(Backend):
         return not tf.executing_eagerly()
 
     def mark(self) -> Any:
-        return _where()
+        mark = _where()
+        if mark[0] is None and not hasattr(graph := tf.compat.v1.get_default_graph(), "watch_variable"):
+            graph.watch_variable = _accessed
+        return mark
 
     def may_read(self, mark: Any) -> bool:
         if mark is None:  # the variable itself: its own operations are right in any graph
@@ -234,15 +239,23 @@ class TensorFlowBackend(Backend):
     def create(self, array: Any, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
         with tf.init_scope(), tf.device(array.device if device is None else device):
             shape = tf.TensorShape(None if declared is ... else declared)
-            return _Handle(tf.Variable(array, trainable=trainable, shape=shape))
+            variable = tf.Variable(array, trainable=trainable, shape=shape)
+            variable._statevar = True
+            return _Handle(variable)
 
     def placed(self, handle: Any) -> Any:
         return self.device_of(handle.variable)
 
     def snapshot(self, handle: Any) -> Any:
         variable = handle.variable
-        if type(variable) is _Cell or could_possibly_record():
-            return variable.value()  # tells the tape that the variable was read
+        if type(variable) is _Cell:
+            return variable.value()
+        if could_possibly_record():
+            _ours.reads = True
+            try:
+                return variable.value()  # tells the tape that the variable was read
+            finally:
+                _ours.reads = False
         if handle.cached is None:
             value = _READ(resource=variable.handle, dtype=handle.dtype)
             if handle.counter is not None:
@@ -343,6 +356,36 @@ def _where() -> tuple[Any, int, bool]:
     graph = tf.compat.v1.get_default_graph()
     maps = graph.get_name_scope().split("/")  # tf.vectorized_map makes no graph of its own, but this name
     return graph, sum(each.startswith("loop_body") for each in maps), _tapes_are_stopped()
+
+
+_ours = threading.local()  # `reads`: it is we who read
+
+
+def _accessed(resource: Any) -> None:
+    """Asked by TensorFlow, of a thread's default graph, when code that runs eagerly uses a variable of TensorFlow.
+
+    A compiled function goes past the values of an overlay, and so does what `parameter` handed out: it would read what
+    the code around it has replaced, write what it shall not change, and get no gradient.
+    """
+    if not _scopes.active or getattr(_ours, "reads", False) or not hasattr(resource, "_statevar"):
+        return
+    overlay = _scopes.overlay()
+    if overlay is None or not overlay.pure:
+        return
+    for each in _forks._living():
+        if each._handle is not None and getattr(each._handle, "variable", None) is resource:
+            raise past_overlay(overlay.what, each.path)
+
+
+def past_overlay(what: str, path: str) -> TraceError:
+    return TraceError(
+        describe(
+            "read",
+            f"a tf.function, or code that holds v.parameter, uses the variable itself inside {what}, past its value there",
+            path,
+            "use sv.jit in place of tf.function, and v or v.value in place of v.parameter",
+        )
+    )
 
 
 def inlined() -> None:

@@ -32,6 +32,7 @@ from .._shapes import fits
 from .._transforms import Program
 from .._variable import Variable
 from ..errors import StatevarError, TraceError, describe
+from .tensorflow import past_overlay
 
 __all__ = ["Jitted"]
 
@@ -53,14 +54,30 @@ _Key: TypeAlias = Any
 class _Trace(Tracing):
     """Reads what was not given where the graph begins, also when it is asked in a branch or a loop inside."""
 
-    __slots__ = ("first", "graph", "seen")
+    __slots__ = ("_past", "first", "graph", "seen")
 
     def __enter__(self) -> _Trace:
         self.graph = tf.compat.v1.get_default_graph()
         self.first: dict[Variable, Any] = {}  # what was read
+        self._past: dict[Variable, int] = {}
         self.seen: dict[Variable, tuple[Any, ...]] = {}
         super().__enter__()
         return self
+
+    def read(self, variable: Any) -> PureDraft:
+        """As what it is around; read anew after an optimizer of TensorFlow, or another raw operation, has used it."""
+        if variable in self.first and variable not in self.written and variable in self.drafts:
+            past = len(_used_past(self.graph, variable))
+            if past != self._past.get(variable, 0):
+                self._past[variable] = past
+                del self.drafts[variable]
+        return super().read(variable)
+
+    def check_past(self) -> None:
+        """Raises if something used a variable itself that has another value here."""
+        for variable, draft in self.drafts.items():
+            if (variable in self.written or variable not in self.seen) and _used_past(self.graph, variable):
+                raise past_overlay(self.what, draft._path)
 
     def _miss(self, variable: Variable) -> PureDraft:
         if variable._backend.name != "tensorflow":
@@ -82,6 +99,15 @@ class _Trace(Tracing):
     def given(self, variable: Variable, value: Any) -> Any:
         self.first[variable] = value
         return value
+
+
+def _used_past(graph: Any, variable: Variable) -> list[Any]:
+    """The operations, other than reads, that got the resource of a variable."""
+    handle = variable._handle
+    if handle is None or not hasattr(handle.variable, "handle"):
+        return []
+    captured = graph._function_captures.by_val_internal.get(id(handle.variable.handle))
+    return [] if captured is None else [op for op in captured.consumers() if op.type != "ReadVariableOp"]
 
 
 @dataclass(slots=True)
@@ -260,6 +286,7 @@ class Jitted:
                 out = self._fn(*args, **kwargs)
                 flat: list[Any] = []
                 out = _emptied(out, flat)
+            trace.check_past()
             news = [trace.drafts[variable]._snapshot for variable in trace.written]
             direct = not values and _is_direct(trace)
             found.append((trace, out, news, direct))

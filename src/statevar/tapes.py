@@ -1,0 +1,355 @@
+"""`GradientTape`: gradients of what a block has computed, as in TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any, Self
+
+from . import _scopes
+from ._backend import Array, Backend
+from ._convert import to_value
+from ._dtypes import is_differentiable
+from ._registry import owner_of
+from ._transforms import Tape
+from ._variable import Variable
+from .errors import DTypeError, TraceError, describe
+
+__all__ = ["GradientTape"]
+
+_UNCONNECTED = ("none", "zero")
+
+
+class GradientTape:
+    """Records what a ``with`` block computes from variables, and gives gradients of it.
+
+    Reads of trainable variables inside are watched. What the block writes is really written; a variable that is
+    written after it was read has the gradient of what was read.
+
+    Args:
+        persistent: `gradient` may be called more than once; what was recorded is kept as long as the tape.
+        watch_accessed_variables: False watches only what `watch` is told to.
+
+    For NumPy, torch and TensorFlow; JAX has no tape, and a read of its variables inside raises. Tapes nest: the outer
+    one sees the gradients that the inner one gives, for higher orders. What is computed after the block is not
+    recorded, except on torch. A tape belongs to the thread or task that entered it.
+
+    Raises:
+        TraceError: on reading inside: a variable is JAX's; or a NumPy value is turned into a plain number or array.
+
+    Source: ``tf.GradientTape``.
+
+    >>> import numpy as np
+    >>> import statevar as sv
+    >>> w = sv.Variable([1.0, 2.0])
+    >>> with sv.GradientTape() as tape:
+    ...     loss = np.sum(w**2)
+    >>> tape.gradient(loss, w)
+    array([2., 4.], dtype=float32)
+    """
+
+    __slots__ = ("_accessed", "_entered", "_leaves", "_persistent", "_recording", "_tapes", "_token", "_used", "around")
+
+    def __init__(self, persistent: bool = False, watch_accessed_variables: bool = True) -> None:
+        self._persistent = bool(persistent)
+        self._accessed = bool(watch_accessed_variables)
+        self._recording = False
+        self._entered = False
+        self._token: Any = None
+        #: The overlay of values in which it was entered: it watches what is read from that one.
+        self.around: Any = None
+        self.reset()
+
+    # -- with ---------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        if self._entered:
+            raise RuntimeError(describe("GradientTape", "it was entered before", hint="make a new one"))
+        self._entered = self._recording = True
+        self.around = _scopes.values_overlay()
+        self._token = _scopes.open_tape(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _scopes.close_tape(self._token)
+        self._stop()
+
+    def _stop(self) -> None:
+        self._recording = False
+        for tape in reversed(list(self._tapes.values())):  # torch counts those that are open
+            tape.close()
+
+    # -- what is watched ----------------------------------------------------------------------------------
+
+    def watch(self, x: Any) -> Any:
+        """Watches a variable, an array, or each of those in a list, tuple or dict.
+
+        Returns:
+            A variable as it is; an array to compute with in place of ``x``: NumPy and torch follow no other. Either
+            is accepted as a source.
+
+        Raises:
+            DTypeError: integers, booleans and strings have no gradients.
+            TypeError: it is neither a variable nor an array.
+
+        >>> import numpy as np
+        >>> import statevar as sv
+        >>> with sv.GradientTape() as tape:
+        ...     x = tape.watch(np.array([1.0, 2.0]))
+        ...     y = np.sum(x**3)
+        >>> tape.gradient(y, x)
+        array([ 3., 12.])
+        """
+        return _mapped(x, self._watch)
+
+    def _watch(self, x: Any) -> Any:
+        backend = x._backend if isinstance(x, Variable) else owner_of(x)
+        if backend is None:
+            raise TypeError(describe("watch", f"expected a variable or an array, got {type(x).__name__}"))
+        name = backend.dtype_name(x) if not isinstance(x, Variable) else x.dtype_name
+        if not is_differentiable(name):
+            raise DTypeError(describe("watch", f"{name} has no gradients", getattr(x, "path", "")))
+        if isinstance(x, Variable):
+            self._leaves.setdefault(x, [])
+            return x
+        leaf = self._tape_of(backend).watch(x)
+        self._leaves.setdefault(_Identity(x), []).append((x, leaf))
+        return leaf
+
+    def see(self, variable: Any, value: Array) -> Array:
+        """What a read of a variable gives, whose value is ``value``. Called by `Variable` while the tape is open."""
+        variable = getattr(variable, "_origin", variable)
+        if not self._recording:
+            return value
+        if variable not in self._leaves and not (self._accessed and variable.trainable):
+            return value
+        leaves = self._leaves.setdefault(variable, [])
+        for seen, leaf in leaves:
+            if seen is value:
+                return leaf
+        leaf = self._tape_of(variable._backend, variable._path).watch(value)
+        leaves.append((value, leaf))
+        return leaf
+
+    def _tape_of(self, backend: Backend, path: str = "") -> Tape:
+        tape = self._tapes.get(backend)
+        if tape is not None:
+            return tape
+        transforms = backend.transforms()
+        if not transforms.tapes:
+            raise TraceError(
+                describe(
+                    "GradientTape",
+                    f"{backend.name} computes gradients of functions, and records none",
+                    path,
+                    "value, gradients = sv.value_and_grad(fn, variables)(…)",
+                )
+            )
+        for outer in _scopes.tapes():  # an outer one must be the library's outer one too
+            if outer is self:
+                break
+            if outer._recording:
+                outer._tape_of(backend, path)
+        tape = self._tapes[backend] = transforms.tape()
+        return tape
+
+    def watched_variables(self) -> tuple[Variable, ...]:
+        """The variables that are watched, in the order of their first reads.
+
+        >>> import statevar as sv
+        >>> v, w = sv.Variable(1.0, name="v"), sv.Variable(2.0, name="w")
+        >>> with sv.GradientTape() as tape:
+        ...     _ = w * v
+        >>> [each.name for each in tape.watched_variables()]
+        ['w', 'v']
+        """
+        return tuple(each for each in self._leaves if isinstance(each, Variable))
+
+    @contextmanager
+    def stop_recording(self) -> Iterator[None]:
+        """Records nothing inside: neither what is read nor what is computed from what was read before.
+
+        On torch, tapes around this one do not record either.
+
+        >>> import statevar as sv
+        >>> v = sv.Variable(3.0)
+        >>> with sv.GradientTape() as tape:
+        ...     y = v * v
+        ...     with tape.stop_recording():
+        ...         print(float(y))
+        9.0
+        """
+        before, self._recording = self._recording, False
+        try:
+            with ExitStack() as paused:
+                if before:
+                    for tape in self._tapes.values():
+                        paused.enter_context(tape.paused())
+                yield
+        finally:
+            self._recording = before
+
+    def reset(self) -> None:
+        """Forgets what was recorded, and goes on recording if it did.
+
+        >>> import numpy as np
+        >>> import statevar as sv
+        >>> v = sv.Variable(3.0)
+        >>> with sv.GradientTape() as tape:
+        ...     y = v * v
+        ...     tape.reset()
+        ...     z = v * 5.0
+        >>> tape.gradient([y, z], v)
+        array(5., dtype=float32)
+        """
+        for tape in reversed(list(getattr(self, "_tapes", {}).values())):
+            tape.close()
+        self._tapes: dict[Backend, Tape] = {}
+        #: For each thing watched, the values that it had, and what stands for each in the computation.
+        self._leaves: dict[Any, list[tuple[Array, Array]]] = {}
+        self._used = False
+
+    # -- gradients ----------------------------------------------------------------------------------------
+
+    def gradient(
+        self, target: Any, sources: Any, output_gradients: Any = None, unconnected_gradients: Any = "none"
+    ) -> Any:
+        """The gradient of a target with respect to sources.
+
+        Args:
+            target: what the block computed, of any shape: the gradient is that of its sum. Several, in a list, tuple
+                or dict, are added up.
+            sources: a variable, an array that was watched or computed, or a list, tuple or dict of those.
+            output_gradients: weights for the elements of ``target``; of its form and shape.
+            unconnected_gradients: what stands where the target does not depend on a source: ``"none"`` for None,
+                ``"zero"`` for zeros.
+
+        Returns:
+            Arrays, in the form of ``sources``.
+
+        Raises:
+            RuntimeError: it is the second call, and the tape is not persistent.
+            ValueError: ``unconnected_gradients`` is neither.
+
+        Source: ``tf.GradientTape.gradient``.
+
+        >>> import numpy as np
+        >>> import statevar as sv
+        >>> v, w = sv.Variable([1.0, 2.0]), sv.Variable(3.0)
+        >>> with sv.GradientTape() as tape:
+        ...     y = np.sin(v)
+        >>> tape.gradient(y, {"v": v, "w": w})
+        {'v': array([ 0.5403023 , -0.41614684], dtype=float32), 'w': None}
+        """
+        kind = getattr(unconnected_gradients, "value", unconnected_gradients)
+        if kind not in _UNCONNECTED:
+            raise ValueError(
+                describe("gradient", f"expected unconnected_gradients 'none' or 'zero', got {unconnected_gradients!r}")
+            )
+        self._use()
+        targets: list[Any] = []
+        _mapped(target, targets.append)
+        seeds: list[Any] = []
+        if output_gradients is not None:
+            _mapped(output_gradients, seeds.append, whole=not isinstance(target, list | tuple | Mapping))
+            if len(seeds) != len(targets):
+                raise ValueError(
+                    describe("gradient", f"expected {len(targets)} output_gradients, got {len(seeds)}")
+                )
+        found = _mapped(sources, lambda source: self._gradient(targets, seeds or [None] * len(targets), source))
+        if not self._persistent:
+            self._leaves.clear()
+            self._tapes.clear()
+        return found if kind == "none" else _filled(found, sources)
+
+    def _gradient(self, targets: list[Any], seeds: list[Any], source: Any) -> Any:
+        backend = _backend_of(source, "sources")
+        total = None
+        for target, seed in zip(targets, seeds, strict=True):
+            for gradient in self._pulled(target, seed, backend, self._leaves_of(source)):
+                if gradient is not None:
+                    total = gradient if total is None else total + gradient
+        return total
+
+    def _pulled(self, target: Any, seed: Any, backend: Backend, leaves: list[Array]) -> list[Array | None]:
+        """The gradients of one target."""
+        tape = self._tapes.get(backend)
+        array = self._leaves_of(target)[-1:]
+        if tape is None or not leaves or not array or _backend_of(target, "target") is not backend:
+            return []
+        if seed is not None:
+            seed = to_value(seed, backend, backend.dtype_name(array[0]), operation="output_gradients", path="")
+        return tape.pull_back(array[0], seed, leaves, keep=True)
+
+    def _leaves_of(self, source: Any) -> list[Array]:
+        """What stands for a source in the computation."""
+        leaves = self._leaves.get(source if isinstance(source, Variable) else _Identity(source))
+        if leaves is not None:
+            return [leaf for _, leaf in leaves]
+        return [] if isinstance(source, Variable) else [source]
+
+    def _use(self) -> None:
+        if self._used and not self._persistent:
+            raise RuntimeError(
+                describe(
+                    "gradient",
+                    "the tape is not persistent, and has given its gradients already",
+                    hint="ask for several at once, tape.gradient(y, [v, w]), or make it with persistent=True",
+                )
+            )
+        self._used = True
+        if not self._persistent:
+            self._stop()
+
+    def jacobian(self, target: Any, sources: Any) -> Any:
+        """The derivative of each element of a target with respect to each of the sources.
+
+        Args:
+            target: an array that the block computed.
+            sources: as for `gradient`.
+
+        Returns:
+            Arrays of shape ``target.shape + source.shape``, in the form of ``sources``; None where there is none.
+
+        One pass for each element of the target.
+
+        Source: ``tf.GradientTape.jacobian``.
+
+        >>> import statevar as sv
+        >>> v = sv.Variable([1.0, 2.0])
+        >>> with sv.GradientTape() as tape:
+        ...     y = v * v
+        >>> tape.jacobian(y, v)
+        array([[2., 0.],
+               [0., 4.]], dtype=float32)
+        """
+        self._use()
+        backend = _backend_of(target, "target")
+        shape, name = backend.shape(target), backend.dtype_name(target)
+        rows = _one_hot(shape)
+
+        def of(source: Any) -> Any:
+            parts = [self._gradient([target], [row], source) for row in rows]
+            return None if not parts or parts[0] is None else _stacked(backend, parts, shape)
+
+        del name
+        found = _mapped(sources, of)
+        if not self._persistent:
+            self._leaves.clear()
+            self._tapes.clear()
+        return found
+
+
+class _Identity:
+    """An array as a key: the same object, whatever it equals."""
+
+    __slots__ = ("array",)
+
+    def __init__(self, array: Any) -> None:
+        self.array = array
+
+    def __hash__(self) -> int:
+        return id(self.array)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and self.array is other.array
