@@ -26,14 +26,14 @@ class Model:
     """Logistic regression, and the data it is trained on."""
 
     def __init__(self, backend: str, seed: int = 0) -> None:
-        self.kernel = sv.Variable("zeros", FEATURES, name="kernel", backend=backend)
+        self.kernel = sv.Variable("zeros", (FEATURES, 1), name="kernel", backend=backend)
         self.bias = sv.Variable("zeros", (), name="bias", backend=backend)
         self.weights = [self.kernel, self.bias]
         self.xp = self.kernel.__array_namespace__()
         rng = np.random.default_rng(seed)
         x = rng.normal(size=(EXAMPLES, FEATURES)).astype("float32")
-        noise = rng.logistic(size=EXAMPLES)
-        y = np.where(x @ rng.normal(size=FEATURES) + 0.5 + noise > 0, 1, -1).astype("float32")
+        noise = rng.logistic(size=(EXAMPLES, 1))
+        y = np.where(x @ rng.normal(size=(FEATURES, 1)) + 0.5 + noise > 0, 1, -1).astype("float32")
         self.x, self.y = (self.xp.asarray(each, device=self.kernel.device) for each in (x, y))
 
     def loss(self) -> Any:
@@ -68,18 +68,17 @@ def optax_in_variables(model: Model, steps: int) -> None:
     import optax
 
     optimizer = optax.sgd(RATE, MOMENTUM)
-    values = jax.tree.map(lambda weight: weight, model.weights)  # a variable is a node of JAX's trees, its value a leaf
-    state = jax.tree.map(lambda value: sv.Variable(value, trainable=False), optimizer.init(values))
-    held, form = jax.tree.flatten(state, is_leaf=lambda node: isinstance(node, sv.Variable))
+    leaves, form = jax.tree.flatten(optimizer.init([each.value for each in model.weights]))
+    state = [sv.Variable(leaf, trainable=False) for leaf in leaves]
 
     @sv.jit
     def step() -> None:
         _, gradients = sv.value_and_grad(model.loss, model.weights)()
-        remembered = jax.tree.unflatten(form, [each.value for each in held])
+        remembered = jax.tree.unflatten(form, [each.value for each in state])
         updates, remembered = optimizer.update(gradients, remembered, [each.value for each in model.weights])
         for weight, update in zip(model.weights, updates, strict=True):
             weight.assign_add(update)
-        for each, value in zip(held, jax.tree.leaves(remembered), strict=True):
+        for each, value in zip(state, jax.tree.leaves(remembered), strict=True):
             each.assign(value)
 
     for _ in range(steps):
@@ -123,7 +122,7 @@ def torch_optim(model: Model, steps: int) -> None:
 
 
 def keras_optimizer(model: Model, steps: int) -> None:
-    """The parameter is the ``tf.Variable`` itself, so Keras needs no variable of its own. Also ``tf.keras.optimizers``."""
+    """The parameter is the ``tf.Variable`` itself, so Keras needs no variable of its own. `tf.keras.optimizers` too."""
     import keras
 
     optimizer = keras.optimizers.SGD(RATE, MOMENTUM)
@@ -170,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
                     raise
                 print(f"{label}: {error}")
                 continue
-            losses[label] = float(model.loss())
+            losses[label] = float(sv.Variable(model.loss()))  # a variable keeps the value, not how it was computed
             print(f"{label}: loss {losses[label]:.6f} after {options.steps} steps")
     return losses
 

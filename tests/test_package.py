@@ -26,7 +26,7 @@ LAYERS = (
     ("_watchers",),
     ("_checks", "_commit", "_edit", "_holding", "_variable"),
     ("_collect", "_nest", "interop", "snapshots", "transactions"),
-    ("_calls", "_functional", "compilation", "control_flow", "gradients", "stateless"),
+    ("_calls", "_functional", "compilation", "control_flow", "gradients", "stateless", "tapes"),
     ("testing", "_suite"),
     ("__init__",),
 )

@@ -11,12 +11,14 @@ from .gradients import grad, value_and_grad
 from .interop import assign, batch_get_value, batch_set_value, get_value, set_value
 from .snapshots import Snapshot, restore, rollback, snapshot
 from .stateless import StatelessScope, functionalize
+from .tapes import GradientTape
 from .transactions import transaction
 
 __version__ = "0.1.0"
 
 __all__ = [
     "FrozenVariable",
+    "GradientTape",
     "Snapshot",
     "StatelessScope",
     "Variable",

@@ -17,6 +17,7 @@ import math
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
@@ -106,6 +107,10 @@ class Backend(ABC):
     def may_write(self, mark: Any) -> bool:
         """Whether an overlay opened under a tracer may keep what the code computes now, and no inner one owns it."""
         return True
+
+    def at(self, mark: Any) -> AbstractContextManager[None]:
+        """Where the code inside must compute to be under the tracer of a mark again, from a loop or branch inside."""
+        return nullcontext()
 
     def transforms(self) -> Transforms:
         """Its gradients, compiler and loops; they are imported when they are asked for."""
@@ -220,6 +225,10 @@ class Backend(ABC):
 
     # -- a handle's life ---------------------------------------------------------------------------------
 
+    def concretely(self) -> AbstractContextManager[Any]:
+        """In the block arrays are made at once, whatever traces: what a variable made while tracing begins with."""
+        return nullcontext()
+
     @abstractmethod
     def create(self, array: Array, *, declared: DeclaredShape, device: Any, trainable: bool) -> Handle:
         """A handle that owns a copy of an operand, unless the operand is immutable."""
@@ -310,7 +319,9 @@ class Backend(ABC):
     def put_symbolic(self, old: Array, x: Array, kind: str, index: Any) -> Array:
         """`compute_put` at an index that only the traced program knows; out of range, nothing is selected."""
         raise TraceError(
-            describe("put", f"{self.name} cannot write at an index that is traced", hint="use a mask, or a Python index")
+            describe(
+                "put", f"{self.name} cannot write at an index that is traced", hint="use a mask, or a Python index"
+            )
         )
 
     @abstractmethod

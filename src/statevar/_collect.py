@@ -9,7 +9,7 @@ from typing import Any
 from ._variable import Variable
 from .errors import describe
 
-__all__ = ["variables_in"]
+__all__ = ["slots_of", "variables_in"]
 
 _VARIABLES = {Variable}
 _LEAVES = (str, bytes, type, ModuleType, FunctionType, BuiltinFunctionType, MethodType)
@@ -76,10 +76,15 @@ def _children(each: Any) -> list[Any] | None:
         return list(each)
     if isinstance(each, _LEAVES) or type(each).__module__ == "builtins":
         return None
-    slots = [slot for kind in type(each).__mro__ for slot in _slots(kind) if hasattr(each, slot)]
+    slots = [slot for slot in slots_of(type(each)) if hasattr(each, slot)]
     if not slots and not hasattr(each, "__dict__"):
         return None
     return [*getattr(each, "__dict__", {}).values(), *(getattr(each, slot) for slot in slots)] or None
+
+
+def slots_of(kind: type) -> list[str]:
+    """The names in ``__slots__`` of a class and its bases."""
+    return [slot for each in kind.__mro__ for slot in _slots(each)]
 
 
 def _slots(kind: type) -> list[str]:

@@ -73,7 +73,8 @@ def to_value(value: Any, backend: Backend, dtype: str, *, operation: str, path: 
         return backend.strong(value)
     check_kind(source, dtype, operation, path)
     result = backend.cast(value, backend.dtype(dtype))
-    if narrows(source, dtype) and not backend.is_symbolic(value) and not backend.in_range(value, result):
+    known = backend.is_host or not backend.is_symbolic(value)  # NumPy's are, also where a gradient is recorded
+    if narrows(source, dtype) and known and not backend.in_range(value, result):
         raise _out_of_range(source, dtype, operation, path)
     return result
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from . import initializers
+from . import _scopes, initializers
 from ._convert import unwrapped
+from ._registry import loaded_backends
 from ._shapes import DeclaredShape, is_static
 from .errors import InitializerError, ShapeError, describe
 
@@ -40,5 +42,9 @@ def initial_value(
             describe("Variable", f"an initializer needs a shape without open axes, got {declared}", hint="pass shape=")
         )
     dtype = dtype or "float32"
-    value = initializer(declared, dtype)
+    with ExitStack() as stack:
+        if _scopes.active:  # it may be called while a library traces
+            for backend in loaded_backends():
+                stack.enter_context(backend.concretely())
+        value = initializer(declared, dtype)
     return unwrapped(value), dtype

@@ -149,7 +149,10 @@ class Description(Protocols):
         """
         current = self._current() if _scopes.active else self
         handle = self._handle
-        return current._version + (0 if handle is None else self._backend.unseen_writes(handle))
+        unseen = (
+            0 if handle is None else self._backend.unseen_writes(handle)
+        )  # first: it may bring the other up to date
+        return current._version + unseen
 
     @property
     def is_initialized(self) -> bool:

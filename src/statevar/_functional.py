@@ -7,9 +7,9 @@ values live in the overlay and nowhere else: another thread never sees one, and 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import Any, ClassVar, Final, Self, TypeAlias
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, ClassVar, Final, Self, TypeAlias, TypeVar
 from weakref import ref
 
 from . import _scopes
@@ -24,10 +24,12 @@ from ._variable import Draft, Variable
 from .errors import ConflictError, ShapeError, TraceError, UninitializedError, describe
 from .transactions import Work
 
-__all__ = ["Functional", "Lifted", "PureDraft"]
+__all__ = ["Functional", "Lifted", "PureDraft", "keep_writes"]
 
 _NOTHING = object()
 _HERE: Final = object()
+
+_Result = TypeVar("_Result")
 
 #: What a draft is at a moment: value, shape, declared shape, version.
 _State: TypeAlias = tuple[Any, Shape | None, DeclaredShape, int]
@@ -78,6 +80,9 @@ class PureDraft(Draft):
         """`Variable._write`, by computing a new value."""
         backend, old = self._backend, self._snapshot
         self._overlay.check_write(self, operation)
+        if hold is None and self._holder is not None and self._holder is not self._overlay:
+            with self._lock:
+                self._wait_for_holder(operation)  # which raises: an update or an edit of it is under way
         x = self._convert(value, operation)
         if old is None:
             if check not in (fits_declared, redeclares):
@@ -93,7 +98,7 @@ class PureDraft(Draft):
                 new = backend.compute_put(old, x, op, where)
             else:
                 new = x if op is None else backend.compute(old, x, op)
-        if self._constraint is not None and hold is None:
+        if self._constraint is not None:
             new = self._constraint(new)
         if new is not x:
             new = self._convert(new, operation)
@@ -109,7 +114,7 @@ class PureDraft(Draft):
         return self
 
     def _write_held(self, operation: str, verb: Any, check: Check, value: Any, op: Any, index: Any, hold: Any) -> None:
-        self._write(operation, verb, check, value, op, index)
+        self._write(operation, verb, check, value, op, index, True, hold)
 
     def _restore_value(self, value: Any, declared: DeclaredShape) -> None:
         self._overlay.check_write(self, "restore")
@@ -132,7 +137,19 @@ class Functional(Overlay):
         only: the variables that may be written; by default all.
     """
 
-    __slots__ = ("_around", "_keeps", "_marks", "_only", "_saved", "_work", "created", "drafts", "missed", "written")
+    __slots__ = (
+        "_around",
+        "_keeps",
+        "_marks",
+        "_only",
+        "_saved",
+        "_work",
+        "created",
+        "drafts",
+        "missed",
+        "stale",
+        "written",
+    )
 
     pure = True
     #: Whether it finds out which variables there are, and the code runs again with their values given.
@@ -151,6 +168,7 @@ class Functional(Overlay):
         self._only = None if only is None else dict.fromkeys(only)
         self._saved: list[tuple[dict[Variable, _State], dict[Variable, None]]] = []  # one for each open transaction
         self._keeps = False
+        self.stale: Variable | None = None  # read here, and then written by another thread before it was written here
         self._work: Work | None = None  # holds what is written, if it is kept
         self._around: Overlay | None = None
         self._marks: dict[str, Any] = {}
@@ -216,8 +234,11 @@ class Functional(Overlay):
     def write(self, variable: Any) -> PureDraft:
         """The same, after other writers were kept out if the write is to be kept; `check_write` follows."""
         draft = self.drafts.get(variable)
-        if self._keeps and variable not in self.written:
-            self._reserve(variable, draft)
+        if variable not in self.written:
+            if self._keeps:
+                self._reserve(variable, draft)
+            elif self.lifted and isinstance(outer := self.outer, Functional):
+                outer.write(variable)  # reserved before it is read
         return self._miss(variable) if draft is None else draft
 
     def check_write(self, draft: PureDraft, operation: str) -> None:
@@ -246,6 +267,14 @@ class Functional(Overlay):
 
     def _miss(self, variable: Variable) -> PureDraft:
         """The draft of a variable that was not given."""
+        with self._place(variable._backend):
+            return self._draft_outside(variable)
+
+    def _place(self, backend: Backend) -> AbstractContextManager[None]:
+        """Where it is read: where this overlay was opened, also if it is missed in a loop of the library inside."""
+        return backend.at(self._marks.get(backend.name)) if backend.traces else nullcontext()
+
+    def _draft_outside(self, variable: Variable) -> PureDraft:
         self.missed[variable] = None
         outer = self.outer
         if outer is None:
@@ -261,6 +290,8 @@ class Functional(Overlay):
         with source._lock:
             draft._declared, draft._version = source._declared, source._version
             value = None if source._handle is None else source._stored()
+        if value is not None:
+            value = _scopes.seen_by_tapes(variable, value, outer if isinstance(outer, Functional) else None)
         draft._set(None if value is None else self.given(variable, value))
         self.drafts[variable] = draft
         return draft
@@ -361,6 +392,11 @@ class Functional(Overlay):
             if self._work is not None:
                 self._work.abandon(0)
 
+    def reserve(self, variables: Iterable[Variable]) -> None:
+        """Keeps other writers of some variables out from now on."""
+        for variable in sorted(variables, key=id):
+            self.write(variable)
+
     def _reserve(self, variable: Variable, draft: PureDraft | None) -> None:
         outer = self.outer
         if outer is not None:
@@ -370,14 +406,10 @@ class Functional(Overlay):
             self._work = Work()
             self._work.opened_for(self.what)
         self._work.hold(variable)
-        if draft is None or variable in self.created_here():
+        if draft is None or any(each is variable for each in self.created_here()):
             return
-        with variable._lock:
-            if draft._version == variable._version:
-                return
-            value = variable._stored()
-            draft._declared, draft._version = variable._declared, variable._version
-        if self.follows(variable):
+        if draft._version != variable._version:
+            self.stale = variable
             raise ConflictError(
                 describe(
                     self.what,
@@ -386,15 +418,10 @@ class Functional(Overlay):
                     "call it in sv.transaction(…, v), which keeps other writers out",
                 )
             )
-        draft._set(value)
 
     def created_here(self) -> list[Variable]:
         """The variables that the code has made and that are alive."""
         return [variable for each, _ in self.created if (variable := each()) is not None]
-
-    def follows(self, variable: Variable) -> bool:
-        """Whether something was derived from the value read, so that it must not change. A place for subclasses."""
-        return False
 
     def _keep(self) -> None:
         outer, work = self.outer, self._work
@@ -423,6 +450,29 @@ class Functional(Overlay):
     def values(self, variables: Iterable[Variable]) -> Iterator[Any]:
         """The values of some variables; None for one that has none."""
         return (self.read(variable)._snapshot for variable in variables)
+
+
+def keep_writes(what: str, run: Callable[[Functional], _Result], reserved: dict[Variable, None]) -> _Result:
+    """``run(overlay)`` inside an overlay of that name; what it has written is kept in the end.
+
+    If another thread writes a variable between its being read and written here, it runs again, with the variable
+    reserved: no update is lost, of the other thread or of this one.
+
+    Args:
+        reserved: variables that are known to be written; grows.
+    """
+    while True:
+        overlay = Functional(what)
+        known = reserved.copy()  # other threads may find some too
+        try:
+            with overlay.keeping(), overlay:
+                overlay.reserve(known)
+                return run(overlay)
+        except ConflictError:
+            stale = overlay.stale
+            if stale is None or stale in known or overlay.outer is not None:
+                raise
+            reserved[stale] = None
 
 
 class Lifted(Functional):

@@ -78,6 +78,9 @@ class Holding(Description):
         """Holds the variable, or returns who does."""
         with self._lock:
             holder = self._holder
+            if holder is not None and holder.lends:
+                holder.give_back(self)
+                holder = None
             if holder is None:
                 self._holder = hold
             elif holder.is_mine():
@@ -87,6 +90,9 @@ class Holding(Description):
     def _wait_for_holder(self, operation: str) -> None:
         """Lets the lock go until nobody holds the variable. Called and left with the lock taken."""
         while (holder := self._holder) is not None:
+            if holder.lends:
+                holder.give_back(self)
+                continue
             if _scopes.active and _scopes.inherits(holder) and not holder.is_mine():
                 raise ConflictError(
                     describe(
@@ -131,9 +137,9 @@ class Holding(Description):
     def _look(self, hold: Overlay) -> Any:
         """A draft to read, whatever other threads write: value and version belong together."""
         with self._lock:
+            value = None if self._handle is None else self._stored()  # first: it may bring the version up to date
             draft = self._draft(hold, hold.lock)
-            if self._handle is not None:
-                draft._snapshot = self._stored()
+            draft._snapshot = value
             return draft
 
     def _fork(self, hold: Overlay) -> Any:

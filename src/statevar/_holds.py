@@ -47,6 +47,9 @@ class Hold:
 
     __slots__ = ("_calls", "_ended", "_over", "_task", "_thread", "committing", "what")
 
+    #: Whether nobody need wait for it: `give_back` ends it for one variable.
+    lends: ClassVar[bool] = False
+
     def __init__(self, what: str) -> None:
         self.what = what
         self._thread = get_ident()
@@ -68,6 +71,10 @@ class Hold:
     def writes(self, variable: Any) -> bool:
         """Whether the variable is changing at this moment."""
         return self.committing
+
+    def give_back(self, variable: Any) -> None:
+        """Lets one variable go, at once. Called with its lock taken."""
+        raise NotImplementedError
 
     def end(self) -> None:
         """Lets everybody go who waits. May be called again if Ctrl-C came between."""

@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
+from numpy import ndarray
+
 from ._backend import Backend, HostArray, Operation
 from ._indexing import select
 from ._registry import owner_of
@@ -74,7 +76,7 @@ class Operators(ABC):
             TraceError: NumPy records a gradient, which would be lost.
         """
         value, backend = self.value, self._backend
-        if backend.is_host and operation != "bool" and backend.is_symbolic(value):
+        if backend.is_host and type(value) is not ndarray and operation != "bool" and backend.is_symbolic(value):
             raise TraceError(
                 describe(
                     operation,

@@ -77,7 +77,7 @@ class Protocols(Operators):
     def _for(self, backend: Backend) -> Any:
         """The value as a backend receives it."""
         value = self.value
-        return value if backend.owns(value) else self._backend.to_host(value)
+        return value if backend.owns(value) else self._host(f"a conversion for {backend.name}")
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> HostArray:
         host = self._host()

@@ -22,20 +22,26 @@ __all__ = [
     "autocast_dtype",
     "check_name",
     "close_overlay",
+    "close_tape",
     "current_device",
     "device",
     "inherits",
     "name_scope",
     "open_overlay",
+    "open_tape",
     "overlay",
     "path_of",
+    "seen_by_tapes",
+    "tapes",
     "unique_name",
+    "values_overlay",
 ]
 
 _names: ContextVar[tuple[str, ...]] = ContextVar("statevar_names", default=())
 _device: ContextVar[Any] = ContextVar("statevar_device", default=None)
 _autocast: ContextVar[str | None] = ContextVar("statevar_autocast", default=None)
 _overlay: ContextVar[Overlay | None] = ContextVar("statevar_overlay", default=None)
+_tapes: ContextVar[tuple[Any, ...]] = ContextVar("statevar_tapes", default=())
 
 #: An element for each autocast scope and overlay that is open in the process. While it is empty nobody need ask the
 #: ContextVars. A list, since its `append` and `pop` are atomic: a counter would need a lock.
@@ -151,6 +157,37 @@ def close_overlay(old: Overlay, before: Overlay | None) -> None:
     """Puts back what was there before, once or twice; ``active.pop()`` follows, once at most."""
     if _overlay.get() is old:
         _overlay.set(before)
+
+
+def values_overlay() -> Overlay | None:
+    """The overlay that holds values of its own, if one is open: what comes from a transaction is the variable's."""
+    current = overlay()
+    return current if current is not None and current.pure else None
+
+
+def tapes() -> tuple[Any, ...]:
+    """The gradient tapes that are open, from the outermost to the innermost."""
+    return _tapes.get()
+
+
+def open_tape(tape: Any) -> None:
+    """Has it asked at every read."""
+    active.append(None)
+    _tapes.set((*_tapes.get(), tape))
+
+
+def close_tape(tape: Any) -> None:
+    """Ends that."""
+    _tapes.set(tuple(each for each in _tapes.get() if each is not tape))
+    active.pop()
+
+
+def seen_by_tapes(variable: Any, value: Any, around: Overlay | None) -> Any:
+    """What a read gives, of a value that comes from an overlay of values, or from outside of all."""
+    for tape in _tapes.get():
+        if tape.around is around:
+            value = tape.see(variable, value)
+    return value
 
 
 def autocast_dtype() -> str | None:

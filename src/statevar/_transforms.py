@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -26,6 +27,19 @@ class Tape(ABC):
         Args:
             keep: the tape will be asked again.
         """
+
+    def pull_back(
+        self, target: Array, weight: Array | None, sources: Sequence[Array], *, keep: bool
+    ) -> list[Array | None]:
+        """`gradients` of the sum of ``target * weight``, of any shape; without a weight, of the sum of the target.
+
+        The sources may be computed arrays too. None for one on which the target does not depend. For `GradientTape`.
+        """
+        raise NotImplementedError
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Records nothing meanwhile. For `GradientTape`."""
+        raise NotImplementedError
 
     def concrete(self, array: Array) -> Array:
         """A computed array without what this tape has put around it; outer tapes still see it."""

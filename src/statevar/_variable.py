@@ -199,11 +199,13 @@ class Variable(Holding):
 
     def _read(self) -> Any:
         current = self._current() if _scopes.active else self
-        if self._guarded and current is self and not self._backend.may_read(None):
+        if self._guarded and not current._is_value and not self._backend.may_read(None):
             raise self._frozen_read()
         value = current._stored()
         if not _scopes.active:
             return value
+        if _scopes.tapes():
+            value = _scopes.seen_by_tapes(self, value, _scopes.values_overlay())
         cast_to = _scopes.autocast_dtype() if self._autocast else None
         if cast_to is None or cast_to == self._dtype_name:
             return value
@@ -425,6 +427,8 @@ class Variable(Holding):
     def _watched(self) -> Watchers:
         with self._lock:
             if self._watchers is None:
+                if self._holder is not None and self._holder.lends:
+                    self._holder.give_back(self)  # what has it does not tell
                 self._watchers = Watchers()
             return self._watchers
 

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary, ref
 
 from . import _scopes
 from ._backend import Backend
-from ._collect import variables_in
+from ._collect import slots_of
 from ._registry import default_backend, get_backend, loaded_backends, owner_of
 from ._transforms import Program
 from ._variable import Variable
@@ -163,10 +163,13 @@ def _reachable(roots: list[Any], met: dict[int, Any]) -> Iterator[Variable]:
         elif hasattr(each, "__wrapped__"):
             stack.append(each.__wrapped__)
         else:
-            try:
-                yield from variables_in("jit", [each])
-            except TypeError:
+            if isinstance(each, ModuleType | type):
                 continue
+            call = getattr(type(each), "__call__", None)
+            if isinstance(call, FunctionType):
+                stack.append(call)
+            stack.extend(getattr(each, "__dict__", {}).values())
+            stack.extend(getattr(each, slot) for slot in slots_of(type(each)) if hasattr(each, slot))
 
 
 def _held_by(function: FunctionType) -> list[Any]:

@@ -8,13 +8,12 @@ exception, nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import contextmanager
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._functional import Functional, Lifted
+from ._functional import Functional, Lifted, keep_writes
 from ._registry import default_backend, owner_of
 from ._trees import leaves, tree_map
 from ._variable import Variable
@@ -22,8 +21,6 @@ from .compilation import backend_of
 from .errors import ShapeError, TraceError, UninitializedError, describe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from ._backend import Array, Backend
     from ._transforms import Transforms
 
@@ -50,14 +47,6 @@ def _plain(leaf: Any) -> Any:
     return leaf.value if isinstance(leaf, Variable) else leaf
 
 
-@contextmanager
-def _kept(what: str) -> Iterator[Functional]:
-    """An overlay whose writes are kept in the end."""
-    base = Functional(what)
-    with base.keeping(), base:
-        yield base
-
-
 class _Lift:
     """Makes pure functions of code, with the values of the variables that it writes going in and coming out."""
 
@@ -67,7 +56,8 @@ class _Lift:
         self.written = list(dict.fromkeys(written))
 
     def values(self) -> list[Array]:
-        """What goes in."""
+        """What goes in. Nobody else writes the variables from now on."""
+        self._base.reserve(self.written)
         return [self._value(variable) for variable in self.written]
 
     def _value(self, variable: Variable) -> Array:
@@ -155,7 +145,8 @@ def scan(
     count = _length(xs, length)
     backend = _library((init, xs), body)
     transforms = backend.transforms()
-    with _kept("scan") as base:
+
+    def run(base: Functional) -> tuple[Any, Any]:
         if not transforms.lifts((init, xs)):
             return _scan_in_python(body, init, xs, count, reverse, transforms)
         example = tree_map(lambda x: x[0], xs) if count else xs
@@ -168,6 +159,8 @@ def scan(
         (carry, new), ys = transforms.scan(pure, (init, lift.values()), xs, count, reverse=reverse)
         lift.keep(new)
         return carry, ys
+
+    return keep_writes("scan", run, {})
 
 
 def _length(xs: Any, length: int | None) -> int:
@@ -218,7 +211,8 @@ def cond(pred: Any, true_fn: Callable[..., Any], false_fn: Callable[..., Any], *
     pred = _plain(pred)
     backend = _library((pred, operands), true_fn, false_fn)
     transforms = backend.transforms()
-    with _kept("cond") as base:
+
+    def run(base: Functional) -> Any:
         if not transforms.lifts((pred, operands)):
             return tree_map(_plain, (true_fn if bool(pred) else false_fn)(*operands))
         written = _written("cond", transforms, (true_fn, *operands), (false_fn, *operands))
@@ -230,6 +224,8 @@ def cond(pred: Any, true_fn: Callable[..., Any], false_fn: Callable[..., Any], *
         out, new = transforms.cond(pred, lifted(true_fn), lifted(false_fn), (lift.values(), operands))
         lift.keep(new)
         return out
+
+    return keep_writes("cond", run, {})
 
 
 # -- loops ----------------------------------------------------------------------------------------------------------
@@ -251,7 +247,8 @@ def while_loop(cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], i
     """
     backend = _library(init, body_fun, cond_fun)
     transforms = backend.transforms()
-    with _kept("while_loop") as base:
+
+    def run(base: Functional) -> Any:
         if not transforms.lifts(init):
             carry = init
             while _holds(cond_fun, carry):
@@ -268,6 +265,8 @@ def while_loop(cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], i
         )
         lift.keep(new)
         return carry
+
+    return keep_writes("while_loop", run, {})
 
 
 def _holds(cond_fun: Callable[[Any], Any], carry: Any) -> bool:
@@ -336,11 +335,13 @@ def vmap(
             raise ValueError(describe("vmap", f"expected {len(each_axis)} arguments, as in in_axes, got {len(args)}"))
         backend = next(iter(axes))._backend if axes else _library(args, fn)
         transforms = backend.transforms()
-        with _kept("vmap") as base:
+        by = _vmap_lifted if transforms.lifts(args) else _vmap_in_python
+
+        def run(base: Functional) -> Any:
             size = _axis_size(args, each_axis, axes, axis_size)
-            if not transforms.lifts(args):
-                return _vmap_in_python(fn, args, each_axis, out_axes, size, axes, base, transforms)
-            return _vmap_lifted(fn, args, each_axis, out_axes, size, axes, base, transforms)
+            return by(fn, args, each_axis, out_axes, size, axes, base, transforms)
+
+        return keep_writes("vmap", run, {})
 
     return mapped
 
@@ -497,7 +498,8 @@ def remat(fn: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(fn)
     def wrapped(*args: Any) -> Any:
         transforms = _library(args, fn).transforms()
-        with _kept("remat") as base:
+
+        def run(base: Functional) -> Any:
             seen: dict[Variable, Array] = {}
             written: list[Variable] = []
 
@@ -514,5 +516,7 @@ def remat(fn: Callable[..., Any]) -> Callable[..., Any]:
             for variable, value in zip(written, new, strict=True):
                 base.take_over(variable, value)
             return out
+
+        return keep_writes("remat", run, {})
 
     return wrapped

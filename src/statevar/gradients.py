@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
 
+from . import _scopes
 from ._backend import Array, Backend
 from ._dtypes import is_differentiable
-from ._functional import Functional
+from ._functional import Functional, keep_writes
 from ._nest import Nest
 from ._registry import owner_of
 from ._transforms import Tape
@@ -63,12 +64,13 @@ def value_and_grad(
         for variable in nest.variables:
             _check_asked(variable)
     found: dict[Variable, None] = {}  # grows with the calls
+    written: dict[Variable, None] = {}
 
     @wraps(fn)
     def wrapped(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
         for _ in range(_ATTEMPTS):
             wanted = found if nest is None else dict.fromkeys(nest.variables)
-            run = _Run(fn, args, kwargs, has_aux, wanted, discovers=nest is None)
+            run = _Run(fn, args, kwargs, has_aux, wanted, written, discovers=nest is None)
             value, gradients = run()
             if run.again:
                 found.update(run.again)
@@ -111,7 +113,7 @@ def _check_asked(variable: Variable) -> None:
 class _Recording(Functional):
     """Hands out the variables that gradients are wanted for as its library's leaves."""
 
-    __slots__ = ("_discovers", "_wanted", "backend", "leaves", "misses", "tape")
+    __slots__ = ("_discovers", "_opened_for", "_wanted", "backend", "leaves", "misses", "tape")
 
     lifted = True
 
@@ -121,6 +123,7 @@ class _Recording(Functional):
         self.misses: dict[Variable, None] = {}
         self.tape: Tape | None = None
         self.backend: Backend | None = None
+        self._opened_for: Backend | None = None
         self._wanted = wanted
         self._discovers = discovers
 
@@ -134,13 +137,45 @@ class _Recording(Functional):
         if not transforms.tapes:
             self.misses[variable] = None
             return value
-        if self.tape is None:
-            self.tape = transforms.tape()
+        if self._opened_for is not backend:
+            open_tapes(self.outer, backend)
+            self.open_tape(backend)
+        assert self.tape is not None
         leaf = self.leaves[variable] = self.tape.watch(value)
         return leaf
 
-    def follows(self, variable: Variable) -> bool:
-        return variable in self.leaves or variable in self._wanted
+    def make(self, variable: Variable, value: Array | None) -> None:
+        super().make(variable, value)
+        if value is not None and variable._backend.transforms().tapes:
+            self.written[variable] = None  # its first value is only here
+
+    def open_tape(self, backend: Backend) -> None:
+        """Has its tape made, if variables of this library may be wanted."""
+        first = next(iter(self._wanted), None)
+        expected = self.backend or (first._backend if first is not None else backend)
+        if expected is not backend or self._opened_for is backend:
+            return
+        if self.tape is not None:  # made on the chance, for another library
+            self.tape.close()
+        self.tape = backend.transforms().tape()
+        self._opened_for = backend
+
+
+def open_tapes(overlay: Any, backend: Backend) -> None:
+    """Has the tapes made that record in an overlay and around it, from the outermost to the innermost.
+
+    A tape may be made late, when something is read that it wants. But libraries take the one that was made first for
+    the outer one, and would lose the part of an outer gradient that goes through an inner one.
+    """
+    if isinstance(overlay, Functional):
+        open_tapes(overlay.outer, backend)
+        if isinstance(overlay, _Recording):
+            overlay.open_tape(backend)
+    else:
+        overlay = None
+    for tape in _scopes.tapes():
+        if tape.around is overlay:
+            tape.open_tape(backend)
 
 
 def _one_library(backend: Backend | None, variable: Variable) -> None:
@@ -165,12 +200,14 @@ class _Run:
         kwargs: Any,
         has_aux: bool,
         wanted: dict[Variable, None],
+        written: dict[Variable, None],
         *,
         discovers: bool,
     ) -> None:
         self._call: Callable[[], Any] = lambda: fn(*args, **kwargs)
         self._has_aux = has_aux
         self._wanted = wanted
+        self._written = written
         self._discovers = discovers
         self.again: dict[Variable, None] = {}
 
@@ -178,38 +215,40 @@ class _Run:
         for variable, other in zip(self._wanted, list(self._wanted)[1:], strict=False):
             _one_library(variable._backend, other)
         first = next(iter(self._wanted), None)
-        if first is not None and not first._backend.transforms().tapes:
-            return self._by_function(first._backend)
-        return self._by_tape()
+        by_function = first is not None and not first._backend.transforms().tapes
+        return keep_writes("value_and_grad", self._by_function if by_function else self._by_tape, self._written)
 
-    def _by_tape(self) -> tuple[Any, dict[Variable, Array]]:
+    def _by_tape(self, base: Functional) -> tuple[Any, dict[Variable, Array]]:
         frame = _Recording((), self._wanted, self._discovers)
-        with frame.keeping():
-            try:
-                with frame:
-                    loss, aux = self._split(self._call())
-                    for variable in self._wanted:
-                        frame.read(variable)
-                if frame.misses:
-                    self.again = frame.misses
-                    frame.written.clear()
-                    return None, {}
-                tape = frame.tape
-                if tape is None:  # no trainable variable was read
-                    return ((loss, aux) if self._has_aux else loss), {}
+        try:
+            with frame:
+                if self._wanted:
+                    open_tapes(frame, next(iter(self._wanted))._backend)
+                loss, aux = self._split(self._call())
+                for variable in self._wanted:
+                    frame.read(variable)
+            if frame.misses:
+                self.again = frame.misses
+                return None, {}
+            self._written.update(frame.written)
+            tape = frame.tape
+            if tape is None:  # no trainable variable was read
+                gradients: dict[Variable, Array] = {}
+            else:
                 leaves = list(frame.leaves)
-                gradients = tape.gradients(loss, [frame.leaves[each] for each in leaves], keep=False)
-                for draft in frame.drafts.values():
-                    if draft._snapshot is not None:
-                        draft._set(tape.concrete(draft._snapshot))
-                value = tape.concrete(loss)
+                found = tape.gradients(loss, [frame.leaves[each] for each in leaves], keep=False)
+                gradients = dict(zip(leaves, found, strict=True))
+                loss = tape.concrete(loss)
                 aux = tree_map(lambda leaf: tape.concrete(leaf) if owner_of(leaf) is frame.backend else leaf, aux)
-                return ((value, aux) if self._has_aux else value), dict(zip(leaves, gradients, strict=True))
-            finally:
-                if frame.tape is not None:
-                    frame.tape.close()
+            for variable in frame.written:
+                value = frame.drafts[variable]._snapshot
+                base.take_over(variable, value if tape is None else tape.concrete(value))
+            return ((loss, aux) if self._has_aux else loss), gradients
+        finally:
+            if frame.tape is not None:
+                frame.tape.close()
 
-    def _by_function(self, backend: Backend) -> tuple[Any, dict[Variable, Array]]:
+    def _by_function(self, base: Functional) -> tuple[Any, dict[Variable, Array]]:
         wanted = list(self._wanted)
         frames: list[_Recording] = []
 
@@ -218,22 +257,19 @@ class _Run:
             frames.append(frame)
             with frame:
                 loss, aux = self._split(self._call())
-                written = [(variable, frame.drafts[variable]._snapshot) for variable in frame.written]
-            return loss, (aux, [value for _, value in written])
+                news = list(frame.values(frame.written))
+            return loss, (aux, news)
 
-        base = Functional("value_and_grad")
-        with base.keeping():
-            with base:
-                values = [base.read(variable)._stored() for variable in wanted]
-                (loss, (aux, news)), gradients = backend.transforms().value_and_grad(pure, values)
-                frame = frames[-1]
-                if frame.misses:
-                    self.again = frame.misses
-                    base.written.clear()
-                    return None, {}
-                for variable, new in zip(frame.written, news, strict=True):
-                    base.take_over(variable, new)
-            return ((loss, aux) if self._has_aux else loss), dict(zip(wanted, gradients, strict=True))
+        values = [base.read(variable)._stored() for variable in wanted]
+        (loss, (aux, news)), gradients = wanted[0]._backend.transforms().value_and_grad(pure, values)
+        frame = frames[-1]
+        if frame.misses:
+            self.again = frame.misses
+            return None, {}
+        self._written.update(frame.written)
+        for variable, new in zip(frame.written, news, strict=True):
+            base.take_over(variable, new)
+        return ((loss, aux) if self._has_aux else loss), dict(zip(wanted, gradients, strict=True))
 
     def _split(self, out: Any) -> tuple[Any, Any]:
         if self._has_aux:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Self
+
+import numpy as np
 
 from . import _scopes
 from ._backend import Array, Backend
@@ -12,8 +14,10 @@ from ._convert import to_value
 from ._dtypes import is_differentiable
 from ._registry import owner_of
 from ._transforms import Tape
+from ._trees import leaves, tree_map
 from ._variable import Variable
 from .errors import DTypeError, TraceError, describe
+from .gradients import open_tapes
 
 __all__ = ["GradientTape"]
 
@@ -48,14 +52,13 @@ class GradientTape:
     array([2., 4.], dtype=float32)
     """
 
-    __slots__ = ("_accessed", "_entered", "_leaves", "_persistent", "_recording", "_tapes", "_token", "_used", "around")
+    __slots__ = ("_accessed", "_entered", "_leaves", "_persistent", "_recording", "_tapes", "_used", "around")
 
     def __init__(self, persistent: bool = False, watch_accessed_variables: bool = True) -> None:
         self._persistent = bool(persistent)
         self._accessed = bool(watch_accessed_variables)
         self._recording = False
         self._entered = False
-        self._token: Any = None
         #: The overlay of values in which it was entered: it watches what is read from that one.
         self.around: Any = None
         self.reset()
@@ -67,11 +70,11 @@ class GradientTape:
             raise RuntimeError(describe("GradientTape", "it was entered before", hint="make a new one"))
         self._entered = self._recording = True
         self.around = _scopes.values_overlay()
-        self._token = _scopes.open_tape(self)
+        _scopes.open_tape(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        _scopes.close_tape(self._token)
+        _scopes.close_tape(self)
         self._stop()
 
     def _stop(self) -> None:
@@ -100,7 +103,7 @@ class GradientTape:
         >>> tape.gradient(y, x)
         array([ 3., 12.])
         """
-        return _mapped(x, self._watch)
+        return tree_map(self._watch, x)
 
     def _watch(self, x: Any) -> Any:
         backend = x._backend if isinstance(x, Variable) else owner_of(x)
@@ -132,9 +135,8 @@ class GradientTape:
         return leaf
 
     def _tape_of(self, backend: Backend, path: str = "") -> Tape:
-        tape = self._tapes.get(backend)
-        if tape is not None:
-            return tape
+        if backend in self._tapes:
+            return self._tapes[backend]
         transforms = backend.transforms()
         if not transforms.tapes:
             raise TraceError(
@@ -145,13 +147,15 @@ class GradientTape:
                     "value, gradients = sv.value_and_grad(fn, variables)(…)",
                 )
             )
-        for outer in _scopes.tapes():  # an outer one must be the library's outer one too
-            if outer is self:
-                break
-            if outer._recording:
-                outer._tape_of(backend, path)
-        tape = self._tapes[backend] = transforms.tape()
-        return tape
+        open_tapes(self.around, backend)
+        if backend not in self._tapes:  # it does not record now
+            self._tapes[backend] = transforms.tape()
+        return self._tapes[backend]
+
+    def open_tape(self, backend: Backend) -> None:
+        """Has the tape of a library made."""
+        if self._recording and backend not in self._tapes:
+            self._tapes[backend] = backend.transforms().tape()
 
     def watched_variables(self) -> tuple[Variable, ...]:
         """The variables that are watched, in the order of their first reads.
@@ -159,7 +163,7 @@ class GradientTape:
         >>> import statevar as sv
         >>> v, w = sv.Variable(1.0, name="v"), sv.Variable(2.0, name="w")
         >>> with sv.GradientTape() as tape:
-        ...     _ = w * v
+        ...     y = w * 2 + v
         >>> [each.name for each in tape.watched_variables()]
         ['w', 'v']
         """
@@ -237,9 +241,9 @@ class GradientTape:
         >>> import statevar as sv
         >>> v, w = sv.Variable([1.0, 2.0]), sv.Variable(3.0)
         >>> with sv.GradientTape() as tape:
-        ...     y = np.sin(v)
+        ...     y = np.square(v)
         >>> tape.gradient(y, {"v": v, "w": w})
-        {'v': array([ 0.5403023 , -0.41614684], dtype=float32), 'w': None}
+        {'v': array([2., 4.], dtype=float32), 'w': None}
         """
         kind = getattr(unconnected_gradients, "value", unconnected_gradients)
         if kind not in _UNCONNECTED:
@@ -247,45 +251,47 @@ class GradientTape:
                 describe("gradient", f"expected unconnected_gradients 'none' or 'zero', got {unconnected_gradients!r}")
             )
         self._use()
-        targets: list[Any] = []
-        _mapped(target, targets.append)
-        seeds: list[Any] = []
-        if output_gradients is not None:
-            _mapped(output_gradients, seeds.append, whole=not isinstance(target, list | tuple | Mapping))
-            if len(seeds) != len(targets):
-                raise ValueError(
-                    describe("gradient", f"expected {len(targets)} output_gradients, got {len(seeds)}")
-                )
-        found = _mapped(sources, lambda source: self._gradient(targets, seeds or [None] * len(targets), source))
-        if not self._persistent:
-            self._leaves.clear()
-            self._tapes.clear()
-        return found if kind == "none" else _filled(found, sources)
+        weighted: list[tuple[Any, Any]] = []
+        if output_gradients is None:
+            weighted = [(each, None) for each in leaves(target)]
+        else:
+            tree_map(lambda each, weight: weighted.append((each, weight)), target, output_gradients)
+        found = self._added_up(weighted, sources)
+        self._done()
+        if kind == "none":
+            return found
+        return tree_map(lambda source, gradient: _zeros_of(source) if gradient is None else gradient, sources, found)
 
-    def _gradient(self, targets: list[Any], seeds: list[Any], source: Any) -> Any:
-        backend = _backend_of(source, "sources")
-        total = None
-        for target, seed in zip(targets, seeds, strict=True):
-            for gradient in self._pulled(target, seed, backend, self._leaves_of(source)):
+    def _added_up(self, weighted: list[tuple[Any, Any]], sources: Any) -> Any:
+        """The gradients of the sum of some targets, each times its weight, in the form of the sources."""
+        # What stands for each source, and what is known of its gradient. An array that was given twice is two.
+        parts = [(_backend_of(each, "sources"), self._standing_for(each)) for each in leaves(sources)]
+        totals: list[Any] = [None] * len(parts)
+        for target, weight in weighted:
+            backend = _backend_of(target, "target")
+            mine = [
+                (number, leaf) for number, (theirs, found) in enumerate(parts) if theirs is backend for leaf in found
+            ]
+            gradients = self._pulled(backend, target, weight, [leaf for _, leaf in mine])
+            for (number, _), gradient in zip(mine, gradients, strict=True):
                 if gradient is not None:
-                    total = gradient if total is None else total + gradient
-        return total
+                    totals[number] = gradient if totals[number] is None else totals[number] + gradient
+        remaining = iter(totals)
+        return tree_map(lambda _: next(remaining), sources)
 
-    def _pulled(self, target: Any, seed: Any, backend: Backend, leaves: list[Array]) -> list[Array | None]:
-        """The gradients of one target."""
-        tape = self._tapes.get(backend)
-        array = self._leaves_of(target)[-1:]
-        if tape is None or not leaves or not array or _backend_of(target, "target") is not backend:
-            return []
-        if seed is not None:
-            seed = to_value(seed, backend, backend.dtype_name(array[0]), operation="output_gradients", path="")
-        return tape.pull_back(array[0], seed, leaves, keep=True)
+    def _pulled(self, backend: Backend, target: Any, weight: Any, wanted: list[Array]) -> list[Array | None]:
+        tape, array = self._tapes.get(backend), self._standing_for(target)[-1:]
+        if tape is None or not array or not wanted:
+            return [None] * len(wanted)
+        if weight is not None:
+            weight = to_value(weight, backend, backend.dtype_name(array[0]), operation="output_gradients", path="")
+        return tape.pull_back(array[0], weight, wanted, keep=True)  # it is freed with the tape
 
-    def _leaves_of(self, source: Any) -> list[Array]:
-        """What stands for a source in the computation."""
-        leaves = self._leaves.get(source if isinstance(source, Variable) else _Identity(source))
-        if leaves is not None:
-            return [leaf for _, leaf in leaves]
+    def _standing_for(self, source: Any) -> list[Array]:
+        """What stands for a variable or an array in the computation."""
+        found = self._leaves.get(source if isinstance(source, Variable) else _Identity(source))
+        if found is not None:
+            return [leaf for _, leaf in found]
         return [] if isinstance(source, Variable) else [source]
 
     def _use(self) -> None:
@@ -300,6 +306,11 @@ class GradientTape:
         self._used = True
         if not self._persistent:
             self._stop()
+
+    def _done(self) -> None:
+        if not self._persistent:
+            self._leaves = {key: [] for key in self._leaves}  # the variables are still told; the graph is freed
+            self._tapes.clear()
 
     def jacobian(self, target: Any, sources: Any) -> Any:
         """The derivative of each element of a target with respect to each of the sources.
@@ -325,19 +336,38 @@ class GradientTape:
         """
         self._use()
         backend = _backend_of(target, "target")
-        shape, name = backend.shape(target), backend.dtype_name(target)
-        rows = _one_hot(shape)
+        shape = backend.shape(target)
+        flat, rows = list(leaves(sources)), []
+        for number in range(int(np.prod(shape))):
+            weight = np.zeros(shape)
+            weight.reshape(-1)[number] = 1
+            rows.append(self._added_up([(target, weight)], flat))
+        columns = iter([_stacked(backend, list(column), shape) for column in zip(*rows, strict=True)])
+        self._done()
+        return tree_map(lambda _: next(columns, None), sources)
 
-        def of(source: Any) -> Any:
-            parts = [self._gradient([target], [row], source) for row in rows]
-            return None if not parts or parts[0] is None else _stacked(backend, parts, shape)
 
-        del name
-        found = _mapped(sources, of)
-        if not self._persistent:
-            self._leaves.clear()
-            self._tapes.clear()
-        return found
+def _stacked(backend: Backend, parts: list[Any], shape: Any) -> Any:
+    """One array of the parts, with axes of this shape before their own; None if there is none."""
+    if parts[0] is None:
+        return None
+    for size in reversed(shape):
+        stack = backend.transforms().stack
+        parts = [stack(parts[start : start + size]) for start in range(0, len(parts), size)]
+    return parts[0]
+
+
+def _backend_of(x: Any, what: str) -> Backend:
+    backend = x._backend if isinstance(x, Variable) else owner_of(x)
+    if backend is None:
+        raise TypeError(describe("gradient", f"expected variables or arrays as {what}, got {type(x).__name__}"))
+    found: Backend = backend
+    return found
+
+
+def _zeros_of(source: Any) -> Any:
+    value = source.value if isinstance(source, Variable) else source
+    return _backend_of(source, "sources").transforms().zeros_like(value)
 
 
 class _Identity:

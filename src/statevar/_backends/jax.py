@@ -10,8 +10,10 @@ from __future__ import annotations
 import operator
 import sys
 import threading
+import warnings
+from contextlib import AbstractContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +29,7 @@ from ..errors import DTypeError, describe
 if TYPE_CHECKING:
     from .._transforms import Transforms
 
-__all__ = ["BACKEND", "Same", "by_identity"]
+__all__ = ["BACKEND", "Lent", "Same", "by_identity", "is_eager"]
 
 _WIDE = {"int64": "int32", "uint64": "uint32", "float64": "float32", "complex128": "complex64"}
 _CLOSED: tuple[Operation, ...] = (
@@ -38,10 +40,13 @@ _CLOSED: tuple[Operation, ...] = (
     operator.or_,
     operator.xor,
 )
+
+
 def _hook(name: str) -> Any:
     """A semi-public function or object of JAX, wherever this version keeps it; None if it has none."""
-    for module in ("jax.extend.core", "jax.core", "jax._src.core"):
-        found = getattr(sys.modules.get(module), name, None)
+    for module in ("jax.extend.core", "jax._src.core", "jax.core"):
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # it moves now and then
+            found = getattr(sys.modules.get(module), name, None)
         if found is not None:
             return found
     return None
@@ -50,7 +55,8 @@ def _hook(name: str) -> Any:
 _context = _hook("trace_ctx")  # its ``trace`` is the fastest to ask
 _take = _hook("take_current_trace")
 _Eager = _hook("EvalTrace")
-_STAGING = "DynamicJaxprTrace"  # of jit, and of the bodies of scan, cond and checkpoint: what is traced is kept
+# Of grad and vmap, which keep nothing. Any other may be that of jit, or of a body of scan, cond or checkpoint.
+_PASSING = frozenset({"JVPTrace", "LinearizeTrace", "BatchTrace"})
 
 
 def _trace() -> Any:
@@ -61,6 +67,13 @@ def _trace() -> Any:
         return object()
     with _take() as trace:
         return trace
+
+
+def is_eager() -> bool:
+    """Whether no transform of JAX runs; where JAX does not tell, none that keeps what it traces."""
+    if _Eager is None or (_context is None and _take is None):
+        return not _under_jit()
+    return type(_trace()) is _Eager
 
 
 def _is_staged() -> bool:
@@ -103,6 +116,39 @@ class _Handle:
         self.published = published
 
 
+class Lender(Protocol):
+    """What has the arrays of some variables, and gives one back when it is asked for."""
+
+    def recall(self, handle: Lent) -> None: ...
+
+
+class Lent:
+    """The handle of a variable whose array a compiled program has, to write it without asking at every call.
+
+    Whoever looks at the array gets it back, and the variable is as any other.
+    """
+
+    __slots__ = ("_lender", "index", "own", "published")
+
+    def __init__(self, lender: Lender, index: int) -> None:
+        self._lender = lender
+        self.index = index
+        self.own: Any = None  # the array, once it was given back
+        self.published: Any = None
+
+    @property
+    def array(self) -> Any:
+        if self.own is None:
+            self._lender.recall(self)
+        return self.own
+
+    @array.setter
+    def array(self, array: Any) -> None:
+        if self.own is None:
+            self._lender.recall(self)
+        self.own = array
+
+
 class JAXBackend(Backend):
     name = "jax"
     replaceable = True
@@ -127,18 +173,18 @@ class JAXBackend(Backend):
 
     def may_read(self, mark: Any, now: Any = None) -> bool:
         if now is None:
-            if mark is None and _context is not None and type(_context.trace) is _Eager:
-                return True  # the usual case: an eager read
+            if mark is None:
+                # The usual case, an eager read; else jit and its like keep what they trace, at whatever depth.
+                return (_context is not None and type(_context.trace) is _Eager) or not _under_jit()
             now = _trace()
-        trace = now
-        while trace is not mark:
-            kind = type(trace)
-            if kind is _Eager:
+        while now is not mark:
+            kind = type(now)
+            if kind is _Eager or kind.__name__ == "EvalTrace":
                 return mark is None
-            if kind.__name__ == _STAGING:
+            if kind.__name__ not in _PASSING:
                 return False
-            trace = getattr(trace, "parent_trace", None)
-            if trace is None:  # JAX does not tell: it may be anything
+            now = getattr(now, "parent_trace", None)
+            if now is None:  # JAX does not tell: it may be anything
                 return False
         return True
 
@@ -238,9 +284,13 @@ class JAXBackend(Backend):
 
     # -- a handle's life ---------------------------------------------------------------------------------
 
+    def concretely(self) -> AbstractContextManager[Any]:
+        context: AbstractContextManager[Any] = jax.ensure_compile_time_eval()
+        return context
+
     def create(self, array: Any, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
         if _under_jit():  # a variable made while JAX traces holds an array all the same
-            with jax.ensure_compile_time_eval():
+            with self.concretely():
                 return self._create(array, device)
         return self._create(array, device)
 
@@ -317,6 +367,11 @@ class JAXBackend(Backend):
         if not where.of_shape:
             return array.reshape(1)[where.flat()]
         return array[where.coordinates()]
+
+    def unseen_writes(self, handle: Any) -> int:
+        if type(handle) is Lent:
+            handle.array  # noqa: B018  # brings the variable's version up to date
+        return 0
 
 
 # Compiled on first use, one for each shape; the donating one writes in place.

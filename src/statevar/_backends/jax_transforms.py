@@ -7,9 +7,11 @@ grow, and a warm call is JAX's own dispatch between two loops over the variables
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import starmap
+from threading import get_ident
 from typing import Any
 
 import jax
@@ -18,18 +20,17 @@ import jax.numpy as jnp
 from .. import _scopes
 from .._calls import Call, Tracing
 from .._holds import Hold
-from .._shapes import fits
 from .._transforms import Program, Transforms
 from .._variable import Variable
 from ..errors import TraceError, describe
-from .jax import by_identity
+from .jax import by_identity, is_eager
+from .jax_residence import Held, Residence
 
 __all__ = ["TRANSFORMS"]
 
 _ATTEMPTS = 50  # each finds at least one variable more
 _MAKES = 3  # traces that may make variables which live on
 _ONCE = ((),)
-_copy = jax.jit(jnp.copy)
 
 
 class JAXTransforms(Transforms):
@@ -84,47 +85,39 @@ class _Again(BaseException):
     """Aborts a trace that met a variable for the first time; no ``except Exception`` of the user's sees it."""
 
 
-class _Held(Exception):  # noqa: N818  # no error: it ends a wait with locks in hand
-    def __init__(self, variable: Variable, holder: Hold) -> None:
-        self.variable, self.holder = variable, holder
+class _Changed(Exception):  # noqa: N818  # no error: it ends an attempt
+    """A variable was written, or called back, between two looks at it."""
+
+
+class _Untraced(BaseException):
+    """JAX began to trace in the middle of a call, with locks taken: the trace is made without them."""
 
 
 class _Config:
     """The variables that a program is known to touch, and the compiled function for them."""
 
-    __slots__ = (
-        "call",
-        "careful",
-        "cold",
-        "donates",
-        "known",
-        "locks",
-        "ordered",
-        "read",
-        "releases",
-        "reshapes",
-        "written",
-    )
+    __slots__ = ("__weakref__", "call", "caller", "careful", "cold", "home", "known", "read", "reshapes", "written")
 
     def __init__(self, jit: _Jit, written: tuple[Variable, ...], read: tuple[Variable, ...]) -> None:
         self.written, self.read = written, read
         self.known = written + read
-        self.ordered = sorted(self.known, key=id)
-        # Bound once: a warm call over a hundred variables has 0.1 us for each.
-        self.locks = [variable._lock for variable in self.ordered]
-        self.releases = [lock.release for lock in self.locks]
+        self.home = Residence(written)
         self.cold = True  # nothing was compiled yet
+        self.caller = 0  # the thread whose call is under way, with a lock taken
         self.reshapes = False  # whether a program gives a variable another shape
         program = jit.program
-        self.donates = program.donate
         make = partial(
             jax.jit,
             partial(jit.trace, self),
             static_argnums=tuple(n + 2 if n >= 0 else n for n in program.static_argnums) or None,
             static_argnames=program.static_argnames or None,
         )
-        self.call = make(donate_argnums=(0,)) if self.donates else make()
-        self.careful = make()  # inside a transaction, which may still drop the new values
+        self.careful = make()  # gives back the new values, and leaves the old
+        self.call = make(donate_argnums=(0,)) if program.donate else self.careful
+
+    def __del__(self) -> None:
+        if hasattr(self, "home"):
+            self.home.give_all_back()
 
 
 class _Jit:
@@ -135,111 +128,111 @@ class _Jit:
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         config = self._config
-        if config.cold or _scopes.active:
+        if config.cold or _scopes.active or config.home.missing or not is_eager():
             return self._carefully(args, kwargs)
         try:
-            return self._alone(config, args, kwargs)
-        except (_Again, _Held):
+            return self._at_home(config, args, kwargs)
+        except (_Again, _Untraced, _Changed):
             return self._carefully(args, kwargs)
 
     def _carefully(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A call that may have to trace, to wait, or to tell variables among its arguments apart."""
-        run = self._alone if not _scopes.active or _scopes.overlay() is None else self._within
+        """A call that may have to trace, to wait, to fetch variables, or that is part of something."""
+        part = _scopes.active and _scopes.overlay() is not None
+        eager = is_eager()
         for _ in range(_ATTEMPTS):
             config = self._config
             by_identity.on = True
             try:
-                if config.cold and run == self._alone:  # no lock is held while JAX first traces and compiles
-                    values = [[_array(each) for each in some] for some in (config.written, config.read)]
-                    config.call.lower(*values, *args, **kwargs).compile()
-                    config.cold = False
-                return run(config, args, kwargs)
+                if not eager:
+                    return self._in_a_trace(config, args, kwargs)
+                if part:
+                    return self._within(config, args, kwargs)
+                if config.cold:
+                    self._compile(config, args, kwargs)
+                by_identity.on = False
+                if config.reshapes or (config.home.missing and not config.home.lend(copies=self.program.donate)):
+                    by_identity.on = True
+                    return self._within(config, args, kwargs)
+                return self._at_home(config, args, kwargs)
             except _Again:
                 continue
-            except _Held as met:
-                variable, holder = met.variable, met.holder
-                holder.wait("jit", variable.path, lambda: variable._holder is holder)  # noqa: B023  # called at once
+            except _Untraced:
+                config.cold = True
+            except _Changed:
+                time.sleep(0)
+            except Held as met:
+                _wait(met.variable, met.holder)
             finally:
                 by_identity.on = False
-        raise TraceError(describe("jit", "every trace of the function touches other variables"))
+        return self._within(self._config, args, kwargs)  # others write all the time: keep them out
 
-    def _alone(self, config: _Config, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A call outside of any transaction: in place of the old values.
+    def _compile(self, config: _Config, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Traces and compiles while no lock is held; the call that follows finds it done."""
+        values = [[_array(each) for each in some] for some in (config.written, config.read)]
+        config.call.lower(*values, *args, **kwargs).compile()
+        config.cold = False
 
-        One function, since each call of Python's takes 0.1 us of the 5 that JAX takes for a small program.
-        """
+    def _at_home(self, config: _Config, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call outside of any transaction, on the arrays in its residence."""
+        home = config.home
+        # Published snapshots, so that nobody donates them; if all are there still when the lock is taken, and no other
+        # write comes between, then they and what is written belong to one moment.
+        read = [each._snapshot if each._snapshot is not None else _published(each) for each in config.read]
         kept: list[Any] = []
-        handles: list[Any] = []
-        written = config.written
-        watched = False
-        try:
-            for variable in config.ordered:
-                variable._lock.acquire()
-                if (holder := variable._holder) is not None:
-                    raise _Held(variable, holder)
-            handles = [variable._handle for variable in written]
-            for variable in written:
-                variable._snapshot = None
-            if config.donates:
-                values = [None if h is None else h.array if h.published is None else _copy(h.array) for h in handles]
-            else:
-                values = [None if h is None else h.array for h in handles]
-            read = [_array(variable) for variable in config.read] if config.read else []
+        with home.lock:
+            if home.missing:
+                raise _Changed
+            for variable, value in zip(config.read, read, strict=True):
+                if variable._snapshot is not value:
+                    raise _Changed
+            config.caller = get_ident()
             by_identity.on = True
-            # C code puts the result into the list before Python looks for signals: the old values are gone by then.
-            if kwargs:
-                kept.extend(starmap(partial(config.call, values, read, *args, **kwargs), _ONCE))
-            else:
-                kept.extend(map(config.call, (values,), (read,), *zip(args, strict=False)))
-            by_identity.on = False
-            out, news = kept[0]
-            if config.reshapes or None in handles:
-                _store_anew(written, news)
-                watched = True
-            else:
-                for variable, handle, array in zip(written, handles, news, strict=True):
-                    handle.array = array
-                    handle.published = None
-                    variable._version += 1
-                    if variable._watchers is not None:
-                        variable._watchers.record(variable._version)
-                        watched = True
-            for release in config.releases:
-                release()
-        except BaseException:
-            # No call that Python runs stands before this loop: Ctrl-C comes where one begins.
-            by_identity.on = False
-            interrupt: KeyboardInterrupt | None = None
-            while True:
-                try:
-                    if kept:
-                        _store_anew(written, kept[0][1])
-                    elif handles:
-                        _put_back(written)
-                    for lock in config.locks:
-                        if lock._is_owned():
-                            lock.release()
-                    break
-                except KeyboardInterrupt as error:
-                    interrupt = error
-            if interrupt is not None:
-                raise interrupt from None
-            raise
-        if watched:
-            for variable in written:
-                variable._deliver()
-        return out
+            try:
+                # C code puts the result into the list before Python looks for signals: the old values are gone by then.
+                if kwargs:
+                    kept.extend(starmap(partial(config.call, home.values, read, *args, **kwargs), _ONCE))
+                else:
+                    kept.extend(map(config.call, (home.values,), (read,), *zip(args, strict=False)))
+            finally:
+                by_identity.on = False
+                config.caller = 0
+                if kept:
+                    home.values = kept[0][1]
+                    home.calls += 1
+                else:
+                    home.drop_deleted()
+        return kept[0][0]
 
     def _within(self, config: _Config, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A call inside a transaction, as a part of it."""
+        """A call as a transaction, or as part of one."""
         with Call("jit", config.known) as call:
             values = [[call.read(each) for each in some] for some in (config.written, config.read)]
             out, news = config.careful(*values, *args, **kwargs)
-            call.keep(zip(config.written, news, strict=True))
+            call.keep((variable, new) for variable, new in zip(config.written, news, strict=True) if new is not None)
+        return out
+
+    def _in_a_trace(self, config: _Config, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call in a transform that is not ours: what it computes may be traced, and cannot be kept."""
+        for variable in config.read:
+            variable.value  # noqa: B018  # raises if the transform would keep it for ever
+        out, _ = config.careful(
+            [_array(each) for each in config.written], [_array(each) for each in config.read], *args, **kwargs
+        )  # noqa: E501
+        if config.written:
+            raise TraceError(
+                describe(
+                    "jit",
+                    "the function writes this variable, and is called inside a transform of JAX, which would lose it",
+                    config.written[0].path,
+                    "use sv.jit, sv.grad, sv.scan, sv.vmap… in place of that transform, or sv.functionalize",
+                )
+            )
         return out
 
     def trace(self, config: _Config, written: Any, read: Any, *args: Any, **kwargs: Any) -> Any:
         """The pure function; runs only while JAX traces."""
+        if config.caller == get_ident():
+            raise _Untraced
         by_identity.on = False
         try:
             frame = Tracing("jit", zip(config.known, (*written, *read), strict=True))
@@ -296,29 +289,17 @@ def _array(variable: Variable) -> Any:
     return None if handle is None else handle.array
 
 
-def _store_anew(variables: Sequence[Variable], arrays: Sequence[Any]) -> None:
-    """Also first values, and others shapes; may be begun again. The locks are taken."""
-    for variable, array in zip(variables, arrays, strict=True):
-        if array is None or _array(variable) is array:
-            continue
-        handle = variable._backend.create(array, declared=(), device=None, trainable=False)
-        handle.published = None  # nobody else has it
-        variable._shape = array.shape
-        if not fits(array.shape, variable._declared):
-            variable._declared = array.shape
-        variable._handle = handle
-        variable._version += 1
-        if variable._watchers is not None:
-            variable._watchers.record(variable._version)
+def _published(variable: Variable) -> Any:
+    return None if variable._handle is None else variable._stored()
 
 
-def _put_back(variables: Sequence[Variable]) -> None:
-    """After an error: the old values, those that the program has not eaten."""
-    for variable in variables:
-        handle = variable._handle
-        if handle is not None and handle.array.is_deleted():
-            variable._handle = handle = None  # reading says that there is none
-        variable._snapshot = None if handle is None else handle.published
+def _wait(variable: Variable, holder: Hold) -> None:
+    if holder.lends:
+        with variable._lock:
+            if variable._holder is holder:
+                holder.give_back(variable)
+    else:
+        holder.wait("jit", variable.path, lambda: variable._holder is holder)
 
 
 TRANSFORMS = JAXTransforms()

@@ -208,11 +208,16 @@ class NumPyBackend(Backend):
 
     def receive(self, array: Any, dtype: Any = None) -> HostArray:
         if _is_box(array):
-            return array if dtype is None else array.astype(dtype)
+            boxed: HostArray = array if dtype is None else array.astype(dtype)
+            return boxed
         return np.asarray(array, dtype)
 
     def cast(self, array: HostArray, dtype: Any) -> HostArray:
-        return (array if _is_box(array) else np.asarray(array)).astype(dtype)
+        if not _is_box(array):
+            return np.asarray(array).astype(dtype)
+        with np.errstate(over="ignore"):  # whoever minds asks `in_range`
+            boxed: HostArray = array.astype(dtype)
+        return boxed
 
     def sealed(self, array: Any, *, fresh: bool) -> Any:
         if type(array) is np.ndarray and array.flags.writeable:

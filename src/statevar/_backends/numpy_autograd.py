@@ -7,7 +7,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, NoReturn
 
@@ -17,6 +18,7 @@ import numpy as np
 from autograd.core import VJPNode, add_outgrads, primitive_vjps
 from autograd.extend import defvjp, primitive
 from autograd.numpy.numpy_boxes import ArrayBox
+from autograd.numpy.numpy_vjps import unbroadcast
 from autograd.numpy.numpy_vspaces import ArrayVSpace
 from autograd.tracer import Box, isbox, notrace_primitives, trace_primitives_map, trace_stack
 from autograd.util import toposort
@@ -34,7 +36,7 @@ __all__ = ["Tape", "put"]
 class _Node(VJPNode):  # type: ignore[misc]  # autograd has no types
     """One step of a computation: what it was computed from, and how its gradient goes back there."""
 
-    __slots__ = ("again", "tape")
+    __slots__ = ("again", "parents", "tape", "vjp")
 
     def __init__(self, value: Any, fun: Any, args: Any, kwargs: Any, argnums: Any, parents: Any) -> None:
         self.tape: Tape = parents[0].tape
@@ -47,7 +49,7 @@ class _Node(VJPNode):  # type: ignore[misc]  # autograd has no types
             self.again = lambda: _again(fun, args, kwargs, argnums, parents)
             return
         try:
-            self.vjp = primitive_vjps[fun](argnums, value, args, kwargs)
+            self.vjp = (_where if fun.fun is np.where else primitive_vjps[fun])(argnums, value, args, kwargs)
         except KeyError:
             _no_gradient(_name(fun))
         except (AssertionError, NotImplementedError, TypeError) as error:  # for these arguments
@@ -63,6 +65,17 @@ class _Node(VJPNode):  # type: ignore[misc]  # autograd has no types
 
 # The set and not a copy: what is registered later counts too.
 notrace_primitives[_Node] = notrace_primitives[VJPNode]
+
+
+def _where(argnums: Any, _: Any, args: Any, kwargs: Any) -> Callable[[Any], Any]:
+    """The gradient of ``np.where``: autograd's own forgets what was broadcast."""
+    condition = args[0]
+
+    def part(argnum: int, g: Any) -> Any:
+        chosen = anp.where(condition, g, 0) if argnum == 1 else anp.where(condition, 0, g)
+        return unbroadcast(chosen, anp.metadata(args[argnum]))
+
+    return lambda g: [part(argnum, g) if argnum else None for argnum in argnums]
 
 
 def _is_whole(value: Any) -> bool:
@@ -146,7 +159,9 @@ class NumPyBox(ArrayBox):  # type: ignore[misc]  # autograd has no types
             return function(*args, **kwargs)  # concatenate and its like, written for boxes; shape and its like
         if function is not None and (function in primitive_vjps or function in notrace_primitives[_Node]):
             # autograd looks for boxes among the arguments and not in lists.
-            return function(*[anp.array(each) if _holds_box(each) and not isbox(each) else each for each in args], **kwargs)
+            return function(
+                *[anp.array(each) if _holds_box(each) and not isbox(each) else each for each in args], **kwargs
+            )
         plain = getattr(func, "_implementation", None)
         if plain is None:
             _no_gradient(_name(func))
@@ -210,8 +225,8 @@ class NumPyBox(ArrayBox):  # type: ignore[misc]  # autograd has no types
     def __rfloordiv__(self, other: Any) -> Any:
         return anp.floor_divide(other, self)
 
-    real = property(lambda self: anp.real(self))
-    imag = property(lambda self: anp.imag(self))
+    real = property(anp.real)
+    imag = property(anp.imag)
     dot = anp.dot
     conj = anp.conj
     nbytes = property(lambda self: np.asarray(_unboxed(self)).nbytes)
@@ -240,15 +255,17 @@ def _refuse_out(function: Any, kwargs: dict[str, Any]) -> None:
     out = kwargs.pop("out", None)
     if any(each is not None for each in (out if isinstance(out, tuple) else (out,))):
         raise TraceError(
-            describe(
-                f"np.{_name(function)}", "out= would lose the gradient", hint="use what the function returns"
-            )
+            describe(f"np.{_name(function)}", "out= would lose the gradient", hint="use what the function returns")
         )
 
 
 def _by_position(function: Any) -> NoReturn:
     raise TraceError(
-        describe(f"np.{_name(function)}", "autograd does not see an array that is passed by keyword", hint="pass it by position")
+        describe(
+            f"np.{_name(function)}",
+            "autograd does not see an array that is passed by keyword",
+            hint="pass it by position",
+        )
     )
 
 
@@ -340,18 +357,18 @@ def _turns(positions: HostArray) -> list[HostArray]:
 
 # -- the tape ---------------------------------------------------------------------------------------------------
 
-# Where boxes of two tapes meet, autograd takes the one with the larger number for that of the inner tape. Its own counter
-# goes down when a trace ends, in whatever thread: two tapes got one number. Ours only grows, and is far enough ahead
-# that traces of autograd itself, which may be open around or inside a tape of ours, keep their order.
+# Where boxes of two tapes meet, autograd takes the one with the larger number for that of the inner tape. Its own
+# counter goes down when a trace ends, in whatever thread: two tapes may get one number. Ours only grows, and is far
+# enough ahead that traces of autograd itself, open around or inside a tape of ours, keep their order.
 _ROOM = 1000
-_last = 0
+_last: int = 0
 _lock = threading.Lock()
 
 
 def _new_number() -> int:
     global _last  # noqa: PLW0603  # as autograd's own
     with _lock:
-        _last = max(_last, trace_stack.top) + _ROOM
+        _last = max(_last, int(trace_stack.top)) + _ROOM
         trace_stack.top = _last + _ROOM // 2
         return _last
 
@@ -367,30 +384,34 @@ class Tape(_transforms.Tape):
         return NumPyBox(array, self.id, _Node.leaf(self))
 
     def gradients(self, target: Array, sources: Sequence[Array], *, keep: bool) -> list[Array]:
-        found = self.pull_back(target, None, sources)
-        return [
-            _zeros(each) if gradient is None else gradient for each, gradient in zip(sources, found, strict=True)
-        ]
+        found = self.pull_back(target, None, sources, keep=keep)
+        return [_zeros(each) if gradient is None else gradient for each, gradient in zip(sources, found, strict=True)]
 
-    def pull_back(self, target: Array, seed: Array | None, sources: Sequence[Array]) -> list[Array | None]:
-        """The gradients of the sum of ``target * seed``; None where the target does not depend on a source."""
+    def pull_back(
+        self, target: Array, weight: Array | None, sources: Sequence[Array], *, keep: bool
+    ) -> list[Array | None]:
         nodes = [self._mine(each) for each in sources]
         box = self._mine(target)
         if box is None:
             return [None] * len(nodes)
-        seed = np.ones(box.shape, box.dtype) if seed is None else seed
         wanted = {each._node for each in nodes if each is not None}
-        outgrads = {box._node: (seed, False)}
+        outgrads = {box._node: (np.ones(box.shape, box.dtype) if weight is None else weight, False)}
         found: dict[_Node, Any] = {}
         for node in toposort(box._node):
-            gradient, mutable = outgrads.pop(node)
+            gradient, _ = outgrads.pop(node)
             if node in wanted:
                 found[node] = gradient
             for parent, part in zip(node.parents, node.vjp(gradient), strict=True):
                 outgrads[parent] = add_outgrads(outgrads.get(parent), part)
-        return [
-            None if each is None or each._node not in found else _like(found[each._node], each) for each in nodes
-        ]
+        return [None if each is None or each._node not in found else _like(found[each._node], each) for each in nodes]
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        before, self.recording = self.recording, False
+        try:
+            yield
+        finally:
+            self.recording = before
 
     def _mine(self, array: Any) -> Any:
         """The box of this tape inside those of inner ones, if there is one."""
@@ -410,6 +431,14 @@ class Tape(_transforms.Tape):
 def _like(gradient: Any, source: Any) -> Any:
     """A gradient in the dtype of what it is a gradient of."""
     dtype = source.dtype
+    if gradient.shape != source.shape:
+        raise TraceError(
+            describe(
+                "gradient",
+                f"the package autograd gives one of shape {gradient.shape} for a value of shape {source.shape}",
+                hint="broadcast by hand: one of the functions used forgets it",
+            )
+        )
     if isbox(gradient):
         return gradient if gradient.dtype == dtype else gradient.astype(dtype)
     if np.iscomplexobj(gradient) and dtype.kind != "c":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 from weakref import ref
 
@@ -101,13 +102,14 @@ class _Jit:
     def _learn(self, run: _Run, held: list[Variable]) -> bool:
         """Remembers what a call has touched; whether that was more than it held."""
         new = run.touched.keys() - set(map(id, held))
-        known = self._known
         for number in new:
-            variable = run.touched[number]()
-            if variable is not None:
-                # The id may belong to another variable by the time this one is forgotten.
-                known[number] = ref(variable, lambda gone, number=number: known.get(number) is gone and known.pop(number))
+            if (variable := run.touched[number]()) is not None:
+                self._known[number] = ref(variable, partial(self._forget, number))
         return bool(new)
+
+    def _forget(self, number: int, gone: ref[Variable]) -> None:
+        if self._known.get(number) is gone:  # or the number is another variable's by now
+            del self._known[number]
 
     def _static(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The static arguments of a call: with others it is another program."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import operator
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +41,11 @@ except ImportError:  # not public: without it, a gradient that tf.recompute_grad
     def _tapes_are_stopped() -> bool:
         return False
 
+
+try:
+    from tensorflow.python.ops.resource_variable_ops import ResourceVariable as _Resource
+except ImportError:  # not public: without it, a tf.function lets variables be made in its first trace only
+    _Resource = tf.Variable
 
 if TYPE_CHECKING:
     from .._transforms import Transforms
@@ -125,16 +132,16 @@ class TensorFlowBackend(Backend):
             graph.watch_variable = _accessed
         return mark
 
-    def may_read(self, mark: Any) -> bool:
+    def may_read(self, mark: Any, now: Any = None) -> bool:
         if mark is None:  # the variable itself: its own operations are right in any graph
             return True
         opened, _, stopped = mark
-        if _tapes_are_stopped() != stopped:  # in tf.recompute_grad, which gives what it closes over no gradient
+        graph, _, stopped_now = _where() if now is None else now
+        if stopped_now != stopped:  # in tf.recompute_grad, which gives what it closes over no gradient
             return False
-        if tf.executing_eagerly():
-            return opened is None
-        graph = tf.compat.v1.get_default_graph()
         while graph is not opened:
+            if graph is None:
+                return False
             # A tf.function inside would capture the value of now, and be called again with it.
             if type(graph).__name__ not in _INLINE and not getattr(graph, "_statevar_inlined", False):
                 return False
@@ -143,6 +150,15 @@ class TensorFlowBackend(Backend):
 
     def may_write(self, mark: Any) -> bool:
         return mark is None or _where() == mark
+
+    @contextmanager
+    def at(self, mark: Any) -> Iterator[None]:
+        graph = None if mark is None else mark[0]
+        if graph is None or graph is tf.compat.v1.get_default_graph():
+            yield
+        else:
+            with graph.as_default(), tf.control_dependencies(None):
+                yield
 
     def transforms(self) -> Transforms:
         from .tensorflow_transforms import TRANSFORMS  # noqa: PLC0415  # for those who differentiate or compile
@@ -237,9 +253,14 @@ class TensorFlowBackend(Backend):
     # -- a handle's life ---------------------------------------------------------------------------------
 
     def create(self, array: Any, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
-        with tf.init_scope(), tf.device(array.device if device is None else device):
+        device = array.device if device is None else device
+        kind = tf.Variable if tf.executing_eagerly() else _Resource
+        if tf.is_symbolic_tensor(array) and (known := tf.get_static_value(array)) is not None:
+            array = known  # a constant of the graph, which is not for `init_scope`
+        with tf.init_scope(), tf.device(device):
             shape = tf.TensorShape(None if declared is ... else declared)
-            variable = tf.Variable(array, trainable=trainable, shape=shape)
+            # `tf.Variable` asks the tf.function that is traced, also here outside of it.
+            variable = kind(array, trainable=trainable, shape=shape)
             variable._statevar = True
             return _Handle(variable)
 
@@ -350,7 +371,7 @@ class TensorFlowBackend(Backend):
 
 
 def _where() -> tuple[Any, int, bool]:
-    """The graph that is being built, if any; how many vectorized maps are around us in it; whether tapes are stopped."""
+    """The graph that is being built, if any; how many vectorized maps are around us in it; whether tapes are off."""
     if tf.executing_eagerly():
         return None, 0, _tapes_are_stopped()
     graph = tf.compat.v1.get_default_graph()
@@ -367,10 +388,12 @@ def _accessed(resource: Any) -> None:
     A compiled function goes past the values of an overlay, and so does what `parameter` handed out: it would read what
     the code around it has replaced, write what it shall not change, and get no gradient.
     """
-    if not _scopes.active or getattr(_ours, "reads", False) or not hasattr(resource, "_statevar"):
+    overlay = _scopes.overlay() if _scopes.active else None
+    if overlay is None or not overlay.pure:  # it has ended: without us, a call of a compiled function is faster
+        with suppress(AttributeError):
+            del tf.compat.v1.get_default_graph().watch_variable
         return
-    overlay = _scopes.overlay()
-    if overlay is None or not overlay.pure:
+    if getattr(_ours, "reads", False) or not hasattr(resource, "_statevar"):
         return
     for each in _forks._living():
         if each._handle is not None and getattr(each._handle, "variable", None) is resource:
@@ -381,7 +404,8 @@ def past_overlay(what: str, path: str) -> TraceError:
     return TraceError(
         describe(
             "read",
-            f"a tf.function, or code that holds v.parameter, uses the variable itself inside {what}, past its value there",
+            f"a tf.function, or code that holds v.parameter, uses the variable itself inside {what}, past its value "
+            "there",
             path,
             "use sv.jit in place of tf.function, and v or v.value in place of v.parameter",
         )

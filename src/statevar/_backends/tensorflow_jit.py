@@ -11,19 +11,19 @@ the same locks; and where the graph runs for so long that readers should not wai
 
 from __future__ import annotations
 
-import gc
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from threading import RLock
 from time import perf_counter
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import tensorflow as tf
 
 from .. import _scopes
+from .._backend import Backend
 from .._calls import Call, Tracing
 from .._commit import while_locked
 from .._functional import PureDraft
@@ -52,14 +52,15 @@ _Key: TypeAlias = Any
 
 
 class _Trace(Tracing):
-    """Reads what was not given where the graph begins, also when it is asked in a branch or a loop inside."""
+    """Reads the resources of what was not given, and remembers their state."""
 
-    __slots__ = ("_past", "first", "graph", "seen")
+    __slots__ = ("_past", "first", "graph", "resources", "seen")
 
-    def __enter__(self) -> _Trace:
+    def __enter__(self) -> Self:
         self.graph = tf.compat.v1.get_default_graph()
         self.first: dict[Variable, Any] = {}  # what was read
         self._past: dict[Variable, int] = {}
+        self.resources: list[Any] = []
         self.seen: dict[Variable, tuple[Any, ...]] = {}
         super().__enter__()
         return self
@@ -79,24 +80,44 @@ class _Trace(Tracing):
             if (variable in self.written or variable not in self.seen) and _used_past(self.graph, variable):
                 raise past_overlay(self.what, draft._path)
 
+    def written_outside(self) -> list[Variable]:
+        """The variables that it has written and not made: the others start anew with each call, or are made twice."""
+        made = {id(variable) for variable in self.created_here()}
+        return [variable for variable in self.written if id(variable) not in made]
+
+    def seen_outside(self) -> dict[Variable, tuple[Any, ...]]:
+        """What it has seen of the variables that it has not made. Forgets it, so that those it has made can die."""
+        made = {id(variable) for variable in self.created_here()}
+        seen = {variable: state for variable, state in self.seen.items() if id(variable) not in made}
+        self.seen.clear()
+        self.first.clear()
+        self._past.clear()
+        return seen
+
     def _miss(self, variable: Variable) -> PureDraft:
         if variable._backend.name != "tensorflow":
             raise TraceError(
                 describe(
                     "jit",
-                    f"TensorFlow compiles this code, and would keep the value of now of a variable of {variable.backend}",
+                    f"TensorFlow compiles this code, and would keep the value of now of a variable of "
+                    f"{variable.backend}",
                     variable.path,
                     "read it outside and pass the value as an argument",
                 )
             )
         self.seen[variable] = (variable._handle, variable._shape, variable._trainable)
+        self.resources.append(variable._handle)
+        return super()._miss(variable)
+
+    def _place(self, backend: Backend) -> AbstractContextManager[None]:
         if self.outer is not None:  # a transaction keeps what it has read; this trace only finds the variables
-            with tf.init_scope():
-                return super()._miss(variable)
-        with self.graph.as_default(), tf.control_dependencies(None):
-            return super()._miss(variable)
+            scope: AbstractContextManager[None] = tf.init_scope()
+            return scope
+        return super()._place(backend)
 
     def given(self, variable: Variable, value: Any) -> Any:
+        if not value.shape.is_fully_defined():  # declared so; the graph is for this shape
+            value = tf.ensure_shape(value, variable._shape)
         self.first[variable] = value
         return value
 
@@ -106,7 +127,11 @@ def _used_past(graph: Any, variable: Variable) -> list[Any]:
     handle = variable._handle
     if handle is None or not hasattr(handle.variable, "handle"):
         return []
-    captured = graph._function_captures.by_val_internal.get(id(handle.variable.handle))
+    try:
+        captures = graph.function_captures.by_val_internal
+    except AttributeError:  # not public; this is slower
+        captures = {id(outside): inside for outside, inside in graph.captures}
+    captured = captures.get(id(handle.variable.handle))
     return [] if captured is None else [op for op in captured.consumers() if op.type != "ReadVariableOp"]
 
 
@@ -123,6 +148,8 @@ class _Traced:
     shapes: list[Any]
     #: Whether the graph itself writes the variables.
     direct: bool
+    #: What TensorFlow itself only refers to weakly: a variable that the code has made and dropped starts each call.
+    resources: list[Any]
     calls: int = 0
     long: int = 0
 
@@ -183,9 +210,9 @@ class _Out:
 class Jitted:
     """One compiled function: a graph for each signature of its arguments.
 
-    Numbers are passed as tensors, so that another number does not trace again: as float32 or int32, and as float64 where
-    the variables or arguments are. Code that does not run so, such as ``range(n)``, gets them as they are, and is traced for
-    each. Strings, booleans, None and other objects are part of the program, and so are variables, by identity.
+    Numbers are passed as tensors, so that another number does not trace again: as float32 or int32, and as float64
+    where variables are. Code that does not run so, such as ``range(n)``, gets them as they are, and is traced for each.
+    Strings, booleans, None and other objects are part of the program, and so are variables, by identity.
     """
 
     def __init__(self, program: Program) -> None:
@@ -263,10 +290,13 @@ class Jitted:
                     "make it on the first call only, or outside",
                 )
             )
-        if mode == _SINGLE_NUMBERS and any(type(each) is not int for each in arguments.numbers):
-            if any(variable.dtype_name in _DOUBLE for variable in traced.known):
-                self._numbers[key] = _DOUBLE_NUMBERS
-                return None
+        if (
+            mode == _SINGLE_NUMBERS
+            and any(type(each) is not int for each in arguments.numbers)
+            and any(variable.dtype_name in _DOUBLE for variable in traced.known)
+        ):
+            self._numbers[key] = _DOUBLE_NUMBERS
+            return None
         return traced
 
     def _trace_once(
@@ -287,27 +317,25 @@ class Jitted:
                 flat: list[Any] = []
                 out = _emptied(out, flat)
             trace.check_past()
-            news = [trace.drafts[variable]._snapshot for variable in trace.written]
-            direct = not values and _is_direct(trace)
-            found.append((trace, out, news, direct))
+            written = trace.written_outside()
+            news = [trace.drafts[variable]._snapshot for variable in written]
+            direct = not values and _is_direct(trace, written)
+            found.append((trace, out, written, news, direct))
             if direct:
-                _assign_last(trace, flat)
+                _assign_last(trace, written, flat)
                 return flat
             return [*flat, *news]
 
         specs = [tf.TensorSpec(each.shape, each.dtype) for each in arguments.tensors]
         specs += [tf.TensorSpec(value.shape, value.dtype) for _, value in values if value is not None]
         function = tf.function(body, autograph=False).get_concrete_function(*specs)
-        trace, out, news, direct = found[-1]
-        lasting: list[Variable] = []
-        if trace.created:
-            gc.collect()
-            lasting = trace.lasting()
-        written = list(trace.written)
-        known = list(dict.fromkeys([*trace.seen, *(variable for variable, _ in values)]))
+        trace, out, written, news, direct = found[-1]
+        seen = trace.seen_outside()
+        known = list(dict.fromkeys([*seen, *(variable for variable, _ in values)]))
+        checks = [(variable, *state) for variable, state in seen.items()]
         shapes = [tuple(new.shape) for new in news]
-        checks = [(variable, *state) for variable, state in trace.seen.items()]
-        return _Traced(_caller(function), out, known, checks, written, shapes, direct), lasting
+        traced = _Traced(_caller(function), out, known, checks, written, shapes, direct, trace.resources)
+        return traced, trace.lasting()
 
     # -- values in, values out -------------------------------------------------------------------------------
 
@@ -345,13 +373,11 @@ class Jitted:
             return traced
 
 
-def _is_direct(trace: _Trace) -> bool:
-    """Whether the graph may write what it has written."""
-    for variable in trace.written:
-        if variable not in trace.seen:  # made from a traced value
-            return False
+def _is_direct(trace: _Trace, written: list[Variable]) -> bool:
+    """Whether the graph may write what the code has written."""
+    for variable in written:
         handle = trace.seen[variable][0]
-        if handle is None or not fits(trace.drafts[variable]._shape, variable._declared):
+        if handle is None or not fits(tuple(trace.drafts[variable]._snapshot.shape), variable._declared):
             return False
     return not any(op.type in _PYTHON for op in _operations(trace.graph))
 
@@ -365,9 +391,9 @@ def _operations(graph: Any) -> Iterator[Any]:
             yield from inner.get_operations()
 
 
-def _assign_last(trace: _Trace, results: list[Any]) -> None:
+def _assign_last(trace: _Trace, written: list[Variable], results: list[Any]) -> None:
     """Writes the variables, once everything that the graph computes, checks or does has gone well."""
-    writes = [_write_of(trace, variable) for variable in trace.written]
+    writes = [_write_of(trace, variable) for variable in written]
     first = [op for op in trace.graph.get_operations() if op.op_def.is_stateful and op.type not in _HARMLESS]
     with tf.control_dependencies(None), tf.control_dependencies([*results, *first, *(x for _, x in writes)]):
         done = tf.no_op()  # one for all: each pair of them would be an edge

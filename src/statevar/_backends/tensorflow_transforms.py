@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import tensorflow as tf
 
 from .._transforms import Program, Tape, Transforms
-from ..errors import DTypeError, TraceError, describe
+from .._trees import leaves, tree_map
+from ..errors import DTypeError, ShapeError, TraceError, describe
+from .tensorflow import inlined
 from .tensorflow_jit import Jitted
 
 __all__ = ["TRANSFORMS"]
@@ -31,24 +34,28 @@ class TensorFlowTape(Tape):
         return leaf
 
     def gradients(self, target: Any, sources: Sequence[Any], *, keep: bool) -> list[Any]:
-        if not tf.is_tensor(target):
+        if not isinstance(target, tf.Tensor):
             raise TraceError(
                 describe(
                     "gradient",
-                    f"the result is a {type(target).__name__}, which TensorFlow has not computed: no gradient reaches it",
+                    f"the result is a {type(target).__name__}, which TensorFlow has not computed: it has no gradient",
                     hint="compute it by TensorFlow's functions, such as tf.reduce_sum",
                 )
             )
         if not (target.dtype.is_floating or target.dtype.is_complex):
             raise DTypeError(describe("gradient", f"expected a real scalar, got {target.dtype.name}"))
-        if not self._open:
-            return self._gradients(target, sources)
-        with self._tape.stop_recording():  # or it would record its own gradient
-            return self._gradients(target, sources)
+        found = self.pull_back(target, None, sources, keep=keep)
+        return [tf.zeros_like(source) if each is None else each for each, source in zip(found, sources, strict=True)]
 
-    def _gradients(self, target: Any, sources: Sequence[Any]) -> list[Any]:
-        found = self._tape.gradient(target, list(sources), unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        return [tf.convert_to_tensor(each) for each in found]  # tf.gather's are IndexedSlices
+    def pull_back(self, target: Any, weight: Any, sources: Sequence[Any], *, keep: bool) -> list[Any]:
+        # What is kept may be asked for a gradient of this one.
+        with self.paused() if self._open and not keep else nullcontext():
+            found = self._tape.gradient(target, list(sources), output_gradients=weight)
+        return [None if each is None else tf.convert_to_tensor(each) for each in found]  # of tf.gather: IndexedSlices
+
+    def paused(self) -> AbstractContextManager[None]:
+        result: AbstractContextManager[None] = self._tape.stop_recording()
+        return result
 
     def close(self) -> None:
         if self._open:
@@ -72,8 +79,188 @@ class TensorFlowTransforms(Transforms):
 
     # -- control flow --------------------------------------------------------------------------------------
 
+    def lifts(self, nest: Any) -> bool:
+        return not tf.executing_eagerly()
+
+    def written_by(self, fn: Callable[..., Any], *args: Any) -> None:
+        _results(fn, *args)
+
+    def scan(self, body: Callable[..., Any], carry: Any, xs: Any, length: int | None, *, reverse: bool) -> Any:
+        first, sequences = _tensors(carry), _tensors(xs)
+        count = int(length if length is not None else sequences[0].shape[0])
+        example = tree_map(lambda x: tf.TensorSpec(x.shape[1:], x.dtype), _rebuilt(xs, sequences))
+        after, y = _results(body, carry, example)
+        _check_carry("scan", carry, first, after)
+        parts = list(leaves(y))
+        # As TensorArrays: the gradient of a slice would be as long as the whole, at each step.
+        inputs = [tf.TensorArray(each.dtype, count, element_shape=each.shape[1:]).unstack(each) for each in sequences]
+        outputs = [tf.TensorArray(each.dtype, count, element_shape=each.shape) for each in parts]
+
+        def step(i: Any, carried: list[Any], arrays: list[Any]) -> tuple[Any, list[Any], list[Any]]:
+            at = count - 1 - i if reverse else i
+            out, y = body(_rebuilt(carry, carried), _rebuilt(xs, [each.read(at) for each in inputs]))
+            written = [array.write(at, each) for array, each in zip(arrays, _tensors(y), strict=True)]
+            return i + 1, _aligned("scan", carry, out), written
+
+        _, last, outputs = tf.while_loop(
+            lambda i, *_: i < count, step, (tf.constant(0), first, outputs), maximum_iterations=count
+        )
+        stacked = [
+            tf.ensure_shape(array.stack(), [count, *spec.shape]) for array, spec in zip(outputs, parts, strict=True)
+        ]
+        return _rebuilt(carry, last), _rebuilt(y, stacked)
+
+    def cond(self, predicate: Any, on_true: Callable[..., Any], on_false: Callable[..., Any], operands: Any) -> Any:
+        structure: list[Any] = []
+
+        def branch(fn: Callable[..., Any]) -> Callable[[], list[Any]]:
+            def run() -> list[Any]:
+                out = fn(*operands)
+                structure.append(out)
+                return [tf.constant(0), *_aligned("cond", structure[0], out)]  # a branch must return something
+
+            return run
+
+        found = tf.cond(tf.cast(predicate, tf.bool), branch(on_true), branch(on_false))
+        return _rebuilt(structure[0], found[1:])
+
+    def while_loop(self, condition: Callable[..., Any], body: Callable[..., Any], carry: Any) -> Any:
+        def step(_: Any, *carried: Any) -> list[Any]:
+            out = body(_rebuilt(carry, carried))
+            new = _aligned("while_loop", carry, out)
+            _check_carry("while_loop", carry, carried, new)
+            return [tf.constant(0), *new]  # a loop must carry something
+
+        found = tf.while_loop(
+            lambda _, *carried: tf.cast(condition(_rebuilt(carry, carried)), tf.bool),
+            step,
+            [tf.constant(0), *_tensors(carry)],
+        )
+        return _rebuilt(carry, found[1:])
+
+    def vmap(self, fn: Callable[..., Any], in_axes: Any, out_axes: Any, axis_size: int | None) -> Callable[..., Any]:
+        def mapped(*args: Any) -> Any:
+            flat = _tensors(args)
+            axes = _spread(in_axes, args) if isinstance(in_axes, list | tuple) else [in_axes] * len(flat)
+            taken = [_moved(x, axis, 0) for x, axis in zip(flat, axes, strict=True) if axis is not None]
+            size = axis_size if axis_size is not None else int(taken[0].shape[0])
+            results: list[Any] = []
+
+            def each(elements: list[Any]) -> list[Any]:
+                _, *own = elements
+                rest = iter(own)
+                out = fn(
+                    *_rebuilt(args, [x if axis is None else next(rest) for x, axis in zip(flat, axes, strict=True)])
+                )
+                found = _tensors(out)
+                for x, axis in zip(found, _spread(out_axes, out), strict=True):
+                    if axis is None and _depends(x, elements):
+                        raise ValueError("vmap: a result has out_axes None, and depends on what is mapped")
+                results[:] = [out]
+                return [tf.constant(0), *found]
+
+            found = tf.vectorized_map(each, [tf.range(size), *taken])[1:]
+            places = _spread(out_axes, results[0])
+            return _rebuilt(
+                results[0],
+                [x[0] if axis is None else _moved(x, 0, axis) for x, axis in zip(found, places, strict=True)],
+            )
+
+        return mapped
+
     def stack(self, arrays: Sequence[Any], axis: int = 0) -> Any:
         return tf.stack(list(arrays), axis)
+
+
+def _tensors(tree: Any) -> list[Any]:
+    return [tf.convert_to_tensor(each) for each in leaves(tree)]
+
+
+def _rebuilt(tree: Any, flat: Sequence[Any]) -> Any:
+    """A nest of the form of another one, with these leaves."""
+    rest = iter(flat)
+    return tree_map(lambda _: next(rest), tree)
+
+
+def _aligned(what: str, form: Any, tree: Any) -> list[Any]:
+    """The leaves of a nest, in the order of another one that should have its form."""
+    if not _alike(form, tree):
+        raise TypeError(describe(what, f"expected a result of the form {_form(form)}, got {_form(tree)}"))
+    found: list[Any] = []
+    tree_map(lambda _, each: found.append(tf.convert_to_tensor(each)), form, tree)
+    return found
+
+
+def _alike(form: Any, tree: Any) -> bool:
+    if isinstance(form, dict):
+        return isinstance(tree, dict) and form.keys() == tree.keys() and all(_alike(form[k], tree[k]) for k in form)
+    if isinstance(form, list | tuple):
+        return type(form) is type(tree) and len(form) == len(tree) and all(map(_alike, form, tree))
+    return (form is None) == (tree is None) and not isinstance(tree, dict | list | tuple)
+
+
+def _form(tree: Any) -> str:
+    return str(tree_map(lambda _: "*", tree)).replace("'*'", "*")
+
+
+def _check_carry(what: str, form: Any, before: Sequence[Any], after: Any) -> None:
+    for old, new in zip(before, leaves(after) if not isinstance(after, list) else after, strict=False):
+        if old.dtype != new.dtype or not old.shape.is_compatible_with(new.shape):
+            raise ShapeError(
+                describe(
+                    what,
+                    f"the carry must keep its shape and dtype: it was {old.dtype.name}{tuple(old.shape)}, and became "
+                    f"{new.dtype.name}{tuple(new.shape)}",
+                    hint="cast what the body returns",
+                )
+            )
+
+
+def _results(fn: Callable[..., Any], *args: Any) -> Any:
+    """What ``fn(*args)`` would give: shapes and dtypes. It is traced into a graph that nobody runs."""
+    found: list[Any] = []
+
+    def probe(*flat: Any) -> None:
+        inlined()
+        out = fn(*_rebuilt(args, flat))
+        specs = [tf.TensorSpec(each.shape, each.dtype) for each in _tensors(out)]
+        found.append(_rebuilt(out, specs))
+
+    specs = [
+        each if isinstance(each, tf.TensorSpec) else tf.TensorSpec.from_tensor(tf.convert_to_tensor(each))
+        for each in leaves(args)
+    ]
+    tf.function(probe, autograph=False).get_concrete_function(*specs)
+    return found[-1]
+
+
+def _spread(axes: Any, tree: Any) -> list[Any]:
+    """The axis of each leaf, of axes that stand for a leaf or for all of a nest."""
+    if isinstance(axes, list | tuple):
+        parts = tree.values() if isinstance(tree, dict) else tree
+        return [axis for each, part in zip(axes, parts, strict=True) for axis in _spread(each, part)]
+    return [axes for _ in leaves(tree)]
+
+
+def _moved(x: Any, source: int, target: int) -> Any:
+    rank = len(x.shape)
+    order = list(range(rank))
+    order.insert(target % rank, order.pop(source % rank))
+    return x if order == list(range(rank)) else tf.transpose(x, order)
+
+
+def _depends(x: Any, on: list[Any]) -> bool:
+    """Whether a tensor of the graph that is being built was computed from others."""
+    wanted, met, stack = {id(each) for each in on}, set(), [x]
+    while stack:
+        each = stack.pop()
+        if id(each) in wanted:
+            return True
+        if not tf.is_symbolic_tensor(each) or id(each) in met:
+            continue
+        met.add(id(each))
+        stack.extend(each.op.inputs)
+    return False
 
 
 TRANSFORMS = TensorFlowTransforms()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import array_api_compat.torch
@@ -295,6 +296,9 @@ class TorchBackend(Backend):
 
     # -- a handle's life ---------------------------------------------------------------------------------
 
+    def concretely(self) -> AbstractContextManager[Any]:
+        return _disable_current_modes() if _modes_open() else nullcontext()
+
     def create(self, array: Tensor, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
         if _is_inference():
             with torch.inference_mode(False):
@@ -465,6 +469,9 @@ def _traced(handle: _Handle, x: Tensor) -> _Handle:
 
 def _tensor(fresh: HostArray) -> Tensor:
     """A tensor over a host array that nobody else holds."""
+    if _modes_open():  # of `sv.jit`, under which it would have no values
+        with _disable_current_modes():
+            return _tensor(fresh)
     if fresh.dtype in _FROM_BITS:
         dtype, bits = _FROM_BITS[fresh.dtype]
         return torch.from_numpy(fresh.view(bits)).view(dtype)

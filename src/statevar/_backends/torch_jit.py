@@ -17,6 +17,7 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+from torch.utils._python_dispatch import _disable_current_modes
 
 from .. import _scopes
 from .._calls import Call, Tracing
@@ -53,9 +54,35 @@ _SURE = frozenset(
     "squeeze cat stack full full_like zeros zeros_like ones ones_like empty_like new_zeros new_ones new_full arange clone "
     "copy_ _to_copy convolution convolution_backward native_layer_norm native_layer_norm_backward _softmax "
     "_softmax_backward_data _log_softmax _log_softmax_backward_data rand rand_like randn randn_like split flip "
-    "select_backward slice_backward where lift_fresh_copy lift_fresh scalar_tensor native_dropout cumsum tril triu".split()
+    "select_backward slice_backward where lift_fresh_copy lift_fresh empty scalar_tensor native_dropout cumsum tril triu".split()
 )
 _DIVISIONS = ("div", "floor_divide", "remainder", "fmod")
+
+
+_VIEWS = frozenset(
+    "view _unsafe_view reshape expand detach alias t transpose permute select slice unsqueeze squeeze clone _to_copy "
+    "lift_fresh_copy lift_fresh".split()
+)
+
+
+def _name(node: Any) -> str:
+    """The name of the operation of a node; empty if it is none of torch's own."""
+    target = getattr(node, "target", None)
+    if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten":
+        return ""
+    return target.name().removeprefix("aten::").partition(".")[0]
+
+
+def _written_by(node: Any) -> Any:
+    """The node, no view of another, whose memory a node writes; None if it writes none."""
+    if not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.is_mutable:
+        return None
+    for argument, value in zip(node.target._schema.arguments, node.args, strict=False):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            while _name(value) in _VIEWS - {"clone", "_to_copy"}:
+                value = value.args[0]  # noqa: PLW2901  # from view to view
+            return value
+    return None
 
 
 class _Slot:
@@ -67,16 +94,23 @@ class _Slot:
         self.index = index
 
 
+class _Missed(Exception):  # noqa: N818  # no error: the call goes the other way
+    pass
+
+
 class _Graph:
     """The program for one signature of the arguments and one set of shapes of the variables."""
 
     __slots__ = (
         "_call",
+        "_compiled",
         "_detached",
-        "_example",
         "_locks",
         "_plan",
-        "_started",
+        "_ran",
+        "_releases",
+        "_targets",
+        "copies",
         "extra",
         "in_place",
         "module",
@@ -94,20 +128,26 @@ class _Graph:
         self.written: list[bool] = []  # by the graph, in place of its input
         self.extra: list[Variable] = []  # whose new values it returns: they have another shape, or had none
         self.out: Any = None
+        self.copies = 0  # how many inputs it writes
         self.outs = 0  # how many tensors of what it returns are the function's
         self.in_place = False
         self._call: Callable[..., Any] | None = None
         self._detached: list[int] = []
-        self._started = False
-        self._example: list[Tensor] = []
-        self._plan: list[tuple[Variable, Any, bool]] = []
+        self._ran = False
+        self._compiled: Callable[..., Any] | None = None
+        self._plan: list[tuple[Any, Variable, Any, bool]] = []
+        self._targets: list[Variable] = []
+        self._releases: list[Any] = []
         self._locks: list[Any] = []
 
-    def finish(self, *, donate: bool) -> None:
+    def finish(self) -> None:
         """Once all is known."""
-        self.in_place = donate and not self.extra and None not in self.shapes and _is_sure(self.module)
-        self._plan = list(zip(self.variables, self.shapes, self.written, strict=True))
+        self.in_place = not self.extra and None not in self.shapes
         self._locks = [variable._lock for variable in self.variables]
+        self._releases = [lock.release for lock in self._locks]
+        acquires = [lock.acquire for lock in self._locks]
+        self._plan = list(zip(acquires, self.variables, self.shapes, self.written, strict=True))
+        self._targets = [each for each, writes in zip(self.variables, self.written, strict=True) if writes]
 
     # -- running ------------------------------------------------------------------------------------------------
 
@@ -123,16 +163,16 @@ class _Graph:
         began = watched = False
         grad = _is_grad_enabled()
         try:
-            for variable, shape, writes in self._plan:
-                variable._lock.acquire()
+            for acquire, variable, shape, writes in self._plan:
+                acquire()
                 handle = variable._handle
                 if variable._holder is not None or handle is None or variable._shape != shape:
-                    return _MISS
+                    raise _Missed
                 if handle.shared:
                     if not handle.exclusive() and writes:  # which looks whether its storage was replaced
                         handle.replace(handle.tensor.clone())
                     if handle.tensor.shape != shape:
-                        return _MISS
+                        raise _Missed
                 elif writes and _use_count(handle.address) != _UNHELD:
                     handle.replace(handle.tensor.clone())
                 values.append(handle.tensor)
@@ -140,49 +180,52 @@ class _Graph:
                 _set_grad_enabled(False)
             began = True
             found = call(*values, *tensors)
-            for variable, _, writes in self._plan:
-                if writes:
-                    variable._version += 1
-                    if variable._handle.shared:
-                        variable._handle.seen = variable._handle.parameter._version
-                    if variable._watchers is not None:
-                        variable._watchers.record(variable._version)
-                        watched = True
+            if self._detached:
+                found = self._apart(found)
+            for variable in self._targets:
+                variable._version += 1
+                if (handle := variable._handle).shared:
+                    handle.seen = handle.parameter._version
+                if variable._watchers is not None:
+                    variable._watchers.record(variable._version)
+                    watched = True
             began = False
-        finally:
+            if grad:
+                _set_grad_enabled(True)
+            for release in self._releases:
+                release()
+        except BaseException as error:
             # No call that Python runs stands before this loop: Ctrl-C comes where one begins.
             interrupt: KeyboardInterrupt | None = None
             while True:
                 try:
                     if grad:
                         _set_grad_enabled(True)
-                    if began:  # it failed: what it has written by now has no number
+                    if began:  # what it may have written by now has a number of its own
                         began = False
-                        self._count_up()
+                        for variable in self._targets:
+                            variable._version += 1
                     for lock in self._locks:
                         if lock._is_owned():
                             lock.release()
                     break
-                except KeyboardInterrupt as error:
-                    interrupt = error
+                except KeyboardInterrupt as another:
+                    interrupt = another
             if interrupt is not None:
-                raise interrupt
+                raise interrupt from None
+            if type(error) is _Missed:
+                return _MISS
+            raise
         if watched:
-            for variable, _, writes in self._plan:
-                if writes:
-                    variable._deliver()
+            for variable in self._targets:
+                variable._deliver()
         return self._result(found)
-
-    def _count_up(self) -> None:
-        for variable, _, writes in self._plan:
-            if writes:
-                variable._version += 1
 
     def run_carefully(self, tensors: list[Tensor]) -> Any:
         """A call that may wait, takes part in a transaction, and keeps the old values until it has ended."""
         with Call("jit", self.variables) as call:
             inputs, news = [], []
-            for variable, shape, writes in self._plan:
+            for _, variable, shape, writes in self._plan:
                 value = call.read(variable)
                 if (None if value is None else BACKEND.shape(value)) != shape:
                     return _MISS
@@ -193,27 +236,43 @@ class _Graph:
                     value = value.clone()
                     news.append((variable, value))
                 inputs.append(value)
-            if not self._started:
-                self._start(inputs, tensors)
-            with torch.no_grad():
-                found = (self._call or self.module)(*inputs, *tensors)
+            if self._call is None:
+                found = self._first(inputs, tensors)
+            else:
+                with torch.no_grad():
+                    found = self._call(*inputs, *tensors)
+            found = self._apart(found)
             call.keep([*news, *zip(self.extra, found[self.outs :], strict=True)])
         return self._result(found)
 
-    def _result(self, found: Any) -> Any:
+    def _apart(self, found: Any) -> list[Tensor]:
+        """What came out, and never the very tensor of a variable: the next write would not find that it is held."""
+        found = list(found)
         for index in self._detached:
             found[index] = found[index].detach()
+        return found  # type: ignore[no-any-return]
+
+    def _result(self, found: Any) -> Any:
         out = self.out
         return found[out.index] if type(out) is _Slot else None if out is None else _built(out, found)
 
     # -- compiling ------------------------------------------------------------------------------------------------
 
-    def _start(self, inputs: list[Tensor], tensors: list[Tensor]) -> None:
-        pass
-
     def compile(self, inputs: list[Tensor], tensors: list[Tensor]) -> None:
-        """Has Inductor compile it."""
-        self._call = _compiled(self.module, [*inputs, *tensors])
+        """Has Inductor compile it. The first call runs the graph as it was traced if that was not done before."""
+        self._compiled = _compiled(self.module, [*inputs, *tensors])
+
+    def _first(self, inputs: list[Tensor], tensors: list[Tensor]) -> Any:
+        """The first calls, which see what comes out as it went in."""
+        if self._compiled is None and self._ran:
+            self.compile(inputs, tensors)
+        self._ran = True
+        given = [*inputs, *tensors]
+        with torch.no_grad():
+            found = (self._compiled or self.module)(*given)
+        self._detached = [i for i in range(self.outs) if any(found[i] is each for each in given)]
+        self._call = self._compiled
+        return found
 
 
 def _compiled(module: Any, inputs: list[Tensor]) -> Callable[..., Any]:
@@ -239,8 +298,20 @@ def _compiled(module: Any, inputs: list[Tensor]) -> Callable[..., Any]:
     return call
 
 
-def _is_sure(module: Any) -> bool:
-    """Whether nothing in a graph can fail when it runs, as an index out of range would."""
+def _may_write(module: Any) -> bool:
+    """Whether a graph may write over its inputs: nothing in it can fail, as an index out of range would.
+
+    And no input gets the old value of another one. Inductor drops the copy that this takes, and two variables that
+    swap their values end with the same one (seen in torch 2.13, in ``torch.compile`` too).
+    """
+    writes = [node for node in module.graph.nodes if node.target is torch.ops.aten.copy_.default]
+    targets = {node.args[0] for node in writes}
+    for node in writes:
+        source = node.args[1]
+        while _name(source) in _VIEWS:
+            source = source.args[0]
+        if source in targets:
+            return False
     for node in module.graph.nodes:
         if node.op != "call_function":
             continue
@@ -249,8 +320,8 @@ def _is_sure(module: Any) -> bool:
             if getattr(target, "__name__", "") != "getitem":
                 return False
             continue
-        name = target.name().removeprefix("aten::").partition(".")[0]
-        if target.namespace != "aten":
+        name = _name(node)
+        if not name:
             return False
         if name.startswith(_DIVISIONS):
             value = node.meta.get("val")
@@ -260,6 +331,23 @@ def _is_sure(module: Any) -> bool:
         if not (torch.Tag.pointwise in tags or torch.Tag.reduction in tags or name in _SURE):
             return False
     return True
+
+
+class _Trace(Tracing):
+    """Hands out what it was not given as a tensor without values, which only the next trace will have."""
+
+    __slots__ = ("fake",)
+
+    lifted = True
+
+    def _miss(self, variable: Variable) -> Any:
+        self.fake = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
+        with _disable_current_modes():  # or the snapshot itself would have none, and perhaps stay with a transaction
+            return super()._miss(variable)
+
+    def given(self, variable: Variable, value: Tensor) -> Tensor:
+        traced: Tensor = self.fake.from_tensor(value.detach(), static_shapes=True)
+        return traced
 
 
 class TorchJit:
@@ -300,8 +388,8 @@ class TorchJit:
         modes: Any = _default_dtype()
         if _is_any_autocast():
             modes = (modes, *((each, torch.is_autocast_enabled(each), torch.get_autocast_dtype(each)) for each in _kinds()))
-        if _scopes.active:
-            modes = (modes, _scopes.autocast_dtype())
+        if _scopes.active and (cast_to := _scopes.autocast_dtype()) is not None:
+            modes = (modes, cast_to)
         try:
             if self._statics:
                 nums = {n % len(args) if args else 0 for n in self._program.static_argnums if -len(args) <= n < len(args)}
@@ -345,20 +433,25 @@ class TorchJit:
         """Adds a program for these arguments and the shapes that the variables have now."""
         with _tracing:
             known: dict[Variable, None] = {}
+            in_place = self._program.donate
             for _ in range(_ATTEMPTS):
-                graph, inputs, touched = self._attempt(sorted(known, key=id), args, kwargs, tensors)
-                if touched.keys() <= known.keys():
+                graph, inputs, touched = self._attempt(sorted(known, key=id), args, kwargs, tensors, in_place)
+                if not touched.keys() <= known.keys():
+                    known.update(touched)
+                elif in_place and not _may_write(graph.module):
+                    in_place = False
+                else:
                     break
-                known.update(touched)
             else:
                 raise TraceError(describe("jit", f"every trace of {self._name} touches other variables"))
-            graph.finish(donate=self._program.donate)
-            graph.compile(inputs, tensors)
+            graph.finish()
+            if self._count < _EAGERLY:
+                graph.compile(inputs, tensors)
             self._graphs.setdefault(key, []).insert(0, graph)
             self._count += 1
 
     def _attempt(
-        self, known: list[Variable], args: Any, kwargs: Any, tensors: list[Tensor]
+        self, known: list[Variable], args: Any, kwargs: Any, tensors: list[Tensor], in_place: bool
     ) -> tuple[_Graph, list[Tensor], dict[Variable, None]]:
         overlay: Any = _scopes.overlay() if _scopes.active else None
         values = []
@@ -372,35 +465,56 @@ class TorchJit:
         def flat(*traced: Tensor) -> list[Tensor]:
             given = iter(traced)
             own = [None if value is None else next(given) for value in values]
-            frame = Tracing("jit", zip(known, own, strict=True))
+            frame = _Trace("jit", zip(known, own, strict=True))
             frames.append(frame)
             rebuilt, named = self._rebuilt(args, kwargs, given)
             with frame:
                 out = self._program.fn(*rebuilt, **named)
-            for variable, tensor in zip(known, own, strict=True):
-                if tensor is not None and tensor._version:
-                    raise TraceError(
-                        describe("jit", "its value was written past it, by an operation of torch in place",
-                                 variable.path, "use v.assign, v.assign_add, v[…] = …, or v.value.clone()")
-                    )  # fmt: skip
-            return _outputs(graph, frame, own, out)
+            return _outputs(graph, frame, own, out, in_place=in_place)
 
         try:
             with torch.inference_mode(False), torch.enable_grad():
                 graph.module = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(
                     *inputs, *(_normal(each) for each in tensors)
                 )
+            self._check(graph, values)
         except (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode) as error:
-            raise TraceError(
-                describe(
-                    "jit",
-                    f"the Python code of {self._name} asks for a number that only the compiled program will have",
-                    hint="use sv.cond, sv.while_loop or torch.where; or pass what it depends on as a Python number",
-                )
-            ) from error
+            raise self._asks_for_a_value() from error
+        except RuntimeError as error:
+            if ".numpy() is not supported for tensor subclasses" not in str(error):
+                raise
+            raise self._asks_for_a_value() from error
         finally:
             touched = self._touched(frames.pop()) if frames else {}
         return graph, inputs, touched
+
+    def _check(self, graph: _Graph, values: list[Any]) -> None:
+        """Raises if the code has asked for a value, or written one in torch's own way."""
+        nodes = list(graph.module.graph.nodes)
+        if any(_name(node) == "_local_scalar_dense" for node in nodes):
+            raise self._asks_for_a_value()
+        given = (variable for variable, value in zip(graph.variables, values, strict=True) if value is not None)
+        inputs = dict(zip((node for node in nodes if node.op == "placeholder"), given, strict=False))
+        wrote = [inputs[root] for node in nodes if (root := _written_by(node)) in inputs]
+        for variable in wrote[: len(wrote) - graph.copies]:  # ours come last
+            raise TraceError(
+                describe(
+                    "jit",
+                    "its value was written past it, by an operation of torch in place",
+                    variable.path,
+                    "use v.assign, v.assign_add, v[…] = …; or change v.value.clone()",
+                )
+            )
+
+    def _asks_for_a_value(self) -> TraceError:
+        return TraceError(
+            describe(
+                "jit",
+                f"the Python code of {self._name} asks for a value that only the compiled program will have",
+                hint="use sv.cond or torch.where, and tensors in place of .item() and .numpy(); or pass what it depends "
+                "on as a Python number",
+            )
+        )
 
     def _touched(self, frame: Tracing) -> dict[Variable, None]:
         own = {id(each) for each in frame.created_here()}
@@ -432,8 +546,10 @@ class TorchJit:
         return touched
 
 
-def _outputs(graph: _Graph, frame: Tracing, own: list[Tensor | None], out: Any) -> list[Tensor]:
-    """What the graph returns, after it has written the new values over its inputs."""
+def _outputs(
+    graph: _Graph, frame: Tracing, own: list[Tensor | None], out: Any, *, in_place: bool
+) -> list[Tensor]:
+    """What the graph returns, after it has written the new values over its inputs, if it may."""
     found: list[Tensor] = []
     graph.out = _template(out, found, frame)
     graph.outs = len(found)
@@ -447,7 +563,7 @@ def _outputs(graph: _Graph, frame: Tracing, own: list[Tensor | None], out: Any) 
         if id(variable) in made or variable not in inputs:
             continue
         new, old = frame.drafts[variable]._snapshot.detach(), inputs[variable]
-        if old is None or old.shape != new.shape:
+        if not in_place or old is None or old.shape != new.shape:
             graph.extra.append(variable)
             extra.append(new)
             continue
@@ -460,6 +576,7 @@ def _outputs(graph: _Graph, frame: Tracing, own: list[Tensor | None], out: Any) 
     over = [(old, new.clone() if _storage(new) in lost else new) for old, new in over]
     for old, new in over:
         old.copy_(new)
+    graph.copies = len(over)
     return found
 
 
@@ -532,11 +649,6 @@ def _template(out: Any, found: list[Tensor], frame: Tracing) -> Any:
     if isinstance(out, Tensor):
         found.append(out.detach() if out.requires_grad else out)
         return _Slot(len(found) - 1)
-    if isinstance(out, torch.SymInt | torch.SymFloat | torch.SymBool):
-        raise TraceError(
-            describe("jit", "the function returns a number that only the compiled program will have",
-                     hint="return the tensor, without .item()")
-        )  # fmt: skip
     if isinstance(out, list | tuple):
         parts = [_template(each, found, frame) for each in out]
         return type(out)(*parts) if hasattr(out, "_fields") else type(out)(parts)

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from threading import local
 from typing import Any
 
 import torch
+from torch._functorch.eager_transforms import enable_inplace_requires_grad
+from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_proxy_mode
+from torch.utils.checkpoint import checkpoint
 
 from .. import _scopes
 from .._transforms import Program, Tape, Transforms
+from .._trees import leaves, tree_map
+from ..errors import TraceError, describe
 
 __all__ = ["TRANSFORMS"]
 
 Tensor = torch.Tensor
+
+_modes_open = torch._C._len_torch_dispatch_stack
 
 
 class _Open(local):
@@ -44,7 +52,10 @@ class TorchTape(Tape):
     def watch(self, array: Tensor) -> Tensor:
         if self._nested and array.requires_grad:
             return array.view_as(array)
-        return array.detach().requires_grad_()
+        if torch._C._functorch.peek_interpreter_stack() is None:
+            return array.detach().requires_grad_()
+        with enable_inplace_requires_grad(True):  # under ``torch.func.grad`` or vmap
+            return array.detach().requires_grad_()
 
     def gradients(self, target: Tensor, sources: Sequence[Tensor], *, keep: bool) -> list[Tensor]:
         if not target.requires_grad or not sources:
@@ -56,6 +67,28 @@ class TorchTape(Tape):
             torch.zeros_like(source.detach()) if gradient is None else gradient
             for source, gradient in zip(sources, found, strict=True)
         ]
+
+    def pull_back(
+        self, target: Tensor, weight: Tensor | None, sources: Sequence[Tensor], *, keep: bool
+    ) -> list[Tensor | None]:
+        wanted = [each for each in sources if each.requires_grad]
+        if not target.requires_grad or not wanted:
+            return [None] * len(sources)
+        again = self._nested or (keep and not self._closed)  # a tape around, or this one, may be asked for more
+        found = iter(
+            torch.autograd.grad(
+                target,
+                wanted,
+                torch.ones_like(target) if weight is None else weight,
+                retain_graph=keep or again,
+                create_graph=again,
+                allow_unused=True,
+            )
+        )
+        return [next(found) if each.requires_grad else None for each in sources]
+
+    def paused(self) -> AbstractContextManager[None]:
+        return torch.no_grad()  # type: ignore[no-any-return]  # torch does not say
 
     def concrete(self, array: Any) -> Any:
         if self._nested or not isinstance(array, Tensor):
@@ -94,8 +127,88 @@ class TorchTransforms(Transforms):
 
     # -- control flow --------------------------------------------------------------------------------------
 
+    def lifts(self, nest: Any) -> bool:
+        return _is_traced()
+
+    def written_by(self, fn: Callable[..., Any], *args: Any) -> None:
+        with disable_proxy_modes_tracing():
+            fn(*args)
+
+    def scan(self, body: Callable[..., Any], carry: Any, xs: Any, length: int | None, *, reverse: bool) -> Any:
+        count = length if length is not None else int(next(leaves(xs)).shape[0])
+        found = []
+        for i in reversed(range(count)) if reverse else range(count):
+            carry, y = body(carry, tree_map(lambda x, i=i: x[i], xs))
+            found.append(y)
+        if reverse:
+            found.reverse()
+        if found:
+            return carry, tree_map(lambda *each: self.stack(each), *found)
+        zeros = tree_map(lambda x: torch.zeros(x.shape[1:], dtype=x.dtype, device=x.device), xs)
+        return carry, tree_map(lambda y: self.stack([y])[:0], body(carry, zeros)[1])
+
+    def cond(self, predicate: Any, on_true: Callable[..., Any], on_false: Callable[..., Any], operands: Any) -> Any:
+        if not isinstance(predicate, Tensor):
+            return (on_true if predicate else on_false)(*operands)
+        # Both are computed: `torch.cond` takes no branch that closes over traced values.
+        return tree_map(partial(_chosen, predicate.reshape(()).bool()), on_true(*operands), on_false(*operands))
+
+    def while_loop(self, condition: Callable[..., Any], body: Callable[..., Any], carry: Any) -> Any:
+        while True:
+            goes_on = condition(carry)
+            if isinstance(goes_on, Tensor):
+                raise TraceError(
+                    describe(
+                        "while_loop",
+                        "under sv.jit, torch cannot compile a loop that ends by a value it computes",
+                        hint="use sv.fori_loop or sv.scan with a length that is a Python number, or call it without sv.jit",
+                    )
+                )
+            if not goes_on:
+                return carry
+            carry = body(carry)
+
+    def vmap(self, fn: Callable[..., Any], in_axes: Any, out_axes: Any, axis_size: int | None) -> Callable[..., Any]:
+        mapped = torch.func.vmap(fn, in_axes, out_axes, randomness="different")
+
+        def wrapped(*args: Any) -> Any:
+            try:
+                return mapped(*args)
+            except ValueError as error:
+                if "BatchedTensor when out_dim is None" not in str(error):
+                    raise
+                raise ValueError(f"out_axes: {error}") from error  # as the caller knows it
+
+        return wrapped
+
+    def remat(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        def wrapped(*args: Any) -> Any:
+            if _is_traced():  # Inductor decides itself what it computes again
+                return fn(*args)
+            return checkpoint(fn, *args, use_reentrant=False)
+
+        return wrapped
+
     def stack(self, arrays: Sequence[Any], axis: int = 0) -> Tensor:
         return torch.stack([torch.as_tensor(each) for each in arrays], axis)
+
+
+def _is_traced() -> bool:
+    """Whether `sv.jit` traces the running code."""
+    return _modes_open() > 0 and get_proxy_mode() is not None
+
+
+def _chosen(predicate: Tensor, yes: Any, no: Any) -> Tensor:
+    yes, no = torch.as_tensor(yes), torch.as_tensor(no)
+    if yes.shape != no.shape or yes.dtype != no.dtype:
+        raise TypeError(
+            describe(
+                "cond",
+                f"the branches return {tuple(yes.shape)} {yes.dtype} and {tuple(no.shape)} {no.dtype}",
+                hint="return the same shapes and dtypes from both",
+            )
+        )
+    return torch.where(predicate, yes, no)
 
 
 TRANSFORMS = TorchTransforms()
