@@ -122,7 +122,7 @@ def torch_optim(model: Model, steps: int) -> None:
 
 
 def keras_optimizer(model: Model, steps: int) -> None:
-    """The parameter is the ``tf.Variable`` itself, so Keras needs no variable of its own. `tf.keras.optimizers` too."""
+    """The parameter is the ``tf.Variable`` itself, which Keras, running on TensorFlow, takes as one of its own."""
     import keras
 
     optimizer = keras.optimizers.SGD(RATE, MOMENTUM)

@@ -459,3 +459,40 @@ def test_a_program_gives_the_same_everywhere(names: list[str]) -> None:
     for library in ("numpy", "torch"):
         for ours, theirs in zip(run(library, names), expected, strict=True):
             np.testing.assert_allclose(host(ours), host(theirs), rtol=2e-5, atol=1e-5)
+
+
+# -- what is NumPy's own ---------------------------------------------------------------------------------------------
+
+
+def test_numpy_functions_of_variables_are_recorded() -> None:
+    pytest.importorskip("autograd")
+    v, m = sv.Variable(np.array([1.0, 2.0]), name="v"), sv.Variable(np.eye(2) * 3)
+    with sv.GradientTape(persistent=True) as tape:
+        y = np.sum(np.sin(v)) + np.dot(v, np.dot(m, v))
+        assert v[1] > v[0]
+        with pytest.raises(TraceError, match=r"np\.asarray: the gradient of this value .* at 'v'"):
+            np.asarray(v)
+        with pytest.raises(TraceError, match="float: the gradient of this value"):
+            float(y)
+        with tape.stop_recording():
+            assert float(y) > 0
+            assert np.asarray(v).tolist() == [1.0, 2.0]
+    np.testing.assert_allclose(tape.gradient(y, v), np.cos(v.value) + 6 * v.value)
+    np.testing.assert_allclose(tape.gradient(y, m), np.outer(v.value, v.value))
+    assert type(tape.gradient(y, v)) is np.ndarray
+    later = y * 2.0  # nobody records any more
+    assert isinstance(later, np.floating)
+    assert tape.gradient(later, v) is None
+    assert float(y) == pytest.approx(np.sin([1.0, 2.0]).sum() + 15)
+
+
+def test_what_was_recorded_is_freed_with_the_gradient() -> None:
+    pytest.importorskip("autograd")
+    v = sv.Variable(np.ones(4))
+    with sv.GradientTape() as tape:
+        y = np.sum(v * v)
+    assert tape.gradient(y, v).tolist() == [2.0] * 4
+    del y
+    before = v.value.ctypes.data
+    v.assign_add(np.ones(4))  # in place: the tape holds no old value
+    assert v.value.ctypes.data == before

@@ -34,12 +34,9 @@ def _is_real(tensor: Any) -> bool:
 
 
 @pytest.fixture
-def traced() -> Iterator[None]:
+def traced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs run as they were traced: compiling takes seconds."""
-    import torch._dynamo.config as config
-
-    with config.patch(disable=True):
-        yield
+    monkeypatch.setattr(torch_jit, "_compiled", lambda module, _: module)
 
 
 @pytest.fixture(params=["traced", "compiled"])
@@ -65,7 +62,7 @@ def test_gradients_of_what_was_read() -> None:
     assert list(gradients) == [w]
     _same(value, 45.0)
     _same(gradients[w], [18.0, 36.0])
-    assert not value.requires_grad and not gradients[w].requires_grad
+    assert not any(each.requires_grad for each in (value, gradients[w]))
     assert int(n) == 1
     assert w.parameter.grad is None
     unused = sv.grad(loss, {"w": w, "b": b})(3.0)
@@ -105,7 +102,7 @@ def test_a_write_after_the_read_does_not_change_the_gradient() -> None:
 
     _same(sv.grad(loss, w)(), [2.0, 4.0])
     _same(w, [7.0, 7.0])
-    assert w.value.requires_grad and w.value.grad_fn is not None, "still connected to its parameter"
+    assert w.value.grad_fn is not None, "no longer connected to its parameter"
 
 
 def test_the_gradient_of_a_gradient() -> None:
@@ -198,6 +195,34 @@ def test_a_step_of_training(either: None) -> None:
     w.assign([5.0, 5.0])  # read later, never frozen
     _same(step(torch.tensor(2.0)), 200.0)
     assert len(traces) == count
+
+
+@pytest.mark.parametrize("donate", [True, False])
+def test_new_memory_is_the_variables_alone(donate: bool, either: None) -> None:
+    a, b, c, d = (_var([1.0, 2.0]) for _ in range(4))
+    constant, x = torch.tensor([7.0, 8.0]), torch.tensor([3.0, 4.0])
+
+    def assign(x: Any, i: Any) -> Any:
+        a.assign(constant)
+        b.assign(x)
+        c.assign(x)
+        d.assign_add(x[i])
+        return b.value, a.value
+
+    step = sv.jit(assign, donate=donate)
+    for i in range(1, 4):
+        new, old = step(x, torch.tensor([0]))
+        for variable, expected in [(a, [7.0, 8.0]), (b, [3.0, 4.0]), (c, [3.0, 4.0]), (d, [1.0 + 3 * i, 2.0 + 3 * i])]:
+            _same(variable, expected)
+            assert variable.version == 3 * i - 2
+        for variable in (a, b, c):
+            variable.assign_add(1.0)
+            variable.assign_add(1.0)
+        _same(constant, [7.0, 8.0])
+        _same(x, [3.0, 4.0])
+        _same(new, [3.0, 4.0])
+        _same(old, [7.0, 8.0])
+        d.assign(d.value).assign(d.value)
 
 
 def test_old_values_and_swaps(either: None) -> None:
@@ -402,7 +427,7 @@ def test_a_branch_on_a_value_is_an_error(traced: None) -> None:
         with pytest.raises(sv.errors.TraceError, match=r"asks for a value that only the compiled program .*sv\.cond"):
             sv.jit(step)()
         assert (int(n), n.version) == (0, 0)
-        assert _is_real(w.value) and _is_real(n.value)
+        assert all(_is_real(each.value) for each in (w, n))
 
 
 def test_an_exception_in_the_trace_changes_nothing(traced: None) -> None:
@@ -423,7 +448,7 @@ def test_an_exception_in_the_trace_changes_nothing(traced: None) -> None:
         with pytest.raises(ValueError, match="no"), sv.transaction(w):
             step()
     assert (int(n), n.version, w.version) == (0, 0, 0)
-    assert _is_real(w.value) and _is_real(n.value)
+    assert all(_is_real(each.value) for each in (w, n))
     fails[0] = False
     _same(step(), [2.0, 4.0])
 
@@ -548,7 +573,7 @@ def test_a_variable_made_on_the_first_call(traced: None) -> None:
     _same(step(torch.tensor(1.0)), 7.0)
     _same(step(torch.tensor(1.0)), 8.0)
     _same(made[0], 7.0)
-    assert len(made) == 1 and _is_real(made[0].value) and made[0].trainable
+    assert [(_is_real(each.value), each.trainable) for each in made] == [(True, True)]
     kept: list[sv.Variable] = []
     with pytest.raises(sv.errors.TraceError, match=r"makes a variable that lives on, at 'every'"):
         sv.jit(lambda: kept.append(sv.Variable(1.0, name="every", backend="torch")), backend="torch")()
@@ -671,7 +696,7 @@ def test_control_flow(compiles: bool, traced: None) -> None:
         return sv.scan(lambda carry, x: (carry + v.assign_add(x).value, carry * x), torch.tensor(0.0), xs)
 
     def count() -> Any:
-        return sv.fori_loop(1, 5, lambda i, carry: carry + v.assign_add(float(i)).value, torch.tensor(0.0))
+        return sv.fori_loop(1, 5, lambda i, carry: carry + v.assign_add(i * 1.0).value, torch.tensor(0.0))
 
     def each(x: Any) -> Any:
         return sv.vmap(lambda x: rows.assign_add(x).value * 10, variable_axes={rows: 0})(x)
@@ -725,3 +750,77 @@ def test_branches_that_differ_are_an_error(traced: None) -> None:
     v = _var(1.0)
     with pytest.raises(TypeError, match=r"cond: the branches return"):
         sv.jit(lambda: sv.cond(v.value > 0, lambda: v.value, lambda: v.value.double()))()
+
+
+# -- torch.compile ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[True, False], ids=["fullgraph", "breaks"])
+def raw(request: pytest.FixtureRequest) -> Iterator[Callable[[Any], Any]]:
+    """``torch.compile`` itself, without the seconds that Inductor takes."""
+    torch._dynamo.reset()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Dynamo warns about what it cannot trace
+        yield lambda fn: torch.compile(fn, fullgraph=request.param, backend="eager")
+    torch._dynamo.reset()
+
+
+def test_a_raw_compiled_function_inside_jit_is_part_of_it(raw: Any, traced: None) -> None:
+    v = _var(1.0)
+    write = raw(lambda: (v.assign_add(1.0), v.value * 2)[1])
+    _same(write(), 4.0)
+
+    @sv.jit
+    def step() -> Any:
+        v.assign(10.0)
+        return write()
+
+    for _ in range(2):
+        _same(step(), 22.0)
+        _same(v, 11.0)
+    _same(write(), 24.0)
+
+
+def _right_or_refused(call: Callable[[], Any], expected: float) -> None:
+    try:
+        result = call()
+    except (sv.errors.TraceError, torch._dynamo.exc.Unsupported):
+        return
+    _same(result, expected)
+
+
+def test_a_raw_compiled_function_inside_an_overlay(raw: Any) -> None:
+    v = _var(1.0)
+    read, write = raw(lambda: v.value * 2), raw(lambda: (v.assign_add(1.0), v.value * 2)[1])
+    for warm in (False, True):
+        with sv.StatelessScope({v: 10.0}) as scope:
+            _right_or_refused(read, 20.0)
+            _same(scope.get_current_value(v), 10.0)
+            _right_or_refused(write, 22.0)
+        _same(v, 1.0)
+        _right_or_refused(lambda: sv.functionalize(read, [v])([10.0])[0], 20.0)
+        _right_or_refused(lambda: sv.functionalize(write, [v])([10.0])[0], 22.0)
+        _right_or_refused(lambda: sv.grad(read, v)(), 2.0)
+        _same(v, 1.0)
+        if not warm:
+            _same(read(), 2.0)
+            _same(write(), 4.0)
+            v.assign(1.0)
+
+
+def test_a_raw_compiled_function_inside_a_transaction_writes_nothing_past_it(raw: Any) -> None:
+    v = _var(1.0)
+    write = raw(lambda: (v.assign_add(1.0), v.value * 2)[1])
+    _same(write(), 4.0)
+    with pytest.raises(ZeroDivisionError), sv.transaction(v):
+        v.assign(10.0)
+        _right_or_refused(write, 22.0)
+        raise ZeroDivisionError
+    _same(v, 2.0)
+
+
+def test_a_jitted_function_inside_raw_compile(raw: Any) -> None:
+    v = _var(1.0)
+    step = sv.jit(lambda: v.assign_add(1.0).value)
+    _right_or_refused(lambda: raw(lambda: step() * 2)(), 4.0)
+    assert float(v) in (1.0, 2.0)

@@ -178,10 +178,12 @@ class Functional(Overlay):
     def seed(self, variable: Variable, value: Any) -> None:
         """Gives a variable a value before the code runs; not counted as a write."""
         draft = self._draft_of(variable, variable)
-        if value is not None:
+        if self.lifted:
+            draft._declared = ...  # until `__enter__`: it comes from the overlay around
+        elif value is not None:
             x = draft._convert(value, self.what)
             fits_declared(draft, self.what, x, None)
-            value = variable._backend.sealed(x, fresh=self.lifted)
+            value = variable._backend.sealed(x, fresh=False)
         draft._set(value)
         self.drafts[variable] = draft
 
@@ -192,7 +194,14 @@ class Functional(Overlay):
             if backend.traces:
                 self._marks[backend.name] = backend.mark()
         self._around = _scopes.open_overlay(self)
+        if self.lifted and isinstance(outer := self.outer, Functional):
+            for variable, draft in self.drafts.items():
+                self.declare(draft, outer._find(variable, outer._marks.get(variable._backend.name)))
         return self
+
+    def declare(self, draft: PureDraft, outer: PureDraft) -> None:
+        """Declares the shape of a value that came through a transform. A place for subclasses."""
+        draft._declared, draft._version = outer._declared, outer._version
 
     def __exit__(self, *_: object) -> None:
         _scopes.close_overlay(self, self._around)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._functional import Functional, Lifted, keep_writes
+from ._functional import Functional, Lifted, PureDraft, keep_writes
 from ._registry import default_backend, owner_of
 from ._trees import leaves, tree_map
 from ._variable import Variable
@@ -149,22 +149,31 @@ def scan(
     def run(base: Functional) -> tuple[Any, Any]:
         if not transforms.lifts((init, xs)):
             return _scan_in_python(body, init, xs, count, reverse, transforms)
-        example = tree_map(lambda x: x[0], xs) if count else xs
-        lift = _Lift("scan", base, _written("scan", transforms, (body, init, example)) if count else ())
+        lift = _Lift("scan", base, _written("scan", transforms, (body, init, tree_map(_row, xs))))
 
         def pure(carry: Any, x: Any) -> tuple[Any, Any]:
             (out, y), new = lift.run(carry[1], body, carry[0], x)
             return (out, new), y
 
         (carry, new), ys = transforms.scan(pure, (init, lift.values()), xs, count, reverse=reverse)
-        lift.keep(new)
+        if count:
+            lift.keep(new)
         return carry, ys
 
     return keep_writes("scan", run, {})
 
 
+def _row(x: Any) -> Any:
+    """An ``x`` as the body gets it, also where there is none."""
+    if x.shape[0]:
+        return x[0]
+    owner = owner_of(x)
+    assert owner is not None, "it has a shape"
+    return owner.cast(owner.namespace().sum(x, axis=0), x.dtype)
+
+
 def _length(xs: Any, length: int | None) -> int:
-    lengths = {int(each.shape[0]) if each.shape else -1 for each in leaves(xs)} | (
+    lengths = {int(each.shape[0]) if len(each.shape) else -1 for each in leaves(xs)} | (
         {length} if length is not None else set()
     )
     if len(lengths) != 1 or -1 in lengths:
@@ -191,7 +200,7 @@ def _scan_in_python(
         return carry, tree_map(lambda *each: transforms.stack(each), *found)
     # Once on zeros, and without its writes, to see what a step would have given.
     with Functional("scan"):
-        _, y = body(carry, tree_map(lambda x: transforms.stack([x.sum(0) if hasattr(x, "sum") else x])[0] * 0, xs))
+        _, y = body(carry, tree_map(_row, xs))
     return carry, tree_map(lambda each: transforms.stack([each])[:0], tree_map(_plain, y))
 
 
@@ -284,6 +293,12 @@ def fori_loop(lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init:
     >>> sv.fori_loop(1, 5, lambda i, carry: carry + v.assign_add(i).value, 0), int(v)
     (np.int32(20), 10)
     """
+
+    if isinstance(lower, int) and isinstance(upper, int):
+        backend = _library(init, body_fun)
+        if backend.transforms().lifts(init):  # a scan has a gradient, and a while loop has none
+            numbers = backend.namespace().arange(lower, max(lower, upper))
+            return scan(lambda carry, i: (body_fun(i, carry), None), init, numbers)[0]
 
     def step(carry: Any) -> Any:
         i, inner = carry
@@ -434,11 +449,8 @@ class _Example(Lifted):
 
     __slots__ = ()
 
-    def seed(self, variable: Variable, value: Any) -> None:
-        draft = self._draft_of(variable, variable)
-        draft._declared = ...
-        draft._set(value)
-        self.drafts[variable] = draft
+    def declare(self, draft: PureDraft, outer: PureDraft) -> None:
+        """Leaves the shape open: it has an axis less."""
 
 
 def _take(leaf: Any, i: int, axis: int) -> Any:

@@ -230,7 +230,7 @@ class _Run:
             if frame.misses:
                 self.again = frame.misses
                 return None, {}
-            self._written.update(frame.written)
+            self._remember(frame)
             tape = frame.tape
             if tape is None:  # no trainable variable was read
                 gradients: dict[Variable, Array] = {}
@@ -266,10 +266,15 @@ class _Run:
         if frame.misses:
             self.again = frame.misses
             return None, {}
-        self._written.update(frame.written)
+        self._remember(frame)
         for variable, new in zip(frame.written, news, strict=True):
             base.take_over(variable, new)
         return ((loss, aux) if self._has_aux else loss), dict(zip(wanted, gradients, strict=True))
+
+    def _remember(self, frame: _Recording) -> None:
+        """Which variables the function writes, so that the next call reserves them; not those that it makes."""
+        made = {id(variable) for variable in frame.created_here()}
+        self._written.update((variable, None) for variable in frame.written if id(variable) not in made)
 
     def _split(self, out: Any) -> tuple[Any, Any]:
         if self._has_aux:

@@ -43,6 +43,7 @@ _PYTHON = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
 _HARMLESS = {"ReadVariableOp", "VarHandleOp", "Placeholder"}
 _IN_PLACE = {"AddV2": "assign_add", "Sub": "assign_sub"}
 _DOUBLE = {"float64", "complex128"}
+_NARROW = {"int4", "int8", "int16", "uint4", "uint8", "uint16", "uint32", "uint64"}
 _STALE = object()
 
 #: How numbers are passed: tensors of these dtypes; or as they are, part of the program.
@@ -211,7 +212,8 @@ class Jitted:
     """One compiled function: a graph for each signature of its arguments.
 
     Numbers are passed as tensors, so that another number does not trace again: as float32 or int32, and as float64
-    where variables are. Code that does not run so, such as ``range(n)``, gets them as they are, and is traced for each.
+    where variables are. Code that does not run so, such as ``range(n)``, and code that uses integer variables which a
+    number may not fit, gets them as they are, and is traced for each.
     Strings, booleans, None and other objects are part of the program, and so are variables, by identity.
     """
 
@@ -276,7 +278,7 @@ class Jitted:
             traced, lasting = self._trace_once(arguments, values)
             if lasting:
                 traced, lasting = self._trace_once(arguments, values)
-        except (TypeError, ValueError, tf.errors.OpError, TraceError) as error:
+        except (TypeError, ValueError, AttributeError, NotImplementedError, tf.errors.OpError, TraceError) as error:
             if arguments.numbers and mode != _EXACT_NUMBERS:
                 self._numbers[key] = _EXACT_NUMBERS
                 return None
@@ -290,12 +292,9 @@ class Jitted:
                     "make it on the first call only, or outside",
                 )
             )
-        if (
-            mode == _SINGLE_NUMBERS
-            and any(type(each) is not int for each in arguments.numbers)
-            and any(variable.dtype_name in _DOUBLE for variable in traced.known)
-        ):
-            self._numbers[key] = _DOUBLE_NUMBERS
+        better = _better_for(arguments.numbers, mode, {variable.dtype_name for variable in traced.known})
+        if better != mode:
+            self._numbers[key] = better
             return None
         return traced
 
@@ -405,7 +404,7 @@ def _assign_last(trace: _Trace, written: list[Variable], results: list[Any]) -> 
 def _write_of(trace: _Trace, variable: Variable) -> tuple[Any, Any]:
     """How a variable gets its new value, and what of: a sum is added in place, where nobody holds the old value."""
     resource, new = trace.seen[variable][0].variable, trace.drafts[variable]._snapshot
-    if new.op.type in _IN_PLACE:
+    if tf.is_symbolic_tensor(new) and new.op.type in _IN_PLACE:
         old, x = new.op.inputs
         if old is trace.first[variable] and x.shape == new.shape:
             return getattr(resource, _IN_PLACE[new.op.type]), x
@@ -556,6 +555,18 @@ def _number_dtype(value: Any, mode: int) -> Any:
     if type(value) is complex:
         return tf.complex128 if mode == _DOUBLE_NUMBERS else tf.complex64
     return tf.float64 if mode == _DOUBLE_NUMBERS else tf.float32
+
+
+def _better_for(numbers: tuple[Any, ...], mode: int, dtypes: set[str]) -> int:
+    """How numbers are passed to code that uses variables of these dtypes."""
+    if mode == _EXACT_NUMBERS:
+        return mode
+    for number in numbers:
+        if type(number) is not int:
+            mode = _DOUBLE_NUMBERS if dtypes & _DOUBLE else mode
+        elif dtypes & (_NARROW if _number_dtype(number, mode) is tf.int32 else _NARROW | {"int32"}):
+            return _EXACT_NUMBERS  # as a tensor, it would be cut to fit, and nobody could tell
+    return mode
 
 
 def _hashable(value: Any) -> Any:

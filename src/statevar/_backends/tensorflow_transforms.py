@@ -168,6 +168,9 @@ class TensorFlowTransforms(Transforms):
 
         return mapped
 
+    # `remat` is that of the base: nothing is computed again. tf.recompute_grad gives what the code closes over no
+    # gradient, and if all of that is passed as arguments, it refuses where its gradient is taken again.
+
     def stack(self, arrays: Sequence[Any], axis: int = 0) -> Any:
         return tf.stack(list(arrays), axis)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from threading import RLock
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ from .._forks import guarded
 from .._transforms import Program
 from .._variable import Variable
 from ..errors import TraceError, describe
-from .torch import _UNHELD, BACKEND, _use_count
+from .torch import _UNHELD, _UNHELD_FORK, BACKEND, _use_count
 
 __all__ = ["TorchJit"]
 
@@ -34,6 +35,9 @@ Tensor = torch.Tensor
 _ATTEMPTS = 20  # each finds at least one variable more
 _MAKES = 3  # traces that may make variables which live on
 _EAGERLY = 4  # programs compiled at their first call; more of them run once as they were traced: a number may differ
+
+#: What torch says when Python wants the value of a tensor that has none.
+_ASKED = (".numpy() is not supported for tensor subclasses", "is not tracked with proxy for")
 
 _MISS: Final = object()
 _PLAIN = frozenset({int, bool, str, bytes, type(None), complex})
@@ -50,18 +54,23 @@ _default_dtype = torch.get_default_dtype
 # What cannot fail once it runs, beside the operations that torch tags as pointwise or as reductions. A program of
 # these writes in place; one that may fail halfway, at an index out of range, does not.
 _SURE = frozenset(
-    "mm addmm bmm baddbmm mv dot view _unsafe_view reshape expand detach alias t transpose permute select slice unsqueeze "
-    "squeeze cat stack full full_like zeros zeros_like ones ones_like empty_like new_zeros new_ones new_full arange clone "
-    "copy_ _to_copy convolution convolution_backward native_layer_norm native_layer_norm_backward _softmax "
-    "_softmax_backward_data _log_softmax _log_softmax_backward_data rand rand_like randn randn_like split flip "
-    "select_backward slice_backward where lift_fresh_copy lift_fresh empty scalar_tensor native_dropout cumsum tril triu".split()
+    (  # noqa: SIM905  # the list would take a page
+        "mm addmm bmm baddbmm mv dot view _unsafe_view reshape expand detach alias t transpose permute select "
+        "slice unsqueeze squeeze cat stack full full_like zeros zeros_like ones ones_like empty_like new_zeros "
+        "new_ones new_full arange clone copy_ _to_copy convolution convolution_backward native_layer_norm "
+        "native_layer_norm_backward _softmax _softmax_backward_data _log_softmax _log_softmax_backward_data rand "
+        "rand_like randn randn_like split flip select_backward slice_backward where lift_fresh_copy lift_fresh "
+        "empty scalar_tensor native_dropout cumsum tril triu"
+    ).split()
 )
 _DIVISIONS = ("div", "floor_divide", "remainder", "fmod")
 
 
 _VIEWS = frozenset(
-    "view _unsafe_view reshape expand detach alias t transpose permute select slice unsqueeze squeeze clone _to_copy "
-    "lift_fresh_copy lift_fresh".split()
+    (  # noqa: SIM905  # the list would take a page
+        "view _unsafe_view reshape expand detach alias t transpose permute select slice unsqueeze squeeze clone "
+        "_to_copy lift_fresh_copy lift_fresh"
+    ).split()
 )
 
 
@@ -70,7 +79,7 @@ def _name(node: Any) -> str:
     target = getattr(node, "target", None)
     if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten":
         return ""
-    return target.name().removeprefix("aten::").partition(".")[0]
+    return str(target._schema.name).removeprefix("aten::")
 
 
 def _written_by(node: Any) -> Any:
@@ -113,9 +122,11 @@ class _Graph:
         "copies",
         "extra",
         "in_place",
+        "lean",
         "module",
         "out",
         "outs",
+        "reshapes",
         "shapes",
         "variables",
         "written",
@@ -130,7 +141,9 @@ class _Graph:
         self.out: Any = None
         self.copies = 0  # how many inputs it writes
         self.outs = 0  # how many tensors of what it returns are the function's
-        self.in_place = False
+        self.in_place = False  # it writes its inputs; else it returns the new values
+        self.lean = False
+        self.reshapes = False
         self._call: Callable[..., Any] | None = None
         self._detached: list[int] = []
         self._ran = False
@@ -143,11 +156,12 @@ class _Graph:
     def finish(self) -> None:
         """Once all is known."""
         self.in_place = not self.extra and None not in self.shapes
+        self.lean = not self.reshapes and None not in self.shapes
         self._locks = [variable._lock for variable in self.variables]
         self._releases = [lock.release for lock in self._locks]
         acquires = [lock.acquire for lock in self._locks]
         self._plan = list(zip(acquires, self.variables, self.shapes, self.written, strict=True))
-        self._targets = [each for each, writes in zip(self.variables, self.written, strict=True) if writes]
+        self._targets = [each for each, writes in zip(self.variables, self.written, strict=True) if writes] + self.extra
 
     # -- running ------------------------------------------------------------------------------------------------
 
@@ -157,9 +171,10 @@ class _Graph:
         One function, since each call of Python's takes 0.1 us of the 10 that a small program takes.
         """
         call = self._call
-        if call is None or not self.in_place:
+        if call is None or not self.lean:
             return _MISS
         values: list[Tensor] = []
+        news: list[tuple[Variable, Tensor]] = []
         began = watched = False
         grad = _is_grad_enabled()
         try:
@@ -167,21 +182,24 @@ class _Graph:
                 acquire()
                 handle = variable._handle
                 if variable._holder is not None or handle is None or variable._shape != shape:
-                    raise _Missed
+                    raise _Missed  # noqa: TRY301  # as Ctrl-C would, for the same end
                 if handle.shared:
                     if not handle.exclusive() and writes:  # which looks whether its storage was replaced
                         handle.replace(handle.tensor.clone())
                     if handle.tensor.shape != shape:
-                        raise _Missed
+                        raise _Missed  # noqa: TRY301  # as Ctrl-C would, for the same end
                 elif writes and _use_count(handle.address) != _UNHELD:
                     handle.replace(handle.tensor.clone())
                 values.append(handle.tensor)
             if grad:
                 _set_grad_enabled(False)
-            began = True
+            began = self.in_place
             found = call(*values, *tensors)
             if self._detached:
                 found = self._apart(found)
+            if not self.in_place:
+                news.extend(zip(self.extra, found[self.outs :], strict=True))
+                _store(news)
             for variable in self._targets:
                 variable._version += 1
                 if (handle := variable._handle).shared:
@@ -201,6 +219,8 @@ class _Graph:
                 try:
                     if grad:
                         _set_grad_enabled(True)
+                    if news:  # there is no way back, and the way on cannot fail
+                        _store(news)
                     if began:  # what it may have written by now has a number of its own
                         began = False
                         for variable in self._targets:
@@ -270,9 +290,18 @@ class _Graph:
         given = [*inputs, *tensors]
         with torch.no_grad():
             found = (self._compiled or self.module)(*given)
-        self._detached = [i for i in range(self.outs) if any(found[i] is each for each in given)]
+        known = {id(each) for each in [*given, *found[self.outs :]]}  # Inductor returns one tensor for equal results
+        self._detached = [i for i in range(self.outs) if id(found[i]) in known]
         self._call = self._compiled
         return found
+
+
+def _inlining() -> AbstractContextManager[Any]:
+    """In the block a function of ``torch.compile`` runs as the Python that it is, and becomes part of the trace."""
+    import torch._dynamo.config  # noqa: PLC0415  # a second, of which the compiler takes more
+
+    patched: AbstractContextManager[Any] = torch._dynamo.config.patch(error_on_nested_fx_trace=False)
+    return patched
 
 
 def _compiled(module: Any, inputs: list[Tensor]) -> Callable[..., Any]:
@@ -285,7 +314,7 @@ def _compiled(module: Any, inputs: list[Tensor]) -> Callable[..., Any]:
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            call = torch._inductor.compile(module, inputs)
+            call = torch._inductor.compile(module, [*inputs])
     except Exception as error:
         if "compiler" not in f"{type(error).__name__} {error}".lower():
             raise
@@ -346,8 +375,21 @@ class _Trace(Tracing):
             return super()._miss(variable)
 
     def given(self, variable: Variable, value: Tensor) -> Tensor:
+        if any(each() is variable for each, _ in self.created):
+            return value.detach().clone()  # a constant of the program, if nobody keeps the variable
         traced: Tensor = self.fake.from_tensor(value.detach(), static_shapes=True)
         return traced
+
+
+def _store(news: list[tuple[Variable, Tensor]]) -> None:
+    """Gives variables new memory. The locks are taken; begun again, it goes on."""
+    while news:
+        variable, fresh = news[-1]
+        storage = fresh.untyped_storage()
+        if _use_count(storage._cdata) != _UNHELD_FORK or not fresh.is_contiguous() or storage.nbytes() != fresh.nbytes:
+            fresh = fresh.clone(memory_format=torch.contiguous_format)  # somebody else has it too
+        variable._handle.replace(fresh)
+        news.pop()
 
 
 class TorchJit:
@@ -387,14 +429,20 @@ class TorchJit:
         """What makes a program another one; its tensors are collected on the way."""
         modes: Any = _default_dtype()
         if _is_any_autocast():
-            modes = (modes, *((each, torch.is_autocast_enabled(each), torch.get_autocast_dtype(each)) for each in _kinds()))
+            modes = (
+                modes,
+                *((each, torch.is_autocast_enabled(each), torch.get_autocast_dtype(each)) for each in _kinds()),
+            )
         if _scopes.active and (cast_to := _scopes.autocast_dtype()) is not None:
             modes = (modes, cast_to)
         try:
             if self._statics:
-                nums = {n % len(args) if args else 0 for n in self._program.static_argnums if -len(args) <= n < len(args)}
+                nums = {
+                    n % len(args) if args else 0 for n in self._program.static_argnums if -len(args) <= n < len(args)
+                }
                 parts = tuple(
-                    (_Static, type(each), each) if i in nums else _signature(each, tensors) for i, each in enumerate(args)
+                    (_Static, type(each), each) if i in nums else _signature(each, tensors)
+                    for i, each in enumerate(args)
                 )
                 named = tuple(
                     (name, _Static, type(each), each)
@@ -473,7 +521,7 @@ class TorchJit:
             return _outputs(graph, frame, own, out, in_place=in_place)
 
         try:
-            with torch.inference_mode(False), torch.enable_grad():
+            with torch.inference_mode(False), torch.enable_grad(), _inlining():
                 graph.module = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(
                     *inputs, *(_normal(each) for each in tensors)
                 )
@@ -481,7 +529,7 @@ class TorchJit:
         except (DataDependentOutputException, DynamicOutputShapeException, GuardOnDataDependentSymNode) as error:
             raise self._asks_for_a_value() from error
         except RuntimeError as error:
-            if ".numpy() is not supported for tensor subclasses" not in str(error):
+            if not any(each in str(error) for each in _ASKED):
                 raise
             raise self._asks_for_a_value() from error
         finally:
@@ -511,8 +559,8 @@ class TorchJit:
             describe(
                 "jit",
                 f"the Python code of {self._name} asks for a value that only the compiled program will have",
-                hint="use sv.cond or torch.where, and tensors in place of .item() and .numpy(); or pass what it depends "
-                "on as a Python number",
+                hint="use sv.cond or torch.where, and tensors in place of .item() and .numpy(); or pass what it "
+                "depends on as a Python number",
             )
         )
 
@@ -546,14 +594,13 @@ class TorchJit:
         return touched
 
 
-def _outputs(
-    graph: _Graph, frame: Tracing, own: list[Tensor | None], out: Any, *, in_place: bool
-) -> list[Tensor]:
+def _outputs(graph: _Graph, frame: Tracing, own: list[Tensor | None], out: Any, *, in_place: bool) -> list[Tensor]:
     """What the graph returns, after it has written the new values over its inputs, if it may."""
     found: list[Tensor] = []
     graph.out = _template(out, found, frame)
     graph.outs = len(found)
     graph.extra = []
+    graph.reshapes = False
     inputs = dict(zip(graph.variables, own, strict=True))
     made = {id(each) for each in frame.created_here()}
     over: list[tuple[Tensor, Tensor]] = []
@@ -565,6 +612,7 @@ def _outputs(
         new, old = frame.drafts[variable]._snapshot.detach(), inputs[variable]
         if not in_place or old is None or old.shape != new.shape:
             graph.extra.append(variable)
+            graph.reshapes |= old is None or old.shape != new.shape
             extra.append(new)
             continue
         written.add(variable)

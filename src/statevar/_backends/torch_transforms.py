@@ -60,7 +60,7 @@ class TorchTape(Tape):
     def gradients(self, target: Tensor, sources: Sequence[Tensor], *, keep: bool) -> list[Tensor]:
         if not target.requires_grad or not sources:
             return [torch.zeros_like(source.detach()) for source in sources]
-        found = torch.autograd.grad(
+        found: tuple[Tensor | None, ...] = torch.autograd.grad(
             target, list(sources), retain_graph=keep or self._nested, create_graph=self._nested, allow_unused=True
         )
         return [
@@ -161,7 +161,7 @@ class TorchTransforms(Transforms):
                     describe(
                         "while_loop",
                         "under sv.jit, torch cannot compile a loop that ends by a value it computes",
-                        hint="use sv.fori_loop or sv.scan with a length that is a Python number, or call it without sv.jit",
+                        hint="use sv.fori_loop or sv.scan of a length that is a Python number; or call it without jit",
                     )
                 )
             if not goes_on:
