@@ -164,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
             try:
                 model = Model(backend)
                 trainer(model, options.steps)
-            except ImportError as error:  # a library that is not there, said by itself or by us
+            except (ModuleNotFoundError, sv.errors.BackendNotInstalledError) as error:
                 if options.backend:
                     raise
                 print(f"{label}: {error}")

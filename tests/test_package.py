@@ -26,7 +26,10 @@ LAYERS = (
     ("_watchers",),
     ("_checks", "_commit", "_edit", "_holding", "_variable"),
     ("_collect", "_nest", "interop", "snapshots", "transactions"),
-    ("_calls", "_functional", "compilation", "control_flow", "gradients", "stateless", "tapes"),
+    ("_functional",),
+    ("_calls",),
+    ("_engines",),
+    ("compilation", "control_flow", "gradients", "stateless", "tapes"),
     ("testing", "_suite"),
     ("__init__",),
 )
@@ -105,7 +108,7 @@ def frameworks_named_in(source: str) -> set[str]:
 @pytest.mark.parametrize("path", modules(), ids=lambda path: path.stem)
 def test_a_framework_is_named_only_by_its_adapter_and_the_registry(path: Path) -> None:
     named = frameworks_named_in(path.read_text())
-    if path.parent.name == "_backends":
+    if path.parent.name in ("_backends", "_engines"):
         library = path.stem.partition("_")[0]
         assert named <= {library, f"{library}lib"}
     elif path.stem == "_registry":

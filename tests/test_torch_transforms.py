@@ -15,7 +15,7 @@ import statevar as sv
 
 torch = pytest.importorskip("torch")
 
-from statevar._backends import torch_jit  # noqa: E402  # after torch is known to be there
+from statevar._engines import torch_jit  # noqa: E402  # after torch is known to be there
 
 
 def _var(value: Any, **options: Any) -> sv.Variable:

@@ -13,6 +13,8 @@ The laws of an adapter:
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import math
 import operator
 from abc import ABC, abstractmethod
@@ -113,8 +115,14 @@ class Backend(ABC):
         return nullcontext()
 
     def transforms(self) -> Transforms:
-        """Its gradients, compiler and loops; they are imported when they are asked for."""
-        raise NotImplementedError(f"{self.name} has no transforms")
+        """Its gradients, compiler and loops, imported when they are first asked for; ours stand in `_engines`."""
+        engine = f"statevar._engines.{self.name}"
+        if importlib.util.find_spec(engine) is None:
+            raise NotImplementedError(
+                describe("transforms", f"{self.name} has none", hint="its adapter can have a method transforms()")
+            )
+        found: Transforms = importlib.import_module(engine).TRANSFORMS
+        return found
 
     def attach(self, variable_type: type, snapshot_type: type) -> None:
         """Tells the library of our types, where it keeps a registry. Called once, when both are there."""

@@ -112,7 +112,7 @@ def _bound_program(program: Program, instance: Any) -> Program:
 
 
 def backend_of(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Backend:
-    """The library of the variables that a function can reach; else of its arguments; else what it imports; else NumPy."""
+    """Whose variables a function can reach; else whose arrays it gets; else what it imports; else NumPy."""
     met: dict[int, Any] = {}
     found = list(dict.fromkeys(_reachable([fn, args, kwargs], met)))
     backends = list(dict.fromkeys(variable._backend for variable in found))
@@ -165,7 +165,7 @@ def _reachable(roots: list[Any], met: dict[int, Any]) -> Iterator[Variable]:
         else:
             if isinstance(each, ModuleType | type):
                 continue
-            call = getattr(type(each), "__call__", None)
+            call = vars(type(each)).get("__call__")
             if isinstance(call, FunctionType):
                 stack.append(call)
             stack.extend(getattr(each, "__dict__", {}).values())

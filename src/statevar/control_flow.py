@@ -293,7 +293,6 @@ def fori_loop(lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init:
     >>> sv.fori_loop(1, 5, lambda i, carry: carry + v.assign_add(i).value, 0), int(v)
     (np.int32(20), 10)
     """
-
     if isinstance(lower, int) and isinstance(upper, int):
         backend = _library(init, body_fun)
         if backend.transforms().lifts(init):  # a scan has a gradient, and a while loop has none

@@ -114,5 +114,5 @@ def functionalize(fn: Callable[..., Any], variables: Any) -> Callable[..., tuple
             new = dict(zip(nest.variables, overlay.values(nest.variables), strict=True))
         return out, nest.build(new.__getitem__)
 
-    del pure.__wrapped__  # type: ignore[attr-defined]  # it has one argument more, and libraries look at the signature
+    del pure.__wrapped__  # it has one argument more, and libraries look at the signature
     return pure

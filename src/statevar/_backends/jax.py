@@ -13,7 +13,7 @@ import threading
 import warnings
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +25,6 @@ from .._dtypes import HOST, is_integer
 from .._indexing import Selection, last_of_each
 from .._shapes import DeclaredShape
 from ..errors import DTypeError, describe
-
-if TYPE_CHECKING:
-    from .._transforms import Transforms
 
 __all__ = ["BACKEND", "Lent", "Same", "by_identity", "is_eager"]
 
@@ -190,11 +187,6 @@ class JAXBackend(Backend):
 
     def may_write(self, mark: Any) -> bool:
         return mark is None or _trace() is mark
-
-    def transforms(self) -> Transforms:
-        from .jax_transforms import TRANSFORMS  # noqa: PLC0415  # for those who differentiate or compile
-
-        return TRANSFORMS
 
     def attach(self, variable_type: type, snapshot_type: type) -> None:
         def flatten(variable: Any) -> tuple[tuple[Any, ...], Any]:

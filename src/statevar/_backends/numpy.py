@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 import warnings
 from sys import getrefcount
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -21,9 +21,6 @@ from .._devices import no_such_device, parse_device
 from .._dtypes import HOST, is_integer
 from .._indexing import Selection
 from .._shapes import DeclaredShape
-
-if TYPE_CHECKING:
-    from .._transforms import Transforms
 
 __all__ = ["BACKEND"]
 
@@ -173,11 +170,6 @@ class NumPyBackend(Backend):
 
     def is_symbolic(self, array: Any) -> bool:
         return type(array) is not np.ndarray and _is_box(array)
-
-    def transforms(self) -> Transforms:
-        from .numpy_transforms import TRANSFORMS  # noqa: PLC0415  # for those who differentiate or compile
-
-        return TRANSFORMS
 
     # -- dtypes, shapes and devices -------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FunctionType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -46,9 +46,6 @@ try:
     from tensorflow.python.ops.resource_variable_ops import ResourceVariable as _Resource
 except ImportError:  # not public: without it, a tf.function lets variables be made in its first trace only
     _Resource = tf.Variable
-
-if TYPE_CHECKING:
-    from .._transforms import Transforms
 
 __all__ = ["BACKEND", "inlined", "past_overlay"]
 
@@ -159,11 +156,6 @@ class TensorFlowBackend(Backend):
         else:
             with graph.as_default(), tf.control_dependencies(None):
                 yield
-
-    def transforms(self) -> Transforms:
-        from .tensorflow_transforms import TRANSFORMS  # noqa: PLC0415  # for those who differentiate or compile
-
-        return TRANSFORMS
 
     def attach(self, variable_type: type, snapshot_type: type) -> None:
         # AutoGraph would rewrite our methods, locks and all: the first trace takes 4.1 s instead of 0.4.

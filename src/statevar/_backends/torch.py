@@ -12,7 +12,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import array_api_compat.torch
 import ml_dtypes
@@ -27,9 +27,6 @@ from .._dtypes import HOST, is_differentiable, is_integer
 from .._indexing import Selection, last_of_each
 from .._shapes import DeclaredShape
 from ..errors import DTypeError, describe
-
-if TYPE_CHECKING:
-    from .._transforms import Transforms
 
 __all__ = ["BACKEND"]
 
@@ -189,11 +186,6 @@ class TorchBackend(Backend):
 
     def mark(self) -> Any:
         return _Mark(_is_grad_enabled())
-
-    def transforms(self) -> Transforms:
-        from .torch_transforms import TRANSFORMS  # noqa: PLC0415  # for those who differentiate or compile
-
-        return TRANSFORMS
 
     # -- dtypes, shapes and devices -------------------------------------------------------------------
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from .._backends.tensorflow import inlined
 from .._transforms import Program, Tape, Transforms
 from .._trees import leaves, tree_map
 from ..errors import DTypeError, ShapeError, TraceError, describe
-from .tensorflow import inlined
 from .tensorflow_jit import Jitted
 
 __all__ = ["TRANSFORMS"]

@@ -18,11 +18,11 @@ from weakref import WeakSet, ref
 import jax
 import jax.numpy as jnp
 
+from .._backends.jax import Lent
 from .._commit import while_locked
 from .._forks import in_child
 from .._holds import Hold
 from .._variable import Variable
-from .jax import Lent
 
 __all__ = ["Held", "Residence"]
 

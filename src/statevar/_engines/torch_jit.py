@@ -21,12 +21,12 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from .. import _scopes
+from .._backends.torch import _UNHELD, _UNHELD_FORK, BACKEND, _use_count
 from .._calls import Call, Tracing
 from .._forks import guarded
 from .._transforms import Program
 from .._variable import Variable
 from ..errors import TraceError, describe
-from .torch import _UNHELD, _UNHELD_FORK, BACKEND, _use_count
 
 __all__ = ["TorchJit"]
 

@@ -88,7 +88,7 @@ class TorchTape(Tape):
         return [next(found) if each.requires_grad else None for each in sources]
 
     def paused(self) -> AbstractContextManager[None]:
-        return torch.no_grad()  # type: ignore[no-any-return]  # torch does not say
+        return torch.no_grad()
 
     def concrete(self, array: Any) -> Any:
         if self._nested or not isinstance(array, Tensor):

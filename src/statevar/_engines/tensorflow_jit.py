@@ -24,6 +24,7 @@ import tensorflow as tf
 
 from .. import _scopes
 from .._backend import Backend
+from .._backends.tensorflow import past_overlay
 from .._calls import Call, Tracing
 from .._commit import while_locked
 from .._functional import PureDraft
@@ -32,7 +33,6 @@ from .._shapes import fits
 from .._transforms import Program
 from .._variable import Variable
 from ..errors import StatevarError, TraceError, describe
-from .tensorflow import past_overlay
 
 __all__ = ["Jitted"]
 

@@ -18,12 +18,12 @@ import jax
 import jax.numpy as jnp
 
 from .. import _scopes
+from .._backends.jax import by_identity, is_eager
 from .._calls import Call, Tracing
 from .._holds import Hold
 from .._transforms import Program, Transforms
 from .._variable import Variable
 from ..errors import TraceError, describe
-from .jax import by_identity, is_eager
 from .jax_residence import Held, Residence
 
 __all__ = ["TRANSFORMS"]
@@ -217,7 +217,7 @@ class _Jit:
             variable.value  # noqa: B018  # raises if the transform would keep it for ever
         out, _ = config.careful(
             [_array(each) for each in config.written], [_array(each) for each in config.read], *args, **kwargs
-        )  # noqa: E501
+        )
         if config.written:
             raise TraceError(
                 describe(

@@ -27,7 +27,7 @@ class NumPyTransforms(Transforms):
 
     def tape(self) -> Tape:
         try:
-            from . import numpy_autograd  # noqa: PLC0415  # for those who differentiate
+            from .._backends import numpy_autograd  # noqa: PLC0415  # for those who differentiate
         except ModuleNotFoundError as error:
             if error.name is None or error.name.partition(".")[0] != "autograd":
                 raise  # it is there and broken: its own error says more

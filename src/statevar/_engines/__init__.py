@@ -1,0 +1,1 @@
+"""The transforms of each library: gradients, compilation, loops. Loaded by `Backend.transforms`."""
