@@ -1096,7 +1096,7 @@ def test_raw_jit_of_functionalize_is_the_way_out() -> None:
     assert_same(steps[0], [5.0, 6.0])
 
 
-# -- law 5, when JAX hides its semi-public names ----------------------------------------------------------------------
+# -- law 5, when JAX hides its semi-public names -------------------------------------------------------------
 
 
 def without(*names: str) -> Callable[[pytest.MonkeyPatch], None]:

@@ -100,6 +100,9 @@ class Transforms(ABC):
     # it says yes, the functions below get pure functions of nests (tuples, lists, dicts) of arrays, with the values of
     # the variables among them; they have the signatures of ``jax.lax``.
 
+    #: A loop of so many steps, known before, is written out where it would be lifted.
+    unrolls = 0.0
+
     def lifts(self, nest: Any) -> bool:
         """Whether control flow over these values must be the library's own, because it is traced or always is."""
         return False

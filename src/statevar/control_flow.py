@@ -295,15 +295,24 @@ def fori_loop(lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init:
     """
     if isinstance(lower, int) and isinstance(upper, int):
         backend = _library(init, body_fun)
-        if backend.transforms().lifts(init):  # a scan has a gradient, and a while loop has none
+        transforms = backend.transforms()
+        if transforms.lifts(init) and upper - lower > transforms.unrolls:
+            # A scan has a gradient, and a while loop has none.
             numbers = backend.namespace().arange(lower, max(lower, upper))
             return scan(lambda carry, i: (body_fun(i, carry), None), init, numbers)[0]
+        return keep_writes("fori_loop", lambda _: _count(lower, upper, body_fun, init), {})
 
     def step(carry: Any) -> Any:
         i, inner = carry
         return i + 1, body_fun(i, inner)
 
     return while_loop(lambda carry: carry[0] < upper, step, (lower, init))[1]
+
+
+def _count(lower: int, upper: int, body_fun: Callable[[Any, Any], Any], carry: Any) -> Any:
+    for i in range(lower, upper):
+        carry = tree_map(_plain, body_fun(i, carry))
+    return carry
 
 
 # -- maps -----------------------------------------------------------------------------------------------------------

@@ -142,6 +142,7 @@ class _Jit:
         for _ in range(_ATTEMPTS):
             config = self._config
             by_identity.on = True
+            compiled = config.cold
             try:
                 if not eager:
                     return self._in_a_trace(config, args, kwargs)
@@ -153,7 +154,7 @@ class _Jit:
                 if config.reshapes or (config.home.missing and not config.home.lend(copies=self.program.donate)):
                     by_identity.on = True
                     return self._within(config, args, kwargs)
-                return self._at_home(config, args, kwargs)
+                return self._at_home(config, args, kwargs, may_trace=compiled)
             except _Again:
                 continue
             except _Untraced:
@@ -172,8 +173,14 @@ class _Jit:
         config.call.lower(*values, *args, **kwargs).compile()
         config.cold = False
 
-    def _at_home(self, config: _Config, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A call outside of any transaction, on the arrays in its residence."""
+    def _at_home(
+        self, config: _Config, args: tuple[Any, ...], kwargs: dict[str, Any], *, may_trace: bool = False
+    ) -> Any:
+        """A call outside of any transaction, on the arrays in its residence.
+
+        Args:
+            may_trace: the program was compiled for these arguments; should JAX have forgotten, it may trace again.
+        """
         home = config.home
         # Published snapshots, so that nobody donates them; if all are there still when the lock is taken, and no other
         # write comes between, then they and what is written belong to one moment.
@@ -185,7 +192,7 @@ class _Jit:
             for variable, value in zip(config.read, read, strict=True):
                 if variable._snapshot is not value:
                     raise _Changed
-            config.caller = get_ident()
+            config.caller = 0 if may_trace else get_ident()
             by_identity.on = True
             try:
                 # C code puts the result into the list before Python looks for signals: the old values are gone by then.

@@ -79,6 +79,8 @@ class TensorFlowTransforms(Transforms):
 
     # -- control flow --------------------------------------------------------------------------------------
 
+    unrolls = 16.0  # a graph of a few steps is faster, and can be mapped by `vmap`
+
     def lifts(self, nest: Any) -> bool:
         return not tf.executing_eagerly()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 from torch._functorch.eager_transforms import enable_inplace_requires_grad
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_proxy_mode
 from torch.utils.checkpoint import checkpoint
 
@@ -127,8 +129,10 @@ class TorchTransforms(Transforms):
 
     # -- control flow --------------------------------------------------------------------------------------
 
+    unrolls = math.inf  # Inductor compiles no loops
+
     def lifts(self, nest: Any) -> bool:
-        return _is_traced()
+        return _is_traced() or any(isinstance(each, FakeTensor) for each in leaves(nest))
 
     def written_by(self, fn: Callable[..., Any], *args: Any) -> None:
         with disable_proxy_modes_tracing():
