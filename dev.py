@@ -1,7 +1,7 @@
 """Sets up an environment of its own and runs the main job or the tests in it. Needs Python and pip only.
 
 python dev.py digits [--backend jax]    trains on real data; NumPy by default
-python dev.py test [PYTEST ARGUMENTS]   lint, types, and the tests on all four backends
+python dev.py test [PYTEST ARGUMENTS]   lint, types, the tests on all four backends, and those of JAX on an older one
 python dev.py check                     lint and types only
 python dev.py env                       makes the test environment and prints where it is
 """
@@ -17,14 +17,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 BACKENDS = ("numpy", "jax", "torch", "tensorflow")
+#: What rests on JAX's semi-public names.
+ON_AN_OLDER_JAX = ("tests/test_jax_transforms.py", "tests/test_stateless.py", "tests/test_control_flow.py")
 
 
-def environment(name: str, *extras: str) -> str:
+def environment(name: str, *extras: str, constraints: str = "constraints.txt") -> str:
     """The Python of a virtual environment that holds the project and its extras; made on first use."""
     folder = ROOT / f".venv-{name}"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     wanted = hashlib.sha256(
-        b"".join((ROOT / file).read_bytes() for file in ("pyproject.toml", "constraints.txt"))
+        b"".join((ROOT / file).read_bytes() for file in ("pyproject.toml", constraints))
         + f"{extras} {sys.version}".encode()
     ).hexdigest()
     stamp = folder / "installed"
@@ -33,7 +35,7 @@ def environment(name: str, *extras: str) -> str:
         venv.create(folder, with_pip=True, clear=True)
         project = f".[{','.join(extras)}]" if extras else "."
         pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-        run(*pip, "--constraint", "constraints.txt", "--editable", project)
+        run(*pip, "--constraint", constraints, "--editable", project)
         stamp.write_text(wanted)
     return str(python)
 
@@ -64,7 +66,11 @@ def test(arguments: list[str]) -> None:
     python = environment("test", "test")
     if not arguments:
         check(python)
-    run(python, "-m", "pytest", "--require-backends", *(arguments or ["--numprocesses", str(os.cpu_count() or 1)]))
+    workers = ["--numprocesses", str(os.cpu_count() or 1)]
+    run(python, "-m", "pytest", "--require-backends", *(arguments or workers))
+    if not arguments:
+        older = environment("older", "older", constraints="constraints-older.txt")
+        run(older, "-m", "pytest", "--require-backends", "--backends=numpy,jax", *workers, *ON_AN_OLDER_JAX)
 
 
 def main(arguments: list[str]) -> None:

@@ -24,6 +24,9 @@ jax = pytest.importorskip("jax")
 jnp = jax.numpy
 from statevar._backends import jax as adapter  # noqa: E402  # where JAX is installed
 
+#: How often a new signature is traced: JAX before 0.10 forgets between ``lower`` and the call.
+ONCE = 1 if jax.__version_info__ >= (0, 10) else 2
+
 
 def var(value: Any = 0.0, **options: Any) -> sv.Variable:
     return sv.Variable(value, backend="jax", **options)
@@ -102,10 +105,10 @@ def test_when_it_traces_again() -> None:
     f(jnp.ones(3))
     assert step.since() == 0, "nor is who holds them"
     f(jnp.ones(4))
-    assert step.since() == 1
+    assert step.since() == ONCE
     v.assign(jnp.zeros(5), validate_shape=False)
     f(jnp.ones(4))
-    assert step.since() == 1
+    assert step.since() == ONCE
     f(jnp.ones(4))
     f(jnp.ones(3))
     assert step.since() <= 1, "the new shape with three"
@@ -154,7 +157,7 @@ def test_static_arguments() -> None:
     counted.since()
     f(1.0, True, times=3)
     f(2.0, True, times=3)
-    assert counted.since() == 1
+    assert counted.since() in (1, ONCE * 2)  # an older JAX also tells 1.0 and 2.0 apart
     assert (float(a), float(b)) == (11.0, 4.0)
     f = sv.jit(counted, static_argnums=(-1,))
     f(1.0, True)

@@ -142,6 +142,7 @@ class Functional(Overlay):
         "_keeps",
         "_marks",
         "_only",
+        "_opened",
         "_saved",
         "_work",
         "created",
@@ -168,6 +169,7 @@ class Functional(Overlay):
         self._only = None if only is None else dict.fromkeys(only)
         self._saved: list[tuple[dict[Variable, _State], dict[Variable, None]]] = []  # one for each open transaction
         self._keeps = False
+        self._opened = False
         self.stale: Variable | None = None  # read here, and then written by another thread before it was written here
         self._work: Work | None = None  # holds what is written, if it is kept
         self._around: Overlay | None = None
@@ -190,30 +192,46 @@ class Functional(Overlay):
     # -- with ---------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        for backend in loaded_backends():
-            if backend.traces:
-                self._marks[backend.name] = backend.mark()
-        self._around = _scopes.open_overlay(self)
-        if self.lifted and isinstance(outer := self.outer, Functional):
-            for variable, draft in self.drafts.items():
-                self.declare(draft, outer._find(variable, outer._marks.get(variable._backend.name)))
+        try:
+            for backend in loaded_backends():
+                if backend.traces:
+                    self._marks[backend.name] = backend.mark()
+            self._opened = True
+            _scopes.active.append(None)  # Ctrl-C comes after a call, so not between these two lines
+            self._around = _scopes.open_overlay(self)
+            if self.lifted and isinstance(outer := self.outer, Functional):
+                for variable, draft in self.drafts.items():
+                    self.declare(draft, outer._find(variable, outer._marks.get(variable._backend.name)))
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
-    def declare(self, draft: PureDraft, outer: PureDraft) -> None:
-        """Declares the shape of a value that came through a transform. A place for subclasses."""
-        draft._declared, draft._version = outer._declared, outer._version
-
     def __exit__(self, *_: object) -> None:
-        _scopes.close_overlay(self, self._around)
-        self.end()
-        _scopes.active.pop()
-        self._marks.clear()
+        interrupt: KeyboardInterrupt | None = None
+        while True:
+            try:
+                _scopes.close_overlay(self, self._around)
+                self.end()
+                if self._opened:
+                    self._opened = False
+                    _scopes.active.pop()
+                self._marks.clear()
+                break
+            except KeyboardInterrupt as error:
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
 
     @property
     def outer(self) -> Overlay | None:
         """The overlay around this one, of the same thread or task."""
         around = self._around
         return around if around is not None and around.is_mine() else None
+
+    def declare(self, draft: PureDraft, outer: PureDraft) -> None:
+        """Declares the shape of a value that came through a transform. A place for subclasses."""
+        draft._declared, draft._version = outer._declared, outer._version
 
     # -- as `_scopes.overlay` -----------------------------------------------------------------------------
 

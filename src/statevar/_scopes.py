@@ -146,8 +146,7 @@ def inherits(hold: Any) -> bool:
 
 
 def open_overlay(new: Overlay) -> Overlay | None:
-    """Makes it the overlay of the running code, and returns what was there before."""
-    active.append(None)
+    """Makes it the overlay of the running code, and returns what was there before. ``active.append`` comes first."""
     before = _overlay.get()
     _overlay.set(new)
     return before

@@ -213,7 +213,7 @@ def cond(pred: Any, true_fn: Callable[..., Any], false_fn: Callable[..., Any], *
     Source: ``jax.lax.cond``.
 
     >>> import statevar as sv
-    >>> v = sv.Variable(-2.0, backend="torch")
+    >>> v = sv.Variable(-2.0, backend="torch", trainable=False)
     >>> sv.cond(v.value < 0, lambda: v.assign(-v.value).value, lambda: v.value)
     tensor(2.)
     """

@@ -252,8 +252,9 @@ class Work(Overlay):
     def begin(self) -> None:
         """Opens a level; on the first, reads and writes of this thread or task come here from now on."""
         if not self._levels:
-            self._around = _scopes.open_overlay(self)
             self._opened = True
+            _scopes.active.append(None)  # Ctrl-C comes after a call, so not between these two lines
+            self._around = _scopes.open_overlay(self)
         self._levels.append({})
 
     def opened_for(self, what: str) -> None:

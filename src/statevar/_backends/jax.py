@@ -68,7 +68,9 @@ def _trace() -> Any:
 
 def is_eager() -> bool:
     """Whether no transform of JAX runs; where JAX does not tell, none that keeps what it traces."""
-    if _Eager is None or (_context is None and _take is None):
+    if _context is not None and _Eager is not None:
+        return type(_context.trace) is _Eager
+    if _take is None or _Eager is None:
         return not _under_jit()
     return type(_trace()) is _Eager
 
