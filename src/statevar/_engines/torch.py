@@ -18,7 +18,8 @@ from torch.utils.checkpoint import checkpoint
 from .. import _scopes
 from .._transforms import Program, Tape, Transforms
 from .._trees import leaves, tree_map
-from ..errors import TraceError, describe
+from ..errors import describe
+from .interpreted import UncompilableError
 
 __all__ = ["TRANSFORMS"]
 
@@ -161,11 +162,11 @@ class TorchTransforms(Transforms):
         while True:
             goes_on = condition(carry)
             if isinstance(goes_on, Tensor):
-                raise TraceError(
+                raise UncompilableError(
                     describe(
                         "while_loop",
                         "under sv.jit, torch cannot compile a loop that ends by a value it computes",
-                        hint="use sv.fori_loop or sv.scan of a length that is a Python number; or call it without jit",
+                        hint="use sv.fori_loop or sv.scan of a length that is a Python number",
                     )
                 )
             if not goes_on:
@@ -178,6 +179,16 @@ class TorchTransforms(Transforms):
         def wrapped(*args: Any) -> Any:
             try:
                 return mapped(*args)
+            except RuntimeError as error:
+                if "data-dependent control flow" not in str(error):
+                    raise
+                raise UncompilableError(
+                    describe(
+                        "vmap",
+                        "under sv.jit, torch cannot map what branches or loops by a value it computes",
+                        hint="use torch.where, or loops of a length that is a Python number",
+                    )
+                ) from error
             except ValueError as error:
                 if "BatchedTensor when out_dim is None" not in str(error):
                     raise

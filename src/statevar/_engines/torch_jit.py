@@ -27,6 +27,7 @@ from .._forks import guarded
 from .._transforms import Program
 from .._variable import Variable
 from ..errors import TraceError, describe
+from .interpreted import Interpreted, UncompilableError
 
 __all__ = ["TorchJit"]
 
@@ -401,11 +402,14 @@ class TorchJit:
         self._count = 0
         self._makes = 0
         self._statics = bool(program.static_argnums or program.static_argnames)
+        self._interpreted: Interpreted | None = None  # if torch cannot compile it
         self._name = getattr(program.fn, "__qualname__", None) or repr(program.fn)
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if _is_compiling():  # part of what `torch.compile` traces around it
             return self._program.fn(*args, **kwargs)
+        if self._interpreted is not None:
+            return self._interpreted(args, kwargs)
         tensors: list[Tensor] = []
         key = self._key(args, kwargs, tensors)
         graphs = self._graphs.get(key)
@@ -420,7 +424,12 @@ class TorchJit:
             for graph in self._graphs.get(key, ()):
                 if (result := graph.run_carefully(tensors)) is not _MISS:
                     return result
-            self._trace(key, args, kwargs, tensors)
+            try:
+                self._trace(key, args, kwargs, tensors)
+            except UncompilableError as error:
+                warnings.warn(f"{error} {self._name} runs as it is, uncompiled.", RuntimeWarning, stacklevel=4)
+                self._interpreted = Interpreted(self._program)
+                return self._interpreted(args, kwargs)
         raise TraceError(describe("jit", f"the shapes of the variables of {self._name} change all the time"))
 
     # -- the signature ----------------------------------------------------------------------------------------------
