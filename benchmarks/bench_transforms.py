@@ -69,7 +69,7 @@ def _flax(count: int, elements: int) -> Names:
     import jax.numpy as jnp
     from flax import nnx
 
-    class Model(nnx.Module):
+    class Model(nnx.Module):  # type: ignore[misc]  # flax is not installed where this is checked
         def __init__(self) -> None:
             self.vs = nnx.List([nnx.Variable(jnp.zeros(elements)) for _ in range(count)])
 
