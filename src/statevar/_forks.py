@@ -54,7 +54,8 @@ def in_child(call: Callable[[], object]) -> None:
 
 
 def _living() -> list[Any]:
-    return [each for ref in _everyone.copy() if (each := ref()) is not None]
+    # In the order in which a commit takes several: else each could have what the other one waits for.
+    return sorted((each for ref in _everyone.copy() if (each := ref()) is not None), key=id)
 
 
 def _before() -> None:
