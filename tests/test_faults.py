@@ -340,31 +340,36 @@ def test_a_transaction_that_fails(backend: str, listed: bool, error: type[BaseEx
         raise error("injected")
 
 
+class Adopting:
+    """`adopt`, which raises at one variable, before or after the library has stored it."""
+
+    def __init__(self, real: Any, which: int, error: BaseException, *, done: bool) -> None:
+        self._real, self._which, self._error, self._done = real, which, error, done
+        self.calls = 0
+
+    def __call__(self, handle: Any, other: Any) -> Any:
+        self.calls += 1
+        if self.calls != self._which + 1:
+            return self._real(handle, other)
+        if self._done:
+            self._real(handle, other)
+        raise self._error
+
+
 @pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("which", range(3))
 def test_a_commit_that_fails(backend: str, which: int, done: bool, error: type[BaseException]) -> None:
     """At the first, second or third variable, before or after the library has stored it."""
     variables = three(backend)
     held = variables[1].value
-    calls = 0
+    adopt = Adopting(variables[0]._backend.adopt, which, error("injected"), done=done)
     with nothing_happens(error, *variables), pytest.MonkeyPatch.context() as patch:
-        real = variables[0]._backend.adopt
-
-        def adopt(handle: Any, other: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls != which + 1:
-                return real(handle, other)
-            if done:
-                real(handle, other)
-            raise error("injected")
-
         patched(patch, variables[0], "adopt", adopt)
         with sv.transaction(variables):
             for v in variables:
                 v.assign_add(1.0)
             variables[2][0] = 5.0
-    assert calls > which, "the commit has come to this variable"
+    assert adopt.calls > which, "the commit has come to this variable"
     assert_same(held, np.asarray(variables[1].numpy()))
 
 
@@ -375,23 +380,13 @@ def test_ctrl_c_in_a_commit_that_cannot_fail(backend: str, which: int, done: boo
     variables = three(backend)
     if not variables[0]._backend.adopts_surely:
         pytest.skip("its commits can fail, and are undone")
-    calls = 0
+    adopt = Adopting(variables[0]._backend.adopt, which, KeyboardInterrupt(), done=done)
     with pytest.MonkeyPatch.context() as patch:
-        real = variables[0]._backend.adopt
-
-        def adopt(handle: Any, other: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls != which + 1:
-                return real(handle, other)
-            if done:
-                real(handle, other)
-            raise KeyboardInterrupt
-
         patch.setattr(type(variables[0]._backend), "adopt", lambda _, *arguments: adopt(*arguments))
         with pytest.raises(KeyboardInterrupt), sv.transaction(variables):
             for v in variables:
                 v.assign_add(1.0)
+    assert adopt.calls > which
     assert sorted(float(v.numpy()[0]) for v in variables) == [1.0, 2.0, 3.0]
     assert [v.version for v in variables] == [1, 1, 1]
     assert_free(*variables)

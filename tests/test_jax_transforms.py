@@ -157,12 +157,14 @@ def test_static_arguments() -> None:
     counted.since()
     f(1.0, True, times=3)
     f(2.0, True, times=3)
-    assert counted.since() in (1, ONCE * 2)  # an older JAX also tells 1.0 and 2.0 apart
+    assert counted.since() == ONCE**2  # an older JAX also tells 1.0 and 2.0 apart
     assert (float(a), float(b)) == (11.0, 4.0)
     f = sv.jit(counted, static_argnums=(-1,))
     f(1.0, True)
     assert (float(a), float(b)) == (12.0, 5.0)
-    with pytest.raises((ValueError, TypeError), match="hashable|integer scalar"):  # an older JAX lets it in
+    # An older JAX lets it in, as an array.
+    refused = pytest.raises(ValueError, match="[Nn]on-hashable|hashable") if ONCE == 1 else pytest.raises(TypeError)
+    with refused:
         sv.jit(step, static_argnames=["times"])(1.0, False, times=np.ones(2))
 
 
@@ -930,7 +932,7 @@ def test_a_variable_of_another_library() -> None:
         nothing_changes(v),
         pytest.raises(
             sv.errors.TraceError,
-            match="^jit: JAX compiles this function, and the variable is of numpy: its value would be kept for ever, "
+            match="^jit: jax compiles this function, and the variable is of numpy: its value would be kept for ever, "
             "at 'n'. Hint: make it with backend='jax', or read it outside and pass the value.",
         ),
     ):

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Self
 
 from . import _scopes
-from ._backend import Array
+from ._backend import Array, Backend
 from ._checks import redeclares
 from ._functional import Functional
 from ._holds import Overlay
@@ -15,7 +15,48 @@ from ._variable import Variable
 from .errors import TraceError, describe
 from .transactions import Work
 
-__all__ = ["Call", "Tracing"]
+__all__ = ["Call", "Makes", "Tracing", "check_library"]
+
+_MAKES = 3  # traces that may make variables which live on
+
+
+def check_library(backend: Backend, variables: Iterable[Variable]) -> None:
+    """Raises TraceError unless the variables that a program touches are of the library that compiles it."""
+    for variable in variables:
+        if variable._backend is not backend:
+            raise TraceError(
+                describe(
+                    "jit",
+                    f"{backend.name} compiles this function, and the variable is of {variable.backend}: its value "
+                    "would be kept for ever",
+                    variable.path,
+                    f"make it with backend={backend.name!r}, or read it outside and pass the value",
+                )
+            )
+
+
+class Makes:
+    """Counts the traces of a program that make variables which live on, and ends where each one does."""
+
+    __slots__ = ("_count",)
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def check(self, lasting: list[Variable]) -> None:
+        """Raises TraceError if this happens again and again."""
+        if not lasting:
+            return
+        self._count += 1
+        if self._count > _MAKES:
+            raise TraceError(
+                describe(
+                    "jit",
+                    "every trace of the function makes a variable that lives on",
+                    lasting[0].path,
+                    "make it once: before, or on the first call only",
+                )
+            )
 
 
 class Tracing(Functional):

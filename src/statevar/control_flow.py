@@ -8,6 +8,7 @@ exception, nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -358,11 +359,11 @@ def vmap(
             raise ValueError(describe("vmap", f"expected {len(each_axis)} arguments, as in in_axes, got {len(args)}"))
         backend = next(iter(axes))._backend if axes else _library(args, fn)
         transforms = backend.transforms()
-        by = _vmap_lifted if transforms.lifts(args) else _vmap_in_python
 
         def run(base: Functional) -> Any:
             size = _axis_size(args, each_axis, axes, axis_size)
-            return by(fn, args, each_axis, out_axes, size, axes, base, transforms)
+            mapping = _Mapping(fn, args, each_axis, out_axes, size, axes, base, transforms)
+            return mapping.lifted() if transforms.lifts(args) else mapping.in_python()
 
         return keep_writes("vmap", run, {})
 
@@ -385,71 +386,68 @@ def _axis_size(args: tuple[Any, ...], in_axes: tuple[Any, ...], axes: dict[Varia
     return sizes.pop()
 
 
-def _vmap_lifted(
-    fn: Callable[..., Any],
-    args: tuple[Any, ...],
-    in_axes: tuple[Any, ...],
-    out_axes: int,
-    size: int,
-    axes: dict[Variable, int],
-    base: Functional,
-    transforms: Transforms,
-) -> Any:
-    mapped = list(axes)
-    values = [base.read(variable)._snapshot for variable in mapped]
-    where = ([axes[variable] for variable in mapped], *in_axes)
-    written: list[Variable] = []
+@dataclass(frozen=True)
+class _Mapping:
+    """One call of a mapped function."""
 
-    def pure(values: list[Array], *args: Any) -> tuple[Any, list[Array]]:
-        frame = _Example("vmap", zip(mapped, values, strict=True))
-        with frame:
-            out = tree_map(_plain, fn(*args))
-            written[:] = frame.written
-            return out, list(frame.values(frame.written))
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+    in_axes: tuple[Any, ...]
+    out_axes: int
+    size: int
+    axes: dict[Variable, int]
+    base: Functional
+    transforms: Transforms
 
-    transforms.written_by(transforms.vmap(pure, where, 0, size), values, *args)
-    outs = (out_axes, [axes.get(variable) for variable in written])
-    try:
-        out, new = transforms.vmap(pure, where, outs, size)(values, *args)
-    except ValueError as error:
-        if "out_axes" not in str(error) and "axis spec" not in str(error):
-            raise
-        raise _differs([each for each in written if each not in axes]) from error
-    for variable, value in zip(written, new, strict=True):
-        base.take_over(variable, value)
-    return out
+    def lifted(self) -> Any:
+        """By the library's own map."""
+        mapped, axes, base, transforms = list(self.axes), self.axes, self.base, self.transforms
+        values = [base.read(variable)._snapshot for variable in mapped]
+        where = ([axes[variable] for variable in mapped], *self.in_axes)
+        written: list[Variable] = []
 
+        def pure(values: list[Array], *args: Any) -> tuple[Any, list[Array]]:
+            frame = _Example("vmap", zip(mapped, values, strict=True))
+            with frame:
+                out = tree_map(_plain, self.fn(*args))
+                written[:] = frame.written
+                return out, list(frame.values(frame.written))
 
-def _vmap_in_python(
-    fn: Callable[..., Any],
-    args: tuple[Any, ...],
-    in_axes: tuple[Any, ...],
-    out_axes: int,
-    size: int,
-    axes: dict[Variable, int],
-    base: Functional,
-    transforms: Transforms,
-) -> Any:
-    found, frames = [], []
-    for i in range(size):
-        part = [
-            arg if axis is None else tree_map(lambda leaf, axis=axis, i=i: _take(leaf, i, axis), arg)
-            for arg, axis in zip(args, in_axes, strict=True)
-        ]
-        seeds = [(variable, _take(base.read(variable)._snapshot, i, axis)) for variable, axis in axes.items()]
-        frame = _Example("vmap", seeds)
-        with frame:
-            found.append(tree_map(_plain, fn(*part)))
-        frames.append(frame)
-    for variable in dict.fromkeys(each for frame in frames for each in frame.written):
-        values = [frame.drafts[variable]._snapshot if variable in frame.drafts else None for frame in frames]
-        if variable in axes:
-            base.take_over(variable, transforms.stack(values, axes[variable]))
-        elif any(variable not in frame.written for frame in frames) or not _equal(variable, values):
-            raise _differs([variable])
-        else:
-            base.take_over(variable, values[0])
-    return tree_map(lambda *each: transforms.stack(each, out_axes), *found)
+        transforms.written_by(transforms.vmap(pure, where, 0, self.size), values, *self.args)
+        outs = (self.out_axes, [axes.get(variable) for variable in written])
+        try:
+            out, new = transforms.vmap(pure, where, outs, self.size)(values, *self.args)
+        except ValueError as error:
+            if "out_axes" not in str(error) and "axis spec" not in str(error):
+                raise
+            raise _differs([each for each in written if each not in axes]) from error
+        for variable, value in zip(written, new, strict=True):
+            base.take_over(variable, value)
+        return out
+
+    def in_python(self) -> Any:
+        """One example after the other, each beginning with what is outside."""
+        axes, base, transforms = self.axes, self.base, self.transforms
+        found, frames = [], []
+        for i in range(self.size):
+            part = [
+                arg if axis is None else tree_map(lambda leaf, axis=axis, i=i: _take(leaf, i, axis), arg)
+                for arg, axis in zip(self.args, self.in_axes, strict=True)
+            ]
+            seeds = [(variable, _take(base.read(variable)._snapshot, i, axis)) for variable, axis in axes.items()]
+            frame = _Example("vmap", seeds)
+            with frame:
+                found.append(tree_map(_plain, self.fn(*part)))
+            frames.append(frame)
+        for variable in dict.fromkeys(each for frame in frames for each in frame.written):
+            values = [frame.drafts[variable]._snapshot if variable in frame.drafts else None for frame in frames]
+            if variable in axes:
+                base.take_over(variable, transforms.stack(values, axes[variable]))
+            elif any(variable not in frame.written for frame in frames) or not _equal(variable, values):
+                raise _differs([variable])
+            else:
+                base.take_over(variable, values[0])
+        return tree_map(lambda *each: transforms.stack(each, self.out_axes), *found)
 
 
 class _Example(Lifted):

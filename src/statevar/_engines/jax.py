@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from .. import _scopes
-from .._backends.jax import by_identity, is_eager
-from .._calls import Call, Tracing
+from .._backends.jax import BACKEND, by_identity, is_eager
+from .._calls import Call, Makes, Tracing, check_library
 from .._holds import Hold
 from .._transforms import Program, Transforms
 from .._variable import Variable
@@ -29,7 +29,6 @@ from .jax_residence import Held, Residence
 __all__ = ["TRANSFORMS"]
 
 _ATTEMPTS = 50  # each finds at least one variable more
-_MAKES = 3  # traces that may make variables which live on
 _ONCE = ((),)
 
 
@@ -123,7 +122,7 @@ class _Config:
 class _Jit:
     def __init__(self, program: Program) -> None:
         self.program = program
-        self._makes = 0  # traces that made a variable which lives on
+        self._makes = Makes()
         self._config = _Config(self, (), ())
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -259,17 +258,7 @@ class _Jit:
             wrote = {id(each) for each in frame.written}
             touched = [each for each in dict.fromkeys([*frame.missed, *frame.written]) if id(each) not in own]
             lasting = frame.lasting()
-            if lasting:
-                self._makes += 1
-                if self._makes > _MAKES:
-                    raise TraceError(
-                        describe(
-                            "jit",
-                            "every trace of the function makes a variable that lives on",
-                            lasting[0].path,
-                            "make it once: before, or on the first call only",
-                        )
-                    )
+            self._makes.check(lasting)
             self._learn(config, [*touched, *lasting], wrote)
             return out, news
         finally:
@@ -280,17 +269,7 @@ class _Jit:
         written = dict.fromkeys([*config.written, *(each for each in touched if id(each) in wrote)])
         read = [each for each in dict.fromkeys([*config.read, *touched]) if each not in written]
         if len(written) > len(config.written) or len(read) > len(config.read):
-            for variable in touched:
-                if variable.backend != "jax":
-                    raise TraceError(
-                        describe(
-                            "jit",
-                            f"JAX compiles this function, and the variable is of {variable.backend}: its value would "
-                            "be kept for ever",
-                            variable.path,
-                            "make it with backend='jax', or read it outside and pass the value",
-                        )
-                    )
+            check_library(BACKEND, touched)
             self._config = _Config(self, tuple(written), tuple(read))
             raise _Again
 

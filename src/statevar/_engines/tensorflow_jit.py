@@ -24,8 +24,8 @@ import tensorflow as tf
 
 from .. import _scopes
 from .._backend import Backend
-from .._backends.tensorflow import past_overlay
-from .._calls import Call, Tracing
+from .._backends.tensorflow import BACKEND, past_overlay
+from .._calls import Call, Tracing, check_library
 from .._commit import while_locked
 from .._functional import PureDraft
 from .._registry import owner_of
@@ -96,16 +96,7 @@ class _Trace(Tracing):
         return seen
 
     def _miss(self, variable: Variable) -> PureDraft:
-        if variable._backend.name != "tensorflow":
-            raise TraceError(
-                describe(
-                    "jit",
-                    f"TensorFlow compiles this code, and would keep the value of now of a variable of "
-                    f"{variable.backend}",
-                    variable.path,
-                    "read it outside and pass the value as an argument",
-                )
-            )
+        check_library(BACKEND, [variable])
         self.seen[variable] = (variable._handle, variable._shape, variable._trainable)
         self.resources.append(variable._handle)
         return super()._miss(variable)

@@ -22,7 +22,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from .. import _scopes
 from .._backends.torch import _UNHELD, _UNHELD_FORK, BACKEND, _use_count
-from .._calls import Call, Tracing
+from .._calls import Call, Makes, Tracing, check_library
 from .._forks import guarded
 from .._transforms import Program
 from .._variable import Variable
@@ -34,7 +34,6 @@ __all__ = ["TorchJit"]
 Tensor = torch.Tensor
 
 _ATTEMPTS = 20  # each finds at least one variable more
-_MAKES = 3  # traces that may make variables which live on
 _EAGERLY = 4  # programs compiled at their first call; more of them run once as they were traced: a number may differ
 
 #: What torch says when Python wants the value of a tensor that has none.
@@ -400,7 +399,7 @@ class TorchJit:
         self._program = program
         self._graphs: dict[Any, list[_Graph]] = {}
         self._count = 0
-        self._makes = 0
+        self._makes = Makes()
         self._statics = bool(program.static_argnums or program.static_argnames)
         self._interpreted: Interpreted | None = None  # if torch cannot compile it
         self._name = getattr(program.fn, "__qualname__", None) or repr(program.fn)
@@ -577,29 +576,9 @@ class TorchJit:
         own = {id(each) for each in frame.created_here()}
         touched = {each: None for each in [*frame.missed, *frame.written] if id(each) not in own}
         lasting = frame.lasting()
-        if lasting:
-            self._makes += 1
-            if self._makes > _MAKES:
-                raise TraceError(
-                    describe(
-                        "jit",
-                        "every trace of the function makes a variable that lives on",
-                        lasting[0].path,
-                        "make it once: before, or on the first call only",
-                    )
-                )
+        self._makes.check(lasting)
         touched.update(dict.fromkeys(lasting))
-        for variable in touched:
-            if variable.backend != "torch":
-                raise TraceError(
-                    describe(
-                        "jit",
-                        f"torch compiles this function, and the variable is of {variable.backend}: its value would be "
-                        "kept for ever",
-                        variable.path,
-                        "make it with backend='torch', or read it outside and pass the value",
-                    )
-                )
+        check_library(BACKEND, touched)
         return touched
 
 
