@@ -566,7 +566,7 @@ def test_other_libraries_inside() -> None:
             return eval("hidden['n'].value", {"hidden": hidden})
 
     holder = Holder()
-    with pytest.raises(TraceError, match="of a variable of numpy"):
+    with pytest.raises(TraceError, match="tensorflow compiles this function, and the variable is of numpy"):
         sv.jit(lambda: v.value * holder.read())()
 
 

@@ -267,6 +267,15 @@ def test_an_edit_is_one_copy() -> None:
     assert address(v) == lies_at, "and is written in place as soon as nobody holds it"
 
 
+def test_an_edit_is_one_copy_after_torch_compile_refused() -> None:
+    """It leaves Python's frame evaluation replaced, for good, and a call's arguments are then counted twice."""
+    torch = pytest.importorskip("torch")
+    refused = torch.compile(lambda x: print(x), backend="eager", fullgraph=True)
+    with pytest.raises(torch._dynamo.exc.Unsupported):
+        refused(torch.ones(1))
+    test_an_edit_is_one_copy()
+
+
 def test_an_edit_of_a_part_is_in_place() -> None:
     v = sv.Variable(np.zeros(10_000, "float32"))
     before = address(v)

@@ -30,9 +30,12 @@ def edit(variable: Variable, index: Any) -> Iterator[HostArray]:
         where = None if index is ... else select(index, target.shape, target.path)
         array = _copy(backend.to_host(target._stored() if where is None else backend.get(target._stored(), where)))
         yield array
+        # Counted here and not in a function: torch.compile switches off Python's inlined calls (PEP 523), and not
+        # always on again, and an argument of a function is then held twice.
+        unheld = (getrefcount(array), getrefcount(array.base)) == _UNHELD
         if where is not None:
             target._write_held("edit", backend.put, selects, array, "set", index, hold)
-        elif _references(array) == _UNHELD and target._constraint is None and not target._is_value:
+        elif unheld and target._constraint is None and not target._is_value:
             draft = target._draft(hold, target._lock)
             draft._handle = backend.given(target._handle, array)
             draft._version += 1
@@ -51,10 +54,6 @@ def _copy(host: HostArray) -> HostArray:
     return array
 
 
-def _references(array: HostArray) -> tuple[int, int]:
-    return getrefcount(array), getrefcount(array.base)
-
-
 def _calibrate() -> tuple[int, int]:
     """The references of an array that is known by the name after ``as`` and by no other."""
     counts = []
@@ -63,7 +62,7 @@ def _calibrate() -> tuple[int, int]:
     def probe() -> Iterator[HostArray]:
         array = _copy(np.zeros(2))
         yield array
-        counts.append(_references(array))
+        counts.append((getrefcount(array), getrefcount(array.base)))
 
     with probe() as array:
         array[0] = 1
