@@ -343,6 +343,9 @@ class Backend(ABC):
         """The library's own mutable object, if it has one that its optimizers hold; else None."""
         return None
 
+    #: Whether the version counts all writes, those of the library's own functions through `parameter` too.
+    counts_all_writes: ClassVar[bool] = True
+
     def unseen_writes(self, handle: Handle) -> int:
         """How many writes reached the handle without coming through the verbs."""
         return 0

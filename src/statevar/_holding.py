@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
 from . import _scopes
+from ._backend import HostArray
 from ._description import Description
 from ._holds import Hold, Overlay
 from ._shapes import DeclaredShape
@@ -175,6 +176,20 @@ class Holding(Description):
             self._keep(backend.fork(self._handle, value))
             self._shape = backend.shape(value)
         self._declared = declared
+        self._version += 1
+
+    def _give(self, host: HostArray | None) -> None:
+        """Makes a draft hold a host array of its dtype that is given up to it, or no value."""
+        if host is None:
+            self._restore_value(None, self._declared)
+            return
+        backend, handle = self._backend, self._handle
+        if handle is None:
+            x = backend.from_host(host, self._device)
+            self._keep(backend.create(x, declared=self._declared, device=self._device, trainable=self._trainable))
+        else:
+            self._keep(backend.given(handle, host))
+        self._shape = host.shape
         self._version += 1
 
     def _adopt(self, draft: Self) -> None:

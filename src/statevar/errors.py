@@ -4,6 +4,8 @@
 
     StatevarError
     ├── BackendNotInstalledError  (ImportError)
+    ├── CheckpointError           (ValueError)
+    │   └── CheckpointMismatchError
     ├── ConflictError             (RuntimeError)
     ├── DeviceError               (ValueError)
     ├── DTypeError                (TypeError)
@@ -14,6 +16,8 @@
     ├── ReadOnlyError             (TypeError)
     ├── ReentrantWriteError       (RuntimeError)
     ├── ShapeError                (ValueError)
+    ├── StorageError              (OSError)
+    │   └── CheckpointNotFoundError  (FileNotFoundError)
     ├── TraceError                (RuntimeError)
     ├── UninitializedError        (RuntimeError)
     └── UnknownBackendError       (ValueError)
@@ -28,6 +32,9 @@ from typing import TYPE_CHECKING
 
 __all__ = [
     "BackendNotInstalledError",
+    "CheckpointError",
+    "CheckpointMismatchError",
+    "CheckpointNotFoundError",
     "ConflictError",
     "DTypeError",
     "DeviceError",
@@ -39,6 +46,7 @@ __all__ = [
     "ReentrantWriteError",
     "ShapeError",
     "StatevarError",
+    "StorageError",
     "TraceError",
     "UninitializedError",
     "UnknownBackendError",
@@ -67,6 +75,14 @@ class StatevarError(Exception):
 
 class BackendNotInstalledError(StatevarError, ImportError):
     """Raised when a known backend is asked for and its library is not installed."""
+
+
+class CheckpointError(StatevarError, ValueError):
+    """Raised when what was saved is damaged, or is not what can be loaded."""
+
+
+class CheckpointMismatchError(CheckpointError):
+    """Raised when what was saved is whole, and does not fit the object that it is loaded into."""
 
 
 class ConflictError(StatevarError, RuntimeError):
@@ -107,6 +123,14 @@ class ReentrantWriteError(StatevarError, RuntimeError):
 
 class ShapeError(StatevarError, ValueError):
     """Raised when a value does not fit the variable's shape, or a shape is malformed."""
+
+
+class StorageError(StatevarError, OSError):
+    """Raised when the system cannot write or read a file: ``errno`` says why."""
+
+
+class CheckpointNotFoundError(StorageError, FileNotFoundError):
+    """Raised when nothing was saved there."""
 
 
 class TraceError(StatevarError, RuntimeError):

@@ -169,6 +169,7 @@ class _Mark:
 
 class TorchBackend(Backend):
     name = "torch"
+    counts_all_writes = False  # its fused optimizers
     traces = True
     writes_when_traced = True
     wants_parameters = frozenset({torch.autograd.backward, torch.autograd.grad, Tensor.backward})

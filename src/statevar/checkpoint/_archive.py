@@ -1,0 +1,296 @@
+"""What was saved, opened: a mapping of paths to arrays that reads each when it is asked for."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import weakref
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, Self
+
+import numpy as np
+import xxhash
+
+from .._backend import HostArray
+from ..errors import CheckpointError, CheckpointNotFoundError, describe
+from . import _files
+from ._format import DIGITS, Entry, Header, decode, header_length, parse_json, refuse
+from ._index import Index, decode_index, is_index
+from ._values import Saved, fresh_bytes, from_tensor, of_foreign, parsed
+from ._writing import FORMAT
+
+__all__ = ["INDEX", "Checkpoint", "followed", "open_checkpoint"]
+
+INDEX = "index.json"  #: of a checkpoint that is a folder
+
+_CHUNK = 8 << 20
+_ATTEMPTS = 10  # to open files that another process replaces meanwhile
+_LONGEST_INDEX = 100_000_000
+
+
+class _Part:
+    """One file of tensors, open."""
+
+    def __init__(self, path: Path, expected: str | None) -> None:
+        self.path = path
+        self.file = _files.open_file(path)
+        try:
+            self.total = _files.size(self.file)
+            beginning = _read(self.file, min(8, self.total), 0, path)
+            length = header_length(beginning, self.total, path)
+            header = decode(beginning + _read(self.file, length, 8, path), self.total, path)
+            if expected is not None and header.digest != expected:
+                refuse("load", "the file belongs to another save than the index", path)
+            self.begin, self.digest, self.texts = header.begin, header.digest, header.metadata
+            self.entries = header.entries
+            self.checksums = _checksums(header, path)
+            self.variables = _variables(header, path)
+        except BaseException:
+            _files.close(self.file)
+            raise
+
+    def raw(self, entry: Entry) -> HostArray:
+        """The bytes of a tensor, checked."""
+        memory = fresh_bytes(entry.nbytes)
+        expected = self.checksums.get(entry.name)
+        digest = None if expected is None else xxhash.xxh3_128()
+        view = memoryview(memory)  # type: ignore[arg-type]  # NumPy's stubs omit Buffer for 3.11
+        for start in range(0, entry.nbytes, _CHUNK):
+            piece = view[start : start + _CHUNK]
+            _read_into(self.file, piece, self.begin + entry.start + start, self.path)
+            if digest is not None:
+                digest.update(piece)
+        if digest is not None and digest.hexdigest() != expected:
+            refuse("load", "the tensor is damaged: its checksum does not fit", f"{self.path}: {entry.name}")
+        return memory
+
+    def mapped(self, entry: Entry) -> HostArray:
+        """The bytes of a tensor as they lie in the file, not checked."""
+        if not entry.nbytes:
+            return fresh_bytes(0)
+        memory = mmap.mmap(self.file, 0, access=mmap.ACCESS_READ)
+        return np.frombuffer(memory, np.uint8, entry.nbytes, self.begin + entry.start)
+
+
+def _checksums(header: Header, path: Path) -> dict[str, str]:
+    if header.digest is None:
+        return {}
+    text = header.metadata.pop("statevar.checksums", "")
+    if header.metadata.pop("statevar.format", "") != FORMAT:
+        refuse("load", "the file was written by a newer statevar", path, "update statevar")
+    if len(text) != DIGITS * len(header.entries):
+        refuse("load", "the file has not one checksum for each tensor", path)
+    return {name: text[DIGITS * i : DIGITS * (i + 1)] for i, name in enumerate(header.entries)}
+
+
+def _variables(header: Header, path: Path) -> dict[str, Saved]:
+    entries = header.entries
+    if header.digest is None:
+        return {name: of_foreign(entry) for name, entry in entries.items()}
+    said = parse_json(header.metadata.pop("statevar.variables", "{}").encode(), path)
+    variables = {name: parsed(name, value, entries.get(name), path) for name, value in said.items()}
+    if entries.keys() - variables.keys():
+        refuse("load", "a tensor belongs to no variable", path)
+    return variables
+
+
+def _read(file: int, count: int, offset: int, path: Path) -> bytes:
+    memory = bytearray(count)
+    _read_into(file, memoryview(memory), offset, path)
+    return bytes(memory)
+
+
+def _read_into(file: int, buffer: memoryview, offset: int, path: Path) -> None:
+    while len(buffer):
+        count = _files.read(file, buffer, offset)
+        if count <= 0:
+            refuse("load", f"the file ends at byte {offset}, where more should come", path)
+        buffer, offset = buffer[count:], offset + count
+
+
+class Checkpoint(Mapping[str, HostArray]):
+    """What was saved, by path. An array is read, and checked, when it is asked for; each time anew.
+
+    Attributes:
+        path: where it is.
+        variables: what is known of each variable without reading it: dtype, shape, declared shape, flags.
+        aliases: further paths of the same variables, or of what holds them, each with the first one.
+        metadata: what `save` was given to keep.
+
+    >>> import statevar as sv, tempfile, pathlib
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "state.safetensors"
+    >>> sv.save({"w": sv.Variable([1.0, 2.0]), "steps": sv.Variable(3)}, path)
+    >>> with sv.load(path) as saved:
+    ...     print(list(saved), saved["w"], saved.variables["steps"].dtype)
+    ['w', 'steps'] [1. 2.] int32
+    """
+
+    def __init__(self, path: Path, parts: list[_Part], texts: dict[str, str], *, mapped: bool) -> None:
+        self.path = path
+        self._parts = parts
+        self._mapped = mapped
+        self._close = weakref.finalize(self, _close_all, [part.file for part in parts])
+        self._part_of = {name: part for part in parts for name in part.variables}
+        self.variables: Mapping[str, Saved] = MappingProxyType(
+            {name: saved for part in parts for name, saved in part.variables.items()}
+        )
+        self.aliases: Mapping[str, str] = MappingProxyType(_texts(texts, "statevar.aliases", path))
+        self.metadata: Mapping[str, Any] = MappingProxyType(
+            parse_json(texts.pop("statevar.metadata", "{}").encode(), path)
+        )
+        #: The metrics that a `CheckpointManager` was given.
+        self.metrics: dict[str, float] = _numbers(texts.pop("statevar.metrics", "{}"), path)
+        for alias in self.aliases:
+            if alias in self.variables or not alias:
+                refuse("load", f"{alias!r} is said to be another name, and is a variable", path)
+
+    def __getitem__(self, path: str) -> HostArray:
+        """The array, read-only.
+
+        Raises:
+            CheckpointError: it is damaged.
+            KeyError: there is none of this path, or it had no value.
+        """
+        array = self.read(path)
+        array.setflags(write=False)
+        return array
+
+    def read(self, path: str) -> HostArray:
+        """The array, for the caller to keep and to write, unless it is mapped."""
+        name = followed(path, self.aliases)
+        part = self._part_of.get(name)
+        if part is None or name not in part.entries:
+            raise KeyError(path)
+        if not self._close.alive:
+            raise ValueError(describe("load", "the checkpoint is closed", str(self.path)))
+        entry = part.entries[name]
+        with _files.storing("load", part.path):
+            raw = part.mapped(entry) if self._mapped else part.raw(entry)
+        return from_tensor(raw, self.variables[name], f"{part.path}: {name}")
+
+    def checksum(self, path: str) -> str | None:
+        """Of the bytes of a tensor; None if it has no value, or somebody else wrote the file."""
+        name = followed(path, self.aliases)
+        return self._part_of[name].checksums.get(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, saved in self.variables.items() if saved.shape is not None)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def close(self) -> None:
+        """Closes the files. It happens by itself with the last reference."""
+        self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Checkpoint of {len(self.variables)} variables at {str(self.path)!r}>"
+
+
+def followed(path: str, aliases: Mapping[str, str]) -> str:
+    """The first path of what a path leads to.
+
+    >>> followed("again/kernel", {"again": "first"})
+    'first/kernel'
+    """
+    if not aliases:
+        return path
+    place = ""
+    for segment in path.split("/"):
+        place = f"{place}/{segment}" if place else segment
+        place = aliases.get(place, place)
+    return place
+
+
+def _texts(texts: dict[str, str], key: str, path: Path) -> dict[str, str]:
+    value = parse_json(texts.pop(key, "{}").encode(), path)
+    if not all(isinstance(each, str) for each in value.values()):
+        refuse("load", f"{key} is no mapping of text to text", path)
+    return value
+
+
+def _numbers(text: str, path: Path) -> dict[str, float]:
+    try:
+        return {str(name): float(value) for name, value in dict(json.loads(text)).items()}
+    except (TypeError, ValueError, RecursionError):
+        refuse("load", "the metrics are no mapping of text to numbers", path)
+
+
+def _close_all(files: list[int]) -> None:
+    while files:
+        _files.close(files.pop())
+
+
+def open_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:
+    """Opens a file, an index and its files, or a folder with an index.
+
+    Raises:
+        CheckpointError: it is damaged.
+        CheckpointNotFoundError: there is nothing.
+        StorageError: the system refused.
+    """
+    for attempt in range(_ATTEMPTS):
+        with _files.storing("load", path):
+            place = path / INDEX if path.is_dir() else path
+            if path.is_dir() and not place.exists():
+                raise CheckpointNotFoundError(
+                    describe("load", "the folder is no checkpoint: it has no index", str(path), "name a file in it")
+                )
+            before = _files.place_of(place)
+            try:
+                return _opened(path, place, mapped)
+            except (CheckpointError, FileNotFoundError):
+                # Was it replaced while we opened it? Then the next look finds the new one.
+                if attempt + 1 == _ATTEMPTS or _files.place_of(place) == before:
+                    raise
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _opened(path: Path, place: Path, mapped: bool) -> Checkpoint:
+    index = _index_at(place)
+    parts: list[_Part] = []
+    try:
+        if index is None:
+            parts.append(_Part(place, None))
+            return Checkpoint(path, parts, parts[0].texts, mapped=mapped)
+        for name, digest in index.files.items():
+            try:
+                parts.append(_Part(place.parent / name, digest))
+            except FileNotFoundError as error:
+                raise CheckpointError(describe("load", f"the file {name} is missing", str(path))) from error
+        _check_map(index, parts, path)
+        return Checkpoint(path, parts, dict(index.texts), mapped=mapped)
+    except BaseException:
+        _close_all([part.file for part in parts])
+        raise
+
+
+def _index_at(place: Path) -> Index | None:
+    file = _files.open_file(place)
+    try:
+        total = _files.size(file)
+        if not is_index(_read(file, min(8, total), 0, place)):
+            return None
+        if total > _LONGEST_INDEX:
+            refuse("load", f"the index has {total} bytes, too many", place)
+        return decode_index(_read(file, total, 0, place), place)
+    finally:
+        _files.close(file)
+
+
+def _check_map(index: Index, parts: list[_Part], path: Path) -> None:
+    found = {name: part.path.name for part in parts for name in part.entries}
+    if found != index.tensors or sum(len(part.variables) for part in parts) != len(
+        {name for part in parts for name in part.variables}
+    ):
+        refuse("load", "the files do not hold the tensors that the index names", path)

@@ -1,0 +1,152 @@
+"""Every file operation that persistence does: the one place where a disk can fail, and where tests make it fail.
+
+The others call these functions through this module (``_files.write(…)``), so that a test replaces them there.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointNotFoundError, StatevarError, StorageError, describe
+
+__all__ = [
+    "close",
+    "create",
+    "identity",
+    "link",
+    "lock",
+    "make_folder",
+    "names",
+    "open_file",
+    "place_of",
+    "read",
+    "remove",
+    "remove_folder",
+    "rename",
+    "size",
+    "storing",
+    "sync",
+    "sync_folder",
+    "write",
+]
+
+
+def create(path: Path) -> int:
+    """A new file that did not exist, to write; its mode is what the user's umask leaves."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+
+
+def open_file(path: Path) -> int:
+    """A file that exists, to read and to lock."""
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
+def write(file: int, buffers: Sequence[Any], offset: int) -> int:
+    """Writes as much as the system takes at once; returns how many bytes."""
+    return os.pwritev(file, buffers, offset)
+
+
+def read(file: int, buffer: Any, offset: int) -> int:
+    """Reads as much as the system gives at once; 0 at the end of the file."""
+    return os.preadv(file, [buffer], offset)
+
+
+def size(file: int) -> int:
+    """In bytes."""
+    return os.fstat(file).st_size
+
+
+def sync(file: int) -> None:
+    """Returns once the file's bytes are on the disk."""
+    os.fsync(file)
+
+
+def sync_folder(folder: Path) -> None:
+    """Returns once the names in the folder are on the disk."""
+    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Puts a file or folder in the place of another, in one step."""
+    source.replace(target)
+
+
+def link(source: Path, target: Path) -> None:
+    """A second name for a file."""
+    target.hardlink_to(source)
+
+
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def make_folder(path: Path) -> None:
+    path.mkdir()
+
+
+def remove_folder(path: Path) -> None:
+    """An empty one."""
+    path.rmdir()
+
+
+def names(folder: Path) -> list[str]:
+    """What is in a folder."""
+    return [path.name for path in folder.iterdir()]
+
+
+def lock(file: int) -> bool:
+    """Whether the file is now ours alone. The system lets it go when we die."""
+    import fcntl  # noqa: PLC0415  # POSIX only
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def close(file: int) -> None:
+    os.close(file)
+
+
+def identity(file: int) -> tuple[int, int]:
+    """Which file it is, whatever its name."""
+    status = os.fstat(file)
+    return status.st_dev, status.st_ino
+
+
+def place_of(path: Path) -> tuple[int, int] | None:
+    """Which file has this name now."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+@contextmanager
+def storing(operation: str, path: Any, hint: str = "") -> Iterator[None]:
+    """Tells of a system error as ours, with what was attempted and where.
+
+    Raises:
+        CheckpointNotFoundError: there is no such file or folder.
+        StorageError: the system refused anything else.
+    """
+    try:
+        yield
+    except StatevarError:
+        raise
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError)
+        kind = CheckpointNotFoundError if missing else StorageError
+        ours = kind(describe(operation, f"the system said {error.strerror or error!r}", str(path), hint))
+        ours.errno, ours.filename = error.errno, os.fspath(path)
+        raise ours from error

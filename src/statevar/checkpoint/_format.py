@@ -1,0 +1,226 @@
+"""The safetensors file format: a header of names, dtypes, shapes and offsets, then the bytes.
+
+::
+
+    8 bytes   the length of the header, little-endian
+    header    JSON: {"__metadata__": {str: str}, name: {"dtype", "shape", "data_offsets"}, …}, padded with spaces
+    data      the bytes of each tensor, one after the other, without holes
+
+Any reader of that format opens our files. What they have beyond it is in the metadata, under keys that begin with
+``statevar.``. The checksum of the header is one of them, so that no bit of a file is left unguarded.
+
+Our own writer and reader, since those of the package safetensors write strided arrays wrongly and never sync
+(measured, 0.8), and accept a name that comes twice.
+
+Source: https://huggingface.co/docs/safetensors, and the package's own ``validate``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import xxhash
+
+from ..errors import CheckpointError, describe
+
+__all__ = ["CODES", "DIGITS", "Entry", "Header", "decode", "digest_of", "encode", "laid_out", "parse_json", "refuse"]
+
+#: The bytes of one element, by the format's name of a dtype.
+CODES: dict[str, int] = {
+    "BOOL": 1,
+    **{f"{sign}{bits}": bits // 8 for sign in "UI" for bits in (8, 16, 32, 64)},
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "F16": 2,
+    "BF16": 2,
+    "F32": 4,
+    "F64": 8,
+}
+
+#: What other readers take (safetensors refuses more), and an end to what a hostile file can make us parse.
+_LONGEST_HEADER = 100_000_000
+#: A page of memory that is mapped begins here, and so does what the fastest loads of a CPU need.
+_ALIGNMENT = 64
+
+DIGITS = 32  #: of a checksum, xxh3_128 in hexadecimal
+_OURS = "statevar."
+_GUARD = "statevar.header"
+_NOTHING = "0" * DIGITS
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor: where it lies, counted from the end of the header."""
+
+    name: str
+    code: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What the beginning of a file says."""
+
+    entries: dict[str, Entry]
+    metadata: dict[str, str]
+    #: Where the data begins, in bytes from the beginning of the file.
+    begin: int
+    #: The checksum of the header; None in a file that somebody else has written.
+    digest: str | None
+
+
+def digest_of(*buffers: Any) -> str:
+    """The checksum of some bytes: xxh3, 128 bits; the fastest of those measured (docs/persistence.md)."""
+    digest = xxhash.xxh3_128()
+    for buffer in buffers:
+        digest.update(buffer)
+    return digest.hexdigest()
+
+
+def refuse(operation: str, problem: str, where: Any, hint: str = "") -> NoReturn:
+    """Raises CheckpointError."""
+    raise CheckpointError(describe(operation, problem, str(where), hint))
+
+
+# -- writing -----------------------------------------------------------------------------------------
+
+
+def laid_out(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> list[Entry]:
+    """Where each tensor, given by name, dtype and shape, will lie: widest elements first, so that all are aligned."""
+    entries, offset = [], 0
+    for name, code, shape in sorted(tensors, key=lambda tensor: -CODES[tensor[1]]):
+        stop = offset + math.prod(shape) * CODES[code]
+        entries.append(Entry(name, code, shape, offset, stop))
+        offset = stop
+    return entries
+
+
+def encode(entries: Iterable[Entry], metadata: Mapping[str, str]) -> bytes:
+    """The beginning of a file, with its checksum. Its length does not depend on the values of equally long texts."""
+    content: dict[str, Any] = {"__metadata__": {**metadata, _GUARD: _NOTHING}}
+    for entry in entries:
+        content[entry.name] = {
+            "dtype": entry.code,
+            "shape": entry.shape,
+            "data_offsets": (entry.start, entry.stop),
+        }
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-(len(text) + 8) % _ALIGNMENT)
+    if len(text) > _LONGEST_HEADER:
+        raise CheckpointError(
+            describe("save", f"the header takes {len(text)} bytes, more than readers accept", hint="set max_shard_size")
+        )
+    blank = len(text).to_bytes(8, "little") + text
+    return blank.replace(_guard(_NOTHING), _guard(digest_of(blank)), 1)
+
+
+def _guard(digest: str) -> bytes:
+    # No text has these bytes but as this key: a quote in a text is escaped.
+    return f'"{_GUARD}":"{digest}"'.encode()
+
+
+# -- reading -----------------------------------------------------------------------------------------
+
+
+def decode(beginning: bytes, total: int, where: Any) -> Header:
+    """Reads a header, and believes nothing that it says.
+
+    Args:
+        beginning: of the file: eight bytes, or the whole header.
+        total: how many bytes the file has.
+        where: for errors.
+
+    Raises:
+        CheckpointError: the file is damaged, or no safetensors file.
+    """
+    length = header_length(beginning, total, where)
+    text = beginning[8 : 8 + length]
+    content = parse_json(text, where)
+    metadata = content.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
+        refuse("load", "the metadata is no mapping of text to text", where)
+    digest = _checked_digest(beginning[: 8 + length], metadata, where)
+    entries = {name: _entry(name, value, where) for name, value in content.items()}
+    _check_coverage(entries.values(), total - 8 - length, where)
+    return Header(entries, metadata, 8 + length, digest)
+
+
+def header_length(beginning: bytes, total: int, where: Any) -> int:
+    """How many bytes the header has, from the first eight of the file."""
+    if len(beginning) < 8 or total < 8:
+        refuse("load", f"the file has {total} bytes, too few for a header", where)
+    length = int.from_bytes(beginning[:8], "little")
+    if length > _LONGEST_HEADER or length > total - 8:
+        refuse("load", f"the header is said to have {length} bytes, of {total - 8} that there are", where)
+    return length
+
+
+def parse_json(text: bytes, where: Any) -> dict[str, Any]:
+    """Strict JSON: an object, without names that come twice, and without numbers but integers."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) != len(pairs):
+            refuse("load", "a name comes twice", where)
+        return result
+
+    def other(number: str) -> NoReturn:
+        refuse("load", f"a number is no integer: {number[:40]}", where)
+
+    try:
+        content = json.loads(text.decode(), object_pairs_hook=unique, parse_float=other, parse_constant=other)
+    except CheckpointError:
+        raise
+    except (ValueError, RecursionError) as error:  # too deep, too long a number, no UTF-8, no JSON
+        refuse("load", f"the header is no JSON ({type(error).__name__}: {str(error)[:80]})", where)
+    if not isinstance(content, dict):
+        refuse("load", "the header is no JSON object", where)
+    return content
+
+
+def _checked_digest(header: bytes, metadata: dict[str, Any], where: Any) -> str | None:
+    if not any(name.startswith(_OURS) for name in metadata):
+        return None  # written by somebody else
+    digest: str = metadata.pop(_GUARD, "")
+    if len(digest) != DIGITS or digest_of(header.replace(_guard(digest), _guard(_NOTHING), 1)) != digest:
+        refuse("load", "the header is damaged: its checksum does not fit", where)
+    return digest
+
+
+def _entry(name: str, value: Any, where: Any) -> Entry:
+    if not name or "\0" in name:
+        refuse("load", f"a tensor has the name {name!r}", where)
+    if not isinstance(value, dict) or value.keys() != {"dtype", "shape", "data_offsets"}:
+        refuse("load", f"the tensor {name!r} is not described by dtype, shape and data_offsets", where)
+    code, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if not isinstance(code, str) or code not in CODES:
+        refuse("load", f"the tensor {name!r} has the unknown dtype {code!r:.40}", where)
+    if not _are_sizes(shape) or len(shape) > 64 or not _are_sizes(offsets) or len(offsets) != 2:
+        refuse("load", f"the tensor {name!r} has a shape or offsets that are none", where)
+    if offsets[1] - offsets[0] != math.prod(shape) * CODES[code]:
+        refuse("load", f"the tensor {name!r} has {offsets[1] - offsets[0]} bytes, not those of its shape", where)
+    return Entry(name, code, tuple(shape), *offsets)
+
+
+def _are_sizes(values: Any) -> bool:
+    return isinstance(values, list) and all(type(each) is int and 0 <= each < 2**63 for each in values)
+
+
+def _check_coverage(entries: Iterable[Entry], available: int, where: Any) -> None:
+    offset = 0
+    for entry in sorted(entries, key=lambda each: (each.start, each.stop)):
+        if entry.start != offset:
+            refuse("load", f"the tensor {entry.name!r} overlaps another, or leaves a hole", where)
+        offset = entry.stop
+    if offset != available:
+        refuse("load", f"the tensors take {offset} bytes, and the file has {available}", where)

@@ -1,0 +1,254 @@
+"""Writes files of tensors, and puts them in the place of others in one step.
+
+The order is what makes a file survive a power cut: the bytes to the disk, then the name, then the folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+from collections.abc import Callable, Container, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import xxhash
+
+from .._backend import Backend, HostArray
+from . import _files
+from ._format import DIGITS, digest_of, encode, laid_out
+from ._values import Saved, code_of, tensor_shape, to_tensor
+
+__all__ = ["FORMAT", "Item", "NewFile", "Replacement", "Written", "shared_stem", "sweep", "write_tensors"]
+
+FORMAT = "1"  #: of what the metadata says; a reader refuses what is newer
+
+#: Bytes that go to the system at once: enough that the calls cost nothing, few enough to stay in a cache.
+_CHUNK = 8 << 20
+_BUFFERS = 512  # of which POSIX takes at least 16, and Linux 1024
+
+
+@dataclass(slots=True)
+class Item:
+    """A variable that is to be written. ``value`` is let go once that is done, so that a write need not copy it."""
+
+    path: str
+    saved: Saved
+    backend: Backend
+    value: Any
+
+    def tensor(self) -> HostArray:
+        """Its bytes, in one piece."""
+        return to_tensor(self.backend.to_host(self.value), self.saved.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A file that is complete: the checksum of its header, and those of its tensors by path."""
+
+    digest: str
+    checksums: dict[str, str]
+    nbytes: int
+
+
+def write_tensors(
+    file: int, items: Iterable[Item], texts: Mapping[str, str], wrote: Callable[[int], None] | None = None
+) -> Written:
+    """Writes a file of tensors, and waits until it is on the disk.
+
+    Args:
+        items: those without a value get no tensor.
+        texts: further metadata.
+        wrote: called with a number of bytes, each time that so many more are written.
+    """
+    by_path = {item.path: item for item in items}
+    ready = {
+        path: item.tensor() for path, item in by_path.items() if item.saved.dtype == "string" and item.value is not None
+    }
+    entries = laid_out(
+        (path, code_of(item.saved.dtype), _shape(item.saved, ready.get(path)))
+        for path, item in by_path.items()
+        if item.saved.shape is not None
+    )
+    metadata = {
+        "statevar.format": FORMAT,
+        "statevar.variables": _json({path: item.saved.described() for path, item in by_path.items()}),
+        **texts,
+    }
+    begin = len(encode(entries, {**metadata, "statevar.checksums": "0" * DIGITS * len(entries)}))
+    stream = _Stream(file, begin, wrote)
+    checksums = {}
+    for entry in entries:
+        item = by_path[entry.name]
+        tensor = ready.pop(entry.name) if entry.name in ready else item.tensor()
+        item.value = None
+        checksums[entry.name] = stream.append(tensor)
+        del tensor
+    stream.flush()
+    header = encode(entries, {**metadata, "statevar.checksums": "".join(checksums.values())})
+    assert len(header) == begin, "a checksum has always the same length"
+    write_all(file, [memoryview(header)], 0)
+    _files.sync(file)
+    return Written(_digest_in(header), checksums, stream.offset)
+
+
+def _shape(saved: Saved, text: HostArray | None) -> tuple[int, ...]:
+    assert saved.shape is not None
+    return tensor_shape(saved.dtype, saved.shape) if text is None else text.shape
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _digest_in(header: bytes) -> str:
+    digest: str = json.loads(header[8:])["__metadata__"]["statevar.header"]
+    return digest
+
+
+class _Stream:
+    """Bytes one after the other, written in large pieces."""
+
+    def __init__(self, file: int, offset: int, wrote: Callable[[int], None] | None) -> None:
+        self.offset = offset
+        self._file = file
+        self._wrote = wrote
+        self._waiting: list[memoryview] = []
+        self._count = 0
+
+    def append(self, tensor: HostArray) -> str:
+        """Returns the checksum."""
+        memory = memoryview(tensor)  # type: ignore[arg-type]  # NumPy's stubs omit Buffer for 3.11
+        if len(memory) <= _CHUNK:
+            self._add(memory)
+            return digest_of(memory)
+        digest = xxhash.xxh3_128()
+        for start in range(0, len(memory), _CHUNK):
+            piece = memory[start : start + _CHUNK]
+            digest.update(piece)  # and then written while it is in the cache
+            self._add(piece)
+        return digest.hexdigest()
+
+    def _add(self, memory: memoryview) -> None:
+        if len(memory):
+            self._waiting.append(memory)
+            self._count += len(memory)
+        if self._count >= _CHUNK or len(self._waiting) >= _BUFFERS:
+            self.flush()
+
+    def flush(self) -> None:
+        count, waiting = self._count, self._waiting
+        self._count, self._waiting = 0, []
+        write_all(self._file, waiting, self.offset)
+        self.offset += count
+        if self._wrote is not None and count:
+            self._wrote(count)
+
+
+def write_all(file: int, buffers: list[memoryview], offset: int) -> None:
+    """Writes all of it, however little the system takes at once."""
+    while buffers:
+        count = _files.write(file, buffers, offset)
+        if count <= 0:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        offset += count
+        while buffers and count >= len(buffers[0]):
+            count -= len(buffers.pop(0))
+        if count:
+            buffers[0] = buffers[0][count:]
+
+
+# -- files that are not there yet ----------------------------------------------------------------------
+
+
+class NewFile:
+    """A file with a name of its own, which is gone again unless `keep` is called.
+
+    Nobody else's sweep takes it while we live: it is locked until `close`.
+    """
+
+    def __init__(self, folder: Path, name: Callable[[str], str]) -> None:
+        while True:
+            self.path = folder / name(os.urandom(4).hex())
+            try:
+                self.file = _files.create(self.path)
+            except FileExistsError:
+                continue
+            with suppress(OSError):  # a file system without locks: a sweep cannot lock it either, and leaves it
+                _files.lock(self.file)
+            if _files.place_of(self.path) == _files.identity(self.file):
+                break
+            _files.close(self.file)  # a sweep came between, and took it for a dead one's
+        self._keeps = False
+
+    def keep(self) -> None:
+        """It has become what it was made for."""
+        self._keeps = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if not self._keeps:
+                with suppress(OSError):  # what went wrong before is what counts; a later save removes it
+                    _files.remove(self.path)
+        finally:
+            _files.close(self.file)
+
+
+class Replacement(NewFile):
+    """A file that takes the place of another one, in one step, once it is complete."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+        stem = shared_stem(target)
+        sweep(target.parent, re.compile(rf"\.{re.escape(stem)}\.[0-9a-f]{{8}}\.tmp"))
+        super().__init__(target.parent, lambda token: f".{stem}.{token}.tmp")
+
+    def commit(self, others: Iterable[NewFile] = ()) -> None:
+        """The file's bytes are on the disk already; when this returns, its name is too.
+
+        Args:
+            others: files that it names, and that are kept with it.
+        """
+        _files.rename(self.path, self.target)
+        for each in (self, *others):
+            each.keep()
+        _files.sync_folder(self.target.parent)
+
+
+def shared_stem(target: Path) -> str:
+    """What the names of a target's helpers begin with, which may not be longer than a name can be."""
+    return (
+        target.name
+        if len(os.fsencode(target.name)) <= 150
+        else f"{target.name[:20]}-{digest_of(os.fsencode(target.name))}"
+    )
+
+
+def sweep(folder: Path, pattern: re.Pattern[str], needed: Callable[[], Container[str]] = tuple) -> None:
+    """Removes what died while it was written: whoever is alive has it locked.
+
+    Args:
+        needed: the names that must stay. Asked once a file is locked, since who made it may have lived until then.
+    """
+    for name in _files.names(folder):
+        if pattern.fullmatch(name):
+            with suppress(OSError):  # somebody else was first, or may not be let
+                _remove_if_dead(folder / name, needed)
+
+
+def _remove_if_dead(path: Path, needed: Callable[[], Container[str]]) -> None:
+    file = _files.open_file(path)
+    try:
+        if _files.lock(file) and path.name not in needed():
+            _files.remove(path)
+    finally:
+        _files.close(file)

@@ -1,0 +1,458 @@
+"""`CheckpointManager`: the checkpoints of a program that runs, in one folder; written while it goes on."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import warnings
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from .._collect import Paths, paths_in
+from ..errors import CheckpointError, CheckpointMismatchError, ConflictError, describe
+from ..snapshots import Snapshot, snapshot
+from . import _files
+from ._archive import INDEX, open_checkpoint
+from ._format import digest_of
+from ._steps import StepFolder
+from ._writing import Item, Written, write_all, write_tensors
+from .loading import LoadReport, load
+from .saving import Progress, index_of, items_of, nbytes_of, parsed_size, reporter, shards_of, texts_of
+
+__all__ = ["CheckpointManager", "Restored"]
+
+_AT_ONCE = 2  # saves under way: one is written, one waits
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What `CheckpointManager.restore` has done.
+
+    Attributes:
+        step: that was restored.
+        skipped: newer steps that could not be, with the reason.
+        report: what was loaded.
+    """
+
+    step: int
+    skipped: dict[int, str]
+    report: LoadReport
+
+
+#: A variable, and the version that it had.
+_Origin = tuple[weakref.ReferenceType[Any], int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    """A file of the last save, and what it was made from."""
+
+    name: str
+    written: Written
+    made_from: list[_Origin]
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """A consistent cut, to be written."""
+
+    step: int
+    found: Paths
+    cut: Snapshot
+    texts: dict[str, str]
+
+
+class CheckpointManager:
+    """Keeps checkpoints of an object in a folder, and restores the newest that is whole.
+
+    `save` returns in the time that a snapshot takes; a thread writes what was there at that moment, while the program
+    goes on. A file of an elder checkpoint whose variables have not changed is linked and not written again; each
+    checkpoint can be loaded alone. One manager has the folder, of all processes; its lock ends when the process dies.
+
+    Args:
+        directory: made if it is not there. Its checkpoints are folders, ``step-0000000100``, that `load` takes too.
+        obj: what to save, as for `save`; looked through anew at each save.
+        keep: how many of the newest to keep. The last whole one is never removed.
+        keep_every: also keeps the steps that it divides.
+        best: the name of a metric; also keeps the best step by it.
+        mode: whether ``best`` is least (``"min"``) or greatest (``"max"``).
+        shard_size: of a file, in bytes or as ``"64MB"``: what is written again when one of its variables changes.
+        progress: called by the thread that writes, with a `Progress`.
+
+    Raises:
+        ConflictError: another manager has the folder.
+        StorageError: the folder cannot be made or locked.
+
+    >>> import tempfile
+    >>> import statevar as sv
+    >>> model = {"w": sv.Variable([1.0, 2.0])}
+    >>> with sv.CheckpointManager(tempfile.mkdtemp(), model, keep=2) as manager:
+    ...     for step in (1, 2, 3):
+    ...         model["w"] += 1.0
+    ...         manager.save(step)
+    ...     manager.wait()
+    ...     print(manager.steps())
+    ...     _ = model["w"].assign([0.0, 0.0])
+    ...     print(manager.restore().step, model["w"].value)
+    [2, 3]
+    3 [4. 5.]
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        obj: Any,
+        keep: int = 5,
+        keep_every: int | None = None,
+        *,
+        best: str | None = None,
+        mode: Literal["min", "max"] = "min",
+        shard_size: int | str = "64MB",
+        progress: Callable[[Progress], object] | None = None,
+    ) -> None:
+        _check_count("CheckpointManager", "keep", keep, 1)
+        if keep_every is not None:
+            _check_count("CheckpointManager", "keep_every", keep_every, 1)
+        if mode not in ("min", "max"):
+            raise ValueError(describe("CheckpointManager", f"expected mode 'min' or 'max', got {mode!r}"))
+        self._obj = obj
+        self._keep, self._keep_every = keep, keep_every
+        self._best, self._mode = best, mode
+        self._shard_size = parsed_size(shard_size)
+        self._progress = progress
+        self._process = os.getpid()
+        self._previous: dict[tuple[str, ...], _Shard] = {}  # the files of the last save, by the paths in them
+        self._previous_step = -1
+        self._metrics: dict[int, dict[str, float]] = {}
+        self._lock = Lock()  # of the folder, between our own threads
+        self._under_way: list[tuple[int, Future[None]]] = []
+        with _files.storing("CheckpointManager", directory):
+            self._folder = StepFolder(Path(directory).absolute())
+        self._writer = ThreadPoolExecutor(1, "statevar-checkpoints")
+        _managers.add(self)
+
+    # -- saving ----------------------------------------------------------------------------------------
+
+    def save(
+        self,
+        step: int,
+        metrics: Mapping[str, float] | None = None,
+        wait: bool = False,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Takes a consistent cut and has it written.
+
+        Args:
+            step: of the program; it names the checkpoint.
+            metrics: numbers to keep with it, for `best`.
+            wait: returns when it is on the disk.
+            metadata: what else to keep, as JSON can hold it.
+
+        Raises:
+            ValueError: there is a checkpoint of this step.
+            StatevarError: the last save in the background failed; or this one did, if waited for.
+        """
+        self._check_usable("save")
+        _check_count("save", "step", step, 0)
+        self._reap()
+        if step in self.steps() or any(step == other for other, _ in self._under_way):
+            raise ValueError(
+                describe("save", f"there is a checkpoint of step {step}", str(self.directory), "delete(step) it first")
+            )
+        found = paths_in("save", self._obj)
+        texts = texts_of(found, metadata) | {"statevar.step": str(step), "statevar.metrics": _metrics_text(metrics)}
+        while len(self._under_way) >= _AT_ONCE:
+            self._finish(*self._under_way[0])
+        request = _Request(step, found, snapshot(list(found.variables.values())), texts)
+        future = self._writer.submit(self._write, request)
+        self._under_way.append((step, future))
+        del request
+        if wait:
+            self.wait()
+
+    def wait(self) -> None:
+        """Returns when all that was saved is on the disk.
+
+        Raises:
+            StatevarError: one of the saves failed.
+        """
+        while self._under_way:
+            self._finish(*self._under_way[0])
+
+    def _reap(self) -> None:
+        """Raises what a save that has ended could not."""
+        for step, future in list(self._under_way):
+            if future.done():
+                self._finish(step, future)
+
+    def _finish(self, step: int, future: Future[None]) -> None:
+        try:
+            error = future.exception()
+        finally:
+            if future.done():
+                self._under_way.remove((step, future))
+        if error is not None:
+            error.add_note(f"This was the save of step {step}, in the background.")
+            raise error
+
+    def _write(self, request: _Request) -> None:
+        step = request.step
+        with self._lock, _files.storing("save", self.path(step), "earlier checkpoints are untouched"):
+            folder = self._folder.begin(step)
+            try:
+                shards = self._write_shards(folder, request)
+                written = {shard.name: shard.written for shard in shards.values()}
+                _write_file(folder / INDEX, index_of(written, request.texts))
+                self._folder.commit(folder, step)
+            except BaseException:
+                self._folder.drop(folder)
+                raise
+            self._previous, self._previous_step = shards, step
+            self._retain(step)
+
+    def _write_shards(self, folder: Path, request: _Request) -> dict[tuple[str, ...], _Shard]:
+        found, cut = request.found, request.cut
+        origins = {
+            path: (weakref.ref(variable), version)
+            for (path, variable), version in zip(found.variables.items(), cut._versions, strict=True)
+        }
+        groups = shards_of(items_of(found, cut), self._shard_size)
+        cut._values.clear()  # each is let go once it is written, so that the program can write it in place again
+        wrote = None
+        if self._progress is not None:
+            wrote = reporter(self._progress, sum(nbytes_of(item.saved) for group in groups for item in group))
+        shards = {}
+        for i, items in enumerate(groups):
+            paths = tuple(item.path for item in items)
+            made_from = [origins[path] for path in paths]
+            name = f"part-{i:05d}.safetensors"
+            written = self._linked(folder / name, items, made_from)
+            if written is None:
+                file = _files.create(folder / name)
+                try:
+                    written = write_tensors(file, items, {}, wrote)
+                finally:
+                    _files.close(file)
+            elif wrote is not None:
+                wrote(sum(nbytes_of(item.saved) for item in items))
+            shards[paths] = _Shard(name, written, made_from)
+        return shards
+
+    def _linked(self, path: Path, items: list[Item], made_from: list[_Origin]) -> Written | None:
+        """Makes an unchanged file of the last save part of this one; None if there is none."""
+        previous = self._previous.get(tuple(item.path for item in items))
+        if previous is None or previous.made_from != made_from or not _unchanged(items, previous):
+            return None
+        try:
+            _files.link(self.path(self._previous_step) / previous.name, path)
+        except OSError:  # gone, or too many names, or a file system without links
+            return None
+        return previous.written
+
+    # -- what there is ---------------------------------------------------------------------------------
+
+    @property
+    def directory(self) -> Path:
+        """Where the checkpoints are."""
+        return self._folder.directory
+
+    def steps(self) -> list[int]:
+        """The steps of which there are checkpoints, in order."""
+        with _files.storing("steps", self.directory):
+            return self._folder.steps()
+
+    @property
+    def latest(self) -> int | None:
+        """The newest step, if any; whether it is whole is seen by `restore`."""
+        return max(self.steps(), default=None)
+
+    @property
+    def best(self) -> int | None:
+        """The step that is best by the metric, if any has it."""
+        return self._best_of(self.steps())
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """The metrics that were saved with a step.
+
+        Raises:
+            CheckpointError: it is damaged.
+            CheckpointNotFoundError: there is no such step.
+        """
+        known = self._metrics.get(step)
+        if known is None:
+            with open_checkpoint(self.path(step)) as checkpoint:
+                known = self._metrics[step] = checkpoint.metrics
+        return known
+
+    def path(self, step: int) -> Path:
+        """The folder of a checkpoint, which `load` and `verify` take."""
+        return self._folder.path(step)
+
+    def _best_of(self, steps: Iterable[int]) -> int | None:
+        best, least = None, float("inf")
+        for step in steps if self._best is not None else ():
+            with suppress(CheckpointError, OSError):
+                value = self.metrics(step).get(self._best or "", float("nan"))
+                value = -value if self._mode == "max" else value
+                if value <= least:
+                    best, least = step, value
+        return best
+
+    # -- restoring -------------------------------------------------------------------------------------
+
+    def restore(self, step: int | None = None, **options: Any) -> Restored | None:
+        """Loads a checkpoint into the object: by default the newest that is whole.
+
+        Args:
+            step: which; ``manager.best`` for instance.
+            options: those of `load`: ``strict``, ``rename``, ``cast``, ``only``, ``on_create``.
+
+        Returns:
+            What was restored; None if there is no checkpoint. A newer one that is damaged is skipped, with a warning.
+
+        Raises:
+            CheckpointMismatchError: it is whole and does not fit the object.
+            CheckpointError: all are damaged, or the one asked for is.
+            CheckpointNotFoundError: the one asked for is not there.
+        """
+        self._check_usable("restore")
+        self.wait()
+        if step is not None:
+            return Restored(step, {}, load(self._obj, self.path(step), **options))
+        skipped: dict[int, str] = {}
+        for each in reversed(self.steps()):
+            try:
+                report: LoadReport = load(self._obj, self.path(each), **options)
+            except CheckpointMismatchError:
+                raise
+            except (CheckpointError, OSError) as error:
+                skipped[each] = str(error)
+                continue
+            if skipped:
+                reasons = "; ".join(f"step {number}: {why}" for number, why in skipped.items())
+                warnings.warn(
+                    f"restored step {each}, since newer ones are damaged: {reasons}", RuntimeWarning, stacklevel=2
+                )
+            return Restored(each, skipped, report)
+        if not skipped:
+            return None
+        raise CheckpointError(
+            describe("restore", "no checkpoint is whole:\n" + "\n".join(skipped.values()), str(self.directory))
+        )
+
+    def delete(self, step: int) -> None:
+        """Removes a checkpoint.
+
+        Raises:
+            CheckpointNotFoundError: there is none of this step.
+            StorageError: the system refused.
+        """
+        self._check_usable("delete")
+        self.wait()
+        with self._lock, _files.storing("delete", self.path(step)):
+            self._delete(step)
+
+    def _delete(self, step: int) -> None:
+        self._folder.delete(step)
+        self._metrics.pop(step, None)
+
+    def _retain(self, newest: int) -> None:
+        """Removes what need not be kept, once the newest has been opened again."""
+        steps = self._folder.steps()
+        with open_checkpoint(self.path(newest)):
+            pass
+        kept = {newest, self._best_of(steps), *steps[-self._keep :]}
+        for step in steps:
+            if step not in kept and not (self._keep_every and step % self._keep_every == 0):
+                self._delete(step)
+
+    # -- its life ----------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Waits for what is being written, and lets the folder go. May be called again."""
+        if self._folder.is_free or os.getpid() != self._process:
+            return
+        try:
+            self.wait()
+        finally:
+            self._writer.shutdown()
+            self._folder.free()
+
+    def _check_usable(self, operation: str) -> None:
+        if os.getpid() != self._process:
+            raise ConflictError(
+                describe(
+                    operation,
+                    "this manager belongs to another process",
+                    str(self.directory),
+                    "make one here, in another folder",
+                )
+            )
+        if self._folder.is_free:
+            raise ValueError(describe(operation, "the manager is closed", str(self.directory)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<CheckpointManager at {str(self.directory)!r}>"
+
+
+def _check_count(operation: str, name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(describe(operation, f"expected {name} >= {least}, an integer, got {value!r}"))
+
+
+def _unchanged(items: list[Item], previous: _Shard) -> bool:
+    """Whether the bytes are those of the last save, asked where the library may write past our versions."""
+    return all(
+        item.backend.counts_all_writes
+        or item.value is None
+        or digest_of(item.tensor()) == previous.written.checksums.get(item.path)
+        for item in items
+    )
+
+
+def _metrics_text(metrics: Mapping[str, float] | None) -> str:
+    return json.dumps({name: float(value) for name, value in (metrics or {}).items()})
+
+
+def _write_file(path: Path, content: bytes) -> None:
+    file = _files.create(path)
+    try:
+        write_all(file, [memoryview(content)], 0)
+        _files.sync(file)
+    finally:
+        _files.close(file)
+
+
+_managers: weakref.WeakSet[CheckpointManager] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for manager in list(_managers):
+        manager.close()
+
+
+def _forked() -> None:
+    for manager in list(_managers):
+        manager._folder.forget()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)

@@ -1,0 +1,251 @@
+"""`save`: state to one file, or to several with an index, so that a crash at any moment loses nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .._collect import Paths, paths_in
+from .._dtypes import HOST
+from ..errors import CheckpointError, NameScopeError, StorageError, TraceError, describe
+from ..snapshots import Snapshot, snapshot
+from . import _files
+from ._archive import _index_at
+from ._index import encode_index
+from ._values import Saved
+from ._writing import FORMAT, Item, NewFile, Replacement, Written, shared_stem, sweep, write_all, write_tensors
+
+__all__ = ["Progress", "index_of", "items_of", "nbytes_of", "parsed_size", "reporter", "save", "shards_of", "texts_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a save has come, in bytes and seconds."""
+
+    done: int
+    total: int
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """Bytes per second."""
+        return self.done / self.seconds if self.seconds else 0.0
+
+
+def save(
+    obj: Any,
+    path: str | os.PathLike[str],
+    *,
+    max_shard_size: int | str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    progress: Callable[[Progress], object] | None = None,
+) -> None:
+    """Saves the variables of an object, as one consistent cut, to a file that any reader of safetensors opens.
+
+    The old file is there, whole, until the new one is; when ``save`` returns, the new one is on the disk. Nothing is
+    copied in memory, and no thread that reads or writes the variables waits.
+
+    Args:
+        obj: a `Module`, a variable, or any mix of containers, dataclasses and objects that hold them. Each variable is
+            kept under its path: ``layers/0/kernel``.
+        path: of the file. Its folder must exist. A link is followed.
+        max_shard_size: in bytes, or as ``"5GB"``: if the arrays take more, they go to several files beside ``path``,
+            which is then their index.
+        metadata: what else to keep, as JSON can hold it; `Checkpoint.metadata` has it again.
+        progress: called now and then, with a `Progress`.
+
+    Raises:
+        NameScopeError: an object has no path, or two have one.
+        StorageError: the system cannot write; what was saved before is untouched.
+
+    Source: the format is that of https://huggingface.co/docs/safetensors.
+
+    >>> import pathlib, tempfile
+    >>> import statevar as sv
+    >>> path = pathlib.Path(tempfile.mkdtemp()) / "model.safetensors"
+    >>> model = {"layers": [sv.Variable([1.0, 2.0]), sv.Variable(3)]}
+    >>> sv.save(model, path)
+    >>> model["layers"][0].assign([0.0, 0.0]).value
+    array([0., 0.], dtype=float32)
+    >>> sv.load(model, path).loaded
+    ['layers/0', 'layers/1']
+    >>> model["layers"][0].value
+    array([1., 2.], dtype=float32)
+    """
+    limit = None if max_shard_size is None else parsed_size(max_shard_size)
+    found = paths_in("save", obj)
+    texts = texts_of(found, metadata)
+    items = items_of(found, snapshot(list(found.variables.values())))
+    total = sum(nbytes_of(item.saved) for item in items)
+    wrote = None if progress is None else reporter(progress, total)
+    with _files.storing("save", path, "what was saved there before is untouched"):
+        target = Path(os.path.realpath(path))
+        if target.is_dir():
+            raise StorageError(describe("save", "this is a folder", str(path), "name a file in it"))
+        if limit is None or total <= limit:
+            with Replacement(target) as new:
+                write_tensors(new.file, items, texts, wrote)
+                new.commit()
+        else:
+            _save_shards(target, shards_of(items, limit), texts, wrote)
+        _sweep_shards(target)
+
+
+def _save_shards(
+    target: Path, shards: list[list[Item]], texts: Mapping[str, str], wrote: Callable[[int], None] | None
+) -> None:
+    stem = shared_stem(target)
+    _sweep_shards(target)
+    with ExitStack() as open_files:
+        files: list[NewFile] = []
+        written: list[Written] = []
+        for i, items in enumerate(shards, 1):
+            ending = f"{i:05d}-of-{len(shards):05d}.safetensors"
+            new = NewFile(target.parent, lambda token, ending=ending: f"{stem}.{token}-{ending}")  # type: ignore[misc]
+            files.append(open_files.enter_context(new))
+            written.append(write_tensors(new.file, items, {}, wrote))
+        _files.sync_folder(target.parent)  # the names of the files, before the index that names them
+        content = index_of({new.path.name: each for new, each in zip(files, written, strict=True)}, texts)
+        with Replacement(target) as index:
+            write_all(index.file, [memoryview(content)], 0)
+            _files.sync(index.file)
+            index.commit(files)
+
+
+def index_of(written: Mapping[str, Written], texts: Mapping[str, str]) -> bytes:
+    """The index of files, given by their names."""
+    return encode_index(
+        {name: each.digest for name, each in written.items()},
+        {path: name for name, each in written.items() for path in each.checksums},
+        sum(each.nbytes for each in written.values()),
+        {"statevar.format": FORMAT, **texts},
+    )
+
+
+def _sweep_shards(target: Path) -> None:
+    """Removes the files of elder saves in several files, and of dead ones."""
+    pattern = rf"{re.escape(shared_stem(target))}\.[0-9a-f]{{8}}-\d{{5}}-of-\d{{5}}\.safetensors"
+    sweep(target.parent, re.compile(pattern), lambda: _named_by(target))
+
+
+def _named_by(target: Path) -> Collection[str]:
+    """The files that an index names; none if it is no index."""
+    try:
+        index = _index_at(target)
+    except (CheckpointError, FileNotFoundError):
+        return ()
+    return () if index is None else index.files
+
+
+# -- what is saved -------------------------------------------------------------------------------------
+
+
+def texts_of(found: Paths, metadata: Mapping[str, Any] | None) -> dict[str, str]:
+    """The metadata of a whole save."""
+    texts = {}
+    if found.aliases:
+        texts["statevar.aliases"] = json.dumps(found.aliases, ensure_ascii=False)
+    if metadata:
+        try:
+            texts["statevar.metadata"] = json.dumps(dict(metadata), allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise TypeError(describe("save", f"the metadata is no JSON: {error}")) from error
+    return texts
+
+
+def items_of(found: Paths, cut: Snapshot) -> list[Item]:
+    """The variables, as they are in a snapshot of them."""
+    for path in (*found.variables, *found.aliases):
+        _check_path(path)
+    items = []
+    for (path, variable), value, declared in zip(found.variables.items(), cut._values, cut._declared, strict=True):
+        backend = variable._backend
+        if value is not None:
+            if backend.is_symbolic(value):
+                raise TraceError(describe("save", "a traced value cannot be saved", path, "save outside the function"))
+            value = backend.operand(value, variable._dtype)  # noqa: PLW2901  # cut from any gradient
+        saved = Saved(
+            variable.dtype_name,
+            None if value is None else backend.shape(value),
+            declared,
+            variable.trainable,
+            variable.autocast,
+            variable.aggregation,
+            backend.name,
+        )
+        items.append(Item(path, saved, backend, value))
+    return items
+
+
+def _check_path(path: str) -> None:
+    problem = ""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        problem = "the name is no valid Unicode"
+    if path == "__metadata__":
+        problem = "the format keeps this name for itself"
+    if problem:
+        raise NameScopeError(describe("save", problem, path.encode("utf-8", "replace").decode(), "rename it"))
+
+
+def nbytes_of(saved: Saved) -> int:
+    """About how many bytes the value takes in a file: strings are not counted."""
+    if saved.shape is None:
+        return 0
+    size = HOST[saved.dtype].itemsize
+    for length in saved.shape:
+        size *= length
+    return size
+
+
+def shards_of(items: Iterable[Item], limit: int) -> list[list[Item]]:
+    """The variables in groups of at most ``limit`` bytes, in their order; a larger one is alone."""
+    shards: list[list[Item]] = [[]]
+    filled = 0
+    for item in items:
+        nbytes = nbytes_of(item.saved)
+        if shards[-1] and filled + nbytes > limit:
+            shards.append([])
+            filled = 0
+        shards[-1].append(item)
+        filled += nbytes
+    return shards
+
+
+def parsed_size(size: int | str) -> int:
+    """A number of bytes, given as one or as ``"500MB"``.
+
+    Raises:
+        ValueError: it is neither.
+
+    >>> parsed_size("1.5GB"), parsed_size(4096)
+    (1500000000, 4096)
+    """
+    if isinstance(size, int) and not isinstance(size, bool) and size > 0:
+        return size
+    match = (
+        re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", size.strip(), re.IGNORECASE) if isinstance(size, str) else None
+    )
+    if match is None or not float(match[1]):
+        raise ValueError(describe("save", f"expected a number of bytes or a text such as '5GB', got {size!r}"))
+    return int(float(match[1]) * 1000 ** " KMGT".index(match[2].upper() or " "))
+
+
+def reporter(progress: Callable[[Progress], object], total: int) -> Callable[[int], None]:
+    """What counts the bytes that were written, and tells of them."""
+    begun, done = time.monotonic(), 0
+
+    def wrote(nbytes: int) -> None:
+        nonlocal done
+        done += nbytes
+        progress(Progress(done, total, time.monotonic() - begun))
+
+    return wrote
