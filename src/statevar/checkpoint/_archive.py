@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import xxhash
@@ -18,14 +20,18 @@ from ..errors import CheckpointError, CheckpointNotFoundError, describe
 from . import _files
 from ._format import DIGITS, Entry, Header, decode, header_length, parse_json, refuse
 from ._index import Index, decode_index, is_index
-from ._values import Saved, fresh_bytes, from_tensor, of_foreign, parsed
-from ._writing import FORMAT
+from ._values import Saved, fresh_bytes, from_tensor, of_tensor, parsed
+from ._writing import FORMAT, rest_of
 
 __all__ = ["INDEX", "Checkpoint", "followed", "open_checkpoint"]
 
+_Result = TypeVar("_Result")
+
 INDEX = "index.json"  #: of a checkpoint that is a folder
 
-_CHUNK = 8 << 20
+_CHUNK = 8 << 20  # bytes that are read at once
+_BUFFERS = 512
+_READERS = min(4, os.cpu_count() or 1)
 _ATTEMPTS = 10  # to open files that another process replaces meanwhile
 _LONGEST_INDEX = 100_000_000
 
@@ -51,20 +57,26 @@ class _Part:
             _files.close(self.file)
             raise
 
-    def raw(self, entry: Entry) -> HostArray:
-        """The bytes of a tensor, checked."""
-        memory = fresh_bytes(entry.nbytes)
-        expected = self.checksums.get(entry.name)
-        digest = None if expected is None else xxhash.xxh3_128()
-        view = memoryview(memory)  # type: ignore[arg-type]  # NumPy's stubs omit Buffer for 3.11
-        for start in range(0, entry.nbytes, _CHUNK):
-            piece = view[start : start + _CHUNK]
-            _read_into(self.file, piece, self.begin + entry.start + start, self.path)
-            if digest is not None:
-                digest.update(piece)
-        if digest is not None and digest.hexdigest() != expected:
-            refuse("load", "the tensor is damaged: its checksum does not fit", f"{self.path}: {entry.name}")
-        return memory
+    def raw(self, entries: Sequence[Entry]) -> Iterator[HostArray | CheckpointError]:
+        """The bytes of tensors that lie one after the other, checked; in place of each that is damaged, the error."""
+        arrays = [fresh_bytes(entry.stop - entry.start) for entry in entries]
+        views = [memoryview(array) for array in arrays]  # type: ignore[arg-type]  # NumPy's stubs omit Buffer for 3.11
+        offset = self.begin + entries[0].start
+        if len(entries) > 1:
+            _read_into(self.file, [view for view in views if len(view)], offset, self.path)
+        for entry, array, view in zip(entries, arrays, views, strict=True):
+            digest = xxhash.xxh3_128() if len(entries) == 1 else xxhash.xxh3_128(view)
+            if len(entries) == 1:
+                for start in range(0, len(view), _CHUNK):  # and is hashed while it is in the cache
+                    piece = view[start : start + _CHUNK]
+                    _read_into(self.file, [piece], offset + start, self.path)
+                    digest.update(piece)
+            expected = self.checksums.get(entry.name)
+            if expected is None or digest.hexdigest() == expected:
+                yield array
+            else:
+                where = f"{self.path}: {entry.name}"
+                yield CheckpointError(describe("load", "the tensor is damaged: its checksum does not fit", where))
 
     def mapped(self, entry: Entry) -> HostArray:
         """The bytes of a tensor as they lie in the file, not checked."""
@@ -87,27 +99,28 @@ def _checksums(header: Header, path: Path) -> dict[str, str]:
 
 def _variables(header: Header, path: Path) -> dict[str, Saved]:
     entries = header.entries
-    if header.digest is None:
-        return {name: of_foreign(entry) for name, entry in entries.items()}
+    backend = header.metadata.pop("statevar.backend", "numpy")
     said = parse_json(header.metadata.pop("statevar.variables", "{}").encode(), path)
-    variables = {name: parsed(name, value, entries.get(name), path) for name, value in said.items()}
-    if entries.keys() - variables.keys():
-        refuse("load", "a tensor belongs to no variable", path)
-    return variables
+    variables = {
+        name: parsed(name, said.pop(name), entry, backend, path) if name in said else of_tensor(entry, backend)
+        for name, entry in entries.items()
+    }
+    return variables | {name: parsed(name, value, None, backend, path) for name, value in said.items()}
 
 
 def _read(file: int, count: int, offset: int, path: Path) -> bytes:
     memory = bytearray(count)
-    _read_into(file, memoryview(memory), offset, path)
+    _read_into(file, [memoryview(memory)], offset, path)
     return bytes(memory)
 
 
-def _read_into(file: int, buffer: memoryview, offset: int, path: Path) -> None:
-    while len(buffer):
-        count = _files.read(file, buffer, offset)
+def _read_into(file: int, buffers: list[memoryview], offset: int, path: Path) -> None:
+    while buffers and len(buffers[-1]):
+        count = _files.read(file, buffers, offset)
         if count <= 0:
             refuse("load", f"the file ends at byte {offset}, where more should come", path)
-        buffer, offset = buffer[count:], offset + count
+        offset += count
+        buffers = rest_of(buffers, count)
 
 
 class Checkpoint(Mapping[str, HostArray]):
@@ -166,9 +179,55 @@ class Checkpoint(Mapping[str, HostArray]):
         if not self._close.alive:
             raise ValueError(describe("load", "the checkpoint is closed", str(self.path)))
         entry = part.entries[name]
-        with _files.storing("load", part.path):
-            raw = part.mapped(entry) if self._mapped else part.raw(entry)
-        return from_tensor(raw, self.variables[name], f"{part.path}: {name}")
+        if self._mapped:
+            with _files.storing("load", part.path):
+                return from_tensor(part.mapped(entry), self.variables[name], f"{part.path}: {name}")
+        (array,) = self._read_group(part, [entry], lambda _, array: array)
+        if isinstance(array, CheckpointError):
+            raise array
+        return array
+
+    def each(
+        self, names: Iterable[str], use: Callable[[str, HostArray], _Result]
+    ) -> dict[str, _Result | CheckpointError]:
+        """``use`` of the path and the array of each, which are in `variables`; the error, in place of a damaged one.
+
+        Neighbours in a file are read at once, and by several threads: one hashes while another one reads.
+        """
+        wanted = set(names)
+        groups = [
+            (part, group)
+            for part in self._parts
+            for group in _neighbours(entry for name, entry in part.entries.items() if name in wanted)
+        ]
+        with ThreadPoolExecutor(max(1, min(_READERS, len(groups)))) as pool:
+            results = pool.map(lambda job: self._read_group(job[0], job[1], use), groups)
+            return {
+                entry.name: result
+                for (_, group), found in zip(groups, results, strict=True)
+                for entry, result in zip(group, found, strict=True)
+            }
+
+    def _read_group(
+        self, part: _Part, group: Sequence[Entry], use: Callable[[str, HostArray], _Result]
+    ) -> list[_Result | CheckpointError]:
+        results: list[_Result | CheckpointError] = []
+        try:
+            for entry, raw in zip(group, part.raw(group), strict=True):
+                try:
+                    if isinstance(raw, CheckpointError):
+                        results.append(raw)
+                    else:
+                        array = from_tensor(raw, self.variables[entry.name], f"{part.path}: {entry.name}")
+                        results.append(use(entry.name, array))
+                except CheckpointError as error:
+                    results.append(error)
+        except OSError:
+            with _files.storing("load", part.path):
+                raise
+        except CheckpointError as error:  # the file is too short
+            results += [error] * (len(group) - len(results))
+        return results
 
     def checksum(self, path: str) -> str | None:
         """Of the bytes of a tensor; None if it has no value, or somebody else wrote the file."""
@@ -195,6 +254,19 @@ class Checkpoint(Mapping[str, HostArray]):
 
     def __repr__(self) -> str:
         return f"<Checkpoint of {len(self.variables)} variables at {str(self.path)!r}>"
+
+
+def _neighbours(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+    """Groups of tensors that lie one after the other, to be read at once; a large one is alone."""
+    group: list[Entry] = []
+    for entry in sorted(entries, key=lambda each: (each.start, each.stop)):
+        adjoins = group and group[-1].stop == entry.start and len(group) < _BUFFERS
+        if group and not (adjoins and entry.stop - group[0].start <= _CHUNK):
+            yield group
+            group = []
+        group.append(entry)
+    if group:
+        yield group
 
 
 def followed(path: str, aliases: Mapping[str, str]) -> str:

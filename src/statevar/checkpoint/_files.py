@@ -50,9 +50,9 @@ def write(file: int, buffers: Sequence[Any], offset: int) -> int:
     return os.pwritev(file, buffers, offset)
 
 
-def read(file: int, buffer: Any, offset: int) -> int:
+def read(file: int, buffers: Sequence[Any], offset: int) -> int:
     """Reads as much as the system gives at once; 0 at the end of the file."""
-    return os.preadv(file, [buffer], offset)
+    return os.preadv(file, buffers, offset)
 
 
 def size(file: int) -> int:

@@ -13,18 +13,29 @@ all others        themselves
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .._backend import HostArray, empty_aligned
-from .._dtypes import HOST
+from .._dtypes import HOST, is_differentiable, is_floating
 from .._shapes import DeclaredShape, Shape
 from ._format import Entry, refuse
 
-__all__ = ["Saved", "code_of", "from_tensor", "of_foreign", "parsed", "tensor_shape", "to_tensor"]
+__all__ = [
+    "Saved",
+    "code_of",
+    "difference",
+    "fresh_bytes",
+    "from_tensor",
+    "of_tensor",
+    "parsed",
+    "plain",
+    "tensor_shape",
+    "to_tensor",
+]
+
 
 _CODES = {
     "bool": "BOOL",
@@ -42,67 +53,101 @@ _CODES = {
     "string": "U8",
 }
 _PARTS = {"complex64": "float32", "complex128": "float64", "int4": "int8", "uint4": "uint8"}
+_COMPLEX = ("complex64", "complex128")
 _DTYPES = {code: name for name, code in _CODES.items() if name not in (*_PARTS, "string")}
 _AGGREGATIONS = ("none", "mean", "sum", "only_first_replica")
 
 
-@dataclass(frozen=True, slots=True)
-class Saved:
+class Saved(NamedTuple):
     """A variable as it was saved.
 
     Attributes:
         dtype: its canonical name.
         shape: of the value; None if there was none.
         declared: what the shape could be.
-        trainable, autocast, aggregation: its flags.
+        trainable: whether gradients were wanted.
+        autocast: whether `autocast` scopes changed what reads returned.
+        aggregation: how replicas are combined.
         backend: the library that held it.
     """
 
     dtype: str
     shape: Shape | None
     declared: DeclaredShape
-    trainable: bool = True
-    autocast: bool = True
-    aggregation: str = "mean"
-    backend: str = "numpy"
-
-    def described(self) -> dict[str, Any]:
-        """As JSON can hold it."""
-        return {
-            "dtype": self.dtype,
-            "shape": self.shape,
-            "declared": "..." if self.declared is ... else self.declared,
-            "trainable": self.trainable,
-            "autocast": self.autocast,
-            "aggregation": self.aggregation,
-            "backend": self.backend,
-        }
+    trainable: bool
+    autocast: bool
+    aggregation: str
+    backend: str
 
 
-def parsed(path: str, value: Any, entry: Entry | None, where: Any) -> Saved:
-    """What `Saved.described` gave, checked; it must fit its tensor."""
+def plain(dtype: str, shape: Shape, backend: str = "numpy") -> Saved:
+    """What a variable of this dtype and shape usually is."""
+    return Saved(dtype, shape, shape, is_differentiable(dtype), is_floating(dtype), "mean", backend)
+
+
+def of_tensor(entry: Entry, backend: str = "numpy") -> Saved:
+    """What a tensor would usually be as a variable."""
+    return plain(_DTYPES[entry.code], entry.shape, backend)
+
+
+def difference(saved: Saved, backend: str) -> dict[str, Any]:
+    """What its tensor does not say, nor the usual; as JSON can hold it. Mostly nothing: a header is to be short."""
+    if saved.shape is None:
+        usual = plain(saved.dtype, (), backend)._replace(shape=None)
+    else:
+        usual = plain(_DTYPES[_CODES[saved.dtype]], saved.shape, backend)
+    if saved == usual:
+        return {}
+    differs = {name: value for name, value in saved._asdict().items() if value != getattr(usual, name)}
+    if saved.shape is None or saved.dtype == "string":
+        differs |= {"dtype": saved.dtype, "shape": saved.shape}
+    if "declared" in differs and saved.declared is ...:
+        differs["declared"] = "..."
+    return differs
+
+
+def parsed(path: str, value: Any, entry: Entry | None, backend: str, where: Any) -> Saved:
+    """The variable of which a tensor and a `difference` tell; they are believed if they fit each other."""
     try:
-        shape = None if value["shape"] is None else tuple(value["shape"])
-        declared = ... if value["declared"] == "..." else tuple(value["declared"])
-        known = value.keys() == {"dtype", "shape", "declared", *_FLAGS} and value["dtype"] in HOST
-        sizes = [*(shape or ()), *(each for each in (() if declared is ... else declared) if each is not None)]
-        flags = [value[name] for name in _FLAGS]
-    except (KeyError, TypeError, AttributeError):
-        known, sizes, flags = False, [], []
-    if not known or any(type(each) is not int or each < 0 for each in sizes) or not _are_flags(*flags):
-        refuse("load", "what is said about the variable is malformed", f"{where}: {path}")
-    saved = Saved(value["dtype"], shape, declared, *flags)
-    if (entry is None) != (shape is None) or (entry is not None and not _fits(saved, entry)):
+        unknown = value.keys() - set(Saved._fields)
+        dtype = value.get("dtype") or (_DTYPES[entry.code] if entry else "")
+        shape = _sizes(value["shape"]) if "shape" in value else _shape_of(dtype, entry)
+        usual = plain(dtype, shape or (), backend)._replace(shape=shape)
+        declared = _declared(value["declared"]) if "declared" in value else usual.declared
+        saved = usual._replace(**{**value, "dtype": dtype, "shape": shape, "declared": declared})
+        sound = not unknown and (entry is None) == (shape is None) and _are_flags(saved)
+        sound = sound and (entry is None or _fits(saved, entry))
+    except (KeyError, TypeError, ValueError, AttributeError):
+        sound = False
+    if not sound:
         refuse("load", "what is said about the variable does not fit its tensor", f"{where}: {path}")
     return saved
 
 
-def _are_flags(trainable: Any, autocast: Any, aggregation: Any, backend: Any) -> bool:
-    truths = type(trainable) is type(autocast) is bool
-    return truths and aggregation in _AGGREGATIONS and isinstance(backend, str)
+def _shape_of(dtype: str, entry: Entry | None) -> Shape:
+    if entry is None or (dtype in _COMPLEX and entry.shape[-1:] != (2,)):
+        raise ValueError(dtype)
+    return entry.shape[:-1] if dtype in _COMPLEX else entry.shape
 
 
-_FLAGS = ("trainable", "autocast", "aggregation", "backend")
+def _sizes(value: Any) -> Shape | None:
+    if value is not None and any(type(each) is not int or not 0 <= each < 2**63 for each in value):
+        raise ValueError(value)
+    return None if value is None else tuple(value)
+
+
+def _declared(value: Any) -> DeclaredShape:
+    if value == "...":
+        return ...
+    known = _sizes([each for each in value if each is not None])
+    assert known is not None
+    sizes = iter(known)
+    return tuple(None if each is None else next(sizes) for each in value)
+
+
+def _are_flags(saved: Saved) -> bool:
+    truths = type(saved.trainable) is type(saved.autocast) is bool
+    return truths and saved.aggregation in _AGGREGATIONS and isinstance(saved.backend, str)
 
 
 def _fits(saved: Saved, entry: Entry) -> bool:
@@ -114,11 +159,6 @@ def _fits(saved: Saved, entry: Entry) -> bool:
     return entry.shape == tensor_shape(saved.dtype, saved.shape)
 
 
-def of_foreign(entry: Entry) -> Saved:
-    """What a tensor that somebody else has written would be as a variable."""
-    return Saved(_DTYPES[entry.code], entry.shape, entry.shape)
-
-
 def code_of(dtype: str) -> str:
     """The format's name for the elements of a tensor that holds the dtype."""
     return _CODES[dtype]
@@ -126,7 +166,7 @@ def code_of(dtype: str) -> str:
 
 def tensor_shape(dtype: str, shape: Shape) -> Shape:
     """The shape of the tensor that holds an array; not for strings, whose length depends on them."""
-    return (*shape, 2) if dtype.startswith("complex") else shape
+    return (*shape, 2) if dtype in _COMPLEX else shape
 
 
 def to_tensor(host: HostArray, dtype: str) -> HostArray:
@@ -137,7 +177,9 @@ def to_tensor(host: HostArray, dtype: str) -> HostArray:
         return np.frombuffer(b"".join((lengths, *texts)), np.uint8)
     if dtype.endswith("int4"):
         host = host.astype(_PARTS[dtype])
-    return np.ascontiguousarray(host).reshape(-1).view(np.uint8)
+    if not host.flags.c_contiguous:
+        host = np.ascontiguousarray(host)
+    return host.reshape(-1).view(np.uint8)
 
 
 def from_tensor(raw: HostArray, saved: Saved, where: Any) -> HostArray:
@@ -175,4 +217,8 @@ def _texts(raw: HostArray, shape: Shape, where: Any) -> HostArray:
 
 def fresh_bytes(count: int) -> HostArray:
     """Memory to read into, aligned for every library."""
-    return empty_aligned((count,), np.uint8)
+    # Alignment is for libraries that take large memory as it is; it takes 6 us.
+    return np.empty(count, np.uint8) if count < _SMALL else empty_aligned((count,), np.uint8)
+
+
+_SMALL = 4096

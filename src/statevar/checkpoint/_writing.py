@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,10 +21,21 @@ import xxhash
 
 from .._backend import Backend, HostArray
 from . import _files
-from ._format import DIGITS, digest_of, encode, laid_out
-from ._values import Saved, code_of, tensor_shape, to_tensor
+from ._format import digest_of, encode, laid_out, room_for_checksums, with_checksums
+from ._values import Saved, code_of, difference, tensor_shape, to_tensor
 
-__all__ = ["FORMAT", "Item", "NewFile", "Replacement", "Written", "shared_stem", "sweep", "write_tensors"]
+__all__ = [
+    "FORMAT",
+    "Item",
+    "NewFile",
+    "Replacement",
+    "Written",
+    "rest_of",
+    "shared_stem",
+    "sweep",
+    "write_all",
+    "write_tensors",
+]
 
 FORMAT = "1"  #: of what the metadata says; a reader refuses what is newer
 
@@ -74,13 +86,17 @@ def write_tensors(
         for path, item in by_path.items()
         if item.saved.shape is not None
     )
+    backend = Counter(item.saved.backend for item in by_path.values()).most_common(1)
+    usual = backend[0][0] if backend else "numpy"
+    differences = {path: difference(item.saved, usual) for path, item in by_path.items()}
     metadata = {
         "statevar.format": FORMAT,
-        "statevar.variables": _json({path: item.saved.described() for path, item in by_path.items()}),
+        "statevar.backend": usual,
+        "statevar.variables": _json({path: each for path, each in differences.items() if each}),
         **texts,
     }
-    begin = len(encode(entries, {**metadata, "statevar.checksums": "0" * DIGITS * len(entries)}))
-    stream = _Stream(file, begin, wrote)
+    header = encode(entries, metadata | room_for_checksums(len(entries)))
+    stream = _Stream(file, len(header), wrote)
     checksums = {}
     for entry in entries:
         item = by_path[entry.name]
@@ -89,11 +105,10 @@ def write_tensors(
         checksums[entry.name] = stream.append(tensor)
         del tensor
     stream.flush()
-    header = encode(entries, {**metadata, "statevar.checksums": "".join(checksums.values())})
-    assert len(header) == begin, "a checksum has always the same length"
+    header, digest = with_checksums(header, checksums.values())
     write_all(file, [memoryview(header)], 0)
     _files.sync(file)
-    return Written(_digest_in(header), checksums, stream.offset)
+    return Written(digest, checksums, stream.offset)
 
 
 def _shape(saved: Saved, text: HostArray | None) -> tuple[int, ...]:
@@ -103,11 +118,6 @@ def _shape(saved: Saved, text: HostArray | None) -> tuple[int, ...]:
 
 def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-
-
-def _digest_in(header: bytes) -> str:
-    digest: str = json.loads(header[8:])["__metadata__"]["statevar.header"]
-    return digest
 
 
 class _Stream:
@@ -156,10 +166,16 @@ def write_all(file: int, buffers: list[memoryview], offset: int) -> None:
         if count <= 0:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         offset += count
-        while buffers and count >= len(buffers[0]):
-            count -= len(buffers.pop(0))
-        if count:
-            buffers[0] = buffers[0][count:]
+        buffers = rest_of(buffers, count)
+
+
+def rest_of(buffers: list[memoryview], count: int) -> list[memoryview]:
+    """What is left of some memory after so many bytes."""
+    for i, buffer in enumerate(buffers):
+        if count < len(buffer):
+            return [buffer[count:], *buffers[i + 1 :]]
+        count -= len(buffer)
+    return []
 
 
 # -- files that are not there yet ----------------------------------------------------------------------

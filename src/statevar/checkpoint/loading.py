@@ -16,7 +16,7 @@ from .._collect import Paths, paths_in
 from .._dtypes import cast_host
 from .._shapes import fits
 from .._variable import Variable
-from ..errors import CheckpointError, CheckpointMismatchError, StatevarError, StorageError, TraceError, describe
+from ..errors import CheckpointError, CheckpointMismatchError, StatevarError, TraceError, describe
 from ..transactions import transaction
 from ._archive import Checkpoint, followed, open_checkpoint
 from ._pending import Pending
@@ -236,7 +236,7 @@ def _matched(
 
 def _problem(variable: Variable, checkpoint: Checkpoint, sources: list[str], *, cast: bool) -> str:
     saved = checkpoint.variables[sources[0]]
-    if len({checkpoint.checksum(each) or each for each in sources}) > 1:
+    if len(sources) > 1 and len({checkpoint.checksum(each) or each for each in sources}) > 1:
         return f"one variable here, and different ones in the file: {', '.join(sources)}"
     if saved.dtype != variable.dtype_name and not cast:
         return f"expected {variable.dtype_name}, got {saved.dtype}; pass cast=True to cast it"
@@ -272,30 +272,26 @@ def _read(
     checkpoint: Checkpoint, sources: Mapping[str, tuple[Variable, str]], report: LoadReport, *, cast: bool
 ) -> list[tuple[Variable, HostArray | None]]:
     """The values, checked; all damage is told of at once."""
-    values: list[tuple[Variable, HostArray | None]] = []
-    damaged = []
-    for path, (variable, source) in sources.items():
-        try:
-            values.append((variable, _value(checkpoint, variable, source)))
-        except CheckpointError as error:
-            damaged.append(str(error))
-        except StorageError:
-            raise
-        except StatevarError as error:  # it cannot be cast
-            report.mismatched[path] = str(error)
+    arrays = checkpoint.each({source for _, source in sources.values()}, lambda _, array: array)
+    damaged = [str(array) for array in arrays.values() if isinstance(array, CheckpointError)]
     if damaged:
         raise CheckpointError("\n".join(damaged))
+    values: list[tuple[Variable, HostArray | None]] = []
+    taken = set()
+    for path, (variable, source) in sources.items():
+        array = arrays.get(source)
+        assert not isinstance(array, CheckpointError)
+        if array is not None:
+            array = array.copy() if source in taken else array  # one tensor for several variables
+            taken.add(source)
+            if cast and checkpoint.variables[source].dtype != variable.dtype_name:
+                try:
+                    array = cast_host(array, variable.dtype_name, exact=False, operation="load", path=path)
+                except StatevarError as error:
+                    report.mismatched[path] = str(error)
+                    continue
+        values.append((variable, array))
     return values
-
-
-def _value(checkpoint: Checkpoint, variable: Variable, source: str) -> HostArray | None:
-    saved = checkpoint.variables[source]
-    if saved.shape is None:
-        return None
-    array = checkpoint.read(source)
-    if saved.dtype == variable.dtype_name:
-        return array
-    return cast_host(array, variable.dtype_name, exact=False, operation="load", path=source)
 
 
 def _commit(values: list[tuple[Variable, HostArray | None]]) -> None:
@@ -376,16 +372,10 @@ def verify(path: _PathLike) -> Verification:
     >>> list(sv.verify(path).damaged)
     ['steps']
     """
-    checked, unchecked, damaged = 0, [], {}
     with open_checkpoint(Path(path)) as checkpoint:
-        for name in checkpoint:
-            try:
-                checkpoint.read(name)
-            except CheckpointError as error:
-                damaged[name] = str(error)
-            else:
-                if checkpoint.checksum(name) is None:
-                    unchecked.append(name)
-                else:
-                    checked += 1
-    return Verification(checked, unchecked, damaged)
+        results = checkpoint.each(checkpoint, lambda name, array: None)
+        damaged = {name: str(error) for name, error in results.items() if error is not None}
+        names = list(checkpoint)
+        whole = [name for name in names if name not in damaged]
+        unchecked = [name for name in whole if checkpoint.checksum(name) is None]
+    return Verification(len(whole) - len(unchecked), unchecked, damaged)
