@@ -262,12 +262,13 @@ def _unordered(each: Any) -> Inside:
 
 def _attributes(each: Any) -> Opener | None:
     slots = list(dict.fromkeys(slots_of(type(each))))
+    ours = type(each).__module__.startswith(f"{__package__}.")
     if not slots and not hasattr(each, "__dict__"):
         return None
 
     def opened(each: Any) -> Inside | None:
         held = dict(getattr(each, "__dict__", None) or {})
-        if "__wrapped__" in held:  # a compiled or a cached function
+        if ours and "__wrapped__" in held:  # a function that `jit` compiled is a function
             return None
         for slot in slots:
             if hasattr(each, slot):
@@ -393,6 +394,10 @@ class _Names:
         reach = self._reach(variables)
         again = [step for step in self._again if step[2] in reach]
         ours = set(map(id, variables))
+        holders = {holder for holder, _, _, _ in again}
+        for which in self._places:  # from above: each path has the one before to build on
+            if which in holders:
+                self._path_to(which)
         aliases = {self.path(holder, key): self._path_to(which) for holder, key, which, _ in again if which in ours}
         shared = {self.path(holder, key): self._path_to(which) for holder, key, which, _ in again if which not in ours}
         todo = deque(
@@ -429,9 +434,8 @@ class _Names:
     def _steps_to(self, reach: set[int]) -> dict[int, list[tuple[Any, int]]]:
         """The steps on from each thing: keys, and where they lead. Without those that lead back to what is around."""
         steps: dict[int, list[tuple[Any, int]]] = {which: [] for which in reach}
-        for which in reach:
-            holder, key, _ = self._places[which]
-            if holder != which:
+        for which, (holder, key, _) in self._places.items():
+            if which in reach and holder != which:
                 steps[holder].append((key, which))
         for holder, key, which, back in self._again:
             if which in reach and not back:
@@ -468,9 +472,11 @@ def _joined(path: str, key: Any) -> str:
 
 def _is_nameable(key: Any) -> bool:
     """Whether a key can be the segment of a path."""
+    if isinstance(key, _Attribute):
+        key = key.name
     if isinstance(key, str):
         return key != "" and "\0" not in key and _is_text(key) and not isinstance(key, Enum)
-    return isinstance(key, _Attribute) or (isinstance(key, Integral) and not isinstance(key, Enum | bool))
+    return isinstance(key, Integral) and not isinstance(key, Enum | bool)
 
 
 def _is_text(key: str) -> bool:

@@ -128,6 +128,9 @@ class ShapeError(StatevarError, ValueError):
 class StorageError(StatevarError, OSError):
     """Raised when the system cannot write or read a file: ``errno`` says why."""
 
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""  # OSError shows its number and no more
+
 
 class CheckpointNotFoundError(StorageError, FileNotFoundError):
     """Raised when nothing was saved there."""

@@ -29,7 +29,6 @@ from .jax_residence import Held, Residence
 __all__ = ["TRANSFORMS"]
 
 _ATTEMPTS = 50  # each finds at least one variable more
-_ONCE = ((),)
 
 
 class JAXTransforms(Transforms):
@@ -131,7 +130,7 @@ class _Jit:
         if config.cold or _scopes.active or config.home.missing or not is_eager():
             return self._carefully(args, kwargs)
         try:
-            return self._at_home(config, args, kwargs)
+            return self._at_home(config, args, kwargs, get_ident())
         except (_Again, _Untraced, _Changed):
             return self._carefully(args, kwargs)
 
@@ -154,7 +153,7 @@ class _Jit:
                 if config.reshapes or (config.home.missing and not config.home.lend(copies=self.program.donate)):
                     by_identity.on = True
                     return self._within(config, args, kwargs)
-                return self._at_home(config, args, kwargs, may_trace=compiled)
+                return self._at_home(config, args, kwargs, 0 if compiled else get_ident())
             except _Again:
                 continue
             except _Untraced:
@@ -173,13 +172,12 @@ class _Jit:
         config.call.lower(*values, *args, **kwargs).compile()
         config.cold = False
 
-    def _at_home(
-        self, config: _Config, args: tuple[Any, ...], kwargs: dict[str, Any], *, may_trace: bool = False
-    ) -> Any:
+    def _at_home(self, config: _Config, args: tuple[Any, ...], kwargs: dict[str, Any], caller: int) -> Any:
         """A call outside of any transaction, on the arrays in its residence.
 
         Args:
-            may_trace: the program was compiled for these arguments; should JAX have forgotten, it may trace again.
+            caller: the thread that calls, in which JAX must not trace now. 0 if the program was compiled for these
+                arguments a moment ago: should JAX have forgotten it already, it may trace again.
         """
         home = config.home
         # Published snapshots, so that nobody donates them; if all are there still when the lock is taken, and no other
@@ -187,7 +185,6 @@ class _Jit:
         read: list[Any] = []
         if config.read:
             read = [each._snapshot if each._snapshot is not None else _published(each) for each in config.read]
-        kept: list[Any] = []
         with home.lock:
             if home.missing:
                 raise _Changed
@@ -195,23 +192,21 @@ class _Jit:
                 for variable, value in zip(config.read, read, strict=True):
                     if variable._snapshot is not value:
                         raise _Changed
-            config.caller = 0 if may_trace else get_ident()
+            config.caller = caller
             by_identity.on = True
             try:
-                # C code puts the result into the list before Python looks for signals: the old values are gone by then.
-                if kwargs:
-                    kept.extend(starmap(partial(config.call, home.values, read, *args, **kwargs), _ONCE))
-                else:
-                    kept.extend(map(config.call, (home.values,), (read,), *zip(args)))  # a keyword takes 0.1 us
+                # The iterator is run by the unpacking, and Python looks for signals in neither that nor what follows:
+                # the old values are gone, so that the new ones must come to their place.
+                call = partial(config.call, **kwargs) if kwargs else config.call  # a keyword takes 0.1 us
+                [(out, home.values)] = starmap(call, ((home.values, read, *args),))
+                home.calls += 1
+            except BaseException:
+                home.drop_deleted()
+                raise
             finally:
                 by_identity.on = False
                 config.caller = 0
-                if kept:
-                    home.values = kept[0][1]
-                    home.calls += 1
-                else:
-                    home.drop_deleted()
-        return kept[0][0]
+        return out
 
     def _within(self, config: _Config, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call as a transaction, or as part of one."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import mmap
 import os
 import weakref
@@ -18,10 +18,10 @@ import xxhash
 from .._backend import HostArray
 from ..errors import CheckpointError, CheckpointNotFoundError, describe
 from . import _files
-from ._format import DIGITS, Entry, Header, decode, header_length, parse_json, refuse
+from ._format import DIGITS, FORMAT, Entry, Header, decode, header_length, parse_json, refuse
 from ._index import Index, decode_index, is_index
 from ._values import Saved, fresh_bytes, from_tensor, of_tensor, parsed
-from ._writing import FORMAT, rest_of
+from ._writing import rest_of
 
 __all__ = ["INDEX", "Checkpoint", "followed", "open_checkpoint"]
 
@@ -82,6 +82,8 @@ class _Part:
         """The bytes of a tensor as they lie in the file, not checked."""
         if not entry.nbytes:
             return fresh_bytes(0)
+        if _files.size(self.file) < self.total:
+            refuse("load", f"the file was cut short: it had {self.total} bytes", self.path)
         memory = mmap.mmap(self.file, 0, access=mmap.ACCESS_READ)
         return np.frombuffer(memory, np.uint8, entry.nbytes, self.begin + entry.start)
 
@@ -144,20 +146,21 @@ class Checkpoint(Mapping[str, HostArray]):
         self.path = path
         self._parts = parts
         self._mapped = mapped
-        self._close = weakref.finalize(self, _close_all, [part.file for part in parts])
         self._part_of = {name: part for part in parts for name in part.variables}
         self.variables: Mapping[str, Saved] = MappingProxyType(
             {name: saved for part in parts for name, saved in part.variables.items()}
         )
         self.aliases: Mapping[str, str] = MappingProxyType(_texts(texts, "statevar.aliases", path))
         self.metadata: Mapping[str, Any] = MappingProxyType(
-            parse_json(texts.pop("statevar.metadata", "{}").encode(), path)
+            parse_json(texts.pop("statevar.metadata", "{}").encode(), path, numbers=True)
         )
         #: The metrics that a `CheckpointManager` was given.
         self.metrics: dict[str, float] = _numbers(texts.pop("statevar.metrics", "{}"), path)
         for alias in self.aliases:
             if alias in self.variables or not alias:
                 refuse("load", f"{alias!r} is said to be another name, and is a variable", path)
+        # Last: whoever made this closes the files if it is refused.
+        self._close = weakref.finalize(self, _close_all, [part.file for part in parts])
 
     def __getitem__(self, path: str) -> HostArray:
         """The array, read-only.
@@ -292,10 +295,14 @@ def _texts(texts: dict[str, str], key: str, path: Path) -> dict[str, str]:
 
 
 def _numbers(text: str, path: Path) -> dict[str, float]:
+    value = parse_json(text.encode(), path, numbers=True)
     try:
-        return {str(name): float(value) for name, value in dict(json.loads(text)).items()}
-    except (TypeError, ValueError, RecursionError):
+        sound = all(type(each) in (int, float) and math.isfinite(each) for each in value.values())
+    except OverflowError:
+        sound = False
+    if not sound:
         refuse("load", "the metrics are no mapping of text to numbers", path)
+    return {name: float(each) for name, each in value.items()}
 
 
 def _close_all(files: list[int]) -> None:

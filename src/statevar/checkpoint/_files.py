@@ -147,6 +147,6 @@ def storing(operation: str, path: Any, hint: str = "") -> Iterator[None]:
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
         kind = CheckpointNotFoundError if missing else StorageError
-        ours = kind(describe(operation, f"the system said {error.strerror or error!r}", str(path), hint))
+        ours = kind(describe(operation, f"the system said {error.strerror or repr(error)}", str(path), hint))
         ours.errno, ours.filename = error.errno, os.fspath(path)
         raise ours from error

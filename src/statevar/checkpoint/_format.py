@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
@@ -30,8 +31,10 @@ from ..errors import CheckpointError, describe
 __all__ = [
     "CODES",
     "DIGITS",
+    "FORMAT",
     "Entry",
     "Header",
+    "can_be",
     "decode",
     "digest_of",
     "encode",
@@ -61,6 +64,7 @@ _LONGEST_HEADER = 100_000_000
 #: A page of memory that is mapped begins here, and so does what the fastest loads of a CPU need.
 _ALIGNMENT = 64
 
+FORMAT = "1"  #: of what our metadata says; a reader refuses what is newer
 DIGITS = 32  #: of a checksum, xxh3_128 in hexadecimal
 _OURS = "statevar."
 _GUARD = "statevar.header"
@@ -199,8 +203,12 @@ def header_length(beginning: bytes, total: int, where: Any) -> int:
     return length
 
 
-def parse_json(text: bytes, where: Any) -> dict[str, Any]:
-    """Strict JSON: an object, without names that come twice, and without numbers but integers."""
+def parse_json(text: bytes, where: Any, *, numbers: bool = False) -> dict[str, Any]:
+    """Strict JSON: an object, without names that come twice, and without numbers but sizes.
+
+    Args:
+        numbers: whether there may be any finite numbers.
+    """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)
@@ -209,10 +217,24 @@ def parse_json(text: bytes, where: Any) -> dict[str, Any]:
         refuse("load", "a name comes twice", where)
 
     def other(number: str) -> NoReturn:
-        refuse("load", f"a number is no integer: {number[:40]}", where)
+        refuse("load", f"a number is no size: {number[:40]}", where)
+
+    def integer(number: str) -> int:
+        if len(number) > (_MOST_DIGITS if numbers else 19) or (number[0] == "-" and not numbers):
+            other(number)
+        return int(number)
 
     try:
-        content = json.loads(text.decode(), object_pairs_hook=unique, parse_float=other, parse_constant=other)
+        content = json.loads(
+            text.decode(),
+            object_pairs_hook=unique,
+            # Being asked for each number takes a tenth of a load: only where there may be one of another kind.
+            parse_int=integer if _SUSPECT.search(text) else None,
+            parse_float=_finite if numbers else other,
+            parse_constant=other,
+        )
+        if _ESCAPED.search(text):
+            json.dumps(content, ensure_ascii=False).encode()  # half a pair of surrogates is no Unicode
     except CheckpointError:
         raise
     except (ValueError, RecursionError) as error:  # too deep, too long a number, no UTF-8, no JSON
@@ -220,6 +242,17 @@ def parse_json(text: bytes, where: Any) -> dict[str, Any]:
     if not isinstance(content, dict):
         refuse("load", "the header is no JSON object", where)
     return content
+
+
+_MOST_DIGITS = 400  # more than any float has; converting n digits takes n * n steps
+_SUSPECT = re.compile(rb"[\[,:]\s*(-|\d{20})")
+_ESCAPED = re.compile(rb"\\u[dD]")
+
+
+def _finite(number: str) -> float:
+    if math.isinf(value := float(number)):
+        raise ValueError(number[:40])
+    return value
 
 
 def _checked_digest(header: bytes, metadata: dict[str, Any], where: Any) -> str | None:
@@ -240,12 +273,26 @@ def _entry(name: str, value: Any, where: Any) -> Entry:
     width = CODES.get(code) if type(code) is str else None
     if width is None:
         refuse("load", f"the tensor {name!r} has the unknown dtype {code!r:.40}", where)
-    if not _are_sizes(shape) or len(shape) > 64 or not _are_sizes(offsets) or len(offsets) != 2:
+    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
         refuse("load", f"the tensor {name!r} has a shape or offsets that are none", where)
     start, stop = offsets
+    if not can_be(shape, width):
+        refuse("load", f"the tensor {name!r} has the shape of an array that cannot be", where)
     if stop - start != math.prod(shape) * width:
         refuse("load", f"the tensor {name!r} has {stop - start} bytes, not those of its shape", where)
     return Entry(name, code, tuple(shape), start, stop)
+
+
+def can_be(shape: Sequence[int], width: int) -> bool:
+    """Whether an array can have the shape: 64 axes at most, and bytes that can be counted, whatever axis is empty."""
+    if len(shape) > 64:
+        return False
+    nbytes = width
+    for length in shape:
+        nbytes *= length or 1
+        if nbytes >= _TOO_LARGE:
+            return False
+    return True
 
 
 _KEYS = {"dtype", "shape", "data_offsets"}

@@ -7,11 +7,12 @@ different saves are never taken for one.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ._format import DIGITS, digest_of, parse_json, refuse
+from ._format import DIGITS, FORMAT, digest_of, parse_json, refuse
 
 __all__ = ["Index", "decode_index", "encode_index", "is_index"]
 
@@ -60,6 +61,8 @@ def decode_index(content: bytes, where: Any) -> Index:
         if not isinstance(digest, str) or len(digest) != DIGITS or not _fits(content, digest) or not _are_texts(known):
             refuse("load", "the index is damaged: its checksum does not fit", where)
         assert isinstance(known, dict)
+        if metadata.get("statevar.format") != FORMAT:
+            refuse("load", "the index was written by a newer statevar", where, "update statevar")
         if names.keys() - known.keys():
             refuse("load", "the index names a file without its checksum", where)
         files = dict(known)
@@ -82,4 +85,4 @@ def _are_texts(value: Any) -> bool:
 
 
 def _is_plain(name: str) -> bool:
-    return name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0", ":"} and len(name) <= 255
+    return name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0", ":"} and len(os.fsencode(name)) <= 255

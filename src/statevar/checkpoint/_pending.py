@@ -7,7 +7,7 @@ from collections.abc import Callable
 from threading import RLock
 from typing import Any
 
-from .._collect import paths_in
+from .._collect import named_in, paths_in
 from .._variable import Variable
 from ..tracking import Module, _on_setattr
 from ._archive import Checkpoint
@@ -16,7 +16,10 @@ __all__ = ["Pending"]
 
 
 class Pending:
-    """What a file has for variables that an object does not have yet."""
+    """What a file has for variables that an object does not have yet.
+
+    It lives as long as the object, or as the report of the load where the object is a plain container.
+    """
 
     def __init__(
         self,
@@ -24,30 +27,38 @@ class Pending:
         checkpoint: Checkpoint,
         sources: dict[str, str],
         fill: Callable[[dict[str, tuple[Variable, str]]], None],
+        loaded: list[str],
     ) -> None:
-        self._target = target
         self._checkpoint = checkpoint  # open, so that a later save over the file changes nothing here
         self._sources = sources
         self._fill = fill
+        self._loaded = loaded
         self._lock = RLock()
         self._prefixes: dict[int, str] = {}
-        self._modules: list[Any] = []  # keeps those of which the ids are known
+        self._modules: list[Module] = []  # keeps those of which the ids are known
+        if isinstance(target, Module):
+            self._target: Callable[[], Any] = weakref.ref(target)
+            self._forget = _on_setattr(self.appeared)
+            weakref.finalize(target, self._forget)
+        else:
+            self._target = lambda: target
+            me = weakref.ref(self)
+            self._forget = _on_setattr(lambda module: _tell(me, module))
+            weakref.finalize(self, self._forget)
         self._know_modules()
-        me = weakref.ref(self)
-        self._forget: Callable[[], None] = _on_setattr(lambda module: _tell(me, module))
-        weakref.finalize(self, self._forget)
 
     def paths(self) -> list[str]:
         """What still waits."""
         with self._lock:
             return list(self._sources)
 
-    def fill(self, module: Any = None, prefix: str = "") -> list[str]:
+    def fill(self, module: Module | None = None, prefix: str = "") -> list[str]:
         """Looks in the object, or in one module of it, for variables that were made since."""
         with self._lock:
-            if not self._sources:
+            target = self._target() if module is None else module
+            if not self._sources or target is None:
                 return []
-            found = paths_in("load", self._target if module is None else module)
+            found = paths_in("load", target)
             wanted = {}
             for path, source in self._sources.items():
                 if path.startswith(prefix) and (variable := found.find(path[len(prefix) :])) is not None:
@@ -56,18 +67,13 @@ class Pending:
                 self._fill(wanted)
                 for path in wanted:
                     del self._sources[path]
-            self._know_modules()
-            if not self._sources:
+                self._loaded += wanted
+            if self._sources:
+                self._know_modules()
+            else:
                 self._forget()
                 self._checkpoint.close()
             return list(wanted)
-
-    def _know_modules(self) -> None:
-        target = self._target
-        if isinstance(target, Module):
-            named = {"": target, **target.named_submodules()}
-            self._modules = list(named.values())
-            self._prefixes = {id(module): f"{path}/" if path else "" for path, module in named.items()}
 
     def appeared(self, module: Module) -> None:
         """An attribute of a module was set."""
@@ -75,6 +81,15 @@ class Pending:
             prefix = self._prefixes.get(id(module))
             if prefix is not None and self._sources:
                 self.fill(module, prefix)
+
+    def _know_modules(self) -> None:
+        target = self._target()
+        named = {path: each for path, each in named_in("load", target, Module).items() if each is not target}
+        # Not the target itself, which is to die when nobody else needs it.
+        self._modules = list(named.values())
+        self._prefixes = {id(module): f"{path}/" for path, module in named.items()}
+        if isinstance(target, Module):
+            self._prefixes[id(target)] = ""
 
 
 def _tell(pending: weakref.ref[Pending], module: Module) -> None:

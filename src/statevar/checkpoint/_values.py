@@ -21,7 +21,7 @@ import numpy as np
 from .._backend import HostArray, empty_aligned
 from .._dtypes import HOST, is_differentiable, is_floating
 from .._shapes import DeclaredShape, Shape
-from ._format import Entry, refuse
+from ._format import Entry, can_be, refuse
 
 __all__ = [
     "Saved",
@@ -54,7 +54,7 @@ _CODES = {
 }
 _PARTS = {"complex64": "float32", "complex128": "float64", "int4": "int8", "uint4": "uint8"}
 _COMPLEX = ("complex64", "complex128")
-_DTYPES = {code: name for name, code in _CODES.items() if name not in (*_PARTS, "string")}
+_DTYPES = {code: name for name, code in _CODES.items() if name not in (*_PARTS, "string")} | {"C64": "complex64"}
 _AGGREGATIONS = ("none", "mean", "sum", "only_first_replica")
 
 
@@ -131,9 +131,14 @@ def _shape_of(dtype: str, entry: Entry | None) -> Shape:
 
 
 def _sizes(value: Any) -> Shape | None:
-    if value is not None and any(type(each) is not int or not 0 <= each < 2**63 for each in value):
+    if value is None:
+        return None
+    if any(type(each) is not int or each < 0 for each in value) or not can_be(value, _WIDEST):
         raise ValueError(value)
-    return None if value is None else tuple(value)
+    return tuple(value)
+
+
+_WIDEST = 16  # bytes of an element
 
 
 def _declared(value: Any) -> DeclaredShape:

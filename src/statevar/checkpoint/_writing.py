@@ -21,11 +21,10 @@ import xxhash
 
 from .._backend import Backend, HostArray
 from . import _files
-from ._format import digest_of, encode, laid_out, room_for_checksums, with_checksums
+from ._format import FORMAT, digest_of, encode, laid_out, room_for_checksums, with_checksums
 from ._values import Saved, code_of, difference, tensor_shape, to_tensor
 
 __all__ = [
-    "FORMAT",
     "Item",
     "NewFile",
     "Replacement",
@@ -36,8 +35,6 @@ __all__ = [
     "write_all",
     "write_tensors",
 ]
-
-FORMAT = "1"  #: of what the metadata says; a reader refuses what is newer
 
 #: Bytes that go to the system at once: enough that the calls cost nothing, few enough to stay in a cache.
 _CHUNK = 8 << 20

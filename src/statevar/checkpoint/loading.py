@@ -116,7 +116,8 @@ def load(
             it, or None for what is not wanted.
         cast: whether another dtype is cast, by the rules of `Variable.assign`.
         only: a pattern, or several: the paths in the object to load, with ``*`` and ``?``.
-        on_create: keeps what the object does not have yet, and fills it when it appears (`LoadReport.pending`).
+        on_create: keeps what the object does not have yet, and fills it when it appears (`LoadReport.pending`): in a
+            `Module` by itself, as long as the module lives; in a plain container as long as the report does.
         mmap: maps the file into memory instead of reading it. Quick, but not checked; and if somebody cuts the file
             short meanwhile, the system ends the process.
 
@@ -162,7 +163,9 @@ def load(
         _commit(values)
         report.loaded = [name for name in plan if name not in report.mismatched]
         if waiting:
-            report._pending = Pending(target, checkpoint, waiting, lambda found: _fill(checkpoint, found, cast=cast))
+            report._pending = Pending(
+                target, checkpoint, waiting, lambda found: _fill(checkpoint, found, cast=cast), report.loaded
+            )
             pending = True
         return report
     finally:
@@ -197,6 +200,8 @@ def _offered(checkpoint: Checkpoint, rename: Rename | None) -> _Offer:
             )
         offer.sources[path] = source
     for alias, first in checkpoint.aliases.items():
+        if rename is not None and not isinstance(rename, Mapping) and first not in checkpoint.variables:
+            continue  # it stands for all that is below it, of which a function knows nothing
         path, target = _renamed(alias, rename), _renamed(first, rename) if first else first
         if path is not None and target is not None and path not in offer.sources:
             offer.aliases[path] = target

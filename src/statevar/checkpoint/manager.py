@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import json
 import os
 import warnings
 import weakref
@@ -25,7 +24,7 @@ from ._format import digest_of
 from ._steps import StepFolder
 from ._writing import Item, Written, write_all, write_tensors
 from .loading import LoadReport, load
-from .saving import Progress, index_of, items_of, nbytes_of, parsed_size, reporter, shards_of, texts_of
+from .saving import Progress, index_of, items_of, json_of, nbytes_of, parsed_size, reporter, shards_of, texts_of
 
 __all__ = ["CheckpointManager", "Restored"]
 
@@ -229,7 +228,7 @@ class CheckpointManager:
         cut._values.clear()  # each is let go once it is written, so that the program can write it in place again
         wrote = None
         if self._progress is not None:
-            wrote = reporter(self._progress, sum(nbytes_of(item.saved) for group in groups for item in group))
+            wrote = reporter(self._progress, sum(nbytes_of(item) for group in groups for item in group))
         shards = {}
         for i, items in enumerate(groups):
             paths = tuple(item.path for item in items)
@@ -243,7 +242,7 @@ class CheckpointManager:
                 finally:
                     _files.close(file)
             elif wrote is not None:
-                wrote(sum(nbytes_of(item.saved) for item in items))
+                wrote(sum(nbytes_of(item) for item in items))
             shards[paths] = _Shard(name, written, made_from)
         return shards
 
@@ -428,7 +427,7 @@ def _unchanged(items: list[Item], previous: _Shard) -> bool:
 
 
 def _metrics_text(metrics: Mapping[str, float] | None) -> str:
-    return json.dumps({name: float(value) for name, value in (metrics or {}).items()})
+    return json_of("metrics", {name: float(value) for name, value in (metrics or {}).items()})
 
 
 def _write_file(path: Path, content: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import time
@@ -18,9 +19,10 @@ from ..errors import CheckpointError, NameScopeError, StorageError, TraceError, 
 from ..snapshots import Snapshot, snapshot
 from . import _files
 from ._archive import _index_at
+from ._format import FORMAT
 from ._index import encode_index
 from ._values import Saved
-from ._writing import FORMAT, Item, NewFile, Replacement, Written, shared_stem, sweep, write_all, write_tensors
+from ._writing import Item, NewFile, Replacement, Written, shared_stem, sweep, write_all, write_tensors
 
 __all__ = ["Progress", "index_of", "items_of", "nbytes_of", "parsed_size", "reporter", "save", "shards_of", "texts_of"]
 
@@ -83,7 +85,7 @@ def save(
     found = paths_in("save", obj)
     texts = texts_of(found, metadata)
     items = items_of(found, snapshot(list(found.variables.values())))
-    total = sum(nbytes_of(item.saved) for item in items)
+    total = sum(nbytes_of(item) for item in items)
     wrote = None if progress is None else reporter(progress, total)
     with _files.storing("save", path, "what was saved there before is untouched"):
         target = Path(os.path.realpath(path))
@@ -153,11 +155,26 @@ def texts_of(found: Paths, metadata: Mapping[str, Any] | None) -> dict[str, str]
     if found.aliases:
         texts["statevar.aliases"] = json.dumps(found.aliases, ensure_ascii=False)
     if metadata:
-        try:
-            texts["statevar.metadata"] = json.dumps(dict(metadata), allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise TypeError(describe("save", f"the metadata is no JSON: {error}")) from error
+        texts["statevar.metadata"] = json_of("metadata", dict(metadata))
     return texts
+
+
+def json_of(what: str, value: Any) -> str:
+    """JSON that gives the same value again.
+
+    Raises:
+        TypeError: there is none: it has a tuple, a NaN, a key that is no text.
+    """
+    try:
+        text = json.dumps(value, allow_nan=False)
+        problem = "" if json.loads(text) == value else "it would come back as something else"
+        text.encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        problem = str(error)
+    if problem:
+        hint = "use texts, finite numbers, truth values, None, and lists and dicts of them with texts as keys"
+        raise TypeError(describe("save", f"the {what} cannot be kept as JSON: {problem}", hint=hint))
+    return text
 
 
 def items_of(found: Paths, cut: Snapshot) -> list[Item]:
@@ -190,20 +207,20 @@ def _check_path(path: str) -> None:
         path.encode()
     except UnicodeEncodeError:
         problem = "the name is no valid Unicode"
+    if not path or "\0" in path:
+        problem = "a name has no characters, or a NUL among them"
     if path == "__metadata__":
         problem = "the format keeps this name for itself"
     if problem:
         raise NameScopeError(describe("save", problem, path.encode("utf-8", "replace").decode(), "rename it"))
 
 
-def nbytes_of(saved: Saved) -> int:
-    """About how many bytes the value takes in a file: strings are not counted."""
-    if saved.shape is None:
+def nbytes_of(item: Item) -> int:
+    """How many bytes the value takes in a file."""
+    shape, dtype = item.saved.shape, item.saved.dtype
+    if shape is None:
         return 0
-    size = HOST[saved.dtype].itemsize
-    for length in saved.shape:
-        size *= length
-    return size
+    return item.tensor().nbytes if dtype == "string" else math.prod(shape) * HOST[dtype].itemsize
 
 
 def shards_of(items: Iterable[Item], limit: int) -> list[list[Item]]:
@@ -211,7 +228,7 @@ def shards_of(items: Iterable[Item], limit: int) -> list[list[Item]]:
     shards: list[list[Item]] = [[]]
     filled = 0
     for item in items:
-        nbytes = nbytes_of(item.saved)
+        nbytes = nbytes_of(item)
         if shards[-1] and filled + nbytes > limit:
             shards.append([])
             filled = 0
