@@ -2,6 +2,7 @@
 
     python examples/digits.py
     python examples/digits.py --backend jax --epochs 40
+    python examples/digits.py --resume runs/digits  # killed at any moment and run again, it ends with the same weights
 
 What the program remembers is in variables: the weights and their momenta, the learning rate, the count of steps, the
 running loss. What it computes, it computes in the array API namespace of its variables; `sv.value_and_grad`
@@ -12,7 +13,8 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
@@ -26,7 +28,7 @@ HELD_OUT, BATCH, HIDDEN = 360, 64, 32
 RATE, DECAY, MOMENTUM = 0.3, 0.997, 0.9
 
 
-class Network:
+class Network(sv.Module):
     """Two dense layers, trained by gradient descent with momentum."""
 
     def __init__(self, backend: str, seed: int) -> None:
@@ -70,22 +72,91 @@ class Network:
         self.steps.assign_add(1)
 
 
-def train(backend: str = "numpy", epochs: int = 20, seed: int = 0) -> tuple[float, Network]:
+class Sampler(sv.Module):
+    """Batches of rows in random order, without end. All that it remembers is in variables, the generator too."""
+
+    def __init__(self, rows: np.ndarray[Any, Any], rng: np.random.Generator) -> None:
+        state = partial(sv.Variable, backend="numpy", trainable=False)
+        self.order = state(rows)
+        self.position = state(len(rows))
+        self.generator = state(_words(rng), dtype="uint64")
+
+    def batch(self) -> np.ndarray[Any, Any]:
+        """The next rows; the last ones of a round, if too few, are left out."""
+        with sv.transaction(self):
+            if int(self.position) + BATCH > self.order.size:
+                rng = _generator(self.generator.value)
+                self.order.assign(rng.permutation(self.order.value))
+                self.generator.assign(_words(rng))
+                self.position.assign(0)
+            start = int(self.position)
+            self.position.assign_add(BATCH)
+            return np.asarray(self.order[start : start + BATCH])
+
+
+def _words(rng: np.random.Generator) -> list[int]:
+    """The state of a PCG64 generator, in 64 bits each."""
+    state: Any = rng.bit_generator.state
+    halves = (word for name in ("state", "inc") for word in divmod(state["state"][name], 2**64))
+    return [*halves, state["has_uint32"], state["uinteger"]]
+
+
+def _generator(words: Any) -> np.random.Generator:
+    """The generator that has this state."""
+    state, low, inc, inc_low, has_uint32, uinteger = map(int, words)
+    rng = np.random.default_rng()
+    inside = {"state": (state << 64) + low, "inc": (inc << 64) + inc_low}
+    rng.bit_generator.state = {
+        "bit_generator": "PCG64",
+        "state": inside,
+        "has_uint32": has_uint32,
+        "uinteger": uinteger,
+    }
+    return rng
+
+
+def train(
+    backend: str = "numpy", epochs: int = 20, seed: int = 0, resume: str | None = None, every: int = 20
+) -> tuple[float, Network]:
     """Trains on four fifths of the digits; returns the accuracy on the others, and the network."""
     digits, rng = load_digits(), np.random.default_rng(seed)
     images, labels = (digits.data / 16).astype("float32"), np.eye(10, dtype="float32")[digits.target]
     held_out, training = np.split(rng.permutation(len(images)), [HELD_OUT])
-    network = Network(backend, seed)
-    with Progress("{task.description}", BarColumn(), "loss {task.fields[loss]:.4f}") as progress:
-        task = progress.add_task(backend, total=epochs, loss=float(network.loss))
-        for _ in range(epochs):
-            order = rng.permutation(training)
-            for rows in order[: len(order) // BATCH * BATCH].reshape(-1, BATCH):
-                network.step(network.array(images[rows]), network.array(labels[rows]))
-            progress.update(task, advance=1, loss=float(network.loss))
+    network, sampler = Network(backend, seed), Sampler(training, rng)
+    steps = len(training) // BATCH * epochs
+    columns = (BarColumn(), "{task.completed:.0f}/{task.total:.0f}", "{task.fields[note]}")
+    with ExitStack() as opened:
+        progress = opened.enter_context(Progress("{task.description}", *columns))
+        manager = opened.enter_context(checkpoints(resume, {"network": network, "sampler": sampler}, progress))
+        done = int(network.steps)
+        task = progress.add_task(f"{backend}: steps", total=steps, completed=done, note="")
+        for step in range(done + 1, steps + 1):
+            rows = sampler.batch()
+            network.step(network.array(images[rows]), network.array(labels[rows]))
+            if manager is not None and (step % every == 0 or step == steps):
+                manager.save(step, {"loss": float(network.loss)})
+            progress.update(task, advance=1, note=f"loss {float(network.loss):.4f}")
     log_p = network.log_probabilities(network.array(images[held_out]))
     read = np.asarray(network.xp.argmax(log_p, axis=1))
     return float(np.mean(read == digits.target[held_out])), network
+
+
+@contextmanager
+def checkpoints(folder: str | None, state: Any, progress: Progress) -> Iterator[sv.CheckpointManager | None]:
+    """What keeps checkpoints in a folder, once the newest of them is restored; and shows how far it is."""
+    if folder is None:
+        yield None
+        return
+    task = progress.add_task("checkpoint: bytes", total=1, note="")
+
+    def show(saving: Any) -> None:
+        progress.update(task, completed=saving.done, total=saving.total, note=f"{saving.rate / 1e6:.0f} MB/s")
+
+    with sv.CheckpointManager(folder, state, keep=3, progress=show) as manager:
+        restored = manager.restore()
+        if restored is not None:
+            progress.console.print(f"resumed from step {restored.step}")
+        yield manager
 
 
 def main(arguments: Sequence[str] | None = None) -> float:
@@ -93,6 +164,8 @@ def main(arguments: Sequence[str] | None = None) -> float:
     parser.add_argument("--backend", default="numpy", choices=sv.backend_names())
     parser.add_argument("--epochs", default=20, type=int)
     parser.add_argument("--seed", default=0, type=int)
+    parser.add_argument("--resume", metavar="FOLDER", help="keep checkpoints there, and go on from the newest")
+    parser.add_argument("--every", default=20, type=int, help="steps from one checkpoint to the next")
     options = parser.parse_args(arguments)
     accuracy, network = train(**vars(options))
     correct, loss = f"{100 * accuracy:.1f} % of {HELD_OUT} held-out digits", float(network.loss)

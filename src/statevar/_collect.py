@@ -25,7 +25,7 @@ _VARIABLES = {Variable}
 _LEAVES = (str, bytes, type, ModuleType, FunctionType, BuiltinFunctionType, MethodType)
 _SEQUENCES = (list, tuple, deque)
 _SETS = (set, frozenset)
-#: How many paths are made for what is in shared containers, and how many more for each thing there is.
+#: How many steps are gone into containers that stand again, and how many more for each thing there is.
 _ALIASES, _ALIASES_EACH = 10_000, 4
 
 
@@ -42,10 +42,10 @@ class Paths:
     one path.
 
     What is reached again has the first path in `variables`, and further ones in `aliases`. Containers that share parts
-    many times over can have more paths than there are atoms: forty lists that hold the next one twice have 2**40. So
-    `aliases` has each place where a variable itself stands again, and then of the paths that lead through containers
-    that stand again the shorter ones, up to 10,000 and 4 for each thing that was met; none that leads through the same
-    container twice. `find` knows all of them.
+    many times over can have more paths than a memory holds: forty lists that hold the next one twice have 2**40. So
+    `aliases` has each place where a variable itself stands again; for each place where a container stands again, what
+    it holds, up to an equal share of 10,000 steps and 4 for each thing there is; and none that leads in a circle.
+    `find` knows all paths.
 
     Attributes:
         variables: by the first path.
@@ -400,21 +400,20 @@ class _Names:
                 self._path_to(which)
         aliases = {self.path(holder, key): self._path_to(which) for holder, key, which, _ in again if which in ours}
         shared = {self.path(holder, key): self._path_to(which) for holder, key, which, _ in again if which not in ours}
-        todo = deque(
+        links = [
             (self.path(holder, key), which) for holder, key, which, back in again if which not in ours and not back
-        )
-        steps = self._steps_to(reach) if todo else {}
+        ]
+        steps = self._steps_to(reach) if links else {}
         left = _ALIASES + _ALIASES_EACH * len(self._places)
-        while todo:  # the steps that do not lead back make no circle
-            path, which = todo.popleft()
-            for key, inner in steps[which]:
-                if inner in ours:
-                    aliases[_joined(path, key)] = self._path_to(inner)
-                elif left > len(todo):
-                    todo.append((_joined(path, key), inner))
-                left -= 1
-                if left < 0:
-                    return aliases, shared
+        for n, link in enumerate(links):
+            share = left // (len(links) - n)
+            todo = [link]
+            while todo and share:  # the steps that do not lead back make no circle
+                path, which = todo.pop()
+                share, left = share - 1, left - 1
+                if which in ours:
+                    aliases[path] = self._path_to(which)
+                todo.extend((_joined(path, key), inner) for key, inner in reversed(steps[which][:share]))
         return aliases, shared
 
     def _reach(self, variables: Iterable[Variable]) -> set[int]:

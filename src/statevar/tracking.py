@@ -192,7 +192,7 @@ def _on_setattr(hook: Callable[[Module], object]) -> Callable[[], None]:
             if hook in _hooks:
                 _hooks.remove(hook)
                 if not _hooks:
-                    pass
+                    del Module.__setattr__
 
     return remove
 

@@ -94,6 +94,10 @@ def _written_by(node: Any) -> Any:
     return None
 
 
+def _kind(tensor: Tensor | None) -> Any:
+    return None if tensor is None else (tensor.dtype, tensor.device)
+
+
 class _Slot:
     """The place of a tensor in what a function returned."""
 
@@ -108,7 +112,7 @@ class _Missed(Exception):  # noqa: N818  # no error: the call goes the other way
 
 
 class _Graph:
-    """The program for one signature of the arguments and one set of shapes of the variables."""
+    """The program for one signature of the arguments and one set of shapes, dtypes and devices of the variables."""
 
     __slots__ = (
         "_call",
@@ -122,6 +126,7 @@ class _Graph:
         "copies",
         "extra",
         "in_place",
+        "kinds",
         "lean",
         "module",
         "out",
@@ -132,9 +137,10 @@ class _Graph:
         "written",
     )
 
-    def __init__(self, variables: list[Variable], shapes: list[Any]) -> None:
+    def __init__(self, variables: list[Variable], values: list[Any]) -> None:
         self.variables = variables
-        self.shapes = shapes
+        self.shapes = [None if value is None else BACKEND.shape(value) for value in values]
+        self.kinds = [_kind(value) for value in values]
         self.module: Any = None
         self.written: list[bool] = []  # by the graph, in place of its input
         self.extra: list[Variable] = []  # whose new values it returns: they have another shape, or had none
@@ -148,7 +154,7 @@ class _Graph:
         self._detached: list[int] = []
         self._ran = False
         self._compiled: Callable[..., Any] | None = None
-        self._plan: list[tuple[Any, Variable, Any, bool]] = []
+        self._plan: list[tuple[Any, Variable, Any, Any, bool]] = []
         self._targets: list[Variable] = []
         self._releases: list[Any] = []
         self._locks: list[Any] = []
@@ -160,7 +166,7 @@ class _Graph:
         self._locks = [variable._lock for variable in self.variables]
         self._releases = [lock.release for lock in self._locks]
         acquires = [lock.acquire for lock in self._locks]
-        self._plan = list(zip(acquires, self.variables, self.shapes, self.written, strict=True))
+        self._plan = list(zip(acquires, self.variables, self.shapes, self.kinds, self.written, strict=True))
         self._targets = [each for each, writes in zip(self.variables, self.written, strict=True) if writes] + self.extra
 
     # -- running ------------------------------------------------------------------------------------------------
@@ -178,7 +184,7 @@ class _Graph:
         began = watched = False
         grad = _is_grad_enabled()
         try:
-            for acquire, variable, shape, writes in self._plan:
+            for acquire, variable, shape, kind, writes in self._plan:
                 acquire()
                 handle = variable._handle
                 if variable._holder is not None or handle is None or variable._shape != shape:
@@ -186,7 +192,8 @@ class _Graph:
                 if handle.shared:
                     if not handle.exclusive() and writes:  # which looks whether its storage was replaced
                         handle.replace(handle.tensor.clone())
-                    if handle.tensor.shape != shape:
+                    tensor = handle.tensor  # and whoever replaced it may have put anything there
+                    if tensor.shape != shape or _kind(tensor) != kind or not tensor.is_contiguous():
                         raise _Missed  # noqa: TRY301  # as Ctrl-C would, for the same end
                 elif writes and _use_count(handle.address) != _UNHELD:
                     handle.replace(handle.tensor.clone())
@@ -245,9 +252,9 @@ class _Graph:
         """A call that may wait, takes part in a transaction, and keeps the old values until it has ended."""
         with Call("jit", self.variables) as call:
             inputs, news = [], []
-            for _, variable, shape, writes in self._plan:
+            for _, variable, shape, kind, writes in self._plan:
                 value = call.read(variable)
-                if (None if value is None else BACKEND.shape(value)) != shape:
+                if (None if value is None else BACKEND.shape(value)) != shape or _kind(value) != kind:
                     return _MISS
                 if value is None:
                     continue
@@ -306,13 +313,15 @@ def _inlining() -> AbstractContextManager[Any]:
 
 def _compiled(module: Any, inputs: list[Tensor]) -> Callable[..., Any]:
     import torch._dynamo.config  # noqa: PLC0415  # a second
-    import torch._inductor  # noqa: PLC0415
+    import torch._inductor.config  # noqa: PLC0415
 
     if torch._dynamo.config.disable:  # TORCH_COMPILE_DISABLE=1
         call: Callable[..., Any] = module
         return call
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        # The inputs have been looked at. To be looked at again would take as long as a small program does.
+        checks = torch._inductor.config.patch(size_asserts=not all(_is_plain(node) for node in module.graph.nodes))
+        with torch.no_grad(), checks, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             call = torch._inductor.compile(module, [*inputs])
     except Exception as error:
@@ -341,25 +350,28 @@ def _may_write(module: Any) -> bool:
             source = source.args[0]
         if source in targets:
             return False
-    for node in module.graph.nodes:
-        if node.op != "call_function":
-            continue
-        target = node.target
-        if not isinstance(target, torch._ops.OpOverload):
-            if getattr(target, "__name__", "") != "getitem":
-                return False
-            continue
-        name = _name(node)
-        if not name:
-            return False
-        if name.startswith(_DIVISIONS):
-            value = node.meta.get("val")
-            if not isinstance(value, Tensor) or not value.is_floating_point():
-                return False
-        tags = target.tags
-        if not (torch.Tag.pointwise in tags or torch.Tag.reduction in tags or name in _SURE):
-            return False
-    return True
+    return not any(_is_division(node) for node in module.graph.nodes) and all(map(_is_sure, module.graph.nodes))
+
+
+def _is_sure(node: Any) -> bool:
+    """Whether nothing that a node does can fail, beside a division of integers."""
+    if node.op != "call_function":
+        return True
+    if not isinstance(node.target, torch._ops.OpOverload):
+        return getattr(node.target, "__name__", "") == "getitem"
+    name, tags = _name(node), node.target.tags
+    return bool(name) and (torch.Tag.pointwise in tags or torch.Tag.reduction in tags or name in _SURE)
+
+
+def _is_division(node: Any) -> bool:
+    """Of integers."""
+    value = node.meta.get("val")
+    return _name(node).startswith(_DIVISIONS) and not (isinstance(value, Tensor) and value.is_floating_point())
+
+
+def _is_plain(node: Any) -> bool:
+    """Whether Inductor knows what comes out: an operation of others may say what is not so, and it would go on."""
+    return _is_sure(node) and not _name(node).startswith("convolution")
 
 
 class _Trace(Tracing):
@@ -515,7 +527,7 @@ class TorchJit:
             current = variable if overlay is None else overlay.read(variable)
             values.append(None if current._handle is None else current._stored().detach().contiguous())
         inputs = [value for value in values if value is not None]
-        graph = _Graph(known, [None if value is None else BACKEND.shape(value) for value in values])
+        graph = _Graph(known, values)
         frames: list[Tracing] = []
 
         def flat(*traced: Tensor) -> list[Tensor]:

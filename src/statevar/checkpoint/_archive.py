@@ -8,6 +8,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar
@@ -307,7 +308,8 @@ def _numbers(text: str, path: Path) -> dict[str, float]:
 
 def _close_all(files: list[int]) -> None:
     while files:
-        _files.close(files.pop())
+        with suppress(OSError):  # nothing was written
+            _files.close(files.pop())
 
 
 def open_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:

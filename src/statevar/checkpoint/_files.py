@@ -24,6 +24,7 @@ __all__ = [
     "open_file",
     "place_of",
     "read",
+    "refused",
     "remove",
     "remove_folder",
     "rename",
@@ -145,8 +146,12 @@ def storing(operation: str, path: Any, hint: str = "") -> Iterator[None]:
     except StatevarError:
         raise
     except OSError as error:
-        missing = isinstance(error, FileNotFoundError)
-        kind = CheckpointNotFoundError if missing else StorageError
-        ours = kind(describe(operation, f"the system said {error.strerror or repr(error)}", str(path), hint))
-        ours.errno, ours.filename = error.errno, os.fspath(path)
-        raise ours from error
+        raise refused(operation, path, error, hint) from error
+
+
+def refused(operation: str, path: Any, error: OSError, hint: str = "") -> StorageError:
+    """Our error for one of the system's."""
+    kind = CheckpointNotFoundError if isinstance(error, FileNotFoundError) else StorageError
+    ours = kind(describe(operation, f"the system said {error.strerror or repr(error)}", str(path), hint))
+    ours.errno, ours.strerror, ours.filename = error.errno, error.strerror, os.fspath(path)
+    return ours

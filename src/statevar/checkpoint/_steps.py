@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ..errors import ConflictError, describe
 from . import _files
+from ._writing import LOST_BY_POWER
 
 __all__ = ["StepFolder"]
 
@@ -35,6 +36,7 @@ class StepFolder:
         self.directory = directory
         self._make()
         self._claim: int | None = self._claimed()
+        self.is_free = False  #: whether it is not ours any more
         try:
             self._clean()
         except BaseException:
@@ -57,10 +59,13 @@ class StepFolder:
         return folder
 
     def commit(self, folder: Path, step: int) -> None:
-        """Makes it the checkpoint of a step: it and its files are on the disk; when this returns, its name is too."""
+        """Makes it the checkpoint of a step: its files are on the disk; when this returns, their names are too."""
         _files.sync_folder(folder)
         _files.rename(folder, self.path(step))
-        _files.sync_folder(self.directory)
+        try:
+            _files.sync_folder(self.directory)
+        except OSError as error:
+            raise _files.refused("save", self.path(step), error, LOST_BY_POWER) from error
 
     def drop(self, folder: Path) -> None:
         """Removes one that was not completed, as far as that can be done now."""
@@ -78,22 +83,16 @@ class StepFolder:
 
     # -- whose it is -------------------------------------------------------------------------------------
 
-    @property
-    def is_free(self) -> bool:
-        """Whether it is not ours any more."""
-        return self._claim is None
-
     def free(self) -> None:
         """Lets it go."""
-        claim, self._claim = self._claim, None
-        if claim is not None:
-            _files.close(claim)
+        self.is_free = True
+        self._release()
 
-    def forget(self) -> None:
-        """In a forked child: the lock is the parent's, and must end with it."""
+    def _release(self) -> None:
         claim, self._claim = self._claim, None
         if claim is not None:
-            os.close(claim)
+            with suppress(OSError):  # the lock is gone all the same
+                _files.close(claim)
 
     def _make(self) -> None:
         folders = (self.directory, *self.directory.parents)
@@ -121,8 +120,9 @@ class StepFolder:
     def _reclaim(self) -> None:
         """The folder may have vanished, and come again."""
         if self._claim is None or _files.place_of(self.directory / ".lock") != _files.identity(self._claim):
-            self.free()
-            self._claim = self._claimed()
+            claim = self._claimed()
+            self._release()
+            self._claim = claim
 
     def _clean(self) -> None:
         """Removes what dead managers left."""

@@ -25,6 +25,7 @@ from ._format import FORMAT, digest_of, encode, laid_out, room_for_checksums, wi
 from ._values import Saved, code_of, difference, tensor_shape, to_tensor
 
 __all__ = [
+    "LOST_BY_POWER",
     "Item",
     "NewFile",
     "Replacement",
@@ -185,18 +186,22 @@ class NewFile:
     """
 
     def __init__(self, folder: Path, name: Callable[[str], str]) -> None:
+        self._keeps = False
         while True:
             self.path = folder / name(os.urandom(4).hex())
             try:
                 self.file = _files.create(self.path)
             except FileExistsError:
                 continue
-            with suppress(OSError):  # a file system without locks: a sweep cannot lock it either, and leaves it
-                _files.lock(self.file)
-            if _files.place_of(self.path) == _files.identity(self.file):
-                break
+            try:
+                with suppress(OSError):  # a file system without locks: a sweep cannot lock it either, and leaves it
+                    _files.lock(self.file)
+                if _files.place_of(self.path) == _files.identity(self.file):
+                    break
+            except BaseException:
+                self._give_up()
+                raise
             _files.close(self.file)  # a sweep came between, and took it for a dead one's
-        self._keeps = False
 
     def keep(self) -> None:
         """It has become what it was made for."""
@@ -208,12 +213,20 @@ class NewFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not self._keeps:
+            self._give_up()
+        else:
+            with suppress(OSError):  # all of it is on the disk
+                _files.close(self.file)
+
+    def _give_up(self) -> None:
+        """What went wrong before is what counts: a later save removes what cannot be removed now."""
         try:
-            if not self._keeps:
-                with suppress(OSError):  # what went wrong before is what counts; a later save removes it
-                    _files.remove(self.path)
+            with suppress(OSError):
+                _files.remove(self.path)
         finally:
-            _files.close(self.file)
+            with suppress(OSError):
+                _files.close(self.file)
 
 
 class Replacement(NewFile):
@@ -234,7 +247,14 @@ class Replacement(NewFile):
         _files.rename(self.path, self.target)
         for each in (self, *others):
             each.keep()
-        _files.sync_folder(self.target.parent)
+        try:
+            _files.sync_folder(self.target.parent)
+        except OSError as error:
+            raise _files.refused("save", self.target, error, LOST_BY_POWER) from error
+
+
+#: The end of an error that comes after a rename.
+LOST_BY_POWER = "the new one is there already, but a power cut could still undo that; save again"
 
 
 def shared_stem(target: Path) -> str:

@@ -450,7 +450,7 @@ def _close_all() -> None:
 
 def _forked() -> None:
     for manager in list(_managers):
-        manager._folder.forget()
+        manager._folder.free()  # the lock is the parent's, and must end with it
 
 
 if hasattr(os, "register_at_fork"):

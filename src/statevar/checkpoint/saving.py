@@ -8,7 +8,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,8 @@ def save(
                 new.commit()
         else:
             _save_shards(target, shards_of(items, limit), texts, wrote)
-        _sweep_shards(target)
+        with suppress(OSError):  # what is saved is saved; the next save sweeps too
+            _sweep_shards(target)
 
 
 def _save_shards(
