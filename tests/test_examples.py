@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import ModuleType
 
@@ -49,6 +51,40 @@ def test_digits_learns_the_same_on_every_backend(backend: str, expected: tuple[f
     for weight, reference in zip(network.weights, expected[1], strict=True):
         np.testing.assert_allclose(host(weight), host(reference), atol=1e-4)
     assert int(network.steps) == 440
+
+
+def test_digits_resumes_on_every_backend(backend: str, tmp_path: Path) -> None:
+    digits = example("digits")
+    _, whole = digits.train(backend, epochs=4, resume=str(tmp_path / "whole"), every=10)
+    digits.train(backend, epochs=2, resume=str(tmp_path / "parts"), every=10)
+    _, resumed = digits.train(backend, epochs=4, resume=str(tmp_path / "parts"), every=10)
+    for v, reference in zip(sv.variables(resumed), sv.variables(whole), strict=True):
+        np.testing.assert_array_equal(host(v), host(reference))
+
+
+def test_digits_ends_the_same_however_often_it_is_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "examples/digits.py", "--epochs", "8", "--every", "5", "--resume"]
+    begun = time.monotonic()
+    subprocess.run([*command, str(tmp_path / "whole")], cwd=ROOT, check=True, capture_output=True)
+    usual = time.monotonic() - begun
+    seed = random.randrange(1000)
+    moments, kills, steps = random.Random(seed), 0, []
+    print(f"seed {seed}")  # shown if it fails
+    for _ in range(50):
+        with subprocess.Popen([*command, str(tmp_path / "killed")], cwd=ROOT, stdout=subprocess.PIPE) as process:
+            try:
+                process.wait(usual * moments.uniform(0.6, 1.0) if kills < 6 else None)
+                break
+            except subprocess.TimeoutExpired:
+                process.kill()
+                kills += 1
+        steps.append(max((path.name for path in (tmp_path / "killed").glob("step-*")), default=""))
+    assert process.returncode == 0
+    assert kills
+    whole, killed = (sv.load(max((tmp_path / name).glob("step-*"))) for name in ("whole", "killed"))
+    assert int(whole["network/steps"]) == int(killed["network/steps"]) == 8 * 22
+    for path in whole:
+        np.testing.assert_array_equal(whole[path], killed[path], err_msg=f"{path}, killed after {steps}")
 
 
 def test_hogwild_keeps_every_update_and_mixes_no_cut() -> None:

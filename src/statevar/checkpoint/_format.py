@@ -57,6 +57,7 @@ CODES: dict[str, int] = {
     "BF16": 2,
     "F32": 4,
     "F64": 8,
+    "C64": 8,  # others write it; not all of them read it
 }
 
 #: What other readers take (safetensors refuses more), and an end to what a hostile file can make us parse.
@@ -217,7 +218,7 @@ def parse_json(text: bytes, where: Any, *, numbers: bool = False) -> dict[str, A
         refuse("load", "a name comes twice", where)
 
     def other(number: str) -> NoReturn:
-        refuse("load", f"a number is no size: {number[:40]}", where)
+        refuse("load", f"a number is {'too long' if numbers else 'no size'}: {number[:40]}", where)
 
     def integer(number: str) -> int:
         if len(number) > (_MOST_DIGITS if numbers else 19) or (number[0] == "-" and not numbers):
@@ -266,20 +267,20 @@ def _checked_digest(header: bytes, metadata: dict[str, Any], where: Any) -> str 
 
 def _entry(name: str, value: Any, where: Any) -> Entry:
     if not name or "\0" in name:
-        refuse("load", f"a tensor has the name {name!r}", where)
+        refuse("load", f"a tensor has the name {name!r:.100}", where)
     if type(value) is not dict or value.keys() != _KEYS:
-        refuse("load", f"the tensor {name!r} is not described by dtype, shape and data_offsets", where)
+        refuse("load", f"the tensor {name!r:.100} is not described by dtype, shape and data_offsets", where)
     code, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     width = CODES.get(code) if type(code) is str else None
     if width is None:
-        refuse("load", f"the tensor {name!r} has the unknown dtype {code!r:.40}", where)
+        refuse("load", f"the tensor {name!r:.100} has the unknown dtype {code!r:.40}", where)
     if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
-        refuse("load", f"the tensor {name!r} has a shape or offsets that are none", where)
+        refuse("load", f"the tensor {name!r:.100} has a shape or offsets that are none", where)
     start, stop = offsets
     if not can_be(shape, width):
-        refuse("load", f"the tensor {name!r} has the shape of an array that cannot be", where)
+        refuse("load", f"the tensor {name!r:.100} has the shape of an array that cannot be", where)
     if stop - start != math.prod(shape) * width:
-        refuse("load", f"the tensor {name!r} has {stop - start} bytes, not those of its shape", where)
+        refuse("load", f"the tensor {name!r:.100} has {stop - start} bytes, not those of its shape", where)
     return Entry(name, code, tuple(shape), start, stop)
 
 
@@ -314,7 +315,7 @@ def _check_coverage(entries: Iterable[Entry], available: int, where: Any) -> Non
     offset = 0
     for entry in sorted(entries, key=lambda each: (each.start, each.stop)):
         if entry.start != offset:
-            refuse("load", f"the tensor {entry.name!r} overlaps another, or leaves a hole", where)
+            refuse("load", f"the tensor {entry.name!r:.100} overlaps another, or leaves a hole", where)
         offset = entry.stop
     if offset != available:
         refuse("load", f"the tensors take {offset} bytes, and the file has {available}", where)

@@ -68,7 +68,7 @@ def decode_index(content: bytes, where: Any) -> Index:
         files = dict(known)
     for name in files:
         if not _is_plain(name):
-            refuse("load", f"the index names {name!r}, which is no file of this folder", where)
+            refuse("load", f"the index names {name!r:.100}, which is no file of this folder", where)
     return Index(files, tensors, {name: text for name, text in metadata.items() if isinstance(text, str)})
 
 

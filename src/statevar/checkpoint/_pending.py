@@ -34,8 +34,7 @@ class Pending:
         self._fill = fill
         self._loaded = loaded
         self._lock = RLock()
-        self._prefixes: dict[int, str] = {}
-        self._modules: list[Module] = []  # keeps those of which the ids are known
+        self._modules: list[tuple[weakref.ReferenceType[Module], str]] = []
         if isinstance(target, Module):
             self._target: Callable[[], Any] = weakref.ref(target)
             self._forget = _on_setattr(self.appeared)
@@ -78,18 +77,17 @@ class Pending:
     def appeared(self, module: Module) -> None:
         """An attribute of a module was set."""
         with self._lock:
-            prefix = self._prefixes.get(id(module))
+            prefix = next((prefix for known, prefix in self._modules if known() is module), None)
             if prefix is not None and self._sources:
                 self.fill(module, prefix)
 
     def _know_modules(self) -> None:
+        # Weakly: the object is to die when nobody else needs it, and what is inside may refer to it.
         target = self._target()
-        named = {path: each for path, each in named_in("load", target, Module).items() if each is not target}
-        # Not the target itself, which is to die when nobody else needs it.
-        self._modules = list(named.values())
-        self._prefixes = {id(module): f"{path}/" for path, module in named.items()}
+        named = named_in("load", target, Module)
+        self._modules = [(weakref.ref(each), f"{path}/") for path, each in named.items() if each is not target]
         if isinstance(target, Module):
-            self._prefixes[id(target)] = ""
+            self._modules.append((weakref.ref(target), ""))
 
 
 def _tell(pending: weakref.ref[Pending], module: Module) -> None:

@@ -54,6 +54,8 @@ class StepFolder:
     def begin(self, step: int) -> Path:
         """A folder to write a checkpoint to; `commit` or `drop` it."""
         self._reclaim()
+        with suppress(OSError):  # what could not be removed before
+            self._clean()
         folder = self._aside(step, "tmp")
         _files.make_folder(folder)
         return folder

@@ -110,7 +110,7 @@ def parsed(path: str, value: Any, entry: Entry | None, backend: str, where: Any)
     """The variable of which a tensor and a `difference` tell; they are believed if they fit each other."""
     try:
         unknown = value.keys() - set(Saved._fields)
-        dtype = value.get("dtype") or (_DTYPES[entry.code] if entry else "")
+        dtype = value["dtype"] if "dtype" in value or entry is None else _DTYPES[entry.code]
         shape = _sizes(value["shape"]) if "shape" in value else _shape_of(dtype, entry)
         usual = plain(dtype, shape or (), backend)._replace(shape=shape)
         declared = _declared(value["declared"]) if "declared" in value else usual.declared
@@ -133,7 +133,8 @@ def _shape_of(dtype: str, entry: Entry | None) -> Shape:
 def _sizes(value: Any) -> Shape | None:
     if value is None:
         return None
-    if any(type(each) is not int or each < 0 for each in value) or not can_be(value, _WIDEST):
+    sound = type(value) is list and all(type(each) is int and each >= 0 for each in value)
+    if not sound or not can_be(value, _WIDEST):
         raise ValueError(value)
     return tuple(value)
 
@@ -144,6 +145,8 @@ _WIDEST = 16  # bytes of an element
 def _declared(value: Any) -> DeclaredShape:
     if value == "...":
         return ...
+    if type(value) is not list:
+        raise ValueError(value)
     known = _sizes([each for each in value if each is not None])
     assert known is not None
     sizes = iter(known)

@@ -203,9 +203,9 @@ class NewFile:
                 raise
             _files.close(self.file)  # a sweep came between, and took it for a dead one's
 
-    def keep(self) -> None:
-        """It has become what it was made for."""
-        self._keeps = True
+    def keep(self, keeps: bool = True) -> None:
+        """Whether it stays when it is closed."""
+        self._keeps = keeps
 
     def __enter__(self) -> Self:
         return self
@@ -244,9 +244,16 @@ class Replacement(NewFile):
         Args:
             others: files that it names, and that are kept with it.
         """
-        _files.rename(self.path, self.target)
-        for each in (self, *others):
+        files = (self, *others)
+        for each in files:  # before: if Ctrl-C comes right after the rename, they are needed, and else swept later
             each.keep()
+        try:
+            _files.rename(self.path, self.target)
+        except OSError:
+            if _files.place_of(self.path) == _files.identity(self.file):
+                for each in files:
+                    each.keep(False)
+            raise
         try:
             _files.sync_folder(self.target.parent)
         except OSError as error:

@@ -19,7 +19,7 @@ from ..errors import CheckpointError, NameScopeError, StorageError, TraceError, 
 from ..snapshots import Snapshot, snapshot
 from . import _files
 from ._archive import _index_at
-from ._format import FORMAT
+from ._format import FORMAT, parse_json
 from ._index import encode_index
 from ._values import Saved
 from ._writing import Item, NewFile, Replacement, Written, shared_stem, sweep, write_all, write_tensors
@@ -156,21 +156,25 @@ def texts_of(found: Paths, metadata: Mapping[str, Any] | None) -> dict[str, str]
     if found.aliases:
         texts["statevar.aliases"] = json.dumps(found.aliases, ensure_ascii=False)
     if metadata:
+        if not isinstance(metadata, Mapping):
+            raise TypeError(describe("save", f"expected a mapping as metadata, got {type(metadata).__name__}"))
         texts["statevar.metadata"] = json_of("metadata", dict(metadata))
     return texts
 
 
-def json_of(what: str, value: Any) -> str:
+def json_of(what: str, value: dict[str, Any]) -> str:
     """JSON that gives the same value again.
 
     Raises:
         TypeError: there is none: it has a tuple, a NaN, a key that is no text.
     """
+    text = ""
     try:
-        text = json.dumps(value, allow_nan=False)
-        problem = "" if json.loads(text) == value else "it would come back as something else"
-        text.encode()
-    except (TypeError, ValueError, RecursionError) as error:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+        problem = (
+            "" if parse_json(text.encode(), what, numbers=True) == value else "it would come back as something else"
+        )
+    except (CheckpointError, TypeError, ValueError, RecursionError) as error:
         problem = str(error)
     if problem:
         hint = "use texts, finite numbers, truth values, None, and lists and dicts of them with texts as keys"
