@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from numbers import Integral
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, TypeVar
 
+from ._inside import SEQUENCES, SETS, Attribute, Container, Inside, Insides, Unordered, slots_of, steps, walk
 from ._variable import Variable
 from .errors import NameScopeError, describe
 
 __all__ = ["Container", "Paths", "found_in", "named_in", "paths_in", "slots_of", "variables_in"]
 
-#: What something holds: in a list, or by key.
-Inside = list[Any] | dict[Any, Any]
-Opener = Callable[[Any], Inside | None]
-
 _Kind = TypeVar("_Kind")
 
 _VARIABLES = {Variable}
-_LEAVES = (str, bytes, type, ModuleType, FunctionType, BuiltinFunctionType, MethodType)
-_SEQUENCES = (list, tuple, deque)
-_SETS = (set, frozenset)
 #: How many steps are gone into containers that stand again, and how many more for each thing there is.
 _ALIASES, _ALIASES_EACH = 10_000, 4
-
-
-class Container:
-    """The base of a class of ours that may hold variables or none: it is entered by attribute, whatever else it is."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +81,7 @@ def variables_in(operation: str, targets: Iterable[Any]) -> list[Variable]:
         if _is_plain(target):
             found |= dict.fromkeys(target)
             continue
-        inside = dict.fromkeys(each for each in _walk(target) if isinstance(each, Variable))
+        inside = dict.fromkeys(each for each in walk(target) if isinstance(each, Variable))
         if not inside:
             _check_empty(operation, target)
         found |= inside
@@ -123,7 +111,7 @@ def named_in(operation: str, target: Any, kind: type[_Kind]) -> dict[str, _Kind]
 
 def found_in(target: Any, kind: type[_Kind]) -> list[_Kind]:
     """The objects of a kind inside something, each once, in the order in which they are met."""
-    found = {id(each): each for each in _walk(target) if isinstance(each, kind)}
+    found = {id(each): each for each in walk(target) if isinstance(each, kind)}
     found.pop(id(target), None)
     return list(found.values())
 
@@ -141,7 +129,7 @@ def _gone_through(target: Any) -> Any:
 
 
 def _check_empty(operation: str, target: Any) -> None:
-    containers = (Mapping, *_SEQUENCES, *_SETS)
+    containers = (Mapping, *SEQUENCES, *SETS)
     if isinstance(target, Container) or (isinstance(target, containers) and not len(target)):
         return
     raise TypeError(
@@ -153,170 +141,6 @@ def _check_empty(operation: str, target: Any) -> None:
     )
 
 
-# -- what holds what -------------------------------------------------------------------------------------
-
-
-def _walk(target: Any) -> Iterator[Any]:
-    """Each variable, maybe again, and each thing that may hold some, once: a cycle is fine.
-
-    Depth first, without recursion.
-    """
-    met: dict[int, Any] = {}  # keeps what it met, so that no id comes again
-    inside = _Insides()
-    stack = [target]
-    while stack:
-        each = stack.pop()
-        if isinstance(each, Variable):
-            yield each
-        elif id(each) not in met and (held := inside(each)) is not None:
-            met[id(each)] = each
-            yield each
-            stack.extend(reversed(held.values() if isinstance(held, dict) else held))
-
-
-def _steps(target: Any, met: dict[int, Any], inside: Opener, around: set[int]) -> Iterator[tuple[int, Any, Any]]:
-    """(id of the holder, key, what it holds), in the order of `_walk`. What is met again comes again.
-
-    Args:
-        met: what was entered, by id; it grows.
-        around: the ids of what holds the thing, and of what holds that, and so on, at each step.
-    """
-    if id(target) in met or (held := inside(target)) is None:
-        return
-    met[id(target)] = target
-    frames = [(id(target), _items(held))]
-    around.add(id(target))
-    while frames:
-        holder, rest = frames[-1]
-        for key, each in rest:
-            if isinstance(each, Variable) or (entered := id(each)) in met:
-                yield holder, key, each
-            elif (held := inside(each)) is not None:
-                met[entered] = each
-                yield holder, key, each
-                frames.append((entered, _items(held)))
-                around.add(entered)
-                break
-        else:
-            frames.pop()
-            around.remove(holder)
-
-
-def _items(held: Inside) -> Iterator[tuple[Any, Any]]:
-    return iter(held.items() if isinstance(held, dict) else enumerate(held))
-
-
-class _Insides:
-    """Opens objects, and remembers for each type how."""
-
-    def __init__(self) -> None:
-        self._openers = _OPENERS.copy()
-
-    def __call__(self, each: Any) -> Inside | None:
-        kind = type(each)
-        try:
-            opener = self._openers[kind]
-        except KeyError:
-            opener = _opener(each)
-            if each.__class__ is kind:  # a weakref.proxy has the class of what it stands for
-                self._openers[kind] = opener
-        return None if opener is None else opener(each)
-
-
-def _opener(each: Any) -> Opener | None:
-    """How to open it, and what is of its type."""
-    if isinstance(each, _LEAVES):
-        return None
-    contents = _contents(each)
-    if type(each).__module__ == "builtins":
-        return contents
-    if contents is not None and not isinstance(each, (dict, *_SEQUENCES, *_SETS, Container)):
-        return contents  # what a mapping is made of is its own affair
-    attributes = _attributes(each)
-    if contents is None or attributes is None:
-        return contents or attributes
-
-    def both(each: Any) -> Inside:
-        items, named = contents(each) or (), attributes(each)
-        assert isinstance(named, dict | None)
-        return {
-            **(items if isinstance(items, dict) else dict(enumerate(items))),
-            **{_Attribute(name): value for name, value in (named or {}).items()},
-        }
-
-    return both
-
-
-def _contents(each: Any) -> Opener | None:
-    if isinstance(each, Mapping):
-        return dict
-    if isinstance(each, _SEQUENCES):
-        fields = getattr(type(each), "_fields", None)  # of a namedtuple
-        return list if fields is None else lambda each: dict(zip(fields, each, strict=True))
-    return _unordered if isinstance(each, _SETS) else None
-
-
-def _unordered(each: Any) -> Inside:
-    return {_Unordered(n): one for n, one in enumerate(each)}
-
-
-def _attributes(each: Any) -> Opener | None:
-    slots = list(dict.fromkeys(slots_of(type(each))))
-    ours = type(each).__module__.startswith(f"{__package__}.")
-    if not slots and not hasattr(each, "__dict__"):
-        return None
-
-    def opened(each: Any) -> Inside | None:
-        held = dict(getattr(each, "__dict__", None) or {})
-        if ours and "__wrapped__" in held:  # a function that `jit` compiled is a function
-            return None
-        for slot in slots:
-            if hasattr(each, slot):
-                held[slot] = getattr(each, slot)
-        return held
-
-    return opened
-
-
-@dataclass(frozen=True)
-class _Attribute:
-    """The key of an attribute of what has items as well."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class _Unordered:
-    """The key of what a set holds."""
-
-    number: int
-
-
-#: For types that need no look.
-_OPENERS: dict[type, Opener | None] = {
-    **dict.fromkeys((bool, bytes, complex, float, int, str, type(None))),
-    **dict.fromkeys((list, tuple), list),
-    **dict.fromkeys((set, frozenset), _unordered),
-    dict: dict,
-}
-
-
-def slots_of(kind: type) -> list[str]:
-    """The names in ``__slots__`` of a class and its bases."""
-    return [slot for each in kind.__mro__ for slot in _slots(each)]
-
-
-def _slots(kind: type) -> list[str]:
-    slots = kind.__dict__.get("__slots__", ())
-    names = [slots] if isinstance(slots, str) else slots
-    return [_mangled(name, kind) for name in names if name not in ("__dict__", "__weakref__")]
-
-
-def _mangled(name: str, kind: type) -> str:
-    owner = kind.__name__.lstrip("_")
-    return f"_{owner}{name}" if name.startswith("__") and not name.endswith("__") and owner else name
-
-
 # -- paths -----------------------------------------------------------------------------------------------
 
 
@@ -324,7 +148,7 @@ def _named(operation: str, target: Any, kind: type[_Kind]) -> tuple[dict[str, _K
     names = _Names(target)
     found = {
         names.path(holder, key): each
-        for holder, key, each in _steps(target, names.met, names.inside, names.around)
+        for holder, key, each in steps(target, names.met, names.inside, names.around)
         if names.is_first(holder, key, each) and isinstance(each, kind)
     }
     names.check(operation, found, kind)
@@ -340,7 +164,7 @@ class _Names:
     def __init__(self, target: Any) -> None:
         self.met: dict[int, Any] = {}
         self.around: set[int] = set()
-        self._insides = _Insides()
+        self._insides = Insides()
         # The holder, the key in it, and the thing, which is kept: no id comes again.
         self._places: dict[int, tuple[int, Any, Any]] = {id(target): (id(target), "", target)}
         self._paths = {id(target): ""}
@@ -352,7 +176,7 @@ class _Names:
     def inside(self, each: Any) -> Inside | None:
         """What it holds; each key is an index, or the segment of a path. What cannot be named is put aside."""
         held = self._insides(each)
-        if not isinstance(held, dict):
+        if not isinstance(held, dict) or _is_simple(held):
             return held
         named: dict[str, Any] = {}
         twice: dict[str, None] = {}
@@ -403,7 +227,7 @@ class _Names:
         links = [
             (self.path(holder, key), which) for holder, key, which, back in again if which not in ours and not back
         ]
-        steps = self._steps_to(reach) if links else {}
+        onward = self._onward(reach) if links else {}
         left = _ALIASES + _ALIASES_EACH * len(self._places)
         for n, link in enumerate(links):
             share = left // (len(links) - n)
@@ -413,7 +237,7 @@ class _Names:
                 share, left = share - 1, left - 1
                 if which in ours:
                     aliases[path] = self._path_to(which)
-                todo.extend((_joined(path, key), inner) for key, inner in reversed(steps[which][:share]))
+                todo.extend((_joined(path, key), inner) for key, inner in reversed(onward[which][:share]))
         return aliases, shared
 
     def _reach(self, variables: Iterable[Variable]) -> set[int]:
@@ -430,7 +254,7 @@ class _Names:
             todo.extend(above)
         return reach
 
-    def _steps_to(self, reach: set[int]) -> dict[int, list[tuple[Any, int]]]:
+    def _onward(self, reach: set[int]) -> dict[int, list[tuple[Any, int]]]:
         """The steps on from each thing: keys, and where they lead. Without those that lead back to what is around."""
         steps: dict[int, list[tuple[Any, int]]] = {which: [] for which in reach}
         for which, (holder, key, _) in self._places.items():
@@ -445,7 +269,7 @@ class _Names:
         """Raises NameScopeError if something of the kind was put aside, and has no path anywhere else."""
         named = set(map(id, found.values()))
         for holder, key, each in self._aside:
-            inside = (one for _, _, one in _steps(each, self.met, self._insides, set()))
+            inside = (one for _, _, one in steps(each, self.met, self._insides, set()))
             for one in (each, *inside):
                 if isinstance(one, kind) and id(one) not in named:
                     raise NameScopeError(
@@ -469,9 +293,17 @@ def _joined(path: str, key: Any) -> str:
     return f"{path}/{key}" if path else str(key)
 
 
+def _is_simple(keys: dict[Any, Any]) -> bool:
+    """Whether all keys are segments as they are: this is quick to see."""
+    if not set(map(type, keys)) <= {str} or "" in keys:
+        return False
+    text = "".join(keys)
+    return text.isascii() and not ("~" in text or "/" in text or "\0" in text)
+
+
 def _is_nameable(key: Any) -> bool:
     """Whether a key can be the segment of a path."""
-    if isinstance(key, _Attribute):
+    if isinstance(key, Attribute):
         key = key.name
     if isinstance(key, str):
         return key != "" and "\0" not in key and _is_text(key) and not isinstance(key, Enum)
@@ -488,7 +320,7 @@ def _is_text(key: str) -> bool:
 
 def _problem(key: Any) -> str:
     """Why it cannot."""
-    if isinstance(key, _Unordered):
+    if isinstance(key, Unordered):
         return "a set has no order"
     if isinstance(key, _Twice):
         return f"two keys are written {key.segment!r}"
@@ -503,6 +335,6 @@ def _segment(key: Any) -> str:
     >>> _segment("input/output~old"), _segment(7)
     ('input~1output~0old', '7')
     """
-    if isinstance(key, _Attribute):
+    if isinstance(key, Attribute):
         key = key.name
     return key.replace("~", "~0").replace("/", "~1") if isinstance(key, str) else str(int(key))

@@ -192,12 +192,14 @@ class _Graph:
                 if handle.shared:
                     if not handle.exclusive() and writes:  # which looks whether its storage was replaced
                         handle.replace(handle.tensor.clone())
-                    tensor = handle.tensor  # and whoever replaced it may have put anything there
-                    if tensor.shape != shape or _kind(tensor) != kind or not tensor.is_contiguous():
+                    if handle.tensor.shape != shape or _kind(handle.tensor) != kind:
                         raise _Missed  # noqa: TRY301  # as Ctrl-C would, for the same end
                 elif writes and _use_count(handle.address) != _UNHELD:
                     handle.replace(handle.tensor.clone())
-                values.append(handle.tensor)
+                tensor = handle.tensor
+                if not tensor.is_contiguous():  # as the program takes it to be
+                    raise _Missed  # noqa: TRY301  # as Ctrl-C would, for the same end
+                values.append(tensor)
             if grad:
                 _set_grad_enabled(False)
             began = self.in_place

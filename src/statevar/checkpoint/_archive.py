@@ -17,6 +17,7 @@ import numpy as np
 import xxhash
 
 from .._backend import HostArray
+from .._collect import Paths
 from ..errors import CheckpointError, CheckpointNotFoundError, describe
 from . import _files
 from ._format import DIGITS, FORMAT, Entry, Header, decode, header_length, parse_json, refuse
@@ -24,7 +25,7 @@ from ._index import Index, decode_index, is_index
 from ._values import Saved, fresh_bytes, from_tensor, of_tensor, parsed
 from ._writing import rest_of
 
-__all__ = ["INDEX", "Checkpoint", "followed", "open_checkpoint"]
+__all__ = ["INDEX", "Checkpoint", "aliases_of", "followed", "index_at", "open_checkpoint"]
 
 _Result = TypeVar("_Result")
 
@@ -288,6 +289,12 @@ def followed(path: str, aliases: Mapping[str, str]) -> str:
     return place
 
 
+def aliases_of(found: Paths) -> dict[str, str]:
+    """All further paths, in short: of a container that stands again, its own place and not those of what it holds."""
+    shared = found.shared
+    return shared | {alias: first for alias, first in found.aliases.items() if followed(alias, shared) != first}
+
+
 def _texts(texts: dict[str, str], key: str, path: Path) -> dict[str, str]:
     value = parse_json(texts.pop(key, "{}").encode(), path)
     if not all(isinstance(each, str) for each in value.values()):
@@ -307,9 +314,13 @@ def _numbers(text: str, path: Path) -> dict[str, float]:
 
 
 def _close_all(files: list[int]) -> None:
-    while files:
-        with suppress(OSError):  # nothing was written
-            _files.close(files.pop())
+    try:
+        while files:
+            with suppress(OSError):  # nothing was written
+                _files.close(files.pop())
+    finally:
+        if files:  # Ctrl-C
+            _close_all(files)
 
 
 def open_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:
@@ -322,7 +333,7 @@ def open_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:
     """
     for attempt in range(_ATTEMPTS):
         with _files.storing("load", path):
-            place = path / INDEX if path.is_dir() else path
+            place = Path(os.path.realpath(path / INDEX if path.is_dir() else path))  # its files are beside it
             if path.is_dir() and not place.exists():
                 raise CheckpointNotFoundError(
                     describe("load", "the folder is no checkpoint: it has no index", str(path), "name a file in it")
@@ -338,7 +349,7 @@ def open_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:
 
 
 def _opened(path: Path, place: Path, mapped: bool) -> Checkpoint:
-    index = _index_at(place)
+    index = index_at(place)
     parts: list[_Part] = []
     try:
         if index is None:
@@ -356,7 +367,7 @@ def _opened(path: Path, place: Path, mapped: bool) -> Checkpoint:
         raise
 
 
-def _index_at(place: Path) -> Index | None:
+def index_at(place: Path) -> Index | None:
     file = _files.open_file(place)
     try:
         total = _files.size(file)

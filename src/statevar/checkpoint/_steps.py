@@ -78,6 +78,7 @@ class StepFolder:
         """Removes a checkpoint; it is gone in one step."""
         doomed = self._aside(step, "deleted")
         _files.rename(self.path(step), doomed)
+        _files.sync_folder(self.directory)  # else a power cut could bring the name back, over a part of the files
         _remove_tree(doomed)
 
     def _aside(self, step: int, why: str) -> Path:

@@ -18,7 +18,7 @@ from .._shapes import fits
 from .._variable import Variable
 from ..errors import CheckpointError, CheckpointMismatchError, StatevarError, TraceError, describe
 from ..transactions import transaction
-from ._archive import Checkpoint, followed, open_checkpoint
+from ._archive import Checkpoint, aliases_of, followed, open_checkpoint
 from ._pending import Pending
 
 __all__ = ["LoadReport", "Verification", "load", "verify"]
@@ -217,11 +217,12 @@ def _matched(
     for path, known in sources.items():
         if (source := offer.find(path)) is not None:
             known.append(source)
+    aliases = aliases_of(found)
     taken = {source for known in sources.values() for source in known}
     for path, source in offer.sources.items():
         if source in taken:
             continue
-        here = followed(path, found.aliases)
+        here = followed(path, aliases)
         if here in sources:
             sources[here].append(source)
         elif wanted(path):
