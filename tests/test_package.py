@@ -25,7 +25,7 @@ LAYERS = (
     ("_at", "_convert", "_creation", "_description", "_display", "_frozen", "_operations", "_operators", "_protocols"),
     ("_watchers",),
     ("_checks", "_commit", "_edit", "_holding", "_variable"),
-    ("_collect", "_nest", "interop", "snapshots", "tracking", "transactions"),
+    ("_collect", "_inside", "_nest", "interop", "snapshots", "tracking", "transactions"),
     ("checkpoint",),
     ("_functional",),
     ("_calls",),
