@@ -872,3 +872,19 @@ def test_found_and_named_agree() -> None:
     model = Model()
     assert found_in(model, Dense) == list(named_in("test", model, Dense).values())
     assert variables_in("test", [model, model.layers]) == list(model.variables)
+
+
+def test_a_copy_of_a_module_has_a_compiled_method_of_its_own() -> None:
+    class Counter(sv.Module):
+        def __init__(self) -> None:
+            self.total = sv.Variable(0.0)
+            self.step = sv.jit(self._step)
+
+        def _step(self) -> Any:
+            return self.total.assign_add(1.0).value
+
+    counter = Counter()
+    counter.step()
+    other = copy.deepcopy(counter)
+    other.step()
+    assert (float(counter.total), float(other.total)) == (1.0, 2.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial, update_wrapper, wraps
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -97,6 +98,10 @@ class Jit:
         if bound is None:
             bound = self._bound[instance] = Jit(_bound_program(self._program, instance), self._backend)
         return bound
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Jit:
+        """For a copy of an object that holds it: a bound method is then one of the copy."""
+        return Jit(replace(self._program, fn=deepcopy(self._program.fn, memo)), self._backend)
 
 
 def _bound_program(program: Program, instance: Any) -> Program:

@@ -106,7 +106,7 @@ class InitializerError(StatevarError, ValueError):
 
 
 class NameScopeError(StatevarError, ValueError):
-    """Raised when a name or a scope's name is not a non-empty string without slashes."""
+    """Raised when a name is not a non-empty string without slashes, or no path can be written for a variable."""
 
 
 class RangeError(StatevarError, OverflowError):
