@@ -1,77 +1,27 @@
-"""`load`: what was saved, back into variables; all of it or nothing. `verify`: whether it is whole."""
+"""`load`: what was saved, back into variables; all of it or nothing."""
 
 from __future__ import annotations
 
-import difflib
 import os
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, overload
 
 from .. import _scopes
 from .._backend import HostArray
-from .._collect import Paths, paths_in
+from .._collect import paths_in
 from .._dtypes import cast_host
 from .._shapes import fits
 from .._variable import Variable
 from ..errors import CheckpointError, CheckpointMismatchError, StatevarError, TraceError, describe
 from ..transactions import transaction
-from ._archive import Checkpoint, aliases_of, followed, open_checkpoint
+from ._archive import Checkpoint, open_checkpoint
+from ._matching import LoadReport, Rename, matched, offered, patterns, problem_of
 from ._pending import Pending
 
-__all__ = ["LoadReport", "Verification", "load", "verify"]
+__all__ = ["load"]
 
 _PathLike = str | os.PathLike[str]
-Rename = Mapping[str, str] | Callable[[str], str | None]
-
-
-@dataclass
-class LoadReport:
-    """What a load found. Paths are those of the object, after renaming.
-
-    Attributes:
-        loaded: what has its value from the file now.
-        missing: variables of the object that the file does not have.
-        unexpected: what the file has, and the object does not.
-        mismatched: what is in both, and does not fit; with the reason.
-    """
-
-    loaded: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    mismatched: dict[str, str] = field(default_factory=dict)
-    _pending: Pending | None = field(default=None, repr=False)
-
-    @property
-    def pending(self) -> list[str]:
-        """What waits for its variable to be made, of a load with ``on_create``."""
-        return [] if self._pending is None else self._pending.paths()
-
-    def fill(self) -> list[str]:
-        """Looks for variables that were made since, and fills them; returns their paths.
-
-        That happens by itself when one is set as an attribute of a `Module`, not when it is put into a list or dict.
-        """
-        return [] if self._pending is None else self._pending.fill()
-
-    def assert_consumed(self) -> None:
-        """Raises CheckpointMismatchError if something of the file was not used."""
-        self.fill()
-        left = self.pending or self.unexpected
-        if left:
-            raise CheckpointMismatchError(describe("load", f"nothing has taken up {_listed(left)}"))
-
-    def _problems(self) -> list[str]:
-        lines = [f"  mismatched  {path}: {why}" for path, why in self.mismatched.items()]
-        lines += [f"  missing     {path}" for path in self.missing]
-        lines += [f"  unexpected  {path}{self._advice(path)}" for path in self.unexpected]
-        return lines
-
-    def _advice(self, path: str) -> str:
-        near = difflib.get_close_matches(path, self.missing, 1) if len(self.missing) <= 200 else []
-        return f"  (rename={{{path!r}: {near[0]!r}}}?)" if near else ""
 
 
 @overload
@@ -148,13 +98,13 @@ def load(
     checkpoint = open_checkpoint(Path(path))
     pending = False
     try:
-        offer = _offered(checkpoint, rename)
-        report, plan = _matched(found, checkpoint, offer, _patterns(only), cast=cast)
+        offer = offered(checkpoint, rename)
+        report, plan = matched(found, checkpoint, offer, patterns(only), cast=cast)
         waiting = {name: offer.sources[name] for name in report.unexpected} if on_create else {}
         if on_create:
             report.unexpected = []
         values = _read(checkpoint, plan, report, cast=cast)
-        if strict and (problems := report._problems()):
+        if strict and (problems := report.problems()):
             raise CheckpointMismatchError(
                 describe("load", "it does not fit the object, and nothing was loaded", str(path))
                 + "\n"
@@ -171,107 +121,6 @@ def load(
     finally:
         if not pending:
             checkpoint.close()
-
-
-@dataclass
-class _Offer:
-    """What a file has, by the paths that it has after renaming."""
-
-    #: By path: the path in the file.
-    sources: dict[str, str]
-    aliases: dict[str, str]
-
-    def find(self, path: str) -> str | None:
-        """The path in the file of what a path leads to, if anything."""
-        return self.sources.get(followed(path, self.aliases))
-
-
-def _offered(checkpoint: Checkpoint, rename: Rename | None) -> _Offer:
-    offer = _Offer({}, {})
-    for source in checkpoint.variables:
-        path = _renamed(source, rename)
-        if path is None:
-            continue
-        if path in offer.sources:
-            raise CheckpointMismatchError(
-                describe(
-                    "load", f"rename gives {path!r} to {offer.sources[path]!r} and to {source!r}", str(checkpoint.path)
-                )
-            )
-        offer.sources[path] = source
-    for alias, first in checkpoint.aliases.items():
-        if rename is not None and not isinstance(rename, Mapping) and first not in checkpoint.variables:
-            continue  # it stands for all that is below it, of which a function knows nothing
-        path, target = _renamed(alias, rename), _renamed(first, rename) if first else first
-        if path is not None and target is not None and path not in offer.sources:
-            offer.aliases[path] = target
-    return offer
-
-
-def _matched(
-    found: Paths, checkpoint: Checkpoint, offer: _Offer, wanted: Callable[[str], bool], *, cast: bool
-) -> tuple[LoadReport, dict[str, tuple[Variable, str]]]:
-    """What is to be loaded: by path in the object, the variable and the path in the file."""
-    report = LoadReport()
-    sources: dict[str, list[str]] = {path: [] for path in found.variables}
-    for path, known in sources.items():
-        if (source := offer.find(path)) is not None:
-            known.append(source)
-    aliases = aliases_of(found)
-    taken = {source for known in sources.values() for source in known}
-    for path, source in offer.sources.items():
-        if source in taken:
-            continue
-        here = followed(path, aliases)
-        if here in sources:
-            sources[here].append(source)
-        elif wanted(path):
-            report.unexpected.append(path)
-    plan = {}
-    for path, known in sources.items():
-        if not wanted(path):
-            continue
-        if not known:
-            report.missing.append(path)
-        elif problem := _problem(found.variables[path], checkpoint, known, cast=cast):
-            report.mismatched[path] = problem
-        else:
-            plan[path] = found.variables[path], known[0]
-    return report, plan
-
-
-def _problem(variable: Variable, checkpoint: Checkpoint, sources: list[str], *, cast: bool) -> str:
-    saved = checkpoint.variables[sources[0]]
-    if len(sources) > 1 and len({checkpoint.checksum(each) or each for each in sources}) > 1:
-        return f"one variable here, and different ones in the file: {', '.join(sources)}"
-    if saved.dtype != variable.dtype_name and not cast:
-        return f"expected {variable.dtype_name}, got {saved.dtype}; pass cast=True to cast it"
-    if saved.shape is not None and not fits(saved.shape, variable.declared_shape):
-        return f"expected shape {variable.declared_shape}, got {saved.shape}"
-    return ""
-
-
-def _renamed(path: str, rename: Rename | None) -> str | None:
-    if rename is None:
-        return path
-    if not isinstance(rename, Mapping):
-        return rename(path)
-    head = path
-    while head:  # the longest that is named
-        if head in rename:
-            return (rename[head] + path[len(head) :]).strip("/")
-        head = head.rpartition("/")[0]
-    return path
-
-
-def _patterns(only: str | Iterable[str] | None) -> Callable[[str], bool]:
-    if only is None:
-        return lambda _: True
-    patterns = [only] if isinstance(only, str) else list(only)
-    return lambda path: any(fnmatchcase(path, pattern) for pattern in patterns)
-
-
-# -- reading and committing ------------------------------------------------------------------------------
 
 
 def _read(
@@ -311,77 +160,24 @@ def _commit(values: list[tuple[Variable, HostArray | None]]) -> None:
     with transaction([variable for variable, _ in values]):
         work: Any = _scopes.overlay()
         for variable, value in values:
-            work.write(variable)._give(value)
+            draft = work.write(variable)
+            if value is not None and not fits(value.shape, draft._declared):  # it was changed since it was compared
+                problem = f"expected shape {draft._declared}, got {value.shape}"
+                raise CheckpointMismatchError(describe("load", problem, variable.path))
+            draft._give(value)
 
 
 def _fill(checkpoint: Checkpoint, wanted: dict[str, tuple[Variable, str]], *, cast: bool) -> None:
     """For variables that have appeared: what `load` does, of which nothing may be wrong."""
     report = LoadReport()
     for path, (variable, source) in wanted.items():
-        if problem := _problem(variable, checkpoint, [source], cast=cast):
+        if problem := problem_of(variable, checkpoint, [source], cast=cast):
             report.mismatched[path] = problem
     values = [] if report.mismatched else _read(checkpoint, wanted, report, cast=cast)
-    if problems := report._problems():
+    if problems := report.problems():
         raise CheckpointMismatchError(
             describe("load", "what has appeared does not fit the file", str(checkpoint.path))
             + "\n"
             + "\n".join(problems)
         )
     _commit(values)
-
-
-def _listed(paths: list[str]) -> str:
-    return ", ".join(paths[:10]) + (f" and {len(paths) - 10} more" if len(paths) > 10 else "")
-
-
-# -- verifying ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Verification:
-    """Whether what was saved is whole. It is true if nothing is damaged.
-
-    Attributes:
-        checked: how many tensors have the checksum that they were saved with.
-        unchecked: those without one, since somebody else has written them.
-        damaged: why each of the others cannot be loaded, by path.
-    """
-
-    checked: int
-    unchecked: list[str]
-    damaged: dict[str, str]
-
-    def __bool__(self) -> bool:
-        return not self.damaged
-
-
-def verify(path: _PathLike) -> Verification:
-    """Reads all that was saved and names each tensor that is damaged.
-
-    Args:
-        path: of a file, an index, or a checkpoint of a `CheckpointManager`.
-
-    Raises:
-        CheckpointError: it cannot be opened at all: the header, the index or a whole file is damaged.
-        CheckpointNotFoundError: there is no such file.
-        StorageError: the system cannot read it.
-
-    >>> import pathlib, tempfile
-    >>> import statevar as sv
-    >>> path = pathlib.Path(tempfile.mkdtemp()) / "state.safetensors"
-    >>> sv.save({"w": sv.Variable([1.0, 2.0]), "steps": sv.Variable(3)}, path)
-    >>> sv.verify(path)
-    Verification(checked=2, unchecked=[], damaged={})
-    >>> content = bytearray(path.read_bytes())
-    >>> content[-1] ^= 1
-    >>> _ = path.write_bytes(content)
-    >>> list(sv.verify(path).damaged)
-    ['steps']
-    """
-    with open_checkpoint(Path(path)) as checkpoint:
-        results = checkpoint.each(checkpoint, lambda name, array: None)
-        damaged = {name: str(error) for name, error in results.items() if error is not None}
-        names = list(checkpoint)
-        whole = [name for name in names if name not in damaged]
-        unchecked = [name for name in whole if checkpoint.checksum(name) is None]
-    return Verification(len(whole) - len(unchecked), unchecked, damaged)

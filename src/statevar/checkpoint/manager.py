@@ -21,9 +21,10 @@ from ..snapshots import Snapshot, snapshot
 from . import _files
 from ._archive import INDEX, open_checkpoint
 from ._format import digest_of
+from ._matching import LoadReport
 from ._steps import StepFolder
 from ._writing import Item, Written, write_all, write_tensors
-from .loading import LoadReport, load
+from .loading import load
 from .saving import Progress, index_of, items_of, json_of, nbytes_of, parsed_size, reporter, shards_of, texts_of
 
 __all__ = ["CheckpointManager", "Restored"]

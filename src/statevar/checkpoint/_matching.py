@@ -1,0 +1,168 @@
+"""Which variable of an object is which in a file, and what does not fit."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+from .._collect import Paths
+from .._shapes import fits
+from .._variable import Variable
+from ..errors import CheckpointMismatchError, describe
+from ._archive import Checkpoint, aliases_of, followed
+from ._pending import Pending
+
+__all__ = ["LoadReport", "Offer", "Rename", "matched", "offered", "patterns", "problem_of"]
+
+Rename = Mapping[str, str] | Callable[[str], str | None]
+
+
+@dataclass
+class LoadReport:
+    """What a load found. Paths are those of the object, after renaming.
+
+    Attributes:
+        loaded: what has its value from the file now.
+        missing: variables of the object that the file does not have.
+        unexpected: what the file has, and the object does not.
+        mismatched: what is in both, and does not fit; with the reason.
+    """
+
+    loaded: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    mismatched: dict[str, str] = field(default_factory=dict)
+    _pending: Pending | None = field(default=None, repr=False)
+
+    @property
+    def pending(self) -> list[str]:
+        """What waits for its variable to be made, of a load with ``on_create``."""
+        return [] if self._pending is None else self._pending.paths()
+
+    def fill(self) -> list[str]:
+        """Looks for variables that were made since, and fills them; returns their paths.
+
+        That happens by itself when one is set as an attribute of a `Module`, not when it is put into a list or dict.
+        """
+        return [] if self._pending is None else self._pending.fill()
+
+    def assert_consumed(self) -> None:
+        """Raises CheckpointMismatchError if something of the file was not used."""
+        self.fill()
+        left = self.pending or self.unexpected
+        if left:
+            raise CheckpointMismatchError(describe("load", f"nothing has taken up {_listed(left)}"))
+
+    def problems(self) -> list[str]:
+        lines = [f"  mismatched  {path}: {why}" for path, why in self.mismatched.items()]
+        lines += [f"  missing     {path}" for path in self.missing]
+        lines += [f"  unexpected  {path}{self._advice(path)}" for path in self.unexpected]
+        return lines
+
+    def _advice(self, path: str) -> str:
+        near = difflib.get_close_matches(path, self.missing, 1) if len(self.missing) <= 200 else []
+        return f"  (rename={{{path!r}: {near[0]!r}}}?)" if near else ""
+
+
+def _listed(paths: list[str]) -> str:
+    return ", ".join(paths[:10]) + (f" and {len(paths) - 10} more" if len(paths) > 10 else "")
+
+
+@dataclass
+class Offer:
+    """What a file has, by the paths that it has after renaming."""
+
+    #: By path: the path in the file.
+    sources: dict[str, str]
+    aliases: dict[str, str]
+
+    def find(self, path: str) -> str | None:
+        """The path in the file of what a path leads to, if anything."""
+        return self.sources.get(followed(path, self.aliases))
+
+
+def offered(checkpoint: Checkpoint, rename: Rename | None) -> Offer:
+    offer = Offer({}, {})
+    for source in checkpoint.variables:
+        path = _renamed(source, rename)
+        if path is None:
+            continue
+        if path in offer.sources:
+            raise CheckpointMismatchError(
+                describe(
+                    "load", f"rename gives {path!r} to {offer.sources[path]!r} and to {source!r}", str(checkpoint.path)
+                )
+            )
+        offer.sources[path] = source
+    for alias, first in checkpoint.aliases.items():
+        if rename is not None and not isinstance(rename, Mapping) and first not in checkpoint.variables:
+            continue  # it stands for all that is below it, of which a function knows nothing
+        path, target = _renamed(alias, rename), _renamed(first, rename) if first else first
+        if path is not None and target is not None and path not in offer.sources:
+            offer.aliases[path] = target
+    return offer
+
+
+def matched(
+    found: Paths, checkpoint: Checkpoint, offer: Offer, wanted: Callable[[str], bool], *, cast: bool
+) -> tuple[LoadReport, dict[str, tuple[Variable, str]]]:
+    """What is to be loaded: by path in the object, the variable and the path in the file."""
+    report = LoadReport()
+    sources: dict[str, list[str]] = {path: [] for path in found.variables}
+    for path, known in sources.items():
+        if (source := offer.find(path)) is not None:
+            known.append(source)
+    aliases = aliases_of(found)
+    taken = {source for known in sources.values() for source in known}
+    for path, source in offer.sources.items():
+        if source in taken:
+            continue
+        here = followed(path, aliases)
+        if here in sources:
+            sources[here].append(source)
+        elif wanted(path):
+            report.unexpected.append(path)
+    plan = {}
+    for path, known in sources.items():
+        if not wanted(path):
+            continue
+        if not known:
+            report.missing.append(path)
+        elif problem := problem_of(found.variables[path], checkpoint, known, cast=cast):
+            report.mismatched[path] = problem
+        else:
+            plan[path] = found.variables[path], known[0]
+    return report, plan
+
+
+def problem_of(variable: Variable, checkpoint: Checkpoint, sources: list[str], *, cast: bool) -> str:
+    saved = checkpoint.variables[sources[0]]
+    if len(sources) > 1 and len({checkpoint.checksum(each) or each for each in sources}) > 1:
+        return f"one variable here, and different ones in the file: {', '.join(sources)}"
+    if saved.dtype != variable.dtype_name and not cast:
+        return f"expected {variable.dtype_name}, got {saved.dtype}; pass cast=True to cast it"
+    if saved.shape is not None and not fits(saved.shape, variable.declared_shape):
+        return f"expected shape {variable.declared_shape}, got {saved.shape}"
+    return ""
+
+
+def _renamed(path: str, rename: Rename | None) -> str | None:
+    if rename is None:
+        return path
+    if not isinstance(rename, Mapping):
+        return rename(path)
+    head = path
+    while head:  # the longest that is named
+        if head in rename:
+            return (rename[head] + path[len(head) :]).strip("/")
+        head = head.rpartition("/")[0]
+    return path
+
+
+def patterns(only: str | Iterable[str] | None) -> Callable[[str], bool]:
+    if only is None:
+        return lambda _: True
+    patterns = [only] if isinstance(only, str) else list(only)
+    return lambda path: any(fnmatchcase(path, pattern) for pattern in patterns)
