@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+import statevar as sv
+
 BODY = """
 import copy, pickle
 import numpy as np
@@ -64,6 +66,7 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 
 @pytest.mark.parametrize("name", PRELUDE)
 def test_a_variable_stays_on_its_device(name: str) -> None:
+    sv.Variable(0.0, backend=name)  # it is installed
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "TF_CPP_MIN_LOG_LEVEL": "3"}
     code = PRELUDE[name] + BODY.format(backend=name)
     result = subprocess.run([sys.executable, "-c", code], env=environment, check=False, capture_output=True, text=True)

@@ -17,7 +17,7 @@ import pytest
 import statevar as sv
 from statevar import _scopes
 from tests.helpers import address, assert_same
-from tests.test_faults import assert_free, nothing_happens
+from tests.test_faults import Interruption, assert_free, nothing_happens
 from tests.test_threads import in_threads, repeat
 
 jax = pytest.importorskip("jax")
@@ -675,6 +675,33 @@ def test_an_exception_in_a_trace_changes_nothing(error: type[BaseException]) -> 
     with nothing_happens(error, v):
         f()
     assert_free(w)
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_ctrl_c_at_any_moment_of_a_warm_call(by_name: bool) -> None:
+    """Python looks for signals when a call returns: JAX has eaten the old values by then."""
+    v, w, x = var(0.0), var(1.0), jnp.float32(1.0)
+
+    @sv.jit
+    def f(x: Any) -> None:
+        v.assign_add(x * w.value)
+
+    def step() -> None:
+        f(x=x) if by_name else f(x)
+
+    step()
+    for nth in range(1, 100):
+        before = float(v)
+        step()  # which brings the array back to the program
+        interruption = Interruption(nth)
+        error = interruption.run(step)
+        assert (error is None) == (not interruption.where)
+        assert float(v) - before in (1.0, 2.0), interruption.where
+        assert_free(v, w)
+        if error is None:
+            assert nth > 3, "it was interrupted nowhere"
+            return
+    raise AssertionError("it never ended")
 
 
 def test_an_exception_while_it_runs() -> None:

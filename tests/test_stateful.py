@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -14,7 +15,6 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 import statevar as sv
 from statevar._dtypes import HOST
 from statevar._shapes import fits
-from tests.conftest import BACKENDS
 from tests.helpers import assert_same, host
 
 DTYPES = ["float32", "int32", "int8", "uint8", "float16", "bfloat16", "complex64", "bool"]
@@ -27,6 +27,8 @@ Model = np.ndarray[Any, Any]
 
 class Variables(RuleBasedStateMachine):
     """Law 1: the same program gives the same result, and the same error, on every backend."""
+
+    backends: ClassVar[list[str]] = []
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +47,7 @@ class Variables(RuleBasedStateMachine):
         with np.errstate(all="ignore"):
             self.model = np.full(shape, fill).astype(HOST[dtype])
         self.declared = shape if declared is None else declared
-        self.variables = [sv.Variable(self.model, shape=declared, name="w", backend=name) for name in BACKENDS]
+        self.variables = [sv.Variable(self.model, shape=declared, name="w", backend=name) for name in self.backends]
 
     def everywhere(self, write: Callable[[sv.Variable], object], model: Callable[[Model], Model]) -> None:
         """Writes to all variables and to the model. All succeed alike, or fail alike and change nothing."""
@@ -163,3 +165,8 @@ class Variables(RuleBasedStateMachine):
 
 Variables.TestCase.settings = settings(max_examples=60, stateful_step_count=15, deadline=None)
 TestVariables = Variables.TestCase
+
+
+@pytest.fixture(scope="module", autouse=True)
+def on_these(backends: list[str]) -> None:
+    Variables.backends = backends

@@ -16,6 +16,7 @@ from statevar import _scopes
 from statevar._registry import get_backend
 from statevar.errors import DTypeError, TraceError
 
+from .conftest import chosen
 from .helpers import array_of, assert_same, host
 
 TAPES = ("numpy", "torch", "tensorflow")
@@ -25,12 +26,9 @@ TAPES = ("numpy", "torch", "tensorflow")
 def library(request: pytest.FixtureRequest) -> str:
     """A library that records."""
     name: str = request.param
-    if name not in request.config.getoption("--backends").split(","):
+    if name not in chosen(request.config):
         pytest.skip("not among --backends")
-    try:
-        get_backend(name)
-    except sv.errors.BackendNotInstalledError as error:
-        pytest.skip(str(error))
+    get_backend(name)
     if name == "numpy":
         pytest.importorskip("autograd")
     return name

@@ -15,6 +15,8 @@ import statevar as sv
 
 torch = pytest.importorskip("torch")
 
+from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
+
 from statevar._engines import torch_jit  # noqa: E402  # after torch is known to be there
 
 
@@ -284,6 +286,34 @@ def test_it_writes_in_place() -> None:
         step()
     assert w._handle.tensor.data_ptr() == where
     _same(w, np.full(1000, 5.0))
+
+
+@pytest.mark.parametrize("change", [lambda data: data.t().contiguous().t(), lambda data: data.double()])
+def test_memory_that_others_have_replaced(change: Callable[[Any], Any]) -> None:
+    """A program of Inductor's takes its inputs as they were when it was made, without a look."""
+    v, w = _var([[1.0, 2.0], [3.0, 4.0]]), _var([[1.0, 2.0], [3.0, 4.0]])
+
+    @sv.jit
+    def step() -> Any:
+        v.assign_add(w)
+        return w.value * 2.0
+
+    step()
+    for each in (v, w):
+        each.parameter.data = change(each.parameter.data)
+    for count in (3, 4, 5):
+        _same(step(), [[2.0, 4.0], [6.0, 8.0]])
+        _same(v, np.array([[1.0, 2.0], [3.0, 4.0]]) * count)
+
+
+def test_what_inductor_does_not_look_at_again() -> None:
+    """What others say of their operations may be wrong, and what a convolution returns has surprised before."""
+    shown = torch.fx.symbolic_trace(lambda x: x + 1).graph
+    assert not all(map(torch_jit._is_plain, shown.nodes)), "not of torch's own"
+    plain = make_fx(lambda x: ((x @ x).sum() + 1).tanh())(torch.ones(2, 2)).graph
+    assert all(map(torch_jit._is_plain, plain.nodes))
+    convolves = make_fx(torch.nn.functional.conv1d)(torch.ones(1, 1, 3), torch.ones(1, 1, 2)).graph
+    assert not all(map(torch_jit._is_plain, convolves.nodes))
 
 
 def test_the_parameter_stays_the_same(either: None) -> None:
