@@ -278,7 +278,7 @@ class TensorFlowBackend(Backend):
         return handle.cached
 
     def traced_value(self, handle: Any) -> Any:
-        return handle.variable.read_value()
+        return handle.variable.value()
 
     def assign(self, handle: Any, x: Any, _op: Any = None, _where: Any = None) -> Any:
         if _writing(handle):
