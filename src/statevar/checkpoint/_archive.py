@@ -175,6 +175,16 @@ class Checkpoint(Mapping[str, HostArray]):
         array.setflags(write=False)
         return array
 
+    def __contains__(self, path: object) -> bool:
+        name = followed(path, self.aliases) if isinstance(path, str) else path
+        saved = self.variables.get(name) if isinstance(name, str) else None
+        return saved is not None and saved.shape is not None
+
+    def __eq__(self, other: object) -> bool:
+        return self is other  # arrays are not compared by the way
+
+    __hash__ = object.__hash__
+
     def read(self, path: str) -> HostArray:
         """The array, for the caller to keep and to write, unless it is mapped."""
         name = followed(path, self.aliases)
@@ -342,8 +352,9 @@ def open_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:
             try:
                 return _opened(path, place, mapped)
             except (CheckpointError, FileNotFoundError):
-                # Was it replaced while we opened it? Then the next look finds the new one.
-                if attempt + 1 == _ATTEMPTS or _files.place_of(place) == before:
+                # Was it replaced while we opened it? Then the next look finds the new one; which may have got the
+                # number of the old one, so that one more look is always taken.
+                if attempt + 1 == _ATTEMPTS or (attempt and _files.place_of(place) == before):
                     raise
     raise AssertionError("the last attempt returns or raises")
 

@@ -42,8 +42,8 @@ def create(path: Path) -> int:
 
 
 def open_file(path: Path) -> int:
-    """A file that exists, to read and to lock."""
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    """A file that exists, to read and to lock. A pipe has no bytes: nobody waits for its writer."""
+    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
 
 
 def write(file: int, buffers: Sequence[Any], offset: int) -> int:

@@ -164,5 +164,5 @@ def _renamed(path: str, rename: Rename | None) -> str | None:
 def patterns(only: str | Iterable[str] | None) -> Callable[[str], bool]:
     if only is None:
         return lambda _: True
-    patterns = [only] if isinstance(only, str) else list(only)
-    return lambda path: any(fnmatchcase(path, pattern) for pattern in patterns)
+    escaped = [pattern.replace("[", "[[]") for pattern in ([only] if isinstance(only, str) else only)]
+    return lambda path: any(fnmatchcase(path, pattern) for pattern in escaped)

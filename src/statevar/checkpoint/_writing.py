@@ -265,12 +265,14 @@ LOST_BY_POWER = "the new one is there already, but a power cut could still undo 
 
 
 def shared_stem(target: Path) -> str:
-    """What the names of a target's helpers begin with, which may not be longer than a name can be."""
-    return (
-        target.name
-        if len(os.fsencode(target.name)) <= 150
-        else f"{target.name[:20]}-{digest_of(os.fsencode(target.name))}"
-    )
+    """What the names of a target's helpers begin with: no longer than a name can be, and in Unicode, as an index is."""
+    name = os.fsencode(target.name)
+    try:
+        if len(name) <= 150 and target.name.encode():
+            return target.name
+    except UnicodeEncodeError:
+        return digest_of(name)
+    return f"{target.name[:20]}-{digest_of(name)}"
 
 
 def sweep(folder: Path, pattern: re.Pattern[str], needed: Callable[[], Container[str]] = tuple) -> None:

@@ -91,6 +91,10 @@ def load(
     [1.0, 2.0]
     """
     if path is None:
+        if not isinstance(target, str | os.PathLike):
+            raise TypeError(
+                describe("load", f"expected a path, got {type(target).__name__}", hint="sv.load(obj, path)")
+            )
         return open_checkpoint(Path(target), mapped=mmap)
     if mmap:
         raise ValueError(describe("load", "mmap is for a load without an object", hint="sv.load(path, mmap=True)"))
@@ -100,6 +104,8 @@ def load(
     try:
         offer = offered(checkpoint, rename)
         report, plan = matched(found, checkpoint, offer, patterns(only), cast=cast)
+        if strict and only is not None and not plan and not report.problems():
+            raise CheckpointMismatchError(describe("load", f"nothing has a path like {only!r}", str(path)))
         waiting = {name: offer.sources[name] for name in report.unexpected} if on_create else {}
         if on_create:
             report.unexpected = []

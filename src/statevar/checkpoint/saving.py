@@ -174,7 +174,9 @@ def json_of(what: str, value: dict[str, Any]) -> str:
         problem = (
             "" if parse_json(text.encode(), what, numbers=True) == value else "it would come back as something else"
         )
-    except (CheckpointError, TypeError, ValueError, RecursionError) as error:
+    except CheckpointError:
+        problem = "it has a number that is too long, or is nested too deeply"
+    except (TypeError, ValueError, RecursionError) as error:
         problem = str(error)
     if problem:
         hint = "use texts, finite numbers, truth values, None, and lists and dicts of them with texts as keys"
