@@ -27,6 +27,12 @@ def files_of(folder: Path) -> dict[str, int]:
     return {path.name: path.stat().st_ino for path in folder.iterdir()}
 
 
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
 def test_it_restores_what_was_there(tmp_path: Path, backend: str) -> None:
     state = model(backend)
     with sv.CheckpointManager(tmp_path / "made" / "by it", state) as manager:
@@ -143,6 +149,17 @@ def test_an_unchanged_file_is_linked_and_each_checkpoint_loads_alone(tmp_path: P
         assert sorted(sv.load(manager.path(3))) == ["b", "c", "d"]
 
 
+@pytest.mark.parametrize("harm", [damage, Path.unlink, lambda path: path.write_bytes(b"")])
+def test_a_damaged_file_is_not_linked_but_written_anew(tmp_path: Path, harm: Any) -> None:
+    with sv.CheckpointManager(tmp_path, model(), shard_size=4000) as manager:
+        manager.save(1, wait=True)
+        harm(manager.path(1) / "part-00001.safetensors")
+        manager.save(2, wait=True)
+        assert sv.verify(manager.path(2)).checked == 3
+        shared = files_of(manager.path(1)).items() & files_of(manager.path(2)).items()
+        assert {name for name, _ in shared} == {"part-00000.safetensors", "part-00002.safetensors"}
+
+
 def test_a_variable_that_was_replaced_is_written(tmp_path: Path) -> None:
     state = model()
     with sv.CheckpointManager(tmp_path, state, shard_size=4000) as manager:
@@ -179,12 +196,6 @@ def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyP
         manager.save(1, wait=True)
         manager.save(2, wait=True)
         assert sv.verify(manager.path(2)).checked == 3
-
-
-def damage(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[-1] ^= 1
-    path.write_bytes(content)
 
 
 def test_the_newest_that_is_whole_is_restored(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from ._index import Index, decode_index, is_index
 from ._values import Saved, fresh_bytes, from_tensor, of_tensor, parsed
 from ._writing import rest_of
 
-__all__ = ["INDEX", "Checkpoint", "aliases_of", "followed", "index_at", "open_checkpoint"]
+__all__ = ["INDEX", "Checkpoint", "aliases_of", "followed", "index_at", "is_whole", "open_checkpoint"]
 
 _Result = TypeVar("_Result")
 
@@ -80,6 +80,19 @@ class _Part:
                 where = f"{self.path}: {entry.name}"
                 yield CheckpointError(describe("load", "the tensor is damaged: its checksum does not fit", where))
 
+    def is_whole(self) -> bool:
+        """Whether each tensor has the checksum that it was saved with. Takes no more memory than a piece."""
+        buffer = memoryview(bytearray(min(_CHUNK, self.total)))
+        for entry in self.entries.values():
+            digest = xxhash.xxh3_128()
+            for start in range(entry.start, entry.stop, _CHUNK):
+                piece = buffer[: min(_CHUNK, entry.stop - start)]
+                _read_into(self.file, [piece], self.begin + start, self.path)
+                digest.update(piece)
+            if digest.hexdigest() != self.checksums.get(entry.name):
+                return False
+        return True
+
     def mapped(self, entry: Entry) -> HostArray:
         """The bytes of a tensor as they lie in the file, not checked."""
         if not entry.nbytes:
@@ -88,6 +101,18 @@ class _Part:
             refuse("load", f"the file was cut short: it had {self.total} bytes", self.path)
         memory = mmap.mmap(self.file, 0, access=mmap.ACCESS_READ)
         return np.frombuffer(memory, np.uint8, entry.nbytes, self.begin + entry.start)
+
+
+def is_whole(path: Path, digest: str) -> bool:
+    """Whether a file of tensors is there, is the one that has this checksum, and is not damaged."""
+    try:
+        part = _Part(path, digest)
+        try:
+            return part.is_whole()
+        finally:
+            _files.close(part.file)
+    except (CheckpointError, OSError):
+        return False
 
 
 def _checksums(header: Header, path: Path) -> dict[str, str]:

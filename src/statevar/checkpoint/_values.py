@@ -82,7 +82,11 @@ class Saved(NamedTuple):
 
 def plain(dtype: str, shape: Shape, backend: str = "numpy") -> Saved:
     """What a variable of this dtype and shape usually is."""
-    return Saved(dtype, shape, shape, is_differentiable(dtype), is_floating(dtype), "mean", backend)
+    trainable, autocast = _FLAGS[dtype]
+    return Saved(dtype, shape, shape, trainable, autocast, "mean", backend)
+
+
+_FLAGS = {dtype: (is_differentiable(dtype), is_floating(dtype)) for dtype in HOST}
 
 
 def of_tensor(entry: Entry, backend: str = "numpy") -> Saved:

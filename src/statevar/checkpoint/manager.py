@@ -19,7 +19,7 @@ from .._collect import Paths, paths_in
 from ..errors import CheckpointError, CheckpointMismatchError, ConflictError, describe
 from ..snapshots import Snapshot, snapshot
 from . import _files
-from ._archive import INDEX, open_checkpoint
+from ._archive import INDEX, is_whole, open_checkpoint
 from ._format import digest_of
 from ._matching import LoadReport
 from ._steps import StepFolder
@@ -252,8 +252,11 @@ class CheckpointManager:
         previous = self._previous.get(tuple(item.path for item in items))
         if previous is None or previous.made_from != made_from or not _unchanged(items, previous):
             return None
+        source = self.path(self._previous_step) / previous.name
+        if not is_whole(source, previous.written.digest):  # what is in memory is: it is written anew
+            return None
         try:
-            _files.link(self.path(self._previous_step) / previous.name, path)
+            _files.link(source, path)
         except OSError:  # gone, or too many names, or a file system without links
             return None
         return previous.written
