@@ -146,11 +146,17 @@ def _check_empty(operation: str, target: Any) -> None:
 
 def _named(operation: str, target: Any, kind: type[_Kind]) -> tuple[dict[str, _Kind], _Names]:
     names = _Names(target)
-    found = {
-        names.path(holder, key): each
-        for holder, key, each in steps(target, names.met, names.inside, names.around)
-        if names.is_first(holder, key, each) and isinstance(each, kind)
-    }
+    places, paths = names.places, names.paths
+    found: dict[str, _Kind] = {}
+    for holder, key, each in steps(target, names.met, names.inside, names.around):
+        # No calls for each variable: who saves a checkpoint waits for this.
+        if (which := id(each)) in places:
+            names.note_again(holder, key, which)
+            continue
+        places[which] = (holder, key, each)
+        if isinstance(each, kind):
+            path = paths[holder] if holder in paths else names.path_to(holder)
+            found[f"{path}/{key}" if path else str(key)] = each
     names.check(operation, found, kind)
     return found, names
 
@@ -166,8 +172,8 @@ class _Names:
         self.around: set[int] = set()
         self._insides = Insides()
         # The holder, the key in it, and the thing, which is kept: no id comes again.
-        self._places: dict[int, tuple[int, Any, Any]] = {id(target): (id(target), "", target)}
-        self._paths = {id(target): ""}
+        self.places: dict[int, tuple[int, Any, Any]] = {id(target): (id(target), "", target)}
+        self.paths = {id(target): ""}
         #: What was met again, in the same way; and whether it holds its holder.
         self._again: list[tuple[int, Any, int, bool]] = []
         #: What cannot be named: the holder, the key, and the thing.
@@ -192,25 +198,21 @@ class _Names:
             self._aside.append((id(each), _Twice(segment), named.pop(segment)))
         return named
 
-    def is_first(self, holder: int, key: Any, each: Any) -> bool:
-        """Notes a step, and says whether it is the first to this thing."""
-        if id(each) in self._places:
-            self._again.append((holder, key, id(each), id(each) in self.around))
-            return False
-        self._places[id(each)] = (holder, key, each)
-        return True
+    def note_again(self, holder: int, key: Any, which: int) -> None:
+        """Notes a step to what was met before."""
+        self._again.append((holder, key, which, which in self.around))
 
     def path(self, holder: int, key: Any) -> str:
         """The path of what a thing has at a key."""
-        return _joined(self._path_to(holder), key)
+        return _joined(self.path_to(holder), key)
 
-    def _path_to(self, which: int) -> str:
+    def path_to(self, which: int) -> str:
         keys: list[str] = []
         at = which
-        while (known := self._paths.get(at)) is None:
-            at, key, _ = self._places[at]
+        while (known := self.paths.get(at)) is None:
+            at, key, _ = self.places[at]
             keys.append(str(key))
-        path = self._paths[which] = "/".join(([known] if known else []) + keys[::-1])
+        path = self.paths[which] = "/".join(([known] if known else []) + keys[::-1])
         return path
 
     def further(self, variables: Iterable[Variable]) -> tuple[dict[str, str], dict[str, str]]:
@@ -219,16 +221,16 @@ class _Names:
         again = [step for step in self._again if step[2] in reach]
         ours = set(map(id, variables))
         holders = {holder for holder, _, _, _ in again}
-        for which in self._places:  # from above: each path has the one before to build on
+        for which in self.places:  # from above: each path has the one before to build on
             if which in holders:
-                self._path_to(which)
-        aliases = {self.path(holder, key): self._path_to(which) for holder, key, which, _ in again if which in ours}
-        shared = {self.path(holder, key): self._path_to(which) for holder, key, which, _ in again if which not in ours}
+                self.path_to(which)
+        aliases = {self.path(holder, key): self.path_to(which) for holder, key, which, _ in again if which in ours}
+        shared = {self.path(holder, key): self.path_to(which) for holder, key, which, _ in again if which not in ours}
         links = [
             (self.path(holder, key), which) for holder, key, which, back in again if which not in ours and not back
         ]
         onward = self._onward(reach) if links else {}
-        left = _ALIASES + _ALIASES_EACH * len(self._places)
+        left = _ALIASES + _ALIASES_EACH * len(self.places)
         for n, link in enumerate(links):
             share = left // (len(links) - n)
             todo = [link]
@@ -236,7 +238,7 @@ class _Names:
                 path, which = todo.pop()
                 share, left = share - 1, left - 1
                 if which in ours:
-                    aliases[path] = self._path_to(which)
+                    aliases[path] = self.path_to(which)
                 todo.extend((_joined(path, key), inner) for key, inner in reversed(onward[which][:share]))
         return aliases, shared
 
@@ -249,7 +251,7 @@ class _Names:
         todo = list(reach) if holders else []
         while todo:
             which = todo.pop()
-            above = {self._places[which][0], *holders.get(which, ())} - reach
+            above = {self.places[which][0], *holders.get(which, ())} - reach
             reach |= above
             todo.extend(above)
         return reach
@@ -257,7 +259,7 @@ class _Names:
     def _onward(self, reach: set[int]) -> dict[int, list[tuple[Any, int]]]:
         """The steps on from each thing: keys, and where they lead. Without those that lead back to what is around."""
         steps: dict[int, list[tuple[Any, int]]] = {which: [] for which in reach}
-        for which, (holder, key, _) in self._places.items():
+        for which, (holder, key, _) in self.places.items():
             if which in reach and holder != which:
                 steps[holder].append((key, which))
         for holder, key, which, back in self._again:
@@ -276,7 +278,7 @@ class _Names:
                         describe(
                             operation,
                             f"{_problem(key)}, and a {kind.__name__} has no other path",
-                            self._path_to(holder),
+                            self.path_to(holder),
                             "keep it in an attribute, a list, or a dict of strings",
                         )
                     )
