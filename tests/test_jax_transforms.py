@@ -1470,3 +1470,40 @@ def test_programs_are_collected() -> None:
     alive = program()
     gc.collect()
     assert alive() is None
+
+
+class Pair:
+    """A node of a nest, of somebody's own."""
+
+    fails = False
+
+    def __init__(self, first: Any, second: Any) -> None:
+        if Pair.fails:
+            raise ZeroDivisionError
+        self.first, self.second = first, second
+
+
+jax.tree_util.register_pytree_node(Pair, lambda pair: ((pair.first, pair.second), None), lambda _, parts: Pair(*parts))
+
+
+@pytest.mark.parametrize("donate", [True, False])
+def test_a_result_that_cannot_be_put_together_loses_no_value(donate: bool) -> None:
+    v = sv.Variable(jnp.zeros(3))
+
+    def program() -> Any:
+        v.assign_add(1.0)
+        return Pair(v.value.sum(), {"double": v.value * 2})
+
+    step = sv.jit(program, donate=donate)
+    for _ in range(2):
+        pair = step()
+    assert float(pair.first) == 6.0
+    assert pair.second["double"].tolist() == [4.0] * 3
+    Pair.fails = True
+    try:
+        with pytest.raises(ZeroDivisionError):
+            step()
+    finally:
+        Pair.fails = False
+    assert v.value.tolist() == [3.0] * 3, "the step was done"
+    assert float(step().first) == 12.0

@@ -206,7 +206,7 @@ class _Jit:
             finally:
                 by_identity.on = False
                 config.caller = 0
-        return out
+        return out() if type(out) is partial else out
 
     def _within(self, config: _Config, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call as a transaction, or as part of one."""
@@ -214,7 +214,7 @@ class _Jit:
             values = [[call.read(each) for each in some] for some in (config.written, config.read)]
             out, news = config.careful(*values, *args, **kwargs)
             call.keep((variable, new) for variable, new in zip(config.written, news, strict=True) if new is not None)
-        return out
+        return out() if type(out) is partial else out
 
     def _in_a_trace(self, config: _Config, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call in a transform that is not ours: what it computes may be traced, and cannot be kept."""
@@ -232,7 +232,7 @@ class _Jit:
                     "use sv.jit, sv.grad, sv.scan, sv.vmap… in place of that transform, or sv.functionalize",
                 )
             )
-        return out
+        return out() if type(out) is partial else out
 
     def trace(self, config: _Config, written: Any, read: Any, *args: Any, **kwargs: Any) -> Any:
         """The pure function; runs only while JAX traces."""
@@ -255,7 +255,7 @@ class _Jit:
             lasting = frame.lasting()
             self._makes.check(lasting)
             self._learn(config, [*touched, *lasting], wrote)
-            return out, news
+            return _packed(out), news
         finally:
             by_identity.on = True
 
@@ -267,6 +267,29 @@ class _Jit:
             check_library(BACKEND, touched)
             self._config = _Config(self, tuple(written), tuple(read))
             raise _Again
+
+
+class _Packed:
+    """A result that JAX would put together by somebody's code, with the variables' new values in its hands."""
+
+    def __init__(self, out: Any) -> None:
+        self.out = out
+
+
+def _flattened(packed: _Packed) -> tuple[list[Any], Callable[[Any], Any]]:
+    tree: Any
+    leaves, tree = jax.tree.flatten(packed.out)
+    return leaves, tree.unflatten
+
+
+# What JAX gives back is ``partial(tree.unflatten, leaves)``: made in C, where no error and no Ctrl-C comes from; to be
+# called once the new values are in their place.
+_unflattened: Any = partial
+jax.tree_util.register_pytree_node(_Packed, _flattened, _unflattened)
+
+
+def _packed(out: Any) -> Any:
+    return _Packed(out) if "CustomNode" in str(jax.tree.structure(out)) else out
 
 
 def _array(variable: Variable) -> Any:
