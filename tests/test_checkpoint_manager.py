@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 import statevar as sv
 from statevar.checkpoint import _files
 from tests.helpers import address, assert_same, host
+from tests.test_threads import in_threads
 
 
 def model(backend: str = "numpy") -> dict[str, sv.Variable]:
@@ -160,13 +162,29 @@ def test_a_damaged_file_is_not_linked_but_written_anew(tmp_path: Path, harm: Any
         assert {name for name, _ in shared} == {"part-00000.safetensors", "part-00002.safetensors"}
 
 
-def test_a_variable_that_was_replaced_is_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lives", [True, False])
+def test_a_variable_that_was_replaced_is_written(tmp_path: Path, lives: bool) -> None:
     state = model()
     with sv.CheckpointManager(tmp_path, state, shard_size=4000) as manager:
         manager.save(1, wait=True)
+        before = state["a"] if lives else None
         state["a"] = sv.Variable(np.ones(1000, "float32"))  # of the same version
         manager.save(2, wait=True)
         assert sv.load(manager.path(2))["a"][0] == 1
+        assert lives == (before is not None)
+
+
+def test_threads_may_save_with_one_manager(tmp_path: Path) -> None:
+    state = model()
+    with sv.CheckpointManager(tmp_path, state, keep=100) as manager:
+        in_threads(*[partial(_save_some, manager, first) for first in range(0, 40, 10)])
+        manager.wait()
+        assert manager.steps() == list(range(40))
+
+
+def _save_some(manager: sv.CheckpointManager, first: int) -> None:
+    for step in range(first, first + 10):
+        manager.save(step)
 
 
 def test_writes_that_the_version_does_not_see_are_written() -> None:

@@ -199,7 +199,8 @@ class CheckpointManager:
             error = future.exception()
         finally:
             if future.done():
-                self._under_way.remove((step, future))
+                with suppress(ValueError):  # another thread was first
+                    self._under_way.remove((step, future))
         if error is not None:
             error.add_note(f"This was the save of step {step}, in the background.")
             raise error
@@ -250,7 +251,7 @@ class CheckpointManager:
     def _linked(self, path: Path, items: list[Item], made_from: list[_Origin]) -> Written | None:
         """Makes an unchanged file of the last save part of this one; None if there is none."""
         previous = self._previous.get(tuple(item.path for item in items))
-        if previous is None or previous.made_from != made_from or not _unchanged(items, previous):
+        if previous is None or not (_same(previous.made_from, made_from) and _unchanged(items, previous)):
             return None
         source = self.path(self._previous_step) / previous.name
         if not is_whole(source, previous.written.digest):  # what is in memory is: it is written anew
@@ -418,6 +419,12 @@ class CheckpointManager:
 def _check_count(operation: str, name: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(describe(operation, f"expected {name} >= {least}, an integer, got {value!r}"))
+
+
+def _same(before: list[_Origin], now: list[_Origin]) -> bool:
+    """Whether it is the same variables, of the same versions."""
+    # By identity: references are compared by comparing what they refer to, and variables are so element by element.
+    return all(old() is new() and was == is_now for (old, was), (new, is_now) in zip(before, now, strict=True))
 
 
 def _unchanged(items: list[Item], previous: _Shard) -> bool:
