@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 if TYPE_CHECKING:
     from ._variable import Variable
 
-__all__ = ["commit", "while_locked"]
+__all__ = ["Locks", "commit", "while_locked"]
 
 _Result = TypeVar("_Result")
 
@@ -94,3 +94,38 @@ def while_locked(variables: Iterable[Variable], body: Callable[[list[Variable]],
                 interrupt = error
         if interrupt is not None:
             raise interrupt
+
+
+class Locks:
+    """The locks of the same variables, to be taken many times: sorted once, which takes as long as taking them."""
+
+    __slots__ = ("_acquires", "_locks", "_releases")
+
+    def __init__(self, variables: Iterable[Variable]) -> None:
+        self._locks = [variable._lock for variable in sorted(variables, key=id)]
+        self._acquires = [lock.acquire for lock in self._locks]
+        self._releases = [lock.release for lock in self._locks]
+
+    def while_taken(self, body: Callable[[], _Result]) -> _Result:
+        """``body()`` with all of them taken."""
+        try:
+            for acquire in self._acquires:
+                acquire()
+            result = body()
+            for release in self._releases:
+                release()
+        except BaseException:
+            # No call that Python runs stands before this loop: Ctrl-C comes where one begins.
+            interrupt: KeyboardInterrupt | None = None
+            while True:
+                try:
+                    for lock in self._locks:
+                        if lock._is_owned():
+                            lock.release()
+                    break
+                except KeyboardInterrupt as error:
+                    interrupt = error
+            if interrupt is not None:
+                raise interrupt from None
+            raise
+        return result

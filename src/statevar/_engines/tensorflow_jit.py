@@ -26,7 +26,7 @@ from .. import _scopes
 from .._backend import Backend
 from .._backends.tensorflow import BACKEND, past_overlay
 from .._calls import Call, Tracing, check_library
-from .._commit import while_locked
+from .._commit import Locks
 from .._functional import PureDraft
 from .._registry import owner_of
 from .._shapes import fits
@@ -144,12 +144,13 @@ class _Traced:
     resources: list[Any]
     calls: int = 0
     long: int = 0
+    locks: Locks | None = None
 
     def run(self, tensors: list[Any]) -> Any:
         """Calls a direct one. Returns the results; `_STALE`; or the variable that somebody holds."""
         started = 0.0
 
-        def locked(_: list[Variable]) -> Any:
+        def locked() -> Any:
             nonlocal started
             for variable, handle, shape, trainable in self.checks:
                 if variable._holder is not None:
@@ -169,7 +170,9 @@ class _Traced:
             self._count()
             return results
 
-        outcome = while_locked(self.known, locked)
+        if self.locks is None:
+            self.locks = Locks(self.known)
+        outcome = self.locks.while_taken(locked)
         if type(outcome) is list:
             took = perf_counter() - started
             self.calls += 1
