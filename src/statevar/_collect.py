@@ -217,6 +217,8 @@ class _Names:
 
     def further(self, variables: Iterable[Variable]) -> tuple[dict[str, str], dict[str, str]]:
         """`Paths.aliases` and `Paths.shared`."""
+        if not self._again:
+            return {}, {}
         reach = self._reach(variables)
         again = [step for step in self._again if step[2] in reach]
         ours = set(map(id, variables))
@@ -269,7 +271,7 @@ class _Names:
 
     def check(self, operation: str, found: dict[str, Any], kind: type) -> None:
         """Raises NameScopeError if something of the kind was put aside, and has no path anywhere else."""
-        named = set(map(id, found.values()))
+        named = set(map(id, found.values())) if self._aside else set()
         for holder, key, each in self._aside:
             inside = (one for _, _, one in steps(each, self.met, self._insides, set()))
             for one in (each, *inside):
