@@ -186,6 +186,16 @@ def test_all_is_sorted_and_complete(name: str) -> None:
         assert hasattr(module, each)
 
 
+def test_what_is_loaded_when_it_is_used_is_listed_before() -> None:
+    code = (
+        "import sys, statevar as sv; print('save' in dir(sv), 'statevar.checkpoint' in sys.modules, sv.save.__name__)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert result.stdout.split() == ["True", "False", "save"]
+    with pytest.raises(AttributeError, match="module 'statevar' has no attribute 'sav'"):
+        sv.sav  # type: ignore[attr-defined]  # noqa: B018
+
+
 def test_everything_public_is_documented() -> None:
     for name in sv.__all__:
         assert inspect.getdoc(getattr(sv, name)), name

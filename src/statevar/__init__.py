@@ -1,6 +1,6 @@
 """One variable for every array library."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from . import errors, initializers
 from ._frozen import FrozenVariable
@@ -65,10 +65,16 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # Saving needs more of the standard library than all the rest: a third of the time of an import of NumPy.
-    if name in ("Checkpoint", "CheckpointManager", "load", "save", "verify"):
-        from . import checkpoint  # noqa: PLC0415
+if not TYPE_CHECKING:  # a type checker would take every name for one that is there
 
-        return globals().setdefault(name, getattr(checkpoint, name))
-    raise AttributeError(f"module 'statevar' has no attribute {name!r}")
+    def __getattr__(name: str) -> object:
+        # Saving needs more of the standard library than all the rest: a third of the time of an import of NumPy.
+        if name in ("Checkpoint", "CheckpointManager", "load", "save", "verify"):
+            from . import checkpoint  # noqa: PLC0415
+
+            return globals().setdefault(name, getattr(checkpoint, name))
+        raise AttributeError(f"module 'statevar' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__
