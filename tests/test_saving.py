@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 import statevar as sv
 from statevar._collect import paths_in
 from statevar._dtypes import HOST
-from statevar.checkpoint import _files
+from statevar.checkpoint import Progress, _files
 from statevar.checkpoint.saving import items_of
 from statevar.errors import DTypeError, NameScopeError, StorageError, TraceError
 from tests.helpers import address, array_of
@@ -589,7 +589,7 @@ def test_progress_grows_to_the_whole(limit: int | None, tmp_path: Path) -> None:
         "empty": sv.Variable(np.zeros((0,), "float32")),
         "unset": sv.Variable(shape=(2,), dtype="float32"),
     }
-    steps: list[sv.Progress] = []
+    steps: list[Progress] = []
     sv.save(model, tmp_path / "a", progress=steps.append, max_shard_size=limit)
     assert len(steps) > 2
     assert [each.done for each in steps] == sorted({each.done for each in steps})
@@ -649,7 +649,7 @@ def test_what_is_on_the_disk_is_held_no_longer(folder: Path) -> None:
     before = address(first), address(second)
     seen: list[tuple[bool, bool]] = []
 
-    def writes(progress: sv.Progress) -> None:
+    def writes(progress: Progress) -> None:
         if progress.done > 32 << 20 and not seen:
             with np.errstate(all="ignore"):  # with warnings as errors, as here, no sum is made in place
                 first.assign_add(1.0)
