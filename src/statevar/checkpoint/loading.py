@@ -58,7 +58,8 @@ def load(
     Nothing in a file is ever executed.
 
     Args:
-        target: what was saved, or what is built like it. Alone, the path of a file: its arrays are read when asked for.
+        target: what was saved, or what is built like it. A single variable takes a file with one, whatever its name.
+            Alone, the path of a file: its arrays are read when asked for.
         path: of the file.
         strict: whether what is missing, unexpected or mismatched is an error. If not, the rest is loaded. Damage always
             is one.
@@ -101,6 +102,8 @@ def load(
     found = paths_in("load", target)
     checkpoint = open_checkpoint(Path(path))
     pending = False
+    if isinstance(target, Variable) and len(checkpoint.variables) == 1 and rename is None:
+        rename = dict.fromkeys(checkpoint.variables, target.path)  # alone on both sides, whatever their names
     try:
         offer = offered(checkpoint, rename)
         report, plan = matched(found, checkpoint, offer, patterns(only), cast=cast)
