@@ -32,6 +32,7 @@ __all__ = [
     "storing",
     "sync",
     "sync_folder",
+    "wait_for",
     "write",
 ]
 
@@ -112,6 +113,13 @@ def lock(file: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def wait_for(file: int) -> None:
+    """As `lock`, once whoever has it lets it go."""
+    import fcntl  # noqa: PLC0415  # POSIX only
+
+    fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def close(file: int) -> None:

@@ -194,14 +194,15 @@ class NewFile:
             except FileExistsError:
                 continue
             try:
+                locked = True
                 with suppress(OSError):  # a file system without locks: a sweep cannot lock it either, and leaves it
-                    _files.lock(self.file)
-                if _files.place_of(self.path) == _files.identity(self.file):
+                    locked = _files.lock(self.file)
+                if locked and _files.place_of(self.path) == _files.identity(self.file):
                     break
             except BaseException:
                 self._give_up()
                 raise
-            _files.close(self.file)  # a sweep came between, and took it for a dead one's
+            self._give_up()  # a sweep came between, and takes it for a dead one's
 
     def keep(self, keeps: bool = True) -> None:
         """Whether it stays when it is closed."""
@@ -281,10 +282,17 @@ def sweep(folder: Path, pattern: re.Pattern[str], needed: Callable[[], Container
     Args:
         needed: the names that must stay. Asked once a file is locked, since who made it may have lived until then.
     """
-    for name in _files.names(folder):
-        if pattern.fullmatch(name):
-            with suppress(OSError):  # somebody else was first, or may not be let
-                _remove_if_dead(folder / name, needed)
+    # One at a time: who looks at a file has it locked meanwhile, and another one would take that for its owner.
+    turn = _files.open_file(folder)
+    try:
+        with suppress(OSError):  # a file system without locks
+            _files.wait_for(turn)
+        for name in _files.names(folder):
+            if pattern.fullmatch(name):
+                with suppress(OSError):  # it may not be let
+                    _remove_if_dead(folder / name, needed)
+    finally:
+        _files.close(turn)
 
 
 def _remove_if_dead(path: Path, needed: Callable[[], Container[str]]) -> None:
