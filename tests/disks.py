@@ -322,26 +322,8 @@ def names_in(folder: Path) -> set[str]:
 
 # -- the k-th operation fails ----------------------------------------------------------------------------------
 
-#: Every operation of `_files` that asks the system.
-OPERATIONS = (
-    "close",
-    "create",
-    "identity",
-    "link",
-    "lock",
-    "make_folder",
-    "names",
-    "open_file",
-    "place_of",
-    "read",
-    "remove",
-    "remove_folder",
-    "rename",
-    "size",
-    "sync",
-    "sync_folder",
-    "write",
-)
+#: Every operation of `_files` that asks the system: a new one fails in turn too.
+OPERATIONS = tuple(name for name in _files.__all__ if name not in ("refused", "storing"))
 
 
 class Fault:
