@@ -77,7 +77,7 @@ def variables_in(operation: str, targets: Iterable[Any]) -> list[Variable]:
         if isinstance(target, Variable):  # the usual case
             found[target] = None
             continue
-        target = _gone_through(target)  # noqa: PLW2901
+        target = _gone_through(target)  # noqa: PLW2901  # an iterator can be gone through once
         if _is_plain(target):
             found |= dict.fromkeys(target)
             continue
@@ -125,7 +125,7 @@ def _is_plain(target: Any) -> bool:
 
 
 def _gone_through(target: Any) -> Any:
-    return list(target) if isinstance(target, Iterator) else target  # it can be gone through once
+    return list(target) if isinstance(target, Iterator) else target
 
 
 def _check_empty(operation: str, target: Any) -> None:

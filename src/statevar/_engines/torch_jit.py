@@ -315,7 +315,7 @@ def _inlining() -> AbstractContextManager[Any]:
 
 def _compiled(module: Any, inputs: list[Tensor]) -> Callable[..., Any]:
     import torch._dynamo.config  # noqa: PLC0415  # a second
-    import torch._inductor.config  # noqa: PLC0415
+    import torch._inductor.config  # noqa: PLC0415  # only compiled functions need it
 
     if torch._dynamo.config.disable:  # TORCH_COMPILE_DISABLE=1
         call: Callable[..., Any] = module
