@@ -1,5 +1,6 @@
 """One variable for every array library."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from . import errors, initializers
@@ -7,18 +8,20 @@ from ._frozen import FrozenVariable
 from ._registry import backend_names
 from ._scopes import autocast, device, name_scope
 from ._variable import Variable
-from .compilation import jit
-from .control_flow import cond, fori_loop, remat, scan, vmap, while_loop
-from .gradients import grad, value_and_grad
 from .interop import assign, batch_get_value, batch_set_value, get_value, set_value
-from .snapshots import Snapshot, restore, rollback, snapshot
-from .stateless import StatelessScope, functionalize
-from .tapes import GradientTape
-from .tracking import Module, named_variables, variables
-from .transactions import transaction
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint, CheckpointManager, load, save, verify
+    from .compilation import jit
+    from .control_flow import cond, fori_loop, scan, while_loop
+    from .gradients import grad, value_and_grad
+    from .mapping import vmap
+    from .rematerialisation import remat
+    from .snapshots import Snapshot, restore, rollback, snapshot
+    from .stateless import StatelessScope, functionalize
+    from .tapes import GradientTape
+    from .tracking import Module, named_variables, variables
+    from .transactions import transaction
 
 __version__ = "0.1.0"
 
@@ -65,15 +68,31 @@ __all__ = [
 ]
 
 
+#: What is loaded when it is first used, by name: all of it would double the time of an import (docs/performance.md).
+_LATER = {
+    name: module
+    for module, names in {
+        "checkpoint": ("Checkpoint", "CheckpointManager", "load", "save", "verify"),
+        "compilation": ("jit",),
+        "control_flow": ("cond", "fori_loop", "scan", "while_loop"),
+        "gradients": ("grad", "value_and_grad"),
+        "mapping": ("vmap",),
+        "rematerialisation": ("remat",),
+        "snapshots": ("Snapshot", "restore", "rollback", "snapshot"),
+        "stateless": ("StatelessScope", "functionalize"),
+        "tapes": ("GradientTape",),
+        "tracking": ("Module", "named_variables", "variables"),
+        "transactions": ("transaction",),
+    }.items()
+    for name in names
+}
+
 if not TYPE_CHECKING:  # a type checker would take every name for one that is there
 
     def __getattr__(name: str) -> object:
-        # Saving needs more of the standard library than all the rest: a third of the time of an import of NumPy.
-        if name in ("Checkpoint", "CheckpointManager", "load", "save", "verify"):
-            from . import checkpoint  # noqa: PLC0415
-
-            return globals().setdefault(name, getattr(checkpoint, name))
-        raise AttributeError(f"module 'statevar' has no attribute {name!r}")
+        if name not in _LATER:
+            raise AttributeError(f"module 'statevar' has no attribute {name!r}")
+        return globals().setdefault(name, getattr(import_module(f".{_LATER[name]}", __name__), name))
 
 
 def __dir__() -> list[str]:

@@ -1,0 +1,187 @@
+"""`vmap`: code for one example, over many, with variables that have a value for each.
+
+On JAX, and where a library traces, it is the library's own, with the variables among what it maps. Elsewhere it is a
+loop over the examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._functional import Functional, Lifted, PureDraft, keep_writes
+from ._lift import library_of, plain
+from ._trees import leaves, tree_map
+from ._variable import Variable
+from .errors import ShapeError, TraceError, describe
+
+if TYPE_CHECKING:
+    from ._backend import Array
+    from ._transforms import Transforms
+
+__all__ = ["vmap"]
+
+
+def vmap(
+    fn: Callable[..., Any],
+    in_axes: Any = 0,
+    out_axes: int = 0,
+    axis_size: int | None = None,
+    variable_axes: Mapping[Variable, int] | None = None,
+) -> Callable[..., Any]:
+    """Maps a function of one example over an axis of its arguments, and of variables.
+
+    Args:
+        fn: may read and write variables.
+        in_axes: the axis of the arguments: an int or None for all, or one for each argument. None: the same for all
+            examples.
+        out_axes: the axis of the results along which the examples lie.
+        axis_size: how many examples; needed if nothing is mapped.
+        variable_axes: variables that have an element for each example along an axis: each example reads and writes
+            its own. Other variables are the same for all, and so must be what is written to them.
+
+    Raises:
+        ShapeError: on calling: the sizes of the axes differ, or there is none.
+        TraceError: on calling: examples write different values to a variable that is not in ``variable_axes``.
+
+    Source: ``jax.vmap``.
+
+    >>> import numpy as np
+    >>> import statevar as sv
+    >>> state = sv.Variable([1.0, 2.0])
+    >>> step = sv.vmap(lambda x: state.assign_add(x).value * 10, variable_axes={state: 0})
+    >>> step(np.array([1.0, 1.0], np.float32)), state.value
+    (array([20., 30.], dtype=float32), array([2., 3.], dtype=float32))
+    """
+    axes = dict(variable_axes or {})
+
+    @wraps(fn)
+    def mapped(*args: Any) -> Any:
+        each_axis = tuple(in_axes) if isinstance(in_axes, list | tuple) else (in_axes,) * len(args)
+        if len(each_axis) != len(args):
+            raise ValueError(describe("vmap", f"expected {len(each_axis)} arguments, as in in_axes, got {len(args)}"))
+        backend = next(iter(axes))._backend if axes else library_of(args, fn)
+        transforms = backend.transforms()
+
+        def run(base: Functional) -> Any:
+            size = _axis_size(args, each_axis, axes, axis_size)
+            mapping = _Mapping(fn, args, each_axis, out_axes, size, axes, base, transforms)
+            return mapping.lifted() if transforms.lifts(args) else mapping.in_python()
+
+        return keep_writes("vmap", run, {})
+
+    return mapped
+
+
+def _axis_size(args: tuple[Any, ...], in_axes: tuple[Any, ...], axes: dict[Variable, int], size: int | None) -> int:
+    sizes = {
+        int(leaf.shape[axis])
+        for arg, axis in zip(args, in_axes, strict=True)
+        if axis is not None
+        for leaf in leaves(arg)
+    }
+    sizes |= {variable.shape[axis] for variable, axis in axes.items()}
+    sizes |= {size} if size is not None else set()
+    if len(sizes) != 1:
+        raise ShapeError(
+            describe("vmap", f"expected one size for all mapped axes, got {sorted(sizes)}", hint="pass axis_size")
+        )
+    return sizes.pop()
+
+
+@dataclass(frozen=True)
+class _Mapping:
+    """One call of a mapped function."""
+
+    fn: Callable[..., Any]
+    args: tuple[Any, ...]
+    in_axes: tuple[Any, ...]
+    out_axes: int
+    size: int
+    axes: dict[Variable, int]
+    base: Functional
+    transforms: Transforms
+
+    def lifted(self) -> Any:
+        """By the library's own map."""
+        mapped, axes, base, transforms = list(self.axes), self.axes, self.base, self.transforms
+        values = [base.read(variable)._snapshot for variable in mapped]
+        where = ([axes[variable] for variable in mapped], *self.in_axes)
+        written: list[Variable] = []
+
+        def pure(values: list[Array], *args: Any) -> tuple[Any, list[Array]]:
+            frame = _Example("vmap", zip(mapped, values, strict=True))
+            with frame:
+                out = tree_map(plain, self.fn(*args))
+                written[:] = frame.written
+                return out, list(frame.values(frame.written))
+
+        transforms.written_by(transforms.vmap(pure, where, 0, self.size), values, *self.args)
+        outs = (self.out_axes, [axes.get(variable) for variable in written])
+        try:
+            out, new = transforms.vmap(pure, where, outs, self.size)(values, *self.args)
+        except ValueError as error:
+            if "out_axes" not in str(error) and "axis spec" not in str(error):
+                raise
+            raise _differs([each for each in written if each not in axes]) from error
+        for variable, value in zip(written, new, strict=True):
+            base.take_over(variable, value)
+        return out
+
+    def in_python(self) -> Any:
+        """One example after the other, each beginning with what is outside."""
+        axes, base, transforms = self.axes, self.base, self.transforms
+        found, frames = [], []
+        for i in range(self.size):
+            part = [
+                arg if axis is None else tree_map(lambda leaf, axis=axis, i=i: _take(leaf, i, axis), arg)
+                for arg, axis in zip(self.args, self.in_axes, strict=True)
+            ]
+            seeds = [(variable, _take(base.read(variable)._snapshot, i, axis)) for variable, axis in axes.items()]
+            frame = _Example("vmap", seeds)
+            with frame:
+                found.append(tree_map(plain, self.fn(*part)))
+            frames.append(frame)
+        for variable in dict.fromkeys(each for frame in frames for each in frame.written):
+            values = [frame.drafts[variable]._snapshot if variable in frame.drafts else None for frame in frames]
+            if variable in axes:
+                base.take_over(variable, transforms.stack(values, axes[variable]))
+            elif any(variable not in frame.written for frame in frames) or not _equal(variable, values):
+                raise _differs([variable])
+            else:
+                base.take_over(variable, values[0])
+        return tree_map(lambda *each: transforms.stack(each, self.out_axes), *found)
+
+
+class _Example(Lifted):
+    """The variables of one example; those that are mapped have its part of the value, whatever is declared."""
+
+    __slots__ = ()
+
+    def declare(self, draft: PureDraft, outer: PureDraft) -> None:
+        """Leaves the shape open: it has an axis less."""
+
+
+def _take(leaf: Any, i: int, axis: int) -> Any:
+    where = axis if axis >= 0 else axis + len(leaf.shape)
+    return leaf[(slice(None),) * where + (i,)]
+
+
+def _equal(variable: Variable, values: list[Any]) -> bool:
+    hosts = [variable._backend.to_host(value) for value in values]
+    return all(np.array_equal(hosts[0], each, equal_nan=hosts[0].dtype.kind in "fc") for each in hosts[1:])
+
+
+def _differs(variables: list[Variable]) -> TraceError:
+    return TraceError(
+        describe(
+            "vmap",
+            "each example writes its own value, and there is one for all",
+            ", ".join(variable.path for variable in variables),
+            "give the variable an axis: variable_axes={v: 0}",
+        )
+    )

@@ -1,0 +1,74 @@
+"""`remat`: a gradient that computes again what it would else have kept; what the code writes is written once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+from ._functional import Functional, Lifted, keep_writes
+from ._lift import library_of, plain
+from ._trees import tree_map
+from ._variable import Variable
+
+if TYPE_CHECKING:
+    from ._backend import Array
+
+__all__ = ["remat"]
+
+
+class _Reading(Lifted):
+    """Remembers what was read, so that the code can run again on the same values."""
+
+    __slots__ = ("seen",)
+
+    def __init__(self, what: str, seen: dict[Variable, Array]) -> None:
+        super().__init__(what, seen.items())
+        self.seen = seen
+
+    def given(self, variable: Variable, value: Array) -> Array:
+        self.seen.setdefault(variable, value)
+        return value
+
+
+def remat(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, whose intermediate results are computed again for the gradient, and not kept till then.
+
+    What it writes is written once.
+
+    Source: ``jax.checkpoint``.
+
+    >>> import jax.numpy as jnp
+    >>> import statevar as sv
+    >>> w, calls = sv.Variable(jnp.array(2.0)), sv.Variable(0, backend="jax")
+    >>> block = sv.remat(lambda x: (calls.assign_add(1), jnp.sin(w.value * x))[1])
+    >>> gradient = sv.grad(lambda: block(3.0), w)()
+    >>> f"{float(gradient):.3f}", int(calls)
+    ('2.881', 1)
+    """
+
+    @wraps(fn)
+    def wrapped(*args: Any) -> Any:
+        transforms = library_of(args, fn).transforms()
+
+        def run(base: Functional) -> Any:
+            seen: dict[Variable, Array] = {}
+            written: list[Variable] = []
+
+            def pure(*args: Any) -> tuple[Any, list[Array]]:
+                frame = _Reading("remat", dict(seen) if written else seen)
+                with frame:
+                    out = tree_map(plain, fn(*args))
+                    new = list(frame.values(frame.written))
+                if not written:
+                    written.extend(frame.written)
+                return out, new
+
+            out, new = transforms.remat(pure)(*args)
+            for variable, value in zip(written, new, strict=True):
+                base.take_over(variable, value)
+            return out
+
+        return keep_writes("remat", run, {})
+
+    return wrapped
