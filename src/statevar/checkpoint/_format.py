@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
@@ -184,12 +184,17 @@ def decode(beginning: bytes, total: int, where: Any) -> Header:
     """
     length = header_length(beginning, total, where)
     text = beginning[8 : 8 + length]
-    content = parse_json(text, where)
+    content = _json_object(text, where)
+    texts = 1 if "__metadata__" in content else 0
     metadata = content.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         refuse("load", "the metadata is no mapping of text to text", where)
+    texts += 2 * len(metadata)
     digest = _checked_digest(beginning[: 8 + length], metadata, where)
     entries = {name: _entry(name, value, where) for name, value in content.items()}
+    # Its name, that of its dtype, and three keys. To look at each object's keys would take as long as to parse it.
+    if texts + 5 * len(entries) != _count_texts(text):
+        refuse("load", _TWICE, where)
     _check_coverage(entries.values(), total - 8 - length, where)
     return Header(entries, metadata, 8 + length, digest)
 
@@ -205,7 +210,7 @@ def header_length(beginning: bytes, total: int, where: Any) -> int:
 
 
 def parse_json(text: bytes, where: Any, *, numbers: bool = False) -> dict[str, Any]:
-    """Strict JSON: an object, without names that come twice, and without numbers but sizes.
+    """Strict JSON: an object, without names that come twice, and without numbers but integers.
 
     Args:
         numbers: whether there may be any finite numbers.
@@ -215,22 +220,37 @@ def parse_json(text: bytes, where: Any, *, numbers: bool = False) -> dict[str, A
         result = dict(pairs)
         if len(result) == len(pairs):
             return result
-        refuse("load", "a name comes twice", where)
+        refuse("load", _TWICE, where)
+
+    return _json_object(text, where, unique, numbers=numbers)
+
+
+_TWICE = "a name comes twice"
+
+
+def _json_object(
+    text: bytes,
+    where: Any,
+    make: Callable[[list[tuple[str, Any]]], dict[str, Any]] | None = None,
+    *,
+    numbers: bool = False,
+) -> dict[str, Any]:
+    """As `parse_json`, which see; of a name that comes twice ``make`` is told, if given."""
 
     def other(number: str) -> NoReturn:
         refuse("load", f"a number is {'too long' if numbers else 'no size'}: {number[:40]}", where)
 
     def integer(number: str) -> int:
-        if len(number) > (_MOST_DIGITS if numbers else 19) or (number[0] == "-" and not numbers):
+        if len(number) > _MOST_DIGITS or (number[0] == "-" and not numbers):
             other(number)
         return int(number)
 
     try:
         content = json.loads(
             text.decode(),
-            object_pairs_hook=unique,
-            # Being asked for each number takes a tenth of a load: only where there may be one of another kind.
-            parse_int=integer if _SUSPECT.search(text) else None,
+            object_pairs_hook=make,
+            # To be asked for each number takes as long as to parse it: only where one may be too long, or minus zero.
+            parse_int=integer if _has_suspect_number(text) else None,
             parse_float=_finite if numbers else other,
             parse_constant=other,
         )
@@ -238,15 +258,31 @@ def parse_json(text: bytes, where: Any, *, numbers: bool = False) -> dict[str, A
             json.dumps(content, ensure_ascii=False).encode()  # half a pair of surrogates is no Unicode
     except CheckpointError:
         raise
-    except (ValueError, RecursionError) as error:  # too deep, too long a number, no UTF-8, no JSON
+    except (ValueError, RecursionError) as error:  # too deep, no UTF-8, no JSON
         refuse("load", f"the header is no JSON ({type(error).__name__}: {str(error)[:80]})", where)
     if not isinstance(content, dict):
         refuse("load", "the header is no JSON object", where)
     return content
 
 
+def _count_texts(text: bytes) -> int:
+    """How many there are in JSON that was parsed: two quotes each, but for those within a text."""
+    if b"\\" in text:
+        text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
+    return text.count(b'"') // 2
+
+
+def _has_suspect_number(text: bytes) -> bool:
+    """Whether there may be one that would pass as another once it is parsed, or takes too long to."""
+    if _LONG in text.translate(_DIGITS_TO_ZERO):
+        return True
+    return b"-0" in text and _MINUS_ZERO.search(text) is not None  # that search alone takes as long as to parse
+
+
 _MOST_DIGITS = 400  # more than any float has; converting n digits takes n * n steps
-_SUSPECT = re.compile(rb"[\[,:]\s*(-|\d{20})")
+_LONG = b"0" * _MOST_DIGITS
+_DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"0" * 9)
+_MINUS_ZERO = re.compile(rb"[\[,:\s]-0")
 _ESCAPED = re.compile(rb"\\u[dD]")
 
 
@@ -274,9 +310,12 @@ def _entry(name: str, value: Any, where: Any) -> Entry:
     width = CODES.get(code) if type(code) is str else None
     if width is None:
         refuse("load", f"the tensor {name!r:.100} has the unknown dtype {code!r:.40}", where)
-    if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
+    if type(shape) is not list or type(offsets) is not list or len(offsets) != 2:
         refuse("load", f"the tensor {name!r:.100} has a shape or offsets that are none", where)
     start, stop = offsets
+    for each in (*shape, start, stop):
+        if type(each) is not int or each < 0:
+            refuse("load", f"the tensor {name!r:.100} has a shape or offsets that are none", where)
     if not can_be(shape, width):
         refuse("load", f"the tensor {name!r:.100} has the shape of an array that cannot be", where)
     if stop - start != math.prod(shape) * width:
@@ -297,15 +336,6 @@ def can_be(shape: Sequence[int], width: int) -> bool:
 
 
 _KEYS = {"dtype", "shape", "data_offsets"}
-
-
-def _are_sizes(values: Any) -> bool:
-    if type(values) is not list:
-        return False
-    for each in values:  # noqa: SIM110  # takes half the time of all(…), and comes twice for each tensor
-        if type(each) is not int or not 0 <= each < _TOO_LARGE:
-            return False
-    return True
 
 
 _TOO_LARGE = 2**63

@@ -13,6 +13,7 @@ all others        themselves
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -91,7 +92,12 @@ _FLAGS = {dtype: (is_differentiable(dtype), is_floating(dtype)) for dtype in HOS
 
 def of_tensor(entry: Entry, backend: str = "numpy") -> Saved:
     """What a tensor would usually be as a variable."""
-    return plain(_DTYPES[entry.code], entry.shape, backend)
+    return _usual(entry.code, entry.shape, backend)
+
+
+@lru_cache(maxsize=1024)  # many are alike, and nothing of it is a tensor's own
+def _usual(code: str, shape: Shape, backend: str) -> Saved:
+    return plain(_DTYPES[code], shape, backend)
 
 
 def difference(saved: Saved, backend: str) -> dict[str, Any]:
