@@ -34,12 +34,12 @@ __all__ = [
     "FORMAT",
     "Entry",
     "Header",
-    "can_be",
     "decode",
     "digest_of",
     "encode",
     "header_length",
     "laid_out",
+    "nbytes_of",
     "parse_json",
     "refuse",
     "room_for_checksums",
@@ -310,34 +310,32 @@ def _entry(name: str, value: Any, where: Any) -> Entry:
     width = CODES.get(code) if type(code) is str else None
     if width is None:
         refuse("load", f"the tensor {name!r:.100} has the unknown dtype {code!r:.40}", where)
-    if type(shape) is not list or type(offsets) is not list or len(offsets) != 2:
-        refuse("load", f"the tensor {name!r:.100} has a shape or offsets that are none", where)
+    nbytes = nbytes_of(shape, width) if type(shape) is list else None
+    if nbytes is None:
+        refuse("load", f"the tensor {name!r:.100} has a shape that no array can have", where)
+    if type(offsets) is not list or len(offsets) != 2:
+        refuse("load", f"the tensor {name!r:.100} has offsets that are no two numbers", where)
     start, stop = offsets
-    for each in (*shape, start, stop):
-        if type(each) is not int or each < 0:
-            refuse("load", f"the tensor {name!r:.100} has a shape or offsets that are none", where)
-    if not can_be(shape, width):
-        refuse("load", f"the tensor {name!r:.100} has the shape of an array that cannot be", where)
-    if stop - start != math.prod(shape) * width:
-        refuse("load", f"the tensor {name!r:.100} has {stop - start} bytes, not those of its shape", where)
+    if type(start) is not int or type(stop) is not int or start < 0 or stop - start != nbytes:
+        refuse("load", f"the tensor {name!r:.100} has offsets that do not enclose its {nbytes} bytes", where)
     return Entry(name, code, tuple(shape), start, stop)
 
 
-def can_be(shape: Sequence[int], width: int) -> bool:
-    """Whether an array can have the shape: 64 axes at most, and bytes that can be counted, whatever axis is empty."""
+def nbytes_of(shape: Sequence[Any], width: int) -> int | None:
+    """The bytes of an array, if there can be one: 64 axes at most, and bytes to count, whatever axis is empty."""
     if len(shape) > 64:
-        return False
+        return None
     nbytes = width
     for length in shape:
+        if type(length) is not int or length < 0:
+            return None
         nbytes *= length or 1
-        if nbytes >= _TOO_LARGE:
-            return False
-    return True
+    if nbytes >= _TOO_LARGE:
+        return None
+    return 0 if 0 in shape else nbytes
 
 
 _KEYS = {"dtype", "shape", "data_offsets"}
-
-
 _TOO_LARGE = 2**63
 
 

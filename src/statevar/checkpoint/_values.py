@@ -22,7 +22,7 @@ import numpy as np
 from .._backend import HostArray, empty_aligned
 from .._dtypes import HOST, is_differentiable, is_floating
 from .._shapes import DeclaredShape, Shape
-from ._format import Entry, can_be, refuse
+from ._format import Entry, nbytes_of, refuse
 
 __all__ = [
     "Saved",
@@ -143,8 +143,7 @@ def _shape_of(dtype: str, entry: Entry | None) -> Shape:
 def _sizes(value: Any) -> Shape | None:
     if value is None:
         return None
-    sound = type(value) is list and all(type(each) is int and each >= 0 for each in value)
-    if not sound or not can_be(value, _WIDEST):
+    if type(value) is not list or nbytes_of(value, _WIDEST) is None:
         raise ValueError(value)
     return tuple(value)
 
