@@ -383,11 +383,8 @@ def empty_aligned(shape: Shape, dtype: Any) -> HostArray:
     dtype = np.dtype(dtype)
     if dtype.hasobject or dtype.kind == "T":
         return np.empty(shape, dtype)
-    size = math.prod(shape) * dtype.itemsize
-    memory = np.empty(size + _ALIGNMENT, np.uint8)
-    start = -memory.ctypes.data % _ALIGNMENT
-    array: HostArray = memory[start : start + size].view(dtype).reshape(shape)
-    return array
+    memory = np.empty(math.prod(shape) * dtype.itemsize + _ALIGNMENT, np.uint8)
+    return np.ndarray(shape, dtype, memory, -memory.ctypes.data % _ALIGNMENT)
 
 
 def dlpack_of_host(array: HostArray, request: dict[str, Any]) -> Any:

@@ -55,7 +55,7 @@ def is_static(declared: DeclaredShape) -> bool:
 
 def fits(shape: Shape, declared: DeclaredShape) -> bool:
     """Whether a shape is one of those declared."""
-    if declared is ...:
+    if declared is ... or shape == declared:
         return True
     return len(shape) == len(declared) and all(
         want is None or want == have for have, want in zip(shape, declared, strict=True)

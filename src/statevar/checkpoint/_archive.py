@@ -22,7 +22,7 @@ from ..errors import CheckpointError, CheckpointNotFoundError, describe
 from . import _files
 from ._format import DIGITS, FORMAT, Entry, Header, decode, header_length, parse_json, refuse
 from ._index import Index, decode_index, is_index
-from ._values import Saved, fresh_bytes, from_tensor, of_tensor, parsed
+from ._values import PARTIAL, Saved, fresh_bytes, from_tensor, of_tensor, parsed
 from ._writing import rest_of
 
 __all__ = ["INDEX", "Checkpoint", "aliases_of", "followed", "index_at", "is_whole", "open_checkpoint"]
@@ -31,7 +31,8 @@ _Result = TypeVar("_Result")
 
 INDEX = "index.json"  #: of a checkpoint that is a folder
 
-_CHUNK = 8 << 20  # bytes that are read at once
+_CHUNK = 8 << 20  # bytes that a thread reads before it asks for more
+_PIECE = 1 << 20  # bytes that are read at once, and are hashed while they are in the cache
 _BUFFERS = 512
 _READERS = min(4, os.cpu_count() or 1)
 _ATTEMPTS = 10  # to open files that another process replaces meanwhile
@@ -59,39 +60,48 @@ class _Part:
             _files.close(self.file)
             raise
 
-    def raw(self, entries: Sequence[Entry]) -> Iterator[HostArray | CheckpointError]:
-        """The bytes of tensors that lie one after the other, checked; in place of each that is damaged, the error."""
-        arrays = [fresh_bytes(entry.stop - entry.start) for entry in entries]
+    def fill(self, arrays: Sequence[HostArray], entries: Sequence[Entry]) -> list[CheckpointError | None]:
+        """Reads the bytes of tensors that lie one after the other, and checks them; an error for each damaged one."""
         views = [memoryview(array) for array in arrays]  # type: ignore[arg-type]  # NumPy's stubs omit Buffer for 3.11
-        offset = self.begin + entries[0].start
-        if len(entries) > 1:
-            _read_into(self.file, [view for view in views if len(view)], offset, self.path)
-        for entry, array, view in zip(entries, arrays, views, strict=True):
-            digest = xxhash.xxh3_128() if len(entries) == 1 else xxhash.xxh3_128(view)
-            if len(entries) == 1:
-                for start in range(0, len(view), _CHUNK):  # and is hashed while it is in the cache
-                    piece = view[start : start + _CHUNK]
-                    _read_into(self.file, [piece], offset + start, self.path)
-                    digest.update(piece)
-            expected = self.checksums.get(entry.name)
-            if expected is None or digest.hexdigest() == expected:
-                yield array
+        errors: list[CheckpointError | None] = []
+        for batch in _neighbours(entries, _PIECE):
+            mine = views[len(errors) : len(errors) + len(batch)]
+            if len(batch) > 1:
+                _read_into(self.file, [view for view in mine if len(view)], self.begin + batch[0].start, self.path)
+                digests = [xxhash.xxh3_128(view).hexdigest() for view in mine]
             else:
-                where = f"{self.path}: {entry.name}"
-                yield CheckpointError(describe("load", "the tensor is damaged: its checksum does not fit", where))
+                digests = [self._digest_of(batch[0], _pieces(mine[0]))]
+            errors += map(self._error, batch, digests)
+        return errors
+
+    def check(self, entries: Iterable[Entry]) -> list[CheckpointError | None]:
+        """As `fill`, with no more memory than a piece, and nothing kept."""
+        buffer = memoryview(bytearray(_PIECE))
+        errors = []
+        for entry in entries:
+            pieces = (buffer[: entry.nbytes - start] for start in range(0, entry.nbytes, _PIECE))
+            errors.append(self._error(entry, self._digest_of(entry, pieces)))
+        return errors
 
     def is_whole(self) -> bool:
-        """Whether each tensor has the checksum that it was saved with. Takes no more memory than a piece."""
-        buffer = memoryview(bytearray(min(_CHUNK, self.total)))
-        for entry in self.entries.values():
-            digest = xxhash.xxh3_128()
-            for start in range(entry.start, entry.stop, _CHUNK):
-                piece = buffer[: min(_CHUNK, entry.stop - start)]
-                _read_into(self.file, [piece], self.begin + start, self.path)
-                digest.update(piece)
-            if digest.hexdigest() != self.checksums.get(entry.name):
-                return False
-        return True
+        """Whether each tensor has the checksum that it was saved with."""
+        return len(self.checksums) == len(self.entries) and not any(self.check(self.entries.values()))
+
+    def _digest_of(self, entry: Entry, pieces: Iterable[memoryview]) -> str:
+        """Of a tensor, which is read to pieces of memory, one after the other."""
+        digest = xxhash.xxh3_128()
+        offset = self.begin + entry.start
+        for piece in pieces:  # is hashed while it is in the cache
+            _read_into(self.file, [piece], offset, self.path)
+            digest.update(piece)
+            offset += len(piece)
+        return digest.hexdigest()
+
+    def _error(self, entry: Entry, digest: str) -> CheckpointError | None:
+        if self.checksums.get(entry.name, digest) == digest:
+            return None
+        where = f"{self.path}: {entry.name}"
+        return CheckpointError(describe("load", "the tensor is damaged: its checksum does not fit", where))
 
     def mapped(self, entry: Entry) -> HostArray:
         """The bytes of a tensor as they lie in the file, not checked."""
@@ -101,6 +111,10 @@ class _Part:
             refuse("load", f"the file was cut short: it had {self.total} bytes", self.path)
         memory = mmap.mmap(self.file, 0, access=mmap.ACCESS_READ)
         return np.frombuffer(memory, np.uint8, entry.nbytes, self.begin + entry.start)
+
+
+def _pieces(memory: memoryview) -> Iterator[memoryview]:
+    return (memory[start : start + _PIECE] for start in range(0, len(memory), _PIECE))
 
 
 def is_whole(path: Path, digest: str) -> bool:
@@ -218,56 +232,66 @@ class Checkpoint(Mapping[str, HostArray]):
             raise KeyError(path)
         if not self._close.alive:
             raise ValueError(describe("load", "the checkpoint is closed", str(self.path)))
-        entry = part.entries[name]
         if self._mapped:
             with _files.storing("load", part.path):
-                return from_tensor(part.mapped(entry), self.variables[name], f"{part.path}: {name}")
-        (array,) = self._read_group(part, [entry], lambda _, array: array)
+                return from_tensor(part.mapped(part.entries[name]), self.variables[name], f"{part.path}: {name}")
+        array = self.arrays([name])[name]
         if isinstance(array, CheckpointError):
             raise array
         return array
 
-    def each(
-        self, names: Iterable[str], use: Callable[[str, HostArray], _Result]
-    ) -> dict[str, _Result | CheckpointError]:
-        """``use`` of the path and the array of each, which are in `variables`; the error, in place of a damaged one.
+    def arrays(self, names: Iterable[str]) -> dict[str, HostArray | CheckpointError]:
+        """The array of each path that has one; in place of a damaged one, the error."""
 
-        Neighbours in a file are read at once, and by several threads: one hashes while another one reads.
-        """
+        def read(part: _Part, entries: Sequence[Entry]) -> list[HostArray | CheckpointError]:
+            memory = [fresh_bytes(entry.nbytes) for entry in entries]
+            errors = part.fill(memory, entries)
+            return [
+                self._array(part, entry, raw) if error is None else error
+                for entry, raw, error in zip(entries, memory, errors, strict=True)
+            ]
+
+        return self._in_threads(read, names)
+
+    def damage(self) -> dict[str, CheckpointError]:
+        """What is wrong with each tensor that is damaged, by path. Reads all, and keeps nothing."""
+        found: dict[str, Any] = self._in_threads(_Part.check, self)
+        for name in self:
+            if found[name] is None and self.variables[name].dtype in PARTIAL:
+                found[name] = self.arrays([name])[name]
+        return {name: error for name, error in found.items() if isinstance(error, CheckpointError)}
+
+    def _array(self, part: _Part, entry: Entry, raw: HostArray) -> HostArray | CheckpointError:
+        try:
+            return from_tensor(raw, self.variables[entry.name], f"{part.path}: {entry.name}")
+        except CheckpointError as error:
+            return error
+
+    def _in_threads(
+        self, read: Callable[[_Part, list[Entry]], list[_Result]], names: Iterable[str]
+    ) -> dict[str, _Result | CheckpointError]:
+        """What ``read`` returns of neighbours in a file, by path: one thread hashes while another one reads."""
         wanted = set(names)
         groups = [
             (part, group)
             for part in self._parts
-            for group in _neighbours(entry for name, entry in part.entries.items() if name in wanted)
+            for group in _neighbours((entry for name, entry in part.entries.items() if name in wanted), _CHUNK)
         ]
+
+        def attempt(job: tuple[_Part, list[Entry]]) -> Sequence[_Result | CheckpointError]:
+            part, group = job
+            try:
+                with _files.storing("load", part.path):
+                    return read(part, group)
+            except CheckpointError as error:  # the file is too short
+                return [error] * len(group)
+
         with ThreadPoolExecutor(max(1, min(_READERS, len(groups)))) as pool:
-            results = pool.map(lambda job: self._read_group(job[0], job[1], use), groups)
             return {
                 entry.name: result
-                for (_, group), found in zip(groups, results, strict=True)
-                for entry, result in zip(group, found, strict=True)
+                for (_, group), results in zip(groups, pool.map(attempt, groups), strict=True)
+                for entry, result in zip(group, results, strict=True)
             }
-
-    def _read_group(
-        self, part: _Part, group: Sequence[Entry], use: Callable[[str, HostArray], _Result]
-    ) -> list[_Result | CheckpointError]:
-        results: list[_Result | CheckpointError] = []
-        try:
-            for entry, raw in zip(group, part.raw(group), strict=True):
-                try:
-                    if isinstance(raw, CheckpointError):
-                        results.append(raw)
-                    else:
-                        array = from_tensor(raw, self.variables[entry.name], f"{part.path}: {entry.name}")
-                        results.append(use(entry.name, array))
-                except CheckpointError as error:
-                    results.append(error)
-        except OSError:
-            with _files.storing("load", part.path):
-                raise
-        except CheckpointError as error:  # the file is too short
-            results += [error] * (len(group) - len(results))
-        return results
 
     def checksum(self, path: str) -> str | None:
         """Of the bytes of a tensor; None if it has no value, or somebody else wrote the file."""
@@ -296,12 +320,12 @@ class Checkpoint(Mapping[str, HostArray]):
         return f"<Checkpoint of {len(self.variables)} variables at {str(self.path)!r}>"
 
 
-def _neighbours(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+def _neighbours(entries: Iterable[Entry], limit: int) -> Iterator[list[Entry]]:
     """Groups of tensors that lie one after the other, to be read at once; a large one is alone."""
     group: list[Entry] = []
     for entry in sorted(entries, key=lambda each: (each.start, each.stop)):
         adjoins = group and group[-1].stop == entry.start and len(group) < _BUFFERS
-        if group and not (adjoins and entry.stop - group[0].start <= _CHUNK):
+        if group and not (adjoins and entry.stop - group[0].start <= limit):
             yield group
             group = []
         group.append(entry)

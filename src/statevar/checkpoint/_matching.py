@@ -110,30 +110,29 @@ def matched(
 ) -> tuple[LoadReport, dict[str, tuple[Variable, str]]]:
     """What is to be loaded: by path in the object, the variable and the path in the file."""
     report = LoadReport()
-    sources: dict[str, list[str]] = {path: [] for path in found.variables}
-    for path, known in sources.items():
-        if (source := offer.find(path)) is not None:
-            known.append(source)
+    first = {path: offer.find(path) for path in found.variables}
+    more: dict[str, list[str]] = {}  # where the file has several that are one here
     aliases = aliases_of(found)
-    taken = {source for known in sources.values() for source in known}
+    taken = set(first.values())
     for path, source in offer.sources.items():
         if source in taken:
             continue
         here = followed(path, aliases)
-        if here in sources:
-            sources[here].append(source)
+        if here in first:
+            more.setdefault(here, []).append(source)
         elif wanted(path):
             report.unexpected.append(path)
     plan = {}
-    for path, known in sources.items():
+    for path, variable in found.variables.items():
         if not wanted(path):
             continue
-        if not known:
+        sources = [each for each in (first[path], *more.get(path, ())) if each is not None]
+        if not sources:
             report.missing.append(path)
-        elif problem := problem_of(found.variables[path], checkpoint, known, cast=cast):
+        elif problem := problem_of(variable, checkpoint, sources, cast=cast):
             report.mismatched[path] = problem
         else:
-            plan[path] = found.variables[path], known[0]
+            plan[path] = variable, sources[0]
     return report, plan
 
 

@@ -25,6 +25,7 @@ from .._shapes import DeclaredShape, Shape
 from ._format import Entry, nbytes_of, refuse
 
 __all__ = [
+    "PARTIAL",
     "Saved",
     "code_of",
     "difference",
@@ -55,6 +56,7 @@ _CODES = {
 }
 _PARTS = {"complex64": "float32", "complex128": "float64", "int4": "int8", "uint4": "uint8"}
 _COMPLEX = ("complex64", "complex128")
+PARTIAL = ("bool", "int4", "uint4", "string")  #: dtypes of which not all bytes are values
 _DTYPES = {code: name for name, code in _CODES.items() if name not in (*_PARTS, "string")} | {"C64": "complex64"}
 _AGGREGATIONS = ("none", "mean", "sum", "only_first_replica")
 

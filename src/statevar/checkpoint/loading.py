@@ -136,7 +136,7 @@ def _read(
     checkpoint: Checkpoint, sources: Mapping[str, tuple[Variable, str]], report: LoadReport, *, cast: bool
 ) -> list[tuple[Variable, HostArray | None]]:
     """The values, checked; all damage is told of at once."""
-    arrays = checkpoint.each({source for _, source in sources.values()}, lambda _, array: array)
+    arrays = checkpoint.arrays({source for _, source in sources.values()})
     damaged = [str(array) for array in arrays.values() if isinstance(array, CheckpointError)]
     if damaged:
         raise CheckpointError("\n".join(damaged))

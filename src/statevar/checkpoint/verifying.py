@@ -53,8 +53,7 @@ def verify(path: str | os.PathLike[str]) -> Verification:
     ['steps']
     """
     with open_checkpoint(Path(path)) as checkpoint:
-        results = checkpoint.each(checkpoint, lambda name, array: None)
-        damaged = {name: str(error) for name, error in results.items() if error is not None}
+        damaged = {name: str(error) for name, error in checkpoint.damage().items()}
         names = list(checkpoint)
         whole = [name for name in names if name not in damaged]
         unchecked = [name for name in whole if checkpoint.checksum(name) is None]
