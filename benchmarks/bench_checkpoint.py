@@ -2,7 +2,7 @@
 
 Run ``python benchmarks/bench_checkpoint.py``, about half an hour; ``--quick`` for 100 MB in place of 1 GB, about five
 minutes; ``--size MB`` for another size, ``--folder PATH`` for where to save, ``--only REGEX`` for the sections
-(checksums, save, load, open, memory, stall, beside) in whose name it is found, ``--peers REGEX`` for the other
+(checksums, save, load, first, open, memory, stall, beside) in whose name it is found, ``--peers REGEX`` for the other
 libraries. It prints Markdown tables. Nothing is asserted: a busy machine gives other figures.
 
 Each library is in a process of its own, and takes turns with the raw thing: disks are fast at one time and slow at
@@ -17,6 +17,8 @@ import hashlib
 import os
 import re
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -339,6 +341,56 @@ def _met(reached: bool) -> str:
     return "yes" if reached else "no"
 
 
+# -- the first load of a process --------------------------------------------------------------------------------
+
+# Memory that is new to a process takes longer to get than the bytes to read; `print_load` has it already.
+_FIRST = {
+    _OURS: """
+import statevar as sv
+model = {f"v{i}": sv.Variable(np.zeros(size // 4 // count, np.float32)) for i in range(count)}
+load = lambda: sv.load(model, path)
+sv.load  # imports it
+""",
+    _RAW: """
+def load():
+    arrays = [np.empty(size // 4 // count * 4, np.uint8) for _ in range(count)]
+    file = os.open(path, os.O_RDONLY)
+    offset = os.path.getsize(path) - sum(array.nbytes for array in arrays)
+    for start in range(0, count, bench._MANY_BUFFERS):
+        offset = bench._read(file, arrays[start : start + bench._MANY_BUFFERS], offset)
+    os.close(file)
+    return arrays
+""",
+}
+
+
+def print_first(effort: Effort) -> None:
+    """Of a cached file, in a new process: as a program loads that begins where another one ended."""
+    heads = ["variables", "statevar.load, s", "/ raw", "target", "met"]
+    print_rows(f"first: the first load of {effort.size / 1e6:,.0f} MB in a process", heads, _first_rows(effort))
+
+
+def _first_rows(effort: Effort) -> Iterator[list[str]]:
+    for count in _COUNTS:
+        with _workers(effort, [_OURS], count) as workers:
+            workers.ask(f"{_OURS} {count}", "evaluate", "s.save(1)")
+            path = workers.ask(f"{_OURS} {count}", "evaluate", "s.path")
+            jobs: dict[str, Callable[[], tuple[float, ...]]]
+            jobs = {name: partial(_first_load, name, effort.size, count, path) for name in _FIRST}
+            (mine,), (base,) = turns(jobs, effort.rounds, 10 * effort.limit).values()
+            yield [f"{count:,}", mine.text(), *_target(_OURS, mine, base)]
+
+
+def _first_load(name: str, size: int, count: int, path: Path) -> tuple[float]:
+    source = (
+        "import os, time, numpy as np, bench_checkpoint as bench\n"
+        f"size, count, path = {size}, {count}, {str(path)!r}\n{_FIRST[name]}\n"
+        "start = time.perf_counter()\nkept = load()\nprint(time.perf_counter() - start)"
+    )
+    command, here = [sys.executable, "-c", source], Path(__file__).parent
+    return (float(subprocess.run(command, check=True, capture_output=True, text=True, cwd=here).stdout),)
+
+
 # -- opening ---------------------------------------------------------------------------------------------------
 
 _OPENERS = {
@@ -564,6 +616,7 @@ _SECTIONS: dict[str, Callable[[Effort], None]] = {
     "checksums": print_checksums,
     "save": print_save,
     "load": print_load,
+    "first": print_first,
     "open": print_open,
     "memory": print_memory,
     "stall": print_stall,
