@@ -520,7 +520,8 @@ class Training:
 
     def save(self) -> None:
         self._saves += 1
-        self.manager.save(self._saves, wait=True)
+        self.manager.save(self._saves)  # and not wait=True: nobody waits for it
+        self.manager.wait()
 
 
 def _run_beside(

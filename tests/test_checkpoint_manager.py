@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import subprocess
 import sys
@@ -380,6 +381,42 @@ def test_progress_and_looks(tmp_path: Path) -> None:
     assert {each.total for each in told} == {12000}
     assert all(each.rate > 0 for each in told)
     assert pickle.loads(pickle.dumps(told[0])) == told[0]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere it is the whole process that stands back")
+def test_who_writes_in_the_background_stands_back(tmp_path: Path) -> None:
+    def niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, 0)  # of the calling thread
+
+    usual = niceness()
+    found: list[int] = []
+    with sv.CheckpointManager(
+        tmp_path, {"v": sv.Variable(1.0)}, progress=lambda _: found.append(niceness())
+    ) as manager:
+        for step in range(3):
+            manager.save(step, wait=step == 1)
+    assert found == [min(usual + 15, 19), usual, min(usual + 15, 19)]
+    assert niceness() == usual
+
+
+def test_one_that_is_waited_for_comes_after_those_that_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    v = sv.Variable(np.zeros(1000, "float32"))
+    gate, committed = threading.Event(), list[int]()
+    with sv.CheckpointManager(tmp_path, {"v": v}) as manager:
+        commit = manager._folder.commit
+
+        def note(folder: Path, step: int) -> None:
+            commit(folder, step)
+            committed.append(step)
+
+        monkeypatch.setattr(manager._folder, "commit", note)
+        manager._writers[False].submit(gate.wait)  # the thread that stands back has not come to the first save yet
+        manager.save(1)
+        v.assign_add(1.0)
+        threading.Timer(0.2, gate.set).start()
+        manager.save(2, wait=True)
+        assert committed == [1, 2]
+        assert [sv.load(manager.path(step))["v"][0] for step in (1, 2)] == [0.0, 1.0]
 
 
 def test_a_module(tmp_path: Path, backend: str) -> None:
