@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -710,6 +711,25 @@ def test_what_holds_no_variable_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="^save: found no variable in int"):
         sv.save(3, tmp_path / "a")
     assert not names_in(tmp_path)
+
+
+@pytest.mark.parametrize("shards", [None, 40])
+def test_a_folder_that_somebody_has_locked_is_saved_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: int | None
+) -> None:
+    """As ``flock FOLDER python train.py`` does: that lock is held until we end."""
+    monkeypatch.setattr("statevar.checkpoint._writing._PATIENCE", 0.05)
+    state = {f"v{i}": sv.Variable(np.full(10, i, "float32")) for i in range(3)}
+    folder = os.open(tmp_path, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        for _ in range(2):
+            sv.save(state, tmp_path / "state", max_shard_size=shards)
+    finally:
+        os.close(folder)
+    assert sv.load(tmp_path / "state").keys() == state.keys()
+    sv.save(state, tmp_path / "state", max_shard_size=shards)  # what the others had to leave is swept now
+    assert len(list(tmp_path.iterdir())) == (1 if shards is None else 4)
 
 
 @pytest.mark.parametrize("limits", [(None, None, None), (2000, 2000, 2000), (None, 2000, 4000)], ids=str)

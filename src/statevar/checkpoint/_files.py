@@ -6,6 +6,7 @@ The others call these functions through this module (``_files.write(…)``), so 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,11 +116,14 @@ def lock(file: int) -> bool:
     return True
 
 
-def wait_for(file: int) -> None:
-    """As `lock`, once whoever has it lets it go."""
-    import fcntl  # noqa: PLC0415  # POSIX only
-
-    fcntl.flock(file, fcntl.LOCK_EX)
+def wait_for(file: int, seconds: float) -> bool:
+    """As `lock`, but tries for so long."""
+    end = time.monotonic() + seconds
+    while not lock(file):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.002)
+    return True
 
 
 def close(file: int) -> None:

@@ -286,13 +286,17 @@ def sweep(folder: Path, pattern: re.Pattern[str], needed: Callable[[], Container
     turn = _files.open_file(folder)
     try:
         with suppress(OSError):  # a file system without locks
-            _files.wait_for(turn)
+            if not _files.wait_for(turn, _PATIENCE):
+                return  # somebody keeps the folder locked: what is left, a later save removes
         for name in _files.names(folder):
             if pattern.fullmatch(name):
                 with suppress(OSError):  # it may not be let
                     _remove_if_dead(folder / name, needed)
     finally:
         _files.close(turn)
+
+
+_PATIENCE = 1.0  # seconds; a sweep takes a millisecond
 
 
 def _remove_if_dead(path: Path, needed: Callable[[], Container[str]]) -> None:
