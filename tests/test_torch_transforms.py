@@ -17,7 +17,7 @@ torch = pytest.importorskip("torch")
 
 from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
 
-from statevar._engines import torch_jit  # noqa: E402  # after torch is known to be there
+from statevar._engines import torch_graph, torch_jit, torch_nodes  # noqa: E402  # after torch is known to be there
 
 
 def _var(value: Any, **options: Any) -> sv.Variable:
@@ -38,7 +38,7 @@ def _is_real(tensor: Any) -> bool:
 @pytest.fixture
 def traced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs run as they were traced: compiling takes seconds."""
-    monkeypatch.setattr(torch_jit, "_compiled", lambda module, _: module)
+    monkeypatch.setattr(torch_graph, "_compiled", lambda module, _: module)
 
 
 @pytest.fixture(params=["traced", "compiled"])
@@ -309,11 +309,11 @@ def test_memory_that_others_have_replaced(change: Callable[[Any], Any]) -> None:
 def test_what_inductor_does_not_look_at_again() -> None:
     """What others say of their operations may be wrong, and what a convolution returns has surprised before."""
     shown = torch.fx.symbolic_trace(lambda x: x + 1).graph
-    assert not all(map(torch_jit._is_plain, shown.nodes)), "not of torch's own"
+    assert not all(map(torch_nodes.is_plain, shown.nodes)), "not of torch's own"
     plain = make_fx(lambda x: ((x @ x).sum() + 1).tanh())(torch.ones(2, 2)).graph
-    assert all(map(torch_jit._is_plain, plain.nodes))
+    assert all(map(torch_nodes.is_plain, plain.nodes))
     convolves = make_fx(torch.nn.functional.conv1d)(torch.ones(1, 1, 3), torch.ones(1, 1, 2)).graph
-    assert not all(map(torch_jit._is_plain, convolves.nodes))
+    assert not all(map(torch_nodes.is_plain, convolves.nodes))
 
 
 def test_the_parameter_stays_the_same(either: None) -> None:
@@ -699,7 +699,7 @@ def test_more_programs_are_compiled_only_when_called_again(monkeypatch: pytest.M
         compiled.append(None)
         return module
 
-    monkeypatch.setattr(torch_jit, "_compiled", compiles)
+    monkeypatch.setattr(torch_graph, "_compiled", compiles)
     w = _var(0.0)
     step = sv.jit(lambda x: w.assign_add(x).value)
     for i in range(10):

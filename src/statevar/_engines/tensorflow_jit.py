@@ -11,15 +11,13 @@ the same locks; and where the graph runs for so long that readers should not wai
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from threading import RLock
 from time import perf_counter
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
-import numpy as np
 import tensorflow as tf
 
 from .. import _scopes
@@ -28,11 +26,11 @@ from .._backends.tensorflow import BACKEND, past_overlay
 from .._calls import Call, Tracing, check_library
 from .._commit import Locks
 from .._functional import PureDraft
-from .._registry import owner_of
 from .._shapes import fits
 from .._transforms import Program
 from .._variable import Variable
 from ..errors import StatevarError, TraceError, describe
+from .tensorflow_arguments import EXACT_NUMBERS, SINGLE_NUMBERS, Arguments, Key, better_for, emptied, filled, static_of
 
 __all__ = ["Jitted"]
 
@@ -42,14 +40,7 @@ _LONG, _LONG_EACH = 5e-3, 1e-4
 _PYTHON = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
 _HARMLESS = {"ReadVariableOp", "VarHandleOp", "Placeholder"}
 _IN_PLACE = {"AddV2": "assign_add", "Sub": "assign_sub"}
-_DOUBLE = {"float64", "complex128"}
-_NARROW = {"int4", "int8", "int16", "uint4", "uint8", "uint16", "uint32", "uint64"}
 _STALE = object()
-
-#: How numbers are passed: tensors of these dtypes; or as they are, part of the program.
-_SINGLE_NUMBERS, _DOUBLE_NUMBERS, _EXACT_NUMBERS = range(3)
-
-_Key: TypeAlias = Any
 
 
 class _Trace(Tracing):
@@ -192,14 +183,7 @@ class _Traced:
                 variable._watchers.record(variable._version)
 
     def results(self, flat: list[Any]) -> Any:
-        return _filled(self.out, flat)
-
-
-@dataclass(frozen=True, slots=True)
-class _Out:
-    """The place of a tensor in what the code returned."""
-
-    index: int
+        return filled(self.out, flat)
 
 
 class Jitted:
@@ -213,23 +197,23 @@ class Jitted:
 
     def __init__(self, program: Program) -> None:
         self._fn = program.fn
-        self._nums, self._names = _static(program)
+        self._static = static_of(program)
         self._lock = RLock()  # one trace at a time
-        self._direct: dict[_Key, _Traced] = {}
-        self._pure: dict[_Key, _Traced] = {}
-        self._known: dict[_Key, dict[Variable, None]] = {}
-        self._numbers: dict[_Key, int] = {}
+        self._direct: dict[Key, _Traced] = {}
+        self._pure: dict[Key, _Traced] = {}
+        self._known: dict[Key, dict[Variable, None]] = {}
+        self._numbers: dict[Key, int] = {}
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not tf.executing_eagerly():
             return self._fn(*args, **kwargs)  # part of a raw tf.function: TensorFlow's own reads and writes are right
-        arguments = _Arguments(self, args, kwargs)
+        arguments = Arguments(args, kwargs, self._static)
         overlay = None
         if _scopes.active:
             overlay = _scopes.overlay()
             arguments.key = (arguments.key, _scopes.autocast_dtype())
         for _ in range(_ATTEMPTS):
-            arguments.pass_numbers(self._numbers.get(arguments.key, _SINGLE_NUMBERS))
+            arguments.pass_numbers(self._numbers.get(arguments.key, SINGLE_NUMBERS))
             if overlay is not None:
                 return self._call_pure(arguments)
             traced = self._direct.get(arguments.full_key)
@@ -253,7 +237,7 @@ class Jitted:
 
     # -- tracing ---------------------------------------------------------------------------------------------
 
-    def _trace_direct(self, arguments: _Arguments) -> _Traced | None:
+    def _trace_direct(self, arguments: Arguments) -> _Traced | None:
         """The graph for these arguments; None if they must be passed in another way."""
         with self._lock:
             traced = self._direct.get(arguments.full_key)
@@ -265,7 +249,7 @@ class Jitted:
                 self._known.setdefault(arguments.full_key, {}).update(dict.fromkeys(traced.known))
             return traced
 
-    def _trace(self, arguments: _Arguments, values: tuple[tuple[Variable, Any], ...]) -> _Traced | None:
+    def _trace(self, arguments: Arguments, values: tuple[tuple[Variable, Any], ...]) -> _Traced | None:
         """Traces, once more if variables were made: those that last are there by then."""
         key, mode = arguments.key, arguments.mode
         try:
@@ -273,8 +257,8 @@ class Jitted:
             if lasting:
                 traced, lasting = self._trace_once(arguments, values)
         except (TypeError, ValueError, AttributeError, NotImplementedError, tf.errors.OpError, TraceError) as error:
-            if arguments.numbers and mode != _EXACT_NUMBERS:
-                self._numbers[key] = _EXACT_NUMBERS
+            if arguments.numbers and mode != EXACT_NUMBERS:
+                self._numbers[key] = EXACT_NUMBERS
                 return None
             raise _explained(error) from error
         if lasting:
@@ -286,14 +270,14 @@ class Jitted:
                     "make it on the first call only, or outside",
                 )
             )
-        better = _better_for(arguments.numbers, mode, {variable.dtype_name for variable in traced.known})
+        better = better_for(arguments.numbers, mode, {variable.dtype_name for variable in traced.known})
         if better != mode:
             self._numbers[key] = better
             return None
         return traced
 
     def _trace_once(
-        self, arguments: _Arguments, values: tuple[tuple[Variable, Any], ...]
+        self, arguments: Arguments, values: tuple[tuple[Variable, Any], ...]
     ) -> tuple[_Traced, list[Variable]]:
         given = [variable for variable, value in values if value is not None]
         found: list[Any] = []
@@ -308,7 +292,7 @@ class Jitted:
             with trace:
                 out = self._fn(*args, **kwargs)
                 flat: list[Any] = []
-                out = _emptied(out, flat)
+                out = emptied(out, flat)
             trace.check_past()
             written = trace.written_outside()
             news = [trace.drafts[variable]._snapshot for variable in written]
@@ -332,14 +316,14 @@ class Jitted:
 
     # -- values in, values out -------------------------------------------------------------------------------
 
-    def _call_pure(self, arguments: _Arguments) -> Any:
+    def _call_pure(self, arguments: Arguments) -> Any:
         for _ in range(_ATTEMPTS):
             known = list(self._known.get(arguments.full_key, ()))
             with Call("jit", known) as call:
                 values = tuple((variable, call.read(variable)) for variable in known)
                 traced = self._traced_pure(arguments, values)
                 if traced is None:
-                    arguments.pass_numbers(self._numbers.get(arguments.key, _SINGLE_NUMBERS))
+                    arguments.pass_numbers(self._numbers.get(arguments.key, SINGLE_NUMBERS))
                     continue
                 if not traced.checks:
                     inputs = [value for _, value in values if value is not None]
@@ -351,7 +335,7 @@ class Jitted:
                 self._known.setdefault(arguments.full_key, {}).update(dict.fromkeys(each[0] for each in traced.checks))
         raise TraceError(describe("jit", "the function touches other variables each time it is traced"))
 
-    def _traced_pure(self, arguments: _Arguments, values: tuple[tuple[Variable, Any], ...]) -> _Traced | None:
+    def _traced_pure(self, arguments: Arguments, values: tuple[tuple[Variable, Any], ...]) -> _Traced | None:
         shapes = tuple(
             (id(variable), None if value is None else tuple(value.shape), variable._trainable)
             for variable, value in values
@@ -425,192 +409,3 @@ def _explained(error: Exception) -> Exception:
             hint="use sv.cond, sv.while_loop or tf.where; or static_argnums for an argument",
         )
     )
-
-
-# -- arguments and results ------------------------------------------------------------------------------------
-
-
-def _static(program: Program) -> tuple[frozenset[int], frozenset[str]]:
-    """The positions and names of arguments that are part of the program: each parameter by both."""
-    nums, names = set(program.static_argnums), set(program.static_argnames)
-    with suppress(TypeError, ValueError):
-        parameters = [
-            each.name
-            for each in inspect.signature(program.fn).parameters.values()
-            if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
-        ]
-        nums = {num + len(parameters) if num < 0 else num for num in nums}
-        both = {*(parameters[num] for num in nums if num < len(parameters)), *names}
-        nums |= {index for index, name in enumerate(parameters) if name in both}
-        names |= both
-    return frozenset(nums), frozenset(names)
-
-
-class _Arguments:
-    """The arguments of a call: what is the same for every call of one graph, and the tensors that are passed."""
-
-    __slots__ = ("_args", "_kwargs", "_leaves", "_static", "full_key", "key", "mode", "numbers", "tensors")
-
-    def __init__(self, jitted: Jitted, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._args, self._kwargs = args, kwargs
-        self._static = (jitted._nums, jitted._names)
-        self._leaves: list[Any] = []
-        self.numbers: tuple[Any, ...] = ()
-        nums, names = self._static
-        key: list[Any] = []
-        for index, each in enumerate(args):
-            if nums and index in nums:
-                key.append(_hashable(each))
-            else:
-                key.append(self._enter(each))
-        for name in sorted(kwargs):
-            key.append(name)
-            key.append(_hashable(kwargs[name]) if name in names else self._enter(kwargs[name]))
-        self.numbers = tuple(each for each in self._leaves if _is_number(each))
-        self.key: _Key = tuple(key)
-        self.mode = -1
-
-    def _enter(self, each: Any) -> Any:
-        """Puts what is passed among the leaves; returns what tells it apart."""
-        if isinstance(each, tf.Tensor):
-            self._leaves.append(each)
-            return each.dtype, tuple(each.shape)
-        if isinstance(each, Variable):
-            return "variable", each
-        if isinstance(each, np.ndarray | np.generic):
-            return self._enter(tf.constant(each))
-        if _is_number(each):
-            self._leaves.append(each)
-            return _number_dtype(each, _SINGLE_NUMBERS)
-        if isinstance(each, list | tuple):
-            return type(each), tuple([self._enter(inner) for inner in each])
-        if isinstance(each, dict):
-            return type(each), tuple([(name, self._enter(inner)) for name, inner in each.items()])
-        if isinstance(each, tf.__internal__.CompositeTensor) and not isinstance(each, tf.Variable):
-            self._leaves.extend(tf.nest.flatten(each, expand_composites=True))
-            return tf.type_spec_from_value(each)
-        owner = None if isinstance(each, tf.Variable) else owner_of(each)
-        if owner is not None:
-            return self._enter(tf.constant(owner.to_host(each)))
-        return id(each) if isinstance(each, tf.Variable) else _hashable(each)
-
-    def pass_numbers(self, mode: int) -> None:
-        """Decides how numbers are passed."""
-        if mode == self.mode:
-            return
-        self.mode = mode
-        if not self.numbers:
-            self.tensors, self.full_key = self._leaves, self.key
-        elif mode == _EXACT_NUMBERS:
-            self.tensors = [each for each in self._leaves if not _is_number(each)]
-            self.full_key = (self.key, tuple(map(repr, self.numbers)))  # 0.0 is not -0.0
-        else:
-            self.tensors = [
-                tf.constant(each, _number_dtype(each, mode)) if _is_number(each) else each for each in self._leaves
-            ]
-            self.full_key = (self.key, mode)
-
-    def rebuilt(self, tensors: tuple[Any, ...]) -> tuple[list[Any], dict[str, Any]]:
-        """The arguments with other tensors in place of what is passed."""
-        rest = iter(tensors)
-        nums, names = self._static
-        args = [each if i in nums else self._leave(each, rest) for i, each in enumerate(self._args)]
-        kwargs = {
-            name: self._kwargs[name] if name in names else self._leave(self._kwargs[name], rest)
-            for name in sorted(self._kwargs)
-        }
-        return args, kwargs
-
-    def _leave(self, each: Any, rest: Iterator[Any]) -> Any:
-        if isinstance(each, tf.Tensor | np.ndarray | np.generic):
-            return next(rest)
-        if isinstance(each, Variable | tf.Variable):
-            return each
-        if _is_number(each):
-            return each if self.mode == _EXACT_NUMBERS else next(rest)
-        if isinstance(each, list | tuple):
-            parts = [self._leave(inner, rest) for inner in each]
-            return type(each)(*parts) if hasattr(each, "_fields") else type(each)(parts)
-        if isinstance(each, dict):
-            return type(each)((name, self._leave(inner, rest)) for name, inner in each.items())
-        if isinstance(each, tf.__internal__.CompositeTensor):
-            parts = [next(rest) for _ in tf.nest.flatten(each, expand_composites=True)]
-            return tf.nest.pack_sequence_as(each, parts, expand_composites=True)
-        return next(rest) if owner_of(each) is not None else each
-
-
-def _is_number(value: Any) -> bool:
-    return type(value) in (float, int, complex)  # not bool, of which there are two; not NumPy's, which have a dtype
-
-
-def _number_dtype(value: Any, mode: int) -> Any:
-    if type(value) is int:
-        return tf.int32 if -(2**31) <= value < 2**31 else tf.int64
-    if type(value) is complex:
-        return tf.complex128 if mode == _DOUBLE_NUMBERS else tf.complex64
-    return tf.float64 if mode == _DOUBLE_NUMBERS else tf.float32
-
-
-def _better_for(numbers: tuple[Any, ...], mode: int, dtypes: set[str]) -> int:
-    """How numbers are passed to code that uses variables of these dtypes."""
-    if mode == _EXACT_NUMBERS:
-        return mode
-    for number in numbers:
-        if type(number) is not int:
-            mode = _DOUBLE_NUMBERS if dtypes & _DOUBLE else mode
-        elif dtypes & (_NARROW if _number_dtype(number, mode) is tf.int32 else _NARROW | {"int32"}):
-            return _EXACT_NUMBERS  # as a tensor, it would be cut to fit, and nobody could tell
-    return mode
-
-
-def _hashable(value: Any) -> Any:
-    try:
-        hash(value)
-    except TypeError:
-        raise TypeError(
-            describe(
-                "jit",
-                f"an argument of type {type(value).__name__} is neither an array, nor a nest of arrays, nor hashable",
-                hint="pass arrays, or make it an attribute or a closure of the function",
-            )
-        ) from None
-    return type(value), value
-
-
-def _emptied(out: Any, flat: list[Any]) -> Any:
-    """A result with an `_Out` in place of each tensor, which is put on a list."""
-    if isinstance(out, list | tuple):
-        parts = [_emptied(each, flat) for each in out]
-        return type(out)(*parts) if hasattr(out, "_fields") else type(out)(parts)
-    if isinstance(out, dict):
-        return type(out)((name, _emptied(each, flat)) for name, each in out.items())
-    if isinstance(out, np.ndarray):
-        out = tf.constant(out)
-    if isinstance(out, tf.__internal__.CompositeTensor) and not isinstance(out, tf.Variable):
-        return _Composite(tf.type_spec_from_value(out), _emptied(tf.nest.flatten(out, expand_composites=True), flat))
-    if not isinstance(out, tf.Tensor):
-        return out
-    flat.append(out)
-    return _Out(len(flat) - 1)
-
-
-@dataclass(frozen=True, slots=True)
-class _Composite:
-    """A tensor of several, such as a ragged one."""
-
-    spec: Any
-    parts: list[Any]
-
-
-def _filled(out: Any, flat: list[Any]) -> Any:
-    kind = type(out)
-    if kind is _Out:
-        return flat[out.index]
-    if kind is _Composite:
-        return tf.nest.pack_sequence_as(out.spec, _filled(out.parts, flat), expand_composites=True)
-    if isinstance(out, list | tuple):
-        parts = [_filled(each, flat) for each in out]
-        return kind(*parts) if hasattr(out, "_fields") else kind(parts)
-    if isinstance(out, dict):
-        return kind((name, _filled(each, flat)) for name, each in out.items())
-    return out

@@ -1,0 +1,231 @@
+"""What goes into a compiled TensorFlow function, and what comes out: nests, of which only the tensors are passed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import tensorflow as tf
+
+from .._registry import owner_of
+from .._transforms import Program
+from .._variable import Variable
+from ..errors import describe
+
+__all__ = [
+    "EXACT_NUMBERS",
+    "SINGLE_NUMBERS",
+    "Arguments",
+    "Key",
+    "Static",
+    "better_for",
+    "emptied",
+    "filled",
+    "static_of",
+]
+
+_DOUBLE = {"float64", "complex128"}
+_NARROW = {"int4", "int8", "int16", "uint4", "uint8", "uint16", "uint32", "uint64"}
+
+#: How numbers are passed: tensors of these dtypes; or as they are, part of the program.
+SINGLE_NUMBERS, _DOUBLE_NUMBERS, EXACT_NUMBERS = range(3)
+
+Key: TypeAlias = Any
+Static: TypeAlias = tuple[frozenset[int], frozenset[str]]  #: the positions and names of arguments that are not passed
+
+
+def static_of(program: Program) -> Static:
+    """The positions and names of arguments that are part of the program: each parameter by both."""
+    nums, names = set(program.static_argnums), set(program.static_argnames)
+    with suppress(TypeError, ValueError):
+        parameters = [
+            each.name
+            for each in inspect.signature(program.fn).parameters.values()
+            if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
+        ]
+        nums = {num + len(parameters) if num < 0 else num for num in nums}
+        both = {*(parameters[num] for num in nums if num < len(parameters)), *names}
+        nums |= {index for index, name in enumerate(parameters) if name in both}
+        names |= both
+    return frozenset(nums), frozenset(names)
+
+
+class Arguments:
+    """The arguments of a call: what is the same for every call of one graph, and the tensors that are passed."""
+
+    __slots__ = ("_args", "_kwargs", "_leaves", "_static", "full_key", "key", "mode", "numbers", "tensors")
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any], static: Static) -> None:
+        self._args, self._kwargs = args, kwargs
+        self._static = static
+        self._leaves: list[Any] = []
+        self.numbers: tuple[Any, ...] = ()
+        nums, names = static
+        key: list[Any] = []
+        for index, each in enumerate(args):
+            if nums and index in nums:
+                key.append(_hashable(each))
+            else:
+                key.append(self._enter(each))
+        for name in sorted(kwargs):
+            key.append(name)
+            key.append(_hashable(kwargs[name]) if name in names else self._enter(kwargs[name]))
+        self.numbers = tuple(each for each in self._leaves if _is_number(each))
+        self.key: Key = tuple(key)
+        self.mode = -1
+
+    def _enter(self, each: Any) -> Any:
+        """Puts what is passed among the leaves; returns what tells it apart."""
+        if isinstance(each, tf.Tensor):
+            self._leaves.append(each)
+            return each.dtype, tuple(each.shape)
+        if isinstance(each, Variable):
+            return "variable", each
+        if isinstance(each, np.ndarray | np.generic):
+            return self._enter(tf.constant(each))
+        if _is_number(each):
+            self._leaves.append(each)
+            return _number_dtype(each, SINGLE_NUMBERS)
+        if isinstance(each, list | tuple):
+            return type(each), tuple([self._enter(inner) for inner in each])
+        if isinstance(each, dict):
+            return type(each), tuple([(name, self._enter(inner)) for name, inner in each.items()])
+        if isinstance(each, tf.__internal__.CompositeTensor) and not isinstance(each, tf.Variable):
+            self._leaves.extend(tf.nest.flatten(each, expand_composites=True))
+            return tf.type_spec_from_value(each)
+        owner = None if isinstance(each, tf.Variable) else owner_of(each)
+        if owner is not None:
+            return self._enter(tf.constant(owner.to_host(each)))
+        return id(each) if isinstance(each, tf.Variable) else _hashable(each)
+
+    def pass_numbers(self, mode: int) -> None:
+        """Decides how numbers are passed."""
+        if mode == self.mode:
+            return
+        self.mode = mode
+        if not self.numbers:
+            self.tensors, self.full_key = self._leaves, self.key
+        elif mode == EXACT_NUMBERS:
+            self.tensors = [each for each in self._leaves if not _is_number(each)]
+            self.full_key = (self.key, tuple(map(repr, self.numbers)))  # 0.0 is not -0.0
+        else:
+            self.tensors = [
+                tf.constant(each, _number_dtype(each, mode)) if _is_number(each) else each for each in self._leaves
+            ]
+            self.full_key = (self.key, mode)
+
+    def rebuilt(self, tensors: tuple[Any, ...]) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments with other tensors in place of what is passed."""
+        rest = iter(tensors)
+        nums, names = self._static
+        args = [each if i in nums else self._leave(each, rest) for i, each in enumerate(self._args)]
+        kwargs = {
+            name: self._kwargs[name] if name in names else self._leave(self._kwargs[name], rest)
+            for name in sorted(self._kwargs)
+        }
+        return args, kwargs
+
+    def _leave(self, each: Any, rest: Iterator[Any]) -> Any:
+        if isinstance(each, tf.Tensor | np.ndarray | np.generic):
+            return next(rest)
+        if isinstance(each, Variable | tf.Variable):
+            return each
+        if _is_number(each):
+            return each if self.mode == EXACT_NUMBERS else next(rest)
+        if isinstance(each, list | tuple):
+            parts = [self._leave(inner, rest) for inner in each]
+            return type(each)(*parts) if hasattr(each, "_fields") else type(each)(parts)
+        if isinstance(each, dict):
+            return type(each)((name, self._leave(inner, rest)) for name, inner in each.items())
+        if isinstance(each, tf.__internal__.CompositeTensor):
+            parts = [next(rest) for _ in tf.nest.flatten(each, expand_composites=True)]
+            return tf.nest.pack_sequence_as(each, parts, expand_composites=True)
+        return next(rest) if owner_of(each) is not None else each
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (float, int, complex)  # not bool, of which there are two; not NumPy's, which have a dtype
+
+
+def _number_dtype(value: Any, mode: int) -> Any:
+    if type(value) is int:
+        return tf.int32 if -(2**31) <= value < 2**31 else tf.int64
+    if type(value) is complex:
+        return tf.complex128 if mode == _DOUBLE_NUMBERS else tf.complex64
+    return tf.float64 if mode == _DOUBLE_NUMBERS else tf.float32
+
+
+def better_for(numbers: tuple[Any, ...], mode: int, dtypes: set[str]) -> int:
+    """How numbers are passed to code that uses variables of these dtypes."""
+    if mode == EXACT_NUMBERS:
+        return mode
+    for number in numbers:
+        if type(number) is not int:
+            mode = _DOUBLE_NUMBERS if dtypes & _DOUBLE else mode
+        elif dtypes & (_NARROW if _number_dtype(number, mode) is tf.int32 else _NARROW | {"int32"}):
+            return EXACT_NUMBERS  # as a tensor, it would be cut to fit, and nobody could tell
+    return mode
+
+
+def _hashable(value: Any) -> Any:
+    try:
+        hash(value)
+    except TypeError:
+        raise TypeError(
+            describe(
+                "jit",
+                f"an argument of type {type(value).__name__} is neither an array, nor a nest of arrays, nor hashable",
+                hint="pass arrays, or make it an attribute or a closure of the function",
+            )
+        ) from None
+    return type(value), value
+
+
+def emptied(out: Any, flat: list[Any]) -> Any:
+    """A result with an `_Out` in place of each tensor, which is put on a list."""
+    if isinstance(out, list | tuple):
+        parts = [emptied(each, flat) for each in out]
+        return type(out)(*parts) if hasattr(out, "_fields") else type(out)(parts)
+    if isinstance(out, dict):
+        return type(out)((name, emptied(each, flat)) for name, each in out.items())
+    if isinstance(out, np.ndarray):
+        out = tf.constant(out)
+    if isinstance(out, tf.__internal__.CompositeTensor) and not isinstance(out, tf.Variable):
+        return _Composite(tf.type_spec_from_value(out), emptied(tf.nest.flatten(out, expand_composites=True), flat))
+    if not isinstance(out, tf.Tensor):
+        return out
+    flat.append(out)
+    return _Out(len(flat) - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Out:
+    """The place of a tensor in what the code returned."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Composite:
+    """A tensor of several, such as a ragged one."""
+
+    spec: Any
+    parts: list[Any]
+
+
+def filled(out: Any, flat: list[Any]) -> Any:
+    kind = type(out)
+    if kind is _Out:
+        return flat[out.index]
+    if kind is _Composite:
+        return tf.nest.pack_sequence_as(out.spec, filled(out.parts, flat), expand_composites=True)
+    if isinstance(out, list | tuple):
+        parts = [filled(each, flat) for each in out]
+        return kind(*parts) if hasattr(out, "_fields") else kind(parts)
+    if isinstance(out, dict):
+        return kind((name, filled(each, flat)) for name, each in out.items())
+    return out

@@ -1,0 +1,263 @@
+"""A compiled torch program, and how a call of it reads and writes the variables."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+
+from .._backends.torch import _UNHELD, _UNHELD_FORK, BACKEND, _use_count
+from .._calls import Call
+from .._variable import Variable
+from ..errors import describe
+from .torch_arguments import Slot, built
+from .torch_nodes import is_plain
+
+__all__ = ["MISS", "Graph"]
+
+Tensor = torch.Tensor
+
+MISS: Final = object()  #: what a call returns that must be made in another way
+
+_set_grad_enabled = torch._C._set_grad_enabled
+_is_grad_enabled = torch.is_grad_enabled
+
+
+class Graph:
+    """The program for one signature of the arguments and one set of shapes, dtypes and devices of the variables."""
+
+    __slots__ = (
+        "_call",
+        "_compiled",
+        "_detached",
+        "_locks",
+        "_plan",
+        "_ran",
+        "_releases",
+        "_targets",
+        "copies",
+        "extra",
+        "in_place",
+        "kinds",
+        "lean",
+        "module",
+        "out",
+        "outs",
+        "reshapes",
+        "shapes",
+        "variables",
+        "written",
+    )
+
+    def __init__(self, variables: list[Variable], values: list[Any]) -> None:
+        self.variables = variables
+        self.shapes = [None if value is None else BACKEND.shape(value) for value in values]
+        self.kinds = [_kind(value) for value in values]
+        self.module: Any = None
+        self.written: list[bool] = []  # by the graph, in place of its input
+        self.extra: list[Variable] = []  # whose new values it returns: they have another shape, or had none
+        self.out: Any = None
+        self.copies = 0  # how many inputs it writes
+        self.outs = 0  # how many tensors of what it returns are the function's
+        self.in_place = False  # it writes its inputs; else it returns the new values
+        self.lean = False
+        self.reshapes = False
+        self._call: Callable[..., Any] | None = None
+        self._detached: list[int] = []
+        self._ran = False
+        self._compiled: Callable[..., Any] | None = None
+        self._plan: list[tuple[Any, Variable, Any, Any, bool]] = []
+        self._targets: list[Variable] = []
+        self._releases: list[Any] = []
+        self._locks: list[Any] = []
+
+    def finish(self) -> None:
+        """Once all is known."""
+        self.in_place = not self.extra and None not in self.shapes
+        self.lean = not self.reshapes and None not in self.shapes
+        self._locks = [variable._lock for variable in self.variables]
+        self._releases = [lock.release for lock in self._locks]
+        acquires = [lock.acquire for lock in self._locks]
+        self._plan = list(zip(acquires, self.variables, self.shapes, self.kinds, self.written, strict=True))
+        self._targets = [each for each, writes in zip(self.variables, self.written, strict=True) if writes] + self.extra
+
+    # -- running ------------------------------------------------------------------------------------------------
+
+    def run(self, tensors: list[Tensor]) -> Any:
+        """A call outside of any scope, in place, with the locks held; `MISS` if that cannot be.
+
+        One function, since each call of Python's takes 0.1 us of the 10 that a small program takes.
+        """
+        call = self._call
+        if call is None or not self.lean:
+            return MISS
+        values: list[Tensor] = []
+        news: list[tuple[Variable, Tensor]] = []
+        began = watched = False
+        grad = _is_grad_enabled()
+        try:
+            for acquire, variable, shape, kind, writes in self._plan:
+                acquire()
+                handle = variable._handle
+                if variable._holder is not None or handle is None or variable._shape != shape:
+                    raise _Missed  # noqa: TRY301  # as Ctrl-C would, for the same end
+                if handle.shared:
+                    if not handle.exclusive() and writes:  # which looks whether its storage was replaced
+                        handle.replace(handle.tensor.clone())
+                    if handle.tensor.shape != shape or _kind(handle.tensor) != kind:
+                        raise _Missed  # noqa: TRY301  # as Ctrl-C would, for the same end
+                elif writes and _use_count(handle.address) != _UNHELD:
+                    handle.replace(handle.tensor.clone())
+                tensor = handle.tensor
+                if not tensor.is_contiguous():  # as the program takes it to be
+                    raise _Missed  # noqa: TRY301  # as Ctrl-C would, for the same end
+                values.append(tensor)
+            if grad:
+                _set_grad_enabled(False)
+            began = self.in_place
+            found = call(*values, *tensors)
+            if self._detached:
+                found = self._apart(found)
+            if not self.in_place:
+                news.extend(zip(self.extra, found[self.outs :], strict=True))
+                _store(news)
+            for variable in self._targets:
+                variable._version += 1
+                if (handle := variable._handle).shared:
+                    handle.seen = handle.parameter._version
+                if variable._watchers is not None:
+                    variable._watchers.record(variable._version)
+                    watched = True
+            began = False
+            if grad:
+                _set_grad_enabled(True)
+            for release in self._releases:
+                release()
+        except BaseException as error:
+            # No call that Python runs stands before this loop: Ctrl-C comes where one begins.
+            interrupt: KeyboardInterrupt | None = None
+            while True:
+                try:
+                    if grad:
+                        _set_grad_enabled(True)
+                    if news:  # there is no way back, and the way on cannot fail
+                        _store(news)
+                    if began:  # what it may have written by now has a number of its own
+                        began = False
+                        for variable in self._targets:
+                            variable._version += 1
+                    for lock in self._locks:
+                        if lock._is_owned():
+                            lock.release()
+                    break
+                except KeyboardInterrupt as another:
+                    interrupt = another
+            if interrupt is not None:
+                raise interrupt from None
+            if type(error) is _Missed:
+                return MISS
+            raise
+        if watched:
+            for variable in self._targets:
+                variable._deliver()
+        return self._result(found)
+
+    def run_carefully(self, tensors: list[Tensor]) -> Any:
+        """A call that may wait, takes part in a transaction, and keeps the old values until it has ended."""
+        with Call("jit", self.variables) as call:
+            inputs, news = [], []
+            for _, variable, shape, kind, writes in self._plan:
+                value = call.read(variable)
+                if (None if value is None else BACKEND.shape(value)) != shape or _kind(value) != kind:
+                    return MISS
+                if value is None:
+                    continue
+                value = value.detach().contiguous()
+                if writes:
+                    value = value.clone()
+                    news.append((variable, value))
+                inputs.append(value)
+            if self._call is None:
+                found = self._first(inputs, tensors)
+            else:
+                with torch.no_grad():
+                    found = self._call(*inputs, *tensors)
+            found = self._apart(found)
+            call.keep([*news, *zip(self.extra, found[self.outs :], strict=True)])
+        return self._result(found)
+
+    def _apart(self, found: Any) -> list[Tensor]:
+        """What came out, and never the very tensor of a variable: the next write would not find that it is held."""
+        found = list(found)
+        for index in self._detached:
+            found[index] = found[index].detach()
+        return found  # type: ignore[no-any-return]
+
+    def _result(self, found: Any) -> Any:
+        out = self.out
+        return found[out.index] if type(out) is Slot else None if out is None else built(out, found)
+
+    # -- compiling ------------------------------------------------------------------------------------------------
+
+    def compile(self, inputs: list[Tensor], tensors: list[Tensor]) -> None:
+        """Has Inductor compile it. The first call runs the graph as it was traced if that was not done before."""
+        self._compiled = _compiled(self.module, [*inputs, *tensors])
+
+    def _first(self, inputs: list[Tensor], tensors: list[Tensor]) -> Any:
+        """The first calls, which see what comes out as it went in."""
+        if self._compiled is None and self._ran:
+            self.compile(inputs, tensors)
+        self._ran = True
+        given = [*inputs, *tensors]
+        with torch.no_grad():
+            found = (self._compiled or self.module)(*given)
+        known = {id(each) for each in [*given, *found[self.outs :]]}  # Inductor returns one tensor for equal results
+        self._detached = [i for i in range(self.outs) if id(found[i]) in known]
+        self._call = self._compiled
+        return found
+
+
+class _Missed(Exception):  # noqa: N818  # no error: the call goes the other way
+    pass
+
+
+def _kind(tensor: Tensor | None) -> Any:
+    return None if tensor is None else (tensor.dtype, tensor.device)
+
+
+def _store(news: list[tuple[Variable, Tensor]]) -> None:
+    """Gives variables new memory. The locks are taken; begun again, it goes on."""
+    while news:
+        variable, fresh = news[-1]
+        storage = fresh.untyped_storage()
+        if _use_count(storage._cdata) != _UNHELD_FORK or not fresh.is_contiguous() or storage.nbytes() != fresh.nbytes:
+            fresh = fresh.clone(memory_format=torch.contiguous_format)  # somebody else has it too
+        variable._handle.replace(fresh)
+        news.pop()
+
+
+def _compiled(module: Any, inputs: list[Tensor]) -> Callable[..., Any]:
+    import torch._dynamo.config  # noqa: PLC0415  # a second
+    import torch._inductor.config  # noqa: PLC0415  # only compiled functions need it
+
+    if torch._dynamo.config.disable:  # TORCH_COMPILE_DISABLE=1
+        call: Callable[..., Any] = module
+        return call
+    try:
+        # The inputs have been looked at. To be looked at again would take as long as a small program does.
+        checks = torch._inductor.config.patch(size_asserts=not all(is_plain(node) for node in module.graph.nodes))
+        with torch.no_grad(), checks, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            call = torch._inductor.compile(module, [*inputs])
+    except Exception as error:
+        if "compiler" not in f"{type(error).__name__} {error}".lower():
+            raise
+        warnings.warn(
+            describe("jit", f"torch cannot compile here, so the program runs as it was traced: {error}"),
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return module  # type: ignore[no-any-return]
+    return call
