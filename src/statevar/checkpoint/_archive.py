@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import mmap
 import os
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -13,157 +12,25 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar
 
-import numpy as np
-import xxhash
-
 from .._backend import HostArray
 from .._collect import Paths
 from ..errors import CheckpointError, CheckpointNotFoundError, describe
 from . import _files
-from ._format import DIGITS, FORMAT, Entry, Header, decode, header_length, parse_json, refuse
+from ._format import Entry, parse_json, refuse
 from ._index import Index, decode_index, is_index
-from ._values import PARTIAL, Saved, fresh_bytes, from_tensor, of_tensor, parsed
-from ._writing import rest_of
+from ._part import Part, neighbours, read_bytes
+from ._values import PARTIAL, Saved, fresh_bytes, from_tensor
 
-__all__ = ["INDEX", "Checkpoint", "aliases_of", "followed", "index_at", "is_whole", "open_checkpoint"]
+__all__ = ["INDEX", "Checkpoint", "aliases_of", "followed", "index_at", "open_checkpoint"]
 
 _Result = TypeVar("_Result")
 
 INDEX = "index.json"  #: of a checkpoint that is a folder
 
 _CHUNK = 8 << 20  # bytes that a thread reads before it asks for more
-_PIECE = 1 << 20  # bytes that are read at once, and are hashed while they are in the cache
-_BUFFERS = 512
 _READERS = min(4, os.cpu_count() or 1)
 _ATTEMPTS = 10  # to open files that another process replaces meanwhile
 _LONGEST_INDEX = 100_000_000
-
-
-class _Part:
-    """One file of tensors, open."""
-
-    def __init__(self, path: Path, expected: str | None) -> None:
-        self.path = path
-        self.file = _files.open_file(path)
-        try:
-            self.total = _files.size(self.file)
-            beginning = _read(self.file, min(8, self.total), 0, path)
-            length = header_length(beginning, self.total, path)
-            header = decode(beginning + _read(self.file, length, 8, path), self.total, path)
-            if expected is not None and header.digest != expected:
-                refuse("load", "the file belongs to another save than the index", path)
-            self.begin, self.digest, self.texts = header.begin, header.digest, header.metadata
-            self.entries = header.entries
-            self.checksums = _checksums(header, path)
-            self.variables = _variables(header, path)
-        except BaseException:
-            _files.close(self.file)
-            raise
-
-    def fill(self, arrays: Sequence[HostArray], entries: Sequence[Entry]) -> list[CheckpointError | None]:
-        """Reads the bytes of tensors that lie one after the other, and checks them; an error for each damaged one."""
-        views = [memoryview(array) for array in arrays]  # type: ignore[arg-type]  # NumPy's stubs omit Buffer for 3.11
-        errors: list[CheckpointError | None] = []
-        for batch in _neighbours(entries, _PIECE):
-            mine = views[len(errors) : len(errors) + len(batch)]
-            if len(batch) > 1:
-                _read_into(self.file, [view for view in mine if len(view)], self.begin + batch[0].start, self.path)
-                digests = [xxhash.xxh3_128(view).hexdigest() for view in mine]
-            else:
-                digests = [self._digest_of(batch[0], _pieces(mine[0]))]
-            errors += map(self._error, batch, digests)
-        return errors
-
-    def check(self, entries: Iterable[Entry]) -> list[CheckpointError | None]:
-        """As `fill`, with no more memory than a piece, and nothing kept."""
-        buffer = memoryview(bytearray(_PIECE))
-        errors = []
-        for entry in entries:
-            pieces = (buffer[: entry.nbytes - start] for start in range(0, entry.nbytes, _PIECE))
-            errors.append(self._error(entry, self._digest_of(entry, pieces)))
-        return errors
-
-    def is_whole(self) -> bool:
-        """Whether each tensor has the checksum that it was saved with."""
-        return len(self.checksums) == len(self.entries) and not any(self.check(self.entries.values()))
-
-    def _digest_of(self, entry: Entry, pieces: Iterable[memoryview]) -> str:
-        """Of a tensor, which is read to pieces of memory, one after the other."""
-        digest = xxhash.xxh3_128()
-        offset = self.begin + entry.start
-        for piece in pieces:  # is hashed while it is in the cache
-            _read_into(self.file, [piece], offset, self.path)
-            digest.update(piece)
-            offset += len(piece)
-        return digest.hexdigest()
-
-    def _error(self, entry: Entry, digest: str) -> CheckpointError | None:
-        if self.checksums.get(entry.name, digest) == digest:
-            return None
-        where = f"{self.path}: {entry.name}"
-        return CheckpointError(describe("load", "the tensor is damaged: its checksum does not fit", where))
-
-    def mapped(self, entry: Entry) -> HostArray:
-        """The bytes of a tensor as they lie in the file, not checked."""
-        if not entry.nbytes:
-            return fresh_bytes(0)
-        if _files.size(self.file) < self.total:
-            refuse("load", f"the file was cut short: it had {self.total} bytes", self.path)
-        memory = mmap.mmap(self.file, 0, access=mmap.ACCESS_READ)
-        return np.frombuffer(memory, np.uint8, entry.nbytes, self.begin + entry.start)
-
-
-def _pieces(memory: memoryview) -> Iterator[memoryview]:
-    return (memory[start : start + _PIECE] for start in range(0, len(memory), _PIECE))
-
-
-def is_whole(path: Path, digest: str) -> bool:
-    """Whether a file of tensors is there, is the one that has this checksum, and is not damaged."""
-    try:
-        part = _Part(path, digest)
-        try:
-            return part.is_whole()
-        finally:
-            _files.close(part.file)
-    except (CheckpointError, OSError):
-        return False
-
-
-def _checksums(header: Header, path: Path) -> dict[str, str]:
-    if header.digest is None:
-        return {}
-    text = header.metadata.pop("statevar.checksums", "")
-    if header.metadata.pop("statevar.format", "") != FORMAT:
-        refuse("load", "the file was written by a newer statevar", path, "update statevar")
-    if len(text) != DIGITS * len(header.entries):
-        refuse("load", "the file has not one checksum for each tensor", path)
-    return {name: text[DIGITS * i : DIGITS * (i + 1)] for i, name in enumerate(header.entries)}
-
-
-def _variables(header: Header, path: Path) -> dict[str, Saved]:
-    entries = header.entries
-    backend = header.metadata.pop("statevar.backend", "numpy")
-    said = parse_json(header.metadata.pop("statevar.variables", "{}").encode(), path)
-    variables = {
-        name: parsed(name, said.pop(name), entry, backend, path) if name in said else of_tensor(entry, backend)
-        for name, entry in entries.items()
-    }
-    return variables | {name: parsed(name, value, None, backend, path) for name, value in said.items()}
-
-
-def _read(file: int, count: int, offset: int, path: Path) -> bytes:
-    memory = bytearray(count)
-    _read_into(file, [memoryview(memory)], offset, path)
-    return bytes(memory)
-
-
-def _read_into(file: int, buffers: list[memoryview], offset: int, path: Path) -> None:
-    while buffers and len(buffers[-1]):
-        count = _files.read(file, buffers, offset)
-        if count <= 0:
-            refuse("load", f"the file ends at byte {offset}, where more should come", path)
-        offset += count
-        buffers = rest_of(buffers, count)
 
 
 class Checkpoint(Mapping[str, HostArray]):
@@ -183,7 +50,7 @@ class Checkpoint(Mapping[str, HostArray]):
     ['w', 'steps'] [1. 2.] int32
     """
 
-    def __init__(self, path: Path, parts: list[_Part], texts: dict[str, str], *, mapped: bool) -> None:
+    def __init__(self, path: Path, parts: list[Part], texts: dict[str, str], *, mapped: bool) -> None:
         self.path = path
         self._parts = parts
         self._mapped = mapped
@@ -243,7 +110,7 @@ class Checkpoint(Mapping[str, HostArray]):
     def arrays(self, names: Iterable[str]) -> dict[str, HostArray | CheckpointError]:
         """The array of each path that has one; in place of a damaged one, the error."""
 
-        def read(part: _Part, entries: Sequence[Entry]) -> list[HostArray | CheckpointError]:
+        def read(part: Part, entries: Sequence[Entry]) -> list[HostArray | CheckpointError]:
             memory = [fresh_bytes(entry.nbytes) for entry in entries]
             errors = part.fill(memory, entries)
             return [
@@ -255,30 +122,30 @@ class Checkpoint(Mapping[str, HostArray]):
 
     def damage(self) -> dict[str, CheckpointError]:
         """What is wrong with each tensor that is damaged, by path. Reads all, and keeps nothing."""
-        found: dict[str, Any] = self._in_threads(_Part.check, self)
+        found: dict[str, Any] = self._in_threads(Part.check, self)
         for name in self:
             if found[name] is None and self.variables[name].dtype in PARTIAL:
                 found[name] = self.arrays([name])[name]
         return {name: error for name, error in found.items() if isinstance(error, CheckpointError)}
 
-    def _array(self, part: _Part, entry: Entry, raw: HostArray) -> HostArray | CheckpointError:
+    def _array(self, part: Part, entry: Entry, raw: HostArray) -> HostArray | CheckpointError:
         try:
             return from_tensor(raw, self.variables[entry.name], f"{part.path}: {entry.name}")
         except CheckpointError as error:
             return error
 
     def _in_threads(
-        self, read: Callable[[_Part, list[Entry]], list[_Result]], names: Iterable[str]
+        self, read: Callable[[Part, list[Entry]], list[_Result]], names: Iterable[str]
     ) -> dict[str, _Result | CheckpointError]:
         """What ``read`` returns of neighbours in a file, by path: one thread hashes while another one reads."""
-        wanted = set(names)
-        groups = [
-            (part, group)
-            for part in self._parts
-            for group in _neighbours((entry for name, entry in part.entries.items() if name in wanted), _CHUNK)
-        ]
+        wanted: dict[Part, list[Entry]] = {}
+        for name in names:
+            part = self._part_of[name]
+            if (entry := part.entries.get(name)) is not None:
+                wanted.setdefault(part, []).append(entry)
+        groups = [(part, group) for part, entries in wanted.items() for group in neighbours(entries, _CHUNK)]
 
-        def attempt(job: tuple[_Part, list[Entry]]) -> Sequence[_Result | CheckpointError]:
+        def attempt(job: tuple[Part, list[Entry]]) -> Sequence[_Result | CheckpointError]:
             part, group = job
             try:
                 with _files.storing("load", part.path):
@@ -286,12 +153,16 @@ class Checkpoint(Mapping[str, HostArray]):
             except CheckpointError as error:  # the file is too short
                 return [error] * len(group)
 
-        with ThreadPoolExecutor(max(1, min(_READERS, len(groups)))) as pool:
-            return {
-                entry.name: result
-                for (_, group), results in zip(groups, pool.map(attempt, groups), strict=True)
-                for entry, result in zip(group, results, strict=True)
-            }
+        if len(groups) < 2:  # a thread takes longer than a small array
+            found = [attempt(job) for job in groups]
+        else:
+            with ThreadPoolExecutor(min(_READERS, len(groups))) as pool:
+                found = list(pool.map(attempt, groups))
+        return {
+            entry.name: result
+            for (_, group), results in zip(groups, found, strict=True)
+            for entry, result in zip(group, results, strict=True)
+        }
 
     def checksum(self, path: str) -> str | None:
         """Of the bytes of a tensor; None if it has no value, or somebody else wrote the file."""
@@ -318,19 +189,6 @@ class Checkpoint(Mapping[str, HostArray]):
 
     def __repr__(self) -> str:
         return f"<Checkpoint of {len(self.variables)} variables at {str(self.path)!r}>"
-
-
-def _neighbours(entries: Iterable[Entry], limit: int) -> Iterator[list[Entry]]:
-    """Groups of tensors that lie one after the other, to be read at once; a large one is alone."""
-    group: list[Entry] = []
-    for entry in sorted(entries, key=lambda each: (each.start, each.stop)):
-        adjoins = group and group[-1].stop == entry.start and len(group) < _BUFFERS
-        if group and not (adjoins and entry.stop - group[0].start <= limit):
-            yield group
-            group = []
-        group.append(entry)
-    if group:
-        yield group
 
 
 def followed(path: str, aliases: Mapping[str, str]) -> str:
@@ -410,14 +268,14 @@ def open_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:
 
 def _opened(path: Path, place: Path, mapped: bool) -> Checkpoint:
     index = index_at(place)
-    parts: list[_Part] = []
+    parts: list[Part] = []
     try:
         if index is None:
-            parts.append(_Part(place, None))
+            parts.append(Part(place, None))
             return Checkpoint(path, parts, parts[0].texts, mapped=mapped)
         for name, digest in index.files.items():
             try:
-                parts.append(_Part(place.parent / name, digest))
+                parts.append(Part(place.parent / name, digest))
             except FileNotFoundError as error:
                 raise CheckpointError(describe("load", f"the file {name} is missing", str(path))) from error
         _check_map(index, parts, path)
@@ -431,16 +289,16 @@ def index_at(place: Path) -> Index | None:
     file = _files.open_file(place)
     try:
         total = _files.size(file)
-        if not is_index(_read(file, min(8, total), 0, place)):
+        if not is_index(read_bytes(file, min(8, total), 0, place)):
             return None
         if total > _LONGEST_INDEX:
             refuse("load", f"the index has {total} bytes, too many", place)
-        return decode_index(_read(file, total, 0, place), place)
+        return decode_index(read_bytes(file, total, 0, place), place)
     finally:
         _files.close(file)
 
 
-def _check_map(index: Index, parts: list[_Part], path: Path) -> None:
+def _check_map(index: Index, parts: list[Part], path: Path) -> None:
     found = {name: part.path.name for part in parts for name in part.entries}
     if found != index.tensors or sum(len(part.variables) for part in parts) != len(
         {name for part in parts for name in part.variables}

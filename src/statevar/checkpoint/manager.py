@@ -20,9 +20,10 @@ from .._collect import Paths, paths_in
 from ..errors import CheckpointError, CheckpointMismatchError, ConflictError, describe
 from ..snapshots import Snapshot, snapshot
 from . import _files
-from ._archive import INDEX, is_whole, open_checkpoint
+from ._archive import INDEX, open_checkpoint
 from ._format import digest_of
 from ._matching import LoadReport
+from ._part import is_whole
 from ._steps import StepFolder
 from ._writing import Item, Written, write_all, write_tensors
 from .loading import load
