@@ -12,13 +12,11 @@ from ._inside import SEQUENCES, SETS, Attribute, Container, Inside, Insides, Uno
 from ._variable import Variable
 from .errors import NameScopeError, describe
 
-__all__ = ["Container", "Paths", "found_in", "named_in", "paths_in", "slots_of", "variables_in"]
+__all__ = ["Container", "Paths", "followed", "found_in", "named_in", "paths_in", "slots_of", "variables_in"]
 
 _Kind = TypeVar("_Kind")
 
 _VARIABLES = {Variable}
-#: How many steps are gone into containers that stand again, and how many more for each thing there is.
-_ALIASES, _ALIASES_EACH = 10_000, 4
 
 
 @dataclass(frozen=True)
@@ -29,38 +27,42 @@ class Paths:
     In keys, ``~`` is written ``~0`` and ``/`` is written ``~1``, as in JSON pointers (RFC 6901). So no two places have
     one path.
 
-    What is reached again has the first path in `variables`, and further ones in `aliases`. Containers that share parts
-    many times over can have more paths than a memory holds: forty lists that hold the next one twice have 2**40. So
-    `aliases` has each place where a variable itself stands again; for each place where a container stands again, what
-    it holds, up to an equal share of 10,000 steps and 4 for each thing there is; and none that leads in a circle.
-    `find` knows all paths.
-
     Attributes:
         variables: by the first path.
-        aliases: the first path, by any further one.
-        shared: for each place where a container with variables stands again, the place where it stood first; empty for
-            the object itself.
+        aliases: for each place where a variable, or a container with variables, stands again: the place where it stood
+            first, empty for the object itself. So all further paths are known, however many they are: forty lists that
+            hold the next one twice have 2**40.
 
     >>> import statevar as sv
     >>> dense = {"kernel": sv.Variable([[1.0]]), "bias": sv.Variable([0.0])}
     >>> paths = paths_in("paths", {"first": dense, "again": dense})
-    >>> list(paths.variables), paths.shared
+    >>> list(paths.variables), paths.aliases
     (['first/kernel', 'first/bias'], {'again': 'first'})
-    >>> paths.aliases
-    {'again/kernel': 'first/kernel', 'again/bias': 'first/bias'}
+    >>> paths.find("again/bias") is dense["bias"]
+    True
     """
 
     variables: dict[str, Variable] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
-    shared: dict[str, str] = field(default_factory=dict)
 
     def find(self, path: str) -> Variable | None:
         """The variable to which a path leads, the first one or any other; None if there is none."""
-        place = ""
-        for segment in path.split("/"):
-            place = f"{place}/{segment}" if place else segment
-            place = self.shared.get(place, place)
-        return self.variables.get(self.aliases.get(place, place))
+        return self.variables.get(followed(path, self.aliases))
+
+
+def followed(path: str, aliases: Mapping[str, str]) -> str:
+    """The first path of what a path leads to.
+
+    >>> followed("again/kernel", {"again": "first"})
+    'first/kernel'
+    """
+    if not aliases:
+        return path
+    place = ""
+    for segment in path.split("/"):
+        place = f"{place}/{segment}" if place else segment
+        place = aliases.get(place, place)
+    return place
 
 
 def variables_in(operation: str, targets: Iterable[Any]) -> list[Variable]:
@@ -101,7 +103,7 @@ def paths_in(operation: str, target: Any) -> Paths:
     variables, names = _named(operation, target, Variable)
     if not variables:
         _check_empty(operation, target)
-    return Paths(variables, *names.further(variables.values()))
+    return Paths(variables, names.aliases(variables.values()))
 
 
 def named_in(operation: str, target: Any, kind: type[_Kind]) -> dict[str, _Kind]:
@@ -148,10 +150,10 @@ def _named(operation: str, target: Any, kind: type[_Kind]) -> tuple[dict[str, _K
     names = _Names(target)
     places, paths = names.places, names.paths
     found: dict[str, _Kind] = {}
-    for holder, key, each in steps(target, names.met, names.inside, names.around):
+    for holder, key, each in steps(target, names.met, names.inside):
         # No calls for each variable: who saves a checkpoint waits for this.
         if (which := id(each)) in places:
-            names.note_again(holder, key, which)
+            names.again.append((holder, key, which))
             continue
         places[which] = (holder, key, each)
         if isinstance(each, kind):
@@ -169,13 +171,12 @@ class _Names:
 
     def __init__(self, target: Any) -> None:
         self.met: dict[int, Any] = {}
-        self.around: set[int] = set()
         self._insides = Insides()
         # The holder, the key in it, and the thing, which is kept: no id comes again.
         self.places: dict[int, tuple[int, Any, Any]] = {id(target): (id(target), "", target)}
         self.paths = {id(target): ""}
-        #: What was met again, in the same way; and whether it holds its holder.
-        self._again: list[tuple[int, Any, int, bool]] = []
+        #: What was met again: the holder, the key, and which it is.
+        self.again: list[tuple[int, Any, int]] = []
         #: What cannot be named: the holder, the key, and the thing.
         self._aside: list[tuple[int, Any, Any]] = []
 
@@ -198,10 +199,6 @@ class _Names:
             self._aside.append((id(each), _Twice(segment), named.pop(segment)))
         return named
 
-    def note_again(self, holder: int, key: Any, which: int) -> None:
-        """Notes a step to what was met before."""
-        self._again.append((holder, key, which, which in self.around))
-
     def path(self, holder: int, key: Any) -> str:
         """The path of what a thing has at a key."""
         return _joined(self.path_to(holder), key)
@@ -215,39 +212,22 @@ class _Names:
         path = self.paths[which] = "/".join(([known] if known else []) + keys[::-1])
         return path
 
-    def further(self, variables: Iterable[Variable]) -> tuple[dict[str, str], dict[str, str]]:
-        """`Paths.aliases` and `Paths.shared`."""
-        if not self._again:
-            return {}, {}
+    def aliases(self, variables: Iterable[Variable]) -> dict[str, str]:
+        """`Paths.aliases`."""
+        if not self.again:
+            return {}
         reach = self._reach(variables)
-        again = [step for step in self._again if step[2] in reach]
-        ours = set(map(id, variables))
-        holders = {holder for holder, _, _, _ in again}
+        again = [step for step in self.again if step[2] in reach]
+        holders = {holder for holder, _, _ in again}
         for which in self.places:  # from above: each path has the one before to build on
             if which in holders:
                 self.path_to(which)
-        aliases = {self.path(holder, key): self.path_to(which) for holder, key, which, _ in again if which in ours}
-        shared = {self.path(holder, key): self.path_to(which) for holder, key, which, _ in again if which not in ours}
-        links = [
-            (self.path(holder, key), which) for holder, key, which, back in again if which not in ours and not back
-        ]
-        onward = self._onward(reach) if links else {}
-        left = _ALIASES + _ALIASES_EACH * len(self.places)
-        for n, link in enumerate(links):
-            share = left // (len(links) - n)
-            todo = [link]
-            while todo and share:  # the steps that do not lead back make no circle
-                path, which = todo.pop()
-                share, left = share - 1, left - 1
-                if which in ours:
-                    aliases[path] = self.path_to(which)
-                todo.extend((_joined(path, key), inner) for key, inner in reversed(onward[which][:share]))
-        return aliases, shared
+        return {self.path(holder, key): self.path_to(which) for holder, key, which in again}
 
     def _reach(self, variables: Iterable[Variable]) -> set[int]:
         """From where a step or more lead to a variable."""
         holders: dict[int, list[int]] = {}
-        for holder, _, which, _ in self._again:
+        for holder, _, which in self.again:
             holders.setdefault(which, []).append(holder)
         reach = set(map(id, variables))
         todo = list(reach) if holders else []
@@ -258,22 +238,11 @@ class _Names:
             todo.extend(above)
         return reach
 
-    def _onward(self, reach: set[int]) -> dict[int, list[tuple[Any, int]]]:
-        """The steps on from each thing: keys, and where they lead. Without those that lead back to what is around."""
-        steps: dict[int, list[tuple[Any, int]]] = {which: [] for which in reach}
-        for which, (holder, key, _) in self.places.items():
-            if which in reach and holder != which:
-                steps[holder].append((key, which))
-        for holder, key, which, back in self._again:
-            if which in reach and not back:
-                steps[holder].append((key, which))
-        return steps
-
     def check(self, operation: str, found: dict[str, Any], kind: type) -> None:
         """Raises NameScopeError if something of the kind was put aside, and has no path anywhere else."""
         named = set(map(id, found.values())) if self._aside else set()
         for holder, key, each in self._aside:
-            inside = (one for _, _, one in steps(each, self.met, self._insides, set()))
+            inside = (one for _, _, one in steps(each, self.met, self._insides))
             for one in (each, *inside):
                 if isinstance(one, kind) and id(one) not in named:
                     raise NameScopeError(

@@ -55,18 +55,16 @@ def walk(target: Any) -> Iterator[Any]:
             stack.extend(reversed(held.values() if isinstance(held, dict) else held))
 
 
-def steps(target: Any, met: dict[int, Any], inside: Opener, around: set[int]) -> Iterator[tuple[int, Any, Any]]:
+def steps(target: Any, met: dict[int, Any], inside: Opener) -> Iterator[tuple[int, Any, Any]]:
     """(id of the holder, key, what it holds), in the order of `walk`. What is met again comes again.
 
     Args:
         met: what was entered, by id; it grows.
-        around: the ids of what holds the thing, and of what holds that, and so on, at each step.
     """
     if id(target) in met or (held := inside(target)) is None:
         return
     met[id(target)] = target
     frames = [(id(target), _items(held))]
-    around.add(id(target))
     while frames:
         holder, rest = frames[-1]
         for key, each in rest:
@@ -76,11 +74,9 @@ def steps(target: Any, met: dict[int, Any], inside: Opener, around: set[int]) ->
                 met[entered] = each
                 yield holder, key, each
                 frames.append((entered, _items(held)))
-                around.add(entered)
                 break
         else:
             frames.pop()
-            around.remove(holder)
 
 
 def _items(held: Inside) -> Iterator[tuple[Any, Any]]:

@@ -13,7 +13,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar
 
 from .._backend import HostArray
-from .._collect import Paths
+from .._collect import followed
 from ..errors import CheckpointError, CheckpointNotFoundError, describe
 from . import _files
 from ._format import Entry, parse_json, refuse
@@ -21,7 +21,7 @@ from ._index import Index, decode_index, is_index
 from ._part import Part, neighbours, read_bytes
 from ._values import PARTIAL, Saved, fresh_bytes, from_tensor
 
-__all__ = ["INDEX", "Checkpoint", "aliases_of", "followed", "index_at", "open_checkpoint"]
+__all__ = ["INDEX", "Checkpoint", "index_at", "open_checkpoint"]
 
 _Result = TypeVar("_Result")
 
@@ -189,27 +189,6 @@ class Checkpoint(Mapping[str, HostArray]):
 
     def __repr__(self) -> str:
         return f"<Checkpoint of {len(self.variables)} variables at {str(self.path)!r}>"
-
-
-def followed(path: str, aliases: Mapping[str, str]) -> str:
-    """The first path of what a path leads to.
-
-    >>> followed("again/kernel", {"again": "first"})
-    'first/kernel'
-    """
-    if not aliases:
-        return path
-    place = ""
-    for segment in path.split("/"):
-        place = f"{place}/{segment}" if place else segment
-        place = aliases.get(place, place)
-    return place
-
-
-def aliases_of(found: Paths) -> dict[str, str]:
-    """All further paths, in short: of a container that stands again, its own place and not those of what it holds."""
-    shared = found.shared
-    return shared | {alias: first for alias, first in found.aliases.items() if followed(alias, shared) != first}
 
 
 def _texts(texts: dict[str, str], key: str, path: Path) -> dict[str, str]:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
-from .._collect import Paths
+from .._collect import Paths, followed
 from .._shapes import fits
 from .._variable import Variable
 from ..errors import CheckpointMismatchError, describe
-from ._archive import Checkpoint, aliases_of, followed
+from ._archive import Checkpoint
 from ._pending import Pending
 
 __all__ = ["LoadReport", "Offer", "Rename", "matched", "offered", "patterns", "problem_of"]
@@ -112,12 +112,11 @@ def matched(
     report = LoadReport()
     first = {path: offer.find(path) for path in found.variables}
     more: dict[str, list[str]] = {}  # where the file has several that are one here
-    aliases = aliases_of(found)
     taken = set(first.values())
     for path, source in offer.sources.items():
         if source in taken:
             continue
-        here = followed(path, aliases)
+        here = followed(path, found.aliases)
         if here in first:
             more.setdefault(here, []).append(source)
         elif wanted(path):

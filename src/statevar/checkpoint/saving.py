@@ -18,7 +18,7 @@ from .._dtypes import HOST
 from ..errors import CheckpointError, NameScopeError, StorageError, TraceError, describe
 from ..snapshots import Snapshot, snapshot
 from . import _files
-from ._archive import aliases_of, index_at
+from ._archive import index_at
 from ._format import FORMAT, parse_json
 from ._index import encode_index
 from ._values import Saved
@@ -153,8 +153,8 @@ def _named_by(target: Path) -> Collection[str]:
 def texts_of(found: Paths, metadata: Mapping[str, Any] | None) -> dict[str, str]:
     """The metadata of a whole save."""
     texts = {}
-    if aliases := aliases_of(found):
-        texts["statevar.aliases"] = json.dumps(aliases, ensure_ascii=False)
+    if found.aliases:
+        texts["statevar.aliases"] = json.dumps(found.aliases, ensure_ascii=False)
     if metadata:
         if not isinstance(metadata, Mapping):
             raise TypeError(describe("save", f"expected a mapping as metadata, got {type(metadata).__name__}"))
@@ -186,7 +186,7 @@ def json_of(what: str, value: dict[str, Any]) -> str:
 
 def items_of(found: Paths, cut: Snapshot) -> list[Item]:
     """The variables, as they are in a snapshot of them."""
-    for path in (*found.variables, *found.aliases, *found.shared):
+    for path in (*found.variables, *found.aliases):
         _check_path(path)
     items = []
     for (path, variable), value, declared in zip(found.variables.items(), cut._values, cut._declared, strict=True):
