@@ -185,3 +185,41 @@ def test_ctrl_c_leaves_no_lock(monkeypatch: pytest.MonkeyPatch) -> None:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
     assert caught > 10
+
+
+#: The main thread forks while another one loads what is loaded when it is first used.
+FORKING_AN_IMPORT = """
+import importlib.abc, os, sys, threading, time
+import statevar as sv
+
+begun = threading.Event()
+
+class Slow(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "statevar.transactions":  # asked with the lock of that module taken
+            begun.set()
+            time.sleep(0.5)
+
+sys.meta_path.insert(0, Slow())
+thread = threading.Thread(target=lambda: sv.transaction)
+thread.start()
+begun.wait()
+child = os.fork()
+if not child:
+    with sv.transaction():
+        os._exit(0)
+deadline = time.monotonic() + 10
+while not (pid := os.waitpid(child, os.WNOHANG)[0]) and time.monotonic() < deadline:
+    time.sleep(0.01)
+if not pid:
+    os.kill(child, 9)
+thread.join()
+print("fine" if pid else "the child hangs")
+"""
+
+
+@forks
+def test_a_fork_waits_for_what_is_being_loaded() -> None:
+    command = [sys.executable, "-c", FORKING_AN_IMPORT]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert result.stdout.strip() == "fine", result.stderr[-2000:]

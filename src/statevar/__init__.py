@@ -1,9 +1,11 @@
 """One variable for every array library."""
 
 from importlib import import_module
+from threading import RLock
 from typing import TYPE_CHECKING
 
 from . import errors, initializers
+from ._forks import guarded
 from ._frozen import FrozenVariable
 from ._registry import backend_names
 from ._scopes import autocast, device, name_scope
@@ -87,12 +89,16 @@ _LATER = {
     for name in names
 }
 
+#: A fork waits for it: else the lock that Python has for each module could stay taken in the child, for ever.
+_loading = guarded(RLock())
+
 if not TYPE_CHECKING:  # a type checker would take every name for one that is there
 
     def __getattr__(name: str) -> object:
         if name not in _LATER:
             raise AttributeError(f"module 'statevar' has no attribute {name!r}")
-        return globals().setdefault(name, getattr(import_module(f".{_LATER[name]}", __name__), name))
+        with _loading:
+            return globals().setdefault(name, getattr(import_module(f".{_LATER[name]}", __name__), name))
 
 
 def __dir__() -> list[str]:
