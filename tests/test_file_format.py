@@ -471,6 +471,43 @@ FRAMES: dict[str, Changed] = {
 }
 
 
+#: Where a key is written twice, among texts with quotes and backslashes.
+TWICE = {
+    "a dtype": '"a":{"dtype":"F32","dtype":"F32","shape":[0],"data_offsets":[0,0]}',
+    "a shape": '"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0],"shape":[0]}',
+    "offsets, once with texts": '"a":{"dtype":"F32","shape":[0],"data_offsets":["a","b"],"data_offsets":[0,0]}',
+    "a name, once with a quote": f'"\\"":{EMPTY},"\\u0022":{EMPTY}',
+    "a name that ends in a backslash": f'"\\\\":{EMPTY},"\\\\":{EMPTY}',
+    "a key of metadata with quotes": r'"__metadata__":{"\"\\\"":"\\","\"\\\"":"\\\\\""}',
+}
+
+
+@pytest.mark.parametrize("kind", TWICE)
+def test_a_key_that_comes_twice_is_refused(kind: str) -> None:
+    content = file_of(f"{{{TWICE[kind]}}}".encode(), b"")
+    with pytest.raises(CheckpointError, match="a name comes twice"):
+        decode(content, len(content), "here")
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(st.sampled_from('a"\\/\n\0é😀')),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(st.sampled_from('a"\\é')), inner),
+)
+
+
+def count_texts(value: Any) -> int:
+    if isinstance(value, dict):
+        return len(value) + sum(map(count_texts, value.values()))
+    return sum(map(count_texts, value)) if isinstance(value, list) else isinstance(value, str)
+
+
+@given(_JSON, st.booleans(), st.integers(0, 2))
+def test_texts_are_counted_as_they_are_parsed(value: Any, ascii_only: bool, depth: int) -> None:
+    for _ in range(depth):  # as the metadata is: JSON in a text of JSON
+        value = json.dumps(value)
+    assert _format._count_texts(json.dumps(value, ensure_ascii=ascii_only).encode()) == count_texts(value)
+
+
 @pytest.mark.parametrize("kind", FRAMES)
 @pytest.mark.parametrize("writer", ["ours", "theirs"])
 def test_a_broken_frame_is_refused(kind: str, writer: str) -> None:
