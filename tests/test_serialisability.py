@@ -499,7 +499,7 @@ def test_the_sum_of_plain_arrays_is_wrong() -> None:
     def total() -> int:
         return sum(int(array) for array in arrays.values())
 
-    assert wrong_sums(200, 2.0, move, [total, total], 0) > 0
+    assert any(wrong_sums(200, 1.0, move, [total, total], seed) for seed in range(10))
 
 
 def test_a_commit_that_hides_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -507,10 +507,11 @@ def test_a_commit_that_hides_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -
 
     def commit(drafts: dict[sv.Variable, sv.Variable], check: Callable[[], None] | None = None) -> None:
         for variable, draft in drafts.items():
-            time.sleep(0)  # another thread's turn
+            time.sleep(1e-4)  # another thread's turn
             with variable._lock:
                 variable._adopt(draft)
                 variable._snapshot = variable._handle.published
 
     monkeypatch.setattr("statevar.transactions.commit", commit)
-    assert wrong_sums_of_variables(some("numpy", 20, 100), 2.0, 0) > 0
+    # Usually thousands in a second. On a busy machine the readers may not get their turn: then once more.
+    assert any(wrong_sums_of_variables(some("numpy", 20, 100), 1.0, seed) for seed in range(10))
