@@ -306,7 +306,7 @@ _register()
 # -- writes ---------------------------------------------------------------------------------------------------
 
 
-@primitive  # type: ignore[untyped-decorator]
+@primitive  # type: ignore[untyped-decorator]  # autograd has no types
 def _scattered(values: Any, positions: HostArray, size: int) -> Any:
     result = np.zeros(size, values.dtype)
     np.add.at(result, positions, values)

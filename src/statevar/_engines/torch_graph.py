@@ -190,10 +190,10 @@ class Graph:
 
     def _apart(self, found: Any) -> list[Tensor]:
         """What came out, and never the very tensor of a variable: the next write would not find that it is held."""
-        found = list(found)
+        apart: list[Tensor] = list(found)
         for index in self._detached:
-            found[index] = found[index].detach()
-        return found  # type: ignore[no-any-return]
+            apart[index] = apart[index].detach()
+        return apart
 
     def _result(self, found: Any) -> Any:
         out = self.out
@@ -242,8 +242,8 @@ def _compiled(module: Any, inputs: list[Tensor]) -> Callable[..., Any]:
     import torch._dynamo.config  # noqa: PLC0415  # a second
     import torch._inductor.config  # noqa: PLC0415  # only compiled functions need it
 
+    call: Callable[..., Any] = module
     if torch._dynamo.config.disable:  # TORCH_COMPILE_DISABLE=1
-        call: Callable[..., Any] = module
         return call
     try:
         # The inputs have been looked at. To be looked at again would take as long as a small program does.
@@ -259,5 +259,5 @@ def _compiled(module: Any, inputs: list[Tensor]) -> Callable[..., Any]:
             RuntimeWarning,
             stacklevel=2,
         )
-        return module  # type: ignore[no-any-return]
+        return call
     return call

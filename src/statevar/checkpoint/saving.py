@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +111,7 @@ def _save_shards(
         files: list[NewFile] = []
         written: list[Written] = []
         for i, items in enumerate(shards, 1):
-            ending = f"{i:05d}-of-{len(shards):05d}.safetensors"
-            new = NewFile(target.parent, lambda token, ending=ending: f"{stem}.{token}-{ending}")  # type: ignore[misc]
+            new = NewFile(target.parent, partial(_shard_name, stem, f"{i:05d}-of-{len(shards):05d}"))
             files.append(open_files.enter_context(new))
             written.append(write_tensors(new.file, items, {}, wrote))
         _files.sync_folder(target.parent)  # the names of the files, before the index that names them
@@ -120,6 +120,10 @@ def _save_shards(
             write_all(index.file, [memoryview(content)], 0)
             _files.sync(index.file)
             index.commit(files)
+
+
+def _shard_name(stem: str, which: str, token: str) -> str:
+    return f"{stem}.{token}-{which}.safetensors"
 
 
 def index_of(written: Mapping[str, Written], texts: Mapping[str, str]) -> bytes:
