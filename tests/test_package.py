@@ -10,17 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from statevar._arrays.backend import Backend
 
 import statevar as sv
-from statevar._backend import Backend
 
 SOURCE = Path(sv.__file__).parent
 FRAMEWORKS = ("jax", "jaxlib", "torch", "tensorflow", "keras", "flax")
 
 #: A module imports from its own layer or a lower one.
 LAYERS = (
-    ("errors", "_dtypes", "_shapes", "_devices", "_indexing", "_forks", "_trees"),
-    ("_scopes", "_holds", "_backend", "_registry", "_transforms"),
+    ("errors", "_forks"),
+    ("_arrays",),
+    ("_scopes", "_holds"),
     ("_backends", "initializers", "backends"),
     ("_at", "_convert", "_creation", "_description", "_display", "_frozen", "_operations", "_operators", "_protocols"),
     ("_watchers",),
@@ -112,7 +113,7 @@ def test_a_framework_is_named_only_by_its_adapter_and_the_registry(path: Path) -
     if path.parent.name in ("_backends", "_engines"):
         library = path.stem.partition("_")[0]
         assert named <= {library, f"{library}lib"}
-    elif path.stem == "_registry":
+    elif path.stem == "registry":
         tree = ast.parse(path.read_text())
         rows = next(
             node for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_ROWS"

@@ -22,10 +22,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from statevar._arrays.dtypes import HOST
 
 import statevar as sv
 from statevar._collect import paths_in
-from statevar._dtypes import HOST
 from statevar.checkpoint import Progress, _files
 from statevar.checkpoint.saving import items_of
 from statevar.errors import DTypeError, NameScopeError, StorageError, TraceError

@@ -5,9 +5,9 @@ from threading import RLock
 from typing import TYPE_CHECKING
 
 from . import errors, initializers
+from ._arrays.registry import backend_names
 from ._forks import guarded
 from ._frozen import FrozenVariable
-from ._registry import backend_names
 from ._scopes import autocast, device, name_scope
 from ._variable import Variable
 from .interop import assign, batch_get_value, batch_set_value, get_value, set_value

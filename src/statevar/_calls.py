@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import Self
 
 from . import _scopes
-from ._backend import Array, Backend
+from ._arrays.backend import Backend
+from ._arrays.types import Array
 from ._checks import redeclares
 from ._functional import Functional
 from ._holds import Overlay

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ._backend import Array
-from ._indexing import Selection, select
-from ._shapes import Shape, broadcasts_into, fits
+from ._arrays.indexing import Selection, select
+from ._arrays.shapes import Shape, broadcasts_into, fits
+from ._arrays.types import Array
 from .errors import ShapeError, describe
 
 if TYPE_CHECKING:

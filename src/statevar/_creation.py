@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any
 
 from . import _scopes, initializers
+from ._arrays.registry import loaded_backends
+from ._arrays.shapes import DeclaredShape, is_static
 from ._convert import unwrapped
-from ._registry import loaded_backends
-from ._shapes import DeclaredShape, is_static
 from .errors import InitializerError, ShapeError, describe
 
 __all__ = ["initial_value"]

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any, Literal, Self
 
 from . import _scopes
-from ._dtypes import HOST, is_differentiable
+from ._arrays.dtypes import HOST, is_differentiable
+from ._arrays.shapes import DeclaredShape, Shape, is_static
 from ._protocols import Protocols
-from ._shapes import DeclaredShape, Shape, is_static
 from .errors import DTypeError, UninitializedError, describe
 
 __all__ = ["Aggregation", "Description"]

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ._backend import Backend, HostArray
-from ._indexing import select
+from ._arrays.backend import Backend
+from ._arrays.indexing import select
+from ._arrays.types import HostArray
 
 __all__ = ["variable_repr"]
 

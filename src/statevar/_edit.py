@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._backend import HostArray, empty_aligned
+from ._arrays.host import empty_aligned
+from ._arrays.indexing import select
+from ._arrays.types import HostArray
 from ._checks import fits_declared, selects
 from ._commit import commit
-from ._indexing import select
 
 if TYPE_CHECKING:
     from ._variable import Variable

@@ -5,10 +5,11 @@ from __future__ import annotations
 import operator
 from typing import Any, NoReturn
 
-from ._backend import Backend, Operation
+from ._arrays.backend import Backend
+from ._arrays.registry import default_backend, owner_of
+from ._arrays.shapes import Shape
+from ._arrays.types import Operation
 from ._protocols import Protocols
-from ._registry import default_backend, owner_of
-from ._shapes import Shape
 from .errors import ReadOnlyError, describe
 
 __all__ = ["FrozenVariable"]

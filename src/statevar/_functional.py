@@ -13,13 +13,14 @@ from typing import Any, ClassVar, Final, Self, TypeAlias, TypeVar
 from weakref import ref
 
 from . import _scopes
-from ._backend import Array, Backend
+from ._arrays.backend import Backend
+from ._arrays.indexing import Selection
+from ._arrays.registry import loaded_backends
+from ._arrays.shapes import DeclaredShape, Shape, fits
+from ._arrays.types import Array
 from ._checks import Check, fits_declared, redeclares, selects
 from ._convert import to_value
 from ._holds import Overlay
-from ._indexing import Selection
-from ._registry import loaded_backends
-from ._shapes import DeclaredShape, Shape, fits
 from ._variable import Draft, Variable
 from .errors import ConflictError, ShapeError, TraceError, UninitializedError, describe
 from .transactions import Work

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
 from . import _scopes
-from ._backend import HostArray
+from ._arrays.shapes import DeclaredShape
+from ._arrays.types import HostArray
 from ._description import Description
 from ._holds import Hold, Overlay
-from ._shapes import DeclaredShape
 from ._watchers import Watchers
 from .errors import ConflictError, describe
 

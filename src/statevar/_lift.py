@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from ._arrays.registry import default_backend, owner_of
+from ._arrays.trees import leaves, tree_map
 from ._functional import Functional, Lifted
-from ._registry import default_backend, owner_of
-from ._trees import leaves, tree_map
 from ._variable import Variable
 from .compilation import backend_of
 from .errors import TraceError, UninitializedError, describe
 
 if TYPE_CHECKING:
-    from ._backend import Array, Backend
-    from ._transforms import Transforms
+    from ._arrays.backend import Backend
+    from ._arrays.transforms import Transforms
+    from ._arrays.types import Array
 
 __all__ = ["Lift", "library_of", "plain", "written_by"]
 

@@ -6,7 +6,7 @@ import functools
 import operator
 from typing import Any
 
-from ._dtypes import kind
+from ._arrays.dtypes import kind
 from .errors import DTypeError, describe
 
 __all__ = ["check_operator", "closed_operators"]

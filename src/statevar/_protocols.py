@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from . import _scopes
-from ._backend import Backend, HostArray
+from ._arrays.backend import Backend
+from ._arrays.registry import speaking
+from ._arrays.types import HostArray
 from ._operators import Operators
-from ._registry import speaking
 
 __all__ = ["Protocols"]
 

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from threading import get_ident
 from typing import Any
 
-from ._dtypes import dtype_name, is_floating
+from ._arrays.dtypes import dtype_name, is_floating
 from ._forks import guarded
 from ._holds import Overlay, running_task
 from .errors import DTypeError, NameScopeError, describe

@@ -9,23 +9,23 @@ from threading import RLock
 from typing import Any, Self
 
 from . import _scopes
+from ._arrays.dtypes import dtype_name, is_differentiable, is_floating
+from ._arrays.indexing import Selection
+from ._arrays.registry import attach, default_backend, get_backend, owner_of
+from ._arrays.shapes import DeclaredShape, Shape, canonical_shape, fits
+from ._arrays.types import Array, HostArray, Operation
 from ._at import At
-from ._backend import Array, HostArray, Operation
 from ._checks import Check, broadcasts, fits_declared, multiplies, redeclares, selects
 from ._convert import inferred_dtype, to_operand, to_value, unwrapped
 from ._creation import initial_value
 from ._description import Aggregation
 from ._display import variable_repr
-from ._dtypes import dtype_name, is_differentiable, is_floating
 from ._edit import edit
 from ._forks import register
 from ._frozen import FrozenVariable
 from ._holding import Holding
 from ._holds import BUSY, Hold, Overlay
-from ._indexing import Selection
 from ._operations import check_operator, closed_operators
-from ._registry import attach, default_backend, get_backend, owner_of
-from ._shapes import DeclaredShape, Shape, canonical_shape, fits
 from ._watchers import Callback, Subscription, Watchers
 from .errors import ConflictError, ShapeError, TraceError, UninitializedError, describe
 

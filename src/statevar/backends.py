@@ -39,21 +39,13 @@ from typing import Any
 
 import numpy as np
 
-from ._backend import (
-    AT_OPERATIONS,
-    Array,
-    Backend,
-    Handle,
-    HostArray,
-    Operation,
-    combine,
-    dlpack_of_host,
-    put_in_place,
-)
-from ._devices import no_such_device, parse_device
-from ._dtypes import HOST, dtype_name, is_integer
-from ._indexing import Selection, last_of_each
-from ._shapes import DeclaredShape, Shape
+from ._arrays.backend import Backend, Handle
+from ._arrays.dtypes import HOST, dtype_name, is_integer
+from ._arrays.host import AT_OPERATIONS, combine, dlpack_of_host, put_in_place
+from ._arrays.indexing import Selection, last_of_each
+from ._arrays.placement import no_such_device, parse_device
+from ._arrays.shapes import DeclaredShape, Shape
+from ._arrays.types import Array, HostArray, Operation
 
 __all__ = [
     "AT_OPERATIONS",

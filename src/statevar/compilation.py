@@ -11,10 +11,10 @@ from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 from . import _scopes
-from ._backend import Backend
+from ._arrays.backend import Backend
+from ._arrays.registry import default_backend, get_backend, loaded_backends, owner_of, transforms_of
+from ._arrays.transforms import Program
 from ._collect import slots_of
-from ._registry import default_backend, get_backend, loaded_backends, owner_of
-from ._transforms import Program
 from ._variable import Variable
 from .errors import TraceError, describe
 
@@ -88,7 +88,7 @@ class Jit:
         if run is None:
             name, program = self._backend, self._program
             backend = get_backend(name) if name is not None else backend_of(program.fn, args, kwargs)
-            run = self._run = backend.transforms().jit(program)
+            run = self._run = transforms_of(backend).jit(program)
         return run(args, kwargs)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ._arrays.registry import owner_of, transforms_of
+from ._arrays.trees import leaves, tree_map
 from ._functional import Functional, Lifted, keep_writes
 from ._lift import Lift, library_of, plain, written_by
-from ._registry import owner_of
-from ._trees import leaves, tree_map
 from .errors import ShapeError, describe
 
 if TYPE_CHECKING:
-    from ._transforms import Transforms
+    from ._arrays.transforms import Transforms
 
 __all__ = ["cond", "fori_loop", "scan", "while_loop"]
 
@@ -60,7 +60,7 @@ def scan(
     """
     count = _length(xs, length)
     backend = library_of((init, xs), body)
-    transforms = backend.transforms()
+    transforms = transforms_of(backend)
 
     def run(base: Functional) -> tuple[Any, Any]:
         if not transforms.lifts((init, xs)):
@@ -135,7 +135,7 @@ def cond(pred: Any, true_fn: Callable[..., Any], false_fn: Callable[..., Any], *
     """
     pred = plain(pred)
     backend = library_of((pred, operands), true_fn, false_fn)
-    transforms = backend.transforms()
+    transforms = transforms_of(backend)
 
     def run(base: Functional) -> Any:
         if not transforms.lifts((pred, operands)):
@@ -171,7 +171,7 @@ def while_loop(cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], i
     (Array(7, dtype=int32, weak_type=True), 128)
     """
     backend = library_of(init, body_fun, cond_fun)
-    transforms = backend.transforms()
+    transforms = transforms_of(backend)
 
     def run(base: Functional) -> Any:
         if not transforms.lifts(init):
@@ -211,7 +211,7 @@ def fori_loop(lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init:
     """
     if isinstance(lower, int) and isinstance(upper, int):
         backend = library_of(init, body_fun)
-        transforms = backend.transforms()
+        transforms = transforms_of(backend)
         if transforms.lifts(init) and upper - lower > transforms.unrolls:
             # A scan has a gradient, and a while loop has none.
             numbers = backend.namespace().arange(lower, max(lower, upper))

@@ -7,13 +7,14 @@ from functools import wraps
 from typing import Any
 
 from . import _scopes
-from ._backend import Array, Backend
-from ._dtypes import is_differentiable
+from ._arrays.backend import Backend
+from ._arrays.dtypes import is_differentiable
+from ._arrays.registry import owner_of, transforms_of
+from ._arrays.transforms import Tape
+from ._arrays.trees import tree_map
+from ._arrays.types import Array
 from ._functional import Functional, keep_writes
 from ._nest import Nest
-from ._registry import owner_of
-from ._transforms import Tape
-from ._trees import tree_map
 from ._variable import Variable
 from .errors import DTypeError, ShapeError, TraceError, describe
 
@@ -133,7 +134,7 @@ class _Recording(Functional):
         backend = variable._backend
         _one_library(self.backend, variable)
         self.backend = backend
-        transforms = backend.transforms()
+        transforms = transforms_of(backend)
         if not transforms.tapes:
             self.misses[variable] = None
             return value
@@ -146,7 +147,7 @@ class _Recording(Functional):
 
     def make(self, variable: Variable, value: Array | None) -> None:
         super().make(variable, value)
-        if value is not None and variable._backend.transforms().tapes:
+        if value is not None and transforms_of(variable._backend).tapes:
             self.written[variable] = None  # its first value is only here
 
     def open_tape(self, backend: Backend) -> None:
@@ -157,7 +158,7 @@ class _Recording(Functional):
             return
         if self.tape is not None:  # made on the chance, for another library
             self.tape.close()
-        self.tape = backend.transforms().tape()
+        self.tape = transforms_of(backend).tape()
         self._opened_for = backend
 
 
@@ -215,7 +216,7 @@ class _Run:
         for variable, other in zip(self._wanted, list(self._wanted)[1:], strict=False):
             _one_library(variable._backend, other)
         first = next(iter(self._wanted), None)
-        by_function = first is not None and not first._backend.transforms().tapes
+        by_function = first is not None and not transforms_of(first._backend).tapes
         return keep_writes("value_and_grad", self._by_function if by_function else self._by_tape, self._written)
 
     def _by_tape(self, base: Functional) -> tuple[Any, dict[Variable, Array]]:
@@ -261,7 +262,7 @@ class _Run:
             return loss, (aux, news)
 
         values = [base.read(variable)._stored() for variable in wanted]
-        (loss, (aux, news)), gradients = wanted[0]._backend.transforms().value_and_grad(pure, values)
+        (loss, (aux, news)), gradients = transforms_of(wanted[0]._backend).value_and_grad(pure, values)
         frame = frames[-1]
         if frame.misses:
             self.again = frame.misses

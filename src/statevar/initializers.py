@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from ._dtypes import HOST, dtype_name, is_floating
-from ._shapes import Shape
+from ._arrays.dtypes import HOST, dtype_name, is_floating
+from ._arrays.shapes import Shape
 from .errors import DTypeError, InitializerError, ShapeError, describe
 
 __all__ = [

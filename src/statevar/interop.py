@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from ._backend import HostArray
+from ._arrays.dtypes import dtype_name
+from ._arrays.registry import default_backend
+from ._arrays.types import HostArray
 from ._checks import fits_declared
 from ._convert import to_operand
-from ._dtypes import dtype_name
-from ._registry import default_backend
 from ._variable import Variable
 from .errors import ReadOnlyError, ShapeError, describe
 

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ._arrays.registry import transforms_of
+from ._arrays.trees import leaves, tree_map
 from ._functional import Functional, Lifted, PureDraft, keep_writes
 from ._lift import library_of, plain
-from ._trees import leaves, tree_map
 from ._variable import Variable
 from .errors import ShapeError, TraceError, describe
 
 if TYPE_CHECKING:
-    from ._backend import Array
-    from ._transforms import Transforms
+    from ._arrays.transforms import Transforms
+    from ._arrays.types import Array
 
 __all__ = ["vmap"]
 
@@ -65,7 +66,7 @@ def vmap(
         if len(each_axis) != len(args):
             raise ValueError(describe("vmap", f"expected {len(each_axis)} arguments, as in in_axes, got {len(args)}"))
         backend = next(iter(axes))._backend if axes else library_of(args, fn)
-        transforms = backend.transforms()
+        transforms = transforms_of(backend)
 
         def run(base: Functional) -> Any:
             size = _axis_size(args, each_axis, axes, axis_size)

@@ -6,13 +6,14 @@ from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
+from ._arrays.registry import transforms_of
+from ._arrays.trees import tree_map
 from ._functional import Functional, Lifted, keep_writes
 from ._lift import library_of, plain
-from ._trees import tree_map
 from ._variable import Variable
 
 if TYPE_CHECKING:
-    from ._backend import Array
+    from ._arrays.types import Array
 
 __all__ = ["remat"]
 
@@ -49,7 +50,7 @@ def remat(fn: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(fn)
     def wrapped(*args: Any) -> Any:
-        transforms = library_of(args, fn).transforms()
+        transforms = transforms_of(library_of(args, fn))
 
         def run(base: Functional) -> Any:
             seen: dict[Variable, Array] = {}

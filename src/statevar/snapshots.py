@@ -8,10 +8,10 @@ from operator import attrgetter
 from typing import Any
 
 from . import _scopes
-from ._backend import Array
+from ._arrays.shapes import DeclaredShape
+from ._arrays.types import Array
 from ._collect import variables_in
 from ._commit import while_locked
-from ._shapes import DeclaredShape
 from ._variable import Variable
 from .errors import NameScopeError, describe
 from .transactions import transaction

@@ -9,12 +9,13 @@ from typing import Any, Self
 import numpy as np
 
 from . import _scopes
-from ._backend import Array, Backend
+from ._arrays.backend import Backend
+from ._arrays.dtypes import is_differentiable
+from ._arrays.registry import owner_of, transforms_of
+from ._arrays.transforms import Tape
+from ._arrays.trees import leaves, tree_map
+from ._arrays.types import Array
 from ._convert import to_value
-from ._dtypes import is_differentiable
-from ._registry import owner_of
-from ._transforms import Tape
-from ._trees import leaves, tree_map
 from ._variable import Variable
 from .errors import DTypeError, TraceError, describe
 from .gradients import open_tapes
@@ -137,7 +138,7 @@ class GradientTape:
     def _tape_of(self, backend: Backend, path: str = "") -> Tape:
         if backend in self._tapes:
             return self._tapes[backend]
-        transforms = backend.transforms()
+        transforms = transforms_of(backend)
         if not transforms.tapes:
             raise TraceError(
                 describe(
@@ -155,7 +156,7 @@ class GradientTape:
     def open_tape(self, backend: Backend) -> None:
         """Has the tape of a library made."""
         if self._recording and backend not in self._tapes:
-            self._tapes[backend] = backend.transforms().tape()
+            self._tapes[backend] = transforms_of(backend).tape()
 
     def watched_variables(self) -> tuple[Variable, ...]:
         """The variables that are watched, in the order of their first reads.
@@ -352,7 +353,7 @@ def _stacked(backend: Backend, parts: list[Any], shape: Any) -> Any:
     if parts[0] is None:
         return None
     for size in reversed(shape):
-        stack = backend.transforms().stack
+        stack = transforms_of(backend).stack
         parts = [stack(parts[start : start + size]) for start in range(0, len(parts), size)]
     return parts[0]
 
@@ -367,7 +368,7 @@ def _backend_of(x: Any, what: str) -> Backend:
 
 def _zeros_of(source: Any) -> Any:
     value = source.value if isinstance(source, Variable) else source
-    return _backend_of(source, "sources").transforms().zeros_like(value)
+    return transforms_of(_backend_of(source, "sources")).zeros_like(value)
 
 
 class _Identity:

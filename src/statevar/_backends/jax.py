@@ -19,11 +19,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._backend import Backend, HostArray, Operation, combine
-from .._devices import no_such_device, parse_device
-from .._dtypes import HOST, is_integer
-from .._indexing import Selection, last_of_each
-from .._shapes import DeclaredShape
+from .._arrays.backend import Backend
+from .._arrays.dtypes import HOST, is_integer
+from .._arrays.host import combine
+from .._arrays.indexing import Selection, last_of_each
+from .._arrays.placement import no_such_device, parse_device
+from .._arrays.shapes import DeclaredShape
+from .._arrays.types import HostArray, Operation
 from ..errors import DTypeError, describe
 
 __all__ = ["BACKEND", "Lent", "Same", "by_identity", "is_eager"]

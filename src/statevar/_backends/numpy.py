@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from .._backend import Backend, HostArray, Operation, dlpack_of_host, empty_aligned, put_in_place
-from .._devices import no_such_device, parse_device
-from .._dtypes import HOST, is_integer
-from .._indexing import Selection
-from .._shapes import DeclaredShape
+from .._arrays.backend import Backend
+from .._arrays.dtypes import HOST, is_integer
+from .._arrays.host import dlpack_of_host, empty_aligned, put_in_place
+from .._arrays.indexing import Selection
+from .._arrays.placement import no_such_device, parse_device
+from .._arrays.shapes import DeclaredShape
+from .._arrays.types import HostArray, Operation
 
 __all__ = ["BACKEND"]
 

@@ -23,9 +23,10 @@ from autograd.numpy.numpy_vspaces import ArrayVSpace
 from autograd.tracer import Box, isbox, notrace_primitives, trace_primitives_map, trace_stack
 from autograd.util import toposort
 
-from .. import _transforms
-from .._backend import Array, HostArray, combine
-from .._indexing import Selection
+from .._arrays import transforms
+from .._arrays.host import combine
+from .._arrays.indexing import Selection
+from .._arrays.types import Array, HostArray
 from ..errors import TraceError, describe
 
 __all__ = ["Tape", "put"]
@@ -373,7 +374,7 @@ def _new_number() -> int:
         return _last
 
 
-class Tape(_transforms.Tape):
+class Tape(transforms.Tape):
     """Records on boxes."""
 
     def __init__(self) -> None:

@@ -18,11 +18,13 @@ import numpy as np
 import tensorflow as tf
 
 from .. import _forks, _scopes
-from .._backend import Backend, HostArray, Operation, combine, dlpack_of_host
-from .._devices import no_such_device, parse_device
-from .._dtypes import is_integer
-from .._indexing import Selection, last_of_each
-from .._shapes import DeclaredShape, Shape
+from .._arrays.backend import Backend
+from .._arrays.dtypes import is_integer
+from .._arrays.host import combine, dlpack_of_host
+from .._arrays.indexing import Selection, last_of_each
+from .._arrays.placement import no_such_device, parse_device
+from .._arrays.shapes import DeclaredShape, Shape
+from .._arrays.types import HostArray, Operation
 from ..errors import DTypeError, ShapeError, TraceError, describe
 from . import tensorflow_namespace
 

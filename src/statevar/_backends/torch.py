@@ -21,11 +21,13 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from .._backend import Backend, HostArray, Operation, combine, dlpack_of_host
-from .._devices import no_such_device, parse_device
-from .._dtypes import HOST, is_differentiable, is_integer
-from .._indexing import Selection, last_of_each
-from .._shapes import DeclaredShape
+from .._arrays.backend import Backend
+from .._arrays.dtypes import HOST, is_differentiable, is_integer
+from .._arrays.host import combine, dlpack_of_host
+from .._arrays.indexing import Selection, last_of_each
+from .._arrays.placement import no_such_device, parse_device
+from .._arrays.shapes import DeclaredShape
+from .._arrays.types import HostArray, Operation
 from ..errors import DTypeError, describe
 
 __all__ = ["BACKEND"]

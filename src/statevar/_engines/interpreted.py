@@ -8,8 +8,8 @@ from typing import Any
 from weakref import ref
 
 from .. import _scopes
-from .._backend import Array
-from .._transforms import Program
+from .._arrays.transforms import Program
+from .._arrays.types import Array
 from .._variable import Variable
 from ..errors import ConflictError, TraceError, describe
 from ..transactions import Transaction, Work

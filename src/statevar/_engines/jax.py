@@ -18,10 +18,10 @@ import jax
 import jax.numpy as jnp
 
 from .. import _scopes
+from .._arrays.transforms import Program, Transforms
 from .._backends.jax import BACKEND, by_identity, is_eager
 from .._calls import Call, Makes, Tracing, check_library
 from .._holds import Hold
-from .._transforms import Program, Transforms
 from .._variable import Variable
 from ..errors import TraceError, describe
 from .jax_residence import Held, Residence

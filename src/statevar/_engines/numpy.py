@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .._backend import Array
-from .._transforms import Program, Tape, Transforms
+from .._arrays.transforms import Program, Tape, Transforms
+from .._arrays.types import Array
 from ..errors import BackendNotInstalledError, describe
 from .interpreted import Interpreted
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from .._arrays.transforms import Program, Tape, Transforms
+from .._arrays.trees import leaves, tree_map
 from .._backends.tensorflow import inlined
-from .._transforms import Program, Tape, Transforms
-from .._trees import leaves, tree_map
 from ..errors import DTypeError, ShapeError, TraceError, describe
 from .tensorflow_jit import Jitted
 

@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import tensorflow as tf
 
-from .._registry import owner_of
-from .._transforms import Program
+from .._arrays.registry import owner_of
+from .._arrays.transforms import Program
 from .._variable import Variable
 from ..errors import describe
 

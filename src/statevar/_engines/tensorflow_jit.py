@@ -21,13 +21,13 @@ from typing import Any, Self
 import tensorflow as tf
 
 from .. import _scopes
-from .._backend import Backend
+from .._arrays.backend import Backend
+from .._arrays.shapes import fits
+from .._arrays.transforms import Program
 from .._backends.tensorflow import BACKEND, past_overlay
 from .._calls import Call, Tracing, check_library
 from .._commit import Locks
 from .._functional import PureDraft
-from .._shapes import fits
-from .._transforms import Program
 from .._variable import Variable
 from ..errors import StatevarError, TraceError, describe
 from .tensorflow_arguments import EXACT_NUMBERS, SINGLE_NUMBERS, Arguments, Key, better_for, emptied, filled, static_of

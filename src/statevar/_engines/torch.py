@@ -16,8 +16,8 @@ from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_
 from torch.utils.checkpoint import checkpoint
 
 from .. import _scopes
-from .._transforms import Program, Tape, Transforms
-from .._trees import leaves, tree_map
+from .._arrays.transforms import Program, Tape, Transforms
+from .._arrays.trees import leaves, tree_map
 from ..errors import describe
 from .interpreted import UncompilableError
 

@@ -20,10 +20,10 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from .. import _scopes
+from .._arrays.transforms import Program
 from .._backends.torch import BACKEND
 from .._calls import Makes, Tracing, check_library
 from .._forks import guarded
-from .._transforms import Program
 from .._variable import Variable
 from ..errors import TraceError, describe
 from .interpreted import Interpreted, UncompilableError

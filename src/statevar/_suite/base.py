@@ -9,11 +9,12 @@ from unittest import SkipTest
 
 import numpy as np
 
-from .._backend import Array, Backend, Handle, HostArray
-from .._dtypes import HOST, kind
-from .._indexing import select
-from .._registry import get_backend
-from .._shapes import DeclaredShape, Shape
+from .._arrays.backend import Backend, Handle
+from .._arrays.dtypes import HOST, kind
+from .._arrays.indexing import select
+from .._arrays.registry import get_backend
+from .._arrays.shapes import DeclaredShape, Shape
+from .._arrays.types import Array, HostArray
 from .._variable import Variable
 from ..errors import DTypeError
 from .cases import SHAPES

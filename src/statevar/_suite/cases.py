@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._backend import AT_OPERATIONS, HostArray, Operation
-from .._dtypes import HOST, dtype_name, is_integer, kind
-from .._indexing import Selection, select
-from .._shapes import Shape
+from .._arrays.dtypes import HOST, dtype_name, is_integer, kind
+from .._arrays.host import AT_OPERATIONS
+from .._arrays.indexing import Selection, select
+from .._arrays.shapes import Shape
+from .._arrays.types import HostArray, Operation
 
 __all__ = [
     "CLOSED",

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from .._backend import Backend, HostArray
-from .._dtypes import HOST, kind
-from .._registry import backend_names, owner_of
+from .._arrays.backend import Backend
+from .._arrays.dtypes import HOST, kind
+from .._arrays.registry import backend_names, owner_of
+from .._arrays.types import HostArray
 from ..errors import DeviceError, DTypeError
 from .base import SuiteBase
 from .cases import NUMERIC, SHAPES, aligned, cast, counted, small

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from .._backend import AT_OPERATIONS, Array, Backend, Handle, HostArray, Operation
-from .._dtypes import kind
-from .._indexing import Selection
-from .._shapes import Shape
+from .._arrays.backend import Backend, Handle
+from .._arrays.dtypes import kind
+from .._arrays.host import AT_OPERATIONS
+from .._arrays.indexing import Selection
+from .._arrays.shapes import Shape
+from .._arrays.types import Array, HostArray, Operation
 from .base import SuiteBase
 from .cases import (
     EVERY_FORM,

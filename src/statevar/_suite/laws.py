@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .. import _scopes
-from .._dtypes import HOST, narrows
+from .._arrays.dtypes import HOST, narrows
 from .._variable import Variable
 from ..errors import DTypeError, IndexingError, RangeError, ShapeError, StatevarError, UninitializedError
 from ..snapshots import restore, snapshot

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar
 
-from .._backend import HostArray
+from .._arrays.types import HostArray
 from .._collect import followed
 from ..errors import CheckpointError, CheckpointNotFoundError, describe
 from . import _files

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+from .._arrays.shapes import fits
 from .._collect import Paths, followed
-from .._shapes import fits
 from .._variable import Variable
 from ..errors import CheckpointMismatchError, describe
 from ._archive import Checkpoint

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from .._backend import HostArray
+from .._arrays.types import HostArray
 from ..errors import CheckpointError, describe
 from . import _files
 from ._format import DIGITS, FORMAT, Entry, Header, decode, header_length, parse_json, refuse

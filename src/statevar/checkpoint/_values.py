@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._backend import HostArray, empty_aligned
-from .._dtypes import HOST, is_differentiable, is_floating
-from .._shapes import DeclaredShape, Shape
+from .._arrays.dtypes import HOST, is_differentiable, is_floating
+from .._arrays.host import empty_aligned
+from .._arrays.shapes import DeclaredShape, Shape
+from .._arrays.types import HostArray
 from ._format import Entry, nbytes_of, refuse
 
 __all__ = [

@@ -19,7 +19,8 @@ from typing import Any, Self
 
 import xxhash
 
-from .._backend import Backend, HostArray
+from .._arrays.backend import Backend
+from .._arrays.types import HostArray
 from . import _files
 from ._format import FORMAT, digest_of, encode, laid_out, room_for_checksums, with_checksums
 from ._values import Saved, code_of, difference, tensor_shape, to_tensor

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, overload
 
 from .. import _scopes
-from .._backend import HostArray
+from .._arrays.dtypes import cast_host
+from .._arrays.shapes import fits
+from .._arrays.types import HostArray
 from .._collect import paths_in
-from .._dtypes import cast_host
-from .._shapes import fits
 from .._variable import Variable
 from ..errors import CheckpointError, CheckpointMismatchError, StatevarError, TraceError, describe
 from ..transactions import transaction

@@ -14,8 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .._arrays.dtypes import HOST
 from .._collect import Paths, paths_in
-from .._dtypes import HOST
 from ..errors import CheckpointError, NameScopeError, StorageError, TraceError, describe
 from ..snapshots import Snapshot, snapshot
 from . import _files

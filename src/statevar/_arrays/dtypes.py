@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 import ml_dtypes
 import numpy as np
 
-from .errors import DTypeError, RangeError, describe
+from ..errors import DTypeError, RangeError, describe
 
 __all__ = [
     "DEFAULTS",

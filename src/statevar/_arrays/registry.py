@@ -8,21 +8,29 @@ from __future__ import annotations
 
 import importlib
 import sys
-import warnings
-from functools import lru_cache
-from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
+from functools import lru_cache, partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ._backend import Backend
-from .errors import BackendNotInstalledError, UnknownBackendError, describe
+from ..errors import BackendNotInstalledError, UnknownBackendError, describe
+from .backend import Backend
+from .import_hook import call_after_import
 
 if TYPE_CHECKING:  # each loads a dozen modules: a quarter of `import statevar`
-    from importlib.abc import Loader
     from importlib.metadata import EntryPoint
 
-__all__ = ["attach", "backend_names", "default_backend", "get_backend", "loaded_backends", "owner_of", "speaking"]
+    from .transforms import Transforms
+
+__all__ = [
+    "attach",
+    "backend_names",
+    "default_backend",
+    "get_backend",
+    "loaded_backends",
+    "owner_of",
+    "speaking",
+    "transforms_of",
+]
 
 _GROUP = "statevar.backends"
 _ADAPTERS = "statevar._backends"
@@ -141,6 +149,18 @@ def _entry_points(_path: tuple[str, ...]) -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=_GROUP)}
 
 
+def transforms_of(backend: Backend) -> Transforms:
+    """The gradients, the compiler and the loops of a backend, imported when they are first asked for.
+
+    Raises:
+        NotImplementedError: the backend has none.
+    """
+    if backend.name not in _ROWS:
+        return backend.transforms()
+    found: Transforms = importlib.import_module(f"statevar._engines.{backend.name}").TRANSFORMS
+    return found
+
+
 def owner_of(value: Any) -> Backend | None:
     """The backend whose array the value is, or None."""
     kind = type(value)
@@ -182,49 +202,10 @@ def attach(variable_type: type, snapshot_type: type) -> None:
         elif sys.modules.get(row.roots[0]) is not None:
             get_backend(name)
         else:
-            sys.meta_path.insert(0, _Watch(row.roots[0], name))
+            call_after_import(row.roots[0], partial(_after_import, name))
 
 
-class _Watch:
-    """Loads a backend once, right after its library was imported; finds nothing itself.
-
-    A variable made before ``import jax`` must work in ``jnp.sin(v)`` after it.
-    """
-
-    def __init__(self, module: str, backend: str) -> None:
-        self.module = module
-        self.backend = backend
-
-    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        if fullname != self.module or self not in sys.meta_path:
-            return None
-        sys.meta_path.remove(self)
-        spec = find_spec(fullname)
-        if spec is None or spec.loader is None:
-            sys.meta_path.insert(0, self)
-            return None
-        spec.loader = _Wrapped(spec.loader, spec, self.backend)  # type: ignore[assignment]  # a Loader in all but name
-        return spec
-
-
-class _Wrapped:
-    """A module's own loader, followed by that of a backend."""
-
-    def __init__(self, loader: Loader, spec: ModuleSpec, backend: str) -> None:
-        self._loader = loader
-        self._spec = spec
-        self._backend = backend
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
-        return self._loader.create_module(spec)
-
-    def exec_module(self, module: ModuleType) -> None:
-        self._spec.loader = self._loader  # nobody shall see this wrapper afterwards
-        module.__loader__ = self._loader
-        self._loader.exec_module(module)
-        if f"{_ADAPTERS}.{self._backend}" in sys.modules:
-            return  # it is our adapter that imports its library: `get_backend` will attach it
-        try:
-            get_backend(self._backend)
-        except Exception as error:  # noqa: BLE001  # an import of theirs must not fail because of us
-            warnings.warn(f"statevar could not attach to {module.__name__}: {error}", RuntimeWarning, stacklevel=2)
+def _after_import(name: str) -> None:
+    """Loads a backend whose library was just imported, unless it is our adapter that imports it."""
+    if f"{_ADAPTERS}.{name}" not in sys.modules:  # else `get_backend` will attach it
+        get_backend(name)

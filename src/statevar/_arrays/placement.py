@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .errors import DeviceError, describe
+from ..errors import DeviceError, describe
 
 __all__ = ["no_such_device", "parse_device"]
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Self
 
-from ._backend import Array
+from .types import Array
 
 __all__ = ["Program", "Tape", "Transforms"]
 

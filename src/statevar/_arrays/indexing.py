@@ -12,8 +12,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ._shapes import Shape
-from .errors import IndexingError, describe
+from ..errors import IndexingError, describe
+from .shapes import Shape
 
 __all__ = ["Selection", "is_basic", "select"]
 

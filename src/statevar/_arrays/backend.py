@@ -13,49 +13,26 @@ The laws of an adapter:
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import math
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from . import _dtypes
-from ._indexing import Selection
-from ._shapes import DeclaredShape, Shape
-from .errors import TraceError, describe
+from ..errors import TraceError, describe
+from . import dtypes
+from .host import put_in_place
+from .indexing import Selection
+from .shapes import DeclaredShape, Shape
+from .types import Array, HostArray, Operation
 
 if TYPE_CHECKING:
-    from ._transforms import Transforms
+    from .transforms import Transforms
 
-__all__ = ["AT_OPERATIONS", "Array", "Backend", "Handle", "HostArray", "Operation"]
-
-Array: TypeAlias = Any
-HostArray: TypeAlias = "np.ndarray[Any, Any]"
-Operation: TypeAlias = Callable[[Any, Any], Any]
-
-#: What ``v.at[i]`` can do, as NumPy's ufunc of two operands; ``set`` has none.
-AT_OPERATIONS: dict[str, Any] = {
-    "set": None,
-    "add": np.add,
-    "subtract": np.subtract,
-    "multiply": np.multiply,
-    "divide": np.divide,
-    "min": np.minimum,
-    "max": np.maximum,
-}
+__all__ = ["Backend", "Handle"]
 
 _BITWISE = (operator.and_, operator.or_, operator.xor)
-_BINARY: dict[str, Operation] = {
-    "add": operator.add,
-    "subtract": operator.sub,
-    "multiply": operator.mul,
-    "divide": operator.truediv,
-}
 
 
 class Handle(Protocol):
@@ -115,14 +92,14 @@ class Backend(ABC):
         return nullcontext()
 
     def transforms(self) -> Transforms:
-        """Its gradients, compiler and loops, imported when they are first asked for; ours stand in `_engines`."""
-        engine = f"statevar._engines.{self.name}"
-        if importlib.util.find_spec(engine) is None:
-            raise NotImplementedError(
-                describe("transforms", f"{self.name} has none", hint="its adapter can have a method transforms()")
-            )
-        found: Transforms = importlib.import_module(engine).TRANSFORMS
-        return found
+        """The gradients, the compiler and the loops of the library. Asked through `registry.transforms_of`.
+
+        Raises:
+            NotImplementedError: the library has none.
+        """
+        raise NotImplementedError(
+            describe("transforms", f"{self.name} has none", hint="its adapter can have a method transforms()")
+        )
 
     def attach(self, variable_type: type, snapshot_type: type) -> None:
         """Tells the library of our types, where it keeps a registry. Called once, when both are there."""
@@ -139,7 +116,7 @@ class Backend(ABC):
 
     def dtype_name(self, array: Array) -> str:
         """The canonical name of an array's dtype."""
-        return _dtypes.dtype_name(array.dtype)
+        return dtypes.dtype_name(array.dtype)
 
     def shape(self, array: Array) -> Shape:
         """An array's shape as a tuple of ints."""
@@ -363,7 +340,7 @@ class Backend(ABC):
     def in_range_on_host(self, before: Array, after: Array) -> bool:
         """`in_range` by NumPy."""
         old, new = self.to_host(before), self.to_host(after)
-        if _dtypes.is_integer(self.dtype_name(after)):
+        if dtypes.is_integer(self.dtype_name(after)):
             return bool(((new.astype(old.dtype) == old) & ((new < 0) == (old < 0))).all())
         return bool((np.isfinite(new) | ~np.isfinite(old)).all())
 
@@ -372,43 +349,3 @@ class Backend(ABC):
         result = np.array(self.to_host(old))
         put_in_place(result, self.to_host(x), kind, where)
         return self.from_host(result, self.device_of(old))
-
-
-# JAX and TensorFlow take a host buffer without copying it only if it is aligned so; malloc gives 16.
-_ALIGNMENT = 64
-
-
-def empty_aligned(shape: Shape, dtype: Any) -> HostArray:
-    """A host array not yet written, C-contiguous, that every library can take without copying it."""
-    dtype = np.dtype(dtype)
-    if dtype.hasobject or dtype.kind == "T":
-        return np.empty(shape, dtype)
-    memory = np.empty(math.prod(shape) * dtype.itemsize + _ALIGNMENT, np.uint8)
-    return np.ndarray(shape, dtype, memory, -memory.ctypes.data % _ALIGNMENT)
-
-
-def dlpack_of_host(array: HostArray, request: dict[str, Any]) -> Any:
-    """The capsule of a read-only host array; of a copy for a consumer that cannot be told so."""
-    return (array if request.get("max_version") else array.copy()).__dlpack__(**request)
-
-
-def put_in_place(target: HostArray, x: HostArray, kind: str, where: Selection) -> None:
-    """`Backend.put` on a writable NumPy array."""
-    ufunc = AT_OPERATIONS[kind]
-    if ufunc is None:
-        target[where.index] = x
-    elif where.basic:
-        target[where.index] = ufunc(target[where.index], x)
-    else:
-        ufunc.at(target, where.index, x)
-
-
-def combine(kind: str, old: Any, x: Any, minimum: Operation, maximum: Operation) -> Any:
-    """One of `AT_OPERATIONS` on arrays of a library whose minimum and maximum are given."""
-    if kind == "set":
-        return x
-    if kind == "min":
-        return minimum(old, x)
-    if kind == "max":
-        return maximum(old, x)
-    return _BINARY[kind](old, x)

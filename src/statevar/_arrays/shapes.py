@@ -6,7 +6,7 @@ import operator
 from types import EllipsisType
 from typing import Any, TypeAlias
 
-from .errors import ShapeError, describe
+from ..errors import ShapeError, describe
 
 __all__ = ["DeclaredShape", "Shape", "broadcasts_into", "canonical_shape", "fits", "is_static"]
 

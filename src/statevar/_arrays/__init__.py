@@ -1,0 +1,1 @@
+"""What array libraries are: their contracts, dtypes, shapes and selections. No variable is known here."""

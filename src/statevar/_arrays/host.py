@@ -1,0 +1,72 @@
+"""Helpers of adapters for arrays in host memory: aligned buffers, DLPack, writes at a selection."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import numpy as np
+
+from .indexing import Selection
+from .shapes import Shape
+from .types import HostArray, Operation
+
+__all__ = ["AT_OPERATIONS", "combine", "dlpack_of_host", "empty_aligned", "put_in_place"]
+
+#: What ``v.at[i]`` can do, as NumPy's ufunc of two operands; ``set`` has none.
+AT_OPERATIONS: dict[str, Any] = {
+    "set": None,
+    "add": np.add,
+    "subtract": np.subtract,
+    "multiply": np.multiply,
+    "divide": np.divide,
+    "min": np.minimum,
+    "max": np.maximum,
+}
+
+_BINARY: dict[str, Operation] = {
+    "add": operator.add,
+    "subtract": operator.sub,
+    "multiply": operator.mul,
+    "divide": operator.truediv,
+}
+
+# JAX and TensorFlow take a host buffer without copying it only if it is aligned so; malloc gives 16.
+_ALIGNMENT = 64
+
+
+def empty_aligned(shape: Shape, dtype: Any) -> HostArray:
+    """A host array not yet written, C-contiguous, that every library can take without copying it."""
+    dtype = np.dtype(dtype)
+    if dtype.hasobject or dtype.kind == "T":
+        return np.empty(shape, dtype)
+    memory = np.empty(math.prod(shape) * dtype.itemsize + _ALIGNMENT, np.uint8)
+    return np.ndarray(shape, dtype, memory, -memory.ctypes.data % _ALIGNMENT)
+
+
+def dlpack_of_host(array: HostArray, request: dict[str, Any]) -> Any:
+    """The capsule of a read-only host array; of a copy for a consumer that cannot be told so."""
+    return (array if request.get("max_version") else array.copy()).__dlpack__(**request)
+
+
+def put_in_place(target: HostArray, x: HostArray, kind: str, where: Selection) -> None:
+    """`Backend.put` on a writable NumPy array."""
+    ufunc = AT_OPERATIONS[kind]
+    if ufunc is None:
+        target[where.index] = x
+    elif where.basic:
+        target[where.index] = ufunc(target[where.index], x)
+    else:
+        ufunc.at(target, where.index, x)
+
+
+def combine(kind: str, old: Any, x: Any, minimum: Operation, maximum: Operation) -> Any:
+    """One of `AT_OPERATIONS` on arrays of a library whose minimum and maximum are given."""
+    if kind == "set":
+        return x
+    if kind == "min":
+        return minimum(old, x)
+    if kind == "max":
+        return maximum(old, x)
+    return _BINARY[kind](old, x)
