@@ -6,10 +6,10 @@ import importlib
 from typing import Any
 
 import numpy as np
-from statevar._arrays.dtypes import HOST
-from statevar._arrays.registry import get_backend
 
 import statevar as sv
+from statevar._arrays.dtypes import HOST
+from statevar._arrays.registry import get_backend
 
 
 def array_of(backend: str, value: Any, dtype: str | None = None) -> Any:

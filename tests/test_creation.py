@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from statevar._arrays.dtypes import HOST
 
 import statevar as sv
+from statevar._arrays.dtypes import HOST
 from tests.helpers import array_of, array_type, assert_same, host
 
 #: What a library cannot hold, and what its error says.

@@ -21,9 +21,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from statevar._arrays.dtypes import HOST
 
 import statevar as sv
+from statevar._arrays.dtypes import HOST
 from statevar.checkpoint._format import DIGITS, decode, digest_of
 from statevar.errors import CheckpointError
 

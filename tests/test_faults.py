@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 
 import statevar as sv
-from statevar import _scopes
-from statevar._commit import while_locked
+from statevar._core import scopes as _scopes
+from statevar._core.commit import while_locked
 from tests.helpers import assert_same
 
 PATIENCE = 20.0
@@ -232,7 +232,7 @@ def test_watchers_that_fail(backend: str, error: type[BaseException]) -> None:
     with v.subscribe(lambda variable, version: None):
         for step in ("record", "deliver"):
             with pytest.MonkeyPatch.context() as patch, pytest.raises(error, match="injected"):
-                patch.setattr("statevar._watchers.Watchers." + step, raising(error))
+                patch.setattr("statevar._core.watchers.Watchers." + step, raising(error))
                 v.assign_add(1.0)
     assert_same(v, [3.0, 4.0, 5.0])
     assert v.version == 2

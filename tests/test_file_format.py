@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from statevar._arrays.dtypes import HOST
 
 import statevar as sv
+from statevar._arrays.dtypes import HOST
 from statevar.checkpoint import _format
 from statevar.checkpoint._format import CODES, Entry, Header, decode, encode, laid_out
 from statevar.errors import CheckpointError

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from statevar._arrays.indexing import Selection, last_of_each
 
 import statevar as sv
+from statevar._arrays.indexing import Selection, last_of_each
 from tests.helpers import array_of, assert_same
 
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)

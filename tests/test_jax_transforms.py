@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import statevar as sv
-from statevar import _scopes
+from statevar._core import scopes as _scopes
 from tests.helpers import address, assert_same
 from tests.test_faults import Interruption, assert_free, nothing_happens
 from tests.test_threads import in_threads, repeat

@@ -10,22 +10,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from statevar._arrays.backend import Backend
 
 import statevar as sv
+from statevar._arrays.backend import Backend
 
 SOURCE = Path(sv.__file__).parent
 FRAMEWORKS = ("jax", "jaxlib", "torch", "tensorflow", "keras", "flax")
 
 #: A module imports from its own layer or a lower one.
 LAYERS = (
-    ("errors", "_forks"),
+    ("errors",),
     ("_arrays",),
-    ("_scopes", "_holds"),
-    ("_backends", "initializers", "backends"),
-    ("_at", "_convert", "_creation", "_description", "_display", "_frozen", "_operations", "_operators", "_protocols"),
-    ("_watchers",),
-    ("_checks", "_commit", "_edit", "_holding", "_variable"),
+    ("initializers", "backends"),
+    ("_core",),
+    ("_backends",),
     ("_collect", "_inside", "_nest", "interop", "snapshots", "tracking", "transactions"),
     ("checkpoint",),
     ("_functional",),

@@ -22,9 +22,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from statevar._arrays.dtypes import HOST
 
 import statevar as sv
+from statevar._arrays.dtypes import HOST
 from statevar._collect import paths_in
 from statevar.checkpoint import Progress, _files
 from statevar.checkpoint.saving import items_of

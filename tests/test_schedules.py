@@ -16,7 +16,10 @@ import frontrun
 import pytest
 
 import statevar as sv
-from statevar import _holds, _scopes, _variable, snapshots, transactions
+from statevar import snapshots, transactions
+from statevar._core import holds as _holds
+from statevar._core import scopes as _scopes
+from statevar._core import variable as _variable
 from statevar.errors import ConflictError, ReentrantWriteError
 from tests.helpers import NoLock
 

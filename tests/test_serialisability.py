@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 import statevar as sv
-from statevar import _variable
+from statevar._core import variable as _variable
 from statevar.errors import ConflictError, StatevarError
 from tests.helpers import NoLock
 
@@ -344,7 +344,7 @@ def yield_then(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 BROKEN: dict[str, tuple[str, Any]] = {
-    "no lock": ("statevar._variable.RLock", NoLock),
+    "no lock": ("statevar._core.variable.RLock", NoLock),
     "no hold": ("statevar.Variable._take", lambda self, hold, operation, within=None: None),
     "no waiting": ("statevar.Variable._wait_for_holder", lambda self, operation: None),
     "no comparing": ("statevar.transactions.Work._validate", lambda self: None),

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from statevar._arrays.shapes import broadcasts_into, canonical_shape, fits
 
 import statevar as sv
+from statevar._arrays.shapes import broadcasts_into, canonical_shape, fits
 from tests.helpers import array_of, assert_same
 
 

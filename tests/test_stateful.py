@@ -11,10 +11,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from statevar._arrays.dtypes import HOST
-from statevar._arrays.shapes import fits
 
 import statevar as sv
+from statevar._arrays.dtypes import HOST
+from statevar._arrays.shapes import fits
 from tests.helpers import assert_same, host
 
 DTYPES = ["float32", "int32", "int8", "uint8", "float16", "bfloat16", "complex64", "bool"]

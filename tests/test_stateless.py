@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import statevar as sv
-from statevar import _scopes
+from statevar._core import scopes as _scopes
 from tests.helpers import array_of, assert_same
 from tests.test_control_flow import total
 from tests.test_faults import assert_free

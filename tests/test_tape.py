@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from statevar._arrays.registry import get_backend
 
 import statevar as sv
-from statevar import _scopes
+from statevar._arrays.registry import get_backend
+from statevar._core import scopes as _scopes
 from statevar.errors import DTypeError, TraceError
 
 from .conftest import chosen

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import statevar as sv
-from statevar import _holds
+from statevar._core import holds as _holds
 from tests.helpers import address, assert_same
 from tests.test_threads import in_threads, repeat
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from statevar._arrays.dtypes import HOST, kind
 
 import statevar as sv
+from statevar._arrays.dtypes import HOST, kind
 from tests.helpers import array_of, assert_same
 from tests.test_creation import CANNOT_HOLD
 

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from . import errors, initializers
 from ._arrays.registry import backend_names
-from ._forks import guarded
-from ._frozen import FrozenVariable
-from ._scopes import autocast, device, name_scope
-from ._variable import Variable
+from ._core.forks import guarded
+from ._core.frozen import FrozenVariable
+from ._core.scopes import autocast, device, name_scope
+from ._core.variable import Variable
 from .interop import assign, batch_get_value, batch_set_value, get_value, set_value
 
 if TYPE_CHECKING:

@@ -6,13 +6,13 @@ import gc
 from collections.abc import Iterable
 from typing import Self
 
-from . import _scopes
 from ._arrays.backend import Backend
 from ._arrays.types import Array
-from ._checks import redeclares
+from ._core import scopes
+from ._core.checks import redeclares
+from ._core.holds import Overlay
+from ._core.variable import Variable
 from ._functional import Functional
-from ._holds import Overlay
-from ._variable import Variable
 from .errors import TraceError, describe
 from .transactions import Work
 
@@ -120,7 +120,7 @@ class Call:
         self._work: Work | None = None
 
     def __enter__(self) -> Self:
-        self._outer = _scopes.overlay() if _scopes.active else None
+        self._outer = scopes.overlay() if scopes.active else None
         if self._outer is None:
             self._work = Work()
             self._work.opened_for(self._what)

@@ -8,8 +8,8 @@ from enum import Enum
 from numbers import Integral
 from typing import Any, TypeVar
 
+from ._core.variable import Variable
 from ._inside import SEQUENCES, SETS, Attribute, Container, Inside, Insides, Unordered, slots_of, steps, walk
-from ._variable import Variable
 from .errors import NameScopeError, describe
 
 __all__ = ["Container", "Paths", "followed", "found_in", "named_in", "paths_in", "slots_of", "variables_in"]

@@ -12,16 +12,16 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar, Final, Self, TypeAlias, TypeVar
 from weakref import ref
 
-from . import _scopes
 from ._arrays.backend import Backend
 from ._arrays.indexing import Selection
 from ._arrays.registry import loaded_backends
 from ._arrays.shapes import DeclaredShape, Shape, fits
 from ._arrays.types import Array
-from ._checks import Check, fits_declared, redeclares, selects
-from ._convert import to_value
-from ._holds import Overlay
-from ._variable import Draft, Variable
+from ._core import scopes
+from ._core.checks import Check, fits_declared, redeclares, selects
+from ._core.convert import to_value
+from ._core.holds import Overlay
+from ._core.variable import Draft, Variable
 from .errors import ConflictError, ShapeError, TraceError, UninitializedError, describe
 from .transactions import Work
 
@@ -198,8 +198,8 @@ class Functional(Overlay):
                 if backend.traces:
                     self._marks[backend.name] = backend.mark()
             self._opened = True
-            _scopes.active.append(None)  # Ctrl-C comes after a call, so not between these two lines
-            self._around = _scopes.open_overlay(self)
+            scopes.active.append(None)  # Ctrl-C comes after a call, so not between these two lines
+            self._around = scopes.open_overlay(self)
             if self.lifted and isinstance(outer := self.outer, Functional):
                 for variable, draft in self.drafts.items():
                     self.declare(draft, outer._find(variable, outer._marks.get(variable._backend.name)))
@@ -212,11 +212,11 @@ class Functional(Overlay):
         interrupt: KeyboardInterrupt | None = None
         while True:
             try:
-                _scopes.close_overlay(self, self._around)
+                scopes.close_overlay(self, self._around)
                 self.end()
                 if self._opened:
                     self._opened = False
-                    _scopes.active.pop()
+                    scopes.active.pop()
                 self._marks.clear()
                 break
             except KeyboardInterrupt as error:
@@ -234,7 +234,7 @@ class Functional(Overlay):
         """Declares the shape of a value that came through a transform. A place for subclasses."""
         draft._declared, draft._version = outer._declared, outer._version
 
-    # -- as `_scopes.overlay` -----------------------------------------------------------------------------
+    # -- as `scopes.overlay` -----------------------------------------------------------------------------
 
     def read(self, variable: Any) -> PureDraft:
         """The draft of a variable; what is outside, if it has none yet."""
@@ -319,7 +319,7 @@ class Functional(Overlay):
             draft._declared, draft._version = source._declared, source._version
             value = None if source._handle is None else source._stored()
         if value is not None:
-            value = _scopes.seen_by_tapes(variable, value, outer if isinstance(outer, Functional) else None)
+            value = scopes.seen_by_tapes(variable, value, outer if isinstance(outer, Functional) else None)
         draft._set(None if value is None else self.given(variable, value))
         self.drafts[variable] = draft
         return draft

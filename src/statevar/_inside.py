@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-from ._variable import Variable
+from ._core.variable import Variable
 
 __all__ = [
     "SEQUENCES",

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ._arrays.registry import default_backend, owner_of
 from ._arrays.trees import leaves, tree_map
+from ._core.variable import Variable
 from ._functional import Functional, Lifted
-from ._variable import Variable
 from .compilation import backend_of
 from .errors import TraceError, UninitializedError, describe
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ._collect import variables_in
-from ._variable import Variable
+from ._core.variable import Variable
 from .errors import describe
 
 __all__ = ["Nest"]

@@ -10,12 +10,12 @@ from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
-from . import _scopes
 from ._arrays.backend import Backend
 from ._arrays.registry import default_backend, get_backend, loaded_backends, owner_of, transforms_of
 from ._arrays.transforms import Program
 from ._collect import slots_of
-from ._variable import Variable
+from ._core import scopes
+from ._core.variable import Variable
 from .errors import TraceError, describe
 
 __all__ = ["Jit", "backend_of", "jit"]
@@ -82,7 +82,7 @@ class Jit:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the function, compiled."""
-        if _scopes.active and (overlay := _scopes.overlay()) is not None and overlay.pure:
+        if scopes.active and (overlay := scopes.overlay()) is not None and overlay.pure:
             return self._program.fn(*args, **kwargs)  # part of what is traced around it
         run = self._run
         if run is None:

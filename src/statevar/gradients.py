@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
 
-from . import _scopes
 from ._arrays.backend import Backend
 from ._arrays.dtypes import is_differentiable
 from ._arrays.registry import owner_of, transforms_of
 from ._arrays.transforms import Tape
 from ._arrays.trees import tree_map
 from ._arrays.types import Array
+from ._core import scopes
+from ._core.variable import Variable
 from ._functional import Functional, keep_writes
 from ._nest import Nest
-from ._variable import Variable
 from .errors import DTypeError, ShapeError, TraceError, describe
 
 __all__ = ["grad", "value_and_grad"]
@@ -174,7 +174,7 @@ def open_tapes(overlay: Any, backend: Backend) -> None:
             overlay.open_tape(backend)
     else:
         overlay = None
-    for tape in _scopes.tapes():
+    for tape in scopes.tapes():
         if tape.around is overlay:
             tape.open_tape(backend)
 

@@ -15,9 +15,9 @@ import numpy as np
 
 from ._arrays.registry import transforms_of
 from ._arrays.trees import leaves, tree_map
+from ._core.variable import Variable
 from ._functional import Functional, Lifted, PureDraft, keep_writes
 from ._lift import library_of, plain
-from ._variable import Variable
 from .errors import ShapeError, TraceError, describe
 
 if TYPE_CHECKING:

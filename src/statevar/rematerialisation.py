@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from ._arrays.registry import transforms_of
 from ._arrays.trees import tree_map
+from ._core.variable import Variable
 from ._functional import Functional, Lifted, keep_writes
 from ._lift import library_of, plain
-from ._variable import Variable
 
 if TYPE_CHECKING:
     from ._arrays.types import Array

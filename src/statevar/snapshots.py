@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any
 
-from . import _scopes
 from ._arrays.shapes import DeclaredShape
 from ._arrays.types import Array
 from ._collect import variables_in
-from ._commit import while_locked
-from ._variable import Variable
+from ._core import scopes
+from ._core.commit import while_locked
+from ._core.variable import Variable
 from .errors import NameScopeError, describe
 from .transactions import transaction
 
@@ -102,7 +102,7 @@ def snapshot(*variables: Any) -> Snapshot:
     (array([1, 2], dtype=int32), {'counts/hits': 0, 'counts/misses': 0})
     """
     found = variables_in("snapshot", variables)
-    overlay = _scopes.overlay() if _scopes.active else None
+    overlay = scopes.overlay() if scopes.active else None
     if overlay is not None:
         return _taken(found, [overlay.read(variable) for variable in found])
     for _ in range(_ATTEMPTS):
@@ -151,7 +151,7 @@ def restore(snapshot: Snapshot) -> None:
 
 
 def _restore(snapshot: Snapshot, which: Any) -> None:
-    work = _scopes.overlay()
+    work = scopes.overlay()
     assert work is not None, "restore runs in a transaction"
     for i in which:
         work.write(snapshot._variables[i])._restore_value(snapshot._values[i], snapshot._declared[i])
@@ -186,6 +186,6 @@ def rollback(*variables: Any) -> Iterator[Snapshot]:
         try:
             yield before
         finally:
-            work: Any = _scopes.overlay()
+            work: Any = scopes.overlay()
             work.drop()
             _restore(before, [i for i, variable in enumerate(found) if variable.version != versions[i]])

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any, Self
 
+from ._core.variable import Variable
 from ._functional import Functional
 from ._nest import Nest
-from ._variable import Variable
 from .errors import describe
 
 __all__ = ["StatelessScope", "functionalize"]

@@ -8,15 +8,15 @@ from typing import Any, Self
 
 import numpy as np
 
-from . import _scopes
 from ._arrays.backend import Backend
 from ._arrays.dtypes import is_differentiable
 from ._arrays.registry import owner_of, transforms_of
 from ._arrays.transforms import Tape
 from ._arrays.trees import leaves, tree_map
 from ._arrays.types import Array
-from ._convert import to_value
-from ._variable import Variable
+from ._core import scopes
+from ._core.convert import to_value
+from ._core.variable import Variable
 from .errors import DTypeError, TraceError, describe
 from .gradients import open_tapes
 
@@ -70,12 +70,12 @@ class GradientTape:
         if self._entered:
             raise RuntimeError(describe("GradientTape", "it was entered before", hint="make a new one"))
         self._entered = self._recording = True
-        self.around = _scopes.values_overlay()
-        _scopes.open_tape(self)
+        self.around = scopes.values_overlay()
+        scopes.open_tape(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        _scopes.close_tape(self)
+        scopes.close_tape(self)
         self._stop()
 
     def _stop(self) -> None:

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from . import _scopes
 from ._collect import Container, found_in, named_in, paths_in, variables_in
-from ._forks import guarded
-from ._variable import Variable
+from ._core import scopes
+from ._core.forks import guarded
+from ._core.variable import Variable
 
 __all__ = ["Module", "named_variables", "variables"]
 
@@ -71,7 +71,7 @@ class Module(Container):
 
     def __init__(self, name: str | None = None) -> None:
         if name is not None:
-            _scopes.check_name(name)
+            scopes.check_name(name)
             self.name = name
 
     def name_scope(self) -> AbstractContextManager[str]:
@@ -87,7 +87,7 @@ class Module(Container):
         ...     sv.Variable(0.0, name="bias").path
         'encoder/bias'
         """
-        return _scopes.name_scope(self.name)
+        return scopes.name_scope(self.name)
 
     @property
     def variables(self) -> tuple[Variable, ...]:

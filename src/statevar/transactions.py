@@ -6,11 +6,11 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Self
 
-from . import _scopes
 from ._collect import variables_in
-from ._commit import commit
-from ._holds import Hold, Overlay
-from ._variable import Variable
+from ._core import scopes
+from ._core.commit import commit
+from ._core.holds import Hold, Overlay
+from ._core.variable import Variable
 from .errors import ConflictError, ReentrantWriteError, describe
 
 __all__ = ["Transaction", "Work", "transaction"]
@@ -125,12 +125,12 @@ class Transaction:
 
 def _work() -> tuple[Work, bool]:
     """The transaction that runs here, or a new one; and whether it ran already."""
-    overlay: Any = _scopes.overlay() if _scopes.active else None
+    overlay: Any = scopes.overlay() if scopes.active else None
     return (Work(), False) if overlay is None else (overlay, True)
 
 
 def _running() -> Work:
-    work: Any = _scopes.overlay()
+    work: Any = scopes.overlay()
     if work is None:
         raise RuntimeError("transaction: it ends in another thread or task than it began in")
     found: Work = work
@@ -174,7 +174,7 @@ class Work(Overlay):
         self._opened = False
         self._lost_to: Hold | None = None
 
-    # -- as `_scopes.overlay` -------------------------------------------------------------------------
+    # -- as `scopes.overlay` -------------------------------------------------------------------------
 
     def read(self, variable: Any) -> Any:
         """Its draft; else itself, if it is held; else what it was when it was read first."""
@@ -253,8 +253,8 @@ class Work(Overlay):
         """Opens a level; on the first, reads and writes of this thread or task come here from now on."""
         if not self._levels:
             self._opened = True
-            _scopes.active.append(None)  # Ctrl-C comes after a call, so not between these two lines
-            self._around = _scopes.open_overlay(self)
+            scopes.active.append(None)  # Ctrl-C comes after a call, so not between these two lines
+            self._around = scopes.open_overlay(self)
         self._levels.append({})
 
     def opened_for(self, what: str) -> None:
@@ -301,7 +301,7 @@ class Work(Overlay):
 
     def release(self) -> None:
         """Lets everything go."""
-        _scopes.close_overlay(self, self._around)
+        scopes.close_overlay(self, self._around)
         held = self._held
         for variable in held:
             if variable._holder is self:
@@ -310,7 +310,7 @@ class Work(Overlay):
         self.end()
         if self._opened:
             self._opened = False
-            _scopes.active.pop()  # should Ctrl-C keep this from happening, reads are slower from then on, and right
+            scopes.active.pop()  # should Ctrl-C keep this from happening, reads are slower from then on, and right
 
     def depth(self) -> int:
         """How many levels are open."""

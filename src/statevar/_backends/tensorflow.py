@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from .. import _forks, _scopes
 from .._arrays.backend import Backend
 from .._arrays.dtypes import is_integer
 from .._arrays.host import combine, dlpack_of_host
@@ -25,6 +24,7 @@ from .._arrays.indexing import Selection, last_of_each
 from .._arrays.placement import no_such_device, parse_device
 from .._arrays.shapes import DeclaredShape, Shape
 from .._arrays.types import HostArray, Operation
+from .._core import forks, scopes
 from ..errors import DTypeError, ShapeError, TraceError, describe
 from . import tensorflow_namespace
 
@@ -383,14 +383,14 @@ def _accessed(resource: Any) -> None:
     A compiled function goes past the values of an overlay, and so does what `parameter` handed out: it would read what
     the code around it has replaced, write what it shall not change, and get no gradient.
     """
-    overlay = _scopes.overlay() if _scopes.active else None
+    overlay = scopes.overlay() if scopes.active else None
     if overlay is None or not overlay.pure:  # it has ended: without us, a call of a compiled function is faster
         with suppress(AttributeError):
             del tf.compat.v1.get_default_graph().watch_variable
         return
     if getattr(_ours, "reads", False) or not hasattr(resource, "_statevar"):
         return
-    for each in _forks._living():
+    for each in forks._living():
         if each._handle is not None and getattr(each._handle, "variable", None) is resource:
             raise past_overlay(overlay.what, each.path)
 

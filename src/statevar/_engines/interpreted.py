@@ -7,10 +7,10 @@ from functools import partial
 from typing import Any
 from weakref import ref
 
-from .. import _scopes
 from .._arrays.transforms import Program
 from .._arrays.types import Array
-from .._variable import Variable
+from .._core import scopes
+from .._core.variable import Variable
 from ..errors import ConflictError, TraceError, describe
 from ..transactions import Transaction, Work
 
@@ -36,7 +36,7 @@ class Interpreted:
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         fn = self._program.fn
-        if _scopes.active and _scopes.overlay() is not None:
+        if scopes.active and scopes.overlay() is not None:
             with Transaction(self._living()):
                 return fn(*args, **kwargs)
         for _ in range(_ATTEMPTS):

@@ -17,12 +17,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .. import _scopes
 from .._arrays.transforms import Program, Transforms
 from .._backends.jax import BACKEND, by_identity, is_eager
 from .._calls import Call, Makes, Tracing, check_library
-from .._holds import Hold
-from .._variable import Variable
+from .._core import scopes
+from .._core.holds import Hold
+from .._core.variable import Variable
 from ..errors import TraceError, describe
 from .jax_residence import Held, Residence
 
@@ -127,7 +127,7 @@ class _Jit:
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One call."""
         config = self._config
-        if config.cold or _scopes.active or config.home.missing or not is_eager():
+        if config.cold or scopes.active or config.home.missing or not is_eager():
             return self._carefully(args, kwargs)
         try:
             return self._at_home(config, args, kwargs, get_ident())
@@ -136,7 +136,7 @@ class _Jit:
 
     def _carefully(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call that may have to trace, to wait, to fetch variables, or that is part of something."""
-        part = _scopes.active and _scopes.overlay() is not None
+        part = scopes.active and scopes.overlay() is not None
         eager = is_eager()
         for _ in range(_ATTEMPTS):
             config = self._config

@@ -19,10 +19,10 @@ import jax
 import jax.numpy as jnp
 
 from .._backends.jax import Lent
-from .._commit import while_locked
-from .._forks import in_child
-from .._holds import Hold
-from .._variable import Variable
+from .._core.commit import while_locked
+from .._core.forks import in_child
+from .._core.holds import Hold
+from .._core.variable import Variable
 
 __all__ = ["Held", "Residence"]
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from .._arrays.registry import owner_of
 from .._arrays.transforms import Program
-from .._variable import Variable
+from .._core.variable import Variable
 from ..errors import describe
 
 __all__ = [

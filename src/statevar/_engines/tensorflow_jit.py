@@ -20,15 +20,15 @@ from typing import Any, Self
 
 import tensorflow as tf
 
-from .. import _scopes
 from .._arrays.backend import Backend
 from .._arrays.shapes import fits
 from .._arrays.transforms import Program
 from .._backends.tensorflow import BACKEND, past_overlay
 from .._calls import Call, Tracing, check_library
-from .._commit import Locks
+from .._core import scopes
+from .._core.commit import Locks
+from .._core.variable import Variable
 from .._functional import PureDraft
-from .._variable import Variable
 from ..errors import StatevarError, TraceError, describe
 from .tensorflow_arguments import EXACT_NUMBERS, SINGLE_NUMBERS, Arguments, Key, better_for, emptied, filled, static_of
 
@@ -209,9 +209,9 @@ class Jitted:
             return self._fn(*args, **kwargs)  # part of a raw tf.function: TensorFlow's own reads and writes are right
         arguments = Arguments(args, kwargs, self._static)
         overlay = None
-        if _scopes.active:
-            overlay = _scopes.overlay()
-            arguments.key = (arguments.key, _scopes.autocast_dtype())
+        if scopes.active:
+            overlay = scopes.overlay()
+            arguments.key = (arguments.key, scopes.autocast_dtype())
         for _ in range(_ATTEMPTS):
             arguments.pass_numbers(self._numbers.get(arguments.key, SINGLE_NUMBERS))
             if overlay is not None:

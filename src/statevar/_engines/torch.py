@@ -15,9 +15,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_proxy_mode
 from torch.utils.checkpoint import checkpoint
 
-from .. import _scopes
 from .._arrays.transforms import Program, Tape, Transforms
 from .._arrays.trees import leaves, tree_map
+from .._core import scopes
 from ..errors import describe
 from .interpreted import UncompilableError
 
@@ -107,7 +107,7 @@ class TorchTape(Tape):
 
 def _stopped_inside() -> bool:
     """Whether the code itself, not its caller, has turned gradients off: it means them to be off."""
-    overlay: Any = _scopes.overlay() if _scopes.active else None
+    overlay: Any = scopes.overlay() if scopes.active else None
     mark = getattr(overlay, "_marks", {}).get("torch")
     return mark is not None and bool(mark.grad)
 

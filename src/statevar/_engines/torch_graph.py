@@ -10,7 +10,7 @@ import torch
 
 from .._backends.torch import _UNHELD, _UNHELD_FORK, BACKEND, _use_count
 from .._calls import Call
-from .._variable import Variable
+from .._core.variable import Variable
 from ..errors import describe
 from .torch_arguments import Slot, built
 from .torch_nodes import is_plain

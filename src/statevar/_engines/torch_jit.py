@@ -19,12 +19,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils._python_dispatch import _disable_current_modes
 
-from .. import _scopes
 from .._arrays.transforms import Program
 from .._backends.torch import BACKEND
 from .._calls import Makes, Tracing, check_library
-from .._forks import guarded
-from .._variable import Variable
+from .._core import scopes
+from .._core.forks import guarded
+from .._core.variable import Variable
 from ..errors import TraceError, describe
 from .interpreted import Interpreted, UncompilableError
 from .torch_arguments import Static, replaced, signature, template_of
@@ -69,7 +69,7 @@ class TorchJit:
         tensors: list[Tensor] = []
         key = self._key(args, kwargs, tensors)
         graphs = self._graphs.get(key)
-        if graphs is not None and not _scopes.active:
+        if graphs is not None and not scopes.active:
             for graph in graphs:
                 if (result := graph.run(tensors)) is not MISS:
                     return result
@@ -98,7 +98,7 @@ class TorchJit:
                 modes,
                 *((each, torch.is_autocast_enabled(each), torch.get_autocast_dtype(each)) for each in _kinds()),
             )
-        if _scopes.active and (cast_to := _scopes.autocast_dtype()) is not None:
+        if scopes.active and (cast_to := scopes.autocast_dtype()) is not None:
             modes = (modes, cast_to)
         try:
             if self._statics:
@@ -165,7 +165,7 @@ class TorchJit:
     def _attempt(
         self, known: list[Variable], args: Any, kwargs: Any, tensors: list[Tensor], in_place: bool
     ) -> tuple[Graph, list[Tensor], dict[Variable, None]]:
-        overlay: Any = _scopes.overlay() if _scopes.active else None
+        overlay: Any = scopes.overlay() if scopes.active else None
         values = []
         for variable in known:
             current = variable if overlay is None else overlay.read(variable)

@@ -15,7 +15,7 @@ from .._arrays.indexing import select
 from .._arrays.registry import get_backend
 from .._arrays.shapes import DeclaredShape, Shape
 from .._arrays.types import Array, HostArray
-from .._variable import Variable
+from .._core.variable import Variable
 from ..errors import DTypeError
 from .cases import SHAPES
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import _scopes
 from .._arrays.dtypes import HOST, narrows
-from .._variable import Variable
+from .._core import scopes
+from .._core.variable import Variable
 from ..errors import DTypeError, IndexingError, RangeError, ShapeError, StatevarError, UninitializedError
 from ..snapshots import restore, snapshot
 from ..transactions import transaction
@@ -145,7 +145,7 @@ class Laws(SuiteBase):
         if "float16" not in self.held():
             self.skip("the library holds no float16")
         variable = self.variable([1.0, 2.0])
-        with _scopes.autocast("float16"):
+        with scopes.autocast("float16"):
             same(self.host(variable.value), np.array([1, 2], np.float16), "value under autocast")
             variable.assign_add(1e-6)
         same(variable.numpy(), np.array([1.000001, 2.000001], np.float32), "after a write under autocast")

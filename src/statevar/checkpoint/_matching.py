@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 from .._arrays.shapes import fits
 from .._collect import Paths, followed
-from .._variable import Variable
+from .._core.variable import Variable
 from ..errors import CheckpointMismatchError, describe
 from ._archive import Checkpoint
 from ._pending import Pending

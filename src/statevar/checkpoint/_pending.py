@@ -8,7 +8,7 @@ from threading import RLock
 from typing import Any
 
 from .._collect import named_in, paths_in
-from .._variable import Variable
+from .._core.variable import Variable
 from ..tracking import Module, _on_setattr
 from ._archive import Checkpoint
 

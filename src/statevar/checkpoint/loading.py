@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, overload
 
-from .. import _scopes
 from .._arrays.dtypes import cast_host
 from .._arrays.shapes import fits
 from .._arrays.types import HostArray
 from .._collect import paths_in
-from .._variable import Variable
+from .._core import scopes
+from .._core.variable import Variable
 from ..errors import CheckpointError, CheckpointMismatchError, StatevarError, TraceError, describe
 from ..transactions import transaction
 from ._archive import Checkpoint, open_checkpoint
@@ -161,13 +161,13 @@ def _read(
 def _commit(values: list[tuple[Variable, HostArray | None]]) -> None:
     if not values:
         return
-    overlay: Any = _scopes.overlay() if _scopes.active else None
+    overlay: Any = scopes.overlay() if scopes.active else None
     if overlay is not None and overlay.pure:
         raise TraceError(
             describe("load", "variables cannot be loaded inside a transformed function", hint="load before")
         )
     with transaction([variable for variable, _ in values]):
-        work: Any = _scopes.overlay()
+        work: Any = scopes.overlay()
         for variable, value in values:
             draft = work.write(variable)
             if value is not None and not fits(value.shape, draft._declared):  # it was changed since it was compared

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays.backend import Backend
-from ._arrays.dtypes import cast_host, check_kind, default_for, dtype_name, narrows, number_to_host
-from ._arrays.registry import owner_of
-from ._arrays.types import Array, HostArray
-from ._operators import Operators
-from .errors import InitializerError, RangeError, StatevarError, TraceError, describe
+from .._arrays.backend import Backend
+from .._arrays.dtypes import cast_host, check_kind, default_for, dtype_name, narrows, number_to_host
+from .._arrays.registry import owner_of
+from .._arrays.types import Array, HostArray
+from ..errors import InitializerError, RangeError, StatevarError, TraceError, describe
+from .operators import Operators
 
 __all__ = ["host_from_python", "inferred_dtype", "to_operand", "to_value", "unwrapped"]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ._arrays.indexing import Selection, select
-from ._arrays.shapes import Shape, broadcasts_into, fits
-from ._arrays.types import Array
-from .errors import ShapeError, describe
+from .._arrays.indexing import Selection, select
+from .._arrays.shapes import Shape, broadcasts_into, fits
+from .._arrays.types import Array
+from ..errors import ShapeError, describe
 
 if TYPE_CHECKING:
-    from ._variable import Variable
+    from .variable import Variable
 
 __all__ = ["Check", "broadcasts", "fits_declared", "multiplies", "redeclares", "selects"]
 

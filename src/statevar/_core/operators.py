@@ -12,12 +12,12 @@ from typing import Any
 
 from numpy import ndarray
 
-from ._arrays.backend import Backend
-from ._arrays.indexing import select
-from ._arrays.registry import owner_of
-from ._arrays.shapes import Shape
-from ._arrays.types import HostArray, Operation
-from .errors import TraceError, describe
+from .._arrays.backend import Backend
+from .._arrays.indexing import select
+from .._arrays.registry import owner_of
+from .._arrays.shapes import Shape
+from .._arrays.types import HostArray, Operation
+from ..errors import TraceError, describe
 
 __all__ = ["Operators"]
 

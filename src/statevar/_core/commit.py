@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from ._variable import Variable
+    from .variable import Variable
 
 __all__ = ["Locks", "commit", "while_locked"]
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays.backend import Backend
-from ._arrays.indexing import select
-from ._arrays.types import HostArray
+from .._arrays.backend import Backend
+from .._arrays.indexing import select
+from .._arrays.types import HostArray
 
 __all__ = ["variable_repr"]
 

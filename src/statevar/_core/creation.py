@@ -6,11 +6,12 @@ from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
-from . import _scopes, initializers
-from ._arrays.registry import loaded_backends
-from ._arrays.shapes import DeclaredShape, is_static
-from ._convert import unwrapped
-from .errors import InitializerError, ShapeError, describe
+from .. import initializers
+from .._arrays.registry import loaded_backends
+from .._arrays.shapes import DeclaredShape, is_static
+from ..errors import InitializerError, ShapeError, describe
+from . import scopes
+from .convert import unwrapped
 
 __all__ = ["initial_value"]
 
@@ -43,7 +44,7 @@ def initial_value(
         )
     dtype = dtype or "float32"
     with ExitStack() as stack:
-        if _scopes.active:  # it may be called while a library traces
+        if scopes.active:  # it may be called while a library traces
             for backend in loaded_backends():
                 stack.enter_context(backend.concretely())
         value = initializer(declared, dtype)

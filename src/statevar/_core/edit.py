@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._arrays.host import empty_aligned
-from ._arrays.indexing import select
-from ._arrays.types import HostArray
-from ._checks import fits_declared, selects
-from ._commit import commit
+from .._arrays.host import empty_aligned
+from .._arrays.indexing import select
+from .._arrays.types import HostArray
+from .checks import fits_declared, selects
+from .commit import commit
 
 if TYPE_CHECKING:
-    from ._variable import Variable
+    from .variable import Variable
 
 __all__ = ["edit"]
 

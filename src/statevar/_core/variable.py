@@ -8,26 +8,26 @@ from contextlib import AbstractContextManager
 from threading import RLock
 from typing import Any, Self
 
-from . import _scopes
-from ._arrays.dtypes import dtype_name, is_differentiable, is_floating
-from ._arrays.indexing import Selection
-from ._arrays.registry import attach, default_backend, get_backend, owner_of
-from ._arrays.shapes import DeclaredShape, Shape, canonical_shape, fits
-from ._arrays.types import Array, HostArray, Operation
-from ._at import At
-from ._checks import Check, broadcasts, fits_declared, multiplies, redeclares, selects
-from ._convert import inferred_dtype, to_operand, to_value, unwrapped
-from ._creation import initial_value
-from ._description import Aggregation
-from ._display import variable_repr
-from ._edit import edit
-from ._forks import register
-from ._frozen import FrozenVariable
-from ._holding import Holding
-from ._holds import BUSY, Hold, Overlay
-from ._operations import check_operator, closed_operators
-from ._watchers import Callback, Subscription, Watchers
-from .errors import ConflictError, ShapeError, TraceError, UninitializedError, describe
+from .._arrays.dtypes import dtype_name, is_differentiable, is_floating
+from .._arrays.indexing import Selection
+from .._arrays.registry import attach, default_backend, get_backend, owner_of
+from .._arrays.shapes import DeclaredShape, Shape, canonical_shape, fits
+from .._arrays.types import Array, HostArray, Operation
+from ..errors import ConflictError, ShapeError, TraceError, UninitializedError, describe
+from . import scopes
+from .at import At
+from .cell import Holding
+from .checks import Check, broadcasts, fits_declared, multiplies, redeclares, selects
+from .convert import inferred_dtype, to_operand, to_value, unwrapped
+from .creation import initial_value
+from .description import Aggregation
+from .display import variable_repr
+from .edit import edit
+from .forks import register
+from .frozen import FrozenVariable
+from .holds import BUSY, Hold, Overlay
+from .operations import check_operator, closed_operators
+from .watchers import Callback, Subscription, Watchers
 
 __all__ = ["Aggregation", "Draft", "Variable"]
 
@@ -102,7 +102,7 @@ class Variable(Holding):
                 describe("aggregation", f"expected one of {', '.join(_AGGREGATIONS)}, got {aggregation!r}")
             )
         if name is not None:
-            _scopes.check_name(name)
+            scopes.check_name(name)
         declared = None if shape is None else canonical_shape(shape)
         asked = None if dtype is None else dtype_name(dtype)
         value, asked = initial_value(initializer, declared, asked, seed)
@@ -112,7 +112,7 @@ class Variable(Holding):
         self._dtype_name: str = asked or "float32"
         self._dtype: Any = library.dtype(self._dtype_name)
         self._closed = closed_operators(self._dtype_name)
-        place = _scopes.current_device() if device is None else device
+        place = scopes.current_device() if device is None else device
         self._device: Any = None if place is None else library.device(place)
         self._backend = library
         self._guarded = library.guards_reads
@@ -126,7 +126,7 @@ class Variable(Holding):
         self._aggregation: Aggregation = aggregation
         self._trainable = bool(trainable) and is_differentiable(self._dtype_name)
         self._constraint: Callable[[Any], Any] | None = None
-        self._path = "" if name is None else _scopes.path_of(name)
+        self._path = "" if name is None else scopes.path_of(name)
         self.constraint = constraint
         if value is None:
             assert declared is not None
@@ -134,13 +134,13 @@ class Variable(Holding):
             self._shape: Shape | None = None
         else:
             self._initialize(value, declared)
-        self._name: str = _scopes.unique_name("variable") if name is None else name
-        self._path = _scopes.path_of(self._name)
+        self._name: str = scopes.unique_name("variable") if name is None else name
+        self._path = scopes.path_of(self._name)
         register(self)
 
     def _initialize(self, value: Any, declared: DeclaredShape | None) -> None:
         backend = self._backend
-        overlay: Any = _scopes.overlay() if _scopes.active else None
+        overlay: Any = scopes.overlay() if scopes.active else None
         traced = overlay is not None and overlay.pure and backend.is_symbolic(unwrapped(value))
         if traced:
             x = to_value(value, backend, self._dtype_name, operation="Variable", path=self._path)
@@ -181,7 +181,7 @@ class Variable(Holding):
         (array([1, 2], dtype=int32), array([2, 3], dtype=int32))
         """
         snapshot = self._snapshot
-        if snapshot is None or _scopes.active:
+        if snapshot is None or scopes.active:
             return self._read()
         if self._guarded and not self._backend.may_read(None):
             raise self._frozen_read()
@@ -198,21 +198,21 @@ class Variable(Holding):
         )
 
     def _read(self) -> Any:
-        current = self._current() if _scopes.active else self
+        current = self._current() if scopes.active else self
         if self._guarded and not current._is_value and not self._backend.may_read(None):
             raise self._frozen_read()
         value = current._stored()
-        if not _scopes.active:
+        if not scopes.active:
             return value
-        if _scopes.tapes():
-            value = _scopes.seen_by_tapes(self, value, _scopes.values_overlay())
-        cast_to = _scopes.autocast_dtype() if self._autocast else None
+        if scopes.tapes():
+            value = scopes.seen_by_tapes(self, value, scopes.values_overlay())
+        cast_to = scopes.autocast_dtype() if self._autocast else None
         if cast_to is None or cast_to == self._dtype_name:
             return value
         return self._backend.cast(value, self._backend.dtype(cast_to))
 
     def _current(self) -> Self:
-        overlay = _scopes.overlay()
+        overlay = scopes.overlay()
         current: Self = self if overlay is None else overlay.read(self)
         return current
 
@@ -478,7 +478,7 @@ class Variable(Holding):
         """
         v: Variable = self  # or, in a transaction, its draft
         overlay: Overlay | None = None
-        if hold is None and _scopes.active and (overlay := _scopes.overlay()) is not None and overlay.pure:
+        if hold is None and scopes.active and (overlay := scopes.overlay()) is not None and overlay.pure:
             overlay.write(self)._write(operation, verb, check, value, op, index)
             return self
         backend = self._backend
@@ -600,7 +600,7 @@ class Variable(Holding):
                     "return the new value from the traced function and assign it outside",
                 )
             )
-        if _scopes.active and _scopes.overlay() is not None:
+        if scopes.active and scopes.overlay() is not None:
             raise TraceError(
                 describe(
                     operation,

@@ -12,10 +12,10 @@ from contextvars import ContextVar
 from threading import get_ident
 from typing import Any
 
-from ._arrays.dtypes import dtype_name, is_floating
-from ._forks import guarded
-from ._holds import Overlay, running_task
-from .errors import DTypeError, NameScopeError, describe
+from .._arrays.dtypes import dtype_name, is_floating
+from ..errors import DTypeError, NameScopeError, describe
+from .forks import guarded
+from .holds import Overlay, running_task
 
 __all__ = [
     "autocast",

@@ -5,12 +5,12 @@ from __future__ import annotations
 import operator
 from typing import Any, NoReturn
 
-from ._arrays.backend import Backend
-from ._arrays.registry import default_backend, owner_of
-from ._arrays.shapes import Shape
-from ._arrays.types import Operation
-from ._protocols import Protocols
-from .errors import ReadOnlyError, describe
+from .._arrays.backend import Backend
+from .._arrays.registry import default_backend, owner_of
+from .._arrays.shapes import Shape
+from .._arrays.types import Operation
+from ..errors import ReadOnlyError, describe
+from .protocols import Protocols
 
 __all__ = ["FrozenVariable"]
 

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from threading import get_ident
 from typing import Any, ClassVar, Final
 
-from ._forks import guarded, in_child
-from .errors import ConflictError, ReentrantWriteError, describe
+from ..errors import ConflictError, ReentrantWriteError, describe
+from .forks import guarded, in_child
 
 __all__ = ["BUSY", "Hold", "Overlay", "running_task"]
 

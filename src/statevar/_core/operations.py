@@ -6,8 +6,8 @@ import functools
 import operator
 from typing import Any
 
-from ._arrays.dtypes import kind
-from .errors import DTypeError, describe
+from .._arrays.dtypes import kind
+from ..errors import DTypeError, describe
 
 __all__ = ["check_operator", "closed_operators"]
 

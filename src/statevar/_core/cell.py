@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
-from . import _scopes
-from ._arrays.shapes import DeclaredShape
-from ._arrays.types import HostArray
-from ._description import Description
-from ._holds import Hold, Overlay
-from ._watchers import Watchers
-from .errors import ConflictError, describe
+from .._arrays.shapes import DeclaredShape
+from .._arrays.types import HostArray
+from ..errors import ConflictError, describe
+from . import scopes
+from .description import Description
+from .holds import Hold, Overlay
+from .watchers import Watchers
 
 __all__ = ["Holding"]
 
@@ -40,7 +40,7 @@ class Holding(Description):
 
     def _while_held(self, operation: str, what: str, body: Callable[[Self, Hold], Any]) -> Any:
         """Calls ``body(what to write, the hold to do it with)``, and keeps every other writer out; no reader waits."""
-        overlay = _scopes.overlay() if _scopes.active else None
+        overlay = scopes.overlay() if scopes.active else None
         target: Self = self if overlay is None else overlay.write(self)
         hold = Hold(what)
         try:  # before it is taken: Ctrl-C may come between
@@ -56,7 +56,7 @@ class Holding(Description):
     @contextmanager
     def _held(self, operation: str, what: str) -> Iterator[tuple[Self, Hold]]:
         """`_while_held` for a block of the user's."""
-        overlay = _scopes.overlay() if _scopes.active else None
+        overlay = scopes.overlay() if scopes.active else None
         target: Self = self if overlay is None else overlay.write(self)
         hold = Hold(what)
         try:
@@ -94,7 +94,7 @@ class Holding(Description):
             if holder.lends:
                 holder.give_back(self)
                 continue
-            if _scopes.active and _scopes.inherits(holder) and not holder.is_mine():
+            if scopes.active and scopes.inherits(holder) and not holder.is_mine():
                 raise ConflictError(
                     describe(
                         operation,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ._variable import Variable
+    from .variable import Variable
 
 __all__ = ["At"]
 

@@ -6,11 +6,11 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal, Self
 
-from . import _scopes
-from ._arrays.dtypes import HOST, is_differentiable
-from ._arrays.shapes import DeclaredShape, Shape, is_static
-from ._protocols import Protocols
-from .errors import DTypeError, UninitializedError, describe
+from .._arrays.dtypes import HOST, is_differentiable
+from .._arrays.shapes import DeclaredShape, Shape, is_static
+from ..errors import DTypeError, UninitializedError, describe
+from . import scopes
+from .protocols import Protocols
 
 __all__ = ["Aggregation", "Description"]
 
@@ -83,7 +83,7 @@ class Description(Protocols):
         Raises:
             UninitializedError: there is no value, and the declared shape is open.
         """
-        shape = self._shape if not _scopes.active else self._current()._shape
+        shape = self._shape if not scopes.active else self._current()._shape
         if shape is not None:
             return shape
         declared = self.declared_shape
@@ -96,7 +96,7 @@ class Description(Protocols):
     @property
     def declared_shape(self) -> DeclaredShape:
         """What the shape may be: ``None`` for an open axis, ``...`` for any shape."""
-        return self._declared if not _scopes.active else self._current()._declared
+        return self._declared if not scopes.active else self._current()._declared
 
     @property
     def dtype(self) -> Any:
@@ -147,7 +147,7 @@ class Description(Protocols):
         >>> sv.Variable(0).assign_add(1).assign_add(1).version
         2
         """
-        current = self._current() if _scopes.active else self
+        current = self._current() if scopes.active else self
         handle = self._handle
         unseen = (
             0 if handle is None else self._backend.unseen_writes(handle)
@@ -157,7 +157,7 @@ class Description(Protocols):
     @property
     def is_initialized(self) -> bool:
         """Whether there is a value."""
-        return (self._current() if _scopes.active else self)._handle is not None
+        return (self._current() if scopes.active else self)._handle is not None
 
     @property
     def parameter(self) -> Any:

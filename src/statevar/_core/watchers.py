@@ -10,7 +10,7 @@ from types import MethodType
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from ._variable import Variable
+    from .variable import Variable
 
 __all__ = ["Subscription", "Watchers"]
 

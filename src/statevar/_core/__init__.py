@@ -1,0 +1,1 @@
+"""One variable: its public surface, its memory and locks, and the only code that writes it."""
