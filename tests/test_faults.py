@@ -395,7 +395,7 @@ def test_ctrl_c_in_a_commit_that_cannot_fail(backend: str, which: int, done: boo
 def test_a_validation_that_fails(backend: str, error: type[BaseException]) -> None:
     variables = three(backend)
     with nothing_happens(error, *variables), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("statevar.transactions.Work._validate", raising(error))
+        patch.setattr("statevar._state.transaction.Work._validate", raising(error))
         with sv.transaction():
             variables[0].assign_add(variables[1])
 

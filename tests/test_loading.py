@@ -572,7 +572,7 @@ def test_what_waits_is_not_changed_by_a_later_save(path: Path) -> None:
 
 
 def test_what_has_its_values_costs_nothing_more(path: Path) -> None:
-    from statevar import tracking
+    from statevar._state import module as tracking
 
     before = list(tracking._hooks)
     model = Model(3.0)

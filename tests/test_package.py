@@ -24,7 +24,7 @@ LAYERS = (
     ("initializers", "backends"),
     ("_core",),
     ("_backends",),
-    ("_collect", "_inside", "_nest", "interop", "snapshots", "tracking", "transactions"),
+    ("_state", "interop"),
     ("checkpoint",),
     ("_functional",),
     ("_calls",),

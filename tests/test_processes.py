@@ -196,7 +196,7 @@ begun = threading.Event()
 
 class Slow(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name == "statevar.transactions":  # asked with the lock of that module taken
+        if name == "statevar._state.transaction":  # asked with the lock of that module taken
             begun.set()
             time.sleep(0.5)
 

@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 import statevar as sv
 from statevar._arrays.dtypes import HOST
-from statevar._collect import paths_in
+from statevar._state.paths import paths_in
 from statevar.checkpoint import Progress, _files
 from statevar.checkpoint.saving import items_of
 from statevar.errors import DTypeError, NameScopeError, StorageError, TraceError

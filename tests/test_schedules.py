@@ -16,10 +16,11 @@ import frontrun
 import pytest
 
 import statevar as sv
-from statevar import snapshots, transactions
 from statevar._core import holds as _holds
 from statevar._core import scopes as _scopes
 from statevar._core import variable as _variable
+from statevar._state import snapshot as snapshots
+from statevar._state import transaction as transactions
 from statevar.errors import ConflictError, ReentrantWriteError
 from tests.helpers import NoLock
 

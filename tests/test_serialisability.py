@@ -347,7 +347,7 @@ BROKEN: dict[str, tuple[str, Any]] = {
     "no lock": ("statevar._core.variable.RLock", NoLock),
     "no hold": ("statevar.Variable._take", lambda self, hold, operation, within=None: None),
     "no waiting": ("statevar.Variable._wait_for_holder", lambda self, operation: None),
-    "no comparing": ("statevar.transactions.Work._validate", lambda self: None),
+    "no comparing": ("statevar._state.transaction.Work._validate", lambda self: None),
 }
 
 
@@ -512,6 +512,6 @@ def test_a_commit_that_hides_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -
                 variable._adopt(draft)
                 variable._snapshot = variable._handle.published
 
-    monkeypatch.setattr("statevar.transactions.commit", commit)
+    monkeypatch.setattr("statevar._state.transaction.commit", commit)
     # Usually thousands in a second. On a busy machine the readers may not get their turn: then once more.
     assert any(wrong_sums_of_variables(some("numpy", 20, 100), 1.0, seed) for seed in range(10))

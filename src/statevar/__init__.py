@@ -13,17 +13,17 @@ from ._core.variable import Variable
 from .interop import assign, batch_get_value, batch_set_value, get_value, set_value
 
 if TYPE_CHECKING:
+    from ._state.module import Module, named_variables, variables
+    from ._state.snapshot import Snapshot, restore, rollback, snapshot
+    from ._state.transaction import transaction
     from .checkpoint import Checkpoint, CheckpointManager, load, save, verify
     from .compilation import jit
     from .control_flow import cond, fori_loop, scan, while_loop
     from .gradients import grad, value_and_grad
     from .mapping import vmap
     from .rematerialisation import remat
-    from .snapshots import Snapshot, restore, rollback, snapshot
     from .stateless import StatelessScope, functionalize
     from .tapes import GradientTape
-    from .tracking import Module, named_variables, variables
-    from .transactions import transaction
 
 __version__ = "0.1.0"
 
@@ -80,11 +80,11 @@ _LATER = {
         "gradients": ("grad", "value_and_grad"),
         "mapping": ("vmap",),
         "rematerialisation": ("remat",),
-        "snapshots": ("Snapshot", "restore", "rollback", "snapshot"),
+        "_state.snapshot": ("Snapshot", "restore", "rollback", "snapshot"),
         "stateless": ("StatelessScope", "functionalize"),
         "tapes": ("GradientTape",),
-        "tracking": ("Module", "named_variables", "variables"),
-        "transactions": ("transaction",),
+        "_state.module": ("Module", "named_variables", "variables"),
+        "_state.transaction": ("transaction",),
     }.items()
     for name in names
 }

@@ -13,8 +13,8 @@ from ._core.checks import redeclares
 from ._core.holds import Overlay
 from ._core.variable import Variable
 from ._functional import Functional
+from ._state.transaction import Work
 from .errors import TraceError, describe
-from .transactions import Work
 
 __all__ = ["Call", "Makes", "Tracing", "check_library"]
 

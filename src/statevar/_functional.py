@@ -22,8 +22,8 @@ from ._core.checks import Check, fits_declared, redeclares, selects
 from ._core.convert import to_value
 from ._core.holds import Overlay
 from ._core.variable import Draft, Variable
+from ._state.transaction import Work
 from .errors import ConflictError, ShapeError, TraceError, UninitializedError, describe
-from .transactions import Work
 
 __all__ = ["Functional", "Lifted", "PureDraft", "keep_writes"]
 

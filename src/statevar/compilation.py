@@ -13,9 +13,9 @@ from weakref import WeakKeyDictionary, ref
 from ._arrays.backend import Backend
 from ._arrays.registry import default_backend, get_backend, loaded_backends, owner_of, transforms_of
 from ._arrays.transforms import Program
-from ._collect import slots_of
 from ._core import scopes
 from ._core.variable import Variable
+from ._state.paths import slots_of
 from .errors import TraceError, describe
 
 __all__ = ["Jit", "backend_of", "jit"]

@@ -15,7 +15,7 @@ from ._arrays.types import Array
 from ._core import scopes
 from ._core.variable import Variable
 from ._functional import Functional, keep_writes
-from ._nest import Nest
+from ._state.nest import Nest
 from .errors import DTypeError, ShapeError, TraceError, describe
 
 __all__ = ["grad", "value_and_grad"]

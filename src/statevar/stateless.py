@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from ._core.variable import Variable
 from ._functional import Functional
-from ._nest import Nest
+from ._state.nest import Nest
 from .errors import describe
 
 __all__ = ["StatelessScope", "functionalize"]

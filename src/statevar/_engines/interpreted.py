@@ -11,8 +11,8 @@ from .._arrays.transforms import Program
 from .._arrays.types import Array
 from .._core import scopes
 from .._core.variable import Variable
+from .._state.transaction import Transaction, Work
 from ..errors import ConflictError, TraceError, describe
-from ..transactions import Transaction, Work
 
 __all__ = ["Interpreted", "UncompilableError"]
 

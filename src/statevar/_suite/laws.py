@@ -17,9 +17,9 @@ import numpy as np
 from .._arrays.dtypes import HOST, narrows
 from .._core import scopes
 from .._core.variable import Variable
+from .._state.snapshot import restore, snapshot
+from .._state.transaction import transaction
 from ..errors import DTypeError, IndexingError, RangeError, ShapeError, StatevarError, UninitializedError
-from ..snapshots import restore, snapshot
-from ..transactions import transaction
 from .base import SuiteBase
 from .cases import EVERY_FORM, INDICES, BoundIndex, counted
 from .checks import holds, raises, same, scribble

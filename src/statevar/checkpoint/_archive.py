@@ -13,7 +13,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar
 
 from .._arrays.types import HostArray
-from .._collect import followed
+from .._state.paths import followed
 from ..errors import CheckpointError, CheckpointNotFoundError, describe
 from . import _files
 from ._format import Entry, parse_json, refuse

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 from .._arrays.shapes import fits
-from .._collect import Paths, followed
 from .._core.variable import Variable
+from .._state.paths import Paths, followed
 from ..errors import CheckpointMismatchError, describe
 from ._archive import Checkpoint
 from ._pending import Pending

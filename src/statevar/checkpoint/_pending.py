@@ -7,9 +7,9 @@ from collections.abc import Callable
 from threading import RLock
 from typing import Any
 
-from .._collect import named_in, paths_in
 from .._core.variable import Variable
-from ..tracking import Module, _on_setattr
+from .._state.module import Module, _on_setattr
+from .._state.paths import named_in, paths_in
 from ._archive import Checkpoint
 
 __all__ = ["Pending"]

@@ -10,11 +10,11 @@ from typing import Any, overload
 from .._arrays.dtypes import cast_host
 from .._arrays.shapes import fits
 from .._arrays.types import HostArray
-from .._collect import paths_in
 from .._core import scopes
 from .._core.variable import Variable
+from .._state.paths import paths_in
+from .._state.transaction import transaction
 from ..errors import CheckpointError, CheckpointMismatchError, StatevarError, TraceError, describe
-from ..transactions import transaction
 from ._archive import Checkpoint, open_checkpoint
 from ._matching import LoadReport, Rename, matched, offered, patterns, problem_of
 from ._pending import Pending

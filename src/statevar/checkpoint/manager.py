@@ -16,9 +16,9 @@ from threading import Lock
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from .._collect import Paths, paths_in
+from .._state.paths import Paths, paths_in
+from .._state.snapshot import Snapshot, snapshot
 from ..errors import CheckpointError, CheckpointMismatchError, ConflictError, describe
-from ..snapshots import Snapshot, snapshot
 from . import _files
 from ._archive import INDEX, open_checkpoint
 from ._format import digest_of

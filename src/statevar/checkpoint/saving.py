@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from .._arrays.dtypes import HOST
-from .._collect import Paths, paths_in
+from .._state.paths import Paths, paths_in
+from .._state.snapshot import Snapshot, snapshot
 from ..errors import CheckpointError, NameScopeError, StorageError, TraceError, describe
-from ..snapshots import Snapshot, snapshot
 from . import _files
 from ._archive import index_at
 from ._format import FORMAT, parse_json

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ._collect import variables_in
-from ._core.variable import Variable
-from .errors import describe
+from .._core.variable import Variable
+from ..errors import describe
+from .paths import variables_in
 
 __all__ = ["Nest"]
 

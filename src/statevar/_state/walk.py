@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-from ._core.variable import Variable
+from .._core.variable import Variable
 
 __all__ = [
     "SEQUENCES",
@@ -139,7 +139,7 @@ def _unordered(each: Any) -> Inside:
 
 def _attributes(each: Any) -> Opener | None:
     slots = list(dict.fromkeys(slots_of(type(each))))
-    ours = type(each).__module__.startswith(f"{__package__}.")
+    ours = type(each).__module__.startswith("statevar.")
     if not slots and not hasattr(each, "__dict__"):
         return None
 

@@ -6,12 +6,12 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Self
 
-from ._collect import variables_in
-from ._core import scopes
-from ._core.commit import commit
-from ._core.holds import Hold, Overlay
-from ._core.variable import Variable
-from .errors import ConflictError, ReentrantWriteError, describe
+from .._core import scopes
+from .._core.commit import commit
+from .._core.holds import Hold, Overlay
+from .._core.variable import Variable
+from ..errors import ConflictError, ReentrantWriteError, describe
+from .paths import variables_in
 
 __all__ = ["Transaction", "Work", "transaction"]
 

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any
 
-from ._arrays.shapes import DeclaredShape
-from ._arrays.types import Array
-from ._collect import variables_in
-from ._core import scopes
-from ._core.commit import while_locked
-from ._core.variable import Variable
-from .errors import NameScopeError, describe
-from .transactions import transaction
+from .._arrays.shapes import DeclaredShape
+from .._arrays.types import Array
+from .._core import scopes
+from .._core.commit import while_locked
+from .._core.variable import Variable
+from ..errors import NameScopeError, describe
+from .paths import variables_in
+from .transaction import transaction
 
 __all__ = ["Snapshot", "restore", "rollback", "snapshot"]
 

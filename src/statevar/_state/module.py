@@ -8,10 +8,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from ._collect import Container, found_in, named_in, paths_in, variables_in
-from ._core import scopes
-from ._core.forks import guarded
-from ._core.variable import Variable
+from .._core import scopes
+from .._core.forks import guarded
+from .._core.variable import Variable
+from .paths import Container, found_in, named_in, paths_in, variables_in
 
 __all__ = ["Module", "named_variables", "variables"]
 

@@ -8,9 +8,9 @@ from enum import Enum
 from numbers import Integral
 from typing import Any, TypeVar
 
-from ._core.variable import Variable
-from ._inside import SEQUENCES, SETS, Attribute, Container, Inside, Insides, Unordered, slots_of, steps, walk
-from .errors import NameScopeError, describe
+from .._core.variable import Variable
+from ..errors import NameScopeError, describe
+from .walk import SEQUENCES, SETS, Attribute, Container, Inside, Insides, Unordered, slots_of, steps, walk
 
 __all__ = ["Container", "Paths", "followed", "found_in", "named_in", "paths_in", "slots_of", "variables_in"]
 

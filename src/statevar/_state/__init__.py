@@ -1,0 +1,1 @@
+"""Many variables: what holds them and under which path, modules, transactions, snapshots."""
