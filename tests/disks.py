@@ -1,6 +1,6 @@
 """Disks that fail: what a power cut may leave of the operations that were done, and the k-th operation that fails.
 
-Both stand behind `statevar.checkpoint._files`, through which persistence does every file operation.
+Both stand behind `internals.files`, through which persistence does every file operation.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from statevar.checkpoint import _files
+from tests.internals import files
 
 #: What a disk writes whole or not at all.
 BLOCK = 512
@@ -92,8 +92,8 @@ class Recorder:
     def install(self, patch: pytest.MonkeyPatch) -> None:
         """From now on, `_files` does what it does through us."""
         for name in ("create", "write", "sync", "sync_folder", "rename", "link", "remove", "make_folder"):
-            patch.setattr(_files, name, self._recorded(getattr(self, f"_{name}"), getattr(_files, name), name))
-        patch.setattr(_files, "remove_folder", self._recorded(self._remove, _files.remove_folder, "remove_folder"))
+            patch.setattr(files, name, self._recorded(getattr(self, f"_{name}"), getattr(files, name), name))
+        patch.setattr(files, "remove_folder", self._recorded(self._remove, files.remove_folder, "remove_folder"))
 
     def begin(self, generation: int) -> None:
         self.log.append(Mark(generation, returned=False))
@@ -113,15 +113,15 @@ class Recorder:
         return operation
 
     def _create(self, file: int, path: Path) -> None:
-        self._by_inode[_files.identity(file)] = node = self._new(is_folder=False)
+        self._by_inode[files.identity(file)] = node = self._new(is_folder=False)
         self._change(path, node)
 
     def _write(self, written: int, file: int, buffers: Any, offset: int) -> None:
         data = b"".join(bytes(each) for each in buffers)[:written]
-        self.log.append(Write(self._by_inode[_files.identity(file)], offset, data))
+        self.log.append(Write(self._by_inode[files.identity(file)], offset, data))
 
     def _sync(self, _: None, file: int) -> None:
-        self.log.append(Sync(self._by_inode[_files.identity(file)]))
+        self.log.append(Sync(self._by_inode[files.identity(file)]))
 
     def _sync_folder(self, _: None, folder: Path) -> None:
         self.log.append(Sync(self._node(folder)))
@@ -323,7 +323,7 @@ def names_in(folder: Path) -> set[str]:
 # -- the k-th operation fails ----------------------------------------------------------------------------------
 
 #: Every operation of `_files` that asks the system: a new one fails in turn too.
-OPERATIONS = tuple(name for name in _files.__all__ if name not in ("refused", "storing"))
+OPERATIONS = tuple(name for name in files.__all__ if name not in ("refused", "storing"))
 
 
 class Fault:
@@ -349,7 +349,7 @@ class Fault:
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
         for name in OPERATIONS:
-            patch.setattr(_files, name, self._failing(name, getattr(_files, name)))
+            patch.setattr(files, name, self._failing(name, getattr(files, name)))
 
     def _failing(self, name: str, do: Callable[..., Any]) -> Callable[..., Any]:
         def operation(*args: Any) -> Any:

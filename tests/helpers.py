@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 import statevar as sv
-from statevar._dtypes import HOST
-from statevar._registry import get_backend
+from tests.internals import HOST, get_backend
 
 
 def array_of(backend: str, value: Any, dtype: str | None = None) -> Any:

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 import statevar as sv
-from statevar.checkpoint import _files
 from tests.helpers import address, assert_same, host
+from tests.internals import files
 from tests.test_threads import in_threads
 
 
@@ -62,13 +62,13 @@ def test_it_restores_what_was_there(tmp_path: Path, backend: str) -> None:
 
 
 def test_a_save_returns_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    may_write, write = threading.Event(), _files.write
+    may_write, write = threading.Event(), files.write
 
     def slowly(*arguments: Any) -> int:
         may_write.wait(10)
         return write(*arguments)
 
-    monkeypatch.setattr(_files, "write", slowly)
+    monkeypatch.setattr(files, "write", slowly)
     state = model()
     with sv.CheckpointManager(tmp_path, state) as manager:
         manager.save(1)
@@ -210,7 +210,7 @@ def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyP
     def refuse(*_: Any) -> None:
         raise PermissionError
 
-    monkeypatch.setattr(_files, "link", refuse)
+    monkeypatch.setattr(files, "link", refuse)
     with sv.CheckpointManager(tmp_path, model()) as manager:
         manager.save(1, wait=True)
         manager.save(2, wait=True)
@@ -267,7 +267,7 @@ def test_a_failed_save_is_told_at_the_next_call(tmp_path: Path, monkeypatch: pyt
             raise OSError(28, "No space left on device")
 
         with monkeypatch.context() as patch:
-            patch.setattr(_files, "sync", full)
+            patch.setattr(files, "sync", full)
             manager.save(2)
             with pytest.raises(
                 sv.errors.StorageError, match="No space left on device.*earlier checkpoints are untouched"

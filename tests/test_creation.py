@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import statevar as sv
-from statevar._dtypes import HOST
 from tests.helpers import array_of, array_type, assert_same, host
+from tests.internals import HOST
 
 #: What a library cannot hold, and what its error says.
 CANNOT_HOLD: dict[str, dict[str, str]] = {

@@ -23,9 +23,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import statevar as sv
-from statevar._dtypes import HOST
-from statevar.checkpoint._format import DIGITS, decode, digest_of
 from statevar.errors import CheckpointError
+from tests.internals import DIGITS, HOST, decode, digest_of
 
 SECONDS = 5.0  # an attack costs minutes; a busy machine less than this
 MEMORY = 100_000_000
@@ -950,6 +949,7 @@ CLOSED_TWICE = """
 import gc, os, sys
 import statevar as sv
 from statevar.errors import CheckpointError
+from tests.internals import DIGITS, HOST, decode, digest_of
 
 for path in sys.argv[1:]:
     try:
@@ -979,6 +979,7 @@ BOUNDED = """
 import resource, sys
 import statevar as sv
 from statevar.errors import CheckpointError
+from tests.internals import DIGITS, HOST, decode, digest_of
 
 resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]),) * 2)
 for path in sys.argv[2:]:

@@ -19,9 +19,8 @@ import numpy as np
 import pytest
 
 import statevar as sv
-from statevar import _scopes
-from statevar._commit import while_locked
 from tests.helpers import assert_same
+from tests.internals import Watchers, adapter, scopes, transactions, while_locked
 
 PATIENCE = 20.0
 ERRORS = (MemoryError, KeyboardInterrupt)
@@ -77,7 +76,7 @@ def nothing_happens(error: type[BaseException], *variables: sv.Variable) -> Iter
         assert_same(v, value)
         assert v.shape == shape
         assert v.version == version
-    assert _scopes.overlay() is None, "a transaction is still open"
+    assert scopes.overlay() is None, "a transaction is still open"
     assert_free(*variables)
 
 
@@ -165,11 +164,11 @@ def test_a_snapshot_that_fails(backend: str, error: type[BaseException]) -> None
 
 
 #: Inside each adapter's `assign`: what copies, when somebody holds the old value.
-COPIES = {
-    "numpy": ("statevar._backends.numpy", "_Handle"),
-    "jax": ("statevar._backends.jax", "_Handle"),
-    "torch": ("torch", "Tensor.clone"),
-    "tensorflow": ("statevar._backends.tensorflow", "_ASSIGN"),
+COPIES: dict[str, tuple[Callable[[], Any], str]] = {
+    "numpy": (lambda: adapter("numpy"), "_Handle"),
+    "jax": (lambda: adapter("jax"), "_Handle"),
+    "torch": (lambda: importlib.import_module("torch").Tensor, "clone"),
+    "tensorflow": (lambda: adapter("tensorflow"), "_ASSIGN"),
 }
 
 
@@ -177,13 +176,9 @@ def test_a_copy_that_fails(backend: str, error: type[BaseException]) -> None:
     v = make(backend)
     held = v.value
     x = make(backend, (4.0, 5.0, 6.0)).value
-    module, name = COPIES[backend]
+    owner, name = COPIES[backend]
     with nothing_happens(error, v), pytest.MonkeyPatch.context() as patch:
-        target: Any = importlib.import_module(module)
-        *path, last = name.split(".")
-        for each in path:
-            target = getattr(target, each)
-        patch.setattr(target, last, raising(error))
+        patch.setattr(owner(), name, raising(error))
         v.assign(x)
     assert_same(held, [1.0, 2.0, 3.0])
     assert_same(v.assign(x), [4.0, 5.0, 6.0])
@@ -232,7 +227,7 @@ def test_watchers_that_fail(backend: str, error: type[BaseException]) -> None:
     with v.subscribe(lambda variable, version: None):
         for step in ("record", "deliver"):
             with pytest.MonkeyPatch.context() as patch, pytest.raises(error, match="injected"):
-                patch.setattr("statevar._watchers.Watchers." + step, raising(error))
+                patch.setattr(Watchers, step, raising(error))
                 v.assign_add(1.0)
     assert_same(v, [3.0, 4.0, 5.0])
     assert v.version == 2
@@ -395,7 +390,7 @@ def test_ctrl_c_in_a_commit_that_cannot_fail(backend: str, which: int, done: boo
 def test_a_validation_that_fails(backend: str, error: type[BaseException]) -> None:
     variables = three(backend)
     with nothing_happens(error, *variables), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("statevar.transactions.Work._validate", raising(error))
+        patch.setattr(transactions.Work, "_validate", raising(error))
         with sv.transaction():
             variables[0].assign_add(variables[1])
 
@@ -470,7 +465,7 @@ def test_a_finalizer_that_reads_during_a_commit(backend: str) -> None:
 def test_ctrl_c_after_a_donation_loses_nothing() -> None:
     """Python looks for signals when a compiled call returns: the old array is gone, the new one not yet stored."""
     pytest.importorskip("jax")
-    from statevar._backends import jax as adapter
+    jax_adapter = adapter("jax")
 
     v = sv.Variable(np.arange(3, dtype="float32"), backend="jax")
     v.assign_add(1.0)  # from here on nobody else has the array: the next write donates it
@@ -480,8 +475,8 @@ def test_ctrl_c_after_a_donation_loses_nothing() -> None:
             store(kept, function, *arguments)
             raise KeyboardInterrupt
 
-        store = adapter._store
-        patch.setattr(adapter, "_store", interrupted)
+        store = jax_adapter._store
+        patch.setattr(jax_adapter, "_store", interrupted)
         for write in (lambda: v.assign_add(1.0), lambda: v.__setitem__(0, 9.0)):
             with pytest.raises(KeyboardInterrupt):
                 write()
@@ -575,7 +570,7 @@ def left_behind(variables: list[sv.Variable]) -> str:
         free.join(0.4)
         if free.is_alive():
             return "locked"
-    return "" if _scopes._overlay.get() is None else "the transaction is still open"
+    return "" if scopes._overlay.get() is None else "the transaction is still open"
 
 
 Operation = Callable[[sv.Variable, sv.Variable], object]
@@ -610,8 +605,8 @@ def leaks(operation: Operation) -> list[str]:
             found.append(f"{interruption.where}: {left}")
         elif values(variables) not in whole:
             found.append(f"{interruption.where}: half done, {values(variables)}")
-        _scopes.active.clear()  # may count one too many, which costs time only
-        _scopes._overlay.set(None)
+        scopes.active.clear()  # may count one too many, which costs time only
+        scopes._overlay.set(None)
     raise AssertionError("it never ended")
 
 

@@ -14,10 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import statevar as sv
-from statevar._dtypes import HOST
-from statevar.checkpoint import _format
-from statevar.checkpoint._format import CODES, Entry, Header, decode, encode, laid_out
 from statevar.errors import CheckpointError
+from tests.internals import CODES, HOST, Entry, Header, decode, encode, header_format, laid_out
 
 safetensors = pytest.importorskip("safetensors")
 safe_numpy = pytest.importorskip("safetensors.numpy")
@@ -242,7 +240,7 @@ def test_text_in_metadata_is_not_taken_for_the_checksum() -> None:
 
 
 def test_a_header_that_is_too_long_for_readers_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_format, "_LONGEST_HEADER", 1000)
+    monkeypatch.setattr(header_format, "_LONGEST_HEADER", 1000)
     with pytest.raises(CheckpointError, match=r"save: the header takes 1\d\d\d bytes, .* Hint: set max_shard_size."):
         encode([], {"a": "b" * 1000})
 
@@ -505,7 +503,7 @@ def count_texts(value: Any) -> int:
 def test_texts_are_counted_as_they_are_parsed(value: Any, ascii_only: bool, depth: int) -> None:
     for _ in range(depth):  # as the metadata is: JSON in a text of JSON
         value = json.dumps(value)
-    assert _format._count_texts(json.dumps(value, ensure_ascii=ascii_only).encode()) == count_texts(value)
+    assert header_format._count_texts(json.dumps(value, ensure_ascii=ascii_only).encode()) == count_texts(value)
 
 
 @pytest.mark.parametrize("kind", FRAMES)

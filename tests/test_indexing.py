@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import statevar as sv
-from statevar._indexing import Selection, last_of_each
 from tests.helpers import array_of, assert_same
+from tests.internals import Selection, last_of_each
 
 SHAPES = hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4)
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import statevar as sv
-from statevar._backends import numpy as numpy_adapter
 from tests.helpers import address, array_of, assert_same, host
+from tests.internals import adapter
 
 
 #: With warnings turned to errors, as here, NumPy may raise after an in-place result; then no write is in place.
@@ -231,7 +231,7 @@ def test_numpy_buffers_are_aligned_for_other_libraries() -> None:
 
 def test_numpy_without_meaningful_counts_every_write_is_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     # What the calibration at import falls back to, without a GIL for instance.
-    monkeypatch.setattr(numpy_adapter, "_UNHELD_PUBLISHED", -1)
+    monkeypatch.setattr(adapter("numpy"), "_UNHELD_PUBLISHED", -1)
     v = sv.Variable(np.zeros(100_000, "float32"))
     for write in ("assign_add", "assign", "setitem", "at"):
         place, before = address(v), v.value

@@ -19,9 +19,10 @@ import numpy as np
 import pytest
 
 import statevar as sv
-from statevar.checkpoint import Verification, _files
+from statevar.checkpoint import Verification
 from statevar.errors import CheckpointError, CheckpointMismatchError, CheckpointNotFoundError, TraceError
 from tests.helpers import array_of, assert_same
+from tests.internals import files, tracking
 
 
 class Layer(sv.Module):
@@ -572,8 +573,6 @@ def test_what_waits_is_not_changed_by_a_later_save(path: Path) -> None:
 
 
 def test_what_has_its_values_costs_nothing_more(path: Path) -> None:
-    from statevar import tracking
-
     before = list(tracking._hooks)
     model = Model(3.0)
     model.extra = sv.Variable([9.0])
@@ -595,14 +594,14 @@ def test_what_has_its_values_costs_nothing_more(path: Path) -> None:
 def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """How many bytes each read gave."""
     counts: list[int] = []
-    read = _files.read
+    read = files.read
 
     def counting(*args: Any) -> int:
         counts.append(read(*args))
         return counts[-1]
 
     with monkeypatch.context() as patch:
-        patch.setattr(_files, "read", counting)
+        patch.setattr(files, "read", counting)
         yield counts
 
 

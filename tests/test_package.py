@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,10 +13,23 @@ from pathlib import Path
 import pytest
 
 import statevar as sv
-from statevar._backend import Backend
+import tests
+from statevar.backends import Backend
+from tests.internals import scopes
 
 SOURCE = Path(sv.__file__).parent
+TESTS = Path(tests.__file__ or "").parent
 FRAMEWORKS = ("jax", "jaxlib", "torch", "tensorflow", "keras", "flax")
+
+PUBLIC = (
+    "statevar",
+    "statevar.backends",
+    "statevar.checkpoint",
+    "statevar.errors",
+    "statevar.initializers",
+    "statevar.interop",
+    "statevar.testing",
+)
 
 #: A module imports from its own layer or a lower one.
 LAYERS = (
@@ -131,6 +145,60 @@ def test_the_test_above_can_fail(source: str) -> None:
     assert not frameworks_named_in(f'"""{source}"""')
 
 
+def dotted(path: Path) -> str:
+    """The name by which a module of ours is imported."""
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+PRIVATE = {dotted(path) for path in modules()} - set(PUBLIC)
+
+
+def private_modules_named_in(source: str) -> set[str]:
+    """Private modules that are imported, or named by an attribute or in a string, which may be code."""
+    named: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            named += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            named += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Attribute):
+            named.append(ast.unparse(node))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            named += re.findall(r"\b(?:statevar|sv)(?:\.\w+)+", node.value)
+            for module, names in re.findall(r"\bfrom (statevar[\w.]*) import ([\w, ]+)", node.value):
+                named += [f"{module}.{name}" for name in re.findall(r"\w+", names)]
+    parts = [re.sub(r"^sv\b", "statevar", each).split(".") for each in named]
+    return PRIVATE & {".".join(each[:count]) for each in parts for count in range(len(each) + 1)}
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: path.relative_to(TESTS).as_posix())
+def test_private_modules_are_named_in_one_file_of_the_tests(path: Path) -> None:
+    assert bool(private_modules_named_in(path.read_text())) == (path == TESTS / "internals.py")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import {package}.{name}",
+        "import {package}.{name} as module",
+        "from {package} import {name}",
+        "from {package}.{name} import active",
+        "import statevar as sv\nprint({short}.active)",
+        "def test(patch): patch.setattr('{package}.{name}.active', None)",
+        "CODE = 'import statevar as sv; {short}.active'",
+        'CODE = "import os\\nfrom {package} import errors, {name}"',
+        'def f(x): return f"{package}.{name} {{x}}"',
+    ],
+)
+def test_the_test_above_can_fail_too(source: str) -> None:
+    module = scopes.__name__
+    package, _, name = module.rpartition(".")
+    breach = source.format(package=package, name=name, short=module.replace("statevar", "sv"))
+    assert module in private_modules_named_in(breach)
+    assert not private_modules_named_in(f"# {breach!r}\nimport statevar.errors\nfrom statevar.backends import Backend")
+
+
 def test_adapters_have_the_same_verbs_in_the_same_order() -> None:
     orders = {}
     for path in (SOURCE / "_backends").glob("*.py"):
@@ -159,6 +227,7 @@ def loaded_by(code: str) -> set[str]:
         "import statevar",
         "import statevar as sv; v = sv.Variable([1.0]); v += 1; v[0] = 2; repr(v); v.numpy()",
         "import statevar as sv; sv.Variable('normal', shape=(2,), seed=0)",
+        f"sys.path.insert(0, {str(TESTS.parent)!r}); import tests.internals",
     ],
 )
 def test_no_framework_is_loaded(code: str) -> None:
@@ -172,9 +241,6 @@ def test_no_framework_is_loaded_can_fail(backend: str) -> None:
         assert "numpy" in loaded_by("import statevar")
     else:
         assert backend in loaded_by(f"import statevar as sv; sv.Variable(1.0, backend={backend!r})")
-
-
-PUBLIC = ("statevar", "statevar.errors", "statevar.initializers", "statevar.interop")
 
 
 @pytest.mark.parametrize("name", PUBLIC)

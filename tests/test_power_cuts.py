@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 
 import statevar as sv
-from statevar.checkpoint import _files
 from tests.disks import Cut, Recorder, build, names_in, power_cuts
+from tests.internals import files
 
 #: How much is tried after each operation: all of it, where that is not more.
 LIMIT = 200
@@ -92,8 +92,8 @@ def survey(recorder: Recorder, look: Callable[[Path], int], folder: Path, limit:
     result = Survey()
     names = count()
     with pytest.MonkeyPatch.context() as patch:  # nothing is to survive the looks themselves
-        patch.setattr(_files, "sync", lambda _: None)
-        patch.setattr(_files, "sync_folder", lambda _: None)
+        patch.setattr(files, "sync", lambda _: None)
+        patch.setattr(files, "sync_folder", lambda _: None)
         for cut in power_cuts(recorder.log, limit, rng):
             place = folder / str(next(names))
             build(cut.disk, place)
@@ -256,11 +256,11 @@ def test_it_finds_what_is_written_in_place(memory: Path, capsys: pytest.CaptureF
         recorder.install(patch)
         for generation in (1, 2):
             recorder.begin(generation)
-            file = os.open(path, os.O_RDWR) if path.exists() else _files.create(path)
-            _files.write(file, [np.full(600, generation, "float32")], 0)
-            _files.sync(file)
-            _files.sync_folder(path.parent)
-            _files.close(file)
+            file = os.open(path, os.O_RDWR) if path.exists() else files.create(path)
+            files.write(file, [np.full(600, generation, "float32")], 0)
+            files.sync(file)
+            files.sync_folder(path.parent)
+            files.close(file)
             recorder.end(generation)
 
     def look(place: Path) -> int:

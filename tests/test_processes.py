@@ -17,6 +17,7 @@ import pytest
 
 import statevar as sv
 from tests.helpers import assert_same
+from tests.internals import transactions
 
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
@@ -188,7 +189,7 @@ def test_ctrl_c_leaves_no_lock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 #: The main thread forks while another one loads what is loaded when it is first used.
-FORKING_AN_IMPORT = """
+FORKING_AN_IMPORT = f"""
 import importlib.abc, os, sys, threading, time
 import statevar as sv
 
@@ -196,7 +197,7 @@ begun = threading.Event()
 
 class Slow(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name == "statevar.transactions":  # asked with the lock of that module taken
+        if name == {transactions.__name__!r}:  # asked with the lock of that module taken
             begun.set()
             time.sleep(0.5)
 

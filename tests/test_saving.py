@@ -24,12 +24,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import statevar as sv
-from statevar._collect import paths_in
-from statevar._dtypes import HOST
-from statevar.checkpoint import Progress, _files
-from statevar.checkpoint.saving import items_of
+from statevar.checkpoint import Progress
 from statevar.errors import DTypeError, NameScopeError, StorageError, TraceError
 from tests.helpers import address, array_of
+from tests.internals import HOST, files, items_of, paths_in, writing
 
 Array = np.ndarray[Any, Any]
 
@@ -454,7 +452,7 @@ def test_an_older_save_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pyte
     """Until the new name is there, the old file is."""
     path = tmp_path / "a"
     sv.save({"v": sv.Variable(1.0)}, path)
-    rename = _files.rename
+    rename = files.rename
     seen = []
 
     def looks(source: Path, target: Path) -> None:
@@ -462,7 +460,7 @@ def test_an_older_save_is_replaced_in_one_step(tmp_path: Path, monkeypatch: pyte
         rename(source, target)
         seen.append(float(sv.load(path)["v"]))
 
-    monkeypatch.setattr(_files, "rename", looks)
+    monkeypatch.setattr(files, "rename", looks)
     sv.save({"v": sv.Variable(2.0)}, path)
     assert seen == [1.0, 2.0]
 
@@ -718,7 +716,7 @@ def test_a_folder_that_somebody_has_locked_is_saved_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: int | None
 ) -> None:
     """As ``flock FOLDER python train.py`` does: that lock is held until we end."""
-    monkeypatch.setattr("statevar.checkpoint._writing._PATIENCE", 0.05)
+    monkeypatch.setattr(writing, "_PATIENCE", 0.05)
     state = {f"v{i}": sv.Variable(np.full(10, i, "float32")) for i in range(3)}
     folder = os.open(tmp_path, os.O_RDONLY)
     try:

@@ -16,9 +16,9 @@ import frontrun
 import pytest
 
 import statevar as sv
-from statevar import _holds, _scopes, _variable, snapshots, transactions
 from statevar.errors import ConflictError, ReentrantWriteError
 from tests.helpers import NoLock
+from tests.internals import holds, scopes, snapshots, transactions, variable_module
 
 #: Orders that a search tries at most, if it is to find nothing. Some of those below end before, and have tried all.
 MANY = 150
@@ -51,32 +51,32 @@ Worker = Callable[[State], object]
 def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Lets frontrun run in this process, and see what it would not."""
     monkeypatch.setenv("FRONTRUN_ACTIVE", "1")  # said by its command line, which patches nothing that we need
-    monkeypatch.setattr(_variable, "RLock", lambda: threading.RLock())  # looked up when frontrun has patched it
+    monkeypatch.setattr(variable_module, "RLock", lambda: threading.RLock())  # looked up when frontrun has patched it
     monkeypatch.setattr(snapshots, "_version", lambda v: v._version)
     monkeypatch.setattr(snapshots, "_published", lambda v: v._snapshot)
     monkeypatch.setattr(sv.Variable, "__repr__", object.__repr__)  # its trace shows keys, which would read the value
-    monkeypatch.setattr(_holds, "_graph", _holds._graph)  # put back what `explore` replaces
-    monkeypatch.setattr(_holds, "_PATIENCE", -1, raising=False)  # a wait that looks up now and then has no end here
+    monkeypatch.setattr(holds, "_graph", holds._graph)  # put back what `explore` replaces
+    monkeypatch.setattr(holds, "_PATIENCE", -1, raising=False)  # a wait that looks up now and then has no end here
     yield
-    _scopes.active.clear()
-    _holds._waiting.clear()
+    scopes.active.clear()
+    holds._waiting.clear()
 
 
 def explore(
-    setup: Callable[[], Any], workers: list[Any], holds: Callable[[Any], bool], bound: int | None, most: int
+    setup: Callable[[], Any], workers: list[Any], is_right: Callable[[Any], bool], bound: int | None, most: int
 ) -> Any:
     """Tries the orders with at most so many preemptions, or with any number of them."""
 
     def fresh() -> Any:
-        _holds._graph = threading.Lock()
-        _holds._waiting.clear()
-        _scopes.active.clear()
+        holds._graph = threading.Lock()
+        holds._waiting.clear()
+        scopes.active.clear()
         return setup()
 
     return frontrun.explore(
         fresh,
         workers,
-        holds,
+        is_right,
         preemption_bound=bound,
         max_executions=most,
         detect_io=False,
@@ -86,17 +86,17 @@ def explore(
 
 
 def assert_always(
-    setup: Callable[[], Any], workers: list[Any], holds: Callable[[Any], bool], bound: int | None = None
+    setup: Callable[[], Any], workers: list[Any], is_right: Callable[[Any], bool], bound: int | None = None
 ) -> None:
-    result = explore(setup, workers, holds, bound, MANY)
+    result = explore(setup, workers, is_right, bound, MANY)
     result.assert_holds()
     assert result.num_explored > 1, "the threads never met"
 
 
 def assert_found(
-    setup: Callable[[], Any], workers: list[Any], holds: Callable[[Any], bool], bound: int | None = None
+    setup: Callable[[], Any], workers: list[Any], is_right: Callable[[Any], bool], bound: int | None = None
 ) -> None:
-    result = explore(setup, workers, holds, bound, ENOUGH)
+    result = explore(setup, workers, is_right, bound, ENOUGH)
     assert result.property_holds is False, f"{result.num_explored} orders tried, and the fault not found"
 
 
@@ -267,7 +267,7 @@ def test_it_finds_the_lost_update_of_a_plain_object() -> None:
 
 
 def test_it_finds_a_lock_that_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_variable, "RLock", NoLock)
+    monkeypatch.setattr(variable_module, "RLock", NoLock)
     assert_found(one, [try_add, try_add], two_added)
 
 
@@ -297,7 +297,7 @@ def test_it_finds_a_commit_that_hides_nothing(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_it_finds_a_circle_of_those_who_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_holds.Hold, "_check_cycle", lambda self, me, operation, path: None)
+    monkeypatch.setattr(holds.Hold, "_check_cycle", lambda self, me, operation, path: None)
     assert_found(two, [nested(0), nested(1)], lambda s: True, 1)
 
 

@@ -23,9 +23,9 @@ import numpy as np
 import pytest
 
 import statevar as sv
-from statevar import _variable
 from statevar.errors import ConflictError, StatevarError
 from tests.helpers import NoLock
+from tests.internals import transactions, variable_module
 
 SECONDS = 1.5
 PATIENCE = 60.0
@@ -343,18 +343,18 @@ def yield_then(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-BROKEN: dict[str, tuple[str, Any]] = {
-    "no lock": ("statevar._variable.RLock", NoLock),
-    "no hold": ("statevar.Variable._take", lambda self, hold, operation, within=None: None),
-    "no waiting": ("statevar.Variable._wait_for_holder", lambda self, operation: None),
-    "no comparing": ("statevar.transactions.Work._validate", lambda self: None),
+BROKEN: dict[str, tuple[Any, str, Any]] = {
+    "no lock": (variable_module, "RLock", NoLock),
+    "no hold": (sv.Variable, "_take", lambda self, hold, operation, within=None: None),
+    "no waiting": (sv.Variable, "_wait_for_holder", lambda self, operation: None),
+    "no comparing": (transactions.Work, "_validate", lambda self: None),
 }
 
 
 @pytest.mark.parametrize("what", BROKEN)
 def test_what_is_broken_is_refused(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(*BROKEN[what])
-    monkeypatch.setattr(_variable.Variable, "_adopt", yield_then(_variable.Variable._adopt))
+    monkeypatch.setattr(sv.Variable, "_adopt", yield_then(sv.Variable._adopt))
     end = time.monotonic() + PATIENCE
     for seed in range(1000):
         # A thread may meet the mark of another one's write, or lack an update's own; the checker is to find the rest.
@@ -512,6 +512,6 @@ def test_a_commit_that_hides_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -
                 variable._adopt(draft)
                 variable._snapshot = variable._handle.published
 
-    monkeypatch.setattr("statevar.transactions.commit", commit)
+    monkeypatch.setattr(transactions, "commit", commit)
     # Usually thousands in a second. On a busy machine the readers may not get their turn: then once more.
     assert any(wrong_sums_of_variables(some("numpy", 20, 100), 1.0, seed) for seed in range(10))

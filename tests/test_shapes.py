@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import statevar as sv
-from statevar._shapes import broadcasts_into, canonical_shape, fits
 from tests.helpers import array_of, assert_same
+from tests.internals import broadcasts_into, canonical_shape, fits
 
 
 def test_open_axes(backend: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 import statevar as sv
 from tests.helpers import address, assert_same, host
+from tests.internals import snapshots
 from tests.test_threads import in_threads
 
 
@@ -228,7 +229,7 @@ def test_generations_are_never_mixed(backend: str) -> None:
 
 
 def test_writers_that_never_pause_do_not_starve_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("statevar.snapshots._ATTEMPTS", 0)  # every cut takes all locks
+    monkeypatch.setattr(snapshots, "_ATTEMPTS", 0)  # every cut takes all locks
     taken, wrong = moving([sv.Variable(100) for _ in range(50)], 1.0)
     assert taken > 2
     assert wrong == 0

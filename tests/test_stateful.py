@@ -13,9 +13,8 @@ from hypothesis.extra import numpy as hnp
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import statevar as sv
-from statevar._dtypes import HOST
-from statevar._shapes import fits
 from tests.helpers import assert_same, host
+from tests.internals import HOST, fits
 
 DTYPES = ["float32", "int32", "int8", "uint8", "float16", "bfloat16", "complex64", "bool"]
 SHAPES = [(), (3,), (2, 3), (1, 3), (0, 3)]

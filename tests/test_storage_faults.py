@@ -25,8 +25,8 @@ from typing import Any
 import pytest
 
 import statevar as sv
-from statevar.checkpoint import _files
 from tests.disks import Fault, names_in, system_error
+from tests.internals import files
 from tests.test_power_cuts import generation_of, made, memory, put
 from tests.test_threads import in_threads
 
@@ -53,8 +53,8 @@ def failure(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No power is cut here."""
-    monkeypatch.setattr(_files, "sync", lambda _: None)
-    monkeypatch.setattr(_files, "sync_folder", lambda _: None)
+    monkeypatch.setattr(files, "sync", lambda _: None)
+    monkeypatch.setattr(files, "sync_folder", lambda _: None)
 
 
 @contextmanager

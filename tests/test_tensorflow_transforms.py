@@ -13,6 +13,7 @@ import pytest
 
 import statevar as sv
 from statevar.errors import ConflictError, DTypeError, ReentrantWriteError, TraceError
+from tests.internals import engine
 
 tf = pytest.importorskip("tensorflow")
 
@@ -523,8 +524,8 @@ def test_threads_lose_nothing_and_see_no_half() -> None:
 
 
 def test_long_calls_let_readers_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("statevar._engines.tensorflow_jit._LONG", 0.0)
-    monkeypatch.setattr("statevar._engines.tensorflow_jit._LONG_EACH", 0.0)
+    monkeypatch.setattr(engine("tensorflow_jit"), "_LONG", 0.0)
+    monkeypatch.setattr(engine("tensorflow_jit"), "_LONG_EACH", 0.0)
     v = variable([1.0, 2.0])
     step, traces = counting(lambda: v.assign_add([1.0, 1.0]))
     for _ in range(8):

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 import statevar as sv
+from tests.internals import engine
 
 torch = pytest.importorskip("torch")
 
 from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
 
-from statevar._engines import torch_graph, torch_jit, torch_nodes  # noqa: E402  # after torch is known to be there
+torch_graph, torch_jit, torch_nodes = map(engine, ("torch_graph", "torch_jit", "torch_nodes"))
 
 
 def _var(value: Any, **options: Any) -> sv.Variable:

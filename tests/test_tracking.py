@@ -22,9 +22,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import statevar as sv
-from statevar import tracking
-from statevar._collect import Paths, found_in, named_in, paths_in, variables_in
 from tests.helpers import array_of, assert_same
+from tests.internals import Paths, found_in, named_in, paths_in, tracking, variables_in
 
 
 class Dense(sv.Module):

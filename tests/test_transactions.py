@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import statevar as sv
-from statevar import _holds
 from tests.helpers import address, assert_same
+from tests.internals import holds
 from tests.test_threads import in_threads, repeat
 
 BACKENDS = ("numpy", "jax", "torch", "tensorflow")
@@ -83,7 +83,7 @@ def test_a_conflict_that_was_caught_delays_no_commit() -> None:
         with sv.transaction(a):
             held.set()
             a.assign(5)
-            while not _holds._waiting:
+            while not holds._waiting:
                 time.sleep(0.001)
             with pytest.raises(sv.errors.ConflictError):
                 b.assign_add(1)

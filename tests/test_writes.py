@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import statevar as sv
-from statevar._dtypes import HOST, kind
 from tests.helpers import array_of, assert_same
+from tests.internals import HOST, kind
 from tests.test_creation import CANNOT_HOLD
 
 IN_PLACE = {
