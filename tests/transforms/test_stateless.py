@@ -17,9 +17,9 @@ import pytest
 import statevar as sv
 from tests.helpers import array_of, assert_same
 from tests.internals import scopes
-from tests.test_control_flow import total
-from tests.test_faults import assert_free
-from tests.test_threads import in_threads
+from tests.together.test_faults import assert_free
+from tests.together.test_threads import in_threads
+from tests.transforms.test_control_flow import total
 
 
 def elsewhere(function: Callable[[], Any]) -> Any:

@@ -14,8 +14,8 @@ import pytest
 
 import statevar as sv
 from tests.helpers import array_of, array_type, assert_same
-from tests.test_faults import assert_free, nothing_happens
-from tests.test_threads import in_threads, repeat
+from tests.together.test_faults import assert_free, nothing_happens
+from tests.together.test_threads import in_threads, repeat
 
 Pair = namedtuple("Pair", "first second")  # noqa: PYI024  # its form is what matters
 

@@ -1,6 +1,6 @@
 """Every state of the disk that a power cut may leave is one save, whole: the last that returned, or the one under way.
 
-Each element says which save it belongs to, so that a mixture shows. What a power cut may leave is in `tests.disks`.
+Each element says which save it belongs to, so that a mixture shows. What a power cut may leave is in `disks`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import statevar as sv
-from tests.disks import Cut, Recorder, build, names_in, power_cuts
+from tests.checkpoint.disks import Cut, Recorder, build, names_in, power_cuts
 from tests.internals import files
 
 #: How much is tried after each operation: all of it, where that is not more.

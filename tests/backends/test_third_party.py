@@ -20,10 +20,10 @@ import pytest
 import statevar as sv
 import statevar.backends
 from statevar.testing import BackendSuite
-from tests.third_party.faults import FAULTS
+from tests.backends.third_party.faults import FAULTS
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parent
-SITE = ROOT / "third_party" / "sys-path"
+SITE = Path(__file__).parent / "third_party" / "sys-path"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -255,7 +255,7 @@ def test_the_adapter_uses_public_names_only() -> None:
 
 
 def test_the_guide_shows_the_adapter_as_it_is() -> None:
-    guide = (ROOT.parent / "docs" / "adding-a-backend.md").read_text()
+    guide = (ROOT / "docs" / "adding-a-backend.md").read_text()
     source = (SITE / "statevar_box.py").read_text()
     shown = [block for block in re.findall(r"```python\n(.*?)```", guide, re.DOTALL) if ">>>" not in block]
     pieces = [piece.strip("\n") for block in shown if "BackendSuite" not in block for piece in block.split("...\n")]

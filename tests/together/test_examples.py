@@ -15,9 +15,7 @@ import numpy as np
 import pytest
 
 import statevar as sv
-from tests.helpers import host
-
-ROOT = Path(__file__).parents[1]
+from tests.helpers import ROOT, host
 
 
 def example(name: str) -> ModuleType:

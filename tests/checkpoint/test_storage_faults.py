@@ -1,6 +1,6 @@
 """The system refuses: a full disk, a broken one, a folder that is gone. What was saved before is still there, whole.
 
-The k-th file operation fails, for every k (`tests.disks`); then what a real system refuses.
+The k-th file operation fails, for every k (`tests.checkpoint.disks`); then what a real system refuses.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from typing import Any
 import pytest
 
 import statevar as sv
-from tests.disks import Fault, names_in, system_error
+from tests.checkpoint.disks import Fault, names_in, system_error
+from tests.checkpoint.test_power_cuts import generation_of, made, memory, put
 from tests.internals import files
-from tests.test_power_cuts import generation_of, made, memory, put
-from tests.test_threads import in_threads
+from tests.together.test_threads import in_threads
 
 __all__ = ["memory"]  # a fixture
 

@@ -23,7 +23,8 @@ import numpy as np
 import pytest
 
 import statevar as sv
-from tests.disks import names_in
+from tests.checkpoint.disks import names_in
+from tests.helpers import ROOT
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
@@ -283,10 +284,8 @@ def test_killed_at_any_moment(kind: str, tmp_path: Path, capsys: pytest.CaptureF
     seed = time.time_ns()
     # Python 3.12 warns of any fork beside threads; those here are the idle ones of a BLAS.
     strict = ["-W", "error", "-W", "ignore:This process:DeprecationWarning"]
-    command = [sys.executable, *strict, "-m", "tests.test_kills", kind, str(tmp_path), str(seed)]
-    done = subprocess.run(
-        command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=300, check=False
-    )
+    command = [sys.executable, *strict, "-m", "tests.checkpoint.test_kills", kind, str(tmp_path), str(seed)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert not done.returncode, f"seed {seed}\n{done.stderr[-4000:]}"
     assert not done.stderr, done.stderr
     result = json.loads(done.stdout)

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 import statevar as sv
 from tests.helpers import array_of, host
-from tests.test_control_flow import total
-from tests.test_faults import assert_free
+from tests.together.test_faults import assert_free
+from tests.transforms.test_control_flow import total
 
 Expression: TypeAlias = tuple[Any, ...]
 Statement: TypeAlias = tuple[Any, ...]

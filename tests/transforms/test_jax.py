@@ -17,8 +17,8 @@ import pytest
 import statevar as sv
 from tests.helpers import address, assert_same
 from tests.internals import adapter, scopes
-from tests.test_faults import Interruption, assert_free, nothing_happens
-from tests.test_threads import in_threads, repeat
+from tests.together.test_faults import Interruption, assert_free, nothing_happens
+from tests.together.test_threads import in_threads, repeat
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
