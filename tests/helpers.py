@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import statevar as sv
-from statevar._arrays.dtypes import HOST
-from statevar._arrays.registry import get_backend
+from tests.internals import HOST, get_backend
+
+#: The folder of the project: a program that a test starts there finds `tests` and `examples`.
+ROOT = Path(__file__).parents[1]
 
 
 def array_of(backend: str, value: Any, dtype: str | None = None) -> Any:

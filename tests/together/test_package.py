@@ -1,0 +1,349 @@
+"""The package as a whole: layers, lazy imports, the public face, and the errors of absent backends."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import statevar as sv
+import tests
+from statevar.backends import Backend
+from tests.internals import scopes
+
+SOURCE = Path(sv.__file__).parent
+TESTS = Path(tests.__file__ or "").parent
+FRAMEWORKS = ("jax", "jaxlib", "torch", "tensorflow", "keras", "flax")
+
+PUBLIC = (
+    "statevar",
+    "statevar.backends",
+    "statevar.checkpoint",
+    "statevar.errors",
+    "statevar.initializers",
+    "statevar.interop",
+    "statevar.testing",
+)
+
+#: A module imports from its own layer or a lower one.
+LAYERS = (
+    ("errors",),
+    ("_arrays",),
+    ("initializers", "backends"),
+    ("_core",),
+    ("_backends",),
+    ("_state", "interop"),
+    ("checkpoint",),
+    ("_functional",),
+    ("_calls",),
+    ("_engines",),
+    ("_lift", "compilation", "control_flow", "gradients", "mapping", "rematerialisation", "stateless", "tapes"),
+    ("testing", "_suite"),
+    ("__init__",),
+)
+
+
+def modules() -> list[Path]:
+    return sorted(SOURCE.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def layer_of(name: str) -> int:
+    return next(number for number, names in enumerate(LAYERS) if name in names)
+
+
+def imports_of(path: Path) -> Iterator[tuple[str, str]]:
+    """(the name of a statevar module, or '' ; the root of what is imported) for every import of a file."""
+    package = path.relative_to(SOURCE).parts[:-1]
+    tree = ast.parse(path.read_text())
+    tree.body = [node for node in tree.body if ast.unparse(node).partition(":")[0] != "if TYPE_CHECKING"]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (("", alias.name.partition(".")[0]) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            parts = (*base, *(node.module or "").split(".")) if node.module else base
+            if not node.level:
+                yield "", parts[0]
+            elif parts:
+                yield parts[0], ""
+            else:
+                yield from ((alias.name, "") for alias in node.names if alias.name.islower())
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.stem)
+def test_imports_point_downwards(path: Path) -> None:
+    mine = layer_of(name_of(path))
+    for ours, _ in imports_of(path):
+        assert not ours or layer_of(ours) <= mine, f"{name_of(path)} imports {ours} from a higher layer"
+
+
+def test_modules_import_in_no_circle() -> None:
+    graph: dict[str, set[str]] = {}
+    for path in modules():
+        name = name_of(path)
+        graph.setdefault(name, set()).update(ours for ours, _ in imports_of(path) if ours not in ("", name))
+    done: set[str] = set()
+    while graph.keys() - done:
+        ready = {name for name, needs in graph.items() if needs <= done} - done
+        assert ready, f"a circle among {sorted(graph.keys() - done)}"
+        done |= ready
+
+
+def frameworks_named_in(source: str) -> set[str]:
+    """Frameworks named by an import, an identifier or a string that is not a docstring."""
+    tree = ast.parse(source)
+    documentation = {
+        id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            found.add(node.id)
+        elif isinstance(node, ast.Attribute):
+            found.add(node.attr)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
+            found.add(node.value)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            found |= {name.partition(".")[0] for name in names}
+    return found & set(FRAMEWORKS)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.stem)
+def test_a_framework_is_named_only_by_its_adapter_and_the_registry(path: Path) -> None:
+    named = frameworks_named_in(path.read_text())
+    if path.parent.name in ("_backends", "_engines"):
+        library = path.stem.partition("_")[0]
+        assert named <= {library, f"{library}lib"}
+    elif path.stem == "registry":
+        tree = ast.parse(path.read_text())
+        rows = next(
+            node for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_ROWS"
+        )
+        tree.body.remove(rows)
+        assert not frameworks_named_in(ast.unparse(tree))
+    else:
+        assert not named
+
+
+@pytest.mark.parametrize(
+    "source", ["import jax.numpy", "from torch import nn", "x = 'tensorflow'", "keras.ops", "def f(): import flax"]
+)
+def test_the_test_above_can_fail(source: str) -> None:
+    assert frameworks_named_in(source)
+    assert not frameworks_named_in(f'"""{source}"""')
+
+
+def dotted(path: Path) -> str:
+    """The name by which a module of ours is imported."""
+    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+PRIVATE = {dotted(path) for path in modules()} - set(PUBLIC)
+
+
+def private_modules_named_in(source: str) -> set[str]:
+    """Private modules that are imported, or named by an attribute or in a string, which may be code."""
+    named: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            named += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            named += [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Attribute):
+            named.append(ast.unparse(node))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            named += re.findall(r"\b(?:statevar|sv)(?:\.\w+)+", node.value)
+            for module, names in re.findall(r"\bfrom (statevar[\w.]*) import ([\w, ]+)", node.value):
+                named += [f"{module}.{name}" for name in re.findall(r"\w+", names)]
+    parts = [re.sub(r"^sv\b", "statevar", each).split(".") for each in named]
+    return PRIVATE & {".".join(each[:count]) for each in parts for count in range(len(each) + 1)}
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: path.relative_to(TESTS).as_posix())
+def test_private_modules_are_named_in_one_file_of_the_tests(path: Path) -> None:
+    assert bool(private_modules_named_in(path.read_text())) == (path == TESTS / "internals.py")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import {package}.{name}",
+        "import {package}.{name} as module",
+        "from {package} import {name}",
+        "from {package}.{name} import active",
+        "import statevar as sv\nprint({short}.active)",
+        "def test(patch): patch.setattr('{package}.{name}.active', None)",
+        "CODE = 'import statevar as sv; {short}.active'",
+        'CODE = "import os\\nfrom {package} import errors, {name}"',
+        'def f(x): return f"{package}.{name} {{x}}"',
+    ],
+)
+def test_the_test_above_can_fail_too(source: str) -> None:
+    module = scopes.__name__
+    package, _, name = module.rpartition(".")
+    breach = source.format(package=package, name=name, short=module.replace("statevar", "sv"))
+    assert module in private_modules_named_in(breach)
+    assert not private_modules_named_in(f"# {breach!r}\nimport statevar.errors\nfrom statevar.backends import Backend")
+
+
+def test_adapters_have_the_same_verbs_in_the_same_order() -> None:
+    orders = {}
+    for path in (SOURCE / "_backends").glob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and node.name.endswith("Backend"):
+                orders[path.stem] = [
+                    each.name for each in node.body if isinstance(each, ast.FunctionDef) and each.name[0] != "_"
+                ]
+    contract = list(vars(Backend))
+    assert len(orders) == 4
+    for library, verbs in orders.items():
+        positions = [contract.index(verb) for verb in verbs]
+        assert positions == sorted(positions), f"{library} has {verbs}"
+
+
+def loaded_by(code: str) -> set[str]:
+    script = f"import sys\n{code}\nprint('\\n'.join({{name.partition('.')[0] for name in sys.modules}}))"
+    return set(
+        subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
+    )
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import statevar",
+        "import statevar as sv; v = sv.Variable([1.0]); v += 1; v[0] = 2; repr(v); v.numpy()",
+        "import statevar as sv; sv.Variable('normal', shape=(2,), seed=0)",
+        f"sys.path.insert(0, {str(TESTS.parent)!r}); import tests.internals",
+    ],
+)
+def test_no_framework_is_loaded(code: str) -> None:
+    loaded = loaded_by(code)
+    assert "numpy" in loaded
+    assert not loaded & {*FRAMEWORKS, "rich", "scipy", "pandas", "hypothesis", "pytest"}
+
+
+def test_no_framework_is_loaded_can_fail(backend: str) -> None:
+    if backend == "numpy":
+        assert "numpy" in loaded_by("import statevar")
+    else:
+        assert backend in loaded_by(f"import statevar as sv; sv.Variable(1.0, backend={backend!r})")
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_all_is_sorted_and_complete(name: str) -> None:
+    module = __import__(name, fromlist=["__all__"])
+    public = sorted(module.__all__)
+    assert [each for each in module.__all__ if each[0] != "_"] == [each for each in public if each[0] != "_"]
+    for each in public:
+        assert hasattr(module, each)
+
+
+def names_loaded_later() -> dict[str, str]:
+    """Each with its module, from what a type checker is told."""
+    (checked,) = (
+        node
+        for node in ast.parse((SOURCE / "__init__.py").read_text()).body
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name)
+    )
+    return {
+        each.name: f"statevar.{node.module}"
+        for node in checked.body
+        if isinstance(node, ast.ImportFrom)
+        for each in node.names
+    }
+
+
+def test_what_is_loaded_when_it_is_used_is_listed_before() -> None:
+    later = names_loaded_later()
+    assert {"save", "jit", "transaction", "Module"} <= later.keys() < set(sv.__all__)
+    code = (
+        "import sys, statevar as sv\n"
+        f"later = {later}\n"
+        "assert later.keys() <= set(dir(sv))\n"
+        "assert not set(later.values()) & sys.modules.keys()\n"
+        "sv.Variable(1.0).assign_add(1.0)\n"
+        "assert not set(later.values()) & sys.modules.keys()\n"
+        "for name, module in later.items():\n"
+        "    assert getattr(sv, name).__module__ == module or module == 'statevar.checkpoint', name\n"
+        "    assert name in vars(sv)\n"
+        "assert set(later.values()) <= sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_is_not_there_is_no_attribute() -> None:
+    with pytest.raises(AttributeError, match="module 'statevar' has no attribute 'sav'"):
+        sv.sav  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_everything_public_is_documented() -> None:
+    for name in sv.__all__:
+        assert inspect.getdoc(getattr(sv, name)), name
+    for owner in (sv.Variable, sv.FrozenVariable):
+        for name, member in vars(owner).items():
+            if not name.startswith("_"):
+                assert inspect.getdoc(member), f"{owner.__name__}.{name}"
+
+
+def test_errors_subclass_a_builtin_and_the_root() -> None:
+    for name in sv.errors.__all__:
+        each = getattr(sv.errors, name)
+        if name in ("StatevarError", "describe"):
+            continue
+        assert issubclass(each, sv.errors.StatevarError)
+        builtin = [base for base in each.__mro__ if base.__module__ == "builtins"]
+        assert set(builtin) - {object, BaseException, Exception}, name
+        assert (each.__doc__ or "").startswith("Raised"), name
+        assert name in (sv.errors.__doc__ or "")
+
+
+def test_unknown_backend_lists_the_known() -> None:
+    with pytest.raises(
+        ValueError, match=r"unknown backend 'cupy'\. Hint: known backends are numpy, jax, torch, tensorf"
+    ):
+        sv.Variable(1.0, backend="cupy")
+
+
+@pytest.mark.parametrize("name", ["jax", "torch", "tensorflow"])
+def test_missing_backend_gives_the_command_to_install_it(name: str) -> None:
+    # A None in sys.modules makes an import fail as if the library were not there.
+    code = (
+        f"import sys; sys.modules[{name!r}] = None\n"
+        "import statevar as sv\n"
+        f"try: sv.Variable(1.0, backend={name!r})\n"
+        "except ImportError as error: print(type(error).__name__, error, file=sys.stderr)\n"
+        "else: raise SystemExit('no error')\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert f"BackendNotInstalledError backend: {name} is not installed. Hint: pip install 'statevar[{name}]'." in (
+        result.stderr
+    )
+
+
+def test_a_broken_library_is_told_apart_from_a_missing_one(tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("import a_module_that_torch_needs")
+    code = "import statevar as sv\ntry: sv.Variable(1.0, backend='torch')\nexcept ImportError as e: print(e.name)"
+    result = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n{code}"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert result.stdout.strip() == "a_module_that_torch_needs"
+
+
+def test_py_typed_is_shipped() -> None:
+    assert (SOURCE / "py.typed").exists()
