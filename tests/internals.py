@@ -8,17 +8,18 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
-from statevar import _holds as holds
-from statevar import _scopes as scopes
-from statevar import _variable as variable_module  # which makes the locks
-from statevar import snapshots, tracking, transactions
-from statevar._collect import Paths, found_in, named_in, paths_in, variables_in
-from statevar._commit import while_locked
-from statevar._dtypes import HOST, kind
-from statevar._indexing import Selection, last_of_each
-from statevar._registry import get_backend
-from statevar._shapes import broadcasts_into, canonical_shape, fits
-from statevar._watchers import Watchers
+from statevar._arrays.dtypes import HOST, kind
+from statevar._arrays.indexing import Selection, last_of_each
+from statevar._arrays.registry import get_backend
+from statevar._arrays.shapes import broadcasts_into, canonical_shape, fits
+from statevar._core import holds, scopes
+from statevar._core import variable as variable_module  # which makes the locks
+from statevar._core.commit import while_locked
+from statevar._core.watchers import Watchers
+from statevar._state import module as tracking
+from statevar._state import snapshot as snapshots
+from statevar._state import transaction as transactions
+from statevar._state.paths import Paths, found_in, named_in, paths_in, variables_in
 from statevar.checkpoint import _files as files
 from statevar.checkpoint import _format as header_format
 from statevar.checkpoint import _writing as writing
