@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from ._state.module import Module, named_variables, variables
     from ._state.snapshot import Snapshot, restore, rollback, snapshot
     from ._state.transaction import transaction
+    from ._transforms.control_flow import cond, fori_loop, scan, while_loop
+    from ._transforms.functionalize import StatelessScope, functionalize
+    from ._transforms.grad import grad, value_and_grad
+    from ._transforms.jit import jit
+    from ._transforms.remat import remat
+    from ._transforms.tape import GradientTape
+    from ._transforms.vmap import vmap
     from .checkpoint import Checkpoint, CheckpointManager, load, save, verify
-    from .compilation import jit
-    from .control_flow import cond, fori_loop, scan, while_loop
-    from .gradients import grad, value_and_grad
-    from .mapping import vmap
-    from .rematerialisation import remat
-    from .stateless import StatelessScope, functionalize
-    from .tapes import GradientTape
 
 __version__ = "0.1.0"
 
@@ -75,14 +75,14 @@ _LATER = {
     name: module
     for module, names in {
         "checkpoint": ("Checkpoint", "CheckpointManager", "load", "save", "verify"),
-        "compilation": ("jit",),
-        "control_flow": ("cond", "fori_loop", "scan", "while_loop"),
-        "gradients": ("grad", "value_and_grad"),
-        "mapping": ("vmap",),
-        "rematerialisation": ("remat",),
+        "_transforms.jit": ("jit",),
+        "_transforms.control_flow": ("cond", "fori_loop", "scan", "while_loop"),
+        "_transforms.grad": ("grad", "value_and_grad"),
+        "_transforms.vmap": ("vmap",),
+        "_transforms.remat": ("remat",),
         "_state.snapshot": ("Snapshot", "restore", "rollback", "snapshot"),
-        "stateless": ("StatelessScope", "functionalize"),
-        "tapes": ("GradientTape",),
+        "_transforms.functionalize": ("StatelessScope", "functionalize"),
+        "_transforms.tape": ("GradientTape",),
         "_state.module": ("Module", "named_variables", "variables"),
         "_state.transaction": ("transaction",),
     }.items()

@@ -40,10 +40,8 @@ LAYERS = (
     ("_backends",),
     ("_state", "interop"),
     ("checkpoint",),
-    ("_functional",),
-    ("_calls",),
+    ("_transforms",),
     ("_engines",),
-    ("_lift", "compilation", "control_flow", "gradients", "mapping", "rematerialisation", "stateless", "tapes"),
     ("testing", "_suite"),
     ("__init__",),
 )

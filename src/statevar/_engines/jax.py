@@ -19,10 +19,10 @@ import jax.numpy as jnp
 
 from .._arrays.transforms import Program, Transforms
 from .._backends.jax import BACKEND, by_identity, is_eager
-from .._calls import Call, Makes, Tracing, check_library
 from .._core import scopes
 from .._core.holds import Hold
 from .._core.variable import Variable
+from .._transforms.call import Call, Makes, Tracing, check_library
 from ..errors import TraceError, describe
 from .jax_residence import Held, Residence
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from .._arrays.transforms import Program, Tape, Transforms
 from .._arrays.types import Array
+from .._transforms.interpreted import Interpreted
 from ..errors import BackendNotInstalledError, describe
-from .interpreted import Interpreted
 
 __all__ = ["TRANSFORMS"]
 

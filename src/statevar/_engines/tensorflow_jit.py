@@ -24,11 +24,11 @@ from .._arrays.backend import Backend
 from .._arrays.shapes import fits
 from .._arrays.transforms import Program
 from .._backends.tensorflow import BACKEND, past_overlay
-from .._calls import Call, Tracing, check_library
 from .._core import scopes
 from .._core.commit import Locks
 from .._core.variable import Variable
-from .._functional import PureDraft
+from .._transforms.call import Call, Tracing, check_library
+from .._transforms.draft import PureDraft
 from ..errors import StatevarError, TraceError, describe
 from .tensorflow_arguments import EXACT_NUMBERS, SINGLE_NUMBERS, Arguments, Key, better_for, emptied, filled, static_of
 

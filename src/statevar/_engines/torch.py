@@ -18,8 +18,8 @@ from torch.utils.checkpoint import checkpoint
 from .._arrays.transforms import Program, Tape, Transforms
 from .._arrays.trees import leaves, tree_map
 from .._core import scopes
+from .._transforms.interpreted import UncompilableError
 from ..errors import describe
-from .interpreted import UncompilableError
 
 __all__ = ["TRANSFORMS"]
 

@@ -21,12 +21,12 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from .._arrays.transforms import Program
 from .._backends.torch import BACKEND
-from .._calls import Makes, Tracing, check_library
 from .._core import scopes
 from .._core.forks import guarded
 from .._core.variable import Variable
+from .._transforms.call import Makes, Tracing, check_library
+from .._transforms.interpreted import Interpreted, UncompilableError
 from ..errors import TraceError, describe
-from .interpreted import Interpreted, UncompilableError
 from .torch_arguments import Static, replaced, signature, template_of
 from .torch_graph import MISS, Graph
 from .torch_nodes import may_write, name_of, written_by

@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._arrays.registry import transforms_of
-from ._arrays.trees import leaves, tree_map
-from ._core.variable import Variable
-from ._functional import Functional, Lifted, PureDraft, keep_writes
-from ._lift import library_of, plain
-from .errors import ShapeError, TraceError, describe
+from .._arrays.registry import transforms_of
+from .._arrays.trees import leaves, tree_map
+from .._core.variable import Variable
+from ..errors import ShapeError, TraceError, describe
+from .draft import PureDraft
+from .lift import library_of, plain
+from .overlay import Functional, Lifted, keep_writes
 
 if TYPE_CHECKING:
-    from ._arrays.transforms import Transforms
-    from ._arrays.types import Array
+    from .._arrays.transforms import Transforms
+    from .._arrays.types import Array
 
 __all__ = ["vmap"]
 

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
-from ._arrays.registry import transforms_of
-from ._arrays.trees import tree_map
-from ._core.variable import Variable
-from ._functional import Functional, Lifted, keep_writes
-from ._lift import library_of, plain
+from .._arrays.registry import transforms_of
+from .._arrays.trees import tree_map
+from .._core.variable import Variable
+from .lift import library_of, plain
+from .overlay import Functional, Lifted, keep_writes
 
 if TYPE_CHECKING:
-    from ._arrays.types import Array
+    from .._arrays.types import Array
 
 __all__ = ["remat"]
 

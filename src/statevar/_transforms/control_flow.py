@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ._arrays.registry import owner_of, transforms_of
-from ._arrays.trees import leaves, tree_map
-from ._functional import Functional, Lifted, keep_writes
-from ._lift import Lift, library_of, plain, written_by
-from .errors import ShapeError, describe
+from .._arrays.registry import owner_of, transforms_of
+from .._arrays.trees import leaves, tree_map
+from ..errors import ShapeError, describe
+from .lift import Lift, library_of, plain, written_by
+from .overlay import Functional, Lifted, keep_writes
 
 if TYPE_CHECKING:
-    from ._arrays.transforms import Transforms
+    from .._arrays.transforms import Transforms
 
 __all__ = ["cond", "fori_loop", "scan", "while_loop"]
 

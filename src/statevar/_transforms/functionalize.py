@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any, Self
 
-from ._core.variable import Variable
-from ._functional import Functional
-from ._state.nest import Nest
-from .errors import describe
+from .._core.variable import Variable
+from .._state.nest import Nest
+from ..errors import describe
+from .overlay import Functional
 
 __all__ = ["StatelessScope", "functionalize"]
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from ._arrays.registry import default_backend, owner_of
-from ._arrays.trees import leaves, tree_map
-from ._core.variable import Variable
-from ._functional import Functional, Lifted
-from .compilation import backend_of
-from .errors import TraceError, UninitializedError, describe
+from .._arrays.registry import default_backend, owner_of
+from .._arrays.trees import leaves, tree_map
+from .._core.variable import Variable
+from ..errors import TraceError, UninitializedError, describe
+from .overlay import Functional, Lifted
+from .reachable import backend_of
 
 if TYPE_CHECKING:
-    from ._arrays.backend import Backend
-    from ._arrays.transforms import Transforms
-    from ._arrays.types import Array
+    from .._arrays.backend import Backend
+    from .._arrays.transforms import Transforms
+    from .._arrays.types import Array
 
 __all__ = ["Lift", "library_of", "plain", "written_by"]
 

@@ -6,15 +6,15 @@ import gc
 from collections.abc import Iterable
 from typing import Self
 
-from ._arrays.backend import Backend
-from ._arrays.types import Array
-from ._core import scopes
-from ._core.checks import redeclares
-from ._core.holds import Overlay
-from ._core.variable import Variable
-from ._functional import Functional
-from ._state.transaction import Work
-from .errors import TraceError, describe
+from .._arrays.backend import Backend
+from .._arrays.types import Array
+from .._core import scopes
+from .._core.checks import redeclares
+from .._core.holds import Overlay
+from .._core.variable import Variable
+from .._state.transaction import Work
+from ..errors import TraceError, describe
+from .overlay import Functional
 
 __all__ = ["Call", "Makes", "Tracing", "check_library"]
 

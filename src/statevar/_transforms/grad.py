@@ -6,17 +6,17 @@ from collections.abc import Callable, Iterable
 from functools import wraps
 from typing import Any
 
-from ._arrays.backend import Backend
-from ._arrays.dtypes import is_differentiable
-from ._arrays.registry import owner_of, transforms_of
-from ._arrays.transforms import Tape
-from ._arrays.trees import tree_map
-from ._arrays.types import Array
-from ._core import scopes
-from ._core.variable import Variable
-from ._functional import Functional, keep_writes
-from ._state.nest import Nest
-from .errors import DTypeError, ShapeError, TraceError, describe
+from .._arrays.backend import Backend
+from .._arrays.dtypes import is_differentiable
+from .._arrays.registry import owner_of, transforms_of
+from .._arrays.transforms import Tape
+from .._arrays.trees import tree_map
+from .._arrays.types import Array
+from .._core import scopes
+from .._core.variable import Variable
+from .._state.nest import Nest
+from ..errors import DTypeError, ShapeError, TraceError, describe
+from .overlay import Functional, keep_writes
 
 __all__ = ["grad", "value_and_grad"]
 

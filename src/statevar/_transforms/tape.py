@@ -8,17 +8,17 @@ from typing import Any, Self
 
 import numpy as np
 
-from ._arrays.backend import Backend
-from ._arrays.dtypes import is_differentiable
-from ._arrays.registry import owner_of, transforms_of
-from ._arrays.transforms import Tape
-from ._arrays.trees import leaves, tree_map
-from ._arrays.types import Array
-from ._core import scopes
-from ._core.convert import to_value
-from ._core.variable import Variable
-from .errors import DTypeError, TraceError, describe
-from .gradients import open_tapes
+from .._arrays.backend import Backend
+from .._arrays.dtypes import is_differentiable
+from .._arrays.registry import owner_of, transforms_of
+from .._arrays.transforms import Tape
+from .._arrays.trees import leaves, tree_map
+from .._arrays.types import Array
+from .._core import scopes
+from .._core.convert import to_value
+from .._core.variable import Variable
+from ..errors import DTypeError, TraceError, describe
+from .grad import open_tapes
 
 __all__ = ["GradientTape"]
 
