@@ -66,16 +66,16 @@ __all__ = [
 
 #: How sv.jit compiles; each imports its framework.
 _ENGINES = {
-    "tensorflow_jit": "statevar._engines.tensorflow_jit",
-    "torch_graph": "statevar._engines.torch_graph",
-    "torch_jit": "statevar._engines.torch_jit",
-    "torch_nodes": "statevar._engines.torch_nodes",
+    "tensorflow_jit": "statevar._backends.tensorflow.jit",
+    "torch_graph": "statevar._backends.torch.graph",
+    "torch_jit": "statevar._backends.torch.jit",
+    "torch_nodes": "statevar._backends.torch.nodes",
 }
 
 
 def adapter(library: str) -> ModuleType:
     """The module of a library's adapter; imports the library."""
-    return import_module(f"statevar._backends.{library}")
+    return import_module(f"statevar._backends.{library}.adapter")
 
 
 def engine(name: str) -> ModuleType:

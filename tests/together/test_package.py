@@ -37,11 +37,10 @@ LAYERS = (
     ("_arrays",),
     ("initializers", "backends"),
     ("_core",),
-    ("_backends",),
     ("_state", "interop"),
     ("checkpoint",),
     ("_transforms",),
-    ("_engines",),
+    ("_backends",),
     ("testing", "_suite"),
     ("__init__",),
 )
@@ -120,8 +119,8 @@ def frameworks_named_in(source: str) -> set[str]:
 @pytest.mark.parametrize("path", modules(), ids=lambda path: path.stem)
 def test_a_framework_is_named_only_by_its_adapter_and_the_registry(path: Path) -> None:
     named = frameworks_named_in(path.read_text())
-    if path.parent.name in ("_backends", "_engines"):
-        library = path.stem.partition("_")[0]
+    if path.parent.parent.name == "_backends":
+        library = path.parent.name
         assert named <= {library, f"{library}lib"}
     elif path.stem == "registry":
         tree = ast.parse(path.read_text())
@@ -198,10 +197,10 @@ def test_the_test_above_can_fail_too(source: str) -> None:
 
 def test_adapters_have_the_same_verbs_in_the_same_order() -> None:
     orders = {}
-    for path in (SOURCE / "_backends").glob("*.py"):
+    for path in (SOURCE / "_backends").glob("*/adapter.py"):
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.ClassDef) and node.name.endswith("Backend"):
-                orders[path.stem] = [
+                orders[path.parent.name] = [
                     each.name for each in node.body if isinstance(each, ast.FunctionDef) and each.name[0] != "_"
                 ]
     contract = list(vars(Backend))

@@ -15,16 +15,16 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
-from ..errors import TraceError, describe
+from ..errors import describe
 from . import dtypes
 from .host import put_in_place
 from .indexing import Selection
 from .shapes import DeclaredShape, Shape
+from .tracing import Tracing
 from .types import Array, HostArray, Operation
 
 if TYPE_CHECKING:
@@ -50,12 +50,8 @@ class Backend(ABC):
     is_host: ClassVar[bool] = False
     #: Whether a handle may be replaced while another thread writes it: nothing outside holds what is in it.
     replaceable: ClassVar[bool] = False
-    #: Whether code may run under a tracer of this library, so that `is_tracing` must be asked.
-    traces: ClassVar[bool] = False
-    #: Whether `may_read` must be asked at every read, also of a published snapshot.
-    guards_reads: ClassVar[bool] = False
-    #: Whether a write under that tracer is right: it becomes part of the traced program.
-    writes_when_traced: ClassVar[bool] = False
+    #: What tells whether code is being traced by this library; None if it traces none.
+    tracing: ClassVar[Tracing | None] = None
 
     # -- whose is it ---------------------------------------------------------------------------------
 
@@ -64,32 +60,8 @@ class Backend(ABC):
         """Whether the value is an array of this library. Asked of other libraries' arrays too."""
 
     def is_symbolic(self, array: Array) -> bool:
-        """Whether an array of ours stands for a value that only a traced program will have."""
+        """Whether an array of ours stands for a value of a traced program, or for one whose gradient is recorded."""
         return False
-
-    def is_tracing(self) -> bool:
-        """Whether the calling code is being traced. Asked before every locked read or write if `traces`."""
-        return False
-
-    def mark(self) -> Any:
-        """What tells the tracer that runs now from any other. Asked where an overlay of values opens, if `traces`."""
-        return None
-
-    def may_read(self, mark: Any, now: Any = None) -> bool:
-        """Whether a value from the overlay opened under a tracer is right under the one that runs now.
-
-        It is not under a tracer which keeps its program for later calls. ``mark`` is None for a value from outside of
-        all overlays. ``now`` is another mark, to be asked about in place of the tracer that runs.
-        """
-        return True
-
-    def may_write(self, mark: Any) -> bool:
-        """Whether an overlay opened under a tracer may keep what the code computes now, and no inner one owns it."""
-        return True
-
-    def at(self, mark: Any) -> AbstractContextManager[None]:
-        """Where the code inside must compute to be under the tracer of a mark again, from a loop or branch inside."""
-        return nullcontext()
 
     def transforms(self) -> Transforms:
         """The gradients, the compiler and the loops of the library. Asked through `registry.transforms_of`.
@@ -210,10 +182,6 @@ class Backend(ABC):
 
     # -- a handle's life ---------------------------------------------------------------------------------
 
-    def concretely(self) -> AbstractContextManager[Any]:
-        """In the block arrays are made at once, whatever traces: what a variable made while tracing begins with."""
-        return nullcontext()
-
     @abstractmethod
     def create(self, array: Array, *, declared: DeclaredShape, device: Any, trainable: bool) -> Handle:
         """A handle that owns a copy of an operand, unless the operand is immutable."""
@@ -228,10 +196,6 @@ class Backend(ABC):
 
         May set ``handle.published`` to it.
         """
-
-    def traced_value(self, handle: Handle) -> Array:
-        """The current value while `is_tracing`; no lock is held."""
-        return self.snapshot(handle)
 
     # Each write verb is called under the lock, with the operand's dtype and shape checked, while no
     # reader can reach ``handle.published``. They share one signature so that there is one call site. An
@@ -300,14 +264,6 @@ class Backend(ABC):
     @abstractmethod
     def compute_put(self, old: Array, x: Array, kind: str, where: Selection) -> Array:
         """What `put` would store, changing nothing."""
-
-    def put_symbolic(self, old: Array, x: Array, kind: str, index: Any) -> Array:
-        """`compute_put` at an index that only the traced program knows; out of range, nothing is selected."""
-        raise TraceError(
-            describe(
-                "put", f"{self.name} cannot write at an index that is traced", hint="use a mask, or a Python index"
-            )
-        )
 
     @abstractmethod
     def get(self, array: Array, where: Selection) -> Array:

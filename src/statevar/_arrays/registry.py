@@ -105,7 +105,7 @@ def _load_builtin(name: str) -> Backend:
 
 def _import_builtin(name: str) -> ModuleType:
     try:
-        return importlib.import_module(f"{_ADAPTERS}.{name}")
+        return importlib.import_module(f"{_ADAPTERS}.{name}.adapter")
     except ModuleNotFoundError as error:
         library = _ROWS[name].roots[0]
         if error.name is None or error.name.partition(".")[0] != library:
@@ -157,7 +157,7 @@ def transforms_of(backend: Backend) -> Transforms:
     """
     if backend.name not in _ROWS:
         return backend.transforms()
-    found: Transforms = importlib.import_module(f"statevar._engines.{backend.name}").TRANSFORMS
+    found: Transforms = importlib.import_module(f"{_ADAPTERS}.{backend.name}.transforms").TRANSFORMS
     return found
 
 
@@ -207,5 +207,5 @@ def attach(variable_type: type, snapshot_type: type) -> None:
 
 def _after_import(name: str) -> None:
     """Loads a backend whose library was just imported, unless it is our adapter that imports it."""
-    if f"{_ADAPTERS}.{name}" not in sys.modules:  # else `get_backend` will attach it
+    if f"{_ADAPTERS}.{name}.adapter" not in sys.modules:  # else `get_backend` will attach it
         get_backend(name)

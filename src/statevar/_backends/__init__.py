@@ -1,1 +1,1 @@
-"""One adapter a library. The same verbs in the same order: two adapters can be read as a diff."""
+"""One folder a library, with the same files in each: two adapters can be read as a diff."""

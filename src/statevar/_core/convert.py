@@ -42,7 +42,7 @@ def to_operand(value: Any, backend: Backend, dtype: str, *, operation: str, path
     if operand is not None:
         return operand
     owner = owner_of(value)
-    if owner is not None and owner.is_symbolic(value) and not (owner is backend and backend.writes_when_traced):
+    if owner is not None and owner.is_symbolic(value) and not (owner is backend and _keeps_symbolic(backend)):
         raise TraceError(
             describe(
                 operation,
@@ -58,6 +58,11 @@ def to_operand(value: Any, backend: Backend, dtype: str, *, operation: str, path
     else:
         host, exact = host_from_python(value, operation, path)
     return backend.from_host(cast_host(host, dtype, exact=exact, operation=operation, path=path), device)
+
+
+def _keeps_symbolic(backend: Backend) -> bool:
+    """Whether a symbolic value can be written: in a traced program, or because it has a value, as NumPy's have."""
+    return backend.tracing is None or backend.tracing.writes_when_traced
 
 
 def to_value(value: Any, backend: Backend, dtype: str, *, operation: str, path: str) -> Array:

@@ -46,6 +46,7 @@ def initial_value(
     with ExitStack() as stack:
         if scopes.active:  # it may be called while a library traces
             for backend in loaded_backends():
-                stack.enter_context(backend.concretely())
+                if backend.tracing is not None:
+                    stack.enter_context(backend.tracing.outside_trace())
         value = initializer(declared, dtype)
     return unwrapped(value), dtype

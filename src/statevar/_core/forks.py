@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, Protocol, TypeVar
 
-__all__ = ["guarded", "in_child", "register"]
+__all__ = ["guarded", "in_child", "living", "register"]
 
 _Lock = TypeVar("_Lock")
 
@@ -53,13 +53,14 @@ def in_child(call: Callable[[], object]) -> None:
     _child_calls.append(call)
 
 
-def _living() -> list[Any]:
+def living() -> list[Any]:
+    """The variables that there are."""
     # In the order in which a commit takes several: else each could have what the other one waits for.
     return sorted((each for ref in _everyone.copy() if (each := ref()) is not None), key=id)
 
 
 def _before() -> None:
-    for lock in (_one_fork, *(each._lock for each in _living()), *_module_locks):
+    for lock in (_one_fork, *(each._lock for each in living()), *_module_locks):
         if lock.acquire(timeout=_PATIENCE):
             _forking.callback(lock.release)
 
@@ -68,7 +69,7 @@ def _after_in_child() -> None:
     _forking.close()
     for call in _child_calls:
         call()
-    for each in _living():
+    for each in living():
         each._after_fork()
 
 

@@ -127,7 +127,10 @@ class Protocols(Operators):
     ) -> Any:
         kwargs = kwargs or {}
         backend = speaking("__torch_function__")
-        if not backend.is_tracing() and _writes(func, args, kwargs):  # torch.compile cannot trace the test
+        tracing = backend.tracing
+        if not (tracing is not None and tracing.is_tracing()) and _writes(
+            func, args, kwargs
+        ):  # torch.compile cannot trace the test
             name = getattr(func, "__name__", str(func))
             raise TypeError(f"{name}: would write into a variable's snapshot. Hint: v.assign(…) or v.parameter.")
         leaf = func in backend.wants_parameters  # backward() and grad() ask for what the optimizer holds

@@ -12,6 +12,7 @@ from .._arrays.dtypes import dtype_name, is_differentiable, is_floating
 from .._arrays.indexing import Selection
 from .._arrays.registry import attach, default_backend, get_backend, owner_of
 from .._arrays.shapes import DeclaredShape, Shape, canonical_shape, fits
+from .._arrays.tracing import Tracing
 from .._arrays.types import Array, HostArray, Operation
 from ..errors import ConflictError, ShapeError, TraceError, UninitializedError, describe
 from . import scopes
@@ -79,7 +80,7 @@ class Variable(Holding):
     __slots__ = (
         "__weakref__",
         "_closed",
-        "_guarded",
+        "_guard",
     )
 
     def __init__(
@@ -115,7 +116,8 @@ class Variable(Holding):
         place = scopes.current_device() if device is None else device
         self._device: Any = None if place is None else library.device(place)
         self._backend = library
-        self._guarded = library.guards_reads
+        tracing = library.tracing
+        self._guard = tracing if tracing is not None and tracing.guards_reads else None
         self._lock = RLock()
         self._holder: Hold | None = None
         self._watchers: Watchers | None = None
@@ -183,7 +185,7 @@ class Variable(Holding):
         snapshot = self._snapshot
         if snapshot is None or scopes.active:
             return self._read()
-        if self._guarded and not self._backend.may_read(None):
+        if self._guard is not None and not self._guard.may_read(None):
             raise self._frozen_read()
         return snapshot
 
@@ -199,7 +201,7 @@ class Variable(Holding):
 
     def _read(self) -> Any:
         current = self._current() if scopes.active else self
-        if self._guarded and not current._is_value and not self._backend.may_read(None):
+        if self._guard is not None and not current._is_value and not self._guard.may_read(None):
             raise self._frozen_read()
         value = current._stored()
         if not scopes.active:
@@ -222,8 +224,8 @@ class Variable(Holding):
         if snapshot is not None:
             return snapshot
         backend = self._backend
-        if backend.traces and backend.is_tracing():
-            return backend.traced_value(self._initialized("read"))
+        if (tracing := backend.tracing) is not None and tracing.is_tracing():
+            return tracing.traced_value(self._initialized("read"))
         with self._lock:
             handle = self._initialized("read")
             value = backend.snapshot(handle)
@@ -338,7 +340,7 @@ class Variable(Holding):
         array([0.5, 1. ], dtype=float32)
         """
         backend = self._backend
-        if backend.traces and backend.is_tracing():
+        if backend.tracing is not None and backend.tracing.is_tracing():
             return self.assign(fn(self.value, *args)).value
 
         def body(target: Variable, hold: Hold) -> Any:
@@ -486,8 +488,8 @@ class Variable(Holding):
         if x is None:
             x = to_operand(value, backend, self._dtype_name, operation=operation, path=self._path)
         if hold is None:
-            if backend.traces and backend.is_tracing():
-                return self._write_traced(operation, verb, check, x, op, index)
+            if (tracing := backend.tracing) is not None and tracing.is_tracing():
+                return self._write_traced(tracing, operation, verb, check, x, op, index)
             if self._constraint is not None:
                 self._write_constrained(operation, verb, check, x, op, index)
                 return self
@@ -588,10 +590,12 @@ class Variable(Holding):
         self._shape = shape
         self._version += 1
 
-    def _write_traced(self, operation: str, verb: Any, check: Check, x: Array, op: Any, index: Any) -> Self:
+    def _write_traced(
+        self, tracing: Tracing, operation: str, verb: Any, check: Check, x: Array, op: Any, index: Any
+    ) -> Self:
         """A write that becomes part of a traced program: no lock, no snapshot, no Python counter."""
         backend = self._backend
-        if not backend.writes_when_traced:
+        if not tracing.writes_when_traced:
             raise TraceError(
                 describe(
                     operation,
@@ -612,7 +616,7 @@ class Variable(Holding):
         handle = self._initialized(operation)
         where = check(self, operation, x, index)
         if verb is None or self._constraint is not None:
-            x = self._computed(operation, backend.traced_value(handle), x, op, where)
+            x = self._computed(operation, tracing.traced_value(handle), x, op, where)
             verb = backend.assign
         self._handle = verb(handle, x, op, where)
         return self

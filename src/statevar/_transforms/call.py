@@ -16,7 +16,7 @@ from .._state.transaction import Work
 from ..errors import TraceError, describe
 from .overlay import Functional
 
-__all__ = ["Call", "Makes", "Tracing", "check_library"]
+__all__ = ["Call", "Makes", "TraceOverlay", "check_library"]
 
 _MAKES = 3  # traces that may make variables which live on
 
@@ -60,7 +60,7 @@ class Makes:
             )
 
 
-class Tracing(Functional):
+class TraceOverlay(Functional):
     """The values of variables while a function is traced. Which variables there are is found on the way.
 
     After the code has run, `missed` has the variables that it touched beyond those given, `written` those that it

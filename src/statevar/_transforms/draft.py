@@ -77,7 +77,8 @@ class PureDraft(Draft):
                 )
             where, new = check(self, operation, x, None), x
         elif check is selects and _is_symbolic(backend, index):
-            new = backend.put_symbolic(old, x, op, index)
+            assert backend.tracing is not None, "only traced code has such an index"
+            new = backend.tracing.put_symbolic(old, x, op, index)
         else:
             where = check(self, operation, x, index)
             if isinstance(where, Selection):

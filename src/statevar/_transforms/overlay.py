@@ -15,7 +15,7 @@ from weakref import ref
 from .._arrays.backend import Backend
 from .._arrays.registry import loaded_backends
 from .._arrays.types import Array
-from .._core import scopes
+from .._core import forks, scopes
 from .._core.checks import fits_declared, redeclares
 from .._core.holds import Overlay
 from .._core.variable import Variable
@@ -28,6 +28,35 @@ __all__ = ["Functional", "Lifted", "keep_writes"]
 _HERE: Final = object()
 
 _Result = TypeVar("_Result")
+
+
+def past_overlay(library: str, what: str, path: str) -> TraceError:
+    """The error of code that goes past the values of an overlay to the variable itself."""
+    return TraceError(
+        describe(
+            "read",
+            f"code that {library} has compiled, or that holds v.parameter, uses the variable itself inside {what}, "
+            "and not its value there",
+            path,
+            f"use sv.jit in place of the compiler of {library}, and v or v.value in place of v.parameter",
+        )
+    )
+
+
+def _check_access(uses: Callable[[Any], bool] | None) -> bool:
+    """`Tracing.trace_mark` gets it. Asked about a handle that a compiled function, or its own parameter, uses.
+
+    It would read what the code around it has replaced, write what it shall not change, and get no gradient.
+    """
+    overlay = scopes.overlay() if scopes.active else None
+    if overlay is None or not overlay.pure:
+        return False
+    if uses is None:
+        return True
+    for each in forks.living():
+        if each._handle is not None and uses(each._handle):
+            raise past_overlay(each._backend.name, overlay.what, each.path)
+    return True
 
 
 class Functional(Overlay):
@@ -96,8 +125,8 @@ class Functional(Overlay):
     def __enter__(self) -> Self:
         try:
             for backend in loaded_backends():
-                if backend.traces:
-                    self._marks[backend.name] = backend.mark()
+                if (tracing := backend.tracing) is not None:
+                    self._marks[backend.name] = tracing.trace_mark(_check_access)
             self._opened = True
             scopes.active.append(None)  # Ctrl-C comes after a call, so not between these two lines
             self._around = scopes.open_overlay(self)
@@ -144,9 +173,9 @@ class Functional(Overlay):
     def _find(self, variable: Variable, now: Any) -> PureDraft:
         """`read` by code that runs under the tracer marked ``now``."""
         backend = variable._backend
-        if backend.traces:
+        if (tracing := backend.tracing) is not None:
             mark = self._marks.get(backend.name)
-            if not (backend.may_read(mark) if now is _HERE else backend.may_read(mark, now)):
+            if not (tracing.may_read(mark) if now is _HERE else tracing.may_read(mark, now)):
                 raise TraceError(
                     describe(
                         "read",
@@ -183,7 +212,7 @@ class Functional(Overlay):
                     "list it",
                 )
             )
-        if backend.traces and not backend.may_write(self._marks.get(backend.name)):
+        if backend.tracing is not None and not backend.tracing.may_write(self._marks.get(backend.name)):
             raise TraceError(
                 describe(
                     operation,
@@ -201,7 +230,8 @@ class Functional(Overlay):
 
     def _place(self, backend: Backend) -> AbstractContextManager[None]:
         """Where it is read: where this overlay was opened, also if it is missed in a loop of the library inside."""
-        return backend.at(self._marks.get(backend.name)) if backend.traces else nullcontext()
+        tracing = backend.tracing
+        return nullcontext() if tracing is None else tracing.under(self._marks.get(backend.name))
 
     def _draft_outside(self, variable: Variable) -> PureDraft:
         self.missed[variable] = None
@@ -228,7 +258,7 @@ class Functional(Overlay):
     def _check_outside(self, variable: Variable) -> None:
         """Raises if a library traces this code and would keep the value that a variable, of any library, has now."""
         for backend in loaded_backends():
-            if backend.traces and not backend.may_read(None, self._marks.get(backend.name)):
+            if backend.tracing is not None and not backend.tracing.may_read(None, self._marks.get(backend.name)):
                 raise TraceError(
                     describe(
                         "read",

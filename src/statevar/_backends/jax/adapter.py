@@ -8,27 +8,25 @@ not show in the count and die with the array that is donated.
 from __future__ import annotations
 
 import operator
-import sys
-import threading
-import warnings
-from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._arrays.backend import Backend
-from .._arrays.dtypes import HOST, is_integer
-from .._arrays.host import combine
-from .._arrays.indexing import Selection, last_of_each
-from .._arrays.placement import no_such_device, parse_device
-from .._arrays.shapes import DeclaredShape
-from .._arrays.types import HostArray, Operation
-from ..errors import DTypeError, describe
+from ..._arrays.backend import Backend
+from ..._arrays.dtypes import HOST, is_integer
+from ..._arrays.host import combine
+from ..._arrays.indexing import Selection, last_of_each
+from ..._arrays.placement import no_such_device, parse_device
+from ..._arrays.shapes import DeclaredShape
+from ..._arrays.types import HostArray, Operation
+from ...errors import DTypeError, describe
+from .pytree import register
+from .tracing import JAXTracing
 
-__all__ = ["BACKEND", "Lent", "Same", "by_identity", "is_eager"]
+__all__ = ["BACKEND"]
 
 _WIDE = {"int64": "int32", "uint64": "uint32", "float64": "float32", "complex128": "complex64"}
 _CLOSED: tuple[Operation, ...] = (
@@ -41,74 +39,6 @@ _CLOSED: tuple[Operation, ...] = (
 )
 
 
-def _hook(name: str) -> Any:
-    """A semi-public function or object of JAX, wherever this version keeps it; None if it has none."""
-    for module in ("jax.extend.core", "jax._src.core", "jax.core"):
-        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # it moves now and then
-            found = getattr(sys.modules.get(module), name, None)
-        if found is not None:
-            return found
-    return None
-
-
-_context = _hook("trace_ctx")  # its ``trace`` is the fastest to ask
-_take = _hook("take_current_trace")
-_Eager = _hook("EvalTrace")
-# Of grad and vmap, which keep nothing. Any other may be that of jit, or of a body of scan, cond or checkpoint.
-_PASSING = frozenset({"JVPTrace", "LinearizeTrace", "BatchTrace"})
-
-
-def _trace() -> Any:
-    """The trace that runs now, the eager one or that of a transform; where JAX does not tell, one like no other."""
-    if _context is not None:
-        return _context.trace
-    if _take is None:
-        return object()
-    with _take() as trace:
-        return trace
-
-
-def is_eager() -> bool:
-    """Whether no transform of JAX runs; where JAX does not tell, none that keeps what it traces."""
-    if _context is not None and _Eager is not None:
-        return type(_context.trace) is _Eager
-    if _take is None or _Eager is None:
-        return not _under_jit()
-    return type(_trace()) is _Eager
-
-
-def _is_staged() -> bool:
-    """Whether a transform that keeps what it traces is running, directly or further out."""
-    return not JAXBackend.may_read(BACKEND, None, _trace())
-
-
-_under_jit: Any = _hook("unsafe_am_i_under_a_jit_DO_NOT_USE") or _is_staged
-
-
-class _ByIdentity(threading.local):
-    """Whether variables among arguments stand for themselves, as in a call of `sv.jit`, and not for their values."""
-
-    on = False
-
-
-by_identity = _ByIdentity()
-
-
-class Same:
-    """An object that JAX compares by identity, in what it knows of a call's arguments."""
-
-    __slots__ = ("object",)
-
-    def __init__(self, each: Any) -> None:
-        self.object = each
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Same) and self.object is other.object
-
-    def __hash__(self) -> int:
-        return id(self.object)
-
-
 class _Handle:
     __slots__ = ("array", "published")
 
@@ -117,45 +47,11 @@ class _Handle:
         self.published = published
 
 
-class Lender(Protocol):
-    """What has the arrays of some variables, and gives one back when it is asked for."""
-
-    def recall(self, handle: Lent) -> None: ...
-
-
-class Lent:
-    """The handle of a variable whose array a compiled program has, to write it without asking at every call.
-
-    Whoever looks at the array gets it back, and the variable is as any other.
-    """
-
-    __slots__ = ("_lender", "index", "own", "published")
-
-    def __init__(self, lender: Lender, index: int) -> None:
-        self._lender = lender
-        self.index = index
-        self.own: Any = None  # the array, once it was given back
-        self.published: Any = None
-
-    @property
-    def array(self) -> Any:
-        if self.own is None:
-            self._lender.recall(self)
-        return self.own
-
-    @array.setter
-    def array(self, array: Any) -> None:
-        if self.own is None:
-            self._lender.recall(self)
-        self.own = array
-
-
 class JAXBackend(Backend):
     name = "jax"
     replaceable = True
     adopts_surely = True
-    guards_reads = True
-    traces = True
+    tracing = JAXTracing()
 
     # -- whose is it ---------------------------------------------------------------------------------
 
@@ -165,45 +61,8 @@ class JAXBackend(Backend):
     def is_symbolic(self, array: Any) -> bool:
         return isinstance(array, jax.core.Tracer)
 
-    def is_tracing(self) -> bool:
-        tracing: bool = _under_jit()
-        return tracing
-
-    def mark(self) -> Any:
-        return _trace()
-
-    def may_read(self, mark: Any, now: Any = None) -> bool:
-        if now is None:
-            if mark is None:
-                # The usual case, an eager read; else jit and its like keep what they trace, at whatever depth.
-                return (_context is not None and type(_context.trace) is _Eager) or not _under_jit()
-            now = _trace()
-        while now is not mark:
-            kind = type(now)
-            if kind is _Eager or kind.__name__ == "EvalTrace":
-                return mark is None
-            if kind.__name__ not in _PASSING:
-                return False
-            now = getattr(now, "parent_trace", None)
-            if now is None:  # JAX does not tell: it may be anything
-                return False
-        return True
-
-    def may_write(self, mark: Any) -> bool:
-        return mark is None or _trace() is mark
-
     def attach(self, variable_type: type, snapshot_type: type) -> None:
-        def flatten(variable: Any) -> tuple[tuple[Any, ...], Any]:
-            return ((), Same(variable)) if by_identity.on else ((_leaf(variable),), None)
-
-        def unflatten(same: Any, leaves: Any) -> Any:
-            # A transform must not make a variable: what it returns is a copy of the value, and says so on a write.
-            return snapshot_type(leaves[0]) if same is None else same.object
-
-        jax.tree_util.register_pytree_node(variable_type, flatten, unflatten)
-        jax.tree_util.register_pytree_node(
-            snapshot_type, lambda snapshot: ((snapshot.value,), None), lambda _, leaves: snapshot_type(leaves[0])
-        )
+        register(variable_type, snapshot_type)
 
     # -- dtypes, shapes and devices -------------------------------------------------------------------
 
@@ -280,13 +139,9 @@ class JAXBackend(Backend):
 
     # -- a handle's life ---------------------------------------------------------------------------------
 
-    def concretely(self) -> AbstractContextManager[Any]:
-        context: AbstractContextManager[Any] = jax.ensure_compile_time_eval()
-        return context
-
     def create(self, array: Any, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
-        if _under_jit():  # a variable made while JAX traces holds an array all the same
-            with self.concretely():
+        if self.tracing.is_tracing():  # a variable made while JAX traces holds an array all the same
+            with self.tracing.outside_trace():
                 return self._create(array, device)
         return self._create(array, device)
 
@@ -354,9 +209,6 @@ class JAXBackend(Backend):
     def compute_put(self, old: Any, x: Any, kind: str, where: Selection) -> Any:
         return old if 0 in where.shape else _put(old, x, kind, where, donate=False)
 
-    def put_symbolic(self, old: Any, x: Any, kind: str, index: Any) -> Any:
-        return getattr(old.at[index], kind)(x, mode="drop")
-
     def get(self, array: Any, where: Selection) -> Any:
         if where.basic:
             return array[where.index]
@@ -365,8 +217,7 @@ class JAXBackend(Backend):
         return array[where.coordinates()]
 
     def unseen_writes(self, handle: Any) -> int:
-        if type(handle) is Lent:
-            handle.array  # noqa: B018  # brings the variable's version up to date
+        handle.array  # noqa: B018  # if a compiled program has it, this brings the variable's version up to date
         return 0
 
 
@@ -453,15 +304,6 @@ def _padded(coordinates: list[Any], values: Any, shape: Any) -> tuple[list[Any],
     outside = [np.full(missing, size, np.int32) for size in shape]
     padded = [np.concatenate(pair) for pair in zip(coordinates, outside, strict=True)]
     return padded, np.concatenate([values, np.zeros(missing, values.dtype)])
-
-
-def _leaf(variable: Any) -> Any:
-    """A variable of any backend as a leaf that JAX takes.
-
-    A NumPy snapshot never changes, so JAX may read it as late as it likes.
-    """
-    value = variable.value
-    return value if isinstance(value, jax.Array) else variable.__array__()
 
 
 def _like(x: Any, array: Any) -> Any:

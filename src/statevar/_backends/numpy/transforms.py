@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays.transforms import Program, Tape, Transforms
-from .._arrays.types import Array
-from .._transforms.interpreted import Interpreted
-from ..errors import BackendNotInstalledError, describe
+from ..._arrays.transforms import Program, Tape, Transforms
+from ..._arrays.types import Array
+from ..._transforms.interpreted import Interpreted
+from ...errors import BackendNotInstalledError, describe
 
 __all__ = ["TRANSFORMS"]
 
@@ -20,7 +20,7 @@ class NumPyTransforms(Transforms):
 
     def tape(self) -> Tape:
         try:
-            from .._backends import numpy_autograd  # noqa: PLC0415  # for those who differentiate
+            from . import autograd  # noqa: PLC0415  # for those who differentiate
         except ModuleNotFoundError as error:
             if error.name is None or error.name.partition(".")[0] != "autograd":
                 raise  # it is there and broken: its own error says more
@@ -31,7 +31,7 @@ class NumPyTransforms(Transforms):
                     hint="pip install 'statevar[autograd]'",
                 )
             ) from error
-        return numpy_autograd.Tape()
+        return autograd.Tape()
 
     def zeros_like(self, array: Array) -> Array:
         return np.zeros(array.shape, array.dtype)

@@ -18,16 +18,42 @@ from weakref import WeakSet, ref
 import jax
 import jax.numpy as jnp
 
-from .._backends.jax import Lent
-from .._core.commit import while_locked
-from .._core.forks import in_child
-from .._core.holds import Hold
-from .._core.variable import Variable
+from ..._core.commit import while_locked
+from ..._core.forks import in_child
+from ..._core.holds import Hold
+from ..._core.variable import Variable
 
 __all__ = ["Held", "Residence"]
 
 _copy = jax.jit(jnp.copy)
 _everyone: WeakSet[Residence] = WeakSet()
+
+
+class Lent:
+    """The handle of a variable whose array a compiled program has, to write it without asking at every call.
+
+    Whoever looks at the array gets it back, and the variable is as any other.
+    """
+
+    __slots__ = ("_lender", "index", "own", "published")
+
+    def __init__(self, lender: Residence, index: int) -> None:
+        self._lender = lender
+        self.index = index
+        self.own: Any = None  # the array, once it was given back
+        self.published: Any = None
+
+    @property
+    def array(self) -> Any:
+        if self.own is None:
+            self._lender.recall(self)
+        return self.own
+
+    @array.setter
+    def array(self, array: Any) -> None:
+        if self.own is None:
+            self._lender.recall(self)
+        self.own = array
 
 
 class Held(Exception):  # noqa: N818  # no error: it ends an attempt with locks in hand

@@ -8,11 +8,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from .._arrays.transforms import Program, Tape, Transforms
-from .._arrays.trees import leaves, tree_map
-from .._backends.tensorflow import inlined
-from ..errors import DTypeError, ShapeError, TraceError, describe
-from .tensorflow_jit import Jitted
+from ..._arrays.transforms import Program, Tape, Transforms
+from ..._arrays.trees import leaves, tree_map
+from ...errors import DTypeError, ShapeError, TraceError, describe
+from .jit import Jitted
+from .tracing import inlined
 
 __all__ = ["TRANSFORMS"]
 

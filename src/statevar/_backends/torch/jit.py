@@ -19,17 +19,17 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils._python_dispatch import _disable_current_modes
 
-from .._arrays.transforms import Program
-from .._backends.torch import BACKEND
-from .._core import scopes
-from .._core.forks import guarded
-from .._core.variable import Variable
-from .._transforms.call import Makes, Tracing, check_library
-from .._transforms.interpreted import Interpreted, UncompilableError
-from ..errors import TraceError, describe
-from .torch_arguments import Static, replaced, signature, template_of
-from .torch_graph import MISS, Graph
-from .torch_nodes import may_write, name_of, written_by
+from ..._arrays.transforms import Program
+from ..._core import scopes
+from ..._core.forks import guarded
+from ..._core.variable import Variable
+from ..._transforms.call import Makes, TraceOverlay, check_library
+from ..._transforms.interpreted import Interpreted, UncompilableError
+from ...errors import TraceError, describe
+from .adapter import BACKEND
+from .arguments import Static, replaced, signature, template_of
+from .graph import MISS, Graph
+from .nodes import may_write, name_of, written_by
 
 __all__ = ["TorchJit"]
 
@@ -41,7 +41,7 @@ _EAGERLY = 4  # programs compiled at their first call; more of them run once as 
 #: What torch says when Python wants the value of a tensor that has none.
 _ASKED = (".numpy() is not supported for tensor subclasses", "is not tracked with proxy for")
 
-#: Tracing replaces parts of torch for the whole process.
+#: TraceOverlay replaces parts of torch for the whole process.
 _tracing = guarded(RLock())
 
 _is_compiling = torch.compiler.is_compiling
@@ -172,7 +172,7 @@ class TorchJit:
             values.append(None if current._handle is None else current._stored().detach().contiguous())
         inputs = [value for value in values if value is not None]
         graph = Graph(known, values)
-        frames: list[Tracing] = []
+        frames: list[TraceOverlay] = []
 
         def flat(*traced: Tensor) -> list[Tensor]:
             given = iter(traced)
@@ -228,7 +228,7 @@ class TorchJit:
             )
         )
 
-    def _touched(self, frame: Tracing) -> dict[Variable, None]:
+    def _touched(self, frame: TraceOverlay) -> dict[Variable, None]:
         own = {id(each) for each in frame.created_here()}
         touched = {each: None for each in [*frame.missed, *frame.written] if id(each) not in own}
         lasting = frame.lasting()
@@ -238,7 +238,7 @@ class TorchJit:
         return touched
 
 
-class _Trace(Tracing):
+class _Trace(TraceOverlay):
     """Hands out what it was not given as a tensor without values, which only the next trace will have."""
 
     __slots__ = ("fake",)
@@ -265,7 +265,7 @@ def _inlining() -> AbstractContextManager[Any]:
     return patched
 
 
-def _outputs(graph: Graph, frame: Tracing, own: list[Tensor | None], out: Any, *, in_place: bool) -> list[Tensor]:
+def _outputs(graph: Graph, frame: TraceOverlay, own: list[Tensor | None], out: Any, *, in_place: bool) -> list[Tensor]:
     """What the graph returns, after it has written the new values over its inputs, if it may."""
     found: list[Tensor] = []
     graph.out = template_of(out, found)

@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays.backend import Backend
-from .._arrays.dtypes import HOST, is_integer
-from .._arrays.host import dlpack_of_host, empty_aligned, put_in_place
-from .._arrays.indexing import Selection
-from .._arrays.placement import no_such_device, parse_device
-from .._arrays.shapes import DeclaredShape
-from .._arrays.types import HostArray, Operation
+from ..._arrays.backend import Backend
+from ..._arrays.dtypes import HOST, is_integer
+from ..._arrays.host import dlpack_of_host, empty_aligned, put_in_place
+from ..._arrays.indexing import Selection
+from ..._arrays.placement import no_such_device, parse_device
+from ..._arrays.shapes import DeclaredShape
+from ..._arrays.types import HostArray, Operation
 
 __all__ = ["BACKEND"]
 
@@ -163,7 +163,6 @@ class NumPyBackend(Backend):
     is_host = True
     replaceable = True
     adopts_surely = True
-    writes_when_traced = True  # a box has its value: it can be stored
 
     # -- whose is it ---------------------------------------------------------------------------------
 
@@ -319,7 +318,7 @@ class NumPyBackend(Backend):
 
     def compute_put(self, old: HostArray, x: HostArray, kind: str, where: Selection) -> HostArray:
         if self.is_symbolic(old) or self.is_symbolic(x):
-            from .numpy_autograd import put  # noqa: PLC0415  # somebody has loaded it
+            from .autograd import put  # noqa: PLC0415  # somebody has loaded it
 
             boxed: HostArray = put(old, x, kind, where)
             return boxed

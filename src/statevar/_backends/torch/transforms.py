@@ -15,11 +15,11 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_proxy_mode
 from torch.utils.checkpoint import checkpoint
 
-from .._arrays.transforms import Program, Tape, Transforms
-from .._arrays.trees import leaves, tree_map
-from .._core import scopes
-from .._transforms.interpreted import UncompilableError
-from ..errors import describe
+from ..._arrays.transforms import Program, Tape, Transforms
+from ..._arrays.trees import leaves, tree_map
+from ..._core import scopes
+from ..._transforms.interpreted import UncompilableError
+from ...errors import describe
 
 __all__ = ["TRANSFORMS"]
 
@@ -124,7 +124,7 @@ class TorchTransforms(Transforms):
     # -- compilation ---------------------------------------------------------------------------------------
 
     def jit(self, program: Program) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
-        from .torch_jit import TorchJit  # noqa: PLC0415  # for those who compile
+        from .jit import TorchJit  # noqa: PLC0415  # for those who compile
 
         return TorchJit(program)
 

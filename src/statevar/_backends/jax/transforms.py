@@ -17,14 +17,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._arrays.transforms import Program, Transforms
-from .._backends.jax import BACKEND, by_identity, is_eager
-from .._core import scopes
-from .._core.holds import Hold
-from .._core.variable import Variable
-from .._transforms.call import Call, Makes, Tracing, check_library
-from ..errors import TraceError, describe
-from .jax_residence import Held, Residence
+from ..._arrays.transforms import Program, Transforms
+from ..._core import scopes
+from ..._core.holds import Hold
+from ..._core.variable import Variable
+from ..._transforms.call import Call, Makes, TraceOverlay, check_library
+from ...errors import TraceError, describe
+from .adapter import BACKEND
+from .pytree import by_identity
+from .residence import Held, Residence
+from .tracing import is_eager
 
 __all__ = ["TRANSFORMS"]
 
@@ -240,7 +242,7 @@ class _Jit:
             raise _Untraced
         by_identity.on = False
         try:
-            frame = Tracing("jit", zip(config.known, (*written, *read), strict=True))
+            frame = TraceOverlay("jit", zip(config.known, (*written, *read), strict=True))
             with frame:
                 out = self.program.fn(*args, **kwargs)
                 out = jax.tree.map(lambda leaf: leaf, out)  # the values of variables in it, while they are here

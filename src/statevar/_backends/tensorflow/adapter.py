@@ -8,25 +8,22 @@ the new value and assign it. Inside ``tf.function`` the same verbs build the var
 from __future__ import annotations
 
 import operator
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from types import FunctionType
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from .._arrays.backend import Backend
-from .._arrays.dtypes import is_integer
-from .._arrays.host import combine, dlpack_of_host
-from .._arrays.indexing import Selection, last_of_each
-from .._arrays.placement import no_such_device, parse_device
-from .._arrays.shapes import DeclaredShape, Shape
-from .._arrays.types import HostArray, Operation
-from .._core import forks, scopes
-from ..errors import DTypeError, ShapeError, TraceError, describe
-from . import tensorflow_namespace
+from ..._arrays.backend import Backend
+from ..._arrays.dtypes import is_integer
+from ..._arrays.host import combine, dlpack_of_host
+from ..._arrays.indexing import Selection, last_of_each
+from ..._arrays.placement import no_such_device, parse_device
+from ..._arrays.shapes import DeclaredShape, Shape
+from ..._arrays.types import HostArray, Operation
+from ...errors import DTypeError, ShapeError, describe
+from . import namespace
+from .tracing import TensorFlowTracing, ours
 
 try:
     from tensorflow.python.eager.record import could_possibly_record
@@ -37,26 +34,16 @@ except ImportError:  # not public: without it every read asks TensorFlow anew
 
 
 try:
-    from tensorflow.python.pywrap_tfe import TFE_Py_TapeSetIsStopped as _tapes_are_stopped
-except ImportError:  # not public: without it, a gradient that tf.recompute_grad cuts is not noticed
-
-    def _tapes_are_stopped() -> bool:
-        return False
-
-
-try:
     from tensorflow.python.ops.resource_variable_ops import ResourceVariable as _Resource
 except ImportError:  # not public: without it, a tf.function lets variables be made in its first trace only
     _Resource = tf.Variable
 
-__all__ = ["BACKEND", "inlined", "past_overlay"]
+__all__ = ["BACKEND"]
 
 # TensorFlow has no kernels for arithmetic or scatters of these.
 _ON_HOST = {"float8_e4m3fn", "float8_e5m2", "int4", "uint4"}
 # TensorFlow casts these to few others, and not each is on the way.
 _BRIDGE = {"float8_e4m3fn": tf.float32, "float8_e5m2": tf.float32, "int4": tf.int8, "uint4": tf.int8}
-# Graphs of loops and branches: they get what they read from around them anew, each time the code around them is traced.
-_INLINE = {"CondBranchFuncGraph", "WhileBodyFuncGraph", "WhileCondFuncGraph"}
 _READ = tf.raw_ops.ReadVariableOp
 _ASSIGN = tf.raw_ops.AssignVariableOp
 _IN_PLACE: dict[Operation, Any] = {
@@ -112,8 +99,7 @@ class _Cell:
 class TensorFlowBackend(Backend):
     name = "tensorflow"
     counts_all_writes = False  # its fused optimizers
-    traces = True
-    writes_when_traced = True
+    tracing = TensorFlowTracing()
 
     # -- whose is it ---------------------------------------------------------------------------------
 
@@ -122,43 +108,6 @@ class TensorFlowBackend(Backend):
 
     def is_symbolic(self, array: Any) -> bool:
         return bool(tf.is_symbolic_tensor(array))
-
-    def is_tracing(self) -> bool:
-        return not tf.executing_eagerly()
-
-    def mark(self) -> Any:
-        mark = _where()
-        if mark[0] is None and not hasattr(graph := tf.compat.v1.get_default_graph(), "watch_variable"):
-            graph.watch_variable = _accessed
-        return mark
-
-    def may_read(self, mark: Any, now: Any = None) -> bool:
-        if mark is None:  # the variable itself: its own operations are right in any graph
-            return True
-        opened, _, stopped = mark
-        graph, _, stopped_now = _where() if now is None else now
-        if stopped_now != stopped:  # in tf.recompute_grad, which gives what it closes over no gradient
-            return False
-        while graph is not opened:
-            if graph is None:
-                return False
-            # A tf.function inside would capture the value of now, and be called again with it.
-            if type(graph).__name__ not in _INLINE and not getattr(graph, "_statevar_inlined", False):
-                return False
-            graph = getattr(graph, "outer_graph", None)
-        return True
-
-    def may_write(self, mark: Any) -> bool:
-        return mark is None or _where() == mark
-
-    @contextmanager
-    def at(self, mark: Any) -> Iterator[None]:
-        graph = None if mark is None else mark[0]
-        if graph is None or graph is tf.compat.v1.get_default_graph():
-            yield
-        else:
-            with graph.as_default(), tf.control_dependencies(None):
-                yield
 
     def attach(self, variable_type: type, snapshot_type: type) -> None:
         # AutoGraph would rewrite our methods, locks and all: the first trace takes 4.1 s instead of 0.4.
@@ -234,7 +183,7 @@ class TensorFlowBackend(Backend):
         return self.in_range_on_host(before, after)
 
     def namespace(self) -> Any:
-        return tensorflow_namespace
+        return namespace
 
     def dlpack(self, array: Any, request: dict[str, Any]) -> Any:
         return dlpack_of_host(self.to_host(array), request)
@@ -267,20 +216,17 @@ class TensorFlowBackend(Backend):
         if type(variable) is _Cell:
             return variable.value()
         if could_possibly_record():
-            _ours.reads = True
+            ours.reads = True
             try:
                 return variable.value()  # tells the tape that the variable was read
             finally:
-                _ours.reads = False
+                ours.reads = False
         if handle.cached is None:
             value = _READ(resource=variable.handle, dtype=handle.dtype)
             if handle.counter is not None:
                 return value  # a compiled graph may write at any time
             handle.cached = value
         return handle.cached
-
-    def traced_value(self, handle: Any) -> Any:
-        return handle.variable.value()
 
     def assign(self, handle: Any, x: Any, _op: Any = None, _where: Any = None) -> Any:
         if _writing(handle):
@@ -363,53 +309,6 @@ class TensorFlowBackend(Backend):
 
     def unseen_writes(self, handle: Any) -> int:
         return 0 if handle.counter is None else int(handle.counter.numpy())
-
-
-def _where() -> tuple[Any, int, bool]:
-    """The graph that is being built, if any; how many vectorized maps are around us in it; whether tapes are off."""
-    if tf.executing_eagerly():
-        return None, 0, _tapes_are_stopped()
-    graph = tf.compat.v1.get_default_graph()
-    maps = graph.get_name_scope().split("/")  # tf.vectorized_map makes no graph of its own, but this name
-    return graph, sum(each.startswith("loop_body") for each in maps), _tapes_are_stopped()
-
-
-_ours = threading.local()  # `reads`: it is we who read
-
-
-def _accessed(resource: Any) -> None:
-    """Asked by TensorFlow, of a thread's default graph, when code that runs eagerly uses a variable of TensorFlow.
-
-    A compiled function goes past the values of an overlay, and so does what `parameter` handed out: it would read what
-    the code around it has replaced, write what it shall not change, and get no gradient.
-    """
-    overlay = scopes.overlay() if scopes.active else None
-    if overlay is None or not overlay.pure:  # it has ended: without us, a call of a compiled function is faster
-        with suppress(AttributeError):
-            del tf.compat.v1.get_default_graph().watch_variable
-        return
-    if getattr(_ours, "reads", False) or not hasattr(resource, "_statevar"):
-        return
-    for each in forks._living():
-        if each._handle is not None and getattr(each._handle, "variable", None) is resource:
-            raise past_overlay(overlay.what, each.path)
-
-
-def past_overlay(what: str, path: str) -> TraceError:
-    return TraceError(
-        describe(
-            "read",
-            f"a tf.function, or code that holds v.parameter, uses the variable itself inside {what}, past its value "
-            "there",
-            path,
-            "use sv.jit in place of tf.function, and v or v.value in place of v.parameter",
-        )
-    )
-
-
-def inlined() -> None:
-    """Says of the graph that is being built that it is used once, where it is made, as those of loops are."""
-    tf.compat.v1.get_default_graph()._statevar_inlined = True
 
 
 def _short(device: str) -> str:

@@ -11,10 +11,10 @@ from typing import Any, TypeAlias
 import numpy as np
 import tensorflow as tf
 
-from .._arrays.registry import owner_of
-from .._arrays.transforms import Program
-from .._core.variable import Variable
-from ..errors import describe
+from ..._arrays.registry import owner_of
+from ..._arrays.transforms import Program
+from ..._core.variable import Variable
+from ...errors import describe
 
 __all__ = [
     "EXACT_NUMBERS",

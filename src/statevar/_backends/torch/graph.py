@@ -8,12 +8,12 @@ from typing import Any, Final
 
 import torch
 
-from .._backends.torch import _UNHELD, _UNHELD_FORK, BACKEND, _use_count
-from .._core.variable import Variable
-from .._transforms.call import Call
-from ..errors import describe
-from .torch_arguments import Slot, built
-from .torch_nodes import is_plain
+from ..._core.variable import Variable
+from ..._transforms.call import Call
+from ...errors import describe
+from .adapter import _UNHELD, _UNHELD_FORK, BACKEND, _use_count
+from .arguments import Slot, built
+from .nodes import is_plain
 
 __all__ = ["MISS", "Graph"]
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import array_api_compat.torch
@@ -21,14 +20,15 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from .._arrays.backend import Backend
-from .._arrays.dtypes import HOST, is_differentiable, is_integer
-from .._arrays.host import combine, dlpack_of_host
-from .._arrays.indexing import Selection, last_of_each
-from .._arrays.placement import no_such_device, parse_device
-from .._arrays.shapes import DeclaredShape
-from .._arrays.types import HostArray, Operation
-from ..errors import DTypeError, describe
+from ..._arrays.backend import Backend
+from ..._arrays.dtypes import HOST, is_differentiable, is_integer
+from ..._arrays.host import combine, dlpack_of_host
+from ..._arrays.indexing import Selection, last_of_each
+from ..._arrays.placement import no_such_device, parse_device
+from ..._arrays.shapes import DeclaredShape
+from ..._arrays.types import HostArray, Operation
+from ...errors import DTypeError, describe
+from .tracing import TorchTracing
 
 __all__ = ["BACKEND"]
 
@@ -160,20 +160,10 @@ _UNHELD = _calibrate()
 _UNHELD_FORK = _UNHELD - 1 if _UNHELD > 0 else -2  # a handle keeps an alias too
 
 
-class _Mark:
-    """What holds where an overlay opens: whether gradients are recorded."""
-
-    __slots__ = ("grad",)
-
-    def __init__(self, grad: bool) -> None:
-        self.grad = grad
-
-
 class TorchBackend(Backend):
     name = "torch"
     counts_all_writes = False  # its fused optimizers
-    traces = True
-    writes_when_traced = True
+    tracing = TorchTracing()
     wants_parameters = frozenset({torch.autograd.backward, torch.autograd.grad, Tensor.backward})
 
     # -- whose is it ---------------------------------------------------------------------------------
@@ -183,12 +173,6 @@ class TorchBackend(Backend):
 
     def is_symbolic(self, array: Tensor) -> bool:
         return isinstance(array, FakeTensor)
-
-    def is_tracing(self) -> bool:
-        return _is_compiling()
-
-    def mark(self) -> Any:
-        return _Mark(_is_grad_enabled())
 
     # -- dtypes, shapes and devices -------------------------------------------------------------------
 
@@ -291,9 +275,6 @@ class TorchBackend(Backend):
 
     # -- a handle's life ---------------------------------------------------------------------------------
 
-    def concretely(self) -> AbstractContextManager[Any]:
-        return _disable_current_modes() if _modes_open() else nullcontext()
-
     def create(self, array: Tensor, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
         if _is_inference():
             with torch.inference_mode(False):
@@ -320,10 +301,6 @@ class TorchBackend(Backend):
         # Recorded whatever the mode, as the parameter itself would be.
         with torch.inference_mode(False), torch.enable_grad():
             return _differentiable(handle)
-
-    def traced_value(self, handle: Any) -> Tensor:
-        value: Tensor = handle.parameter.clone()
-        return value
 
     def assign(self, handle: Any, x: Tensor, _op: Any = None, _where: Any = None) -> Any:
         if _is_compiling():

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .._backends.torch import BACKEND
-from ..errors import TraceError, describe
+from ...errors import TraceError, describe
+from .adapter import BACKEND
 
 __all__ = ["Slot", "Static", "built", "replaced", "signature", "template_of"]
 

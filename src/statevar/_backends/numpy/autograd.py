@@ -23,11 +23,11 @@ from autograd.numpy.numpy_vspaces import ArrayVSpace
 from autograd.tracer import Box, isbox, notrace_primitives, trace_primitives_map, trace_stack
 from autograd.util import toposort
 
-from .._arrays import transforms
-from .._arrays.host import combine
-from .._arrays.indexing import Selection
-from .._arrays.types import Array, HostArray
-from ..errors import TraceError, describe
+from ..._arrays import transforms
+from ..._arrays.host import combine
+from ..._arrays.indexing import Selection
+from ..._arrays.types import Array, HostArray
+from ...errors import TraceError, describe
 
 __all__ = ["Tape", "put"]
 

@@ -20,17 +20,18 @@ from typing import Any, Self
 
 import tensorflow as tf
 
-from .._arrays.backend import Backend
-from .._arrays.shapes import fits
-from .._arrays.transforms import Program
-from .._backends.tensorflow import BACKEND, past_overlay
-from .._core import scopes
-from .._core.commit import Locks
-from .._core.variable import Variable
-from .._transforms.call import Call, Tracing, check_library
-from .._transforms.draft import PureDraft
-from ..errors import StatevarError, TraceError, describe
-from .tensorflow_arguments import EXACT_NUMBERS, SINGLE_NUMBERS, Arguments, Key, better_for, emptied, filled, static_of
+from ..._arrays.backend import Backend
+from ..._arrays.shapes import fits
+from ..._arrays.transforms import Program
+from ..._core import scopes
+from ..._core.commit import Locks
+from ..._core.variable import Variable
+from ..._transforms.call import Call, TraceOverlay, check_library
+from ..._transforms.draft import PureDraft
+from ..._transforms.overlay import past_overlay
+from ...errors import StatevarError, TraceError, describe
+from .adapter import BACKEND
+from .arguments import EXACT_NUMBERS, SINGLE_NUMBERS, Arguments, Key, better_for, emptied, filled, static_of
 
 __all__ = ["Jitted"]
 
@@ -43,7 +44,7 @@ _IN_PLACE = {"AddV2": "assign_add", "Sub": "assign_sub"}
 _STALE = object()
 
 
-class _Trace(Tracing):
+class _Trace(TraceOverlay):
     """Reads the resources of what was not given, and remembers their state."""
 
     __slots__ = ("_past", "first", "graph", "resources", "seen")
@@ -70,7 +71,7 @@ class _Trace(Tracing):
         """Raises if something used a variable itself that has another value here."""
         for variable, draft in self.drafts.items():
             if (variable in self.written or variable not in self.seen) and _used_past(self.graph, variable):
-                raise past_overlay(self.what, draft._path)
+                raise past_overlay(BACKEND.name, self.what, draft._path)
 
     def written_outside(self) -> list[Variable]:
         """The variables that it has written and not made: the others start anew with each call, or are made twice."""

@@ -1,0 +1,100 @@
+"""What JAX traces, and which of its traces keep what they read."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from contextlib import AbstractContextManager
+from typing import Any
+
+import jax
+
+from ..._arrays.tracing import AccessCheck, Tracing
+
+__all__ = ["JAXTracing", "is_eager"]
+
+
+def _hook(name: str) -> Any:
+    """A semi-public function or object of JAX, wherever this version keeps it; None if it has none."""
+    for module in ("jax.extend.core", "jax._src.core", "jax.core"):
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # it moves now and then
+            found = getattr(sys.modules.get(module), name, None)
+        if found is not None:
+            return found
+    return None
+
+
+_context = _hook("trace_ctx")  # its ``trace`` is the fastest to ask
+_take = _hook("take_current_trace")
+_Eager = _hook("EvalTrace")
+# Of grad and vmap, which keep nothing. Any other may be that of jit, or of a body of scan, cond or checkpoint.
+_PASSING = frozenset({"JVPTrace", "LinearizeTrace", "BatchTrace"})
+
+
+def _trace() -> Any:
+    """The trace that runs now, the eager one or that of a transform; where JAX does not tell, one like no other."""
+    if _context is not None:
+        return _context.trace
+    if _take is None:
+        return object()
+    with _take() as trace:
+        return trace
+
+
+def is_eager() -> bool:
+    """Whether no transform of JAX runs; where JAX does not tell, none that keeps what it traces."""
+    if _context is not None and _Eager is not None:
+        return type(_context.trace) is _Eager
+    if _take is None or _Eager is None:
+        return not _under_jit()
+    return type(_trace()) is _Eager
+
+
+def _is_staged() -> bool:
+    """Whether a transform that keeps what it traces is running, directly or further out."""
+    return not JAXTracing().may_read(None, _trace())
+
+
+_under_jit: Any = _hook("unsafe_am_i_under_a_jit_DO_NOT_USE") or _is_staged
+
+
+class JAXTracing(Tracing):
+    guards_reads = True
+
+    def is_tracing(self) -> bool:
+        tracing: bool = _under_jit()
+        return tracing
+
+    def trace_mark(self, check_access: AccessCheck) -> Any:
+        return _trace()
+
+    def may_read(self, mark: Any, now: Any = None) -> bool:
+        if now is None:
+            if mark is None:
+                # The usual case, an eager read; else jit and its like keep what they trace, at whatever depth.
+                return (_context is not None and type(_context.trace) is _Eager) or not _under_jit()
+            now = _trace()
+        while now is not mark:
+            kind = type(now)
+            if kind is _Eager or kind.__name__ == "EvalTrace":
+                return mark is None
+            if kind.__name__ not in _PASSING:
+                return False
+            now = getattr(now, "parent_trace", None)
+            if now is None:  # JAX does not tell: it may be anything
+                return False
+        return True
+
+    def may_write(self, mark: Any) -> bool:
+        return mark is None or _trace() is mark
+
+    def outside_trace(self) -> AbstractContextManager[Any]:
+        context: AbstractContextManager[Any] = jax.ensure_compile_time_eval()
+        return context
+
+    def traced_value(self, handle: Any) -> Any:
+        handle.published = handle.array  # handed out: no write may donate it
+        return handle.array
+
+    def put_symbolic(self, old: Any, x: Any, kind: str, index: Any) -> Any:
+        return getattr(old.at[index], kind)(x, mode="drop")

@@ -1,0 +1,94 @@
+"""Graphs that TensorFlow builds: under which one a value is right, and what uses a variable past an overlay."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any
+
+import tensorflow as tf
+
+from ..._arrays.tracing import AccessCheck, Tracing
+
+try:
+    from tensorflow.python.pywrap_tfe import TFE_Py_TapeSetIsStopped as _tapes_are_stopped
+except ImportError:  # not public: without it, a gradient that tf.recompute_grad cuts is not noticed
+
+    def _tapes_are_stopped() -> bool:
+        return False
+
+
+__all__ = ["TensorFlowTracing", "inlined", "ours"]
+
+# Graphs of loops and branches: they get what they read from around them anew, each time the code around them is traced.
+_INLINE = {"CondBranchFuncGraph", "WhileBodyFuncGraph", "WhileCondFuncGraph"}
+
+ours = threading.local()  # `reads`: it is the adapter that reads
+
+
+class TensorFlowTracing(Tracing):
+    writes_when_traced = True
+
+    def is_tracing(self) -> bool:
+        return not tf.executing_eagerly()
+
+    def trace_mark(self, check_access: AccessCheck) -> Any:
+        mark = _where()
+        if mark[0] is None and not hasattr(graph := tf.compat.v1.get_default_graph(), "watch_variable"):
+            graph.watch_variable = partial(_accessed, check_access)
+        return mark
+
+    def may_read(self, mark: Any, now: Any = None) -> bool:
+        if mark is None:  # the variable itself: its own operations are right in any graph
+            return True
+        opened, _, stopped = mark
+        graph, _, stopped_now = _where() if now is None else now
+        if stopped_now != stopped:  # in tf.recompute_grad, which gives what it closes over no gradient
+            return False
+        while graph is not opened:
+            if graph is None:
+                return False
+            # A tf.function inside would capture the value of now, and be called again with it.
+            if type(graph).__name__ not in _INLINE and not getattr(graph, "_statevar_inlined", False):
+                return False
+            graph = getattr(graph, "outer_graph", None)
+        return True
+
+    def may_write(self, mark: Any) -> bool:
+        return mark is None or _where() == mark
+
+    @contextmanager
+    def under(self, mark: Any) -> Iterator[None]:
+        graph = None if mark is None else mark[0]
+        if graph is None or graph is tf.compat.v1.get_default_graph():
+            yield
+        else:
+            with graph.as_default(), tf.control_dependencies(None):
+                yield
+
+    def traced_value(self, handle: Any) -> Any:
+        return handle.variable.value()
+
+
+def _where() -> tuple[Any, int, bool]:
+    """The graph that is being built, if any; how many vectorized maps are around us in it; whether tapes are off."""
+    if tf.executing_eagerly():
+        return None, 0, _tapes_are_stopped()
+    graph = tf.compat.v1.get_default_graph()
+    maps = graph.get_name_scope().split("/")  # tf.vectorized_map makes no graph of its own, but this name
+    return graph, sum(each.startswith("loop_body") for each in maps), _tapes_are_stopped()
+
+
+def _accessed(check_access: AccessCheck, resource: Any) -> None:
+    """Asked by TensorFlow, of a thread's default graph, when code that runs eagerly uses a variable of TensorFlow."""
+    foreign = not getattr(ours, "reads", False) and hasattr(resource, "_statevar")
+    if not check_access((lambda handle: getattr(handle, "variable", None) is resource) if foreign else None):
+        with suppress(AttributeError):  # without us, a call of a compiled function is faster
+            del tf.compat.v1.get_default_graph().watch_variable
+
+
+def inlined() -> None:
+    """Says of the graph that is being built that it is used once, where it is made, as those of loops are."""
+    tf.compat.v1.get_default_graph()._statevar_inlined = True

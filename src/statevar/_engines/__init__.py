@@ -1,1 +1,0 @@
-"""The transforms of each library: gradients, compilation, loops. Loaded by `Backend.transforms`."""
