@@ -21,10 +21,19 @@ from statevar._state import snapshot as snapshots
 from statevar._state import transaction as transactions
 from statevar._state.paths import Paths, found_in, named_in, paths_in, variables_in
 from statevar.checkpoint import _files as files
-from statevar.checkpoint import _format as header_format
-from statevar.checkpoint import _writing as writing
-from statevar.checkpoint._format import CODES, DIGITS, Entry, Header, decode, digest_of, encode, laid_out
-from statevar.checkpoint.saving import items_of
+from statevar.checkpoint._formats.safetensors import header as header_format
+from statevar.checkpoint._formats.safetensors import writer as writing
+from statevar.checkpoint._formats.safetensors.header import (
+    CODES,
+    DIGITS,
+    Entry,
+    Header,
+    decode,
+    digest_of,
+    encode,
+    laid_out,
+)
+from statevar.checkpoint._save import items_of
 
 __all__ = [
     "CODES",

@@ -1,11 +1,11 @@
 """State that survives: saved to files, loaded from them, kept as checkpoints of a program that runs."""
 
-from ._archive import Checkpoint
-from ._matching import LoadReport
-from .loading import load
-from .manager import CheckpointManager, Restored
-from .saving import Progress, save
-from .verifying import Verification, verify
+from ._checkpoint import Checkpoint
+from ._load import load
+from ._manager import CheckpointManager, Restored
+from ._match import LoadReport
+from ._save import Progress, save
+from ._verify import Verification, verify
 
 __all__ = [
     "Checkpoint",

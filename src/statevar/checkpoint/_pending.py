@@ -10,7 +10,7 @@ from typing import Any
 from .._core.variable import Variable
 from .._state.module import Module, _on_setattr
 from .._state.paths import named_in, paths_in
-from ._archive import Checkpoint
+from ._checkpoint import Checkpoint
 
 __all__ = ["Pending"]
 

@@ -20,14 +20,14 @@ from .._state.paths import Paths, paths_in
 from .._state.snapshot import Snapshot, snapshot
 from ..errors import CheckpointError, CheckpointMismatchError, ConflictError, describe
 from . import _files
-from ._archive import INDEX, open_checkpoint
-from ._format import digest_of
-from ._matching import LoadReport
-from ._part import is_whole
-from ._steps import StepFolder
-from ._writing import Item, Written, write_all, write_tensors
-from .loading import load
-from .saving import Progress, index_of, items_of, json_of, nbytes_of, parsed_size, reporter, shards_of, texts_of
+from ._checkpoint import INDEX, open_checkpoint
+from ._formats.safetensors.header import digest_of
+from ._formats.safetensors.reader import is_whole
+from ._formats.safetensors.writer import Item, Written, write_all, write_tensors
+from ._load import load
+from ._match import LoadReport
+from ._save import Progress, index_of, items_of, json_of, nbytes_of, parsed_size, reporter, shards_of, texts_of
+from ._step_folder import StepFolder
 
 __all__ = ["CheckpointManager", "Restored"]
 

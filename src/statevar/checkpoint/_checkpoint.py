@@ -16,10 +16,10 @@ from .._arrays.types import HostArray
 from .._state.paths import followed
 from ..errors import CheckpointError, CheckpointNotFoundError, describe
 from . import _files
-from ._format import Entry, parse_json, refuse
-from ._index import Index, decode_index, is_index
-from ._part import Part, neighbours, read_bytes
-from ._values import PARTIAL, Saved, fresh_bytes, from_tensor
+from ._formats.safetensors.header import Entry, parse_json, refuse
+from ._formats.safetensors.index import Index, decode_index, is_index
+from ._formats.safetensors.reader import Part, neighbours, read_bytes
+from ._formats.safetensors.values import PARTIAL, Saved, fresh_bytes, from_tensor
 
 __all__ = ["INDEX", "Checkpoint", "index_at", "open_checkpoint"]
 

@@ -11,7 +11,7 @@ from .._arrays.shapes import fits
 from .._core.variable import Variable
 from .._state.paths import Paths, followed
 from ..errors import CheckpointMismatchError, describe
-from ._archive import Checkpoint
+from ._checkpoint import Checkpoint
 from ._pending import Pending
 
 __all__ = ["LoadReport", "Offer", "Rename", "matched", "offered", "patterns", "problem_of"]

@@ -15,8 +15,8 @@ from .._core.variable import Variable
 from .._state.paths import paths_in
 from .._state.transaction import transaction
 from ..errors import CheckpointError, CheckpointMismatchError, StatevarError, TraceError, describe
-from ._archive import Checkpoint, open_checkpoint
-from ._matching import LoadReport, Rename, matched, offered, patterns, problem_of
+from ._checkpoint import Checkpoint, open_checkpoint
+from ._match import LoadReport, Rename, matched, offered, patterns, problem_of
 from ._pending import Pending
 
 __all__ = ["load"]

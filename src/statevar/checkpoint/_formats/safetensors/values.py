@@ -19,11 +19,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._arrays.dtypes import HOST, is_differentiable, is_floating
-from .._arrays.host import empty_aligned
-from .._arrays.shapes import DeclaredShape, Shape
-from .._arrays.types import HostArray
-from ._format import Entry, nbytes_of, refuse
+from ...._arrays.dtypes import HOST, is_differentiable, is_floating
+from ...._arrays.host import empty_aligned
+from ...._arrays.shapes import DeclaredShape, Shape
+from ...._arrays.types import HostArray
+from .header import Entry, nbytes_of, refuse
 
 __all__ = [
     "PARTIAL",

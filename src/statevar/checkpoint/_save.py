@@ -19,11 +19,20 @@ from .._state.paths import Paths, paths_in
 from .._state.snapshot import Snapshot, snapshot
 from ..errors import CheckpointError, NameScopeError, StorageError, TraceError, describe
 from . import _files
-from ._archive import index_at
-from ._format import FORMAT, parse_json
-from ._index import encode_index
-from ._values import Saved
-from ._writing import Item, NewFile, Replacement, Written, shared_stem, sweep, write_all, write_tensors
+from ._checkpoint import index_at
+from ._formats.safetensors.header import FORMAT, parse_json
+from ._formats.safetensors.index import encode_index
+from ._formats.safetensors.values import Saved
+from ._formats.safetensors.writer import (
+    Item,
+    NewFile,
+    Replacement,
+    Written,
+    shared_stem,
+    sweep,
+    write_all,
+    write_tensors,
+)
 
 __all__ = ["Progress", "index_of", "items_of", "nbytes_of", "parsed_size", "reporter", "save", "shards_of", "texts_of"]
 

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import xxhash
 
-from ..errors import CheckpointError, describe
+from ....errors import CheckpointError, describe
 
 __all__ = [
     "CODES",
@@ -84,6 +84,7 @@ class Entry(NamedTuple):
 
     @property
     def nbytes(self) -> int:
+        """How many bytes the tensor takes in the file."""
         return self.stop - self.start
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ._format import DIGITS, FORMAT, digest_of, parse_json, refuse
+from .header import DIGITS, FORMAT, digest_of, parse_json, refuse
 
 __all__ = ["Index", "decode_index", "encode_index", "is_index"]
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..errors import ConflictError, describe
 from . import _files
-from ._writing import LOST_BY_POWER
+from ._formats.safetensors.writer import LOST_BY_POWER
 
 __all__ = ["StepFolder"]
 

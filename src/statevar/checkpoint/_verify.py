@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ._archive import open_checkpoint
+from ._checkpoint import open_checkpoint
 
 __all__ = ["Verification", "verify"]
 

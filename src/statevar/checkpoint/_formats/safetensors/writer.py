@@ -19,11 +19,11 @@ from typing import Any, Self
 
 import xxhash
 
-from .._arrays.backend import Backend
-from .._arrays.types import HostArray
-from . import _files
-from ._format import FORMAT, digest_of, encode, laid_out, room_for_checksums, with_checksums
-from ._values import Saved, code_of, difference, tensor_shape, to_tensor
+from ...._arrays.backend import Backend
+from ...._arrays.types import HostArray
+from ... import _files
+from .header import FORMAT, digest_of, encode, laid_out, room_for_checksums, with_checksums
+from .values import Saved, code_of, difference, tensor_shape, to_tensor
 
 __all__ = [
     "LOST_BY_POWER",

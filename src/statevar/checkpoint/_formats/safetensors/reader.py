@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
-from .._arrays.types import HostArray
-from ..errors import CheckpointError, describe
-from . import _files
-from ._format import DIGITS, FORMAT, Entry, Header, decode, header_length, parse_json, refuse
-from ._values import Saved, fresh_bytes, of_tensor, parsed
-from ._writing import rest_of
+from ...._arrays.types import HostArray
+from ....errors import CheckpointError, describe
+from ... import _files
+from .header import DIGITS, FORMAT, Entry, Header, decode, header_length, parse_json, refuse
+from .values import Saved, fresh_bytes, of_tensor, parsed
+from .writer import rest_of
 
 __all__ = ["Part", "is_whole", "neighbours", "read_bytes"]
 
@@ -135,6 +135,7 @@ def _variables(header: Header, path: Path) -> dict[str, Saved]:
 
 
 def read_bytes(file: int, count: int, offset: int, path: Path) -> bytes:
+    """Some bytes of an open file, as many as were asked for."""
     memory = bytearray(count)
     _read_into(file, [memoryview(memory)], offset, path)
     return bytes(memory)

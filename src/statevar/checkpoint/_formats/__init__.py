@@ -1,0 +1,1 @@
+"""One folder for each file format. Only safetensors is written."""
