@@ -75,6 +75,8 @@ __all__ = [
 
 #: How sv.jit compiles; each imports its framework.
 _ENGINES = {
+    "jax_pytree": "statevar._backends.jax.pytree",
+    "jax_tracing": "statevar._backends.jax.tracing",
     "tensorflow_jit": "statevar._backends.tensorflow.jit",
     "torch_graph": "statevar._backends.torch.graph",
     "torch_jit": "statevar._backends.torch.jit",

@@ -38,11 +38,8 @@ LAYERS = (
     ("initializers", "backends"),
     ("_core",),
     ("_state", "interop"),
-    ("checkpoint",),
-    ("_transforms",),
-    ("_backends",),
-    ("testing", "_suite"),
-    ("__init__",),
+    ("_transforms", "checkpoint", "testing"),
+    ("_backends", "__init__"),
 )
 
 

@@ -16,13 +16,13 @@ import pytest
 
 import statevar as sv
 from tests.helpers import address, assert_same
-from tests.internals import adapter, scopes
+from tests.internals import engine, scopes
 from tests.together.test_faults import Interruption, assert_free, nothing_happens
 from tests.together.test_threads import in_threads, repeat
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy
-jax_adapter = adapter("jax")
+jax_pytree, jax_tracing = map(engine, ("jax_pytree", "jax_tracing"))
 
 #: How often a new signature is traced: JAX before 0.10 forgets between ``lower`` and the call.
 ONCE = 1 if jax.__version_info__ >= (0, 10) else 2
@@ -61,7 +61,7 @@ class Counted:
 def _nothing_is_left_open() -> Iterator[None]:
     yield
     assert not scopes.active, "a scope is still open"
-    assert not jax_adapter.by_identity.on
+    assert not jax_pytree.by_identity.on
 
 
 # -- jit: what is read and written --------------------------------------------------------------------------
@@ -1132,29 +1132,29 @@ def test_raw_jit_of_functionalize_is_the_way_out() -> None:
 
 
 def without(*names: str) -> Callable[[pytest.MonkeyPatch], None]:
-    """Hides hooks of JAX's from the jax_adapter."""
+    """Hides hooks of JAX's from the jax_tracing."""
 
     def hide(patch: pytest.MonkeyPatch) -> None:
         for name in names:
-            patch.setattr(jax_adapter, name, jax_adapter._is_staged if name == "_under_jit" else None)
+            patch.setattr(jax_tracing, name, jax_tracing._is_staged if name == "_under_jit" else None)
 
     return hide
 
 
 def without_parents(patch: pytest.MonkeyPatch) -> None:
     """Traces do not tell inside which other trace they run."""
-    real: Any = jax_adapter._trace
+    real: Any = jax_tracing._trace
     known: dict[int, tuple[Any, Any]] = {}
 
     def opaque() -> Any:
         trace = real()
-        if type(trace) is jax_adapter._Eager:
+        if type(trace) is jax_tracing._Eager:
             return trace
         if id(trace) not in known:
             known[id(trace)] = trace, type(type(trace).__name__, (), {})()
         return known[id(trace)][1]
 
-    patch.setattr(jax_adapter, "_trace", opaque)
+    patch.setattr(jax_tracing, "_trace", opaque)
 
 
 HIDDEN: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
@@ -1166,7 +1166,7 @@ HIDDEN: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "context and under jit": without("_context", "_under_jit"),
     "eager and context": without("_Eager", "_context"),
     "parents": without_parents,
-    "passing": lambda patch: patch.setattr(jax_adapter, "_PASSING", frozenset()),
+    "passing": lambda patch: patch.setattr(jax_tracing, "_PASSING", frozenset()),
 }
 
 

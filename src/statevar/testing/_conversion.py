@@ -11,9 +11,9 @@ from .._arrays.dtypes import HOST, kind
 from .._arrays.registry import backend_names, owner_of
 from .._arrays.types import HostArray
 from ..errors import DeviceError, DTypeError
-from .base import SuiteBase
-from .cases import NUMERIC, SHAPES, aligned, cast, counted, small
-from .checks import holds, raises, same, scribble
+from ._base import SuiteBase
+from ._cases import NUMERIC, SHAPES, aligned, cast, counted, small
+from ._checks import holds, raises, same, scribble
 
 __all__ = ["Conversion"]
 

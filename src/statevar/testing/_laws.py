@@ -20,9 +20,9 @@ from .._core.variable import Variable
 from .._state.snapshot import restore, snapshot
 from .._state.transaction import transaction
 from ..errors import DTypeError, IndexingError, RangeError, ShapeError, StatevarError, UninitializedError
-from .base import SuiteBase
-from .cases import EVERY_FORM, INDICES, BoundIndex, counted
-from .checks import holds, raises, same, scribble
+from ._base import SuiteBase
+from ._cases import EVERY_FORM, INDICES, BoundIndex, counted
+from ._checks import holds, raises, same, scribble
 
 __all__ = ["Laws"]
 

@@ -14,8 +14,8 @@ from .._arrays.host import AT_OPERATIONS
 from .._arrays.indexing import Selection
 from .._arrays.shapes import Shape
 from .._arrays.types import Array, HostArray, Operation
-from .base import SuiteBase
-from .cases import (
+from ._base import SuiteBase
+from ._cases import (
     EVERY_FORM,
     INDICES,
     NUMERIC,
@@ -28,7 +28,7 @@ from .cases import (
     small,
     small_operand,
 )
-from .checks import holds, same, scribble
+from ._checks import holds, same, scribble
 
 __all__ = ["Handles"]
 

@@ -15,9 +15,9 @@ loop, will do as well. Whoever writes the adapter reads `statevar.backends` firs
 
 from __future__ import annotations
 
-from ._suite.conversion import Conversion
-from ._suite.handles import Handles
-from ._suite.laws import Laws
+from ._conversion import Conversion
+from ._handles import Handles
+from ._laws import Laws
 
 __all__ = ["BackendSuite"]
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from ._arrays.dtypes import dtype_name
-from ._arrays.registry import default_backend
-from ._arrays.types import HostArray
-from ._core.checks import fits_declared
-from ._core.convert import to_operand
-from ._core.variable import Variable
-from .errors import ReadOnlyError, ShapeError, describe
+from .._arrays.dtypes import dtype_name
+from .._arrays.registry import default_backend
+from .._arrays.types import HostArray
+from .._core.checks import fits_declared
+from .._core.convert import to_operand
+from .._core.variable import Variable
+from ..errors import ReadOnlyError, ShapeError, describe
 
 __all__ = ["assign", "batch_get_value", "batch_set_value", "get_value", "set_value"]
 

@@ -17,7 +17,7 @@ from .._arrays.shapes import DeclaredShape, Shape
 from .._arrays.types import Array, HostArray
 from .._core.variable import Variable
 from ..errors import DTypeError
-from .cases import SHAPES
+from ._cases import SHAPES
 
 __all__ = ["SuiteBase"]
 
