@@ -381,7 +381,7 @@ def test_set_value_and_get_value_do_what_they_do_in_tensorflow(backend: str, tf:
     theirs, ours = tf.Variable(start), make(backend, start)
     assert_same(sv.get_value(ours), keras_backend.get_value(theirs), dtype=True)
     for _, value in writes:
-        assert sv.set_value(ours, value) is keras_backend.set_value(theirs, value)  # type: ignore[func-returns-value]
+        assert sv.set_value(ours, value) is keras_backend.set_value(theirs, value)
         assert_same(sv.get_value(ours), keras_backend.get_value(theirs), dtype=True)
         # Reassign through the two, as the page does.
         sv.set_value(ours, sv.get_value(ours) // 2)

@@ -15,7 +15,7 @@ def test_set_get_and_increment(backend: str) -> None:
     v = sv.Variable(2.0, backend=backend)
     value = sv.get_value(v)
     assert (type(value), value.dtype, value.shape) == (np.ndarray, np.float32, ())
-    assert sv.set_value(v, value + 1) is None  # type: ignore[func-returns-value]  # as in Keras
+    assert sv.set_value(v, value + 1) is None  # as in Keras
     assert float(sv.get_value(v)) == 3.0
     mine = sv.get_value(v)
     mine[...] = 9.0

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ast
+import doctest
 import inspect
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +36,7 @@ PUBLIC = (
 
 #: A module imports from its own layer or a lower one.
 LAYERS = (
-    ("errors",),
+    ("errors", "_public"),
     ("_arrays",),
     ("initializers", "backends"),
     ("_core",),
@@ -271,11 +274,43 @@ def test_what_is_loaded_when_it_is_used_is_listed_before() -> None:
         "sv.Variable(1.0).assign_add(1.0)\n"
         "assert not set(later.values()) & sys.modules.keys()\n"
         "for name, module in later.items():\n"
-        "    assert getattr(sv, name).__module__ == module or module == 'statevar.checkpoint', name\n"
+        "    assert getattr(sv, name).__module__ == 'statevar' and module in sys.modules, name\n"
         "    assert name in vars(sv)\n"
         "assert set(later.values()) <= sys.modules.keys()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def public_things() -> Iterator[tuple[str, str, Any]]:
+    """(module, name, object) of every public class and function."""
+    for module in PUBLIC:
+        for name in __import__(module, fromlist=["__all__"]).__all__:
+            found = getattr(sys.modules[module], name)
+            if (inspect.isclass(found) or inspect.isfunction(found)) and found is not Any:
+                yield module, name, found
+
+
+def test_a_public_name_is_of_a_public_module() -> None:
+    for module, name, found in public_things():
+        assert found.__module__ in PUBLIC, f"{module}.{name} says it is of {found.__module__}"
+        assert getattr(sys.modules[found.__module__], found.__qualname__) is found
+        for member in vars(found).values() if inspect.isclass(found) else ():
+            if inspect.isfunction(member) and "<" not in member.__qualname__:
+                assert member.__module__ == found.__module__, f"{module}.{name}.{member.__name__}"
+
+
+def test_every_example_in_a_docstring_is_run() -> None:
+    """Pytest finds an example in the module of which its function says it is; it must be there."""
+    written, found = 0, 0
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                written += ">>>" in (ast.get_docstring(node) or "")
+        name = ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix("__init__").strip(".")
+        if not name.startswith(("_backends", "cli")):
+            module = import_module(f"statevar.{name}" if name else "statevar")
+            found += sum(bool(each.examples) for each in doctest.DocTestFinder().find(module))
+    assert found == written > 50
 
 
 def test_what_is_not_there_is_no_attribute() -> None:

@@ -1132,7 +1132,7 @@ def test_raw_jit_of_functionalize_is_the_way_out() -> None:
 
 
 def without(*names: str) -> Callable[[pytest.MonkeyPatch], None]:
-    """Hides hooks of JAX's from the jax_tracing."""
+    """Hides hooks of JAX's from the adapter."""
 
     def hide(patch: pytest.MonkeyPatch) -> None:
         for name in names:

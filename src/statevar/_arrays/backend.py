@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
+from .._public import public
 from ..errors import describe
 from . import dtypes
 from .host import put_in_place
@@ -35,12 +36,14 @@ __all__ = ["Backend", "Handle"]
 _BITWISE = (operator.and_, operator.or_, operator.xor)
 
 
+@public("statevar.backends")
 class Handle(Protocol):
     """What a variable owns in its library."""
 
     published: Any
 
 
+@public("statevar.backends")
 class Backend(ABC):
     """One array library, as the variable sees it. Verbs stand in the same order in every adapter."""
 

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 import ml_dtypes
 import numpy as np
 
+from .._public import public
 from ..errors import DTypeError, RangeError, describe
 
 __all__ = [
@@ -78,6 +79,7 @@ def kind(name: str) -> str:
     return _KINDS[name]
 
 
+@public("statevar.backends")
 def is_integer(name: str) -> bool:
     return kind(name) in ("int", "uint")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .._public import public
 from .indexing import Selection
 from .shapes import Shape
 from .types import HostArray, Operation
@@ -45,11 +46,13 @@ def empty_aligned(shape: Shape, dtype: Any) -> HostArray:
     return np.ndarray(shape, dtype, memory, -memory.ctypes.data % _ALIGNMENT)
 
 
+@public("statevar.backends")
 def dlpack_of_host(array: HostArray, request: dict[str, Any]) -> Any:
     """The capsule of a read-only host array; of a copy for a consumer that cannot be told so."""
     return (array if request.get("max_version") else array.copy()).__dlpack__(**request)
 
 
+@public("statevar.backends")
 def put_in_place(target: HostArray, x: HostArray, kind: str, where: Selection) -> None:
     """`Backend.put` on a writable NumPy array."""
     ufunc = AT_OPERATIONS[kind]
@@ -61,6 +64,7 @@ def put_in_place(target: HostArray, x: HostArray, kind: str, where: Selection) -
         ufunc.at(target, where.index, x)
 
 
+@public("statevar.backends")
 def combine(kind: str, old: Any, x: Any, minimum: Operation, maximum: Operation) -> Any:
     """One of `AT_OPERATIONS` on arrays of a library whose minimum and maximum are given."""
     if kind == "set":

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from .._public import public
 from ..errors import IndexingError, describe
 from .shapes import Shape
 
@@ -24,6 +25,7 @@ _BYTE = np.zeros(1, np.uint8)
 _BASIC = (int, slice, EllipsisType, type(None))
 
 
+@public("statevar.backends")
 class Selection:
     """A checked index into an array of a known shape.
 
@@ -90,6 +92,7 @@ class Selection:
         return tuple(start for start, _, _ in spans), tuple(size for _, size, _ in spans)
 
 
+@public("statevar.backends")
 def last_of_each(positions: HostArray) -> HostArray:
     """Where each distinct position occurs last: with duplicates, the last write wins, as in NumPy."""
     reverse = positions.reshape(-1)[::-1]

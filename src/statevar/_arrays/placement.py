@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from .._public import public
 from ..errors import DeviceError, describe
 
 __all__ = ["no_such_device", "parse_device"]
 
 
+@public("statevar.backends")
 def parse_device(name: str) -> tuple[str, int]:
     """Splits a name into its kind, in lower case, and its index.
 
@@ -22,6 +24,7 @@ def parse_device(name: str) -> tuple[str, int]:
     return kind.lower(), int(index or 0)
 
 
+@public("statevar.backends")
 def no_such_device(name: object, known: str) -> DeviceError:
     """The error for a device that a backend does not have."""
     return DeviceError(describe("device", f"no device {name!r}", hint=f"available: {known}"))

@@ -12,6 +12,7 @@ from functools import lru_cache, partial
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .._public import public
 from ..errors import BackendNotInstalledError, UnknownBackendError, describe
 from .backend import Backend
 from .import_hook import call_after_import
@@ -63,6 +64,7 @@ def default_backend() -> Backend:
     return get_backend(next(iter(_ROWS)))
 
 
+@public()
 def backend_names() -> list[str]:
     """The names of all known backends, installed or not, third-party ones last."""
     return [*_ROWS, *sorted(_third_party())]

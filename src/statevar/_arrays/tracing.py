@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, TypeAlias
 
+from .._public import public
 from ..errors import TraceError, describe
 from .types import Array
 
@@ -17,6 +18,7 @@ __all__ = ["AccessCheck", "Tracing"]
 AccessCheck: TypeAlias = Callable[[Callable[[Any], bool] | None], bool]
 
 
+@public("statevar.backends")
 class Tracing(ABC):
     """How a library traces code, as the variable sees it. `Backend.tracing` is one, or None.
 

@@ -230,7 +230,7 @@ class Description(Protocols):
             state["device"] = self._backend.device_name(self.device)
         elif self._device is not None:
             state["device"] = self._backend.device_name(self._device)
-        return _restored, (type(self), state)
+        return type(self)._restore, (state,)
 
     def _state(self, value: Any) -> dict[str, Any]:
         return {
@@ -253,7 +253,3 @@ class Description(Protocols):
         variable = cls(**state)
         variable._path = path
         return variable
-
-
-def _restored(cls: type[Description], state: dict[str, Any]) -> Description:
-    return cls._restore(state)

@@ -9,12 +9,14 @@ from .._arrays.backend import Backend
 from .._arrays.registry import default_backend, owner_of
 from .._arrays.shapes import Shape
 from .._arrays.types import Operation
+from .._public import public
 from ..errors import ReadOnlyError, describe
 from .protocols import Protocols
 
 __all__ = ["FrozenVariable"]
 
 
+@public()
 class FrozenVariable(Protocols):
     """The value of a variable inside or after a transform that copies its arguments, such as ``jax.jit``.
 

@@ -13,6 +13,7 @@ from threading import get_ident
 from typing import Any
 
 from .._arrays.dtypes import dtype_name, is_floating
+from .._public import public
 from ..errors import DTypeError, NameScopeError, describe
 from .forks import guarded
 from .holds import Overlay, running_task
@@ -51,6 +52,7 @@ _taken: dict[tuple[tuple[str, ...], str], int] = {}
 _taken_lock = guarded(threading.Lock())
 
 
+@public()
 @contextmanager
 def name_scope(name: str) -> Iterator[str]:
     """Puts ``name/`` before the path of every variable made inside; scopes nest.
@@ -77,6 +79,7 @@ def name_scope(name: str) -> Iterator[str]:
         _names.reset(token)
 
 
+@public()
 @contextmanager
 def device(name: Any) -> Iterator[None]:
     """Places the variables made inside on a device; the innermost scope wins, ``None`` lifts it.
@@ -101,6 +104,7 @@ def device(name: Any) -> Iterator[None]:
         _device.reset(token)
 
 
+@public()
 @contextmanager
 def autocast(dtype: Any) -> Iterator[None]:
     """Makes reads of floating-point variables inside return ``dtype``; what is stored never changes.

@@ -14,6 +14,7 @@ from .._arrays.registry import attach, default_backend, get_backend, owner_of
 from .._arrays.shapes import DeclaredShape, Shape, canonical_shape, fits
 from .._arrays.tracing import Tracing
 from .._arrays.types import Array, HostArray, Operation
+from .._public import public
 from ..errors import ConflictError, ShapeError, TraceError, UninitializedError, describe
 from . import scopes
 from .at import At
@@ -35,6 +36,7 @@ __all__ = ["Aggregation", "Draft", "Variable"]
 _AGGREGATIONS = ("none", "mean", "sum", "only_first_replica")
 
 
+@public()
 class Variable(Holding):
     """A named, mutable, thread-safe array that behaves the same on every array library.
 

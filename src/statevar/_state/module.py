@@ -11,6 +11,7 @@ from typing import Any
 from .._core import scopes
 from .._core.forks import guarded
 from .._core.variable import Variable
+from .._public import public
 from .paths import Container, found_in, named_in, paths_in, variables_in
 
 __all__ = ["Module", "named_variables", "variables"]
@@ -30,6 +31,7 @@ class _DefaultName:
         return _snake_case(owner.__name__)
 
 
+@public()
 class Module(Container):
     """Base class of what holds variables: a layer, an optimizer, a filter, a simulation.
 
@@ -138,6 +140,7 @@ class Module(Container):
         return "\n".join([_line(self), *lines, *([f"  … and {more:,} more"] if more > 0 else [])])
 
 
+@public()
 def variables(obj: Any) -> tuple[Variable, ...]:
     """The variables in anything, each once, in the order of attributes and items, depth first.
 
@@ -157,6 +160,7 @@ def variables(obj: Any) -> tuple[Variable, ...]:
     return tuple(variables_in("variables", [obj]))
 
 
+@public()
 def named_variables(obj: Any) -> dict[str, Variable]:
     """The variables in anything by path: the attributes, indices and keys that lead to each, joined by slashes.
 

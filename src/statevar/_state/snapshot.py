@@ -12,6 +12,7 @@ from .._arrays.types import Array
 from .._core import scopes
 from .._core.commit import while_locked
 from .._core.variable import Variable
+from .._public import public
 from ..errors import NameScopeError, describe
 from .paths import variables_in
 from .transaction import transaction
@@ -24,6 +25,7 @@ _published = attrgetter("_snapshot")
 _declared = attrgetter("_declared")
 
 
+@public()
 class Snapshot(Mapping[str, Array]):
     """What variables held at one moment: a read-only mapping of path to array, in the order they were given.
 
@@ -82,6 +84,7 @@ class Snapshot(Mapping[str, Array]):
         return f"<Snapshot of {len(self._variables)} variables>"
 
 
+@public()
 def snapshot(*variables: Any) -> Snapshot:
     """What all of the variables held at one moment. Nothing is copied, and no writer waits.
 
@@ -127,6 +130,7 @@ def _taken(found: list[Variable], current: list[Variable]) -> Snapshot:
     return Snapshot(found, values, [each._version for each in current], [each._declared for each in current])
 
 
+@public()
 def restore(snapshot: Snapshot) -> None:
     """Gives every variable of a snapshot the value, the shape and the declared shape that it had, in one transaction.
 
@@ -157,6 +161,7 @@ def _restore(snapshot: Snapshot, which: Any) -> None:
         work.write(snapshot._variables[i])._restore_value(snapshot._values[i], snapshot._declared[i])
 
 
+@public()
 @contextmanager
 def rollback(*variables: Any) -> Iterator[Snapshot]:
     """Tries something and puts it back: what the block writes is dropped when it ends, however it ends.

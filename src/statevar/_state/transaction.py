@@ -10,12 +10,14 @@ from .._core import scopes
 from .._core.commit import commit
 from .._core.holds import Hold, Overlay
 from .._core.variable import Variable
+from .._public import public
 from ..errors import ConflictError, ReentrantWriteError, describe
 from .paths import variables_in
 
 __all__ = ["Transaction", "Work", "transaction"]
 
 
+@public()
 def transaction(*variables: Any) -> Transaction:
     """Makes everything that the ``with`` block writes one step: all of it happens, or, on an exception, none.
 

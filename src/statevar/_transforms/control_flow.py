@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._arrays.registry import owner_of, transforms_of
 from .._arrays.trees import leaves, tree_map
+from .._public import public
 from ..errors import ShapeError, describe
 from .lift import Lift, library_of, plain, written_by
 from .overlay import Functional, Lifted, keep_writes
@@ -25,6 +26,7 @@ __all__ = ["cond", "fori_loop", "scan", "while_loop"]
 # -- scan -------------------------------------------------------------------------------------------------------
 
 
+@public()
 def scan(
     body: Callable[[Any, Any], tuple[Any, Any]],
     init: Any,
@@ -123,6 +125,7 @@ def _scan_in_python(
 # -- branches -----------------------------------------------------------------------------------------------------
 
 
+@public()
 def cond(pred: Any, true_fn: Callable[..., Any], false_fn: Callable[..., Any], *operands: Any) -> Any:
     """``true_fn(*operands)`` if ``pred`` holds, else ``false_fn(*operands)``. Both return the same structure.
 
@@ -156,6 +159,7 @@ def cond(pred: Any, true_fn: Callable[..., Any], false_fn: Callable[..., Any], *
 # -- loops ----------------------------------------------------------------------------------------------------------
 
 
+@public()
 def while_loop(cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], init: Any) -> Any:
     """``carry = body_fun(carry)`` as long as ``cond_fun(carry)`` holds; either may read variables.
 
@@ -199,6 +203,7 @@ def _holds(cond_fun: Callable[[Any], Any], carry: Any) -> bool:
         return bool(plain(cond_fun(carry)))
 
 
+@public()
 def fori_loop(lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init: Any) -> Any:
     """``carry = body_fun(i, carry)`` for each ``i`` from ``lower`` up to, but without, ``upper``.
 

@@ -7,6 +7,7 @@ from functools import wraps
 from typing import Any, Self
 
 from .._core.variable import Variable
+from .._public import public
 from .._state.nest import Nest
 from ..errors import describe
 from .overlay import Functional
@@ -14,6 +15,7 @@ from .overlay import Functional
 __all__ = ["StatelessScope", "functionalize"]
 
 
+@public()
 class StatelessScope:
     """Inside, variables have the values of a mapping, and writes stay in the scope: no variable changes.
 
@@ -80,6 +82,7 @@ class StatelessScope:
         self._overlay.seed(variable, value)
 
 
+@public()
 def functionalize(fn: Callable[..., Any], variables: Any) -> Callable[..., tuple[Any, Any]]:
     """Makes a pure function of code that reads and writes variables, for any transform of any library.
 

@@ -14,6 +14,7 @@ from .._arrays.trees import tree_map
 from .._arrays.types import Array
 from .._core import scopes
 from .._core.variable import Variable
+from .._public import public
 from .._state.nest import Nest
 from ..errors import DTypeError, ShapeError, TraceError, describe
 from .overlay import Functional, keep_writes
@@ -23,6 +24,7 @@ __all__ = ["grad", "value_and_grad"]
 _ATTEMPTS = 20  # each finds at least one variable more
 
 
+@public()
 def value_and_grad(
     fn: Callable[..., Any], variables: Any = None, has_aux: bool = False
 ) -> Callable[..., tuple[Any, Any]]:
@@ -82,6 +84,7 @@ def value_and_grad(
     return wrapped
 
 
+@public()
 def grad(fn: Callable[..., Any], variables: Any = None, has_aux: bool = False) -> Callable[..., Any]:
     """`value_and_grad` without the value: the gradients alone, or ``(gradients, aux)``.
 

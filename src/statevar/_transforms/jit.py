@@ -12,12 +12,14 @@ from weakref import WeakKeyDictionary, ref
 from .._arrays.registry import get_backend, transforms_of
 from .._arrays.transforms import Program
 from .._core import scopes
+from .._public import public
 from ..errors import describe
 from .reachable import backend_of
 
 __all__ = ["Jit", "jit"]
 
 
+@public()
 def jit(
     fn: Callable[..., Any],
     static_argnums: int | Iterable[int] = (),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .._arrays.registry import transforms_of
 from .._arrays.trees import tree_map
 from .._core.variable import Variable
+from .._public import public
 from .lift import library_of, plain
 from .overlay import Functional, Lifted, keep_writes
 
@@ -32,6 +33,7 @@ class _Reading(Lifted):
         return value
 
 
+@public()
 def remat(fn: Callable[..., Any]) -> Callable[..., Any]:
     """The function, whose intermediate results are computed again for the gradient, and not kept till then.
 

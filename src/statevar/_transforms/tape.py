@@ -17,6 +17,7 @@ from .._arrays.types import Array
 from .._core import scopes
 from .._core.convert import to_value
 from .._core.variable import Variable
+from .._public import public
 from ..errors import DTypeError, TraceError, describe
 from .grad import open_tapes
 
@@ -25,6 +26,7 @@ __all__ = ["GradientTape"]
 _UNCONNECTED = ("none", "zero")
 
 
+@public()
 class GradientTape:
     """Records what a ``with`` block computes from variables, and gives gradients of it.
 

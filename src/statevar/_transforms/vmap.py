@@ -16,6 +16,7 @@ import numpy as np
 from .._arrays.registry import transforms_of
 from .._arrays.trees import leaves, tree_map
 from .._core.variable import Variable
+from .._public import public
 from ..errors import ShapeError, TraceError, describe
 from .draft import PureDraft
 from .lift import library_of, plain
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["vmap"]
 
 
+@public()
 def vmap(
     fn: Callable[..., Any],
     in_axes: Any = 0,

@@ -13,6 +13,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar
 
 from .._arrays.types import HostArray
+from .._public import public
 from .._state.paths import followed
 from ..errors import CheckpointError, CheckpointNotFoundError, describe
 from . import _files
@@ -33,6 +34,7 @@ _ATTEMPTS = 10  # to open files that another process replaces meanwhile
 _LONGEST_INDEX = 100_000_000
 
 
+@public()
 class Checkpoint(Mapping[str, HostArray]):
     """What was saved, by path. An array is read, and checked, when it is asked for; each time anew.
 

@@ -12,6 +12,7 @@ from .._arrays.shapes import fits
 from .._arrays.types import HostArray
 from .._core import scopes
 from .._core.variable import Variable
+from .._public import public
 from .._state.paths import paths_in
 from .._state.transaction import transaction
 from ..errors import CheckpointError, CheckpointMismatchError, StatevarError, TraceError, describe
@@ -41,6 +42,7 @@ def load(
 ) -> LoadReport: ...
 
 
+@public()
 def load(
     target: Any,
     path: _PathLike | None = None,

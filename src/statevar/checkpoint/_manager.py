@@ -16,6 +16,7 @@ from threading import Lock
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from .._public import public
 from .._state.paths import Paths, paths_in
 from .._state.snapshot import Snapshot, snapshot
 from ..errors import CheckpointError, CheckpointMismatchError, ConflictError, describe
@@ -34,6 +35,7 @@ __all__ = ["CheckpointManager", "Restored"]
 _AT_ONCE = 2  # saves under way: one is written, one waits
 
 
+@public("statevar.checkpoint")
 @dataclass(frozen=True)
 class Restored:
     """What `CheckpointManager.restore` has done.
@@ -72,6 +74,7 @@ class _Request:
     texts: dict[str, str]
 
 
+@public()
 class CheckpointManager:
     """Keeps checkpoints of an object in a folder, and restores the newest that is whole.
 

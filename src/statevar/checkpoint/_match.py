@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 
 from .._arrays.shapes import fits
 from .._core.variable import Variable
+from .._public import public
 from .._state.paths import Paths, followed
 from ..errors import CheckpointMismatchError, describe
 from ._checkpoint import Checkpoint
@@ -19,6 +20,7 @@ __all__ = ["LoadReport", "Offer", "Rename", "matched", "offered", "patterns", "p
 Rename = Mapping[str, str] | Callable[[str], str | None]
 
 
+@public("statevar.checkpoint")
 @dataclass
 class LoadReport:
     """What a load found. Paths are those of the object, after renaming.

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from .._arrays.dtypes import HOST
+from .._public import public
 from .._state.paths import Paths, paths_in
 from .._state.snapshot import Snapshot, snapshot
 from ..errors import CheckpointError, NameScopeError, StorageError, TraceError, describe
@@ -37,6 +38,7 @@ from ._formats.safetensors.writer import (
 __all__ = ["Progress", "index_of", "items_of", "nbytes_of", "parsed_size", "reporter", "save", "shards_of", "texts_of"]
 
 
+@public("statevar.checkpoint")
 @dataclass(frozen=True, slots=True)
 class Progress:
     """How far a save has come, in bytes and seconds."""
@@ -51,6 +53,7 @@ class Progress:
         return self.done / self.seconds if self.seconds else 0.0
 
 
+@public()
 def save(
     obj: Any,
     path: str | os.PathLike[str],

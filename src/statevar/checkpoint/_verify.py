@@ -6,11 +6,13 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from .._public import public
 from ._checkpoint import open_checkpoint
 
 __all__ = ["Verification", "verify"]
 
 
+@public("statevar.checkpoint")
 @dataclass(frozen=True)
 class Verification:
     """Whether what was saved is whole. It is true if nothing is damaged.
@@ -29,6 +31,7 @@ class Verification:
         return not self.damaged
 
 
+@public()
 def verify(path: str | os.PathLike[str]) -> Verification:
     """Reads all that was saved and names each tensor that is damaged.
 

@@ -13,11 +13,13 @@ from .._arrays.types import HostArray
 from .._core.checks import fits_declared
 from .._core.convert import to_operand
 from .._core.variable import Variable
+from .._public import public
 from ..errors import ReadOnlyError, ShapeError, describe
 
 __all__ = ["assign", "batch_get_value", "batch_set_value", "get_value", "set_value"]
 
 
+@public()
 def get_value(x: Variable | HostArray) -> HostArray:
     """The value as a NumPy array of the caller's own.
 
@@ -34,6 +36,7 @@ def get_value(x: Variable | HostArray) -> HostArray:
     return x.numpy() if isinstance(x, Variable) else np.array(x)
 
 
+@public()
 def set_value(x: Variable | HostArray, value: Any) -> None:
     """Sets the value from anything of the same shape, by the casting rule of `Variable.assign`.
 
@@ -53,6 +56,7 @@ def set_value(x: Variable | HostArray, value: Any) -> None:
     batch_set_value([(x, value)])
 
 
+@public()
 def batch_get_value(xs: Iterable[Variable | HostArray]) -> list[HostArray]:
     """`get_value` of each.
 
@@ -63,6 +67,7 @@ def batch_get_value(xs: Iterable[Variable | HostArray]) -> list[HostArray]:
     return [get_value(x) for x in xs]
 
 
+@public()
 def batch_set_value(pairs: Iterable[tuple[Variable | HostArray, Any]]) -> None:
     """`set_value` of each pair ``(x, value)``; every pair is checked before anything is written.
 
@@ -80,6 +85,7 @@ def batch_set_value(pairs: Iterable[tuple[Variable | HostArray, Any]]) -> None:
             x[...] = value
 
 
+@public()
 def assign(
     ref: Variable, value: Any, validate_shape: bool = True, use_locking: bool = True, name: str | None = None
 ) -> Variable:
