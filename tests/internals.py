@@ -12,8 +12,8 @@ from statevar._arrays.dtypes import HOST, kind
 from statevar._arrays.indexing import Selection, last_of_each
 from statevar._arrays.registry import get_backend
 from statevar._arrays.shapes import broadcasts_into, canonical_shape, fits
-from statevar._core import holds, scopes
-from statevar._core import variable as variable_module  # which makes the locks
+from statevar._core import cell as cell_module  # which makes the locks
+from statevar._core import holds, overlays
 from statevar._core.commit import while_locked
 from statevar._core.watchers import Watchers
 from statevar._state import module as tracking
@@ -47,6 +47,7 @@ __all__ = [
     "adapter",
     "broadcasts_into",
     "canonical_shape",
+    "cell_module",
     "decode",
     "digest_of",
     "encode",
@@ -62,12 +63,11 @@ __all__ = [
     "laid_out",
     "last_of_each",
     "named_in",
+    "overlays",
     "paths_in",
-    "scopes",
     "snapshots",
     "tracking",
     "transactions",
-    "variable_module",
     "variables_in",
     "while_locked",
     "writing",

@@ -20,7 +20,7 @@ import pytest
 
 import statevar as sv
 from tests.helpers import assert_same
-from tests.internals import Watchers, adapter, scopes, transactions, while_locked
+from tests.internals import Watchers, adapter, overlays, transactions, while_locked
 
 PATIENCE = 20.0
 ERRORS = (MemoryError, KeyboardInterrupt)
@@ -76,7 +76,7 @@ def nothing_happens(error: type[BaseException], *variables: sv.Variable) -> Iter
         assert_same(v, value)
         assert v.shape == shape
         assert v.version == version
-    assert scopes.overlay() is None, "a transaction is still open"
+    assert overlays.current() is None, "a transaction is still open"
     assert_free(*variables)
 
 
@@ -390,7 +390,7 @@ def test_ctrl_c_in_a_commit_that_cannot_fail(backend: str, which: int, done: boo
 def test_a_validation_that_fails(backend: str, error: type[BaseException]) -> None:
     variables = three(backend)
     with nothing_happens(error, *variables), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(transactions.Work, "_validate", raising(error))
+        patch.setattr(transactions.TransactionOverlay, "_validate", raising(error))
         with sv.transaction():
             variables[0].assign_add(variables[1])
 
@@ -570,7 +570,7 @@ def left_behind(variables: list[sv.Variable]) -> str:
         free.join(0.4)
         if free.is_alive():
             return "locked"
-    return "" if scopes._overlay.get() is None else "the transaction is still open"
+    return "" if overlays._overlay.get() is None else "the transaction is still open"
 
 
 Operation = Callable[[sv.Variable, sv.Variable], object]
@@ -605,8 +605,8 @@ def leaks(operation: Operation) -> list[str]:
             found.append(f"{interruption.where}: {left}")
         elif values(variables) not in whole:
             found.append(f"{interruption.where}: half done, {values(variables)}")
-        scopes.active.clear()  # may count one too many, which costs time only
-        scopes._overlay.set(None)
+        overlays.active.clear()  # may count one too many, which costs time only
+        overlays._overlay.set(None)
     raise AssertionError("it never ended")
 
 

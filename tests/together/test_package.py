@@ -18,7 +18,7 @@ import pytest
 import statevar as sv
 import tests
 from statevar.backends import Backend
-from tests.internals import scopes
+from tests.internals import overlays
 
 SOURCE = Path(sv.__file__).parent
 TESTS = Path(tests.__file__ or "").parent
@@ -188,7 +188,7 @@ def test_private_modules_are_named_in_one_file_of_the_tests(path: Path) -> None:
     ],
 )
 def test_the_test_above_can_fail_too(source: str) -> None:
-    module = scopes.__name__
+    module = overlays.__name__
     package, _, name = module.rpartition(".")
     breach = source.format(package=package, name=name, short=module.replace("statevar", "sv"))
     assert module in private_modules_named_in(breach)

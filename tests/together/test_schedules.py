@@ -18,7 +18,7 @@ import pytest
 import statevar as sv
 from statevar.errors import ConflictError, ReentrantWriteError
 from tests.helpers import NoLock
-from tests.internals import holds, scopes, snapshots, transactions, variable_module
+from tests.internals import cell_module, holds, overlays, snapshots, transactions
 
 #: Orders that a search tries at most, if it is to find nothing. Some of those below end before, and have tried all.
 MANY = 150
@@ -51,14 +51,14 @@ Worker = Callable[[State], object]
 def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Lets frontrun run in this process, and see what it would not."""
     monkeypatch.setenv("FRONTRUN_ACTIVE", "1")  # said by its command line, which patches nothing that we need
-    monkeypatch.setattr(variable_module, "RLock", lambda: threading.RLock())  # looked up when frontrun has patched it
+    monkeypatch.setattr(cell_module, "RLock", lambda: threading.RLock())  # looked up when frontrun has patched it
     monkeypatch.setattr(snapshots, "_version", lambda v: v._version)
     monkeypatch.setattr(snapshots, "_published", lambda v: v._snapshot)
     monkeypatch.setattr(sv.Variable, "__repr__", object.__repr__)  # its trace shows keys, which would read the value
     monkeypatch.setattr(holds, "_graph", holds._graph)  # put back what `explore` replaces
     monkeypatch.setattr(holds, "_PATIENCE", -1, raising=False)  # a wait that looks up now and then has no end here
     yield
-    scopes.active.clear()
+    overlays.active.clear()
     holds._waiting.clear()
 
 
@@ -70,7 +70,7 @@ def explore(
     def fresh() -> Any:
         holds._graph = threading.Lock()
         holds._waiting.clear()
-        scopes.active.clear()
+        overlays.active.clear()
         return setup()
 
     return frontrun.explore(
@@ -267,7 +267,7 @@ def test_it_finds_the_lost_update_of_a_plain_object() -> None:
 
 
 def test_it_finds_a_lock_that_does_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(variable_module, "RLock", NoLock)
+    monkeypatch.setattr(cell_module, "RLock", NoLock)
     assert_found(one, [try_add, try_add], two_added)
 
 
@@ -302,5 +302,5 @@ def test_it_finds_a_circle_of_those_who_wait(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_it_finds_reads_that_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transactions.Work, "_validate", lambda self: None)
+    monkeypatch.setattr(transactions.TransactionOverlay, "_validate", lambda self: None)
     assert_found(two, [withdraw(0), withdraw(1)], not_overdrawn, 1)

@@ -25,7 +25,7 @@ import pytest
 import statevar as sv
 from statevar.errors import ConflictError, StatevarError
 from tests.helpers import NoLock
-from tests.internals import transactions, variable_module
+from tests.internals import cell_module, transactions
 
 SECONDS = 1.5
 PATIENCE = 60.0
@@ -344,10 +344,10 @@ def yield_then(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 BROKEN: dict[str, tuple[Any, str, Any]] = {
-    "no lock": (variable_module, "RLock", NoLock),
+    "no lock": (cell_module, "RLock", NoLock),
     "no hold": (sv.Variable, "_take", lambda self, hold, operation, within=None: None),
     "no waiting": (sv.Variable, "_wait_for_holder", lambda self, operation: None),
-    "no comparing": (transactions.Work, "_validate", lambda self: None),
+    "no comparing": (transactions.TransactionOverlay, "_validate", lambda self: None),
 }
 
 

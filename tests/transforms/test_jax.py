@@ -16,7 +16,7 @@ import pytest
 
 import statevar as sv
 from tests.helpers import address, assert_same
-from tests.internals import engine, scopes
+from tests.internals import engine, overlays
 from tests.together.test_faults import Interruption, assert_free, nothing_happens
 from tests.together.test_threads import in_threads, repeat
 
@@ -60,7 +60,7 @@ class Counted:
 @pytest.fixture(autouse=True)
 def _nothing_is_left_open() -> Iterator[None]:
     yield
-    assert not scopes.active, "a scope is still open"
+    assert not overlays.active, "a scope is still open"
     assert not jax_pytree.by_identity.on
 
 

@@ -16,7 +16,7 @@ import pytest
 
 import statevar as sv
 from tests.helpers import array_of, assert_same
-from tests.internals import scopes
+from tests.internals import overlays
 from tests.together.test_faults import assert_free
 from tests.together.test_threads import in_threads
 from tests.transforms.test_control_flow import total
@@ -33,7 +33,7 @@ def assert_untouched(v: sv.Variable, value: Any, version: int = 0) -> None:
     """It was not written, or as often as ``version`` says; and is free. Ends the test of a variable: it writes it."""
     assert_same(v, value)
     assert v.version == version
-    assert scopes.overlay() is None
+    assert overlays.current() is None
     assert_free(v)
 
 
@@ -153,7 +153,7 @@ def assert_untouched_any(v: sv.Variable, value: Any) -> None:
     """As `assert_untouched`, for dtypes that one cannot be added to."""
     assert_same(v, value)
     assert v.version == 0
-    assert scopes.overlay() is None
+    assert overlays.current() is None
 
 
 def test_errors_of_writes_are_those_of_the_variable(backend: str) -> None:
@@ -265,7 +265,7 @@ def test_an_exception_leaves_everything_free(backend: str) -> None:
             raise KeyError
     assert_same(scope.get_current_value(v), [6.0])
     assert_untouched(v, [1.0])
-    assert not scopes.active
+    assert not overlays.active
 
 
 def test_a_transaction_inside(backend: str) -> None:
@@ -628,7 +628,7 @@ def test_an_exception_in_the_function(backend: str) -> None:
     with pytest.raises(KeyError):
         sv.functionalize(fn, [v])([[5.0]])
     assert_untouched(v, [1.0])
-    assert not scopes.active
+    assert not overlays.active
 
 
 def test_what_functionalize_keeps_alive(backend: str) -> None:

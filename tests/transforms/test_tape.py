@@ -15,7 +15,7 @@ import statevar as sv
 from statevar.errors import DTypeError, TraceError
 from tests.conftest import chosen
 from tests.helpers import array_of, assert_same, host
-from tests.internals import get_backend, scopes
+from tests.internals import get_backend, overlays
 
 TAPES = ("numpy", "torch", "tensorflow")
 
@@ -340,7 +340,7 @@ def test_reads_outside_are_what_they_were(library: str) -> None:
     with sv.GradientTape():
         _ = v.value
     assert type(v.value) is before
-    assert not scopes.active  # or every read would be slower from now on
+    assert not overlays.active  # or every read would be slower from now on
 
 
 def test_an_exception_closes_it(library: str) -> None:
@@ -348,7 +348,7 @@ def test_an_exception_closes_it(library: str) -> None:
     with pytest.raises(KeyError), sv.GradientTape():
         _ = v * v
         raise KeyError
-    assert not scopes.active
+    assert not overlays.active
     with sv.GradientTape() as tape:
         y = v * v
     assert_same(tape.gradient(y, v), [2.0, 4.0])

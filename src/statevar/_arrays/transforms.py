@@ -92,7 +92,7 @@ class Transforms(ABC):
 
     @abstractmethod
     def jit(self, program: Program) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
-        """What runs a call, given its positional and keyword arguments. Never called inside a `Functional`."""
+        """What runs a call, given its positional and keyword arguments. Never called inside a `ValueOverlay`."""
 
     # -- control flow --------------------------------------------------------------------------------------
     #

@@ -1,47 +1,404 @@
-"""Holding a variable, and the drafts that are written in its place meanwhile.
+"""`Cell`: what a variable has in memory, its lock, and the only code that writes it.
 
-What is done under a hold: `Variable.update`, an edit, a write with a constraint, a transaction.
+Only this file and `draft` change a handle, a snapshot, a holder, a shape or a version. Every other file calls a method
+or a function of these two, and a test sees to it.
+
+A cell is *held* while something longer than one write is under way: an `update`, an edit, a write with a constraint, a
+transaction. Its owner writes it, or a draft in its place; readers pass, and other writers wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, Self
+from threading import RLock
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
-from .._arrays.shapes import DeclaredShape
-from .._arrays.types import HostArray
-from ..errors import ConflictError, describe
-from . import scopes
-from .description import Description
-from .holds import Hold, Overlay
+from .._arrays.backend import Backend
+from .._arrays.dtypes import is_differentiable
+from .._arrays.indexing import Selection
+from .._arrays.shapes import DeclaredShape, Shape, fits, is_static
+from .._arrays.tracing import Tracing
+from .._arrays.types import Array
+from ..errors import ConflictError, ShapeError, TraceError, UninitializedError, describe
+from . import overlays
+from .convert import to_operand, to_value, unwrapped
+from .holds import BUSY, Hold
 from .watchers import Watchers
+from .writes import ASSIGN, REDECLARE, Write, writes_of
 
-__all__ = ["Holding"]
+__all__ = ["Aggregation", "Cell", "State", "count_writes", "hide", "hold_each", "publish", "release_each"]
 
-_new = object.__new__
+Aggregation = Literal["none", "mean", "sum", "only_first_replica"]
 
 
-class Holding(Description):
-    """Keeps other writers out for a while. Nothing here writes the variable but `_adopt`."""
+class State(NamedTuple):
+    """What a cell was at one moment.
 
-    __slots__ = ("_backend", "_holder", "_snapshot", "_watchers")
+    Attributes:
+        value: an array that no later write changes; None if there was no value.
+        shape: of the value; None if there was none.
+        declared: the shape that it might have.
+        version: the number of writes before.
+    """
 
-    #: Whether it is replaced by each write, and has no handle.
+    value: Any
+    shape: Shape | None
+    declared: DeclaredShape
+    version: int
+
+
+class Cell:
+    """The handle of a variable, what is known about it, and every way to write it."""
+
+    __slots__ = (
+        "__weakref__",
+        "_aggregation",
+        "_autocast",
+        "_backend",
+        "_constraint",
+        "_declared",
+        "_device",
+        "_dtype",
+        "_dtype_name",
+        "_guard",
+        "_handle",
+        "_holder",
+        "_lock",
+        "_name",
+        "_path",
+        "_shape",
+        "_snapshot",
+        "_trainable",
+        "_version",
+        "_watchers",
+        "_writes",
+    )
+
+    #: Whether each write replaces the value, so that there is no handle.
     _is_value: ClassVar[bool] = False
-    #: The class of drafts.
-    _drafts: ClassVar[type]
 
+    _aggregation: Aggregation
+    _autocast: bool
+    _backend: Backend
+    _constraint: Callable[[Any], Any] | None
+    _declared: DeclaredShape
+    _device: Any
+    _dtype: Any
+    _dtype_name: str
+    _guard: Tracing | None
+    _handle: Any
     _holder: Hold | None
+    _lock: Any
+    _name: str
+    _path: str
+    _shape: Shape | None
     _snapshot: Any
+    _trainable: bool
+    _version: int
     _watchers: Watchers | None
+    _writes: dict[str, Write]
 
-    # -- holding ---------------------------------------------------------------------------------------
+    def __init__(self, backend: Backend, dtype: str, device: Any, path: str, *, trainable: bool) -> None:
+        """A cell without a value. `_initialize` follows, or `_declare`."""
+        self._backend = backend
+        self._dtype_name = dtype
+        self._dtype = backend.dtype(dtype)
+        self._writes = writes_of(dtype)
+        self._device = None if device is None else backend.device(device)
+        self._path = path
+        self._trainable = trainable and is_differentiable(dtype)
+        tracing = backend.tracing
+        self._guard = tracing if tracing is not None and tracing.guards_reads else None
+        self._lock = RLock()
+        self._holder = None
+        self._watchers = None
+        self._snapshot = self._handle = self._shape = self._constraint = None
+        self._version = 0
 
-    def _while_held(self, operation: str, what: str, body: Callable[[Self, Hold], Any]) -> Any:
-        """Calls ``body(what to write, the hold to do it with)``, and keeps every other writer out; no reader waits."""
-        overlay = scopes.overlay() if scopes.active else None
-        target: Self = self if overlay is None else overlay.write(self)
+    def _initialize(self, value: Any, declared: DeclaredShape | None) -> None:
+        """Gives a new cell its declared shape and, unless it is None, its first value."""
+        if value is None:
+            assert declared is not None, "a variable without a value has a declared shape"
+            self._declared = declared
+            return
+        backend = self._backend
+        overlay = overlays.current() if overlays.active else None
+        traced = overlay is not None and overlay.holds_values and backend.is_symbolic(unwrapped(value))
+        if traced:
+            x = to_value(value, backend, self._dtype_name, operation="Variable", path=self._path)
+        else:
+            x = to_operand(value, backend, self._dtype_name, operation="Variable", path=self._path, device=self._device)
+        shape = backend.shape(x)
+        if declared is not None and not fits(shape, declared):
+            raise ShapeError(
+                describe(
+                    "Variable",
+                    f"the initial value has shape {shape}, which does not fit the declared {declared}",
+                    self._path,
+                )
+            )
+        self._declared = shape if declared is None else declared
+        if not traced:
+            self._create(x, shape)
+        if overlay is not None:
+            overlay.on_create(self, x if traced else None)
+
+    # -- looking ---------------------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of the value. A variable without a value has its declared shape.
+
+        Raises:
+            UninitializedError: there is no value, and the declared shape is open.
+        """
+        shape = self._shape if not overlays.active else self._current()._shape
+        if shape is not None:
+            return shape
+        declared = self.declared_shape
+        if is_static(declared):
+            return declared  # type: ignore[return-value]  # is_static says so
+        raise UninitializedError(
+            describe("shape", f"declared as {declared}, and no value yet", self._path, "read declared_shape")
+        )
+
+    @property
+    def declared_shape(self) -> DeclaredShape:
+        """The shapes that the value may have: ``None`` for an open axis, ``...`` for any shape."""
+        return self._declared if not overlays.active else self._current()._declared
+
+    def _current(self) -> Cell:
+        """The cell itself, or what stands for it in the overlay that is open."""
+        overlay = overlays.current()
+        current: Cell = self if overlay is None else overlay.read(self)
+        return current
+
+    def _initialized(self, operation: str) -> Any:
+        """The handle.
+
+        Raises:
+            UninitializedError: there is none.
+        """
+        if self._handle is None:
+            raise UninitializedError(
+                describe(operation, "the variable has no value yet", self._path, "assign one first")
+            )
+        return self._handle
+
+    def _stored(self) -> Any:
+        """The value in the dtype in which it is stored, whatever scopes are open."""
+        snapshot = self._snapshot
+        if snapshot is not None:
+            return snapshot
+        backend = self._backend
+        if (tracing := backend.tracing) is not None and tracing.is_tracing():
+            return tracing.traced_value(self._initialized("read"))
+        with self._lock:
+            handle = self._initialized("read")
+            value = backend.snapshot(handle)
+            holder = self._holder
+            if holder is None or not holder.is_writing(self):  # a finalizer may read in the middle of a write
+                self._snapshot = handle.published
+                if self._handle is not handle:  # an unlocked write came between
+                    self._snapshot = None
+            return value
+
+    def _state(self) -> State:
+        """What the cell is now; the parts belong together."""
+        with self._lock:
+            value = None if self._handle is None else self._stored()  # first: it may bring the version up to date
+            return State(value, self._shape, self._declared, self._version)
+
+    # -- writing ---------------------------------------------------------------------------------------
+
+    def _write(
+        self, write: Write, value: Any, index: Any = None, locking: bool = True, hold: Hold | None = None
+    ) -> Self:
+        """The only way a variable changes. Converts, locks, checks, hides the snapshot, writes, publishes.
+
+        Args:
+            write: the kind of write.
+            value: the operand, of any type.
+            index: for a write at an index.
+            locking: False computes aside without a lock.
+            hold: of the caller, who holds the variable already and has applied its constraint.
+        """
+        cell: Cell = self  # or, in a transaction, its draft
+        overlay: overlays.Overlay | None = None
+        if hold is None and overlays.active and (overlay := overlays.current()) is not None and overlay.holds_values:
+            overlay.write(self)._write(write, value, index)
+            return self
+        backend = self._backend
+        x = backend.operand(value, self._dtype)
+        if x is None:
+            x = to_operand(value, backend, self._dtype_name, operation=write.operation, path=self._path)
+        if hold is None:
+            if (tracing := backend.tracing) is not None and tracing.is_tracing():
+                return self._write_traced(tracing, write, x, index)
+            if self._constraint is not None:
+                self._write_constrained(write, x, index)
+                return self
+            if overlay is not None:
+                cell, hold = overlay.write(self), overlay
+            elif not locking and self._handle is not None:
+                return self._write_unlocked(write, x, index)
+        with cell._lock:
+            if cell._holder is not hold:
+                cell._wait_for_holder(write.operation)
+            cell._holder = BUSY
+            try:
+                handle = cell._handle
+                if handle is None:
+                    cell._first_write(write, x)
+                else:
+                    where = write.check(cell, write.operation, x, index)
+                    op, name = write.op, write.verb
+                    if name is None:
+                        x = cell._computed(write, backend.snapshot(handle), x, where)
+                        verb = backend.assign
+                    else:
+                        verb = getattr(backend, name)
+                    cell._snapshot = None  # no new reader can take it now; those who did are counted
+                    try:
+                        handle = verb(handle, x, op, where)
+                        if type(where) is tuple:
+                            cell._shape = where
+                            cell._declared = where if not fits(where, cell._declared) else cell._declared
+                        cell._version += 1  # before it is published: `snapshot` compares versions without the lock
+                    finally:
+                        cell._handle = handle
+                        cell._snapshot = handle.published
+                if (watchers := cell._watchers) is not None:
+                    watchers.record(cell._version)
+            finally:
+                cell._holder = hold
+        if watchers is not None and hold is None:
+            watchers.deliver(cell)
+        return self
+
+    def _write_constrained(self, write: Write, x: Array, index: Any) -> None:
+        # Not in `_write`: a variable that a function closes over is slower to reach, also where it is not called (0.15 us).
+        self._while_held(write.operation, "a write", lambda target, hold: target._write_held(write, x, hold, index))
+
+    def _write_held(self, write: Write, value: Any, hold: Hold, index: Any = None) -> None:
+        """A write by the owner of a hold. Runs the constraint without the lock: it is foreign code."""
+        if self._constraint is not None:
+            x = to_operand(value, self._backend, self._dtype_name, operation=write.operation, path=self._path)
+            old = None
+            if self._handle is not None:
+                old = self._stored()
+            elif not write.first:
+                self._initialized(write.operation)
+            value = self._computed(write, old, x, write.check(self, write.operation, x, index))
+            del old  # or the write could not be in place
+            write, index = (REDECLARE if write.verb == "redeclare" else ASSIGN).of(write.operation), None
+        self._write(write, value, index, True, hold)
+
+    def _keep_value(self, value: Array, operation: str, hold: Hold) -> None:
+        """Stores a value of any shape, which code under a hold has computed, constraint and all."""
+        self._write(_redeclare(operation), value, None, True, hold)
+
+    def _write_unlocked(self, write: Write, x: Array, index: Any) -> Self:
+        """Computes aside and swaps. A write of another thread may be overwritten, whole; none is mixed.
+
+        In place, two writers would meet in one buffer, under a reader's snapshot; on JAX, in a donated one.
+        """
+        backend = self._backend
+        where = write.check(self, write.operation, x, index)
+        x = self._computed(write, self._stored(), x, where)
+        shape = backend.shape(x)
+        declared = self._declared if fits(shape, self._declared) else shape
+        if not backend.replaceable:  # somebody holds the parameter: it changes in a moment, under the lock
+            return self._write(_redeclare(write.operation), x)
+        if backend.is_host and write.op is not None and x.flags.c_contiguous and x.flags.owndata:
+            self._handle = backend.given(self._handle, x)  # computed here: nobody else has it
+        else:
+            self._handle = backend.create(x, declared=declared, device=self._device, trainable=self._trainable)
+        self._snapshot = None  # the next reader publishes the handle that it then finds
+        self._shape, self._declared = shape, declared
+        self._version += 1
+        if self._watchers is not None:
+            self._watchers.record(self._version)
+            self._watchers.deliver(self)
+        return self
+
+    def _first_write(self, write: Write, x: Array) -> None:
+        if not write.first:
+            self._initialized(write.operation)
+        shape = write.check(self, write.operation, x, None)
+        if not fits(shape, self._declared):
+            self._declared = shape
+        self._create(x, shape)
+        self._version += 1
+
+    def _write_traced(self, tracing: Tracing, write: Write, x: Array, index: Any) -> Self:
+        """A write that becomes part of a traced program: no lock, no snapshot, no Python counter."""
+        backend = self._backend
+        if not tracing.writes_when_traced:
+            raise TraceError(
+                describe(
+                    write.operation,
+                    "this code is being traced: the write would happen once, now, and never again",
+                    self._path,
+                    "return the new value from the traced function and assign it outside",
+                )
+            )
+        if overlays.active and overlays.current() is not None:
+            raise TraceError(
+                describe(
+                    write.operation,
+                    "a compiled function writes past the transaction it is called in, and could not be undone",
+                    self._path,
+                    "call it before or after the transaction",
+                )
+            )
+        handle = self._initialized(write.operation)
+        where = write.check(self, write.operation, x, index)
+        verb = None if write.verb is None else getattr(backend, write.verb)
+        if verb is None or self._constraint is not None:
+            x = self._computed(write, tracing.traced_value(handle), x, where)
+            verb = backend.assign
+        self._handle = verb(handle, x, write.op, where)
+        return self
+
+    def _computed(self, write: Write, old: Any, x: Array, where: Any) -> Array:
+        """The value to assign: the result of the operation, constrained, checked against dtype and shape."""
+        backend, op = self._backend, write.op
+        shape = backend.shape(x) if op is None else self._shape
+        new = x
+        if old is not None and (cut := backend.operand(old, self._dtype)) is not None:
+            old = cut  # from its gradient: the stored value has none
+        if isinstance(where, Selection):
+            new = backend.compute_put(old, x, op, where)
+        elif op is not None:
+            new = backend.compute(old, x, op)
+        if self._constraint is not None:
+            new = self._constraint(new)
+        new = to_operand(new, backend, self._dtype_name, operation=write.operation, path=self._path)
+        if backend.shape(new) != shape:
+            raise ShapeError(
+                describe(write.operation, f"expected a result of shape {shape}, got {backend.shape(new)}", self._path)
+            )
+        return new
+
+    def _create(self, x: Array, shape: Shape) -> None:
+        """Takes on a new handle of an operand."""
+        handle = self._backend.create(x, declared=self._declared, device=self._device, trainable=self._trainable)
+        self._take_on(handle, shape)
+
+    def _take_on(self, handle: Any, shape: Shape) -> None:
+        self._handle = handle
+        self._snapshot = handle.published
+        self._shape = shape
+
+    # -- being held ------------------------------------------------------------------------------------
+
+    def _while_held(self, operation: str, what: str, body: Callable[[Any, Hold], Any]) -> Any:
+        """Calls ``body(cell to write, hold to do it with)``, and keeps every other writer out; no reader waits."""
+        overlay = overlays.current() if overlays.active else None
+        target: Cell = self if overlay is None else overlay.write(self)
         hold = Hold(what)
         try:  # before it is taken: Ctrl-C may come between
             target._take(hold, operation, overlay)
@@ -54,10 +411,10 @@ class Holding(Description):
                 target._watchers.deliver(target)
 
     @contextmanager
-    def _held(self, operation: str, what: str) -> Iterator[tuple[Self, Hold]]:
+    def _held(self, operation: str, what: str) -> Iterator[tuple[Cell, Hold]]:
         """`_while_held` for a block of the user's."""
-        overlay = scopes.overlay() if scopes.active else None
-        target: Self = self if overlay is None else overlay.write(self)
+        overlay = overlays.current() if overlays.active else None
+        target: Cell = self if overlay is None else overlay.write(self)
         hold = Hold(what)
         try:
             target._take(hold, operation, overlay)
@@ -68,15 +425,21 @@ class Holding(Description):
             hold.end()
             target._deliver()
 
-    def _take(self, hold: Hold, operation: str, within: Hold | None = None) -> None:
-        """Waits until nobody holds the variable but ``within``, and holds it."""
+    def _take(
+        self, hold: Hold, operation: str, within: Hold | None = None, path_of: Callable[[Cell], str] | None = None
+    ) -> None:
+        """Waits until nobody holds the cell but ``within``, and holds it.
+
+        Args:
+            path_of: gives the path of the variable for errors, if it is not its own one.
+        """
         with self._lock:
             if self._holder is not within:
-                self._wait_for_holder(operation)
+                self._wait_for_holder(operation, path_of)
             self._holder = hold
 
-    def _take_if_free(self, hold: Hold, operation: str) -> Hold | None:
-        """Holds the variable, or returns who does."""
+    def _take_if_free(self, hold: Hold, operation: str, path_of: Callable[[Cell], str]) -> Hold | None:
+        """Holds the cell, or returns the hold that keeps us out."""
         with self._lock:
             holder = self._holder
             if holder is not None and holder.lends:
@@ -85,29 +448,47 @@ class Holding(Description):
             if holder is None:
                 self._holder = hold
             elif holder.is_mine():
-                self._wait_for_holder(operation)  # which raises
+                self._wait_for_holder(operation, path_of)  # which raises
             return holder
 
-    def _wait_for_holder(self, operation: str) -> None:
-        """Lets the lock go until nobody holds the variable. Called and left with the lock taken."""
+    def _wait_for_holder(self, operation: str, path_of: Callable[[Cell], str] | None = None) -> None:
+        """Lets the lock go until nobody holds the cell. Called and left with the lock taken."""
+
+        def path() -> str:
+            return self._path if path_of is None else path_of(self)
+
         while (holder := self._holder) is not None:
             if holder.lends:
                 holder.give_back(self)
                 continue
-            if scopes.active and scopes.inherits(holder) and not holder.is_mine():
+            if overlays.active and overlays.inherits(holder) and not holder.is_mine():
                 raise ConflictError(
                     describe(
                         operation,
                         "it is held by the transaction in which this thread or task was started",
-                        self._path,
+                        path(),
                         "the transaction may wait for this code: let it end first",
                     )
                 )
             self._lock.release()
             try:
-                holder.wait(operation, self._path, lambda: self._holder is holder)
+                holder.wait(operation, path, lambda: self._holder is holder)
             finally:
                 self._lock.acquire()
+
+    def _wait_until_free(self, operation: str) -> None:
+        """Waits until nobody holds the cell."""
+        with self._lock:
+            self._wait_for_holder(operation)
+
+    def _watched(self) -> Watchers:
+        """The watchers, made when they are first asked for."""
+        with self._lock:
+            if self._watchers is None:
+                if self._holder is not None and self._holder.lends:
+                    self._holder.give_back(self)  # a compiled program tells nobody of its writes
+                self._watchers = Watchers()
+            return self._watchers
 
     def _deliver(self) -> None:
         watchers = self._watchers
@@ -120,80 +501,10 @@ class Holding(Description):
         if self._watchers is not None:
             self._watchers.after_fork()
 
-    # -- drafts ----------------------------------------------------------------------------------------
+    # -- a commit, which has the lock and has hidden the snapshot ----------------------------------------
 
-    def _draft(self, hold: Hold, lock: Any) -> Any:
-        """What the owner of a hold reads in place of this variable. `_fork` makes it one to write."""
-        draft: Any = _new(self._drafts)
-        draft._origin = self
-        draft._handle = self._handle
-        draft._snapshot = self._snapshot
-        draft._shape = self._shape
-        draft._declared = self._declared
-        draft._version = self._version
-        draft._holder = hold
-        draft._lock = lock
-        return draft
-
-    def _look(self, hold: Overlay) -> Any:
-        """A draft to read, whatever other threads write: value and version belong together."""
-        with self._lock:
-            value = None if self._handle is None else self._stored()  # first: it may bring the version up to date
-            draft = self._draft(hold, hold.lock)
-            draft._snapshot = value
-            return draft
-
-    def _fork(self, hold: Overlay) -> Any:
-        """A draft to write."""
-        draft: Any = _new(self._drafts)  # `_draft`, written out: a transaction makes one for each first write
-        draft._origin = self
-        draft._shape = self._shape
-        draft._declared = self._declared
-        draft._version = self._version
-        draft._holder = hold
-        draft._lock = hold.lock
-        if (handle := self._handle) is None:
-            draft._handle = draft._snapshot = None
-            return draft
-        if (snapshot := self._snapshot) is not None:
-            draft._handle = handle = self._backend.fork(handle, snapshot)
-        else:
-            with self._lock:
-                draft._handle = handle = self._backend.fork(handle, self._snapshot)
-        draft._snapshot = handle.published
-        return draft
-
-    def _restore_value(self, value: Any, declared: DeclaredShape) -> None:
-        """Makes a draft hold a snapshot of its variable, taken at any time, or no value."""
-        backend = self._backend
-        if value is None:
-            self._handle = self._snapshot = self._shape = None
-        elif self._handle is None:
-            x = backend.operand(value, self._dtype)
-            self._keep(backend.create(x, declared=declared, device=self._device, trainable=self._trainable))
-            self._shape = backend.shape(x)
-        else:
-            self._keep(backend.fork(self._handle, value))
-            self._shape = backend.shape(value)
-        self._declared = declared
-        self._version += 1
-
-    def _give(self, host: HostArray | None) -> None:
-        """Makes a draft hold a host array of its dtype that is given up to it, or no value."""
-        if host is None:
-            self._restore_value(None, self._declared)
-            return
-        backend, handle = self._backend, self._handle
-        if handle is None:
-            x = backend.from_host(host, self._device)
-            self._keep(backend.create(x, declared=self._declared, device=self._device, trainable=self._trainable))
-        else:
-            self._keep(backend.given(handle, host))
-        self._shape = host.shape
-        self._version += 1
-
-    def _adopt(self, draft: Self) -> None:
-        """Becomes what a draft is. For `commit`, which has the lock and has hidden the snapshot."""
+    def _adopt(self, draft: Cell) -> None:
+        """Becomes what a draft is."""
         new = draft._handle
         if new is not None and (old := self._handle) is not None:
             new = self._backend.adopt(old, new)
@@ -202,18 +513,98 @@ class Holding(Description):
         self._declared = draft._declared
         self._version = draft._version
 
-    def _remember(self) -> tuple[Any, ...]:
-        """What `_put_back` needs if the commit fails at another variable."""
+    def _savepoint(self) -> tuple[Any, State]:
+        """What `_put_back` needs if the commit fails at another variable: the handle, and a state of savepoints."""
         handle = self._handle
         old = None if handle is None else self._backend.memento(handle)
-        return handle, old, self._shape, self._declared, self._version
+        return handle, State(old, self._shape, self._declared, self._version)
 
-    def _put_back(self, remembered: tuple[Any, ...]) -> None:
-        handle, old, self._shape, self._declared, self._version = remembered
+    def _put_back(self, savepoint: tuple[Any, State]) -> None:
+        handle, (old, self._shape, self._declared, self._version) = savepoint
         if old is not None:
             handle = self._backend.adopt(handle, old)
         self._handle = handle
 
-    def _keep(self, handle: Any) -> None:
+    # -- a loan: a compiled program keeps the value, and gives it back to whoever asks ---------------------
+
+    def _lend(self, handle: Any, hold: Hold) -> None:
+        """The handle is the program's from now on. Called with the lock taken, while nobody holds the cell."""
+        self._snapshot = None
         self._handle = handle
-        self._snapshot = handle.published
+        self._holder = hold
+
+    def _end_loan(self, handle: Any, hold: Hold, writes: int) -> None:
+        """The program has written so many times, and gives the handle back."""
+        if self._handle is handle:
+            self._version += writes
+            if self._holder is hold:
+                self._holder = None
+
+    def _lose_value(self) -> None:
+        """The program was interrupted after it had destroyed the value: there is none."""
+        self._handle = self._snapshot = self._shape = self._holder = None
+
+
+@functools.cache
+def _redeclare(operation: str) -> Write:
+    return REDECLARE.of(operation)
+
+
+# -- many cells: functions, since a call for each would take as long as what it does -------------------------
+
+
+def hold_each(cells: Iterable[Cell], hold: Hold, held: list[Any], otherwise: Callable[[Any], object]) -> None:
+    """Holds cells, in their order; calls ``otherwise(cell)`` for each that somebody holds already.
+
+    Args:
+        held: gets each cell that is held here, before it is held: Ctrl-C may come between.
+    """
+    for cell in cells:
+        with cell._lock:
+            if cell._holder is None:
+                held.append(cell)
+                cell._holder = hold
+                continue
+        otherwise(cell)
+
+
+def release_each(cells: Iterable[Cell], hold: Hold) -> None:
+    """Ends the hold of each cell that has it still."""
+    for cell in cells:
+        if cell._holder is hold:
+            cell._holder = None
+
+
+def hide(cells: Iterable[Cell]) -> None:
+    """Takes the snapshots away, so that readers come for the locks, which the caller has."""
+    for cell in cells:
+        cell._snapshot = None
+
+
+def publish(cells: Iterable[Cell]) -> None:
+    """Lets readers have the snapshots again."""
+    for cell in cells:
+        handle = cell._handle
+        cell._snapshot = None if handle is None else handle.published
+
+
+def count_writes(cells: Iterable[Cell], shapes: Iterable[Shape] | None = None) -> bool:
+    """Counts one write of each, which a compiled program has made under their locks.
+
+    Args:
+        shapes: those that they have now, if they may have changed: their snapshots are taken away as well.
+
+    Returns:
+        Whether somebody watches one of them.
+    """
+    watched = False
+    for cell in cells:
+        cell._version += 1
+        if (watchers := cell._watchers) is not None:
+            watchers.record(cell._version)
+            watched = True
+    if shapes is not None:
+        for cell, shape in zip(cells, shapes, strict=True):
+            cell._shape = shape
+            cell._snapshot = None
+    return watched

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
-if TYPE_CHECKING:
-    from .variable import Variable
+from .cell import Cell, State, hide, publish
+from .draft import Draft
+from .locks import drain, releasing
 
 __all__ = ["Locks", "commit", "while_locked"]
 
+_Cell = TypeVar("_Cell", bound=Cell)
 _Result = TypeVar("_Result")
 
 _ATTEMPTS = (None,) * 100  # Ctrl-C does not come a hundred times in a millisecond
 
 
-def commit(drafts: dict[Variable, Variable], check: Callable[[], None] | None = None) -> None:
+def commit(drafts: Mapping[Any, Draft], check: Callable[[], None] | None = None) -> None:
     """Makes each variable what its draft is. The caller holds the variables.
 
     No reader sees some of them new and then another one old: first every snapshot is hidden, so that readers come
@@ -29,103 +31,70 @@ def commit(drafts: dict[Variable, Variable], check: Callable[[], None] | None = 
     while_locked(drafts, partial(_exchange, drafts, check))
 
 
-def _exchange(drafts: dict[Variable, Variable], check: Callable[[], None] | None, variables: list[Variable]) -> None:
-    """What `commit` does under the locks: first all that can fail, then all that cannot."""
-    before: list[tuple[Variable, Any]] = []
-    for variable in variables:
-        variable._snapshot = None
+def _exchange(drafts: Mapping[Any, Draft], check: Callable[[], None] | None, cells: list[Cell]) -> None:
+    """The part of `commit` under the locks: first all that can fail, then all that cannot."""
+    before: list[tuple[Cell, tuple[Any, State]]] = []
+    hide(cells)
     try:
         if check is not None:
             check()
-        several = len(variables) > 1
-        for variable in variables:
-            if not variable._backend.adopts_surely:
+        several = len(cells) > 1
+        for cell in cells:
+            if not cell._backend.adopts_surely:
                 if several:
-                    before.append((variable, variable._remember()))
-                variable._adopt(drafts[variable])
+                    before.append((cell, cell._savepoint()))
+                cell._adopt(drafts[cell])
     except BaseException:
         with ExitStack() as undo:  # puts each back, even if another one cannot be
-            undo.callback(_publish, variables)
-            for variable, state in before:
-                undo.callback(variable._put_back, state)
+            undo.callback(publish, cells)
+            for cell, savepoint in before:
+                undo.callback(cell._put_back, savepoint)
         raise
     # No call stands between the try above and the one below: Ctrl-C comes where one begins.
     interrupt: BaseException | None = None
     for _ in _ATTEMPTS:
         try:
-            for variable in variables:
-                if variable._backend.adopts_surely:
-                    variable._adopt(drafts[variable])
-                if (handle := variable._handle) is not None:
-                    variable._snapshot = handle.published
+            for cell in cells:
+                if cell._backend.adopts_surely:
+                    cell._adopt(drafts[cell])
+            publish(cells)
             break
         except BaseException as error:  # noqa: BLE001  # Ctrl-C: there is no way back, and the way on can be gone again
             interrupt = error
-    for variable in variables:
-        if variable._watchers is not None:
-            variable._watchers.record(variable._version)
+    for cell in cells:
+        if cell._watchers is not None:
+            cell._watchers.record(cell._version)
     if interrupt is not None:
         raise interrupt
 
 
-def _publish(variables: list[Variable]) -> None:
-    for variable in variables:
-        handle = variable._handle
-        variable._snapshot = None if handle is None else handle.published
-
-
-def while_locked(variables: Iterable[Variable], body: Callable[[list[Variable]], _Result]) -> _Result:
-    """``body(variables)`` with all their locks taken, in one order for everybody."""
-    ordered = sorted(variables, key=id)
-    interrupt: KeyboardInterrupt | None = None
+def while_locked(cells: Iterable[_Cell], body: Callable[[list[_Cell]], _Result]) -> _Result:
+    """``body(cells)`` with all their locks taken, in one order for everybody."""
+    ordered = sorted(cells, key=id)
+    release = releasing([cell._lock for cell in ordered])
     try:
-        for variable in ordered:
-            variable._lock.acquire()
+        for cell in ordered:
+            cell._lock.acquire()
         return body(ordered)
     finally:
-        # No call that Python runs stands before this loop: Ctrl-C comes where one begins.
-        while True:
-            try:
-                for variable in ordered:
-                    if variable._lock._is_owned():
-                        variable._lock.release()
-                break
-            except KeyboardInterrupt as error:
-                interrupt = error
-        if interrupt is not None:
-            raise interrupt
+        drain(release)
 
 
 class Locks:
     """The locks of the same variables, to be taken many times: sorted once, which takes as long as taking them."""
 
-    __slots__ = ("_acquires", "_locks", "_releases")
+    __slots__ = ("_acquires", "_locks")
 
-    def __init__(self, variables: Iterable[Variable]) -> None:
-        self._locks = [variable._lock for variable in sorted(variables, key=id)]
+    def __init__(self, cells: Iterable[Cell]) -> None:
+        self._locks = [cell._lock for cell in sorted(cells, key=id)]
         self._acquires = [lock.acquire for lock in self._locks]
-        self._releases = [lock.release for lock in self._locks]
 
     def while_taken(self, body: Callable[[], _Result]) -> _Result:
         """``body()`` with all of them taken."""
+        release = releasing(self._locks)
         try:
             for acquire in self._acquires:
                 acquire()
-            result = body()
-            for release in self._releases:
-                release()
-        except BaseException:
-            # No call that Python runs stands before this loop: Ctrl-C comes where one begins.
-            interrupt: KeyboardInterrupt | None = None
-            while True:
-                try:
-                    for lock in self._locks:
-                        if lock._is_owned():
-                            lock.release()
-                    break
-                except KeyboardInterrupt as error:
-                    interrupt = error
-            if interrupt is not None:
-                raise interrupt from None
-            raise
-        return result
+            return body()
+        finally:
+            drain(release)

@@ -10,7 +10,7 @@ from .. import initializers
 from .._arrays.registry import loaded_backends
 from .._arrays.shapes import DeclaredShape, is_static
 from ..errors import InitializerError, ShapeError, describe
-from . import scopes
+from . import overlays
 from .convert import unwrapped
 
 __all__ = ["initial_value"]
@@ -44,7 +44,7 @@ def initial_value(
         )
     dtype = dtype or "float32"
     with ExitStack() as stack:
-        if scopes.active:  # it may be called while a library traces
+        if overlays.active:  # it may be called while a library traces
             for backend in loaded_backends():
                 if backend.tracing is not None:
                     stack.enter_context(backend.tracing.outside_trace())

@@ -6,44 +6,44 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from sys import getrefcount
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from .._arrays.host import empty_aligned
 from .._arrays.indexing import select
 from .._arrays.types import HostArray
-from .checks import fits_declared, selects
+from .cell import Cell
 from .commit import commit
-
-if TYPE_CHECKING:
-    from .variable import Variable
+from .draft import draft_of
+from .writes import ASSIGN, PUT
 
 __all__ = ["edit"]
 
+_ASSIGN, _PUT = ASSIGN.of("edit"), PUT.of("edit")
+
 
 @contextmanager
-def edit(variable: Variable, index: Any) -> Iterator[HostArray]:
+def edit(cell: Cell, index: Any) -> Iterator[HostArray]:
     """What `Variable.edit` returns."""
-    backend = variable._backend
-    with variable._held("edit", "an edit") as (target, hold):
+    backend = cell._backend
+    with cell._held("edit", "an edit") as (target, hold):
         target._initialized("edit")
-        where = None if index is ... else select(index, target.shape, target.path)
+        where = None if index is ... else select(index, target.shape, target._path)
         array = _copy(backend.to_host(target._stored() if where is None else backend.get(target._stored(), where)))
         yield array
         # Counted here and not in a function: torch.compile switches off Python's inlined calls (PEP 523), and not
         # always on again, and an argument of a function is then held twice.
         unheld = (getrefcount(array), getrefcount(array.base)) == _UNHELD
         if where is not None:
-            target._write_held("edit", backend.put, selects, array, "set", index, hold)
+            target._write_held(_PUT, array, hold, index)
         elif unheld and target._constraint is None and not target._is_value:
-            draft = target._draft(hold, target._lock)
-            draft._handle = backend.given(target._handle, array)
-            draft._version += 1
+            draft = draft_of(target, hold, target._lock)
+            draft._give(array)
             hold.committing = True
             commit({target: draft})
         else:  # a view of it is left, which could write into the variable's memory
-            target._write_held("edit", backend.assign, fits_declared, array, None, None, hold)
+            target._write_held(_ASSIGN, array, hold)
         if array.base is not None:
             array.base.setflags(write=False)
         array.setflags(write=False)

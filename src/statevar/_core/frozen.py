@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any, NoReturn
 
 from .._arrays.backend import Backend
 from .._arrays.registry import default_backend, owner_of
 from .._arrays.shapes import Shape
-from .._arrays.types import Operation
 from .._public import public
 from ..errors import ReadOnlyError, describe
 from .protocols import Protocols
@@ -56,7 +54,7 @@ class FrozenVariable(Protocols):
     def __repr__(self) -> str:
         return f"<FrozenVariable {self._value!r}>"
 
-    def _apply(self, operation: str, op: Operation, other: Any) -> NoReturn:
+    def _apply(self, operation: str, other: Any) -> NoReturn:
         raise ReadOnlyError(
             describe(
                 operation,
@@ -67,20 +65,20 @@ class FrozenVariable(Protocols):
 
     def assign(self, value: Any, *_: Any, **__: Any) -> NoReturn:
         """Raises `ReadOnlyError`."""
-        self._apply("assign", operator.add, value)
+        self._apply("assign", value)
 
     def assign_add(self, value: Any, *_: Any, **__: Any) -> NoReturn:
         """Raises `ReadOnlyError`."""
-        self._apply("assign_add", operator.add, value)
+        self._apply("assign_add", value)
 
     def assign_sub(self, value: Any, *_: Any, **__: Any) -> NoReturn:
         """Raises `ReadOnlyError`."""
-        self._apply("assign_sub", operator.sub, value)
+        self._apply("assign_sub", value)
 
     def __setitem__(self, index: Any, value: Any) -> NoReturn:
-        self._apply("setitem", operator.add, value)
+        self._apply("setitem", value)
 
     @property
     def at(self) -> NoReturn:
         """Raises `ReadOnlyError`."""
-        self._apply("at", operator.add, None)
+        self._apply("at", None)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 import threading
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from threading import get_ident
 from typing import Any, ClassVar, Final
@@ -17,7 +16,7 @@ from typing import Any, ClassVar, Final
 from ..errors import ConflictError, ReentrantWriteError, describe
 from .forks import guarded, in_child
 
-__all__ = ["BUSY", "Hold", "Overlay", "running_task"]
+__all__ = ["BUSY", "Hold", "running_task"]
 
 _waiting: dict[int, Hold] = {}  # by thread: what it waits for
 _graph = guarded(threading.Lock())  # guards _waiting, and the list of each hold
@@ -68,8 +67,8 @@ class Hold:
         """Whether it has ended."""
         return self._over
 
-    def writes(self, variable: Any) -> bool:
-        """Whether the variable is changing at this moment."""
+    def is_writing(self, variable: Any) -> bool:
+        """Whether a variable is changing at this moment."""
         return self.committing
 
     def give_back(self, variable: Any) -> None:
@@ -99,10 +98,11 @@ class Hold:
         if self._over:
             self.wake()
 
-    def wait(self, operation: str, path: str, still: Callable[[], bool]) -> None:
+    def wait(self, operation: str, path: Callable[[], str], still: Callable[[], bool]) -> None:
         """Blocks until it ends. Whoever made it, or could never be let go, gets an error instead.
 
         Args:
+            path: gives the path of the variable, for errors.
             still: whether it is in the way; asked now and then, since Ctrl-C may keep its owner from telling us.
 
         Raises:
@@ -111,7 +111,7 @@ class Hold:
         """
         if self.is_mine():
             raise ReentrantWriteError(
-                describe(operation, f"{self.what} of this variable is under way in this thread", path)
+                describe(operation, f"{self.what} of this variable is under way in this thread", path())
             )
         me = get_ident()
         with _graph:
@@ -125,14 +125,14 @@ class Hold:
         finally:
             _waiting.pop(me, None)
 
-    def _check_cycle(self, me: int, operation: str, path: str) -> None:
+    def _check_cycle(self, me: int, operation: str, path: Callable[[], str]) -> None:
         """Raises if the chain of those who wait leads back to this thread."""
         if self._thread == me:
             raise ConflictError(
                 describe(
                     operation,
                     f"another asyncio task of this thread holds it for {self.what}",
-                    path,
+                    path(),
                     "use `async with sv.transaction(…)`, which waits without blocking the event loop",
                 )
             )
@@ -143,7 +143,7 @@ class Hold:
                     describe(
                         operation,
                         f"waiting for {self.what} of another thread would never end: it waits for this one",
-                        path,
+                        path(),
                         "list all the variables in one sv.transaction(…), which takes them in one order",
                     )
                 )
@@ -158,32 +158,8 @@ class _Busy(Hold):
     def is_mine(self) -> bool:
         return True
 
-    def writes(self, variable: Any) -> bool:
+    def is_writing(self, variable: Any) -> bool:
         return True
-
-
-class Overlay(Hold, ABC):
-    """A hold whose owner reads and writes drafts in place of the variables."""
-
-    __slots__ = ("lock",)
-
-    #: Whether its drafts are values that are replaced, of a `Functional`, and not written.
-    pure: ClassVar[bool] = False
-
-    def __init__(self, what: str) -> None:
-        Hold.__init__(self, what)
-        self.lock = threading.RLock()  # of its drafts, which nobody else knows
-
-    def make(self, variable: Any, value: Any) -> None:
-        """A variable was made inside; ``value`` is what only this overlay may have."""
-
-    @abstractmethod
-    def read(self, variable: Any) -> Any:
-        """The variable to read in its place."""
-
-    @abstractmethod
-    def write(self, variable: Any) -> Any:
-        """The variable to write in its place; held by this overlay."""
 
 
 BUSY: Final = _Busy("a write")

@@ -40,8 +40,8 @@ class Operators(ABC):
     def shape(self) -> Shape: ...
 
     @abstractmethod
-    def _apply(self, operation: str, op: Operation, other: Any) -> Any:
-        """Writes ``op(self, other)`` and returns self."""
+    def _apply(self, operation: str, other: Any) -> Any:
+        """Writes the result of an operator, given by its name, and returns self."""
 
     def _binary(self, op: Operation, other: Any) -> Any:
         value, other = self._operands(other)
@@ -121,17 +121,17 @@ class Operators(ABC):
     def __rxor__(self, other: Any) -> Any: return self._reflected(operator.xor, other)
     def __rdivmod__(self, other: Any) -> Any: return other // self, other % self
 
-    def __iadd__(self, other: Any) -> Any: return self._apply("add", operator.add, other)
-    def __isub__(self, other: Any) -> Any: return self._apply("subtract", operator.sub, other)
-    def __imul__(self, other: Any) -> Any: return self._apply("multiply", operator.mul, other)
-    def __itruediv__(self, other: Any) -> Any: return self._apply("divide", operator.truediv, other)
-    def __ifloordiv__(self, other: Any) -> Any: return self._apply("floor_divide", operator.floordiv, other)
-    def __imod__(self, other: Any) -> Any: return self._apply("remainder", operator.mod, other)
-    def __ipow__(self, other: Any) -> Any: return self._apply("pow", operator.pow, other)
-    def __imatmul__(self, other: Any) -> Any: return self._apply("matmul", operator.matmul, other)
-    def __iand__(self, other: Any) -> Any: return self._apply("bitwise_and", operator.and_, other)
-    def __ior__(self, other: Any) -> Any: return self._apply("bitwise_or", operator.or_, other)
-    def __ixor__(self, other: Any) -> Any: return self._apply("bitwise_xor", operator.xor, other)
+    def __iadd__(self, other: Any) -> Any: return self._apply("add", other)
+    def __isub__(self, other: Any) -> Any: return self._apply("subtract", other)
+    def __imul__(self, other: Any) -> Any: return self._apply("multiply", other)
+    def __itruediv__(self, other: Any) -> Any: return self._apply("divide", other)
+    def __ifloordiv__(self, other: Any) -> Any: return self._apply("floor_divide", other)
+    def __imod__(self, other: Any) -> Any: return self._apply("remainder", other)
+    def __ipow__(self, other: Any) -> Any: return self._apply("pow", other)
+    def __imatmul__(self, other: Any) -> Any: return self._apply("matmul", other)
+    def __iand__(self, other: Any) -> Any: return self._apply("bitwise_and", other)
+    def __ior__(self, other: Any) -> Any: return self._apply("bitwise_or", other)
+    def __ixor__(self, other: Any) -> Any: return self._apply("bitwise_xor", other)
 
     def __neg__(self) -> Any: return -self.value
     def __pos__(self) -> Any: return self.value  # TensorFlow has no unary plus

@@ -15,7 +15,7 @@ import numpy as np
 from .._arrays.backend import Backend
 from .._arrays.registry import speaking
 from .._arrays.types import HostArray
-from . import scopes
+from . import overlays
 from .operators import Operators
 
 __all__ = ["Protocols"]
@@ -51,7 +51,7 @@ class _WhileRecording:
     """A method that NumPy finds in the type while an overlay or a tape is open, and nobody else ever."""
 
     def __get__(self, instance: object, owner: type) -> Any:
-        if instance is not None or not scopes.active:
+        if instance is not None or not overlays.active:
             raise AttributeError("__array_function__")
         return _array_function
 

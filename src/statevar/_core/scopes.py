@@ -1,4 +1,4 @@
-"""Scopes: `name_scope`, `device` and `autocast`, and the overlay that a transaction lays over variables.
+"""Scopes: `name_scope`, `device` and `autocast`.
 
 Each is a ContextVar reset by token, so a scope holds in its own thread or asyncio task and nowhere else.
 """
@@ -9,45 +9,28 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from threading import get_ident
 from typing import Any
 
 from .._arrays.dtypes import dtype_name, is_floating
 from .._public import public
 from ..errors import DTypeError, NameScopeError, describe
 from .forks import guarded
-from .holds import Overlay, running_task
+from .overlays import active
 
 __all__ = [
     "autocast",
     "autocast_dtype",
     "check_name",
-    "close_overlay",
-    "close_tape",
     "current_device",
     "device",
-    "inherits",
     "name_scope",
-    "open_overlay",
-    "open_tape",
-    "overlay",
     "path_of",
-    "seen_by_tapes",
-    "tapes",
     "unique_name",
-    "values_overlay",
 ]
 
 _names: ContextVar[tuple[str, ...]] = ContextVar("statevar_names", default=())
 _device: ContextVar[Any] = ContextVar("statevar_device", default=None)
 _autocast: ContextVar[str | None] = ContextVar("statevar_autocast", default=None)
-_overlay: ContextVar[Overlay | None] = ContextVar("statevar_overlay", default=None)
-_tapes: ContextVar[tuple[Any, ...]] = ContextVar("statevar_tapes", default=())
-
-#: An element for each autocast scope and overlay that is open in the process. While it is empty nobody need ask the
-#: ContextVars. A list, since its `append` and `pop` are atomic: a counter would need a lock.
-active: list[None] = []
-
 _taken: dict[tuple[tuple[str, ...], str], int] = {}
 _taken_lock = guarded(threading.Lock())
 
@@ -133,64 +116,6 @@ def autocast(dtype: Any) -> Iterator[None]:
     finally:
         _autocast.reset(token)
         active.pop()
-
-
-def overlay() -> Overlay | None:
-    """The overlay that the running thread or task has opened, if any."""
-    current = _overlay.get()
-    # `is_mine`, written out: asked at every read and write inside.
-    if current is None or current._over or current._thread != get_ident() or current._task is not running_task():
-        return None
-    return current
-
-
-def inherits(hold: Any) -> bool:
-    """Whether the running code got its context from the owner of an overlay, as a task or a worker thread does."""
-    return _overlay.get() is hold
-
-
-def open_overlay(new: Overlay) -> Overlay | None:
-    """Makes it the overlay of the running code, and returns what was there before. ``active.append`` comes first."""
-    before = _overlay.get()
-    _overlay.set(new)
-    return before
-
-
-def close_overlay(old: Overlay, before: Overlay | None) -> None:
-    """Puts back what was there before, once or twice; ``active.pop()`` follows, once at most."""
-    if _overlay.get() is old:
-        _overlay.set(before)
-
-
-def values_overlay() -> Overlay | None:
-    """The overlay that holds values of its own, if one is open: what comes from a transaction is the variable's."""
-    current = overlay()
-    return current if current is not None and current.pure else None
-
-
-def tapes() -> tuple[Any, ...]:
-    """The gradient tapes that are open, from the outermost to the innermost."""
-    return _tapes.get()
-
-
-def open_tape(tape: Any) -> None:
-    """Has it asked at every read."""
-    active.append(None)
-    _tapes.set((*_tapes.get(), tape))
-
-
-def close_tape(tape: Any) -> None:
-    """Ends that."""
-    _tapes.set(tuple(each for each in _tapes.get() if each is not tape))
-    active.pop()
-
-
-def seen_by_tapes(variable: Any, value: Any, around: Overlay | None) -> Any:
-    """What a read gives, of a value that comes from an overlay of values, or from outside of all."""
-    for tape in _tapes.get():
-        if tape.around is around:
-            value = tape.see(variable, value)
-    return value
 
 
 def autocast_dtype() -> str | None:

@@ -1,43 +1,38 @@
-"""`Variable`: a named, mutable, thread-safe array of any library. The only writer of its handle."""
+"""`Variable`: a named, mutable, thread-safe array of any library. A method is a docstring and a line or two."""
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from threading import RLock
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
-from .._arrays.dtypes import dtype_name, is_differentiable, is_floating
-from .._arrays.indexing import Selection
+from .._arrays.dtypes import HOST, dtype_name, is_differentiable, is_floating
 from .._arrays.registry import attach, default_backend, get_backend, owner_of
-from .._arrays.shapes import DeclaredShape, Shape, canonical_shape, fits
-from .._arrays.tracing import Tracing
-from .._arrays.types import Array, HostArray, Operation
+from .._arrays.shapes import canonical_shape
+from .._arrays.types import HostArray
 from .._public import public
-from ..errors import ConflictError, ShapeError, TraceError, UninitializedError, describe
-from . import scopes
-from .at import At
-from .cell import Holding
-from .checks import Check, broadcasts, fits_declared, multiplies, redeclares, selects
-from .convert import inferred_dtype, to_operand, to_value, unwrapped
+from ..errors import ConflictError, DTypeError, TraceError, describe
+from . import overlays, scopes
+from .cell import Aggregation, Cell
+from .convert import inferred_dtype
 from .creation import initial_value
-from .description import Aggregation
 from .display import variable_repr
 from .edit import edit
 from .forks import register
 from .frozen import FrozenVariable
-from .holds import BUSY, Hold, Overlay
-from .operations import check_operator, closed_operators
-from .watchers import Callback, Subscription, Watchers
+from .holds import BUSY, Hold
+from .protocols import Protocols
+from .watchers import Callback, Subscription
+from .writes import ASSIGN, PUT, REDECLARE, refused
 
-__all__ = ["Aggregation", "Draft", "Variable"]
+__all__ = ["Variable"]
 
+_UPDATE = ASSIGN.of("update")
 _AGGREGATIONS = ("none", "mean", "sum", "only_first_replica")
 
 
 @public()
-class Variable(Holding):
+class Variable(Cell, Protocols):
     """A named, mutable, thread-safe array that behaves the same on every array library.
 
     Reading takes a snapshot that no later write changes; nothing is copied for it. A write is in place when
@@ -79,11 +74,7 @@ class Variable(Holding):
     np.float32(2.0)
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_closed",
-        "_guard",
-    )
+    __slots__ = ()
 
     def __init__(
         self,
@@ -112,61 +103,146 @@ class Variable(Holding):
         library = get_backend(backend) if backend is not None else owner_of(value) or default_backend()
         if value is not None:
             asked = asked or inferred_dtype(value, "Variable")
-        self._dtype_name: str = asked or "float32"
-        self._dtype: Any = library.dtype(self._dtype_name)
-        self._closed = closed_operators(self._dtype_name)
+        asked = asked or "float32"
         place = scopes.current_device() if device is None else device
-        self._device: Any = None if place is None else library.device(place)
-        self._backend = library
-        tracing = library.tracing
-        self._guard = tracing if tracing is not None and tracing.guards_reads else None
-        self._lock = RLock()
-        self._holder: Hold | None = None
-        self._watchers: Watchers | None = None
-        self._snapshot: Any = None
-        self._handle: Any = None
-        self._version = 0
-        self._autocast = bool(autocast) and is_floating(self._dtype_name)
-        self._aggregation: Aggregation = aggregation
-        self._trainable = bool(trainable) and is_differentiable(self._dtype_name)
-        self._constraint: Callable[[Any], Any] | None = None
-        self._path = "" if name is None else scopes.path_of(name)
+        path = "" if name is None else scopes.path_of(name)
+        Cell.__init__(self, library, asked, place, path, trainable=bool(trainable))
+        self._autocast = bool(autocast) and is_floating(asked)
+        self._aggregation = aggregation
         self.constraint = constraint
-        if value is None:
-            assert declared is not None
-            self._declared: DeclaredShape = declared
-            self._shape: Shape | None = None
-        else:
-            self._initialize(value, declared)
-        self._name: str = scopes.unique_name("variable") if name is None else name
+        self._initialize(value, declared)
+        self._name = scopes.unique_name("variable") if name is None else name
         self._path = scopes.path_of(self._name)
         register(self)
 
-    def _initialize(self, value: Any, declared: DeclaredShape | None) -> None:
-        backend = self._backend
-        overlay: Any = scopes.overlay() if scopes.active else None
-        traced = overlay is not None and overlay.pure and backend.is_symbolic(unwrapped(value))
-        if traced:
-            x = to_value(value, backend, self._dtype_name, operation="Variable", path=self._path)
-        else:
-            x = to_operand(value, backend, self._dtype_name, operation="Variable", path=self._path, device=self._device)
-        shape = backend.shape(x)
-        if declared is not None and not fits(shape, declared):
-            raise ShapeError(
-                describe(
-                    "Variable",
-                    f"the initial value has shape {shape}, which does not fit the declared {declared}",
-                    self._path,
-                )
+    # -- what it is ------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The name given at creation, or a default one that is unique within its scope."""
+        return self._name
+
+    @property
+    def path(self) -> str:
+        """The names of the scopes at creation and the variable's own, joined by slashes."""
+        return self._path
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of what is stored, as an object of the variable's library."""
+        return self._dtype
+
+    @property
+    def dtype_name(self) -> str:
+        """The dtype's name, the same on every backend."""
+        return self._dtype_name
+
+    @property
+    def ndim(self) -> int:
+        """How many axes the value has."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """How many elements the value has."""
+        count = 1
+        for length in self.shape:
+            count *= length
+        return count
+
+    @property
+    def nbytes(self) -> int:
+        """How many bytes the value's elements take, as NumPy would store them."""
+        return self.size * HOST[self._dtype_name].itemsize
+
+    @property
+    def device(self) -> Any:
+        """Where the value lies, as the library names it."""
+        handle = self._handle
+        if handle is not None:
+            return self._backend.placed(handle)
+        return self._backend.device(None) if self._device is None else self._device
+
+    @property
+    def backend(self) -> str:
+        """The name of the array library."""
+        return self._backend.name
+
+    @property
+    def version(self) -> int:
+        """How many writes there were. A write by the library's own optimizer counts where it can be seen.
+
+        >>> import statevar as sv
+        >>> sv.Variable(0).assign_add(1).assign_add(1).version
+        2
+        """
+        current = self._current() if overlays.active else self
+        handle = self._handle
+        unseen = (
+            0 if handle is None else self._backend.unseen_writes(handle)
+        )  # first: it may bring the other up to date
+        return current._version + unseen
+
+    @property
+    def is_initialized(self) -> bool:
+        """Whether there is a value."""
+        return (self._current() if overlays.active else self)._handle is not None
+
+    @property
+    def parameter(self) -> Any:
+        """The library's own mutable object, for its own optimizers: ``nn.Parameter``, ``tf.Variable``.
+
+        Raises:
+            AttributeError: the library has none.
+        """
+        with self._lock:
+            parameter = self._backend.parameter(self._initialized("parameter"))
+        if parameter is None:
+            raise AttributeError(
+                describe("parameter", f"{self.backend} has no mutable parameter object", self._path, "use v.value")
             )
-        self._declared = shape if declared is None else declared
-        if not traced:
-            self._shape = shape
-            self._keep(backend.create(x, declared=self._declared, device=self._device, trainable=self._trainable))
-        else:
-            self._shape = None
-        if overlay is not None:
-            overlay.make(self, x if traced else None)
+        return parameter
+
+    # -- flags -----------------------------------------------------------------------------------------
+
+    @property
+    def trainable(self) -> bool:
+        """Whether gradients are wanted.
+
+        Raises:
+            DTypeError: on setting it to True for a dtype that has no gradients.
+        """
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, trainable: bool) -> None:
+        if trainable and not is_differentiable(self._dtype_name):
+            raise DTypeError(describe("trainable", f"{self._dtype_name} has no gradients", self._path))
+        with self._lock:
+            self._trainable = bool(trainable)
+            if self._handle is not None:
+                self._backend.set_trainable(self._handle, self._trainable)
+
+    @property
+    def constraint(self) -> Callable[[Any], Any] | None:
+        """The callable that every write applies to the new value, if any."""
+        return self._constraint
+
+    @constraint.setter
+    def constraint(self, constraint: Callable[[Any], Any] | None) -> None:
+        if constraint is not None and not callable(constraint):
+            raise TypeError(describe("constraint", f"expected a callable or None, got {constraint!r}", self._path))
+        self._constraint = constraint
+
+    @property
+    def autocast(self) -> bool:
+        """Whether `autocast` scopes change what reads return."""
+        return self._autocast
+
+    @property
+    def aggregation(self) -> Aggregation:
+        """How the values of replicas are combined."""
+        return self._aggregation
 
     # -- reading -------------------------------------------------------------------------------------
 
@@ -185,7 +261,7 @@ class Variable(Holding):
         (array([1, 2], dtype=int32), array([2, 3], dtype=int32))
         """
         snapshot = self._snapshot
-        if snapshot is None or scopes.active:
+        if snapshot is None or overlays.active:
             return self._read()
         if self._guard is not None and not self._guard.may_read(None):
             raise self._frozen_read()
@@ -195,55 +271,26 @@ class Variable(Holding):
         return TraceError(
             describe(
                 "read",
-                f"this code is traced by {self._backend.name}, which would keep the value of now for ever",
+                f"{self._backend.name} is tracing this code: the current value would be baked into the compiled function "
+                "and never updated",
                 self._path,
                 "use sv.jit, or sv.functionalize; or pass the value as an argument",
             )
         )
 
     def _read(self) -> Any:
-        current = self._current() if scopes.active else self
+        current = self._current() if overlays.active else self
         if self._guard is not None and not current._is_value and not self._guard.may_read(None):
             raise self._frozen_read()
         value = current._stored()
-        if not scopes.active:
+        if not overlays.active:
             return value
-        if scopes.tapes():
-            value = scopes.seen_by_tapes(self, value, scopes.values_overlay())
+        if overlays.tapes():
+            value = overlays.seen_by_tapes(self, value, overlays.current_values())
         cast_to = scopes.autocast_dtype() if self._autocast else None
         if cast_to is None or cast_to == self._dtype_name:
             return value
         return self._backend.cast(value, self._backend.dtype(cast_to))
-
-    def _current(self) -> Self:
-        overlay = scopes.overlay()
-        current: Self = self if overlay is None else overlay.read(self)
-        return current
-
-    def _stored(self) -> Any:
-        """The value in the dtype it is stored in, whatever scopes are open."""
-        snapshot = self._snapshot
-        if snapshot is not None:
-            return snapshot
-        backend = self._backend
-        if (tracing := backend.tracing) is not None and tracing.is_tracing():
-            return tracing.traced_value(self._initialized("read"))
-        with self._lock:
-            handle = self._initialized("read")
-            value = backend.snapshot(handle)
-            holder = self._holder
-            if holder is None or not holder.writes(self):  # a finalizer may read in the middle of a write
-                self._snapshot = handle.published
-                if self._handle is not handle:  # an unlocked write came between
-                    self._snapshot = None
-            return value
-
-    def _initialized(self, operation: str) -> Any:
-        if self._handle is None:
-            raise UninitializedError(
-                describe(operation, "the variable has no value yet", self._path, "assign one first")
-            )
-        return self._handle
 
     def numpy(self) -> HostArray:
         """The value as a NumPy array of the caller's own, writable.
@@ -286,9 +333,7 @@ class Variable(Holding):
         >>> v.assign([3.0, 4.0]).assign([[5.0]], validate_shape=False).shape
         (1, 1)
         """
-        if not validate_shape:
-            return self._write("assign", self._backend.redeclare, redeclares, value, None, None, use_locking)
-        return self._write("assign", self._backend.assign, fits_declared, value, None, None, use_locking)
+        return self._write(ASSIGN if validate_shape else REDECLARE, value, None, use_locking)
 
     def assign_add(self, value: Any, use_locking: bool = True, name: str | None = None) -> Self:
         """Adds to the value; ``value`` broadcasts into the variable's shape.
@@ -301,7 +346,7 @@ class Variable(Holding):
         >>> sv.Variable([1, 2]).assign_add(1).value
         array([2, 3], dtype=int32)
         """
-        return self._apply("assign_add", operator.add, value, use_locking)
+        return self._apply("assign_add", value, use_locking)
 
     def assign_sub(self, value: Any, use_locking: bool = True, name: str | None = None) -> Self:
         """Subtracts from the value; otherwise as `assign_add`.
@@ -310,14 +355,13 @@ class Variable(Holding):
         >>> sv.Variable([1, 2]).assign_sub(1).value
         array([0, 1], dtype=int32)
         """
-        return self._apply("assign_sub", operator.sub, value, use_locking)
+        return self._apply("assign_sub", value, use_locking)
 
-    def _apply(self, operation: str, op: Operation, other: Any, use_locking: bool = True) -> Self:
-        if op in self._closed:
-            return self._write(operation, self._backend.apply, broadcasts, other, op, None, use_locking)
-        check_operator(operation, op, self._dtype_name, self._path)
-        check = multiplies if op is operator.matmul else broadcasts
-        return self._write(operation, None, check, other, op, None, use_locking)
+    def _apply(self, operation: str, other: Any, use_locking: bool = True) -> Self:
+        write = self._writes.get(operation)
+        if write is None:
+            raise refused(operation, self._dtype_name, self._path)
+        return self._write(write, other, None, use_locking)
 
     def update(self, fn: Callable[..., Any], *args: Any) -> Any:
         """Replaces the value by ``fn(value, *args)``, in one step that no other write comes between.
@@ -345,10 +389,10 @@ class Variable(Holding):
         if backend.tracing is not None and backend.tracing.is_tracing():
             return self.assign(fn(self.value, *args)).value
 
-        def body(target: Variable, hold: Hold) -> Any:
+        def body(target: Cell, hold: Hold) -> Any:
             target._initialized("update")
             new = fn(target._stored(), *args)
-            target._write_held("update", backend.assign, fits_declared, new, None, None, hold)
+            target._write_held(_UPDATE, new, hold)
             return target._stored()
 
         return self._while_held("update", "an update", body)
@@ -428,17 +472,9 @@ class Variable(Holding):
             raise TypeError(describe("subscribe", f"expected a callable, got {callback!r}", self._path))
         return self._watched().add(callback)
 
-    def _watched(self) -> Watchers:
-        with self._lock:
-            if self._watchers is None:
-                if self._holder is not None and self._holder.lends:
-                    self._holder.give_back(self)  # what has it does not tell
-                self._watchers = Watchers()
-            return self._watchers
-
     def __setitem__(self, index: Any, value: Any) -> None:
         """Writes the elements that NumPy's indexing selects; ``value`` broadcasts to them."""
-        self._put("set", index, value, "setitem")
+        self._write(PUT, value, index)
 
     @property
     def at(self) -> At:
@@ -453,218 +489,92 @@ class Variable(Holding):
         >>> v.at[[0, 2, 2]].add(1).value
         array([1, 0, 2], dtype=int32)
         """
-        return At(self)
+        return At(self._put)
 
-    def _put(self, kind_: str, index: Any, value: Any, operation: str = "") -> Self:
-        if kind_ != "set":
-            check_operator(f"at.{kind_}", kind_, self._dtype_name, self._path)
-        return self._write(operation or f"at.{kind_}", self._backend.put, selects, value, kind_, index)
+    def _put(self, operation: str, index: Any, value: Any) -> Self:
+        write = self._writes.get(operation)
+        if write is None:
+            raise refused(operation, self._dtype_name, self._path)
+        return self._write(write, value, index)
 
-    def _write(
-        self,
-        operation: str,
-        verb: Any,
-        check: Check,
-        value: Any,
-        op: Any,
-        index: Any,
-        locking: bool = True,
-        hold: Hold | None = None,
-    ) -> Self:
-        """The only way a variable changes. Converts, locks, checks, hides the snapshot, writes, publishes.
+    # -- copies ----------------------------------------------------------------------------------------
 
-        Args:
-            operation: its name, for errors.
-            verb: the backend's write verb; None to compute the new value first and then assign it.
-            check: raises if x does not fit; returns the selection, the new shape, or None.
-            op: the operator, or the kind of write at an index.
-            hold: of the caller, who holds the variable already and has applied its constraint.
-        """
-        v: Variable = self  # or, in a transaction, its draft
-        overlay: Overlay | None = None
-        if hold is None and scopes.active and (overlay := scopes.overlay()) is not None and overlay.pure:
-            overlay.write(self)._write(operation, verb, check, value, op, index)
-            return self
-        backend = self._backend
-        x = backend.operand(value, self._dtype)
-        if x is None:
-            x = to_operand(value, backend, self._dtype_name, operation=operation, path=self._path)
-        if hold is None:
-            if (tracing := backend.tracing) is not None and tracing.is_tracing():
-                return self._write_traced(tracing, operation, verb, check, x, op, index)
-            if self._constraint is not None:
-                self._write_constrained(operation, verb, check, x, op, index)
-                return self
-            if overlay is not None:
-                v, hold = overlay.write(self), overlay
-            elif not locking and self._handle is not None:
-                return self._write_unlocked(operation, check, x, op, index)
-        with v._lock:
-            if v._holder is not hold:
-                v._wait_for_holder(operation)
-            v._holder = BUSY
-            try:
-                handle = v._handle
-                if handle is None:
-                    v._first_write(operation, check, x)
-                else:
-                    where = check(v, operation, x, index)
-                    if verb is None:
-                        x = v._computed(operation, backend.snapshot(handle), x, op, where)
-                        verb = backend.assign
-                    v._snapshot = None  # no new reader can take it now; those who did are counted
-                    try:
-                        handle = verb(handle, x, op, where)
-                        if type(where) is tuple:
-                            v._shape = where
-                            v._declared = where if not fits(where, v._declared) else v._declared
-                        v._version += 1  # before it is published: `snapshot` compares versions without the lock
-                    finally:
-                        v._handle = handle
-                        v._snapshot = handle.published
-                if (watchers := v._watchers) is not None:
-                    watchers.record(v._version)
-            finally:
-                v._holder = hold
-        if watchers is not None and hold is None:
-            watchers.deliver(v)
-        return self
+    def __copy__(self) -> Self:
+        return self._restore(self._arguments(self._current()._stored() if self.is_initialized else None))
 
-    def _write_constrained(self, operation: str, verb: Any, check: Check, x: Any, op: Any, index: Any) -> None:
-        # Not in `_write`: what a function closes over is slower to reach, also where it is not called (0.15 us).
-        self._while_held(
-            operation,
-            "a write",
-            lambda target, hold: target._write_held(operation, verb, check, x, op, index, hold),
-        )
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self.__copy__()
 
-    def _write_held(self, operation: str, verb: Any, check: Check, value: Any, op: Any, index: Any, hold: Hold) -> None:
-        """A write by the one who holds the variable. Runs the constraint without the lock: it is foreign code."""
-        if self._constraint is not None:
-            backend = self._backend
-            x = to_operand(value, backend, self._dtype_name, operation=operation, path=self._path)
-            old = None
-            if self._handle is not None:
-                old = self._stored()
-            elif check not in (fits_declared, redeclares):
-                self._initialized(operation)
-            value = self._computed(operation, old, x, op, check(self, operation, x, index))
-            del old  # or the write could not be in place
-            if check is redeclares:
-                verb = backend.redeclare
-            else:
-                verb, check = backend.assign, fits_declared
-            op = index = None
-        self._write(operation, verb, check, value, op, index, True, hold)
+    def __reduce__(self) -> tuple[Any, ...]:
+        value = self._backend.to_host(self._current()._stored()).copy() if self.is_initialized else None
+        state = self._arguments(value)
+        if self.is_initialized and self._device is None:
+            state["device"] = self._backend.device_name(self.device)
+        elif self._device is not None:
+            state["device"] = self._backend.device_name(self._device)
+        return type(self)._restore, (state,)
 
-    def _write_unlocked(self, operation: str, check: Check, x: Array, op: Any, index: Any) -> Self:
-        """Computes aside and swaps. A write of another thread may be overwritten, whole; none is mixed.
+    def _arguments(self, value: Any) -> dict[str, Any]:
+        return {
+            "initializer": value,
+            "shape": self.declared_shape,
+            "dtype": self._dtype_name,
+            "trainable": self._trainable,
+            "autocast": self._autocast,
+            "aggregation": self._aggregation,
+            "name": self._name,
+            "backend": self._backend.name,
+            "device": self._device,
+            "constraint": self._constraint,
+            "path": self._path,
+        }
 
-        In place, two writers would meet in one buffer, under a reader's snapshot; on JAX, in a donated one.
-        """
-        backend = self._backend
-        where = check(self, operation, x, index)
-        x = self._computed(operation, self._stored(), x, op, where)
-        shape = backend.shape(x)
-        declared = self._declared if fits(shape, self._declared) else shape
-        if not backend.replaceable:  # somebody holds the parameter: it changes in a moment, under the lock
-            return self._write(operation, backend.redeclare, redeclares, x, None, None)
-        if backend.is_host and op is not None and x.flags.c_contiguous and x.flags.owndata:
-            self._handle = backend.given(self._handle, x)  # computed here: nobody else has it
-        else:
-            self._handle = backend.create(x, declared=declared, device=self._device, trainable=self._trainable)
-        self._snapshot = None  # the next reader publishes the handle that it then finds
-        self._shape, self._declared = shape, declared
-        self._version += 1
-        if self._watchers is not None:
-            self._watchers.record(self._version)
-            self._watchers.deliver(self)
-        return self
-
-    def _first_write(self, operation: str, check: Check, x: Array) -> None:
-        if check not in (fits_declared, redeclares):
-            self._initialized(operation)
-        shape = check(self, operation, x, None)
-        if not fits(shape, self._declared):
-            self._declared = shape
-        backend = self._backend
-        self._keep(backend.create(x, declared=self._declared, device=self._device, trainable=self._trainable))
-        self._shape = shape
-        self._version += 1
-
-    def _write_traced(
-        self, tracing: Tracing, operation: str, verb: Any, check: Check, x: Array, op: Any, index: Any
-    ) -> Self:
-        """A write that becomes part of a traced program: no lock, no snapshot, no Python counter."""
-        backend = self._backend
-        if not tracing.writes_when_traced:
-            raise TraceError(
-                describe(
-                    operation,
-                    "this code is being traced: the write would happen once, now, and never again",
-                    self._path,
-                    "return the new value from the traced function and assign it outside",
-                )
-            )
-        if scopes.active and scopes.overlay() is not None:
-            raise TraceError(
-                describe(
-                    operation,
-                    "a compiled function writes past the transaction it is called in, and could not be undone",
-                    self._path,
-                    "call it before or after the transaction",
-                )
-            )
-        handle = self._initialized(operation)
-        where = check(self, operation, x, index)
-        if verb is None or self._constraint is not None:
-            x = self._computed(operation, tracing.traced_value(handle), x, op, where)
-            verb = backend.assign
-        self._handle = verb(handle, x, op, where)
-        return self
-
-    def _computed(self, operation: str, old: Any, x: Array, op: Any, where: Any) -> Array:
-        """The value to assign: what the operation gives, constrained, checked against dtype and shape."""
-        backend = self._backend
-        shape = backend.shape(x) if op is None else self._shape
-        new = x
-        if old is not None and (cut := backend.operand(old, self._dtype)) is not None:
-            old = cut  # from its gradient: what is stored has none
-        if isinstance(where, Selection):
-            new = backend.compute_put(old, x, op, where)
-        elif op is not None:
-            new = backend.compute(old, x, op)
-        if self._constraint is not None:
-            new = self._constraint(new)
-        new = to_operand(new, backend, self._dtype_name, operation=operation, path=self._path)
-        if backend.shape(new) != shape:
-            raise ShapeError(
-                describe(operation, f"expected a result of shape {shape}, got {backend.shape(new)}", self._path)
-            )
-        return new
+    @classmethod
+    def _restore(cls, state: dict[str, Any]) -> Self:
+        path = state.pop("path")
+        variable = cls(**state)
+        variable._path = path
+        return variable
 
     def __repr__(self) -> str:
         return variable_repr(self)
 
 
-class Draft(Variable):
-    """A variable that one thread reads and writes in place of another; nobody else knows it.
-
-    It has a value of its own and asks the other one for the rest: there is one for each variable that a transaction
-    writes, and copying ten slots more took longer than the write.
-    """
-
-    __slots__ = ("_origin",)
-
-    _origin: Variable
-    _watchers = None
-
-    def _current(self) -> Self:
-        return self
+#: Writes at an index: ``put(operation, index, value)``.
+_Put: TypeAlias = Callable[[str, Any, Any], Variable]
 
 
-for _slot in ("_backend", "_constraint", "_device", "_dtype", "_dtype_name", "_path", "_trainable"):
-    setattr(Draft, _slot, property(operator.attrgetter(f"_origin.{_slot}")))
-Variable._drafts = Draft
+class At:
+    """``v.at``: waits for an index."""
+
+    __slots__ = ("_put",)
+
+    def __init__(self, put: _Put) -> None:
+        self._put = put
+
+    def __getitem__(self, index: Any) -> _AtIndex:
+        return _AtIndex(self._put, index)
+
+
+class _AtIndex:
+    """``v.at[i]``: every method writes at the index and returns the variable."""
+
+    __slots__ = ("_index", "_put")
+
+    def __init__(self, put: _Put, index: Any) -> None:
+        self._put = put
+        self._index = index
+
+    # fmt: off
+    def set(self, value: Any) -> Variable: return self._put("at.set", self._index, value)
+    def add(self, value: Any) -> Variable: return self._put("at.add", self._index, value)
+    def subtract(self, value: Any) -> Variable: return self._put("at.subtract", self._index, value)
+    def multiply(self, value: Any) -> Variable: return self._put("at.multiply", self._index, value)
+    def divide(self, value: Any) -> Variable: return self._put("at.divide", self._index, value)
+    def min(self, value: Any) -> Variable: return self._put("at.min", self._index, value)
+    def max(self, value: Any) -> Variable: return self._put("at.max", self._index, value)
+    # fmt: on
+
+
 # Lets `jnp.sin(v)` and `jax.jit(f)(v)` take a variable of any backend.
 attach(Variable, FrozenVariable)

@@ -7,14 +7,12 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from types import MethodType
-from typing import TYPE_CHECKING, Any, Self
-
-if TYPE_CHECKING:
-    from .variable import Variable
+from typing import Any, Self
 
 __all__ = ["Subscription", "Watchers"]
 
-Callback = Callable[["Variable", int], object]
+#: Called with the variable and its version.
+Callback = Callable[[Any, int], object]
 
 
 class Subscription:
@@ -113,7 +111,7 @@ class Watchers:
         self._delivering = False
 
 
-def _call(callback: Callback, variable: Variable, version: int) -> None:
+def _call(callback: Callback, variable: Any, version: int) -> None:
     try:
         callback(variable, version)
     except Exception:  # the write is done and is not theirs to fail

@@ -7,7 +7,7 @@ from typing import Any
 
 from .._core.variable import Variable
 from ..errors import describe
-from .paths import variables_in
+from .paths import paths_in, variables_in
 
 __all__ = ["Nest"]
 
@@ -59,7 +59,7 @@ def _opened(operation: str, tree: Any) -> Any:
         return _like(tree, [_opened(operation, each) for each in tree])
     if isinstance(tree, set | frozenset):
         return {variable: variable for variable in variables_in(operation, [tree])}
-    return {variable.path: variable for variable in variables_in(operation, [tree])}
+    return paths_in(operation, tree).variables
 
 
 def _like(tree: Any, parts: list[Any]) -> Any:

@@ -12,7 +12,7 @@ from .._core.variable import Variable
 from ..errors import NameScopeError, describe
 from .walk import SEQUENCES, SETS, Attribute, Container, Inside, Insides, Unordered, slots_of, steps, walk
 
-__all__ = ["Container", "Paths", "followed", "found_in", "named_in", "paths_in", "slots_of", "variables_in"]
+__all__ = ["Container", "Paths", "Targets", "followed", "found_in", "named_in", "paths_in", "slots_of", "variables_in"]
 
 _Kind = TypeVar("_Kind")
 
@@ -100,15 +100,128 @@ def paths_in(operation: str, target: Any) -> Paths:
     if isinstance(target, Variable):
         return Paths({target.path: target})
     target = _gone_through(target)
-    variables, names = _named(operation, target, Variable)
+    variables, names = _named(target, Variable)
+    names.check(operation, variables, Variable)
     if not variables:
         _check_empty(operation, target)
     return Paths(variables, names.aliases(variables.values()))
 
 
+class Targets:
+    """The variables that a function such as `snapshot` was given, and the path of each in the object that was given.
+
+    A variable that was given itself has its own `Variable.path`; so has one that can be reached by no path in the
+    object, as in a set.
+
+    Attributes:
+        variables: each once, in the order in which they are met.
+
+    Raises:
+        TypeError: one of the targets holds no variable, and is no empty container.
+
+    >>> import statevar as sv
+    >>> w = sv.Variable(0.0, name="w")
+    >>> targets = Targets("snapshot", [w, {"layers": [w, sv.Variable(1.0)]}])
+    >>> list(targets.by_path)
+    ['w', 'layers/0', 'layers/1']
+    >>> targets.path(targets.variables[1]), targets.find("layers/0") is w
+    ('layers/1', True)
+    """
+
+    __slots__ = ("_by_path", "_operation", "_parts", "_path_of", "variables")
+
+    def __init__(self, operation: str, targets: Iterable[Any]) -> None:
+        self._operation = operation
+        #: Each as a variable, a list of variables, or paths; the first two are named when somebody asks.
+        self._parts: list[Variable | list[Variable] | Paths] = []
+        self._by_path: dict[str, Variable] | None = None
+        self._path_of: dict[Variable, str] | None = None
+        found: dict[Variable, None] = {}
+        for target in targets:
+            for part in self._parts_of(target):
+                self._parts.append(part)
+                found |= dict.fromkeys(_variables_of(part))
+        self.variables = list(found)
+
+    def _parts_of(self, target: Any) -> list[Variable | list[Variable] | Paths]:
+        if isinstance(target, Variable):
+            return [target]
+        target = _gone_through(target)
+        if _is_plain(target):
+            return [list(target)]
+        variables, names = _named(target, Variable)
+        unnamed = [variable for _, _, variable in names.unnamed(variables, Variable)]
+        if not variables and not unnamed:
+            _check_empty(self._operation, target)
+        return [Paths(variables, names.aliases(variables.values())), *unnamed]
+
+    def find(self, path: str) -> Variable | None:
+        """The variable to which a path leads; None if there is none.
+
+        Raises:
+            NameScopeError: the path leads to two variables, in two of the targets.
+        """
+        found = self.by_path.get(path)
+        if found is not None:
+            return found
+        others = (paths_in(self._operation, part) if isinstance(part, list) else part for part in self._parts)
+        further = (part.find(path) for part in others if isinstance(part, Paths) and part.aliases)
+        return next((each for each in further if each is not None), None)
+
+    def path(self, variable: Any) -> str | None:
+        """The first path of a variable; None if it is not among the targets."""
+        if self._path_of is None:
+            self._path_of = {}
+            for path, each in self._named():
+                self._path_of.setdefault(each, path)
+        return self._path_of.get(variable)
+
+    @property
+    def by_path(self) -> dict[str, Variable]:
+        """The variables by path.
+
+        Raises:
+            NameScopeError: a path leads to two variables, in two of the targets.
+        """
+        if self._by_path is None:
+            found: dict[str, Variable] = {}
+            for path, variable in self._named():
+                if found.setdefault(path, variable) is not variable:
+                    raise NameScopeError(
+                        describe(
+                            self._operation,
+                            "two variables have this path",
+                            path,
+                            "index by the variable, or give one object that holds both",
+                        )
+                    )
+            self._by_path = found
+        return self._by_path
+
+    def _named(self) -> Iterator[tuple[str, Variable]]:
+        for part in self._parts:
+            if isinstance(part, Variable):
+                yield part.path, part
+            elif isinstance(part, Paths):
+                yield from part.variables.items()
+            else:
+                met: dict[Variable, str] = {}
+                for i, variable in enumerate(part):
+                    met.setdefault(variable, str(i))
+                yield from ((path, variable) for variable, path in met.items())
+
+
+def _variables_of(part: Variable | list[Variable] | Paths) -> Iterable[Variable]:
+    if isinstance(part, Variable):
+        return (part,)
+    return part.variables.values() if isinstance(part, Paths) else part
+
+
 def named_in(operation: str, target: Any, kind: type[_Kind]) -> dict[str, _Kind]:
     """The objects of a kind inside something, by their first paths. Errors are those of `paths_in`."""
-    return _named(operation, target, kind)[0]
+    found, names = _named(target, kind)
+    names.check(operation, found, kind)
+    return found
 
 
 def found_in(target: Any, kind: type[_Kind]) -> list[_Kind]:
@@ -146,7 +259,7 @@ def _check_empty(operation: str, target: Any) -> None:
 # -- paths -----------------------------------------------------------------------------------------------
 
 
-def _named(operation: str, target: Any, kind: type[_Kind]) -> tuple[dict[str, _Kind], _Names]:
+def _named(target: Any, kind: type[_Kind]) -> tuple[dict[str, _Kind], _Names]:
     names = _Names(target)
     places, paths = names.places, names.paths
     found: dict[str, _Kind] = {}
@@ -159,7 +272,6 @@ def _named(operation: str, target: Any, kind: type[_Kind]) -> tuple[dict[str, _K
         if isinstance(each, kind):
             path = paths[holder] if holder in paths else names.path_to(holder)
             found[f"{path}/{key}" if path else str(key)] = each
-    names.check(operation, found, kind)
     return found, names
 
 
@@ -240,19 +352,24 @@ class _Names:
 
     def check(self, operation: str, found: dict[str, Any], kind: type) -> None:
         """Raises NameScopeError if something of the kind was put aside, and has no path anywhere else."""
+        for holder, key, _ in self.unnamed(found, kind):
+            raise NameScopeError(
+                describe(
+                    operation,
+                    f"{_problem(key)}, and a {kind.__name__} has no other path",
+                    self.path_to(holder),
+                    "keep it in an attribute, a list, or a dict of strings",
+                )
+            )
+
+    def unnamed(self, found: dict[str, Any], kind: type[_Kind]) -> Iterator[tuple[int, Any, _Kind]]:
+        """What was put aside, is of the kind, and has no path anywhere else: the holder, the key, and the thing."""
         named = set(map(id, found.values())) if self._aside else set()
         for holder, key, each in self._aside:
             inside = (one for _, _, one in steps(each, self.met, self._insides))
             for one in (each, *inside):
                 if isinstance(one, kind) and id(one) not in named:
-                    raise NameScopeError(
-                        describe(
-                            operation,
-                            f"{_problem(key)}, and a {kind.__name__} has no other path",
-                            self.path_to(holder),
-                            "keep it in an attribute, a list, or a dict of strings",
-                        )
-                    )
+                    yield holder, key, one
 
 
 @dataclass(frozen=True)

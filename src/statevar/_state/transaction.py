@@ -6,15 +6,20 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Self
 
-from .._core import scopes
+from .._arrays.shapes import DeclaredShape
+from .._arrays.types import Array
+from .._core import overlays
+from .._core.cell import Cell, hold_each, release_each
 from .._core.commit import commit
-from .._core.holds import Hold, Overlay
+from .._core.draft import Draft, fork, look
+from .._core.holds import Hold
+from .._core.overlays import Overlay
 from .._core.variable import Variable
 from .._public import public
 from ..errors import ConflictError, ReentrantWriteError, describe
-from .paths import variables_in
+from .paths import Targets
 
-__all__ = ["Transaction", "Work", "transaction"]
+__all__ = ["Transaction", "TransactionOverlay", "transaction"]
 
 
 @public()
@@ -56,86 +61,103 @@ def transaction(*variables: Any) -> Transaction:
     >>> int(savings), int(cash)
     (70, 30)
     """
-    return Transaction(variables_in("transaction", variables))
+    return Transaction(Targets("transaction", variables))
 
 
 class Transaction:
     """What `transaction` returns, for ``with`` and ``async with``. It may be used again, and by several threads."""
 
-    __slots__ = ("_begun", "_ordered")
+    __slots__ = ("_begun", "_ordered", "_targets")
 
-    def __init__(self, variables: list[Variable]) -> None:
-        self._ordered = sorted(variables, key=id)
-        self._begun: list[tuple[Work, int]] = []
+    def __init__(self, targets: Targets) -> None:
+        self._targets = targets
+        self._ordered = sorted(targets.variables, key=id)
+        self._begun: list[tuple[TransactionOverlay, int]] = []
+
+    def _cell(self, variable: Variable) -> Draft:
+        """What this thread's block writes in place of a variable."""
+        draft: Draft = self._running().write(variable)
+        return draft
+
+    def _store(self, variable: Variable, value: Array | None, declared: DeclaredShape) -> None:
+        """Writes a snapshot of a variable, taken at any time, or no value."""
+        self._cell(variable)._restore(value, declared)
+
+    def _drop(self) -> None:
+        """Forgets what this thread's block has written."""
+        self._running().drop()
+
+    def _running(self) -> TransactionOverlay:
+        return next(overlay for overlay, _ in reversed(self._begun) if overlay.is_mine())
 
     def __del__(self) -> None:
         # Ctrl-C may come before the first instruction of __exit__: then what is left open ends with the exception.
-        for work, depth in getattr(self, "_begun", ()):
-            work.abandon(depth)
+        for overlay, depth in getattr(self, "_begun", ()):
+            overlay.abandon(depth)
 
     def __enter__(self) -> Self:
-        work, outer = _work()
+        overlay, outer = _overlay()
         try:
-            work.hold_all(self._ordered)
-            self._begun.append((work, work.depth()))
-            work.begin()
+            overlay.hold_all(self._ordered, self._targets)
+            self._begun.append((overlay, overlay.depth()))
+            overlay.begin()
         except BaseException:
-            self._give_up(work, outer)
+            self._give_up(overlay, outer)
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        work: Work | None = None
+        overlay: TransactionOverlay | None = None
         depth = 0
         try:
-            work = _running()
-            depth = work.depth() - 1
-            work.leave(commits=kind is None)
+            overlay = _running()
+            depth = overlay.depth() - 1
+            overlay.leave(commits=kind is None)
         except BaseException:  # the commit failed; or Ctrl-C came, anywhere
-            if work is None:
-                work = _running()
-                depth = work.depth() - 1
-            work.abandon(depth)
+            if overlay is None:
+                overlay = _running()
+                depth = overlay.depth() - 1
+            overlay.abandon(depth)
             raise
         finally:
-            if work is not None and (work, depth) in self._begun:
-                self._begun.remove((work, depth))
+            if overlay is not None and (overlay, depth) in self._begun:
+                self._begun.remove((overlay, depth))
 
     async def __aenter__(self) -> Self:
-        work, outer = _work()
+        overlay, outer = _overlay()
         try:
-            while (busy := work.hold_if_free(self._ordered)) is not None:
+            while (busy := overlay.hold_if_free(self._ordered, self._targets)) is not None:
                 await _over(busy, outer)
-            self._begun.append((work, work.depth()))
-            work.begin()
+            self._begun.append((overlay, overlay.depth()))
+            overlay.begin()
         except BaseException:
-            self._give_up(work, outer)
+            self._give_up(overlay, outer)
             raise
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.__exit__(kind)
 
-    def _give_up(self, work: Work, outer: bool) -> None:
+    def _give_up(self, overlay: TransactionOverlay, outer: bool) -> None:
         """The block was not entered: what stays open is the transaction around it, if there is one."""
-        entry = (work, work.depth())
+        entry = (overlay, overlay.depth())
         if entry in self._begun:
             self._begun.remove(entry)
         if not outer:
-            work.release()
+            overlay.release()
 
 
-def _work() -> tuple[Work, bool]:
+def _overlay() -> tuple[TransactionOverlay, bool]:
     """The transaction that runs here, or a new one; and whether it ran already."""
-    overlay: Any = scopes.overlay() if scopes.active else None
-    return (Work(), False) if overlay is None else (overlay, True)
+    overlay: Any = overlays.current() if overlays.active else None
+    return (TransactionOverlay(), False) if overlay is None else (overlay, True)
 
 
-def _running() -> Work:
-    work: Any = scopes.overlay()
-    if work is None:
+def _running() -> TransactionOverlay:
+    overlay: Any = overlays.current()
+    if overlay is None:
         raise RuntimeError("transaction: it ends in another thread or task than it began in")
-    found: Work = work
+    found: TransactionOverlay = overlay
     return found
 
 
@@ -156,7 +178,7 @@ async def _over(hold: Hold, inside: bool) -> None:
     await over.wait()
 
 
-class Work(Overlay):
+class TransactionOverlay(Overlay):
     """What a transaction holds, has written and has read.
 
     Two-phase locking: every variable that is listed or written is held to the end. What was only read is compared
@@ -164,19 +186,20 @@ class Work(Overlay):
     that each read what the other one writes, the second to look finds the mark or the new version of the first.
     """
 
-    __slots__ = ("_around", "_committing", "_held", "_levels", "_lost_to", "_opened", "_seen")
+    __slots__ = ("_around", "_committing", "_held", "_levels", "_lost_to", "_opened", "_seen", "_targets")
 
     def __init__(self) -> None:
         super().__init__("a transaction")
-        self._levels: list[dict[Variable, Variable]] = []  # drafts; one level more for each transaction inside
+        self._levels: list[dict[Variable, Draft]] = []  # drafts; one level more for each transaction inside
         self._held: list[Variable] = []
-        self._seen: dict[Variable, Variable] = {}  # as they were when they were read, and not listed
-        self._committing: dict[Variable, Variable] = {}
+        self._seen: dict[Variable, Draft] = {}  # as they were when they were read, and not listed
+        self._committing: dict[Variable, Draft] = {}
         self._around: Overlay | None = None  # the overlay outside, which is another task's
         self._opened = False
         self._lost_to: Hold | None = None
+        self._targets: list[Targets] = []  # which name the variables in errors
 
-    # -- as `scopes.overlay` -------------------------------------------------------------------------
+    # -- as `overlays.current` -------------------------------------------------------------------------
 
     def read(self, variable: Any) -> Any:
         """Its draft; else itself, if it is held; else what it was when it was read first."""
@@ -186,7 +209,7 @@ class Work(Overlay):
         if variable._holder is self:
             return variable
         if variable not in self._seen:
-            self._seen[variable] = variable._look(self)
+            self._seen[variable] = look(variable, self)
         return self._seen[variable]
 
     def write(self, variable: Any) -> Any:
@@ -198,46 +221,50 @@ class Work(Overlay):
             if variable._holder is not self:
                 self.hold(variable)
             current = variable if len(levels) == 1 else self.read(variable)
-            draft = level[variable] = current._fork(self)
+            draft = level[variable] = fork(current, self)
         return draft
 
-    def writes(self, variable: Any) -> bool:
+    def is_writing(self, variable: Any) -> bool:
         """Whether it is being committed."""
         return variable in self._committing
 
     # -- its life -------------------------------------------------------------------------------------
 
-    def hold_all(self, variables: list[Variable]) -> None:
-        """`hold` of each, faster where nobody holds them."""
-        held, inside = self._held, bool(self._levels)
-        for variable in variables:
-            if not inside:
-                with variable._lock:
-                    if variable._holder is None:
-                        held.append(variable)  # before it is held: Ctrl-C may come between
-                        variable._holder = self
-                        continue
-            self.hold(variable)
+    def hold_all(self, variables: list[Variable], targets: Targets | None = None) -> None:
+        """`hold` of each, faster where nobody holds them.
+
+        Args:
+            targets: gives their paths for errors.
+        """
+        if targets is not None:
+            self._targets.append(targets)
+        if self._levels:
+            for variable in variables:
+                self.hold(variable)
+        else:
+            hold_each(variables, self, self._held, self.hold)
 
     def hold(self, variable: Variable) -> None:
         """Waits until nobody else holds it, and holds it to the end."""
         if variable._holder is not self:
             self._held.append(variable)
             try:
-                variable._take(self, "transaction")
+                variable._take(self, "transaction", None, self._path)
             except ConflictError:
                 self._lost_to = variable._holder
                 raise
             self._compare(variable)
 
-    def hold_if_free(self, variables: list[Variable]) -> Hold | None:
-        """Holds all of them, or none of them and returns who holds one."""
+    def hold_if_free(self, variables: list[Variable], targets: Targets) -> Hold | None:
+        """Holds all of them, or none of them and returns the hold that keeps us out."""
+        if targets not in self._targets:
+            self._targets.append(targets)
         before = len(self._held)
         for variable in variables:
             if variable._holder is self:
                 continue
             self._held.append(variable)
-            if (busy := variable._take_if_free(self, "transaction")) is not None:
+            if (busy := variable._take_if_free(self, "transaction", self._path)) is not None:
                 self._let_go(before)
                 self.wake()
                 return busy
@@ -249,18 +276,18 @@ class Work(Overlay):
         """Raises if it was written between being read here and being held."""
         seen = self._seen.pop(variable, None)
         if seen is not None and seen._version != variable._version:
-            raise _changed(variable)
+            raise self._changed(variable)
 
     def begin(self) -> None:
         """Opens a level; on the first, reads and writes of this thread or task come here from now on."""
         if not self._levels:
             self._opened = True
-            scopes.active.append(None)  # Ctrl-C comes after a call, so not between these two lines
-            self._around = scopes.open_overlay(self)
+            overlays.active.append(None)  # Ctrl-C comes after a call, so not between these two lines
+            self._around = overlays.push(self)
         self._levels.append({})
 
     def opened_for(self, what: str) -> None:
-        """Opens a level for code that writes `Work.write` itself, and is no overlay."""
+        """Opens a level for code that writes `TransactionOverlay.write` itself, and is no overlay."""
         self.what = what
         self._levels.append({})
 
@@ -293,26 +320,23 @@ class Work(Overlay):
         winner, self._lost_to = self._lost_to, None
         if winner is not None and self._task is None:  # an event loop must not wait
             with suppress(ConflictError, ReentrantWriteError):
-                winner.wait("transaction", "", lambda: not winner.is_over())
+                winner.wait("transaction", lambda: "", lambda: not winner.is_over())
 
     def _validate(self) -> None:
         for variable, seen in self._seen.items():
             holder = variable._holder
-            if variable._version != seen._version or (holder is not None and holder.writes(variable)):
-                raise _changed(variable)
+            if variable._version != seen._version or (holder is not None and holder.is_writing(variable)):
+                raise self._changed(variable)
 
     def release(self) -> None:
         """Lets everything go."""
-        scopes.close_overlay(self, self._around)
-        held = self._held
-        for variable in held:
-            if variable._holder is self:
-                variable._holder = None
-        held.clear()
+        overlays.pop(self, self._around)
+        release_each(self._held, self)
+        self._held.clear()
         self.end()
         if self._opened:
             self._opened = False
-            scopes.active.pop()  # should Ctrl-C keep this from happening, reads are slower from then on, and right
+            overlays.active.pop()  # should Ctrl-C keep this from happening, reads are slower from then on, and right
 
     def depth(self) -> int:
         """How many levels are open."""
@@ -325,18 +349,22 @@ class Work(Overlay):
             self.release()
 
     def _let_go(self, after: int) -> None:
-        for variable in self._held[after:]:
-            if variable._holder is self:
-                variable._holder = None
+        release_each(self._held[after:], self)
         del self._held[after:]
 
+    def _path(self, variable: Cell) -> str:
+        """The path of a variable in what a transaction was given; its own if it was not listed."""
+        for targets in reversed(self._targets):
+            if (path := targets.path(variable)) is not None:
+                return path
+        return variable._path
 
-def _changed(variable: Variable) -> ConflictError:
-    return ConflictError(
-        describe(
-            "transaction",
-            "another thread has written it since it was read here, so nothing was committed",
-            variable.path,
-            "list it: sv.transaction(…, v) keeps other writers out",
+    def _changed(self, variable: Variable) -> ConflictError:
+        return ConflictError(
+            describe(
+                "transaction",
+                "another thread has written it since it was read here, so nothing was committed",
+                self._path(variable),
+                "list it: sv.transaction(…, v) keeps other writers out",
+            )
         )
-    )

@@ -8,17 +8,32 @@ from typing import Self
 
 from .._arrays.backend import Backend
 from .._arrays.types import Array
-from .._core import scopes
-from .._core.checks import redeclares
-from .._core.holds import Overlay
+from .._core import overlays
+from .._core.overlays import Overlay
 from .._core.variable import Variable
-from .._state.transaction import Work
+from .._state.transaction import TransactionOverlay
 from ..errors import TraceError, describe
-from .overlay import Functional
+from .overlay import ValueOverlay
 
-__all__ = ["Call", "Makes", "TraceOverlay", "check_library"]
+__all__ = ["Call", "Makes", "Retry", "TraceOverlay", "check_library"]
 
 _MAKES = 3  # traces that may make variables which live on
+
+
+class Retry(BaseException):
+    """Ends an attempt to call a compiled program: the call begins again, or goes another way.
+
+    It is no Exception, so that no ``except Exception`` in the traced code stops it.
+
+    Args:
+        reason: one of those that the library of the program has.
+        variable: the variable that stood in the way, if there is one.
+    """
+
+    def __init__(self, reason: str, variable: Variable | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.variable = variable
 
 
 def check_library(backend: Backend, variables: Iterable[Variable]) -> None:
@@ -60,7 +75,7 @@ class Makes:
             )
 
 
-class TraceOverlay(Functional):
+class TraceOverlay(ValueOverlay):
     """The values of variables while a function is traced. Which variables there are is found on the way.
 
     After the code has run, `missed` has the variables that it touched beyond those given, `written` those that it
@@ -117,12 +132,12 @@ class Call:
         self._what = what
         self._ordered = sorted(variables, key=id)
         self._outer: Overlay | None = None
-        self._work: Work | None = None
+        self._work: TransactionOverlay | None = None
 
     def __enter__(self) -> Self:
-        self._outer = scopes.overlay() if scopes.active else None
+        self._outer = overlays.current() if overlays.active else None
         if self._outer is None:
-            self._work = Work()
+            self._work = TransactionOverlay()
             self._work.opened_for(self._what)
             try:
                 self._work.hold_all(self._ordered)
@@ -141,9 +156,7 @@ class Call:
         target = self._work if self._outer is None else self._outer
         assert target is not None, "used outside its block"
         for variable, value in values:
-            target.write(variable)._write(
-                self._what, variable._backend.redeclare, redeclares, value, None, None, True, target
-            )
+            target.write(variable)._keep_value(value, self._what, target)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         work, self._work = self._work, None

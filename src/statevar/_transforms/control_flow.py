@@ -15,7 +15,7 @@ from .._arrays.trees import leaves, tree_map
 from .._public import public
 from ..errors import ShapeError, describe
 from .lift import Lift, library_of, plain, written_by
-from .overlay import Functional, Lifted, keep_writes
+from .overlay import Lifted, ValueOverlay, keep_writes
 
 if TYPE_CHECKING:
     from .._arrays.transforms import Transforms
@@ -64,7 +64,7 @@ def scan(
     backend = library_of((init, xs), body)
     transforms = transforms_of(backend)
 
-    def run(base: Functional) -> tuple[Any, Any]:
+    def run(base: ValueOverlay) -> tuple[Any, Any]:
         if not transforms.lifts((init, xs)):
             return _scan_in_python(body, init, xs, count, reverse, transforms)
         lift = Lift("scan", base, written_by("scan", transforms, (body, init, tree_map(_row, xs))))
@@ -117,7 +117,7 @@ def _scan_in_python(
     if found:
         return carry, tree_map(lambda *each: transforms.stack(each), *found)
     # Once on zeros, and without its writes, to see what a step would have given.
-    with Functional("scan"):
+    with ValueOverlay("scan"):
         _, y = body(carry, tree_map(_row, xs))
     return carry, tree_map(lambda each: transforms.stack([each])[:0], tree_map(plain, y))
 
@@ -140,7 +140,7 @@ def cond(pred: Any, true_fn: Callable[..., Any], false_fn: Callable[..., Any], *
     backend = library_of((pred, operands), true_fn, false_fn)
     transforms = transforms_of(backend)
 
-    def run(base: Functional) -> Any:
+    def run(base: ValueOverlay) -> Any:
         if not transforms.lifts((pred, operands)):
             return tree_map(plain, (true_fn if bool(pred) else false_fn)(*operands))
         written = written_by("cond", transforms, (true_fn, *operands), (false_fn, *operands))
@@ -177,7 +177,7 @@ def while_loop(cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], i
     backend = library_of(init, body_fun, cond_fun)
     transforms = transforms_of(backend)
 
-    def run(base: Functional) -> Any:
+    def run(base: ValueOverlay) -> Any:
         if not transforms.lifts(init):
             carry = init
             while _holds(cond_fun, carry):
@@ -199,7 +199,7 @@ def while_loop(cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], i
 
 
 def _holds(cond_fun: Callable[[Any], Any], carry: Any) -> bool:
-    with Functional("the condition of while_loop", only=()):
+    with ValueOverlay("the condition of while_loop", only=()):
         return bool(plain(cond_fun(carry)))
 
 

@@ -10,7 +10,7 @@ from .._core.variable import Variable
 from .._public import public
 from .._state.nest import Nest
 from ..errors import describe
-from .overlay import Functional
+from .overlay import ValueOverlay
 
 __all__ = ["StatelessScope", "functionalize"]
 
@@ -56,7 +56,7 @@ class StatelessScope:
                         hint="pass {variable: value, …}",
                     )
                 )
-        self._overlay = Functional("a StatelessScope", self._values)
+        self._overlay = ValueOverlay("a StatelessScope", self._values)
 
     def __enter__(self) -> Self:
         self._overlay.__enter__()
@@ -64,7 +64,7 @@ class StatelessScope:
 
     def __exit__(self, *exception: object) -> None:
         self._overlay.__exit__(*exception)
-        again = Functional("a StatelessScope", self._values)  # entered again, it starts again, with what it holds now
+        again = ValueOverlay("a StatelessScope", self._values)  # entered again, it starts again, with what it holds now
         for variable, draft in self._overlay.drafts.items():
             again.drafts[variable] = draft
             draft._overlay = again
@@ -112,7 +112,7 @@ def functionalize(fn: Callable[..., Any], variables: Any) -> Callable[..., tuple
 
     @wraps(fn)
     def pure(values: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        with Functional("functionalize", nest.pairs(values), only=nest.variables) as overlay:
+        with ValueOverlay("functionalize", nest.pairs(values), only=nest.variables) as overlay:
             out = fn(*args, **kwargs)
             new = dict(zip(nest.variables, overlay.values(nest.variables), strict=True))
         return out, nest.build(new.__getitem__)

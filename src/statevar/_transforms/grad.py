@@ -12,12 +12,12 @@ from .._arrays.registry import owner_of, transforms_of
 from .._arrays.transforms import Tape
 from .._arrays.trees import tree_map
 from .._arrays.types import Array
-from .._core import scopes
+from .._core import overlays
 from .._core.variable import Variable
 from .._public import public
 from .._state.nest import Nest
 from ..errors import DTypeError, ShapeError, TraceError, describe
-from .overlay import Functional, keep_writes
+from .overlay import ValueOverlay, keep_writes
 
 __all__ = ["grad", "value_and_grad"]
 
@@ -114,7 +114,7 @@ def _check_asked(variable: Variable) -> None:
         )
 
 
-class _Recording(Functional):
+class _Recording(ValueOverlay):
     """Hands out the variables that gradients are wanted for as its library's leaves."""
 
     __slots__ = ("_discovers", "_opened_for", "_wanted", "backend", "leaves", "misses", "tape")
@@ -148,8 +148,8 @@ class _Recording(Functional):
         leaf = self.leaves[variable] = self.tape.watch(value)
         return leaf
 
-    def make(self, variable: Variable, value: Array | None) -> None:
-        super().make(variable, value)
+    def on_create(self, variable: Variable, value: Array | None) -> None:
+        super().on_create(variable, value)
         if value is not None and transforms_of(variable._backend).tapes:
             self.written[variable] = None  # its first value is only here
 
@@ -171,13 +171,13 @@ def open_tapes(overlay: Any, backend: Backend) -> None:
     A tape may be made late, when something is read that it wants. But libraries take the one that was made first for
     the outer one, and would lose the part of an outer gradient that goes through an inner one.
     """
-    if isinstance(overlay, Functional):
+    if isinstance(overlay, ValueOverlay):
         open_tapes(overlay.outer, backend)
         if isinstance(overlay, _Recording):
             overlay.open_tape(backend)
     else:
         overlay = None
-    for tape in scopes.tapes():
+    for tape in overlays.tapes():
         if tape.around is overlay:
             tape.open_tape(backend)
 
@@ -222,7 +222,7 @@ class _Run:
         by_function = first is not None and not transforms_of(first._backend).tapes
         return keep_writes("value_and_grad", self._by_function if by_function else self._by_tape, self._written)
 
-    def _by_tape(self, base: Functional) -> tuple[Any, dict[Variable, Array]]:
+    def _by_tape(self, base: ValueOverlay) -> tuple[Any, dict[Variable, Array]]:
         frame = _Recording((), self._wanted, self._discovers)
         try:
             with frame:
@@ -252,7 +252,7 @@ class _Run:
             if frame.tape is not None:
                 frame.tape.close()
 
-    def _by_function(self, base: Functional) -> tuple[Any, dict[Variable, Array]]:
+    def _by_function(self, base: ValueOverlay) -> tuple[Any, dict[Variable, Array]]:
         wanted = list(self._wanted)
         frames: list[_Recording] = []
 

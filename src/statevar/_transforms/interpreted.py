@@ -9,9 +9,11 @@ from weakref import ref
 
 from .._arrays.transforms import Program
 from .._arrays.types import Array
-from .._core import scopes
+from .._core import overlays
+from .._core.cell import release_each
 from .._core.variable import Variable
-from .._state.transaction import Transaction, Work
+from .._state.paths import Targets
+from .._state.transaction import Transaction, TransactionOverlay
 from ..errors import ConflictError, TraceError, describe
 
 __all__ = ["Interpreted", "UncompilableError"]
@@ -36,8 +38,8 @@ class Interpreted:
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         fn = self._program.fn
-        if scopes.active and scopes.overlay() is not None:
-            with Transaction(self._living()):
+        if overlays.active and overlays.current() is not None:
+            with Transaction(Targets("jit", [self._living()])):
                 return fn(*args, **kwargs)
         for _ in range(_ATTEMPTS):
             held = self._living()
@@ -89,7 +91,7 @@ class Interpreted:
         )
 
 
-class _Run(Work):
+class _Run(TransactionOverlay):
     """The transaction of one call; sees which variables it touches and makes."""
 
     __slots__ = ("created", "touched")
@@ -110,7 +112,7 @@ class _Run(Work):
             self.touched[id(variable)] = ref(variable)
         return super().write(variable)
 
-    def make(self, variable: Variable, value: Array | None) -> None:
+    def on_create(self, variable: Variable, value: Array | None) -> None:
         self.created.append(ref(variable))
 
     def lasting(self) -> list[Variable]:
@@ -126,9 +128,8 @@ class _Run(Work):
             for level in self._levels:
                 level.pop(variable, None)  # or it would live on because of its draft
             self._seen.pop(variable, None)
-            if variable._holder is self:
-                variable._holder = None
         self._held[:] = [variable for variable in self._held if id(variable) not in made]
+        release_each(made.values(), self)
         made.clear()
         del variable
         if lasting := self.lasting():

@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary, ref
 
 from .._arrays.registry import get_backend, transforms_of
 from .._arrays.transforms import Program
-from .._core import scopes
+from .._core import overlays
 from .._public import public
 from ..errors import describe
 from .reachable import backend_of
@@ -81,7 +81,7 @@ class Jit:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the function, compiled."""
-        if scopes.active and (overlay := scopes.overlay()) is not None and overlay.pure:
+        if overlays.active and (overlay := overlays.current()) is not None and overlay.holds_values:
             return self._program.fn(*args, **kwargs)  # part of what is traced around it
         run = self._run
         if run is None:

@@ -9,7 +9,7 @@ from .._arrays.registry import default_backend, owner_of
 from .._arrays.trees import leaves, tree_map
 from .._core.variable import Variable
 from ..errors import TraceError, UninitializedError, describe
-from .overlay import Functional, Lifted
+from .overlay import Lifted, ValueOverlay
 from .reachable import backend_of
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def plain(leaf: Any) -> Any:
 class Lift:
     """Makes pure functions of code, with the values of the variables that it writes going in and coming out."""
 
-    def __init__(self, what: str, base: Functional, written: Iterable[Variable]) -> None:
+    def __init__(self, what: str, base: ValueOverlay, written: Iterable[Variable]) -> None:
         self._what = what
         self._base = base
         self.written = list(dict.fromkeys(written))

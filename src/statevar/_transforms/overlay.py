@@ -15,15 +15,18 @@ from weakref import ref
 from .._arrays.backend import Backend
 from .._arrays.registry import loaded_backends
 from .._arrays.types import Array
-from .._core import forks, scopes
-from .._core.checks import fits_declared, redeclares
-from .._core.holds import Overlay
+from .._core import forks, overlays
+from .._core.cell import Cell, State
+from .._core.draft import value_draft
+from .._core.overlays import Overlay
 from .._core.variable import Variable
-from .._state.transaction import Work
+from .._core.writes import ASSIGN
+from .._state.paths import Targets
+from .._state.transaction import TransactionOverlay
 from ..errors import ConflictError, TraceError, describe
-from .draft import PureDraft, State
+from .draft import ValueDraft
 
-__all__ = ["Functional", "Lifted", "keep_writes"]
+__all__ = ["Lifted", "ValueOverlay", "keep_writes"]
 
 _HERE: Final = object()
 
@@ -48,8 +51,8 @@ def _check_access(uses: Callable[[Any], bool] | None) -> bool:
 
     It would read what the code around it has replaced, write what it shall not change, and get no gradient.
     """
-    overlay = scopes.overlay() if scopes.active else None
-    if overlay is None or not overlay.pure:
+    overlay = overlays.current() if overlays.active else None
+    if overlay is None or not overlay.holds_values:
         return False
     if uses is None:
         return True
@@ -59,7 +62,7 @@ def _check_access(uses: Callable[[Any], bool] | None) -> bool:
     return True
 
 
-class Functional(Overlay):
+class ValueOverlay(Overlay):
     """Values in place of variables, for the code that runs inside.
 
     Args:
@@ -83,7 +86,7 @@ class Functional(Overlay):
         "written",
     )
 
-    pure = True
+    holds_values = True
     #: Whether it finds out which variables there are, and the code runs again with their values given.
     discovers: ClassVar[bool] = False
     #: Whether it was opened by a transform of ours, under a tracer of the library's that it started.
@@ -93,7 +96,7 @@ class Functional(Overlay):
         self, what: str, values: Iterable[tuple[Variable, Any]] = (), *, only: Iterable[Variable] | None = None
     ) -> None:
         super().__init__(what)
-        self.drafts: dict[Variable, PureDraft] = {}
+        self.drafts: dict[Variable, ValueDraft] = {}
         self.written: dict[Variable, None] = {}  # in the order of their first write
         self.missed: dict[Variable, None] = {}  # read or written, and not among the values given
         self.created: list[tuple[ref[Variable], bool]] = []  # and whether its first value is traced
@@ -102,7 +105,7 @@ class Functional(Overlay):
         self._keeps = False
         self._opened = False
         self.stale: Variable | None = None  # read here, and then written by another thread before it was written here
-        self._work: Work | None = None  # holds what is written, if it is kept
+        self._work: TransactionOverlay | None = None  # holds what is written, if it is kept
         self._around: Overlay | None = None
         self._marks: dict[str, Any] = {}
         for variable, value in values:
@@ -110,15 +113,15 @@ class Functional(Overlay):
 
     def seed(self, variable: Variable, value: Any) -> None:
         """Gives a variable a value before the code runs; not counted as a write."""
-        draft = self._draft_of(variable, variable)
-        if self.lifted:
-            draft._declared = ...  # until `__enter__`: it comes from the overlay around
-        elif value is not None:
+        # Under a transform of ours, what is declared comes from the overlay around, in `__enter__`.
+        declared = ... if self.lifted else variable._declared
+        state = State(None, None, declared, variable._version)
+        if not self.lifted and value is not None:
+            draft = self._draft(variable, state)
             x = draft._convert(value, self.what)
-            fits_declared(draft, self.what, x, None)
+            ASSIGN.check(draft, self.what, x, None)
             value = variable._backend.sealed(x, fresh=False)
-        draft._set(value)
-        self.drafts[variable] = draft
+        self.drafts[variable] = self._draft(variable, state, value)
 
     # -- with ---------------------------------------------------------------------------------------------
 
@@ -128,9 +131,9 @@ class Functional(Overlay):
                 if (tracing := backend.tracing) is not None:
                     self._marks[backend.name] = tracing.trace_mark(_check_access)
             self._opened = True
-            scopes.active.append(None)  # Ctrl-C comes after a call, so not between these two lines
-            self._around = scopes.open_overlay(self)
-            if self.lifted and isinstance(outer := self.outer, Functional):
+            overlays.active.append(None)  # Ctrl-C comes after a call, so not between these two lines
+            self._around = overlays.push(self)
+            if self.lifted and isinstance(outer := self.outer, ValueOverlay):
                 for variable, draft in self.drafts.items():
                     self.declare(draft, outer._find(variable, outer._marks.get(variable._backend.name)))
         except BaseException:
@@ -142,11 +145,11 @@ class Functional(Overlay):
         interrupt: KeyboardInterrupt | None = None
         while True:
             try:
-                scopes.close_overlay(self, self._around)
+                overlays.pop(self, self._around)
                 self.end()
                 if self._opened:
                     self._opened = False
-                    scopes.active.pop()
+                    overlays.active.pop()
                 self._marks.clear()
                 break
             except KeyboardInterrupt as error:
@@ -160,17 +163,17 @@ class Functional(Overlay):
         around = self._around
         return around if around is not None and around.is_mine() else None
 
-    def declare(self, draft: PureDraft, outer: PureDraft) -> None:
+    def declare(self, draft: ValueDraft, outer: ValueDraft) -> None:
         """Declares the shape of a value that came through a transform. A place for subclasses."""
-        draft._declared, draft._version = outer._declared, outer._version
+        draft._become(draft._state()._replace(declared=outer._declared, version=outer._version))
 
-    # -- as `scopes.overlay` -----------------------------------------------------------------------------
+    # -- as `overlays.current` -----------------------------------------------------------------------------
 
-    def read(self, variable: Any) -> PureDraft:
+    def read(self, variable: Any) -> ValueDraft:
         """The draft of a variable; what is outside, if it has none yet."""
         return self._find(variable, _HERE)
 
-    def _find(self, variable: Variable, now: Any) -> PureDraft:
+    def _find(self, variable: Variable, now: Any) -> ValueDraft:
         """`read` by code that runs under the tracer marked ``now``."""
         backend = variable._backend
         if (tracing := backend.tracing) is not None:
@@ -189,17 +192,17 @@ class Functional(Overlay):
         draft = self.drafts.get(variable)
         return self._miss(variable) if draft is None else draft
 
-    def write(self, variable: Any) -> PureDraft:
+    def write(self, variable: Any) -> ValueDraft:
         """The same, after other writers were kept out if the write is to be kept; `check_write` follows."""
         draft = self.drafts.get(variable)
         if variable not in self.written:
             if self._keeps:
                 self._reserve(variable, draft)
-            elif self.lifted and isinstance(outer := self.outer, Functional):
+            elif self.lifted and isinstance(outer := self.outer, ValueOverlay):
                 outer.write(variable)  # reserved before it is read
         return self._miss(variable) if draft is None else draft
 
-    def check_write(self, draft: PureDraft, operation: str) -> None:
+    def check_write(self, draft: ValueDraft, operation: str) -> None:
         """Raises if a variable may not be written here."""
         backend = draft._backend
         if self._only is not None and draft._root() not in self._only:
@@ -223,7 +226,7 @@ class Functional(Overlay):
                 )
             )
 
-    def _miss(self, variable: Variable) -> PureDraft:
+    def _miss(self, variable: Variable) -> ValueDraft:
         """The draft of a variable that was not given."""
         with self._place(variable._backend):
             return self._draft_outside(variable)
@@ -233,26 +236,24 @@ class Functional(Overlay):
         tracing = backend.tracing
         return nullcontext() if tracing is None else tracing.under(self._marks.get(backend.name))
 
-    def _draft_outside(self, variable: Variable) -> PureDraft:
+    def _draft_outside(self, variable: Variable) -> ValueDraft:
         self.missed[variable] = None
         outer = self.outer
         if outer is None:
-            source = variable
+            source: Cell = variable
             if not self.discovers:
                 self._check_outside(variable)
-        elif not isinstance(outer, Functional):
+        elif not isinstance(outer, ValueOverlay):
             source = outer.read(variable)
         else:
             # Where a transform of ours has opened this overlay, it knows what it does between the two.
             source = outer._find(variable, (outer if self.lifted else self)._marks.get(variable._backend.name))
-        draft = self._draft_of(variable, source)
-        with source._lock:
-            draft._declared, draft._version = source._declared, source._version
-            value = None if source._handle is None else source._stored()
+        state = source._state()
+        value = state.value
         if value is not None:
-            value = scopes.seen_by_tapes(variable, value, outer if isinstance(outer, Functional) else None)
-        draft._set(None if value is None else self.given(variable, value))
-        self.drafts[variable] = draft
+            value = overlays.seen_by_tapes(variable, value, outer if isinstance(outer, ValueOverlay) else None)
+            value = self.given(variable, value)
+        draft = self.drafts[variable] = self._draft(variable, state, value)
         return draft
 
     def _check_outside(self, variable: Variable) -> None:
@@ -273,25 +274,20 @@ class Functional(Overlay):
         """What the code gets for the value of a variable that was not given. A place for subclasses."""
         return value
 
-    def _draft_of(self, variable: Variable, source: Variable) -> PureDraft:
-        draft = PureDraft.__new__(PureDraft)
-        draft._origin = variable
+    def _draft(self, variable: Variable, state: State, value: Array | None = None) -> ValueDraft:
+        """A draft of a variable: a state of it, with another value."""
+        if value is not None:
+            state = state._replace(value=value, shape=variable._backend.shape(value))
+        draft = value_draft(ValueDraft, variable, self, state)
         draft._overlay = self
-        draft._holder = None
-        draft._lock = self.lock
-        draft._declared = source._declared
-        draft._version = source._version
-        draft._shape = source._shape
-        draft._handle = draft._snapshot = None
         return draft
 
-    def make(self, variable: Variable, value: Array | None) -> None:
+    def on_create(self, variable: Variable, value: Array | None) -> None:
         """A variable was made by the code; ``value`` is what only this overlay may have."""
         self.created.append((ref(variable), value is not None))
         if value is not None:
-            draft = self._draft_of(variable, variable)
-            draft._set(value)
-            self.drafts[variable] = draft
+            state = State(None, None, variable._declared, variable._version)
+            self.drafts[variable] = self._draft(variable, state, value)
 
     # -- a transaction inside: what it wrote can be dropped ---------------------------------------------------
 
@@ -301,7 +297,7 @@ class Functional(Overlay):
 
     def begin(self) -> None:
         """Opens one."""
-        self._saved.append(({v: draft._state_now() for v, draft in self.drafts.items()}, dict(self.written)))
+        self._saved.append(({v: draft._state() for v, draft in self.drafts.items()}, dict(self.written)))
 
     def leave(self, *, commits: bool) -> None:
         """Closes one."""
@@ -315,7 +311,7 @@ class Functional(Overlay):
         self.written = dict(self.written)
         for variable, draft in list(self.drafts.items()):
             if variable in states:
-                draft._put_back_state(states[variable])
+                draft._become(states[variable])
             else:
                 del self.drafts[variable]
 
@@ -324,10 +320,10 @@ class Functional(Overlay):
         while len(self._saved) > depth:
             self.leave(commits=False)
 
-    def hold_all(self, variables: list[Variable]) -> None:
+    def hold_all(self, variables: list[Variable], targets: Targets) -> None:
         """Nothing to do: nobody else writes here."""
 
-    def hold_if_free(self, variables: list[Variable]) -> None:
+    def hold_if_free(self, variables: list[Variable], targets: Targets) -> None:
         """Nothing to do."""
 
     def release(self) -> None:
@@ -356,13 +352,13 @@ class Functional(Overlay):
         for variable in sorted(variables, key=id):
             self.write(variable)
 
-    def _reserve(self, variable: Variable, draft: PureDraft | None) -> None:
+    def _reserve(self, variable: Variable, draft: ValueDraft | None) -> None:
         outer = self.outer
         if outer is not None:
             outer.write(variable)
             return
         if self._work is None:
-            self._work = Work()
+            self._work = TransactionOverlay()
             self._work.opened_for(self.what)
         self._work.hold(variable)
         if draft is None or any(each is variable for each in self.created_here()):
@@ -384,7 +380,7 @@ class Functional(Overlay):
 
     def _keep(self) -> None:
         outer, work = self.outer, self._work
-        if isinstance(outer, Functional):
+        if isinstance(outer, ValueOverlay):
             for variable in self.written:
                 outer.take_over(variable, self.drafts[variable]._snapshot)
             return
@@ -392,9 +388,7 @@ class Functional(Overlay):
         assert target is not None, "a write is reserved first"
         for variable in self.written:
             draft = self.drafts[variable]
-            target.write(variable)._write(
-                self.what, variable._backend.redeclare, redeclares, draft._snapshot, None, None, True, target
-            )
+            target.write(variable)._keep_value(draft._snapshot, self.what, target)
         if work is not None:
             work.leave(commits=True)
 
@@ -402,16 +396,14 @@ class Functional(Overlay):
         """Keeps what came out of a transform as the new value of a variable that was written inside."""
         draft = self.write(variable)
         self.check_write(draft, self.what)
-        draft._set(value, declare=True)
-        draft._version += 1
-        self.written[variable] = None
+        draft._replace(value)
 
     def values(self, variables: Iterable[Variable]) -> Iterator[Any]:
         """The values of some variables; None for one that has none."""
         return (self.read(variable)._snapshot for variable in variables)
 
 
-def keep_writes(what: str, run: Callable[[Functional], _Result], reserved: dict[Variable, None]) -> _Result:
+def keep_writes(what: str, run: Callable[[ValueOverlay], _Result], reserved: dict[Variable, None]) -> _Result:
     """``run(overlay)`` inside an overlay of that name; what it has written is kept in the end.
 
     If another thread writes a variable between its being read and written here, it runs again, with the variable
@@ -421,7 +413,7 @@ def keep_writes(what: str, run: Callable[[Functional], _Result], reserved: dict[
         reserved: variables that are known to be written; grows.
     """
     while True:
-        overlay = Functional(what)
+        overlay = ValueOverlay(what)
         known = reserved.copy()  # other threads may find some too
         try:
             with overlay.keeping(), overlay:
@@ -434,7 +426,7 @@ def keep_writes(what: str, run: Callable[[Functional], _Result], reserved: dict[
             reserved[stale] = None
 
 
-class Lifted(Functional):
+class Lifted(ValueOverlay):
     """The overlay inside a transform of ours, under the tracer that it has started."""
 
     __slots__ = ()

@@ -11,7 +11,7 @@ from .._arrays.trees import tree_map
 from .._core.variable import Variable
 from .._public import public
 from .lift import library_of, plain
-from .overlay import Functional, Lifted, keep_writes
+from .overlay import Lifted, ValueOverlay, keep_writes
 
 if TYPE_CHECKING:
     from .._arrays.types import Array
@@ -54,7 +54,7 @@ def remat(fn: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(*args: Any) -> Any:
         transforms = transforms_of(library_of(args, fn))
 
-        def run(base: Functional) -> Any:
+        def run(base: ValueOverlay) -> Any:
             seen: dict[Variable, Array] = {}
             written: list[Variable] = []
 

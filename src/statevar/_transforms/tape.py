@@ -14,7 +14,7 @@ from .._arrays.registry import owner_of, transforms_of
 from .._arrays.transforms import Tape
 from .._arrays.trees import leaves, tree_map
 from .._arrays.types import Array
-from .._core import scopes
+from .._core import overlays
 from .._core.convert import to_value
 from .._core.variable import Variable
 from .._public import public
@@ -72,12 +72,12 @@ class GradientTape:
         if self._entered:
             raise RuntimeError(describe("GradientTape", "it was entered before", hint="make a new one"))
         self._entered = self._recording = True
-        self.around = scopes.values_overlay()
-        scopes.open_tape(self)
+        self.around = overlays.current_values()
+        overlays.open_tape(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        scopes.close_tape(self)
+        overlays.close_tape(self)
         self._stop()
 
     def _stop(self) -> None:

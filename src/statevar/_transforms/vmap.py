@@ -18,9 +18,9 @@ from .._arrays.trees import leaves, tree_map
 from .._core.variable import Variable
 from .._public import public
 from ..errors import ShapeError, TraceError, describe
-from .draft import PureDraft
+from .draft import ValueDraft
 from .lift import library_of, plain
-from .overlay import Functional, Lifted, keep_writes
+from .overlay import Lifted, ValueOverlay, keep_writes
 
 if TYPE_CHECKING:
     from .._arrays.transforms import Transforms
@@ -71,7 +71,7 @@ def vmap(
         backend = next(iter(axes))._backend if axes else library_of(args, fn)
         transforms = transforms_of(backend)
 
-        def run(base: Functional) -> Any:
+        def run(base: ValueOverlay) -> Any:
             size = _axis_size(args, each_axis, axes, axis_size)
             mapping = _Mapping(fn, args, each_axis, out_axes, size, axes, base, transforms)
             return mapping.lifted() if transforms.lifts(args) else mapping.in_python()
@@ -107,7 +107,7 @@ class _Mapping:
     out_axes: int
     size: int
     axes: dict[Variable, int]
-    base: Functional
+    base: ValueOverlay
     transforms: Transforms
 
     def lifted(self) -> Any:
@@ -166,7 +166,7 @@ class _Example(Lifted):
 
     __slots__ = ()
 
-    def declare(self, draft: PureDraft, outer: PureDraft) -> None:
+    def declare(self, draft: ValueDraft, outer: ValueDraft) -> None:
         """Leaves the shape open: it has an axis less."""
 
 

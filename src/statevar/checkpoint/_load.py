@@ -10,7 +10,7 @@ from typing import Any, overload
 from .._arrays.dtypes import cast_host
 from .._arrays.shapes import fits
 from .._arrays.types import HostArray
-from .._core import scopes
+from .._core import overlays
 from .._core.variable import Variable
 from .._public import public
 from .._state.paths import paths_in
@@ -136,13 +136,13 @@ def load(
 
 def _read(
     checkpoint: Checkpoint, sources: Mapping[str, tuple[Variable, str]], report: LoadReport, *, cast: bool
-) -> list[tuple[Variable, HostArray | None]]:
+) -> list[tuple[str, Variable, HostArray | None]]:
     """The values, checked; all damage is told of at once."""
     arrays = checkpoint.arrays({source for _, source in sources.values()})
     damaged = [str(array) for array in arrays.values() if isinstance(array, CheckpointError)]
     if damaged:
         raise CheckpointError("\n".join(damaged))
-    values: list[tuple[Variable, HostArray | None]] = []
+    values: list[tuple[str, Variable, HostArray | None]] = []
     taken = set()
     for path, (variable, source) in sources.items():
         array = arrays.get(source)
@@ -156,26 +156,25 @@ def _read(
                 except StatevarError as error:
                     report.mismatched[path] = str(error)
                     continue
-        values.append((variable, array))
+        values.append((path, variable, array))
     return values
 
 
-def _commit(values: list[tuple[Variable, HostArray | None]]) -> None:
+def _commit(values: list[tuple[str, Variable, HostArray | None]]) -> None:
     if not values:
         return
-    overlay: Any = scopes.overlay() if scopes.active else None
-    if overlay is not None and overlay.pure:
+    overlay: Any = overlays.current() if overlays.active else None
+    if overlay is not None and overlay.holds_values:
         raise TraceError(
             describe("load", "variables cannot be loaded inside a transformed function", hint="load before")
         )
-    with transaction([variable for variable, _ in values]):
-        work: Any = scopes.overlay()
-        for variable, value in values:
-            draft = work.write(variable)
-            if value is not None and not fits(value.shape, draft._declared):  # it was changed since it was compared
-                problem = f"expected shape {draft._declared}, got {value.shape}"
-                raise CheckpointMismatchError(describe("load", problem, variable.path))
-            draft._give(value)
+    with transaction([variable for _, variable, _ in values]) as writing:
+        for path, variable, value in values:
+            cell = writing._cell(variable)
+            if value is not None and not fits(value.shape, cell._declared):  # it was changed since it was compared
+                problem = f"expected shape {cell._declared}, got {value.shape}"
+                raise CheckpointMismatchError(describe("load", problem, path))
+            cell._give(value)
 
 
 def _fill(checkpoint: Checkpoint, wanted: dict[str, tuple[Variable, str]], *, cast: bool) -> None:

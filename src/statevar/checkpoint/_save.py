@@ -205,7 +205,9 @@ def items_of(found: Paths, cut: Snapshot) -> list[Item]:
     for path in (*found.variables, *found.aliases):
         _check_path(path)
     items = []
-    for (path, variable), value, declared in zip(found.variables.items(), cut._values, cut._declared, strict=True):
+    for (path, variable), value, declared in zip(
+        found.variables.items(), cut._values, cut._declared_shapes, strict=True
+    ):
         backend = variable._backend
         if value is not None:
             if backend.is_symbolic(value):

@@ -10,9 +10,9 @@ import numpy as np
 from .._arrays.dtypes import dtype_name
 from .._arrays.registry import default_backend
 from .._arrays.types import HostArray
-from .._core.checks import fits_declared
 from .._core.convert import to_operand
 from .._core.variable import Variable
+from .._core.writes import fits_declared
 from .._public import public
 from ..errors import ReadOnlyError, ShapeError, describe
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 from weakref import WeakSet, ref
 
 import jax
@@ -22,8 +22,11 @@ from ..._core.commit import while_locked
 from ..._core.forks import in_child
 from ..._core.holds import Hold
 from ..._core.variable import Variable
+from ..._transforms.call import Retry
 
-__all__ = ["Held", "Residence"]
+__all__ = ["HELD", "Residence"]
+
+HELD: Final = "somebody else holds a variable"
 
 _copy = jax.jit(jnp.copy)
 _everyone: WeakSet[Residence] = WeakSet()
@@ -56,13 +59,6 @@ class Lent:
         self.own = array
 
 
-class Held(Exception):  # noqa: N818  # no error: it ends an attempt with locks in hand
-    """Somebody else holds a variable."""
-
-    def __init__(self, variable: Variable, holder: Hold) -> None:
-        self.variable, self.holder = variable, holder
-
-
 class Residence(Hold):
     """The arrays of some variables, in the order of the program."""
 
@@ -84,7 +80,7 @@ class Residence(Hold):
     def is_mine(self) -> bool:
         return False
 
-    def writes(self, variable: Any) -> bool:
+    def is_writing(self, variable: Any) -> bool:
         """A call may have changed it since its version was last brought up to date."""
         return True
 
@@ -95,7 +91,7 @@ class Residence(Hold):
             False if it cannot: a variable has no value yet, or somebody wants to be told of each of its versions.
 
         Raises:
-            Held: somebody else holds a variable.
+            Retry: somebody else holds a variable (`HELD`).
         """
         missing = [(variable, i) for i in list(self.missing) if (variable := self._variables[i]()) is not None]
         places = dict(missing)
@@ -104,7 +100,7 @@ class Residence(Hold):
             for variable in ordered:
                 if (holder := variable._holder) is not None and holder is not self:
                     if not holder.lends:
-                        raise Held(variable, holder)
+                        raise Retry(HELD, variable)
                     holder.give_back(variable)
                 if variable._handle is None or variable._watchers is not None:
                     return False
@@ -117,11 +113,9 @@ class Residence(Hold):
                     array = _copy(array)
                 with self.lock:
                     i = places[variable]
-                    variable._snapshot = None
                     self.values[i] = array
                     self._bases[i] = self.calls
-                    variable._handle = Lent(self, i)
-                    variable._holder = self
+                    variable._lend(Lent(self, i), self)
                     self.missing.remove(i)
             return True
 
@@ -137,10 +131,8 @@ class Residence(Hold):
             if i not in self.missing:
                 self.missing.append(i)
             array, self.values[i] = self.values[i], None
-            if variable is not None and variable._handle is handle:
-                variable._version += self.calls - self._bases[i]
-                if variable._holder is self:
-                    variable._holder = None
+            if variable is not None:
+                variable._end_loan(handle, self, self.calls - self._bases[i])
             handle.own = array
 
     def give_back(self, variable: Any) -> None:
@@ -161,7 +153,7 @@ class Residence(Hold):
                 if array is not None and array.is_deleted() and variable is not None:
                     self.values[i] = None
                     self.missing.append(i)
-                    variable._handle = variable._snapshot = variable._shape = variable._holder = None
+                    variable._lose_value()
 
 
 def _after_fork() -> None:

@@ -12,20 +12,19 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import starmap
 from threading import get_ident
-from typing import Any
+from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
 
 from ..._arrays.transforms import Program, Transforms
-from ..._core import scopes
-from ..._core.holds import Hold
+from ..._core import overlays
 from ..._core.variable import Variable
-from ..._transforms.call import Call, Makes, TraceOverlay, check_library
+from ..._transforms.call import Call, Makes, Retry, TraceOverlay, check_library
 from ...errors import TraceError, describe
 from .adapter import BACKEND
 from .pytree import by_identity
-from .residence import Held, Residence
+from .residence import Residence
 from .tracing import is_eager
 
 __all__ = ["TRANSFORMS"]
@@ -81,16 +80,10 @@ class JAXTransforms(Transforms):
         return jnp.stack([jnp.asarray(each) for each in arrays], axis)
 
 
-class _Again(BaseException):
-    """Aborts a trace that met a variable for the first time; no ``except Exception`` of the user's sees it."""
-
-
-class _Changed(Exception):  # noqa: N818  # no error: it ends an attempt
-    """A variable was written, or called back, between two looks at it."""
-
-
-class _Untraced(BaseException):
-    """JAX began to trace in the middle of a call, with locks taken: the trace is made without them."""
+# Why a call is made again, beside `HELD`.
+_DISCOVERED: Final = "the trace met a variable for the first time: it begins again with its value given"
+_CHANGED: Final = "a variable was written, or called back, between two looks at it"
+_TRACES: Final = "JAX began to trace in the middle of a call, with locks taken: the trace is made without them"
 
 
 class _Config:
@@ -129,16 +122,16 @@ class _Jit:
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """One call."""
         config = self._config
-        if config.cold or scopes.active or config.home.missing or not is_eager():
+        if config.cold or overlays.active or config.home.missing or not is_eager():
             return self._carefully(args, kwargs)
         try:
             return self._at_home(config, args, kwargs, get_ident())
-        except (_Again, _Untraced, _Changed):
+        except Retry:
             return self._carefully(args, kwargs)
 
     def _carefully(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call that may have to trace, to wait, to fetch variables, or that is part of something."""
-        part = scopes.active and scopes.overlay() is not None
+        part = overlays.active and overlays.current() is not None
         eager = is_eager()
         for _ in range(_ATTEMPTS):
             config = self._config
@@ -156,14 +149,14 @@ class _Jit:
                     by_identity.on = True
                     return self._within(config, args, kwargs)
                 return self._at_home(config, args, kwargs, 0 if compiled else get_ident())
-            except _Again:
-                continue
-            except _Untraced:
-                config.cold = True
-            except _Changed:
-                time.sleep(0)
-            except Held as met:
-                _wait(met.variable, met.holder)
+            except Retry as retry:
+                if retry.reason is _TRACES:
+                    config.cold = True
+                elif retry.reason is _CHANGED:
+                    time.sleep(0)
+                elif retry.variable is not None:
+                    by_identity.on = False
+                    retry.variable._wait_until_free("jit")
             finally:
                 by_identity.on = False
         return self._within(self._config, args, kwargs)  # others write all the time: keep them out
@@ -189,11 +182,11 @@ class _Jit:
             read = [each._snapshot if each._snapshot is not None else _published(each) for each in config.read]
         with home.lock:
             if home.missing:
-                raise _Changed
+                raise Retry(_CHANGED)
             if read:
                 for variable, value in zip(config.read, read, strict=True):
                     if variable._snapshot is not value:
-                        raise _Changed
+                        raise Retry(_CHANGED)
             config.caller = caller
             by_identity.on = True
             try:
@@ -239,7 +232,7 @@ class _Jit:
     def trace(self, config: _Config, written: Any, read: Any, *args: Any, **kwargs: Any) -> Any:
         """The pure function; runs only while JAX traces."""
         if config.caller == get_ident():
-            raise _Untraced
+            raise Retry(_TRACES)
         by_identity.on = False
         try:
             frame = TraceOverlay("jit", zip(config.known, (*written, *read), strict=True))
@@ -268,7 +261,7 @@ class _Jit:
         if len(written) > len(config.written) or len(read) > len(config.read):
             check_library(BACKEND, touched)
             self._config = _Config(self, tuple(written), tuple(read))
-            raise _Again
+            raise Retry(_DISCOVERED)
 
 
 class _Packed:
@@ -301,15 +294,6 @@ def _array(variable: Variable) -> Any:
 
 def _published(variable: Variable) -> Any:
     return None if variable._handle is None else variable._stored()
-
-
-def _wait(variable: Variable, holder: Hold) -> None:
-    if holder.lends:
-        with variable._lock:
-            if variable._holder is holder:
-                holder.give_back(variable)
-    else:
-        holder.wait("jit", variable.path, lambda: variable._holder is holder)
 
 
 TRANSFORMS = JAXTransforms()

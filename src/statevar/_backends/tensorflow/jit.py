@@ -16,18 +16,19 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from threading import RLock
 from time import perf_counter
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import tensorflow as tf
 
 from ..._arrays.backend import Backend
 from ..._arrays.shapes import fits
 from ..._arrays.transforms import Program
-from ..._core import scopes
+from ..._core import overlays, scopes
+from ..._core.cell import count_writes
 from ..._core.commit import Locks
 from ..._core.variable import Variable
-from ..._transforms.call import Call, TraceOverlay, check_library
-from ..._transforms.draft import PureDraft
+from ..._transforms.call import Call, Retry, TraceOverlay, check_library
+from ..._transforms.draft import ValueDraft
 from ..._transforms.overlay import past_overlay
 from ...errors import StatevarError, TraceError, describe
 from .adapter import BACKEND
@@ -41,7 +42,10 @@ _LONG, _LONG_EACH = 5e-3, 1e-4
 _PYTHON = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
 _HARMLESS = {"ReadVariableOp", "VarHandleOp", "Placeholder"}
 _IN_PLACE = {"AddV2": "assign_add", "Sub": "assign_sub"}
-_STALE = object()
+
+# Why a call is made again.
+_STALE: Final = "a variable is not what the graph was traced for"
+_HELD: Final = "somebody else holds a variable"
 
 
 class _Trace(TraceOverlay):
@@ -58,7 +62,7 @@ class _Trace(TraceOverlay):
         super().__enter__()
         return self
 
-    def read(self, variable: Any) -> PureDraft:
+    def read(self, variable: Any) -> ValueDraft:
         """As what it is around; read anew after an optimizer of TensorFlow, or another raw operation, has used it."""
         if variable in self.first and variable not in self.written and variable in self.drafts:
             past = len(_used_past(self.graph, variable))
@@ -87,7 +91,7 @@ class _Trace(TraceOverlay):
         self._past.clear()
         return seen
 
-    def _miss(self, variable: Variable) -> PureDraft:
+    def _miss(self, variable: Variable) -> ValueDraft:
         check_library(BACKEND, [variable])
         self.seen[variable] = (variable._handle, variable._shape, variable._trainable)
         self.resources.append(variable._handle)
@@ -139,16 +143,20 @@ class _Traced:
     locks: Locks | None = None
 
     def run(self, tensors: list[Any]) -> Any:
-        """Calls a direct one. Returns the results; `_STALE`; or the variable that somebody holds."""
+        """Calls a direct one.
+
+        Raises:
+            Retry: `_STALE`, or `_HELD` with the variable.
+        """
         started = 0.0
 
-        def locked() -> Any:
+        def locked() -> list[Any]:
             nonlocal started
             for variable, handle, shape, trainable in self.checks:
                 if variable._holder is not None:
-                    return variable
+                    raise Retry(_HELD, variable)
                 if variable._handle is not handle or variable._shape != shape or variable._trainable is not trainable:
-                    return _STALE
+                    raise Retry(_STALE)
             for variable in self.written:
                 variable._handle.cached = None
             started = perf_counter()
@@ -157,31 +165,22 @@ class _Traced:
             except Exception:
                 raise
             except BaseException:  # Ctrl-C: nobody knows whether it was done
-                self._count()
+                count_writes(self.written, self.shapes)
                 raise
-            self._count()
+            count_writes(self.written, self.shapes)
             return results
 
         if self.locks is None:
             self.locks = Locks(self.known)
-        outcome = self.locks.while_taken(locked)
-        if type(outcome) is list:
-            took = perf_counter() - started
-            self.calls += 1
-            if self.calls > 1:  # the first one also compiles
-                self.long = self.long + 1 if took > _LONG + _LONG_EACH * len(self.known) else 0
-            for variable in self.written:
-                if variable._watchers is not None:
-                    variable._watchers.deliver(variable)
-        return outcome
-
-    def _count(self) -> None:
-        for variable, shape in zip(self.written, self.shapes, strict=True):
-            variable._version += 1
-            variable._shape = shape
-            variable._snapshot = None
+        flat = self.locks.while_taken(locked)
+        took = perf_counter() - started
+        self.calls += 1
+        if self.calls > 1:  # the first one also compiles
+            self.long = self.long + 1 if took > _LONG + _LONG_EACH * len(self.known) else 0
+        for variable in self.written:
             if variable._watchers is not None:
-                variable._watchers.record(variable._version)
+                variable._watchers.deliver(variable)
+        return self.results(flat)
 
     def results(self, flat: list[Any]) -> Any:
         return filled(self.out, flat)
@@ -210,8 +209,8 @@ class Jitted:
             return self._fn(*args, **kwargs)  # part of a raw tf.function: TensorFlow's own reads and writes are right
         arguments = Arguments(args, kwargs, self._static)
         overlay = None
-        if scopes.active:
-            overlay = scopes.overlay()
+        if overlays.active:
+            overlay = overlays.current()
             arguments.key = (arguments.key, scopes.autocast_dtype())
         for _ in range(_ATTEMPTS):
             arguments.pass_numbers(self._numbers.get(arguments.key, SINGLE_NUMBERS))
@@ -224,16 +223,15 @@ class Jitted:
                     continue
             if not traced.direct or traced.long > 3:
                 return self._call_pure(arguments)
-            outcome = traced.run(arguments.tensors)
-            if type(outcome) is list:
-                return traced.results(outcome)
-            if outcome is _STALE:
-                with self._lock:
-                    if self._direct.get(arguments.full_key) is traced:
-                        del self._direct[arguments.full_key]
-            else:
-                with outcome._lock:
-                    outcome._wait_for_holder("jit")
+            try:
+                return traced.run(arguments.tensors)
+            except Retry as retry:
+                if retry.variable is not None:
+                    retry.variable._wait_until_free("jit")
+                    continue
+            with self._lock:
+                if self._direct.get(arguments.full_key) is traced:
+                    del self._direct[arguments.full_key]
         return self._call_pure(arguments)  # which waits for all, one after the other
 
     # -- tracing ---------------------------------------------------------------------------------------------

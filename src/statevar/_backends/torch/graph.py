@@ -8,18 +8,22 @@ from typing import Any, Final
 
 import torch
 
+from ..._core.cell import count_writes
+from ..._core.locks import drain, releasing
 from ..._core.variable import Variable
-from ..._transforms.call import Call
+from ..._transforms.call import Call, Retry
 from ...errors import describe
 from .adapter import _UNHELD, _UNHELD_FORK, BACKEND, _use_count
 from .arguments import Slot, built
 from .nodes import is_plain
 
-__all__ = ["MISS", "Graph"]
+__all__ = ["Graph"]
 
 Tensor = torch.Tensor
 
-MISS: Final = object()  #: what a call returns that must be made in another way
+# Why a call is made in another way.
+_DIFFERS: Final = "a variable has another shape, dtype, device or layout than the program was traced for"
+_HELD: Final = "somebody else holds a variable"
 
 _set_grad_enabled = torch._C._set_grad_enabled
 _is_grad_enabled = torch.is_grad_enabled
@@ -86,13 +90,16 @@ class Graph:
     # -- running ------------------------------------------------------------------------------------------------
 
     def run(self, tensors: list[Tensor]) -> Any:
-        """A call outside of any scope, in place, with the locks held; `MISS` if that cannot be.
+        """A call outside of any scope, in place, with the locks held.
+
+        Raises:
+            Retry: it cannot be made so.
 
         One function, since each call of Python's takes 0.1 us of the 10 that a small program takes.
         """
         call = self._call
         if call is None or not self.lean:
-            return MISS
+            raise Retry(_DIFFERS)
         values: list[Tensor] = []
         news: list[tuple[Variable, Tensor]] = []
         began = watched = False
@@ -101,18 +108,20 @@ class Graph:
             for acquire, variable, shape, kind, writes in self._plan:
                 acquire()
                 handle = variable._handle
-                if variable._holder is not None or handle is None or variable._shape != shape:
-                    raise _Missed  # noqa: TRY301  # as Ctrl-C would, for the same end
+                if variable._holder is not None:
+                    raise Retry(_HELD)  # noqa: TRY301  # as Ctrl-C would, for the same end
+                if handle is None or variable._shape != shape:
+                    raise Retry(_DIFFERS)  # noqa: TRY301  # as Ctrl-C would, for the same end
                 if handle.shared:
                     if not handle.exclusive() and writes:  # which looks whether its storage was replaced
                         handle.replace(handle.tensor.clone())
                     if handle.tensor.shape != shape or _kind(handle.tensor) != kind:
-                        raise _Missed  # noqa: TRY301  # as Ctrl-C would, for the same end
+                        raise Retry(_DIFFERS)  # noqa: TRY301  # as Ctrl-C would, for the same end
                 elif writes and _use_count(handle.address) != _UNHELD:
                     handle.replace(handle.tensor.clone())
                 tensor = handle.tensor
                 if not tensor.is_contiguous():  # as the program takes it to be
-                    raise _Missed  # noqa: TRY301  # as Ctrl-C would, for the same end
+                    raise Retry(_DIFFERS)  # noqa: TRY301  # as Ctrl-C would, for the same end
                 values.append(tensor)
             if grad:
                 _set_grad_enabled(False)
@@ -123,41 +132,33 @@ class Graph:
             if not self.in_place:
                 news.extend(zip(self.extra, found[self.outs :], strict=True))
                 _store(news)
+            watched = count_writes(self._targets)
+            began = False
             for variable in self._targets:
-                variable._version += 1
                 if (handle := variable._handle).shared:
                     handle.seen = handle.parameter._version
-                if variable._watchers is not None:
-                    variable._watchers.record(variable._version)
-                    watched = True
-            began = False
             if grad:
                 _set_grad_enabled(True)
             for release in self._releases:
                 release()
-        except BaseException as error:
+        except BaseException:
             # No call that Python runs stands before this loop: Ctrl-C comes where one begins.
             interrupt: KeyboardInterrupt | None = None
             while True:
                 try:
-                    if grad:
-                        _set_grad_enabled(True)
                     if news:  # there is no way back, and the way on cannot fail
                         _store(news)
                     if began:  # what it may have written by now has a number of its own
                         began = False
-                        for variable in self._targets:
-                            variable._version += 1
-                    for lock in self._locks:
-                        if lock._is_owned():
-                            lock.release()
+                        count_writes(self._targets)
+                    if grad:
+                        _set_grad_enabled(True)
+                    drain(releasing(self._locks))
                     break
                 except KeyboardInterrupt as another:
                     interrupt = another
             if interrupt is not None:
                 raise interrupt from None
-            if type(error) is _Missed:
-                return MISS
             raise
         if watched:
             for variable in self._targets:
@@ -165,13 +166,17 @@ class Graph:
         return self._result(found)
 
     def run_carefully(self, tensors: list[Tensor]) -> Any:
-        """A call that may wait, takes part in a transaction, and keeps the old values until it has ended."""
+        """A call that may wait, takes part in a transaction, and keeps the old values until it has ended.
+
+        Raises:
+            Retry: the program is for other variables.
+        """
         with Call("jit", self.variables) as call:
             inputs, news = [], []
             for _, variable, shape, kind, writes in self._plan:
                 value = call.read(variable)
                 if (None if value is None else BACKEND.shape(value)) != shape or _kind(value) != kind:
-                    return MISS
+                    raise Retry(_DIFFERS)
                 if value is None:
                     continue
                 value = value.detach().contiguous()
@@ -217,10 +222,6 @@ class Graph:
         self._detached = [i for i in range(self.outs) if id(found[i]) in known]
         self._call = self._compiled
         return found
-
-
-class _Missed(Exception):  # noqa: N818  # no error: the call goes the other way
-    pass
 
 
 def _kind(tensor: Tensor | None) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from threading import RLock
 from typing import Any
 
@@ -20,15 +20,15 @@ from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from ..._arrays.transforms import Program
-from ..._core import scopes
+from ..._core import overlays, scopes
 from ..._core.forks import guarded
 from ..._core.variable import Variable
-from ..._transforms.call import Makes, TraceOverlay, check_library
+from ..._transforms.call import Makes, Retry, TraceOverlay, check_library
 from ..._transforms.interpreted import Interpreted, UncompilableError
 from ...errors import TraceError, describe
 from .adapter import BACKEND
 from .arguments import Static, replaced, signature, template_of
-from .graph import MISS, Graph
+from .graph import Graph
 from .nodes import may_write, name_of, written_by
 
 __all__ = ["TorchJit"]
@@ -41,7 +41,7 @@ _EAGERLY = 4  # programs compiled at their first call; more of them run once as 
 #: What torch says when Python wants the value of a tensor that has none.
 _ASKED = (".numpy() is not supported for tensor subclasses", "is not tracked with proxy for")
 
-#: TraceOverlay replaces parts of torch for the whole process.
+#: Tracing replaces parts of torch for the whole process.
 _tracing = guarded(RLock())
 
 _is_compiling = torch.compiler.is_compiling
@@ -69,17 +69,19 @@ class TorchJit:
         tensors: list[Tensor] = []
         key = self._key(args, kwargs, tensors)
         graphs = self._graphs.get(key)
-        if graphs is not None and not scopes.active:
+        if graphs is not None and not overlays.active:
             for graph in graphs:
-                if (result := graph.run(tensors)) is not MISS:
-                    return result
+                try:  # suppress() would take 0.3 us
+                    return graph.run(tensors)
+                except Retry:
+                    continue
         return self._call_carefully(key, args, kwargs, tensors)
 
     def _call_carefully(self, key: Any, args: Any, kwargs: Any, tensors: list[Tensor]) -> Any:
         for _ in range(_ATTEMPTS):
             for graph in self._graphs.get(key, ()):
-                if (result := graph.run_carefully(tensors)) is not MISS:
-                    return result
+                with suppress(Retry):
+                    return graph.run_carefully(tensors)
             try:
                 self._trace(key, args, kwargs, tensors)
             except UncompilableError as error:
@@ -98,7 +100,7 @@ class TorchJit:
                 modes,
                 *((each, torch.is_autocast_enabled(each), torch.get_autocast_dtype(each)) for each in _kinds()),
             )
-        if scopes.active and (cast_to := scopes.autocast_dtype()) is not None:
+        if overlays.active and (cast_to := scopes.autocast_dtype()) is not None:
             modes = (modes, cast_to)
         try:
             if self._statics:
@@ -165,7 +167,7 @@ class TorchJit:
     def _attempt(
         self, known: list[Variable], args: Any, kwargs: Any, tensors: list[Tensor], in_place: bool
     ) -> tuple[Graph, list[Tensor], dict[Variable, None]]:
-        overlay: Any = scopes.overlay() if scopes.active else None
+        overlay: Any = overlays.current() if overlays.active else None
         values = []
         for variable in known:
             current = variable if overlay is None else overlay.read(variable)

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ..._arrays.transforms import Program, Tape, Transforms
 from ..._arrays.trees import leaves, tree_map
-from ..._core import scopes
+from ..._core import overlays
 from ..._transforms.interpreted import UncompilableError
 from ...errors import describe
 
@@ -107,7 +107,7 @@ class TorchTape(Tape):
 
 def _stopped_inside() -> bool:
     """Whether the code itself, not its caller, has turned gradients off: it means them to be off."""
-    overlay: Any = scopes.overlay() if scopes.active else None
+    overlay: Any = overlays.current() if overlays.active else None
     mark = getattr(overlay, "_marks", {}).get("torch")
     return mark is not None and bool(mark.grad)
 

@@ -1,0 +1,132 @@
+"""`Draft`: what the owner of a hold reads and writes in place of a variable; nobody else knows it."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import Any, Final, TypeVar
+
+from .._arrays.shapes import DeclaredShape
+from .._arrays.types import HostArray
+from .cell import Cell, State
+from .holds import Hold
+from .overlays import Overlay
+
+__all__ = ["Draft", "draft_of", "fork", "look", "value_draft"]
+
+_new = object.__new__
+#: The handle of a draft that is a value: only asked whether there is one.
+_VALUE: Final = object()
+
+
+def _of_origin(name: str) -> Any:
+    return property(attrgetter(f"_origin.{name}"))
+
+
+class Draft(Cell):
+    """A cell that has a value of its own, and asks its variable for the rest.
+
+    There is one for each variable that a transaction writes, and copying ten slots more took longer than the write.
+    """
+
+    __slots__ = ("_origin",)
+
+    _origin: Cell
+    _watchers = None
+    _backend = _of_origin("_backend")
+    _constraint = _of_origin("_constraint")
+    _device = _of_origin("_device")
+    _dtype = _of_origin("_dtype")
+    _dtype_name = _of_origin("_dtype_name")
+    _path = _of_origin("_path")
+    _trainable = _of_origin("_trainable")
+
+    def _current(self) -> Cell:
+        return self
+
+    def _restore(self, value: Any, declared: DeclaredShape) -> None:
+        """Takes on a snapshot of its variable, taken at any time, or no value."""
+        backend = self._backend
+        if value is None:
+            self._handle = self._snapshot = self._shape = None
+        elif self._handle is None:
+            x = backend.operand(value, self._dtype)
+            self._declared = declared
+            self._create(x, backend.shape(x))
+        else:
+            self._take_on(backend.fork(self._handle, value), backend.shape(value))
+        self._declared = declared
+        self._version += 1
+
+    def _give(self, host: HostArray | None) -> None:
+        """Takes on a host array of its dtype that is given up to it, or no value."""
+        if host is None:
+            self._restore(None, self._declared)
+            return
+        backend, handle = self._backend, self._handle
+        if handle is None:
+            self._create(backend.from_host(host, self._device), host.shape)
+        else:
+            self._take_on(backend.given(handle, host), host.shape)
+        self._version += 1
+
+    def _become(self, state: State) -> None:
+        """Takes on a state whose value no handle holds: for a draft that is a value."""
+        self._snapshot, self._shape, self._declared, self._version = state
+        self._handle = None if state.value is None else _VALUE
+
+
+_Draft = TypeVar("_Draft", bound=Draft)
+
+
+def draft_of(cell: Cell, hold: Hold, lock: Any) -> Draft:
+    """A draft of a cell to read, for the owner of a hold. `fork` makes one to write."""
+    draft: Draft = _new(Draft)
+    draft._origin = cell
+    draft._handle = cell._handle
+    draft._snapshot = cell._snapshot
+    draft._shape = cell._shape
+    draft._declared = cell._declared
+    draft._version = cell._version
+    draft._holder = hold
+    draft._lock = lock
+    return draft
+
+
+def look(cell: Cell, hold: Overlay) -> Draft:
+    """A draft to read, whatever other threads write: value and version belong together."""
+    with cell._lock:
+        value = None if cell._handle is None else cell._stored()  # first: it may bring the version up to date
+        draft = draft_of(cell, hold, hold.lock)
+        draft._snapshot = value
+        return draft
+
+
+def fork(cell: Cell, hold: Overlay) -> Draft:
+    """A draft to write."""
+    draft: Draft = _new(Draft)  # `draft_of`, written out: a transaction makes one for each first write
+    draft._origin = cell
+    draft._shape = cell._shape
+    draft._declared = cell._declared
+    draft._version = cell._version
+    draft._holder = hold
+    draft._lock = hold.lock
+    if (handle := cell._handle) is None:
+        draft._handle = draft._snapshot = None
+        return draft
+    if (snapshot := cell._snapshot) is not None:
+        draft._handle = handle = cell._backend.fork(handle, snapshot)
+    else:
+        with cell._lock:
+            draft._handle = handle = cell._backend.fork(handle, cell._snapshot)
+    draft._snapshot = handle.published
+    return draft
+
+
+def value_draft(kind: type[_Draft], cell: Cell, overlay: Overlay, state: State) -> _Draft:
+    """A draft of a class whose drafts are values."""
+    draft = _new(kind)
+    draft._origin = cell
+    draft._holder = None
+    draft._lock = overlay.lock
+    draft._become(state)
+    return draft

@@ -1,0 +1,188 @@
+"""The kinds of write: what each checks, which verb of the backend does it, and which dtypes have it.
+
+The checks run under the lock, against the shape that the variable has then.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from .._arrays.backend import Backend
+from .._arrays.dtypes import kind
+from .._arrays.host import AT_OPERATIONS
+from .._arrays.indexing import Selection, select
+from .._arrays.shapes import DeclaredShape, Shape, broadcasts_into, fits
+from .._arrays.types import Array
+from ..errors import DTypeError, ShapeError, describe
+
+__all__ = ["ASSIGN", "PUT", "REDECLARE", "Shaped", "Write", "refused", "writes_of"]
+
+
+class Shaped(Protocol):
+    """A variable or its draft, as a check sees it."""
+
+    _shape: Shape | None
+    _declared: DeclaredShape
+    _path: str
+
+    @property
+    def _backend(self) -> Backend: ...
+
+    @property
+    def shape(self) -> Shape: ...
+
+
+#: Raises ShapeError if an operand does not fit; returns the selection, the new shape, or None. A function and not a
+#: method of the variable: looking one up in a class takes 40 ns.
+Check = Callable[[Shaped, str, Array, Any], Any]
+
+
+class Write:
+    """One kind of write.
+
+    Args:
+        operation: its name, for errors.
+        verb: the name of the backend's write verb; None if the new value is computed first and then assigned.
+        check: whether an operand fits.
+        op: the operator, or the name of an operation at an index; None to store the operand as it is.
+        first: whether it may give a variable its first value.
+    """
+
+    __slots__ = ("check", "first", "op", "operation", "verb")
+
+    def __init__(self, operation: str, verb: str | None, check: Check, op: Any = None, *, first: bool = False) -> None:
+        self.operation = operation
+        self.verb = verb
+        self.check = check
+        self.op = op
+        self.first = first
+
+    def of(self, operation: str, op: Any = None) -> Write:
+        """The same write under another name; with another operation, if one is given."""
+        return Write(operation, self.verb, self.check, self.op if op is None else op, first=self.first)
+
+
+def fits_declared(cell: Shaped, operation: str, x: Array, index: None) -> Shape | None:
+    """Raises unless the operand has the shape that the variable has, or may have."""
+    if getattr(x, "shape", False) == cell._shape:  # most arrays have it; a verb call costs 0.1 us
+        return None
+    shape = cell._backend.shape(x)
+    if not fits(shape, cell._declared):
+        raise ShapeError(
+            describe(
+                operation,
+                f"expected shape {cell._declared}, got {shape}",
+                cell._path,
+                "pass validate_shape=False to change the shape",
+            )
+        )
+    return shape
+
+
+def redeclares(cell: Shaped, operation: str, x: Array, index: None) -> Shape:
+    """The shape of the operand, which becomes that of the variable."""
+    return cell._backend.shape(x)
+
+
+def broadcasts(cell: Shaped, operation: str, x: Array, index: None) -> None:
+    """Raises unless the operand broadcasts into the variable's shape."""
+    shape = getattr(x, "shape", None)
+    if shape == cell._shape or shape == ():
+        return
+    shape = cell._backend.shape(x)
+    if not broadcasts_into(shape, cell.shape):
+        raise ShapeError(describe(operation, f"shape {shape} does not broadcast into {cell._shape}", cell._path))
+
+
+def multiplies(cell: Shaped, operation: str, x: Array, index: None) -> None:
+    """Raises unless the operand is a square matrix, or a stack of them, that the variable can be multiplied by."""
+    shape, mine = cell._backend.shape(x), cell.shape
+    square = (mine[-1:] or (0,)) * 2
+    if not mine or shape[-2:] != square or not broadcasts_into(shape[:-2], mine[:-2]):
+        raise ShapeError(
+            describe(operation, f"expected a matrix of shape {square} for {mine}, got {shape}", cell._path)
+        )
+
+
+def selects(cell: Shaped, operation: str, x: Array, index: Any) -> Selection:
+    """The selection of an index; raises unless the operand broadcasts to it."""
+    where = select(index, cell.shape, cell._path)
+    shape = cell._backend.shape(x)
+    if not broadcasts_into(shape, where.shape):
+        raise ShapeError(
+            describe(operation, f"shape {shape} does not broadcast into the selected {where.shape}", cell._path)
+        )
+    return where
+
+
+ASSIGN: Final = Write("assign", "assign", fits_declared, first=True)
+REDECLARE: Final = Write("assign", "redeclare", redeclares, first=True)
+PUT: Final = Write("setitem", "put", selects, "set")
+
+#: The operators that write a variable, by the name of the operation.
+_OPERATORS: dict[str, Any] = {
+    "assign_add": operator.add,
+    "assign_sub": operator.sub,
+    "add": operator.add,
+    "subtract": operator.sub,
+    "multiply": operator.mul,
+    "divide": operator.truediv,
+    "floor_divide": operator.floordiv,
+    "remainder": operator.mod,
+    "pow": operator.pow,
+    "matmul": operator.matmul,
+    "bitwise_and": operator.and_,
+    "bitwise_or": operator.or_,
+    "bitwise_xor": operator.xor,
+}
+_BITWISE = {operator.and_, operator.or_, operator.xor}
+_ARITHMETIC = {operator.add, operator.sub, operator.mul}
+_ORDERED = {operator.floordiv, operator.mod, "min", "max"}
+
+
+@functools.cache
+def writes_of(dtype: str) -> dict[str, Write]:
+    """The writes that variables of a dtype have, by the name of the operation: ``"add"``, ``"at.add"``.
+
+    An operator that keeps dtype and shape on every library is done in place by the backend. Any other is computed
+    first, checked, and then stored.
+    """
+    name = kind(dtype)
+    closed = _BITWISE if name == "bool" else _ARITHMETIC | (_BITWISE if name in ("int", "uint") else set())
+    found = {
+        operation: Write(
+            operation, "apply" if op in closed else None, multiplies if op is operator.matmul else broadcasts, op
+        )
+        for operation, op in _OPERATORS.items()
+        if not _problem(op, dtype)
+    }
+    at = (PUT.of(f"at.{each}", each) for each in AT_OPERATIONS if each == "set" or not _problem(each, dtype))
+    return found | {write.operation: write for write in at}
+
+
+def refused(operation: str, dtype: str, path: str) -> DTypeError:
+    """The error of an operation that `writes_of` the dtype does not have."""
+    return DTypeError(
+        describe(operation, path=path, **_problem(_OPERATORS.get(operation, operation.removeprefix("at.")), dtype))
+    )
+
+
+def _problem(op: Any, dtype: str) -> dict[str, str]:
+    """Why variables of a dtype cannot be written by an operator, or by an operation at an index; empty if they can.
+
+    NumPy adds booleans, torch refuses to subtract them, TensorFlow refuses both; and a quotient of integers
+    is a float everywhere. So these are refused before any library is asked.
+    """
+    name = kind(dtype)
+    if name == "bool" and op not in _BITWISE:
+        return {"problem": "bool variables have no arithmetic", "hint": "use &, | and ^"}
+    if op in _BITWISE and name not in ("bool", "int", "uint"):
+        return {"problem": f"{dtype} variables have no bits"}
+    if name == "complex" and op in _ORDERED:
+        return {"problem": "complex numbers have no order"}
+    if op in (operator.truediv, "divide") and name in ("int", "uint"):
+        return {"problem": f"a quotient is not {dtype}", "hint": "use //=, or a floating-point variable"}
+    return {}
