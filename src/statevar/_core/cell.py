@@ -279,7 +279,7 @@ class Cell:
         return self
 
     def _write_constrained(self, write: Write, x: Array, index: Any) -> None:
-        # Not in `_write`: a variable that a function closes over is slower to reach, also where it is not called (0.15 us).
+        # Not in `_write`: there, all names that the function below closes over would be slower to reach (0.15 us).
         self._while_held(write.operation, "a write", lambda target, hold: target._write_held(write, x, hold, index))
 
     def _write_held(self, write: Write, value: Any, hold: Hold, index: Any = None) -> None:

@@ -271,8 +271,8 @@ class Variable(Cell, Protocols):
         return TraceError(
             describe(
                 "read",
-                f"{self._backend.name} is tracing this code: the current value would be baked into the compiled function "
-                "and never updated",
+                f"{self._backend.name} is tracing this code: the current value would be baked into the compiled "
+                "function and never updated",
                 self._path,
                 "use sv.jit, or sv.functionalize; or pass the value as an argument",
             )
