@@ -18,7 +18,7 @@ import pytest
 import statevar as sv
 from tests.helpers import address, assert_same, host
 from tests.internals import files
-from tests.together.test_threads import in_threads
+from tests.threads import in_threads
 
 
 def model(backend: str = "numpy") -> dict[str, sv.Variable]:

@@ -26,11 +26,9 @@ import pytest
 
 import statevar as sv
 from tests.checkpoint.disks import Fault, names_in, system_error
-from tests.checkpoint.test_power_cuts import generation_of, made, memory, put
+from tests.checkpoint.generations import generation_of, made, put
 from tests.internals import files
-from tests.together.test_threads import in_threads
-
-__all__ = ["memory"]  # a fixture
+from tests.threads import in_threads
 
 NAME = "model.safetensors"
 

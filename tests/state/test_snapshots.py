@@ -12,7 +12,7 @@ import pytest
 import statevar as sv
 from tests.helpers import address, assert_same, host
 from tests.internals import snapshots
-from tests.together.test_threads import in_threads
+from tests.threads import in_threads
 
 
 def test_it_is_a_read_only_mapping_of_paths(backend: str) -> None:

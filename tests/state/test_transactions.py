@@ -13,7 +13,7 @@ import pytest
 import statevar as sv
 from tests.helpers import address, assert_same
 from tests.internals import holds
-from tests.together.test_threads import in_threads, repeat
+from tests.threads import in_threads, repeat
 
 BACKENDS = ("numpy", "jax", "torch", "tensorflow")
 

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import ctypes
-import dis
 import importlib
 import random
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from types import CodeType, FrameType
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 import statevar as sv
+from tests.faults import PATIENCE, Interrupt, Interruption, assert_free, nothing_happens
 from tests.helpers import assert_same
 from tests.internals import Watchers, adapter, scopes, transactions, while_locked
 
-PATIENCE = 20.0
 ERRORS = (MemoryError, KeyboardInterrupt)
 
 
@@ -41,43 +36,6 @@ def raising(error: type[BaseException]) -> Callable[..., Any]:
         raise error("injected")
 
     return fail
-
-
-def assert_free(*variables: sv.Variable) -> None:
-    """Another thread can write them, together and alone, and everybody sees it."""
-    versions = [v.version for v in variables]
-    wrote = threading.Event()
-
-    def write() -> None:
-        for v in variables:
-            v.assign_add(1.0)
-        with sv.transaction(variables):
-            for v in variables:
-                v.assign_sub(1.0)
-        sv.snapshot(variables)
-        wrote.set()
-
-    before = [v.numpy() for v in variables]
-    threading.Thread(target=write, daemon=True).start()
-    assert wrote.wait(PATIENCE), "another thread waits for ever: a lock or a hold is left"
-    for v, value, version in zip(variables, before, versions, strict=True):
-        assert_same(v, value)
-        assert v.version >= version + 2, "two more writes have been counted"
-        assert v._holder is None
-
-
-@contextmanager
-def nothing_happens(error: type[BaseException], *variables: sv.Variable) -> Iterator[None]:
-    """The block raises the injected error; afterwards everything is as it was, and free."""
-    before = [(v.numpy(), v.shape, v.version) for v in variables]
-    with pytest.raises(error, match="injected"):
-        yield
-    for v, (value, shape, version) in zip(variables, before, strict=True):
-        assert_same(v, value)
-        assert v.shape == shape
-        assert v.version == version
-    assert scopes.overlay() is None, "a transaction is still open"
-    assert_free(*variables)
 
 
 # -- the writer, step by step -------------------------------------------------------------------------------
@@ -487,79 +445,6 @@ def test_ctrl_c_after_a_donation_loses_nothing() -> None:
 # -- interrupts at any moment ---------------------------------------------------------------------------------
 
 
-class Interrupt(KeyboardInterrupt):
-    """Told apart from the user's own."""
-
-
-_SOURCES = (str(Path(sv.__file__).parent), contextmanager.__code__.co_filename, __file__)
-_points: dict[CodeType, frozenset[int]] = {}
-
-
-def points(code: CodeType) -> frozenset[int]:
-    """Where CPython looks for signals: when a function begins, after a call, on a jump back.
-
-    What it raises after a call goes to the handler of the call. Raised before the next instruction, it would go to
-    that one's, so those are left out where they differ.
-    """
-    if code not in _points:
-        table = dis._parse_exception_table(code)  # type: ignore[attr-defined]
-        found: set[int] = set()
-        before = None
-        for each in dis.get_instructions(code):
-            after = before is not None and (before.opname == "RESUME" or before.opname.startswith("CALL"))
-            if each.opname == "JUMP_BACKWARD" or (after and _handler(table, each) == _handler(table, before)):
-                found.add(each.offset)
-            before = each
-        _points[code] = frozenset(found)
-    return _points[code]
-
-
-def _handler(table: list[Any], instruction: Any) -> int | None:
-    return next((each.target for each in table if each.start <= instruction.offset < each.end), None)
-
-
-class Interruption:
-    """Raises at the n-th place in our code at which a signal could."""
-
-    def __init__(self, nth: int) -> None:
-        self.left = nth
-        self.where = ""
-
-    def run(self, function: Callable[[], object]) -> BaseException | None:
-        before = sys.gettrace()
-        sys.settrace(self._enter)
-        try:
-            function()
-        except BaseException as error:  # noqa: BLE001  # the caller looks at it
-            return error
-        finally:
-            sys.settrace(before)
-        return None
-
-    def _enter(self, frame: FrameType, event: str, _: Any) -> Any:
-        if self.where or not frame.f_code.co_filename.startswith(_SOURCES) or _in_finalizer(frame):
-            return None
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        return self._step
-
-    def _step(self, frame: FrameType, event: str, _: Any) -> Any:
-        if event == "opcode" and not self.where and frame.f_lasti in points(frame.f_code):
-            self.left -= 1
-            if self.left == 0:
-                self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}, in {frame.f_code.co_name}"
-                raise Interrupt
-        return self._step
-
-
-def _in_finalizer(frame: FrameType | None) -> bool:
-    """Python drops what is raised there."""
-    while frame is not None:
-        if frame.f_code.co_name == "__del__":
-            return True
-        frame = frame.f_back
-    return False
-
-
 def left_behind(variables: list[sv.Variable]) -> str:
     """What an interrupt has left locked, held or open."""
     for v in variables:
@@ -593,7 +478,7 @@ def leaks(operation: Operation) -> list[str]:
     found: list[str] = []
     for nth in range(1, 2000):
         variables = fresh()
-        interruption = Interruption(nth)
+        interruption = Interruption(nth, __file__)
         error = interruption.run(lambda variables=variables: operation(*variables))  # type: ignore[misc]
         if not interruption.where:
             assert nth > 3, "it was interrupted nowhere"

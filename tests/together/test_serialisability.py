@@ -24,8 +24,8 @@ import pytest
 
 import statevar as sv
 from statevar.errors import ConflictError, StatevarError
-from tests.helpers import NoLock
 from tests.internals import transactions, variable_module
+from tests.threads import NoLock
 
 SECONDS = 1.5
 PATIENCE = 60.0

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import statevar as sv
-from tests.helpers import array_of, array_type, assert_same
-from tests.together.test_faults import assert_free, nothing_happens
-from tests.together.test_threads import in_threads, repeat
+from tests.faults import assert_free, nothing_happens
+from tests.helpers import array_of, array_type, assert_same, total
+from tests.threads import in_threads, repeat
 
 Pair = namedtuple("Pair", "first second")  # noqa: PYI024  # its form is what matters
 
@@ -42,15 +42,6 @@ class Compile:
 @pytest.fixture(params=["eager", "jit"])
 def compiled(request: pytest.FixtureRequest, backend: str) -> Compile:
     return Compile(backend, request.param)
-
-
-def total(array: Any) -> Any:
-    """The sum of an array of any library."""
-    if hasattr(array, "sum"):
-        return array.sum()
-    import tensorflow as tf
-
-    return tf.reduce_sum(array)
 
 
 class Floats:

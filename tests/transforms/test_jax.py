@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 import statevar as sv
+from tests.faults import Interruption, assert_free, nothing_happens
 from tests.helpers import address, assert_same
 from tests.internals import adapter, scopes
-from tests.together.test_faults import Interruption, assert_free, nothing_happens
-from tests.together.test_threads import in_threads, repeat
+from tests.threads import in_threads, repeat
 
 jax = pytest.importorskip("jax")
 jnp = jax.numpy

@@ -15,11 +15,10 @@ import numpy as np
 import pytest
 
 import statevar as sv
-from tests.helpers import array_of, assert_same
+from tests.faults import assert_free
+from tests.helpers import array_of, assert_same, total
 from tests.internals import scopes
-from tests.together.test_faults import assert_free
-from tests.together.test_threads import in_threads
-from tests.transforms.test_control_flow import total
+from tests.threads import in_threads
 
 
 def elsewhere(function: Callable[[], Any]) -> Any:

@@ -11,7 +11,7 @@ import pytest
 
 import statevar as sv
 from tests.helpers import address, array_of, assert_same, host
-from tests.together.test_threads import in_threads, repeat
+from tests.threads import in_threads, repeat
 
 # -- update ------------------------------------------------------------------------------------------------
 

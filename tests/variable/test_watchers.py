@@ -12,7 +12,7 @@ import pytest
 
 import statevar as sv
 from tests.helpers import assert_same
-from tests.together.test_threads import in_threads, repeat
+from tests.threads import in_threads, repeat
 
 
 def test_wait_returns_at_the_version(backend: str) -> None:
