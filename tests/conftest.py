@@ -13,7 +13,14 @@ from hypothesis import HealthCheck, settings
 import statevar as sv
 
 # Else a failed assertion of a helper says nothing of the values.
-pytest.register_assert_rewrite("tests.faults", "tests.helpers", "tests.checkpoint.disks")
+pytest.register_assert_rewrite(
+    "tests.checkpoint.damaged",
+    "tests.checkpoint.disks",
+    "tests.faults",
+    "tests.helpers",
+    "tests.transforms.on_jax",
+    "tests.variable.protocols",
+)
 
 # The `backend` fixture does the same for every example of a property, so that hypothesis need not mind it.
 settings.register_profile("statevar", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

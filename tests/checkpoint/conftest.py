@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import statevar as sv
+from tests.checkpoint.damaged import model
+
 
 @pytest.fixture
 def memory(tmp_path: Path) -> Iterator[Path]:
@@ -18,3 +21,10 @@ def memory(tmp_path: Path) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("sound") / "a"
+    sv.save(model(1), path, metadata={"epoch": 3})
+    return path.read_bytes()
