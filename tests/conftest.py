@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import statevar as sv
+from tests import processes
 
 # Else a failed assertion of a helper says nothing of the values.
 pytest.register_assert_rewrite(
@@ -36,6 +37,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--require-backends", action="store_true", help="fail, instead of skipping, where a backend is not installed"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    processes.install(config)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -42,7 +42,14 @@ FAILURES: dict[str, tuple[Callable[[], BaseException | None], bool]] = {
 }
 
 
-@pytest.fixture(params=FAILURES)
+#: An error of the system, or an interrupt.
+EACH = [
+    pytest.param(name, marks=[pytest.mark.own_process(shared=True)] if "interrupted" in name else ())
+    for name in FAILURES
+]
+
+
+@pytest.fixture(params=EACH)
 def failure(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name

@@ -140,7 +140,7 @@ def test_a_framework_is_named_only_by_its_adapter_and_the_registry(path: Path) -
 @pytest.mark.parametrize(
     "source", ["import jax.numpy", "from torch import nn", "x = 'tensorflow'", "keras.ops", "def f(): import flax"]
 )
-def test_the_test_above_can_fail(source: str) -> None:
+def test_the_test_of_frameworks_can_fail(source: str) -> None:
     assert frameworks_named_in(source)
     assert not frameworks_named_in(f'"""{source}"""')
 
@@ -191,12 +191,53 @@ def test_private_modules_are_named_in_one_file_of_the_tests(path: Path) -> None:
         'def f(x): return f"{package}.{name} {{x}}"',
     ],
 )
-def test_the_test_above_can_fail_too(source: str) -> None:
+def test_the_test_of_private_modules_can_fail(source: str) -> None:
     module = scopes.__name__
     package, _, name = module.rpartition(".")
     breach = source.format(package=package, name=name, short=module.replace("statevar", "sv"))
     assert module in private_modules_named_in(breach)
     assert not private_modules_named_in(f"# {breach!r}\nimport statevar.errors\nfrom statevar.backends import Backend")
+
+
+INTERRUPTING = {
+    *("KeyboardInterrupt", "Interrupt", "Interruption", "ctypes.pythonapi.PyThreadState_SetAsyncExc"),
+    *("os.fork", "os.kill", "os.killpg", "os.abort", "signal.raise_signal", "signal.setitimer", "signal.signal"),
+    *("signal.alarm", "signal.pthread_kill", "_thread.interrupt_main"),
+}
+
+
+def interrupting_tests_in(source: str) -> set[str]:
+    """Tests that interrupt or kill, and do not say that they need a process of their own."""
+    tree = ast.parse(source)
+    if any(ast.unparse(each).startswith("pytestmark = pytest.mark.own_process") for each in tree.body):
+        return set()
+    return {
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+        if not any(ast.unparse(each).startswith("pytest.mark.own_process") for each in node.decorator_list)
+        if INTERRUPTING & {ast.unparse(each) for each in ast.walk(node) if isinstance(each, ast.Name | ast.Attribute)}
+    }
+
+
+@pytest.mark.parametrize("path", sorted(TESTS.rglob("test_*.py")), ids=lambda path: path.relative_to(TESTS).as_posix())
+def test_what_interrupts_has_a_process_of_its_own(path: Path) -> None:
+    assert not interrupting_tests_in(path.read_text())
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def test_it(): raise KeyboardInterrupt",
+        "@pytest.mark.parametrize('error', [KeyboardInterrupt])\ndef test_it(error): ...",
+        "def test_it():\n    def handler(): os.kill(os.getpid(), 2)\n    handler()",
+        "def test_it(): signal.setitimer(signal.ITIMER_REAL, 1.0)",
+    ],
+)
+def test_the_test_of_interrupts_can_fail(source: str) -> None:
+    assert interrupting_tests_in(source) == {"test_it"}
+    assert not interrupting_tests_in(f"@pytest.mark.own_process(shared=True)\n{source}")
+    assert not interrupting_tests_in(f"pytestmark = pytest.mark.own_process\n{source}")
 
 
 def test_adapters_have_the_same_verbs_in_the_same_order() -> None:

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import random
-import signal
 import subprocess
 import sys
-import threading
-import time
 from concurrent.futures import ProcessPoolExecutor
 
-import numpy as np
 import pytest
 
 import statevar as sv
@@ -146,46 +141,6 @@ if not child:
 assert os.waitpid(child, 0)[1] == 0
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
-
-
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timer signals")
-def test_ctrl_c_leaves_no_lock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It comes between any two bytecodes of a write, hundreds of times."""
-    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # some come in a destructor, which swallows them
-    rng = random.Random(seed := time.time_ns())
-    v = sv.Variable(np.zeros(100, "float32"))
-    stop = time.monotonic() + 3
-    caught = 0
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    handler = signal.signal(signal.SIGALRM, interrupt)
-    try:
-        while time.monotonic() < stop:
-            try:
-                signal.setitimer(signal.ITIMER_REAL, rng.uniform(0.0002, 0.001), 0.01)
-                while True:
-                    v.assign_add(1.0)
-                    with sv.transaction(v):
-                        v.assign_add(1.0)
-                    v.update(lambda a: a + 1)
-                    with v.edit() as array:
-                        array[...] = v.value[0] + 1
-            except KeyboardInterrupt:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-                caught += 1
-            value = v.numpy()
-            assert (value == value[0]).all(), f"half a write, seed {seed}"
-            if not caught % 20:
-                worked = threading.Thread(target=v.assign_add, args=(1.0,), daemon=True)
-                worked.start()
-                worked.join(10)
-                assert not worked.is_alive(), f"locked after {caught} interrupts, seed {seed}"
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, handler)
-    assert caught > 10
 
 
 #: The main thread forks while another one loads what is loaded when it is first used.

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import statevar as sv
-from tests.faults import assert_free, nothing_happens
+from tests.faults import INTERRUPT, assert_free, nothing_happens
 from tests.helpers import array_of, array_type, assert_same, total
 from tests.threads import in_threads, repeat
 
@@ -434,7 +434,7 @@ PROGRAMS: dict[str, Callable[[Floats, Callable[[], Any]], Any]] = {
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [RuntimeError, INTERRUPT])
 def test_an_exception_drops_everything(
     make: Floats, compiled: Compile, program: str, error: type[BaseException]
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import statevar as sv
-from tests.faults import Interruption, assert_free, nothing_happens
+from tests.faults import INTERRUPT, Interruption, assert_free, nothing_happens
 from tests.helpers import assert_same
 from tests.threads import in_threads, repeat
 from tests.transforms.on_jax import Counted, inc, nothing, nothing_changes, var
@@ -27,7 +27,7 @@ def raising(error: type[BaseException]) -> None:
     raise error("injected")
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize("error", [RuntimeError, MemoryError, INTERRUPT])
 def test_an_exception_in_a_trace_changes_nothing(error: type[BaseException]) -> None:
     v, w = var([0.0, 0.0]), var([1.0])
     fails = True
@@ -56,6 +56,7 @@ def test_an_exception_in_a_trace_changes_nothing(error: type[BaseException]) -> 
     assert_free(w)
 
 
+@pytest.mark.own_process(shared=True)
 @pytest.mark.parametrize("by_name", [False, True])
 def test_ctrl_c_at_any_moment_of_a_warm_call(by_name: bool) -> None:
     """Python looks for signals when a call returns: JAX has eaten the old values by then."""

@@ -17,8 +17,6 @@ Call = Callable[..., Any]
 #: What every variable holds unless a test says otherwise, and the other operand; they are equal in one place.
 VALUE = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)
 OTHER = np.array([[0.5, 2.0], [0.25, 1.0]], np.float32)
-
-
 LIBRARIES = ("numpy", "jax", "torch", "tensorflow")
 
 

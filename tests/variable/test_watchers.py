@@ -209,6 +209,7 @@ def test_a_pipeline_of_two_threads(backend: str) -> None:
     assert_same(result, float(items))
 
 
+@pytest.mark.own_process(shared=True)
 def test_ctrl_c_in_a_subscriber_leaves_it_working() -> None:
     v = sv.Variable(0)
     told: list[int] = []
