@@ -14,11 +14,9 @@ from typing import Any
 import pytest
 
 import statevar as sv
-from tests.helpers import assert_same
+from tests.helpers import PATIENCE, assert_same
 from tests.internals import scopes
 
-#: Seconds until something hangs. Nothing here takes as long on the busiest machine.
-PATIENCE = 120.0
 #: A case of a test: `KeyboardInterrupt`, in a process of its own.
 INTERRUPT = pytest.param(KeyboardInterrupt, marks=pytest.mark.own_process(shared=True), id="KeyboardInterrupt")
 

@@ -14,6 +14,9 @@ import numpy as np
 import statevar as sv
 from tests.internals import HOST, get_backend
 
+#: Seconds after which something hangs. Nothing that the tests wait for takes as long on the busiest machine.
+PATIENCE = 120.0
+
 #: The folder of the project: a program that a test starts there finds `tests` and `examples`.
 ROOT = Path(__file__).parents[1]
 
@@ -83,12 +86,17 @@ def total(array: Any) -> Any:
     return tf.reduce_sum(array)
 
 
-def until(condition: Callable[[], object], patience: float = 120.0) -> None:
-    """Waits for what nobody tells of, and looks again and again. The deadline is for what never comes."""
+def until(condition: Callable[[], object], patience: float = PATIENCE) -> None:
+    """Waits for what nobody tells of, and looks again and again."""
     end = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < end, "it has not come"
         time.sleep(0.001)
+
+
+def let_pass(seconds: float) -> None:
+    """Lets a time pass that was drawn: the moment of a kill. Whoever waits for something takes `until`."""
+    time.sleep(seconds)
 
 
 def address(v: sv.Variable) -> int:

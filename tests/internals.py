@@ -29,6 +29,7 @@ __all__ = [
     "CODES",
     "DIGITS",
     "HOST",
+    "PUBLIC",
     "Entry",
     "Header",
     "Paths",
@@ -62,6 +63,17 @@ __all__ = [
     "while_locked",
     "writing",
 ]
+
+#: The modules for everybody. What else is in the package is private.
+PUBLIC = (
+    "statevar",
+    "statevar.backends",
+    "statevar.checkpoint",
+    "statevar.errors",
+    "statevar.initializers",
+    "statevar.interop",
+    "statevar.testing",
+)
 
 #: How sv.jit compiles; each imports its framework.
 _ENGINES = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 
@@ -31,6 +32,12 @@ def repeat(count: int, function: Callable[[], object]) -> Callable[[], None]:
             function()
 
     return run
+
+
+def is_waiting(thread: threading.Thread) -> bool:
+    """Whether it is blocked until another thread tells it to go on."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return frame is not None and (frame.f_code.co_filename, frame.f_code.co_name) == (threading.__file__, "wait")
 
 
 class NoLock:

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 import statevar as sv
-from tests.faults import PATIENCE, Interrupt, Interruption, assert_free
-from tests.helpers import until
+from tests.faults import Interrupt, Interruption, assert_free
+from tests.helpers import PATIENCE, until
 from tests.internals import scopes, while_locked
 
 pytestmark = pytest.mark.own_process

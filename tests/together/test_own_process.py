@@ -14,7 +14,7 @@ from tests.helpers import ROOT, until
 from tests.processes import OwnProcess
 
 FILE = """
-import os, signal, sys, threading, time
+import os, signal, sys, threading
 import pytest
 
 def test_passes(tmp_path):
@@ -48,7 +48,7 @@ def test_ends():
 
 def test_is_killed():
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(100)
+    hang()
 
 def hang():
     threading.Event().wait()

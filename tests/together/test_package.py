@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,23 +12,13 @@ from pathlib import Path
 import pytest
 
 import statevar as sv
-import tests
 from statevar.backends import Backend
-from tests.internals import scopes
+from tests.helpers import ROOT
+from tests.internals import PUBLIC
 
 SOURCE = Path(sv.__file__).parent
-TESTS = Path(tests.__file__ or "").parent
 FRAMEWORKS = ("jax", "jaxlib", "torch", "tensorflow", "keras", "flax")
 
-PUBLIC = (
-    "statevar",
-    "statevar.backends",
-    "statevar.checkpoint",
-    "statevar.errors",
-    "statevar.initializers",
-    "statevar.interop",
-    "statevar.testing",
-)
 
 #: A module imports from its own layer or a lower one.
 LAYERS = (
@@ -145,101 +134,6 @@ def test_the_test_of_frameworks_can_fail(source: str) -> None:
     assert not frameworks_named_in(f'"""{source}"""')
 
 
-def dotted(path: Path) -> str:
-    """The name by which a module of ours is imported."""
-    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-PRIVATE = {dotted(path) for path in modules()} - set(PUBLIC)
-
-
-def private_modules_named_in(source: str) -> set[str]:
-    """Private modules that are imported, or named by an attribute or in a string, which may be code."""
-    named: list[str] = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            named += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            named += [f"{node.module}.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.Attribute):
-            named.append(ast.unparse(node))
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            named += re.findall(r"\b(?:statevar|sv)(?:\.\w+)+", node.value)
-            for module, names in re.findall(r"\bfrom (statevar[\w.]*) import ([\w, ]+)", node.value):
-                named += [f"{module}.{name}" for name in re.findall(r"\w+", names)]
-    parts = [re.sub(r"^sv\b", "statevar", each).split(".") for each in named]
-    return PRIVATE & {".".join(each[:count]) for each in parts for count in range(len(each) + 1)}
-
-
-@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: path.relative_to(TESTS).as_posix())
-def test_private_modules_are_named_in_one_file_of_the_tests(path: Path) -> None:
-    assert bool(private_modules_named_in(path.read_text())) == (path == TESTS / "internals.py")
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "import {package}.{name}",
-        "import {package}.{name} as module",
-        "from {package} import {name}",
-        "from {package}.{name} import active",
-        "import statevar as sv\nprint({short}.active)",
-        "def test(patch): patch.setattr('{package}.{name}.active', None)",
-        "CODE = 'import statevar as sv; {short}.active'",
-        'CODE = "import os\\nfrom {package} import errors, {name}"',
-        'def f(x): return f"{package}.{name} {{x}}"',
-    ],
-)
-def test_the_test_of_private_modules_can_fail(source: str) -> None:
-    module = scopes.__name__
-    package, _, name = module.rpartition(".")
-    breach = source.format(package=package, name=name, short=module.replace("statevar", "sv"))
-    assert module in private_modules_named_in(breach)
-    assert not private_modules_named_in(f"# {breach!r}\nimport statevar.errors\nfrom statevar.backends import Backend")
-
-
-INTERRUPTING = {
-    *("KeyboardInterrupt", "Interrupt", "Interruption", "ctypes.pythonapi.PyThreadState_SetAsyncExc"),
-    *("os.fork", "os.kill", "os.killpg", "os.abort", "signal.raise_signal", "signal.setitimer", "signal.signal"),
-    *("signal.alarm", "signal.pthread_kill", "_thread.interrupt_main"),
-}
-
-
-def interrupting_tests_in(source: str) -> set[str]:
-    """Tests that interrupt or kill, and do not say that they need a process of their own."""
-    tree = ast.parse(source)
-    if any(ast.unparse(each).startswith("pytestmark = pytest.mark.own_process") for each in tree.body):
-        return set()
-    return {
-        node.name
-        for node in tree.body
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
-        if not any(ast.unparse(each).startswith("pytest.mark.own_process") for each in node.decorator_list)
-        if INTERRUPTING & {ast.unparse(each) for each in ast.walk(node) if isinstance(each, ast.Name | ast.Attribute)}
-    }
-
-
-@pytest.mark.parametrize("path", sorted(TESTS.rglob("test_*.py")), ids=lambda path: path.relative_to(TESTS).as_posix())
-def test_what_interrupts_has_a_process_of_its_own(path: Path) -> None:
-    assert not interrupting_tests_in(path.read_text())
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "def test_it(): raise KeyboardInterrupt",
-        "@pytest.mark.parametrize('error', [KeyboardInterrupt])\ndef test_it(error): ...",
-        "def test_it():\n    def handler(): os.kill(os.getpid(), 2)\n    handler()",
-        "def test_it(): signal.setitimer(signal.ITIMER_REAL, 1.0)",
-    ],
-)
-def test_the_test_of_interrupts_can_fail(source: str) -> None:
-    assert interrupting_tests_in(source) == {"test_it"}
-    assert not interrupting_tests_in(f"@pytest.mark.own_process(shared=True)\n{source}")
-    assert not interrupting_tests_in(f"pytestmark = pytest.mark.own_process\n{source}")
-
-
 def test_adapters_have_the_same_verbs_in_the_same_order() -> None:
     orders = {}
     for path in (SOURCE / "_backends").glob("*.py"):
@@ -268,7 +162,7 @@ def loaded_by(code: str) -> set[str]:
         "import statevar",
         "import statevar as sv; v = sv.Variable([1.0]); v += 1; v[0] = 2; repr(v); v.numpy()",
         "import statevar as sv; sv.Variable('normal', shape=(2,), seed=0)",
-        f"sys.path.insert(0, {str(TESTS.parent)!r}); import tests.internals",
+        f"sys.path.insert(0, {str(ROOT)!r}); import tests.internals",
     ],
 )
 def test_no_framework_is_loaded(code: str) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 import statevar as sv
 from tests.faults import INTERRUPT, assert_free, nothing_happens
-from tests.helpers import array_of, array_type, assert_same, total
+from tests.helpers import PATIENCE, array_of, array_type, assert_same, total
 from tests.threads import in_threads, repeat
 
 Pair = namedtuple("Pair", "first second")  # noqa: PYI024  # its form is what matters
@@ -537,7 +537,7 @@ def test_tasks_take_turns(make: Floats, program: str) -> None:
     async def main() -> None:
         await asyncio.gather(one(), one(), one())
 
-    asyncio.run(asyncio.wait_for(main(), 60))
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
     assert_same(v, 3.0 * times)
 
 
@@ -626,10 +626,10 @@ def test_a_long_loop_holds_nobody_up(make: Floats) -> None:
     def step() -> None:
         v.assign_add(1.0)
         inside.set()
-        assert done.wait(20)
+        assert done.wait(PATIENCE)
 
     def meanwhile() -> None:
-        assert inside.wait(20)
+        assert inside.wait(PATIENCE)
         assert_same(v, 0.0)
         other.assign_add(1.0)
         done.set()

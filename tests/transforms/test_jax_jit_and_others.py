@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from typing import Any
 
 import pytest
 
 import statevar as sv
 from tests.faults import INTERRUPT, Interruption, assert_free, nothing_happens
-from tests.helpers import assert_same
-from tests.threads import in_threads, repeat
+from tests.helpers import PATIENCE, assert_same, until
+from tests.threads import in_threads, is_waiting, repeat
 from tests.transforms.on_jax import Counted, inc, nothing, nothing_changes, var
 
 jax = pytest.importorskip("jax")
@@ -172,10 +171,10 @@ def test_no_thread_sees_a_tracer() -> None:
     def step() -> None:
         inc(v)
         began.set()
-        assert looked.wait(20)
+        assert looked.wait(PATIENCE)
 
     def look() -> None:
-        assert began.wait(20)
+        assert began.wait(PATIENCE)
         seen.extend([v.value, v.version, v.numpy(), sv.snapshot(v)[v]])
         inc(v, 10.0)  # nor does it wait: no lock is held while JAX traces
         inc(w)
@@ -196,7 +195,7 @@ def test_two_threads_trace_at_once() -> None:
     def step(x: Any) -> Any:
         if not hasattr(met, "once"):
             met.once = True
-            barrier.wait(20)
+            barrier.wait(PATIENCE)
         inc(v, x)
         inc(w, v.value)
         return v.value
@@ -230,7 +229,7 @@ def test_tasks() -> None:
     async def main() -> None:
         await asyncio.gather(*(one() for _ in range(5)))
 
-    asyncio.run(asyncio.wait_for(main(), 60))
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
     assert_same(v, 25.0)
 
 
@@ -264,20 +263,20 @@ def test_a_program_waits_for_a_transaction() -> None:
     v = var(0.0)
     f = sv.jit(lambda: v.assign(v.value * 2 + 1))
     f()
-    began, done = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with sv.transaction(v):
-            began.set()
-            inc(v, 10.0)
-            assert not done.wait(0.05), "it did not wait"
+    order: list[str] = []
 
     def call() -> None:
-        assert began.wait(20)
         f()
-        done.set()
+        order.append("called")
 
-    in_threads(hold, call)
+    caller = threading.Thread(target=call)
+    with sv.transaction(v):
+        inc(v, 10.0)
+        caller.start()
+        until(lambda: order or is_waiting(caller))
+        order.append("committed")
+    caller.join()
+    assert order == ["committed", "called"], "it did not wait"
     assert_same(v, 23.0)
     assert_free(v)
 
@@ -308,9 +307,9 @@ def test_watchers_see_the_versions() -> None:
     assert [value for _, value in seen] == [2.0, 4.0, 6.0]
     reached: list[bool] = []
     target = v.version + 3
-    waiter = threading.Thread(target=lambda: reached.append(v.wait(target, timeout=20)))
+    waiter = threading.Thread(target=lambda: reached.append(v.wait(target, timeout=PATIENCE)))
     waiter.start()
-    time.sleep(0.02)
+    until(lambda: is_waiting(waiter))
     repeat(3, f)()
     waiter.join()
     assert reached == [True]
