@@ -11,6 +11,17 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import statevar as sv
+from tests import processes
+
+# Else a failed assertion of a helper says nothing of the values.
+pytest.register_assert_rewrite(
+    "tests.checkpoint.damaged",
+    "tests.checkpoint.disks",
+    "tests.faults",
+    "tests.helpers",
+    "tests.transforms.on_jax",
+    "tests.variable.protocols",
+)
 
 # The `backend` fixture does the same for every example of a property, so that hypothesis need not mind it.
 settings.register_profile("statevar", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -26,6 +37,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--require-backends", action="store_true", help="fail, instead of skipping, where a backend is not installed"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    processes.install(config)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

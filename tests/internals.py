@@ -39,6 +39,7 @@ __all__ = [
     "CODES",
     "DIGITS",
     "HOST",
+    "PUBLIC",
     "Entry",
     "Header",
     "Paths",
@@ -72,6 +73,17 @@ __all__ = [
     "while_locked",
     "writing",
 ]
+
+#: The modules for everybody. What else is in the package is private.
+PUBLIC = (
+    "statevar",
+    "statevar.backends",
+    "statevar.checkpoint",
+    "statevar.errors",
+    "statevar.initializers",
+    "statevar.interop",
+    "statevar.testing",
+)
 
 #: How sv.jit compiles; each imports its framework.
 _ENGINES = {

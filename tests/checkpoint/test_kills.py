@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NoReturn, TypeAlias
@@ -24,7 +25,7 @@ import pytest
 
 import statevar as sv
 from tests.checkpoint.disks import names_in
-from tests.helpers import ROOT
+from tests.helpers import ROOT, let_pass, until
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 
@@ -132,7 +133,7 @@ def over_one_path(
         children = [Child(program(last + i)) for i in range(1, writers + 1)]
         returned = []
         for child in children:
-            time.sleep(rng.uniform(0, longest))
+            let_pass(rng.uniform(0, longest))
             returned.append(child.kill())
         result["kills"] += writers
         result["files that a kill left"] += len(names_in(folder)) - 1 - len(shards_of(path))
@@ -176,12 +177,15 @@ def saving(folder: Path) -> Program:
 
     def run(say: Callable[[int], None]) -> NoReturn:
         model = made()
-        manager = None
-        while manager is None:
-            try:
-                manager = manager_of(folder, model)
-            except sv.errors.ConflictError:
-                time.sleep(0.001)
+        managers: list[sv.CheckpointManager] = []
+
+        def it_is_ours() -> bool:
+            with suppress(sv.errors.ConflictError):
+                managers.append(manager_of(folder, model))
+            return bool(managers)
+
+        until(it_is_ours)
+        manager = managers[0]
         restored = manager.restore()
         step = 0 if restored is None else restored.step
         assert generation_of(model) == step
@@ -238,7 +242,7 @@ def one_manager(folder: Path, kills: int, rng: random.Random) -> Counter[str]:
         longest = duration(lambda: manager.save(1, wait=True)) * MOMENTS * 3
     for _ in range(kills):
         child = Child(saving(folder))
-        time.sleep(rng.uniform(0, longest))
+        let_pass(rng.uniform(0, longest))
         last = look(folder, child.kill() or last, result)
     return result + Counter(kills=kills)
 
@@ -254,11 +258,11 @@ def two_managers(folder: Path, kills: int, rng: random.Random) -> Counter[str]:
             manager_of(folder, model)
         except sv.errors.ConflictError:
             result["refused"] += 1
-        time.sleep(rng.uniform(0, 0.05))
+        let_pass(rng.uniform(0, 0.05))
         last = first.kill() or last
         second.hear()
         assert second.said > last, f"{last} has returned, and the next one saved {second.said}"
-        time.sleep(rng.uniform(0, 0.05))
+        let_pass(rng.uniform(0, 0.05))
         last = look(folder, second.kill(), result)
         result["kills"] += 2
     assert 2 * result["refused"] == result["kills"]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -819,14 +820,16 @@ def test_a_snapshot_sees_all_of_a_load_or_nothing(path: Path) -> None:
 # -- a reader beside a writer ------------------------------------------------------------------------------------------
 
 WRITER = """
-import sys, time
+import sys, threading
 import numpy as np
 import statevar as sv
 
-path, limit, seconds = sys.argv[1], int(sys.argv[2]) or None, float(sys.argv[3])
+path, limit = sys.argv[1], int(sys.argv[2]) or None
 model = [sv.Variable(np.zeros(500, "float32")) for _ in range(4)]
-end, count = time.monotonic() + seconds, 0
-while time.monotonic() < end:
+told = threading.Thread(target=sys.stdin.read)  # to end
+told.start()
+count = 0
+while told.is_alive():
     count += 1
     for v in model:
         v.assign(np.full(500, count, "float32"))
@@ -840,37 +843,39 @@ print(count)
 @pytest.mark.parametrize("limit", [0, 2000])
 def test_a_reader_beside_a_writer_sees_whole_saves(path: Path, limit: int) -> None:
     """A process saves all the time; here, one thread loads into variables, and one reads arrays one by one."""
-    writer = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(path), str(limit), "2"], stdout=subprocess.PIPE, text=True
-    )
-    assert writer.stdout is not None
-    assert writer.stdout.readline() == "begun\n"
+    command = [sys.executable, "-c", WRITER, str(path), str(limit)]
     seen: list[float] = []
 
-    def loads() -> int:
-        model = [sv.Variable(np.zeros(500, "float32")) for _ in range(4)]
-        count = 0
-        while writer.poll() is None:
-            sv.load(model, path)
-            values = {x for v in model for x in v.numpy().tolist()}
-            assert len(values) == 1, "two saves are mixed"
-            seen.extend(values)
-            count += 1
-        return count
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdin is not None
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "begun\n"
+        end = time.monotonic() + 2.0
 
-    def reads() -> int:
-        count = 0
-        while writer.poll() is None:
-            with sv.load(path) as checkpoint:
-                assert len({x for name in checkpoint for x in checkpoint[name].tolist()}) == 1, "two saves are mixed"
-            count += 1
-        return count
+        def loads() -> int:
+            model = [sv.Variable(np.zeros(500, "float32")) for _ in range(4)]
+            count = 0
+            while time.monotonic() < end or len(set(seen)) <= 1:
+                sv.load(model, path)
+                values = {x for v in model for x in v.numpy().tolist()}
+                assert len(values) == 1, "two saves are mixed"
+                seen.extend(values)
+                count += 1
+            return count
 
-    with ThreadPoolExecutor(2) as pool:
-        counts = [each.result() for each in [pool.submit(loads), pool.submit(reads)]]
-    saves = int(writer.stdout.read())
-    writer.stdout.close()
-    assert writer.wait() == 0
+        def reads() -> int:
+            count = 0
+            while time.monotonic() < end or count <= 1:
+                with sv.load(path) as checkpoint:
+                    values = {x for name in checkpoint for x in checkpoint[name].tolist()}
+                    assert len(values) == 1, "two saves are mixed"
+                count += 1
+            return count
+
+        with ThreadPoolExecutor(2) as pool:
+            counts = [each.result() for each in [pool.submit(loads), pool.submit(reads)]]
+        saves = int(writer.communicate()[0])
+        assert writer.returncode == 0
     assert seen == sorted(seen), "an older save came after a newer one"
     assert len(set(seen)) > 1
     print(f"{saves} saves, {counts} loads: no error, none mixed")

@@ -7,7 +7,6 @@ import pickle
 import subprocess
 import sys
 import threading
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,9 @@ import numpy as np
 import pytest
 
 import statevar as sv
-from tests.helpers import address, assert_same, host
+from tests.helpers import PATIENCE, address, assert_same, host, until
 from tests.internals import files
-from tests.together.test_threads import in_threads
+from tests.threads import in_threads, is_waiting
 
 
 def model(backend: str = "numpy") -> dict[str, sv.Variable]:
@@ -65,7 +64,7 @@ def test_a_save_returns_before_anything_is_written(tmp_path: Path, monkeypatch: 
     may_write, write = threading.Event(), files.write
 
     def slowly(*arguments: Any) -> int:
-        may_write.wait(10)
+        assert may_write.wait(PATIENCE)
         return write(*arguments)
 
     monkeypatch.setattr(files, "write", slowly)
@@ -78,8 +77,7 @@ def test_a_save_returns_before_anything_is_written(tmp_path: Path, monkeypatch: 
         state["a"] += 1.0
         third = threading.Thread(target=manager.save, args=(3,))  # two are under way: this one waits here
         third.start()
-        time.sleep(0.05)
-        assert third.is_alive()
+        until(lambda: is_waiting(third))
         may_write.set()
         third.join()
         manager.wait()
@@ -413,8 +411,13 @@ def test_one_that_is_waited_for_comes_after_those_that_are_not(tmp_path: Path, m
         manager._writers[False].submit(gate.wait)  # the thread that stands back has not come to the first save yet
         manager.save(1)
         v.assign_add(1.0)
-        threading.Timer(0.2, gate.set).start()
-        manager.save(2, wait=True)
+
+        def open_the_gate() -> None:
+            """When the thread that saves step 2 has come to its wait, or past it."""
+            until(lambda: committed or any(map(is_waiting, manager._writers[True]._threads)))
+            gate.set()
+
+        in_threads(lambda: manager.save(2, wait=True), open_the_gate)
         assert committed == [1, 2]
         assert [sv.load(manager.path(step))["v"][0] for step in (1, 2)] == [0.0, 1.0]
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -21,38 +20,15 @@ import pytest
 
 import statevar as sv
 from tests.checkpoint.disks import Cut, Recorder, build, names_in, power_cuts
+from tests.checkpoint.generations import generation_of, made, put
 from tests.internals import files
 
 #: How much is tried after each operation: all of it, where that is not more.
 LIMIT = 200
 FEW = 8  # are enough to find a fault
 
-Model = dict[str, sv.Variable]
 
 # -- what is saved, and how it is looked at --------------------------------------------------------------------
-
-
-def made() -> Model:
-    """Takes several blocks of a disk, and several files if they are small."""
-    model = {name: sv.Variable(np.zeros(160, "float32")) for name in ("a", "b", "c")}
-    return {**model, "seldom": sv.Variable(np.zeros(160, "int32")), "empty": sv.Variable(np.zeros(0, "float32"))}
-
-
-def put(model: Model, generation: int) -> None:
-    """Makes it the state of that save. ``seldom`` is as before in every even one."""
-    for i, name in enumerate(("a", "b", "c")):
-        model[name].assign(np.full(160, 10 * generation + i, "float32"))
-    if generation % 2:
-        model["seldom"].assign(np.full(160, generation, "int32"))
-
-
-def generation_of(model: Model) -> int:
-    """Of which save it is, whole; -1 if it is a mixture."""
-    found = {(model[name].numpy() - i).tolist()[j] / 10 for i, name in enumerate(("a", "b", "c")) for j in range(160)}
-    found_seldom = set(model["seldom"].numpy().tolist())
-    generation = int(found.pop())
-    fits = not found and found_seldom == {generation - (generation + 1) % 2}
-    return generation if fits else -1
 
 
 @dataclass
@@ -70,16 +46,6 @@ class Survey:
     def __str__(self) -> str:
         found = ", ".join(f"{number} {name}" for name, number in sorted(self.verdicts.items()))
         return f"{self.states} states: {found}"
-
-
-@pytest.fixture
-def memory(tmp_path: Path) -> Iterator[Path]:
-    """A folder of a file system in memory, where there is one: thousands of disks are built in it."""
-    if not os.access("/dev/shm", os.W_OK):
-        yield tmp_path
-        return
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
-        yield Path(folder)
 
 
 def survey(recorder: Recorder, look: Callable[[Path], int], folder: Path, limit: int = LIMIT) -> Survey:

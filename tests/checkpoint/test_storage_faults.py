@@ -26,11 +26,9 @@ import pytest
 
 import statevar as sv
 from tests.checkpoint.disks import Fault, names_in, system_error
-from tests.checkpoint.test_power_cuts import generation_of, made, memory, put
+from tests.checkpoint.generations import generation_of, made, put
 from tests.internals import files
-from tests.together.test_threads import in_threads
-
-__all__ = ["memory"]  # a fixture
+from tests.threads import in_threads
 
 NAME = "model.safetensors"
 
@@ -44,7 +42,14 @@ FAILURES: dict[str, tuple[Callable[[], BaseException | None], bool]] = {
 }
 
 
-@pytest.fixture(params=FAILURES)
+#: An error of the system, or an interrupt.
+EACH = [
+    pytest.param(name, marks=[pytest.mark.own_process(shared=True)] if "interrupted" in name else ())
+    for name in FAILURES
+]
+
+
+@pytest.fixture(params=EACH)
 def failure(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
@@ -474,7 +479,7 @@ def test_every_checkpoint_is_one_moment(backend: str, tmp_path: Path, capsys: py
                 source -= 1
                 target += 1
             next(moved)
-            time.sleep(1e-5)  # lets the thread that saves have its turn
+            time.sleep(0)  # the turn of the thread that saves
 
     def saver() -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import statevar as sv
 from tests.helpers import address, assert_same, host
 from tests.internals import snapshots
-from tests.together.test_threads import in_threads
+from tests.threads import in_threads
 
 
 def test_it_is_a_read_only_mapping_of_paths(backend: str) -> None:
@@ -189,8 +190,11 @@ def test_rollback_puts_back_what_an_optimizer_wrote() -> None:
     assert_same(v, [1.0, 2.0])
 
 
-def moving(variables: list[sv.Variable], seconds: float) -> tuple[int, int]:
-    """Writers move amounts between variables; returns how many cuts were taken, and how many had a wrong sum."""
+def moving(variables: list[sv.Variable], seconds: float, cuts: int = 3) -> tuple[int, int]:
+    """Writers move amounts between variables; returns how many cuts were taken, and how many had a wrong sum.
+
+    For some seconds, and until a few cuts are taken: on a busy machine the reader may have had no turn by then.
+    """
     total = sum(int(v) for v in variables)
     done = threading.Event()
     taken = wrong = 0
@@ -208,17 +212,15 @@ def moving(variables: list[sv.Variable], seconds: float) -> tuple[int, int]:
     def reader() -> None:
         nonlocal taken, wrong
         try:
-            while not done.wait(0):
+            end = time.monotonic() + seconds
+            while time.monotonic() < end or taken < cuts:
                 cut = sv.snapshot(variables)
                 taken += 1
                 wrong += int(sum(int(host(cut[v])) for v in variables) != total)
         finally:
             done.set()
 
-    timer = threading.Timer(seconds, done.set)
-    timer.start()
     in_threads(lambda: writer(1), lambda: writer(2), reader)
-    timer.join()
     return taken, wrong
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 from typing import Any
 
 import numpy as np
 import pytest
 
 import statevar as sv
-from tests.helpers import address, assert_same
+from tests.helpers import PATIENCE, address, assert_same, until
 from tests.internals import holds
-from tests.together.test_threads import in_threads, repeat
+from tests.threads import in_threads, repeat
 
 BACKENDS = ("numpy", "jax", "torch", "tensorflow")
 
@@ -74,17 +73,16 @@ def test_a_conflict_that_was_caught_delays_no_commit() -> None:
     def winner() -> None:
         with sv.transaction(b):
             began.set()
-            assert held.wait(10)
+            assert held.wait(PATIENCE)
             a.assign_add(1)  # waits for the loser
-            assert end.wait(10), "the loser's commit waited for this transaction"
+            assert end.wait(PATIENCE), "the loser's commit waited for this transaction"
 
     def loser() -> None:
-        assert began.wait(10)
+        assert began.wait(PATIENCE)
         with sv.transaction(a):
             held.set()
             a.assign(5)
-            while not holds._waiting:
-                time.sleep(0.001)
+            until(lambda: holds._waiting)
             with pytest.raises(sv.errors.ConflictError):
                 b.assign_add(1)
         end.set()
@@ -249,16 +247,16 @@ def test_writers_wait_and_readers_do_not(backend: str) -> None:
         with sv.transaction(v):
             v.assign([1.0])
             began.set()
-            assert ended.wait(10), "the reader waited"
+            assert ended.wait(PATIENCE), "the reader waited"
             order.append("commit")
 
     def reader() -> None:
-        assert began.wait(10)
+        assert began.wait(PATIENCE)
         assert_same(v, [0.0])
         ended.set()
 
     def writer() -> None:
-        assert began.wait(10)
+        assert began.wait(PATIENCE)
         v.assign_add([10.0])
         order.append("write")
 
@@ -312,7 +310,7 @@ def test_opposite_orders_do_not_hang_if_listed(backend: str) -> None:
 
 def test_opposite_orders_are_an_error_if_not_listed(backend: str) -> None:
     a, b = (sv.Variable(0, backend=backend, name=name) for name in "ab")
-    meet = threading.Barrier(2, timeout=10)
+    meet = threading.Barrier(2, timeout=PATIENCE)
     conflicts: list[str] = []
 
     def crossing(first: sv.Variable, second: sv.Variable) -> None:

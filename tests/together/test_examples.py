@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import random
 import subprocess
 import sys
-import time
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 
 import statevar as sv
-from tests.helpers import ROOT, host
-
-
-def example(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look there
-    spec.loader.exec_module(module)
-    return module
+from tests.helpers import ROOT, host, let_pass, until
+from tests.together.examples import example
 
 
 def test_digits_from_the_command_line() -> None:
@@ -75,11 +63,10 @@ def test_digits_ends_the_same_however_often_it_is_killed(tmp_path: Path) -> None
     for _ in range(50):
         with subprocess.Popen([*command, str(tmp_path / "killed")], cwd=ROOT, stdout=subprocess.PIPE) as process:
             goal = newest() + moments.randint(1, 40) if kills < 6 else math.inf
-            while process.poll() is None and newest() < goal:  # not after a time: other programs run here too
-                time.sleep(0.001)
+            until(lambda: process.poll() is not None or newest() >= goal)  # noqa: B023  # called here only
             if process.poll() is not None:
                 break
-            time.sleep(moments.uniform(0, 0.02))
+            let_pass(moments.uniform(0, 0.02))
             process.kill()
             kills += 1
         steps.append(newest())

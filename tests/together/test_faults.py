@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import ctypes
-import dis
 import importlib
-import random
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from types import CodeType, FrameType
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
 import statevar as sv
+from tests.faults import INTERRUPT, assert_free, nothing_happens
 from tests.helpers import assert_same
-from tests.internals import Watchers, adapter, overlays, transactions, while_locked
+from tests.internals import Watchers, adapter, transactions
 
-PATIENCE = 20.0
-ERRORS = (MemoryError, KeyboardInterrupt)
+ERRORS = (MemoryError, INTERRUPT)
 
 
-@pytest.fixture(params=ERRORS, ids=["memory", "interrupt"])
+@pytest.fixture(params=ERRORS)
 def error(request: pytest.FixtureRequest) -> type[BaseException]:
     kind: type[BaseException] = request.param
     return kind
@@ -41,43 +32,6 @@ def raising(error: type[BaseException]) -> Callable[..., Any]:
         raise error("injected")
 
     return fail
-
-
-def assert_free(*variables: sv.Variable) -> None:
-    """Another thread can write them, together and alone, and everybody sees it."""
-    versions = [v.version for v in variables]
-    wrote = threading.Event()
-
-    def write() -> None:
-        for v in variables:
-            v.assign_add(1.0)
-        with sv.transaction(variables):
-            for v in variables:
-                v.assign_sub(1.0)
-        sv.snapshot(variables)
-        wrote.set()
-
-    before = [v.numpy() for v in variables]
-    threading.Thread(target=write, daemon=True).start()
-    assert wrote.wait(PATIENCE), "another thread waits for ever: a lock or a hold is left"
-    for v, value, version in zip(variables, before, versions, strict=True):
-        assert_same(v, value)
-        assert v.version >= version + 2, "two more writes have been counted"
-        assert v._holder is None
-
-
-@contextmanager
-def nothing_happens(error: type[BaseException], *variables: sv.Variable) -> Iterator[None]:
-    """The block raises the injected error; afterwards everything is as it was, and free."""
-    before = [(v.numpy(), v.shape, v.version) for v in variables]
-    with pytest.raises(error, match="injected"):
-        yield
-    for v, (value, shape, version) in zip(variables, before, strict=True):
-        assert_same(v, value)
-        assert v.shape == shape
-        assert v.version == version
-    assert overlays.current() is None, "a transaction is still open"
-    assert_free(*variables)
 
 
 # -- the writer, step by step -------------------------------------------------------------------------------
@@ -130,6 +84,7 @@ def test_an_operand_that_fails(backend: str, way: str, error: type[BaseException
         WRITES[way][0](v)
 
 
+@pytest.mark.own_process(shared=True)
 def test_an_operand_that_interrupts(backend: str) -> None:
     class Impatient:
         def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
@@ -234,6 +189,7 @@ def test_watchers_that_fail(backend: str, error: type[BaseException]) -> None:
     assert_free(v)
 
 
+@pytest.mark.own_process(shared=True)
 def test_a_subscriber_that_interrupts(backend: str) -> None:
     """The write is done; the next one is delivered."""
     v = make(backend)
@@ -370,6 +326,7 @@ def test_a_commit_that_fails(backend: str, which: int, done: bool, error: type[B
 
 @pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("which", range(3))
+@pytest.mark.own_process(shared=True)
 def test_ctrl_c_in_a_commit_that_cannot_fail(backend: str, which: int, done: bool) -> None:
     """There is no way back where values were written in place: the commit ends, and then the interrupt is raised."""
     variables = three(backend)
@@ -462,6 +419,7 @@ def test_a_finalizer_that_reads_during_a_commit(backend: str) -> None:
     assert hidden == [True, True]
 
 
+@pytest.mark.own_process(shared=True)
 def test_ctrl_c_after_a_donation_loses_nothing() -> None:
     """Python looks for signals when a compiled call returns: the old array is gone, the new one not yet stored."""
     pytest.importorskip("jax")
@@ -482,231 +440,3 @@ def test_ctrl_c_after_a_donation_loses_nothing() -> None:
                 write()
     assert v.numpy().tolist() == [9.0, 3.0, 4.0]
     assert v.assign_add(1.0).numpy().tolist() == [10.0, 4.0, 5.0]
-
-
-# -- interrupts at any moment ---------------------------------------------------------------------------------
-
-
-class Interrupt(KeyboardInterrupt):
-    """Told apart from the user's own."""
-
-
-_SOURCES = (str(Path(sv.__file__).parent), contextmanager.__code__.co_filename, __file__)
-_points: dict[CodeType, frozenset[int]] = {}
-
-
-def points(code: CodeType) -> frozenset[int]:
-    """Where CPython looks for signals: when a function begins, after a call, on a jump back.
-
-    What it raises after a call goes to the handler of the call. Raised before the next instruction, it would go to
-    that one's, so those are left out where they differ.
-    """
-    if code not in _points:
-        table = dis._parse_exception_table(code)  # type: ignore[attr-defined]
-        found: set[int] = set()
-        before = None
-        for each in dis.get_instructions(code):
-            after = before is not None and (before.opname == "RESUME" or before.opname.startswith("CALL"))
-            if each.opname == "JUMP_BACKWARD" or (after and _handler(table, each) == _handler(table, before)):
-                found.add(each.offset)
-            before = each
-        _points[code] = frozenset(found)
-    return _points[code]
-
-
-def _handler(table: list[Any], instruction: Any) -> int | None:
-    return next((each.target for each in table if each.start <= instruction.offset < each.end), None)
-
-
-class Interruption:
-    """Raises at the n-th place in our code at which a signal could."""
-
-    def __init__(self, nth: int) -> None:
-        self.left = nth
-        self.where = ""
-
-    def run(self, function: Callable[[], object]) -> BaseException | None:
-        before = sys.gettrace()
-        sys.settrace(self._enter)
-        try:
-            function()
-        except BaseException as error:  # noqa: BLE001  # the caller looks at it
-            return error
-        finally:
-            sys.settrace(before)
-        return None
-
-    def _enter(self, frame: FrameType, event: str, _: Any) -> Any:
-        if self.where or not frame.f_code.co_filename.startswith(_SOURCES) or _in_finalizer(frame):
-            return None
-        frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        return self._step
-
-    def _step(self, frame: FrameType, event: str, _: Any) -> Any:
-        if event == "opcode" and not self.where and frame.f_lasti in points(frame.f_code):
-            self.left -= 1
-            if self.left == 0:
-                self.where = f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}, in {frame.f_code.co_name}"
-                raise Interrupt
-        return self._step
-
-
-def _in_finalizer(frame: FrameType | None) -> bool:
-    """Python drops what is raised there."""
-    while frame is not None:
-        if frame.f_code.co_name == "__del__":
-            return True
-        frame = frame.f_back
-    return False
-
-
-def left_behind(variables: list[sv.Variable]) -> str:
-    """What an interrupt has left locked, held or open."""
-    for v in variables:
-        if v._holder is not None:
-            return f"held for {v._holder.what}"
-        free = threading.Thread(target=lambda v=v: v._lock.acquire(timeout=0.5) and v._lock.release(), daemon=True)
-        free.start()
-        free.join(0.4)
-        if free.is_alive():
-            return "locked"
-    return "" if overlays._overlay.get() is None else "the transaction is still open"
-
-
-Operation = Callable[[sv.Variable, sv.Variable], object]
-
-
-def fresh() -> list[sv.Variable]:
-    return [sv.Variable(np.array([1.0, 2.0], "float32"), backend="numpy") for _ in range(2)]
-
-
-def values(variables: list[sv.Variable]) -> list[Any]:
-    return [v.numpy().tolist() for v in variables]
-
-
-def leaks(operation: Operation) -> list[str]:
-    """Runs it again and again, interrupted one place later each time. Returns where it left something behind."""
-    variables = fresh()
-    before = values(variables)
-    operation(*variables)
-    whole = (before, values(variables))
-    found: list[str] = []
-    for nth in range(1, 2000):
-        variables = fresh()
-        interruption = Interruption(nth)
-        error = interruption.run(lambda variables=variables: operation(*variables))  # type: ignore[misc]
-        if not interruption.where:
-            assert nth > 3, "it was interrupted nowhere"
-            return found
-        assert error is not None, f"the interrupt at {interruption.where} got lost"
-        error.__traceback__ = error.__context__ = None  # frames that are still alive would hold generators back
-        del error
-        if left := left_behind(variables):
-            found.append(f"{interruption.where}: {left}")
-        elif values(variables) not in whole:
-            found.append(f"{interruption.where}: half done, {values(variables)}")
-        overlays.active.clear()  # may count one too many, which costs time only
-        overlays._overlay.set(None)
-    raise AssertionError("it never ended")
-
-
-def edit(a: sv.Variable, index: Any) -> None:
-    with a.edit(index) as array:
-        array[...] = 5.0
-
-
-def constrained(a: sv.Variable) -> None:
-    a.constraint = np.abs
-    a.assign_sub(7.0)
-
-
-def move(a: sv.Variable, b: sv.Variable, *listed: sv.Variable) -> None:
-    with sv.transaction(listed):
-        a.assign_sub(b)
-        b.assign_add(1.0)
-
-
-def nest(a: sv.Variable, b: sv.Variable) -> None:
-    with sv.transaction(a):
-        a.assign_sub(1.0)
-        with sv.transaction(b):
-            b.assign_add(1.0)
-
-
-def roll_back(a: sv.Variable, b: sv.Variable) -> None:
-    with sv.rollback(a, b):
-        move(a, b)
-
-
-INTERRUPTED: dict[str, Operation] = {
-    "assign": lambda a, b: a.assign([3.0, 4.0]),
-    "assign_add": lambda a, b: a.assign_add(1.0),
-    "setitem": lambda a, b: a.__setitem__(0, 5.0),
-    "divide": lambda a, b: divide(a),
-    "read": lambda a, b: (a.value, a.numpy()),
-    "update": lambda a, b: a.update(lambda value: value + 1),
-    "edit": lambda a, b: edit(a, ...),
-    "edit a part": lambda a, b: edit(a, 0),
-    "constraint": lambda a, b: constrained(a),
-    "transaction": lambda a, b: move(a, b, a, b),
-    "transaction, unlisted": move,
-    "transactions, nested": nest,
-    "rollback": roll_back,
-    "restore": lambda a, b: sv.restore(sv.snapshot(a, b)),
-    "snapshot": lambda a, b: sv.snapshot(a, b),
-    "snapshot, under locks": lambda a, b: while_locked([a, b], lambda taken: [v.value for v in taken]),
-}
-
-
-@pytest.mark.parametrize("operation", INTERRUPTED)
-def test_an_interrupt_at_any_moment(operation: str) -> None:
-    assert leaks(INTERRUPTED[operation]) == []
-
-
-def test_the_search_finds_a_lock_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The test above can fail."""
-
-    def careless(a: sv.Variable, b: sv.Variable) -> None:
-        a._lock.acquire()
-        a._stored()
-        a._lock.release()
-
-    assert any("locked" in each for each in leaks(careless))
-
-
-def write_until_interrupted(v: sv.Variable, started: threading.Event) -> None:
-    try:
-        started.set()
-        while True:
-            v.assign_add(1.0)
-            v[...] = float(v.version % 7)
-    except Interrupt:
-        pass
-
-
-def interrupt(thread: threading.Thread) -> None:
-    """Until it has ended: an exception that comes while another one is handled may get lost."""
-    end = time.monotonic() + PATIENCE
-    while thread.is_alive():
-        assert time.monotonic() < end, "a thread waits for ever"
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread.ident or 0), ctypes.py_object(Interrupt))
-        thread.join(0.05)
-
-
-def test_interrupts_from_another_thread() -> None:
-    """Real ones: 200 threads that write are hit at a random moment, two at a time."""
-    v = sv.Variable(np.zeros(100, "float32"), backend="numpy")
-    rng = random.Random(0)
-    for _ in range(100):
-        started = [threading.Event() for _ in range(2)]
-        threads = [threading.Thread(target=write_until_interrupted, args=(v, each), daemon=True) for each in started]
-        for thread in threads:
-            thread.start()
-        for each in started:
-            each.wait()
-        time.sleep(rng.random() * 0.002)
-        for thread in threads:
-            interrupt(thread)
-    value = v.numpy()
-    assert (value == value[0]).all(), "an interrupted write is whole or did not happen"
-    assert_free(v)

@@ -11,7 +11,7 @@ import pytest
 
 import statevar as sv
 from tests.helpers import array_of, assert_same
-from tests.together.test_examples import example
+from tests.together.examples import example
 
 STEPS, EXAMPLES, FEATURES = 12, 16, 3
 CLOSE = 1e-5  # a compiled step rounds in another order

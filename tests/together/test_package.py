@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import doctest
 import inspect
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,84 +15,16 @@ from typing import Any
 import pytest
 
 import statevar as sv
-import tests
 from statevar.backends import Backend
-from tests.internals import overlays
+from tests.helpers import ROOT
+from tests.internals import PUBLIC
 
 SOURCE = Path(sv.__file__).parent
-TESTS = Path(tests.__file__ or "").parent
 FRAMEWORKS = ("jax", "jaxlib", "torch", "tensorflow", "keras", "flax")
-
-PUBLIC = (
-    "statevar",
-    "statevar.backends",
-    "statevar.checkpoint",
-    "statevar.errors",
-    "statevar.initializers",
-    "statevar.interop",
-    "statevar.testing",
-)
-
-#: A module imports from its own layer or a lower one.
-LAYERS = (
-    ("errors", "_public"),
-    ("_arrays",),
-    ("initializers", "backends"),
-    ("_core",),
-    ("_state", "interop"),
-    ("_transforms", "checkpoint", "testing"),
-    ("_backends", "__init__"),
-)
 
 
 def modules() -> list[Path]:
     return sorted(SOURCE.rglob("*.py"))
-
-
-def name_of(path: Path) -> str:
-    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
-
-
-def layer_of(name: str) -> int:
-    return next(number for number, names in enumerate(LAYERS) if name in names)
-
-
-def imports_of(path: Path) -> Iterator[tuple[str, str]]:
-    """(the name of a statevar module, or '' ; the root of what is imported) for every import of a file."""
-    package = path.relative_to(SOURCE).parts[:-1]
-    tree = ast.parse(path.read_text())
-    tree.body = [node for node in tree.body if ast.unparse(node).partition(":")[0] != "if TYPE_CHECKING"]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (("", alias.name.partition(".")[0]) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = package[: len(package) - node.level + 1] if node.level else ()
-            parts = (*base, *(node.module or "").split(".")) if node.module else base
-            if not node.level:
-                yield "", parts[0]
-            elif parts:
-                yield parts[0], ""
-            else:
-                yield from ((alias.name, "") for alias in node.names if alias.name.islower())
-
-
-@pytest.mark.parametrize("path", modules(), ids=lambda path: path.stem)
-def test_imports_point_downwards(path: Path) -> None:
-    mine = layer_of(name_of(path))
-    for ours, _ in imports_of(path):
-        assert not ours or layer_of(ours) <= mine, f"{name_of(path)} imports {ours} from a higher layer"
-
-
-def test_modules_import_in_no_circle() -> None:
-    graph: dict[str, set[str]] = {}
-    for path in modules():
-        name = name_of(path)
-        graph.setdefault(name, set()).update(ours for ours, _ in imports_of(path) if ours not in ("", name))
-    done: set[str] = set()
-    while graph.keys() - done:
-        ready = {name for name, needs in graph.items() if needs <= done} - done
-        assert ready, f"a circle among {sorted(graph.keys() - done)}"
-        done |= ready
 
 
 def frameworks_named_in(source: str) -> set[str]:
@@ -136,63 +67,9 @@ def test_a_framework_is_named_only_by_its_adapter_and_the_registry(path: Path) -
 @pytest.mark.parametrize(
     "source", ["import jax.numpy", "from torch import nn", "x = 'tensorflow'", "keras.ops", "def f(): import flax"]
 )
-def test_the_test_above_can_fail(source: str) -> None:
+def test_the_test_of_frameworks_can_fail(source: str) -> None:
     assert frameworks_named_in(source)
     assert not frameworks_named_in(f'"""{source}"""')
-
-
-def dotted(path: Path) -> str:
-    """The name by which a module of ours is imported."""
-    parts = path.relative_to(SOURCE.parent).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-PRIVATE = {dotted(path) for path in modules()} - set(PUBLIC)
-
-
-def private_modules_named_in(source: str) -> set[str]:
-    """Private modules that are imported, or named by an attribute or in a string, which may be code."""
-    named: list[str] = []
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            named += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            named += [f"{node.module}.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.Attribute):
-            named.append(ast.unparse(node))
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            named += re.findall(r"\b(?:statevar|sv)(?:\.\w+)+", node.value)
-            for module, names in re.findall(r"\bfrom (statevar[\w.]*) import ([\w, ]+)", node.value):
-                named += [f"{module}.{name}" for name in re.findall(r"\w+", names)]
-    parts = [re.sub(r"^sv\b", "statevar", each).split(".") for each in named]
-    return PRIVATE & {".".join(each[:count]) for each in parts for count in range(len(each) + 1)}
-
-
-@pytest.mark.parametrize("path", sorted(TESTS.rglob("*.py")), ids=lambda path: path.relative_to(TESTS).as_posix())
-def test_private_modules_are_named_in_one_file_of_the_tests(path: Path) -> None:
-    assert bool(private_modules_named_in(path.read_text())) == (path == TESTS / "internals.py")
-
-
-@pytest.mark.parametrize(
-    "source",
-    [
-        "import {package}.{name}",
-        "import {package}.{name} as module",
-        "from {package} import {name}",
-        "from {package}.{name} import active",
-        "import statevar as sv\nprint({short}.active)",
-        "def test(patch): patch.setattr('{package}.{name}.active', None)",
-        "CODE = 'import statevar as sv; {short}.active'",
-        'CODE = "import os\\nfrom {package} import errors, {name}"',
-        'def f(x): return f"{package}.{name} {{x}}"',
-    ],
-)
-def test_the_test_above_can_fail_too(source: str) -> None:
-    module = overlays.__name__
-    package, _, name = module.rpartition(".")
-    breach = source.format(package=package, name=name, short=module.replace("statevar", "sv"))
-    assert module in private_modules_named_in(breach)
-    assert not private_modules_named_in(f"# {breach!r}\nimport statevar.errors\nfrom statevar.backends import Backend")
 
 
 def test_adapters_have_the_same_verbs_in_the_same_order() -> None:
@@ -223,7 +100,7 @@ def loaded_by(code: str) -> set[str]:
         "import statevar",
         "import statevar as sv; v = sv.Variable([1.0]); v += 1; v[0] = 2; repr(v); v.numpy()",
         "import statevar as sv; sv.Variable('normal', shape=(2,), seed=0)",
-        f"sys.path.insert(0, {str(TESTS.parent)!r}); import tests.internals",
+        f"sys.path.insert(0, {str(ROOT)!r}); import tests.internals",
     ],
 )
 def test_no_framework_is_loaded(code: str) -> None:

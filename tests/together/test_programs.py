@@ -16,9 +16,8 @@ from hypothesis import Phase, assume, example, given, settings
 from hypothesis import strategies as st
 
 import statevar as sv
-from tests.helpers import array_of, host
-from tests.together.test_faults import assert_free
-from tests.transforms.test_control_flow import total
+from tests.faults import assert_free
+from tests.helpers import array_of, host, total
 
 Expression: TypeAlias = tuple[Any, ...]
 Statement: TypeAlias = tuple[Any, ...]

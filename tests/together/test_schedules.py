@@ -17,8 +17,8 @@ import pytest
 
 import statevar as sv
 from statevar.errors import ConflictError, ReentrantWriteError
-from tests.helpers import NoLock
 from tests.internals import cell_module, holds, overlays, snapshots, transactions
+from tests.threads import NoLock
 
 #: Orders that a search tries at most, if it is to find nothing. Some of those below end before, and have tried all.
 MANY = 150

@@ -24,11 +24,11 @@ import pytest
 
 import statevar as sv
 from statevar.errors import ConflictError, StatevarError
-from tests.helpers import NoLock
+from tests.helpers import PATIENCE
 from tests.internals import cell_module, transactions
+from tests.threads import NoLock
 
 SECONDS = 1.5
-PATIENCE = 60.0
 COUNT = 6
 
 
@@ -121,6 +121,7 @@ class Run:
     variables: list[Any]
     seed: int
     seconds: float
+    steps: int = 50
     threads: int = 4
     tolerated: tuple[type[BaseException], ...] = ()
     history: list[Step] = field(default_factory=list)
@@ -142,7 +143,8 @@ class Run:
     def _work(self, rng: random.Random, end: float) -> None:
         steps = [self._transaction] * 5 + [self._plain, self._update, self._snapshot]
         try:
-            while time.monotonic() < end and not self.errors:
+            # On a busy machine, until some steps are done.
+            while (time.monotonic() < end or len(self.history) <= self.steps) and not self.errors:
                 with suppress(*self.tolerated):
                     rng.choice(steps)(rng)
         except BaseException as error:  # noqa: BLE001  # raised by `assert_serialisable`
@@ -224,7 +226,7 @@ def test_threads_could_have_run_one_after_the_other(backend: str) -> None:
     run = Run(some(backend, COUNT), time.time_ns() % 100_000, SECONDS)
     run.go()
     run.assert_serialisable()
-    assert len(run.history) > 50, "some steps were done"
+    assert len(run.history) > run.steps, "some steps were done"
 
 
 def test_plain_writes_among_transactions(backend: str) -> None:
@@ -355,7 +357,6 @@ BROKEN: dict[str, tuple[Any, str, Any]] = {
 def test_what_is_broken_is_refused(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(*BROKEN[what])
     monkeypatch.setattr(sv.Variable, "_adopt", yield_then(sv.Variable._adopt))
-    end = time.monotonic() + PATIENCE
     for seed in range(1000):
         # A thread may meet the mark of another one's write, or lack an update's own; the checker is to find the rest.
         run = Run(some("numpy", COUNT), seed, 0.2, tolerated=(StatevarError, AttributeError))
@@ -365,7 +366,7 @@ def test_what_is_broken_is_refused(what: str, monkeypatch: pytest.MonkeyPatch) -
             run.assert_serialisable()
         except NotSerialisableError:
             return
-        assert time.monotonic() < end, "the fault was never found"
+    pytest.fail("the fault was never found")
 
 
 # -- no deadlock ----------------------------------------------------------------------------------------------
@@ -507,7 +508,7 @@ def test_a_commit_that_hides_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -
 
     def commit(drafts: dict[sv.Variable, sv.Variable], check: Callable[[], None] | None = None) -> None:
         for variable, draft in drafts.items():
-            time.sleep(1e-4)  # another thread's turn
+            time.sleep(0)  # another thread's turn
             with variable._lock:
                 variable._adopt(draft)
                 variable._snapshot = variable._handle.published

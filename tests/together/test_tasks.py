@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 import statevar as sv
-from tests.helpers import assert_same
+from tests.helpers import PATIENCE, assert_same
 
 
 def test_tasks_take_turns(backend: str) -> None:
@@ -31,7 +31,7 @@ def test_tasks_take_turns(backend: str) -> None:
     async def main() -> None:
         await asyncio.gather(add(), add(), look(), add())
 
-    asyncio.run(asyncio.wait_for(main(), 30))
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
     assert (int(v), int(w)) == (15, 15)
 
 
@@ -65,7 +65,7 @@ def test_a_worker_thread_started_inside_is_outside() -> None:
             with pytest.raises(sv.errors.ConflictError, match="the transaction may wait for this code"):
                 await asyncio.to_thread(v.assign, [3.0])
 
-    asyncio.run(asyncio.wait_for(main(), 10))
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
     assert_same(v, [2.0])
 
 
@@ -93,7 +93,7 @@ def test_a_plain_write_to_what_another_task_holds_is_an_error() -> None:
         await task
         v.assign_add([1.0])
 
-    asyncio.run(asyncio.wait_for(main(), 10))
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
     assert_same(v, [3.0])
 
 
@@ -106,11 +106,12 @@ def test_waiting_for_a_thread_does_not_block_the_loop() -> None:
     def holder() -> None:
         with sv.transaction(v):
             began.set()
-            assert end.wait(10), "the event loop was blocked"
+            assert end.wait(PATIENCE), "the event loop was blocked"
             v.assign(5)
 
     async def ticker() -> None:
-        await asyncio.sleep(0.05)
+        for _ in range(10):
+            await asyncio.sleep(0)
         end.set()
 
     async def waiter() -> None:
@@ -122,8 +123,8 @@ def test_waiting_for_a_thread_does_not_block_the_loop() -> None:
 
     thread = threading.Thread(target=holder)
     thread.start()
-    assert began.wait(10)
-    asyncio.run(asyncio.wait_for(main(), 20))
+    assert began.wait(PATIENCE)
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
     thread.join()
     assert int(v) == 6
 
@@ -134,7 +135,7 @@ def test_a_cancelled_task_lets_go() -> None:
     async def holder() -> None:
         async with sv.transaction(v):
             v.assign(1)
-            await asyncio.sleep(100)
+            await asyncio.Event().wait()
 
     async def waiter() -> None:
         async with sv.transaction(v):
@@ -155,7 +156,7 @@ def test_a_cancelled_task_lets_go() -> None:
         async with sv.transaction(v):
             v.assign(3)
 
-    asyncio.run(asyncio.wait_for(main(), 10))
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
     assert int(v) == 3
 
 
@@ -178,7 +179,7 @@ def test_waiting_inside_a_transaction_is_an_error() -> None:
         end.set()
         await task
 
-    asyncio.run(asyncio.wait_for(main(), 10))
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
     assert int(a) == 1
 
 

@@ -13,6 +13,7 @@ import pytest
 
 import statevar as sv
 from tests.helpers import assert_same, host
+from tests.threads import in_threads, repeat
 
 THREADS = 8
 ADDS = 2000
@@ -24,33 +25,6 @@ def switch_often() -> Iterator[None]:
     sys.setswitchinterval(1e-5)
     yield
     sys.setswitchinterval(interval)
-
-
-def in_threads(*functions: Callable[[], object]) -> None:
-    """Runs each in a thread of its own, and raises what the first of them raised."""
-    errors: list[BaseException] = []
-
-    def guarded(function: Callable[[], object]) -> None:
-        try:
-            function()
-        except BaseException as error:  # noqa: BLE001  # raised below
-            errors.append(error)
-
-    threads = [threading.Thread(target=guarded, args=(function,)) for function in functions]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-
-
-def repeat(count: int, function: Callable[[], object]) -> Callable[[], None]:
-    def run() -> None:
-        for _ in range(count):
-            function()
-
-    return run
 
 
 def test_no_update_is_lost(backend: str) -> None:

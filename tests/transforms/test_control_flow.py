@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 import statevar as sv
-from tests.helpers import array_of, array_type, assert_same
-from tests.together.test_faults import assert_free, nothing_happens
-from tests.together.test_threads import in_threads, repeat
+from tests.faults import INTERRUPT, assert_free, nothing_happens
+from tests.helpers import PATIENCE, array_of, array_type, assert_same, total
+from tests.threads import in_threads, repeat
 
 Pair = namedtuple("Pair", "first second")  # noqa: PYI024  # its form is what matters
 
@@ -42,15 +42,6 @@ class Compile:
 @pytest.fixture(params=["eager", "jit"])
 def compiled(request: pytest.FixtureRequest, backend: str) -> Compile:
     return Compile(backend, request.param)
-
-
-def total(array: Any) -> Any:
-    """The sum of an array of any library."""
-    if hasattr(array, "sum"):
-        return array.sum()
-    import tensorflow as tf
-
-    return tf.reduce_sum(array)
 
 
 class Floats:
@@ -443,7 +434,7 @@ PROGRAMS: dict[str, Callable[[Floats, Callable[[], Any]], Any]] = {
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+@pytest.mark.parametrize("error", [RuntimeError, INTERRUPT])
 def test_an_exception_drops_everything(
     make: Floats, compiled: Compile, program: str, error: type[BaseException]
 ) -> None:
@@ -546,7 +537,7 @@ def test_tasks_take_turns(make: Floats, program: str) -> None:
     async def main() -> None:
         await asyncio.gather(one(), one(), one())
 
-    asyncio.run(asyncio.wait_for(main(), 60))
+    asyncio.run(asyncio.wait_for(main(), PATIENCE))
     assert_same(v, 3.0 * times)
 
 
@@ -635,10 +626,10 @@ def test_a_long_loop_holds_nobody_up(make: Floats) -> None:
     def step() -> None:
         v.assign_add(1.0)
         inside.set()
-        assert done.wait(20)
+        assert done.wait(PATIENCE)
 
     def meanwhile() -> None:
-        assert inside.wait(20)
+        assert inside.wait(PATIENCE)
         assert_same(v, 0.0)
         other.assign_add(1.0)
         done.set()

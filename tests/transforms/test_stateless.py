@@ -15,11 +15,10 @@ import numpy as np
 import pytest
 
 import statevar as sv
-from tests.helpers import array_of, assert_same
+from tests.faults import assert_free
+from tests.helpers import PATIENCE, array_of, assert_same, total
 from tests.internals import overlays
-from tests.together.test_faults import assert_free
-from tests.together.test_threads import in_threads
-from tests.transforms.test_control_flow import total
+from tests.threads import in_threads
 
 
 def elsewhere(function: Callable[[], Any]) -> Any:
@@ -365,14 +364,14 @@ def test_other_threads_are_outside(backend: str) -> None:
     def inside(k: int) -> None:
         with sv.StatelessScope({v: 100.0 * k}) as scope:
             for _ in range(5):
-                barrier.wait(20)
+                barrier.wait(PATIENCE)
                 v.assign_add(1.0)
                 assert float(v) // 100 == k
         results.append((k, float(scope.get_current_value(v))))
 
     def outside() -> None:
         for n in range(5):
-            barrier.wait(20)
+            barrier.wait(PATIENCE)
             assert float(v) == n
             v.assign_add(1.0)
 
@@ -696,7 +695,7 @@ def test_threads_call_one_pure_function(backend: str) -> None:
     def fn(barrier: threading.Barrier) -> None:
         for _ in range(5):
             v.assign_add(1.0)
-            barrier.wait(20)
+            barrier.wait(PATIENCE)
 
     pure, barrier = sv.functionalize(fn, [v]), threading.Barrier(8)
     results: list[float] = []

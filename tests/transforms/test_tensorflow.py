@@ -13,7 +13,9 @@ import pytest
 
 import statevar as sv
 from statevar.errors import ConflictError, DTypeError, ReentrantWriteError, TraceError
+from tests.helpers import PATIENCE, until
 from tests.internals import engine
+from tests.threads import is_waiting
 
 tf = pytest.importorskip("tensorflow")
 
@@ -478,20 +480,20 @@ def test_who_holds_a_variable_is_waited_for() -> None:
     step()
     with pytest.raises((ReentrantWriteError, ConflictError)):
         v.update(lambda old: step())
-    inside, go = threading.Event(), threading.Event()
+    inside, caller, called = threading.Event(), threading.current_thread(), list[float]()
 
     def hold() -> None:
         with sv.transaction(v):
             inside.set()
-            go.wait(5)
+            until(lambda: called or is_waiting(caller))
             v.assign(10.0)
 
     thread = threading.Thread(target=hold)
     thread.start()
-    inside.wait(5)
-    threading.Timer(0.05, go.set).start()
-    assert float(step()) == 11.0
+    assert inside.wait(PATIENCE)
+    called.append(float(step()))
     thread.join()
+    assert called == [11.0]
 
 
 def test_threads_lose_nothing_and_see_no_half() -> None:

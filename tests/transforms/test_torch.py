@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import statevar as sv
+from tests.helpers import PATIENCE
 from tests.internals import engine
 
 torch = pytest.importorskip("torch")
@@ -500,17 +501,17 @@ def test_other_threads_see_no_traced_value(traced: None) -> None:
     def step() -> Any:
         w.assign(w.value * 3)
         inside.set()
-        assert go_on.wait(30)
+        assert go_on.wait(PATIENCE)
         return w.value
 
     with ThreadPoolExecutor(1) as pool:
         call = pool.submit(step)
-        assert inside.wait(30)
+        assert inside.wait(PATIENCE)
         _same(w, [1.0, 2.0])
         assert _is_real(w.value)
         w.assign([2.0, 2.0])
         go_on.set()
-        _same(call.result(30), [6.0, 6.0])
+        _same(call.result(PATIENCE), [6.0, 6.0])
     _same(w, [6.0, 6.0])
 
 

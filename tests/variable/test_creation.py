@@ -13,14 +13,8 @@ from hypothesis.extra import numpy as hnp
 import statevar as sv
 from tests.helpers import array_of, array_type, assert_same, host
 from tests.internals import HOST
+from tests.variable.dtypes import CANNOT_HOLD
 
-#: What a library cannot hold, and what its error says.
-CANNOT_HOLD: dict[str, dict[str, str]] = {
-    "numpy": {},
-    "jax": dict.fromkeys(("int64", "uint64", "float64", "complex128"), "64 bits") | {"string": "strings"},
-    "torch": dict.fromkeys(("int4", "uint4", "string"), "cannot hold"),
-    "tensorflow": {"string": "strings"},
-}
 DTYPES = list(HOST)
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import statevar as sv
-from tests.helpers import address, array_of, assert_same, host
-from tests.together.test_threads import in_threads, repeat
+from tests.helpers import PATIENCE, address, array_of, assert_same, host
+from tests.threads import in_threads, repeat
 
 # -- update ------------------------------------------------------------------------------------------------
 
@@ -116,11 +116,11 @@ def test_readers_pass_while_an_update_runs(backend: str) -> None:
 
     def slow(a: Any) -> Any:
         inside.set()
-        assert done.wait(10), "a reader waited for the update"
+        assert done.wait(PATIENCE), "a reader waited for the update"
         return a + 1
 
     def reader() -> None:
-        assert inside.wait(10)
+        assert inside.wait(PATIENCE)
         assert_same(v, [1.0])
         done.set()
 
@@ -130,7 +130,7 @@ def test_readers_pass_while_an_update_runs(backend: str) -> None:
 
 def test_two_updates_that_wait_for_each_other_do_not_hang(backend: str) -> None:
     a, b = (sv.Variable(0, backend=backend, name=name) for name in "ab")
-    both = threading.Barrier(2, timeout=10)
+    both = threading.Barrier(2, timeout=PATIENCE)
     failed: list[str] = []
 
     def crossing(first: sv.Variable, second: sv.Variable) -> None:

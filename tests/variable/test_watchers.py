@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import statevar as sv
-from tests.helpers import assert_same
-from tests.together.test_threads import in_threads, repeat
+from tests.helpers import PATIENCE, assert_same
+from tests.threads import in_threads, repeat
 
 
 def test_wait_returns_at_the_version(backend: str) -> None:
@@ -22,7 +22,7 @@ def test_wait_returns_at_the_version(backend: str) -> None:
     seen: list[Any] = []
 
     def waiter() -> None:
-        assert v.wait(3, timeout=10)
+        assert v.wait(3, timeout=PATIENCE)
         seen.append(int(v))
 
     in_threads(waiter, waiter, repeat(3, lambda: v.assign_add(1)))
@@ -201,7 +201,7 @@ def test_a_pipeline_of_two_threads(backend: str) -> None:
 
     def stage() -> None:
         for version in range(1, items + 1):
-            assert source.wait(version, timeout=10)
+            assert source.wait(version, timeout=PATIENCE)
             assert float(source) >= version
             result.assign_add(1.0)
 
@@ -209,6 +209,7 @@ def test_a_pipeline_of_two_threads(backend: str) -> None:
     assert_same(result, float(items))
 
 
+@pytest.mark.own_process(shared=True)
 def test_ctrl_c_in_a_subscriber_leaves_it_working() -> None:
     v = sv.Variable(0)
     told: list[int] = []

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import statevar as sv
 from tests.helpers import array_of, assert_same
 from tests.internals import HOST, kind
-from tests.variable.test_creation import CANNOT_HOLD
+from tests.variable.dtypes import CANNOT_HOLD
 
 IN_PLACE = {
     operator.iadd: operator.add,

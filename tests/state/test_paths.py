@@ -1,20 +1,17 @@
-"""`Module`, `variables` and `named_variables`: what holds which variables, and under which path."""
+"""`variables` and `named_variables`: what holds which variables, and under which path."""
 
 # Attributes are set from outside, as a person does who tries things.
 # mypy: disable-error-code="attr-defined"
 
 from __future__ import annotations
 
-import copy
 import enum
-import pickle
 import sys
 from collections import OrderedDict, UserDict, defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from functools import lru_cache, partial
 from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,103 +19,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import statevar as sv
-from tests.helpers import array_of, assert_same
-from tests.internals import Paths, found_in, named_in, paths_in, tracking, variables_in
-
-
-class Dense(sv.Module):
-    """Does not call ``super().__init__()``."""
-
-    def __init__(self, inputs: int = 2, outputs: int = 2, backend: str = "numpy") -> None:
-        self.kernel = sv.Variable("ones", shape=(inputs, outputs), name="kernel", backend=backend)
-        self.bias = sv.Variable("zeros", shape=(outputs,), name="bias", backend=backend)
-        self.calls = sv.Variable(0, name="calls", backend=backend, trainable=False)
-
-    def __call__(self, x: Any) -> Any:
-        self.calls.assign_add(1)
-        return x @ self.kernel + self.bias
-
-
-class Model(sv.Module):
-    def __init__(self, backend: str = "numpy") -> None:
-        super().__init__()
-        self.layers = [Dense(2, 3, backend), Dense(3, 1, backend)]
-        self.heads = {"mean": Dense(1, 1, backend)}
-
-    @sv.jit
-    def step(self, x: Any) -> Any:
-        for layer in self.layers:
-            x = layer(x)
-        return x
-
-
-class Point(NamedTuple):
-    x: Any
-    y: Any
-
-
-@dataclass
-class Record:
-    left: Any = None
-    right: Any = None
-
-
-@dataclass(slots=True)
-class Slotted:
-    left: Any = None
-    right: Any = None
-
-
-class Plain:
-    """Any attributes."""
-
-    def __init__(self, **attributes: Any) -> None:
-        vars(self).update(attributes)
-
-
-class Secret:
-    __slots__ = ("__inside", "__weakref__")
-
-    def __init__(self, inside: Any) -> None:
-        self.__inside = inside
-
-
-class Bag(dict[str, Any]):
-    """A dict with attributes."""
-
-
-class Stack(sv.Module, Mapping[str, Any]):
-    """A module that is a mapping as well."""
-
-    def __init__(self, **items: Any) -> None:
-        self.items_of_it = items
-        self.scale = scalar()
-
-    def __getitem__(self, key: str) -> Any:
-        return self.items_of_it[key]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.items_of_it)
-
-    def __len__(self) -> int:
-        return len(self.items_of_it)
-
-
-class Clip:
-    def __init__(self, upper: sv.Variable) -> None:
-        self.upper = upper
-
-    def __call__(self, value: Any) -> Any:
-        return np.minimum(value, self.upper.value)
-
-
-def scalar(name: str = "v") -> sv.Variable:
-    return sv.Variable(0.0, name=name)
-
-
-def paths(obj: Any) -> list[str]:
-    return list(sv.named_variables(obj))
-
+from tests.internals import Paths, found_in, paths_in
+from tests.state.models import (
+    Bag,
+    Clip,
+    Dense,
+    Model,
+    Plain,
+    Point,
+    Record,
+    Secret,
+    Slotted,
+    Stack,
+    all_paths,
+    module_of,
+    paths,
+    scalar,
+)
 
 # -- paths -----------------------------------------------------------------------------------------------
 
@@ -301,21 +218,6 @@ def test_a_part_that_knows_its_parent_and_is_shared() -> None:
     assert found.find("b/0/v") is found.find("b/0/parent/b/0/parent/a/v") is part.v
 
 
-def all_paths(found: Paths) -> set[str]:
-    """Of what has no cycles."""
-    todo, paths = list(found.variables), set(found.variables)
-    while todo:
-        path = todo.pop()
-        more = {
-            alias + path.removeprefix(first)
-            for alias, first in found.aliases.items()
-            if path == first or path.startswith(f"{first}/")
-        } - paths
-        paths |= more
-        todo += more
-    return paths
-
-
 def diamond(levels: int) -> Any:
     nest: Any = [scalar()]
     for _ in range(levels):
@@ -365,13 +267,6 @@ def nests(shared: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         ),
         max_leaves=25,
     )
-
-
-def module_of(attributes: dict[str, Any]) -> sv.Module:
-    module = sv.Module()
-    for name, value in attributes.items():
-        setattr(module, name, value)
-    return module
 
 
 def at(nest: Any, path: str) -> Any:
@@ -570,324 +465,3 @@ def test_nothing_found(find: Callable[[Any], Any]) -> None:
         assert len(find(empty)) == 0
     with sv.transaction(sv.Module()):
         pass
-
-
-# -- modules --------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("kind", "expected"),
-    [("Model", "model"), ("MLP", "mlp"), ("DenseBlock", "dense_block"), ("HTTPCache", "http_cache"), ("_A", "a")],
-)
-def test_the_default_name(kind: str, expected: str) -> None:
-    assert type(kind, (sv.Module,), {})().name == expected
-    assert type(kind, (Dense,), {})().name == expected
-
-
-def test_default_names_are_those_of_tensorflow() -> None:
-    tf = pytest.importorskip("tensorflow")
-    for kind in (
-        "Model",
-        "MLP",
-        "DenseBlock",
-        "HTTPCache",
-        "Conv2D",
-        "Conv2DTranspose",
-        "LSTMCell",
-        "A",
-        "lower",
-        "aB",
-    ):
-        assert type(kind, (sv.Module,), {})().name == type(kind, (tf.Module,), {})().name
-
-
-def test_a_name_scope_of_its_own(backend: str) -> None:
-    class Inner(sv.Module):
-        def __init__(self) -> None:
-            with self.name_scope() as path:
-                self.where = path
-                self.w = sv.Variable(0.0, name="w", backend=backend)
-
-    with sv.Module("outer").name_scope():
-        inner = Inner()
-    assert (inner.where, inner.w.path) == ("outer/inner", "outer/inner/w")
-    assert list(inner.named_variables()) == ["w"]
-
-
-@pytest.mark.parametrize("name", ["", "a/b", 3])
-def test_bad_names(name: Any) -> None:
-    with pytest.raises(sv.errors.NameScopeError, match="name: expected a non-empty string without '/'"):
-        sv.Module(name)
-    module = sv.Module()
-    module.name = name
-    with pytest.raises(sv.errors.NameScopeError, match="name: expected a non-empty"), module.name_scope():
-        pass
-    assert repr(module) == "<Module: 0 variables, 0 elements, 0 bytes>"
-
-
-def test_a_dataclass_may_be_a_module() -> None:
-    @dataclass(eq=False)
-    class Filter(sv.Module):
-        name: str
-        mean: sv.Variable
-        inner: list[Any] = field(default_factory=list)
-
-    with pytest.raises(TypeError, match="name"):
-        Filter()  # type: ignore[call-arg]
-    each = Filter("ema", scalar(), [scalar()])
-    assert each.name == "ema"
-    assert list(each.named_variables()) == ["mean", "inner/0"]
-    assert isinstance(hash(each), int)
-
-
-def test_a_dataclass_with_equality_may_be_a_module() -> None:
-    @dataclass
-    class Filter(sv.Module):
-        mean: sv.Variable
-
-    each, module = Filter(scalar()), sv.Module()
-    module.filters = [each, each]
-    assert module.submodules == (each,)
-    assert list(module.named_variables()) == ["filters/0/mean"]
-
-
-def test_trainable_or_not(backend: str) -> None:
-    dense = Dense(backend=backend)
-    assert dense.trainable_variables == (dense.kernel, dense.bias)
-    assert dense.non_trainable_variables == (dense.calls,)
-    dense.kernel.trainable = False
-    assert list(dense.trainable_variables) == [dense.bias]
-    assert dense.variables == (dense.kernel, dense.bias, dense.calls)
-
-
-def test_what_the_class_holds_belongs_to_no_module() -> None:
-    class Shared(sv.Module):
-        v = scalar()
-
-    assert Shared().variables == ()
-
-
-def test_it_is_shown() -> None:
-    model = Model()
-    assert repr(model) == "<Model: 9 variables, 18 elements, 72 bytes>"
-    model.layers[0].extra = sv.Variable(shape=(None,), dtype="float32")
-    model.layers[1].inner = [Dense(1, 1)]
-    assert str(model).splitlines() == [
-        "<Model: 13 variables, 1 without a value, 21 elements, 84 bytes>",
-        "  layers/0: <Dense: 4 variables, 1 without a value, 10 elements, 40 bytes>",
-        "  layers/1: <Dense: 6 variables, 8 elements, 32 bytes>",
-        "    inner/0: <Dense: 3 variables, 3 elements, 12 bytes>",
-        "  heads/mean: <Dense: 3 variables, 3 elements, 12 bytes>",
-    ]
-    model.layers = [Dense(1, 1) for _ in range(25)]
-    lines = str(model).splitlines()
-    assert len(lines) == 22
-    assert lines[-1] == "  … and 6 more"
-    one = module_of({"v": sv.Variable(True)})
-    assert repr(one) == "<Module: 1 variable, 1 element, 1 byte>"
-
-
-def test_showing_never_raises() -> None:
-    class Bad(Mapping[str, Any]):
-        def __getitem__(self, key: str) -> Any:
-            raise KeyError(key)
-
-        def __iter__(self) -> Iterator[str]:
-            raise RuntimeError("no")
-
-        def __len__(self) -> int:
-            return 1
-
-    module = module_of({"bad": Bad()})
-    assert repr(module) == str(module) == f"<Module at {id(module):#x}, unavailable: RuntimeError>"
-
-
-@pytest.mark.parametrize("how", [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))])
-def test_copies_have_variables_of_their_own(backend: str, how: Callable[[Any], Any]) -> None:
-    model = Model(backend)
-    model.tied = model.layers[0].kernel
-    model.back = model
-    model.name = "mine"
-    model.step(array_of(backend, np.ones((1, 2), "float32")))
-    other = how(model)
-    assert list(other.named_variables()) == list(model.named_variables())
-    assert paths_in("save", other).aliases == paths_in("save", model).aliases
-    assert not set(map(id, other.variables)) & set(map(id, model.variables))
-    assert other.name == "mine"
-    other.step(array_of(backend, np.ones((1, 2), "float32")))
-    model.layers[0].kernel.assign_add(1.0)
-    assert_same(other.tied, np.ones((2, 3)))
-    assert (int(model.layers[0].calls), int(other.layers[0].calls)) == (1, 2)
-
-
-def test_the_rest_of_the_package_takes_modules(backend: str) -> None:
-    model = Model(backend)
-    before = sv.snapshot(model)
-    with pytest.raises(KeyError), sv.transaction(model):
-        model.layers[0].kernel.assign_add(1.0)
-        raise KeyError
-    assert_same(model.layers[0].kernel, np.ones((2, 3)))
-    x = array_of(backend, np.ones((1, 2), "float32"))
-    assert_same(model.step(x), [[6.0]])
-    assert_same(model.step(x), [[6.0]])
-    assert int(model.layers[1].calls) == 2
-    model.layers[0].bias.assign([1.0, 0.0, 0.0])
-    assert_same(model.step(x), [[7.0]])
-    sv.restore(before)
-    assert int(model.layers[1].calls) == 0
-    assert_same(model.step(x), [[6.0]])
-    if backend == "numpy":
-        pytest.importorskip("autograd")
-
-    def loss() -> Any:
-        return model.layers[1](model.layers[0](x))[0, 0]
-
-    wanted = [each for layer in model.layers for each in layer.trainable_variables]
-    value, gradients = sv.value_and_grad(loss, tuple(wanted))()
-    assert_same(value, 6.0)
-    assert_same(gradients[-1], [1.0])
-    assert_same(gradients[2], np.full((3, 1), 2.0))
-    assert len(sv.value_and_grad(loss, model.layers[1].trainable_variables)()[1]) == 2
-
-
-# -- setattr -----------------------------------------------------------------------------------------------------------
-
-
-def test_hooks_hear_of_attributes() -> None:
-    heard: list[tuple[sv.Module, list[str]]] = []
-    remove = tracking._on_setattr(lambda module: heard.append((module, sorted(vars(module)))))
-    try:
-        model = sv.Module()
-        model.w = scalar()
-        model.other = 3
-    finally:
-        remove()
-    remove()
-    model.more = 4
-    assert heard == [(model, ["w"]), (model, ["other", "w"])]
-    assert not tracking._hooks
-    assert "__setattr__" not in vars(sv.Module)
-
-
-def test_a_hook_may_end_itself_and_fail() -> None:
-    def once(module: sv.Module) -> None:
-        remove()
-        raise ValueError("does not fit")
-
-    calls: list[sv.Module] = []
-    remove = tracking._on_setattr(once)
-    last = tracking._on_setattr(calls.append)
-    model = sv.Module()
-    try:
-        with pytest.raises(ValueError, match="does not fit"):
-            model.w = 1
-        model.w = 2
-    finally:
-        last()
-    assert calls == [model]
-    assert not tracking._hooks
-    assert "__setattr__" not in vars(sv.Module)
-
-
-def test_a_hook_that_ends_itself_leaves_the_others() -> None:
-    heard: list[str] = []
-
-    def once(module: sv.Module) -> None:
-        heard.append("once")
-        remove()
-
-    remove = tracking._on_setattr(once)
-    last = tracking._on_setattr(lambda _: heard.append("last"))
-    model = sv.Module()
-    model.w = 1
-    model.w = 2
-    last()
-    assert heard == ["once", "last", "last"]
-
-
-def test_setattr_passes_on_to_other_bases() -> None:
-    heard = []
-
-    class Other:
-        def __setattr__(self, name: str, value: Any) -> None:
-            heard.append(name)
-            super().__setattr__(name, value)
-
-    class Both(sv.Module, Other):
-        pass
-
-    Both().w = 1
-    remove = tracking._on_setattr(lambda _: heard.append("hook"))
-    Both().v = 1
-    remove()
-    assert heard == ["w", "v", "hook"]
-
-
-# -- what others do ---------------------------------------------------------------------------------------------------
-
-
-def test_names_and_order_are_those_of_torch() -> None:
-    torch = pytest.importorskip("torch")
-
-    def theirs(name: str) -> Any:
-        return torch.nn.Parameter(torch.zeros(()))
-
-    def build(kind: Any, leaf: Callable[[str], Any], listed: Any) -> Any:
-        model = kind()
-        model.scale = leaf("scale")
-        model.encoder = kind()
-        model.encoder.kernel, model.encoder.bias = leaf("kernel"), leaf("bias")
-        inner = [kind(), kind()]
-        for each in inner:
-            each.w = leaf("w")
-        model.layers = listed(inner)
-        model.tied = model.encoder
-        return model
-
-    other = build(torch.nn.Module, theirs, torch.nn.ModuleList)
-    model = build(sv.Module, scalar, list)
-    assert [name.replace(".", "/") for name, _ in other.named_parameters()] == list(model.named_variables())
-    everything = {name.replace(".", "/") for name, _ in other.named_parameters(remove_duplicate=False)}
-    found = paths_in("save", model)
-    assert everything == all_paths(found)
-    assert [name.replace(".", "/") for name, _ in other.named_modules() if name not in ("", "layers")] == list(
-        model.named_submodules()
-    )
-
-
-def test_the_variables_are_those_of_tensorflow() -> None:
-    tf = pytest.importorskip("tensorflow")
-
-    def build(kind: Any, leaf: Callable[[], Any]) -> Any:
-        model = kind()
-        model.w, model._hidden = leaf(), [leaf(), (leaf(), {"a": leaf()})]
-        model.inner = {"x": kind()}
-        model.inner["x"].v = leaf()
-        model.again = model.w
-        return model
-
-    other, model = build(tf.Module, lambda: tf.Variable(0.0)), build(sv.Module, scalar)
-    assert len(model.variables) == len(other.variables) == 5
-    assert len(model.submodules) == len(other.submodules) == 1
-
-
-def test_found_and_named_agree() -> None:
-    model = Model()
-    assert found_in(model, Dense) == list(named_in("test", model, Dense).values())
-    assert variables_in("test", [model, model.layers]) == list(model.variables)
-
-
-def test_a_copy_of_a_module_has_a_compiled_method_of_its_own() -> None:
-    class Counter(sv.Module):
-        def __init__(self) -> None:
-            self.total = sv.Variable(0.0)
-            self.step = sv.jit(self._step)
-
-        def _step(self) -> Any:
-            return self.total.assign_add(1.0).value
-
-    counter = Counter()
-    counter.step()
-    other = copy.deepcopy(counter)
-    other.step()
-    assert (float(counter.total), float(other.total)) == (1.0, 2.0)

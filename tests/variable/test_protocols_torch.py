@@ -1,0 +1,249 @@
+"""The table of ``docs/protocols.md``: PyTorch."""
+
+from __future__ import annotations
+
+import io
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.helpers import assert_same
+from tests.variable.protocols import OTHER, VALUE, Call, assert_result, calls, row, variable
+
+
+def _into(torch: Any, v: Any, how: str) -> Any:
+    target = torch.ones(2, 2)
+    if how == "copy_":
+        return target.copy_(v)
+    if how == "add_":
+        return target.add_(v)
+    if how == "setitem":
+        target[:] = v
+    else:
+        target += v
+    return target
+
+
+TORCH: dict[str, tuple[Call, Call]] = {
+    "sin": (lambda torch, v: torch.sin(v), np.sin),
+    "add": (lambda torch, v: torch.add(v, v), lambda a: a + a),
+    "add, by keyword": (lambda torch, v: torch.add(input=torch.ones(2, 2), other=v), lambda a: a + 1),
+    "clamp(x, min=v)": (lambda torch, v: torch.clamp(torch.ones(2, 2), min=v), lambda a: np.maximum(a, 1)),
+    "sum": (lambda torch, v: torch.sum(v, dim=0), lambda a: a.sum(0)),
+    "max": (lambda torch, v: torch.max(v, dim=1).values, lambda a: a.max(1)),
+    "matmul": (lambda torch, v: torch.matmul(torch.tensor(OTHER), v), lambda a: OTHER @ a),
+    "einsum": (lambda torch, v: torch.einsum("ij,jk", v, torch.tensor(OTHER)), lambda a: a @ OTHER),
+    "cat": (lambda torch, v: torch.cat([torch.tensor(OTHER), v]), lambda a: np.concatenate([OTHER, a])),
+    "stack of a tuple": (lambda torch, v: torch.stack((v, v)), lambda a: np.stack([a, a])),
+    "where": (lambda torch, v: torch.where(torch.tensor(OTHER > 1), v, 0.0), lambda a: np.where(OTHER > 1, a, 0)),
+    "split": (lambda torch, v: torch.split(v, 1), lambda a: np.split(a, 2)),
+    "reshape": (lambda torch, v: torch.reshape(v, (-1,)), lambda a: a.reshape(-1)),
+    "zeros_like": (lambda torch, v: torch.zeros_like(v), np.zeros_like),
+    "linalg.norm": (lambda torch, v: torch.linalg.norm(v), np.linalg.norm),
+    "F.linear": (lambda torch, v: torch.nn.functional.linear(torch.tensor(OTHER), v), lambda a: OTHER @ a.T),
+    "F.relu": (lambda torch, v: torch.nn.functional.relu(v), np.asarray),
+    "F.mse_loss": (
+        lambda torch, v: torch.nn.functional.mse_loss(v, torch.tensor(OTHER)),
+        lambda a: ((a - OTHER) ** 2).mean(),
+    ),
+    "a module": (lambda torch, v: torch.nn.ReLU()(v), np.asarray),
+    "t + v": (lambda torch, v: torch.tensor(OTHER) + v, lambda a: OTHER + a),
+    "v + t": (lambda torch, v: v + torch.tensor(OTHER), lambda a: a + OTHER),
+    "t @ v": (lambda torch, v: torch.tensor(OTHER) @ v, lambda a: OTHER @ a),
+    "t.copy_(v)": (lambda torch, v: _into(torch, v, "copy_"), np.asarray),
+    "t.add_(v)": (lambda torch, v: _into(torch, v, "add_"), lambda a: a + 1),
+    "t[:] = v": (lambda torch, v: _into(torch, v, "setitem"), np.asarray),
+    "t += v": (lambda torch, v: _into(torch, v, "iadd"), lambda a: a + 1),
+}
+
+
+@row(TORCH)
+def test_torch_functions(backend: str, torch: Any, call: Call, expected: Call) -> None:
+    v = variable(backend)
+    assert_result(call(torch, v), "torch", expected(VALUE))
+    assert_same(v, VALUE)
+
+
+def test_torch_compares_variables(backend: str, torch: Any) -> None:
+    v = variable(backend)
+    assert torch.equal(v, torch.tensor(VALUE))
+    assert torch.allclose(v, torch.tensor(VALUE))
+    assert torch.numel(v) == 4
+
+
+TORCH_WRITES: dict[str, Call] = {
+    "relu_(v)": lambda torch, v: torch.relu_(v),
+    "sin(t, out=v)": lambda torch, v: torch.sin(torch.ones(4), out=v),
+    "max(t, 0, out=(v, i))": lambda torch, v: torch.max(
+        torch.ones(2, 4), 0, out=(v, torch.zeros(4, dtype=torch.int64))
+    ),
+    "F.relu(v, inplace=True)": lambda torch, v: torch.nn.functional.relu(v, inplace=True),
+    "_foreach_add_([v], 1)": lambda torch, v: torch._foreach_add_([v], 1.0),
+}
+
+
+@calls(TORCH_WRITES)
+def test_torch_does_not_write_into_a_variable(backend: str, torch: Any, call: Call) -> None:
+    v = variable(backend, VALUE.reshape(-1), trainable=False)
+    with pytest.raises(TypeError, match=r"Hint: v\.assign"):
+        call(torch, v)
+    assert_same(v, VALUE.reshape(-1))
+    assert v.version == 0
+
+
+def test_what_torch_makes_of_a_variable_of_another_library_is_not_the_variable(backend: str, torch: Any) -> None:
+    v = variable(backend)
+    if backend == "torch":  # it is a view of the parameter, which autograd guards
+        with pytest.raises(RuntimeError, match="leaf Variable"):
+            torch.reshape(v, (-1,)).add_(10.0)
+    else:
+        torch.reshape(v, (-1,)).add_(10.0)
+        torch.transpose(v, 0, 1).zero_()
+    assert_same(v, VALUE)
+
+
+def test_torch_keeps_running_statistics_in_parameters(torch: Any) -> None:
+    """It writes them past every protocol, so they must be what it may write."""
+    mean, variance = (variable("torch", each, trainable=False) for each in (np.zeros(4, "f"), np.ones(4, "f")))
+    torch.nn.functional.batch_norm(torch.ones(3, 4), mean.parameter, variance.parameter, training=True)
+    assert_same(mean, np.full(4, 0.1), rtol=1e-6)
+
+
+GRADIENTS: dict[str, Call] = {
+    "torch.mul(v, x)": lambda torch, v, x: torch.mul(v, x),
+    "v * x": lambda torch, v, x: v * x,
+    "x * v": lambda torch, v, x: x * v,
+    "v.value * x": lambda torch, v, x: v.value * x,
+    "v * ndarray": lambda torch, v, x: v * x.numpy(),
+    "ndarray * v": lambda torch, v, x: x.numpy() * v,
+    "stack([v]) * x": lambda torch, v, x: torch.stack([v]) * x,
+    "v[:] * x": lambda torch, v, x: v[:] * x,
+    "einsum": lambda torch, v, x: torch.einsum("ij,ij", v, x),
+    "copy_": lambda torch, v, x: torch.zeros(2, 2).copy_(v) * x,
+}
+
+
+@calls(GRADIENTS)
+def test_a_torch_gradient_reaches_the_parameter(torch: Any, call: Call) -> None:
+    v, x = variable("torch"), torch.tensor(OTHER)
+    call(torch, v, x).sum().backward()
+    assert_same(v.parameter.grad, OTHER)
+    (again,) = torch.autograd.grad(call(torch, v, x).sum(), v.parameter)
+    assert_same(again, OTHER)
+    assert not call(torch, variable("torch", trainable=False), x).requires_grad
+
+
+def test_torch_differentiates_by_a_variable(torch: Any) -> None:
+    v, x = variable("torch"), torch.tensor(OTHER)
+    (gradient,) = torch.autograd.grad(torch.mul(v, x).sum(), [v])
+    assert_same(gradient, OTHER)
+    torch.autograd.backward(torch.mul(v, x).sum(), inputs=[v])
+    assert_same(v.parameter.grad, OTHER)
+    torch.mul(v, x).sum().backward(inputs=[v])
+    assert_same(v.parameter.grad, OTHER * 2)
+
+
+@pytest.mark.parametrize("other", ["numpy", "jax", "tensorflow"])
+def test_torch_cannot_differentiate_by_a_variable_of_another_library(torch: Any, other: str) -> None:
+    pytest.importorskip(other)
+    v, w = variable("torch"), variable(other)
+    with pytest.raises((AttributeError, RuntimeError)):
+        torch.autograd.backward(torch.sum(torch.mul(v, w)), inputs=[w])
+
+
+COMPILED: dict[str, tuple[Call, Call]] = {
+    "torch.mul(v, x)": (lambda torch, v, x: torch.mul(v, x), lambda a, b: a * b),
+    "torch.stack([v, x])": (lambda torch, v, x: torch.stack([v, x]), lambda a, b: np.stack([a, b])),
+    "v * x": (lambda torch, v, x: v * x, lambda a, b: a * b),
+    "x * v": (lambda torch, v, x: x * v, lambda a, b: a * b),
+    "v.value": (lambda torch, v, x: v.value, lambda a, b: a),
+    "F.linear": (lambda torch, v, x: torch.nn.functional.linear(x, v), lambda a, b: b @ a.T),
+}
+
+
+@row(COMPILED)
+def test_torch_compiles_a_function_of_a_variable_in_one_graph(torch: Any, call: Call, expected: Call) -> None:
+    v, x = variable("torch"), torch.tensor(OTHER)
+    torch.compiler.reset()
+    compiled = torch.compile(lambda v, x: call(torch, v, x), fullgraph=True, backend="aot_eager")
+    for _ in range(3):
+        assert_result(compiled(v, x), "torch", expected(v.numpy(), OTHER))
+        v.assign_add(1.0)
+    compiled(v, x).sum().backward()
+    assert v.parameter.grad is not None
+
+
+def test_torch_compiles_writes_of_a_variable(torch: Any) -> None:
+    v, x = variable("torch"), torch.tensor(OTHER)
+
+    def step(x: Any) -> Any:
+        v.assign_add(x)
+        return v.value
+
+    torch.compiler.reset()
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    assert_same(compiled(x), VALUE + OTHER)
+    assert_same(compiled(x), VALUE + 2 * OTHER)
+    assert_same(v, VALUE + 2 * OTHER)
+    assert v.version == 2
+
+
+TENSORS_ONLY: dict[str, tuple[Call, Call]] = {
+    "optim.SGD([v])": (
+        lambda torch, v: torch.optim.SGD([v]),
+        lambda torch, v: torch.optim.SGD([v.parameter]),
+    ),
+    "register_parameter": (
+        lambda torch, v: torch.nn.Module().register_parameter("w", v),
+        lambda torch, v: torch.nn.Module().register_parameter("w", v.parameter),
+    ),
+    "functional_call": (
+        lambda torch, v: torch.func.functional_call(torch.nn.Linear(2, 2), {"weight": v}, torch.ones(2)),
+        lambda torch, v: torch.func.functional_call(torch.nn.Linear(2, 2), {"weight": v.value}, torch.ones(2)),
+    ),
+    "default_collate": (
+        lambda torch, v: torch.utils.data.default_collate([v, v]),
+        lambda torch, v: torch.utils.data.default_collate([v.value, v.value]),
+    ),
+    "from_numpy": (
+        lambda torch, v: torch.from_numpy(v),
+        lambda torch, v: torch.from_numpy(v.numpy()),
+    ),
+    "func.grad": (
+        lambda torch, v: torch.func.grad(torch.sum)(v),
+        lambda torch, v: torch.func.grad(torch.sum)(v.value),
+    ),
+    "vmap": (
+        lambda torch, v: torch.vmap(torch.sum)(v),
+        lambda torch, v: torch.vmap(torch.sum)(v.value),
+    ),
+    "torch.load of a saved variable": (
+        lambda torch, v: _saved(torch, v),
+        lambda torch, v: _saved(torch, v.value.detach()),
+    ),
+}
+
+
+def _saved(torch: Any, value: Any) -> Any:
+    file = io.BytesIO()
+    torch.save({"w": value}, file)
+    file.seek(0)
+    return torch.load(file)["w"]
+
+
+@pytest.mark.parametrize(("call", "way_round"), list(TENSORS_ONLY.values()), ids=list(TENSORS_ONLY))
+def test_torch_takes_only_tensors_here(torch: Any, call: Call, way_round: Call) -> None:
+    v = variable("torch")
+    with pytest.raises((TypeError, ValueError, pickle.UnpicklingError)):
+        call(torch, v)
+    way_round(torch, v)
+
+
+def test_an_index_of_a_torch_tensor_must_be_the_value(torch: Any) -> None:
+    """Torch takes whatever has ``__getitem__`` for a tuple of indices, and asks no protocol."""
+    v = variable("torch", np.array([1, 0], np.int32))
+    with pytest.raises(IndexError), pytest.warns(UserWarning, match="non-tuple sequence"):
+        torch.arange(3)[v]
+    assert_same(torch.arange(3)[v.value], [1, 0])
