@@ -104,3 +104,28 @@ def test_assign_as_a_function(backend: str) -> None:
     assert_same(sv.assign(ref, [[1.0]], validate_shape=False, name="op"), [[1.0]])
     with pytest.raises(TypeError, match="assign: expected a variable, got ndarray"):
         sv.assign(np.zeros(2), [1.0, 2.0])  # type: ignore[arg-type]
+
+
+def test_setting_several_values_is_one_step(backend: str) -> None:
+    """A constraint that fails at the last of them leaves all as they were."""
+
+    def refuses(_: Any) -> Any:
+        raise RuntimeError("refused")
+
+    v, w = sv.Variable([1.0], backend=backend), sv.Variable([2.0], backend=backend)
+    array = np.zeros(1)
+    w.constraint = refuses
+    with pytest.raises(RuntimeError, match="refused"):
+        sv.batch_set_value([(v, [5.0]), (array, [6.0]), (w, [7.0])])
+    assert_same(v, [1.0])
+    assert_same(w, [2.0])
+    assert (array == 0).all()
+    assert (v.version, w.version) == (0, 0)
+
+
+def test_nobody_sees_half_of_several_values(backend: str) -> None:
+    v, w = sv.Variable(0, backend=backend), sv.Variable(0, backend=backend)
+    seen = []
+    with v.subscribe(lambda *_: seen.append((int(v), int(w)))), w.subscribe(lambda *_: seen.append((int(v), int(w)))):
+        sv.batch_set_value([(v, 1), (w, 2)])
+    assert seen == [(1, 2), (1, 2)]

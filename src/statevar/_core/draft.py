@@ -5,9 +5,9 @@ from __future__ import annotations
 from operator import attrgetter
 from typing import Any, Final, TypeVar
 
-from .._arrays.shapes import DeclaredShape
+from .._arrays.shapes import DeclaredShape, Shape
 from .._arrays.types import HostArray
-from .cell import Cell, State
+from .cell import Cell
 from .holds import Hold
 from .overlays import Overlay
 
@@ -69,10 +69,13 @@ class Draft(Cell):
             self._take_on(backend.given(handle, host), host.shape)
         self._version += 1
 
-    def _become(self, state: State) -> None:
-        """Takes on a state whose value no handle holds: for a draft that is a value."""
-        self._snapshot, self._shape, self._declared, self._version = state
-        self._handle = None if state.value is None else _VALUE
+    def _become(self, value: Any, shape: Shape | None, declared: DeclaredShape, version: int) -> None:
+        """Takes on a `State` whose value no handle holds: for a draft that is a value."""
+        self._snapshot = value
+        self._handle = None if value is None else _VALUE
+        self._shape = shape
+        self._declared = declared
+        self._version = version
 
 
 _Draft = TypeVar("_Draft", bound=Draft)
@@ -122,11 +125,12 @@ def fork(cell: Cell, hold: Overlay) -> Draft:
     return draft
 
 
-def value_draft(kind: type[_Draft], cell: Cell, overlay: Overlay, state: State) -> _Draft:
-    """A draft of a class whose drafts are values."""
+def value_draft(kind: type[_Draft], cell: Cell, overlay: Overlay, declared: DeclaredShape, version: int) -> _Draft:
+    """A draft of a class whose drafts are values; it has none yet."""
     draft = _new(kind)
     draft._origin = cell
-    draft._holder = None
+    draft._holder = draft._handle = draft._snapshot = draft._shape = None
     draft._lock = overlay.lock
-    draft._become(state)
+    draft._declared = declared
+    draft._version = version
     return draft

@@ -8,7 +8,6 @@ from .._arrays.backend import Backend
 from .._arrays.indexing import Selection
 from .._arrays.shapes import DeclaredShape, fits
 from .._arrays.types import Array
-from .._core.cell import State
 from .._core.convert import to_value
 from .._core.draft import Draft
 from .._core.variable import Variable
@@ -68,18 +67,18 @@ class ValueDraft(Draft):
 
     def _restore(self, value: Any, declared: DeclaredShape) -> None:
         self._overlay.check_write(self, "restore")
-        self._set(None if value is None else self._convert(value, "restore"), declared)
+        value = None if value is None else self._convert(value, "restore")
+        self._become(value, None if value is None else self._backend.shape(value), declared, self._version + 1)
         self._overlay.written[self._root()] = None
 
-    def _set(self, value: Array | None, declared: DeclaredShape) -> None:
-        """Takes on a value of its dtype, or none, as one write."""
-        shape = None if value is None else self._backend.shape(value)
-        self._become(State(value, shape, declared, self._version + 1))
+    def _set(self, value: Array | None) -> None:
+        """Takes on a value of its dtype, or none. It is not counted as a write."""
+        self._become(value, None if value is None else self._backend.shape(value), self._declared, self._version)
 
     def _replace(self, value: Array) -> None:
         """Takes on the value that the code has written. Its shape is declared if it was not."""
         shape = self._backend.shape(value)
-        self._set(value, self._declared if fits(shape, self._declared) else shape)
+        self._become(value, shape, self._declared if fits(shape, self._declared) else shape, self._version + 1)
         self._overlay.written[self._root()] = None
 
     def _root(self) -> Variable:

@@ -14,6 +14,7 @@ from weakref import ref
 
 from .._arrays.backend import Backend
 from .._arrays.registry import loaded_backends
+from .._arrays.shapes import DeclaredShape
 from .._arrays.types import Array
 from .._core import forks, overlays
 from .._core.cell import Cell, State
@@ -115,13 +116,13 @@ class ValueOverlay(Overlay):
         """Gives a variable a value before the code runs; not counted as a write."""
         # Under a transform of ours, what is declared comes from the overlay around, in `__enter__`.
         declared = ... if self.lifted else variable._declared
-        state = State(None, None, declared, variable._version)
+        draft = self._draft(variable, declared, variable._version)
         if not self.lifted and value is not None:
-            draft = self._draft(variable, state)
             x = draft._convert(value, self.what)
             ASSIGN.check(draft, self.what, x, None)
             value = variable._backend.sealed(x, fresh=False)
-        self.drafts[variable] = self._draft(variable, state, value)
+        draft._set(value)
+        self.drafts[variable] = draft
 
     # -- with ---------------------------------------------------------------------------------------------
 
@@ -165,7 +166,7 @@ class ValueOverlay(Overlay):
 
     def declare(self, draft: ValueDraft, outer: ValueDraft) -> None:
         """Declares the shape of a value that came through a transform. A place for subclasses."""
-        draft._become(draft._state()._replace(declared=outer._declared, version=outer._version))
+        draft._become(draft._snapshot, draft._shape, outer._declared, outer._version)
 
     # -- as `overlays.current` -----------------------------------------------------------------------------
 
@@ -248,12 +249,12 @@ class ValueOverlay(Overlay):
         else:
             # Where a transform of ours has opened this overlay, it knows what it does between the two.
             source = outer._find(variable, (outer if self.lifted else self)._marks.get(variable._backend.name))
-        state = source._state()
-        value = state.value
+        value, _, declared, version = source._state()
         if value is not None:
             value = overlays.seen_by_tapes(variable, value, outer if isinstance(outer, ValueOverlay) else None)
             value = self.given(variable, value)
-        draft = self.drafts[variable] = self._draft(variable, state, value)
+        draft = self.drafts[variable] = self._draft(variable, declared, version)
+        draft._set(value)
         return draft
 
     def _check_outside(self, variable: Variable) -> None:
@@ -274,11 +275,9 @@ class ValueOverlay(Overlay):
         """What the code gets for the value of a variable that was not given. A place for subclasses."""
         return value
 
-    def _draft(self, variable: Variable, state: State, value: Array | None = None) -> ValueDraft:
-        """A draft of a variable: a state of it, with another value."""
-        if value is not None:
-            state = state._replace(value=value, shape=variable._backend.shape(value))
-        draft = value_draft(ValueDraft, variable, self, state)
+    def _draft(self, variable: Variable, declared: DeclaredShape, version: int) -> ValueDraft:
+        """A draft of a variable, without a value."""
+        draft = value_draft(ValueDraft, variable, self, declared, version)
         draft._overlay = self
         return draft
 
@@ -286,8 +285,8 @@ class ValueOverlay(Overlay):
         """A variable was made by the code; ``value`` is what only this overlay may have."""
         self.created.append((ref(variable), value is not None))
         if value is not None:
-            state = State(None, None, variable._declared, variable._version)
-            self.drafts[variable] = self._draft(variable, state, value)
+            draft = self.drafts[variable] = self._draft(variable, variable._declared, variable._version)
+            draft._set(value)
 
     # -- a transaction inside: what it wrote can be dropped ---------------------------------------------------
 
@@ -311,7 +310,7 @@ class ValueOverlay(Overlay):
         self.written = dict(self.written)
         for variable, draft in list(self.drafts.items()):
             if variable in states:
-                draft._become(states[variable])
+                draft._become(*states[variable])
             else:
                 del self.drafts[variable]
 
