@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
-from statevar._arrays.dtypes import HOST, kind
+from statevar._arrays.dtypes import HOST, dtype_kind
 from statevar._arrays.indexing import Selection, last_of_each
 from statevar._arrays.registry import get_backend
 from statevar._arrays.shapes import broadcasts_into, canonical_shape, fits
@@ -19,7 +19,7 @@ from statevar._core.watchers import Watchers
 from statevar._state import module as tracking
 from statevar._state import snapshot as snapshots
 from statevar._state import transaction as transactions
-from statevar._state.paths import Paths, found_in, named_in, paths_in, variables_in
+from statevar._state.paths import Paths, named_in, objects_in, paths_in, variables_in
 from statevar.checkpoint import _files as files
 from statevar.checkpoint._formats.safetensors import header as header_format
 from statevar.checkpoint._formats.safetensors import writer as writing
@@ -51,19 +51,19 @@ __all__ = [
     "cell_module",
     "decode",
     "digest_of",
+    "dtype_kind",
     "encode",
     "engine",
     "files",
     "fits",
-    "found_in",
     "get_backend",
     "header_format",
     "holds",
     "items_of",
-    "kind",
     "laid_out",
     "last_of_each",
     "named_in",
+    "objects_in",
     "overlays",
     "paths_in",
     "snapshots",

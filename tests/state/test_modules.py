@@ -16,7 +16,7 @@ import pytest
 
 import statevar as sv
 from tests.helpers import array_of, assert_same
-from tests.internals import found_in, named_in, paths_in, tracking, variables_in
+from tests.internals import named_in, objects_in, paths_in, tracking, variables_in
 from tests.state.models import Dense, Model, all_paths, module_of, scalar
 
 # -- modules --------------------------------------------------------------------------------------------------------
@@ -320,7 +320,7 @@ def test_the_variables_are_those_of_tensorflow() -> None:
 
 def test_found_and_named_agree() -> None:
     model = Model()
-    assert found_in(model, Dense) == list(named_in("test", model, Dense).values())
+    assert objects_in(model, Dense) == list(named_in("test", model, Dense).values())
     assert variables_in("test", [model, model.layers]) == list(model.variables)
 
 

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import statevar as sv
-from tests.internals import Paths, found_in, paths_in
+from tests.internals import Paths, objects_in, paths_in
 from tests.state.models import (
     Bag,
     Clip,
@@ -359,7 +359,7 @@ def deep(n: int) -> Any:
 @pytest.mark.parametrize("make", [wide, deep, diamond])
 def test_the_work_is_linear(make: Callable[[int], Any]) -> None:
     small, large = make(400), make(4000)
-    for find in (sv.variables, sv.named_variables, lambda nest: found_in(nest, sv.Module)):
+    for find in (sv.variables, sv.named_variables, lambda nest: objects_in(nest, sv.Module)):
         once, ten = lines_of(partial(find, small)), lines_of(partial(find, large))
         assert ten <= 11 * once
 

@@ -126,7 +126,7 @@ def test_restore_is_all_or_nothing(backend: str, monkeypatch: pytest.MonkeyPatch
         return adopt(self, handle, other)
 
     monkeypatch.setattr(library, "adopt", failing)
-    monkeypatch.setattr(library, "adopts_surely", False)
+    monkeypatch.setattr(library, "adopt_cannot_fail", False)
     with pytest.raises(MemoryError):
         sv.restore(cut)
     assert [float(v.numpy()[0]) for v in variables] == [10.0, 11.0, 12.0]

@@ -59,7 +59,7 @@ WRITES: dict[str, tuple[Write, str]] = {
 def patched(patch: pytest.MonkeyPatch, v: sv.Variable, verb: str, function: Any) -> None:
     patch.setattr(type(v._backend), verb, lambda self, *args, **kwargs: function(*args, **kwargs))
     if verb == "adopt":  # it fails from now on
-        patch.setattr(type(v._backend), "adopts_surely", False)
+        patch.setattr(type(v._backend), "adopt_cannot_fail", False)
 
 
 @pytest.mark.parametrize("held", [False, True], ids=["alone", "held"])
@@ -258,7 +258,9 @@ def test_an_edit_that_fails(backend: str, index: Any, error: type[BaseException]
 
 
 @pytest.mark.parametrize(
-    ("index", "verb"), [(..., "given"), (..., "adopt"), (slice(1, None), "put")], ids=["given", "adopt", "put"]
+    ("index", "verb"),
+    [(..., "fork_from_host"), (..., "adopt"), (slice(1, None), "put")],
+    ids=["fork_from_host", "adopt", "put"],
 )
 def test_storing_an_edit_fails(backend: str, index: Any, verb: str, error: type[BaseException]) -> None:
     v = make(backend)
@@ -330,7 +332,7 @@ def test_a_commit_that_fails(backend: str, which: int, done: bool, error: type[B
 def test_ctrl_c_in_a_commit_that_cannot_fail(backend: str, which: int, done: bool) -> None:
     """There is no way back where values were written in place: the commit ends, and then the interrupt is raised."""
     variables = three(backend)
-    if not variables[0]._backend.adopts_surely:
+    if not variables[0]._backend.adopt_cannot_fail:
         pytest.skip("its commits can fail, and are undone")
     adopt = Adopting(variables[0]._backend.adopt, which, KeyboardInterrupt(), done=done)
     with pytest.MonkeyPatch.context() as patch:

@@ -555,10 +555,10 @@ def test_values_have_the_form_of_the_variables(backend: str, form: str) -> None:
 
 def test_an_object_is_keyed_by_path(backend: str) -> None:
     model = Model(backend)
-    out, new = sv.functionalize(model, model)({"model/w": [0.0, 1.0], "model/b": 0.0}, 2.0)
+    out, new = sv.functionalize(model, model)({"w": [0.0, 1.0], "layers/0": 0.0}, 2.0)
     assert_same(out, 3.0)
-    assert list(new) == ["model/w", "model/b"]
-    assert_same(new["model/b"], 1.0)
+    assert list(new) == ["w", "layers/0"]
+    assert_same(new["layers/0"], 1.0)
     assert_untouched(model.layers[0], 3.0)
 
 

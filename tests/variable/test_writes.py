@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import statevar as sv
 from tests.helpers import array_of, assert_same
-from tests.internals import HOST, kind
+from tests.internals import HOST, dtype_kind
 from tests.variable.dtypes import CANNOT_HOLD
 
 IN_PLACE = {
@@ -89,7 +89,7 @@ def test_operators_that_a_dtype_lacks(backend: str) -> None:
     assert [flag.version, count.version, weight.version] == [0, 0, 0]
 
 
-ARITHMETIC = [name for name in HOST if kind(name) in ("int", "uint", "float", "complex")]
+ARITHMETIC = [name for name in HOST if dtype_kind(name) in ("int", "uint", "float", "complex")]
 
 
 @pytest.mark.parametrize("dtype", ARITHMETIC)
@@ -119,7 +119,7 @@ def test_every_dtype_adds_indexes_and_accumulates(backend: str, dtype: str) -> N
     v.at[[0, 0]].multiply(2)
     np.multiply.at(model, [0, 0], one + one)
     assert_same(v, model, dtype=True)
-    if kind(dtype) != "complex":
+    if dtype_kind(dtype) != "complex":
         v.at[[0, 3]].min([2, 1])
         v.at[[1, 1]].max([2, 3])
         np.minimum.at(model, [0, 3], np.array([2, 1], HOST[dtype]))

@@ -136,7 +136,7 @@ class Backend(ABC):
         """An array as NumPy, to be read at once. Zero-copy where the library can; never writable then."""
 
     @abstractmethod
-    def receive(self, array: Array, dtype: Any = None) -> Array:
+    def import_array(self, array: Array, dtype: Any = None) -> Array:
         """A snapshot of ours or of NumPy as an array of ours, to be read only. Zero-copy where possible.
 
         Args:
@@ -146,7 +146,7 @@ class Backend(ABC):
     #: Functions of the library to which a variable is its parameter, not its value.
     wants_parameters: ClassVar[frozenset[Any]] = frozenset()
 
-    def beside(self, array: HostArray) -> Any:
+    def as_other_operand(self, array: HostArray) -> Any:
         """A NumPy array or scalar as the other operand of the library's own operators."""
         return array
 
@@ -154,11 +154,11 @@ class Backend(ABC):
     def cast(self, array: Array, dtype: Any) -> Array:
         """An array of ours in another dtype, as the library casts; differentiable where the library is."""
 
-    def strong(self, array: Array) -> Array:
+    def without_weak_type(self, array: Array) -> Array:
         """An array of ours as a variable stores it, traced or not: without marks such as JAX's weak type."""
         return array
 
-    def sealed(self, array: Array, *, fresh: bool) -> Array:
+    def as_immutable(self, array: Array, *, fresh: bool) -> Array:
         """The array as nobody can change it, so that it can be a snapshot: a copy, unless it is ``fresh`` from us."""
         return array
 
@@ -176,8 +176,8 @@ class Backend(ABC):
 
     def dlpack_device(self, array: Array) -> tuple[int, int]:
         """The DLPack device of a snapshot."""
-        kind, index = array.__dlpack_device__()
-        return int(kind), int(index)
+        platform, index = array.__dlpack_device__()
+        return int(platform), int(index)
 
     @abstractmethod
     def round(self, array: Array, decimals: int) -> Array:
@@ -190,7 +190,7 @@ class Backend(ABC):
         """A handle that owns a copy of an operand, unless the operand is immutable."""
 
     @abstractmethod
-    def placed(self, handle: Handle) -> Any:
+    def device_of_handle(self, handle: Handle) -> Any:
         """Where the value lies, as `device` returns it."""
 
     @abstractmethod
@@ -213,7 +213,7 @@ class Backend(ABC):
         """Stores ``op(value, x)`` for `operator.add`, sub, mul, and_, or_ or xor; x broadcasts."""
 
     @abstractmethod
-    def put(self, handle: Handle, x: Array, kind: str, where: Selection) -> Handle:
+    def put(self, handle: Handle, x: Array, operation: str, where: Selection) -> Handle:
         """Does one of `AT_OPERATIONS` at a selection; x broadcasts to it.
 
         An element selected twice is changed twice; of several values set, the last is kept.
@@ -234,14 +234,14 @@ class Backend(ABC):
         Better: the memory is shared until it is written, and the handle is lighter than what `create` makes.
         """
         array = self.snapshot(handle) if array is None else array
-        return self.create(array, declared=self.shape(array), device=self.placed(handle), trainable=False)
+        return self.create(array, declared=self.shape(array), device=self.device_of_handle(handle), trainable=False)
 
-    def given(self, handle: Handle, array: HostArray) -> Handle:
+    def fork_from_host(self, handle: Handle, array: HostArray) -> Handle:
         """`fork`, starting with a host array that is given up to us: read-only from now on, for everybody.
 
         Better: its memory is used.
         """
-        return self.fork(handle, self.from_host(array, self.placed(handle)))
+        return self.fork(handle, self.from_host(array, self.device_of_handle(handle)))
 
     def adopt(self, handle: Handle, other: Handle) -> Handle:
         """Stores what a fork holds, of any shape; the fork is not used again. Called under the lock.
@@ -251,10 +251,10 @@ class Backend(ABC):
         return self.redeclare(handle, self.snapshot(other))
 
     #: Whether `adopt` never fails, and may be called again with the same fork after Ctrl-C came in the middle of it.
-    adopts_surely: ClassVar[bool] = False
+    adopt_cannot_fail: ClassVar[bool] = False
 
-    def memento(self, handle: Handle) -> Handle:
-        """What `adopt` takes to put back the present value, should the commit fail. Not called if it `adopts_surely`.
+    def savepoint(self, handle: Handle) -> Handle:
+        """A handle from which `adopt` puts back the present value if the commit fails. Not called if `adopt_cannot_fail`.
 
         Better: lighter than a fork, since it is never written.
         """
@@ -265,7 +265,7 @@ class Backend(ABC):
         return op(old, x)
 
     @abstractmethod
-    def compute_put(self, old: Array, x: Array, kind: str, where: Selection) -> Array:
+    def compute_put(self, old: Array, x: Array, operation: str, where: Selection) -> Array:
         """What `put` would store, changing nothing."""
 
     @abstractmethod
@@ -303,8 +303,8 @@ class Backend(ABC):
             return bool(((new.astype(old.dtype) == old) & ((new < 0) == (old < 0))).all())
         return bool((np.isfinite(new) | ~np.isfinite(old)).all())
 
-    def put_on_host(self, old: Array, x: Array, kind: str, where: Selection) -> Array:
+    def put_on_host(self, old: Array, x: Array, operation: str, where: Selection) -> Array:
         """`compute_put` by NumPy."""
         result = np.array(self.to_host(old))
-        put_in_place(result, self.to_host(x), kind, where)
+        put_in_place(result, self.to_host(x), operation, where)
         return self.from_host(result, self.device_of(old))

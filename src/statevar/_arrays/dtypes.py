@@ -27,11 +27,11 @@ __all__ = [
     "cast_host",
     "check_kind",
     "default_for",
+    "dtype_kind",
     "dtype_name",
     "is_differentiable",
     "is_floating",
     "is_integer",
-    "kind",
     "narrows",
     "number_to_host",
 ]
@@ -74,22 +74,22 @@ _RANK = {"string": -1, "bool": 0, "int": 1, "uint": 1, "float": 2, "complex": 3}
 _KINDS = {name: "float" if name == "bfloat16" else name.partition("_")[0].rstrip("0123456789") for name in HOST}
 
 
-def kind(name: str) -> str:
+def dtype_kind(name: str) -> str:
     """One of bool, int, uint, float, complex, string."""
     return _KINDS[name]
 
 
 @public("statevar.backends")
 def is_integer(name: str) -> bool:
-    return kind(name) in ("int", "uint")
+    return dtype_kind(name) in ("int", "uint")
 
 
 def is_floating(name: str) -> bool:
-    return kind(name) == "float"
+    return dtype_kind(name) == "float"
 
 
 def is_differentiable(name: str) -> bool:
-    return kind(name) in ("float", "complex")
+    return dtype_kind(name) in ("float", "complex")
 
 
 def dtype_name(dtype: Any) -> str:
@@ -139,7 +139,7 @@ def default_for(array: HostArray) -> str:
 
 def check_kind(source: str, target: str, operation: str, path: str) -> None:
     """Raises DTypeError if a cast from one dtype to the other would change the kind downwards."""
-    if _RANK[kind(source)] > _RANK[kind(target)] or (source == "string") != (target == "string"):
+    if _RANK[dtype_kind(source)] > _RANK[dtype_kind(target)] or (source == "string") != (target == "string"):
         raise DTypeError(
             describe(
                 operation,
@@ -153,7 +153,7 @@ def check_kind(source: str, target: str, operation: str, path: str) -> None:
 @functools.cache
 def narrows(source: str, target: str) -> bool:
     """Whether some value of ``source`` is out of the range of ``target`` (of the same or a higher kind)."""
-    if source == target or kind(source) in ("bool", "string") or kind(target) in ("bool", "string"):
+    if source == target or dtype_kind(source) in ("bool", "string") or dtype_kind(target) in ("bool", "string"):
         return False
     low, high = _bounds(source)
     target_low, target_high = _bounds(target)
@@ -166,7 +166,7 @@ def _bounds(name: str) -> tuple[float, float]:
     if is_integer(name):
         integers = ml_dtypes.iinfo(host)
         return int(integers.min), int(integers.max)
-    if kind(name) == "complex":
+    if dtype_kind(name) == "complex":
         host = np.dtype(f"float{host.itemsize * 4}")
     largest = float(ml_dtypes.finfo(host).max)
     return -largest, largest
@@ -210,11 +210,11 @@ def cast_host(array: HostArray, target: str, *, exact: bool, operation: str, pat
     if array.dtype == dtype:
         return array
     source = dtype_name(array.dtype)
-    downwards = _RANK[kind(source)] > _RANK[kind(target)]
+    downwards = _RANK[dtype_kind(source)] > _RANK[dtype_kind(target)]
     if not (exact and downwards and target != "string"):
         check_kind(source, target, operation, path)
     with np.errstate(all="ignore"):
-        narrowed = array.real if downwards and kind(source) == "complex" else array
+        narrowed = array.real if downwards and dtype_kind(source) == "complex" else array
         result = _as(narrowed, dtype)
         if downwards and not np.array_equal(_as(result, array.dtype), array):
             raise DTypeError(
@@ -256,7 +256,7 @@ def _check_range(array: HostArray, result: HostArray, target: str, operation: st
 
 
 def _wide(name: str) -> str:
-    return "complex128" if kind(name) == "complex" else "float64"
+    return "complex128" if dtype_kind(name) == "complex" else "float64"
 
 
 def _first(array: HostArray, lost: HostArray) -> Any:

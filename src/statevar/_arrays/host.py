@@ -53,9 +53,9 @@ def dlpack_of_host(array: HostArray, request: dict[str, Any]) -> Any:
 
 
 @public("statevar.backends")
-def put_in_place(target: HostArray, x: HostArray, kind: str, where: Selection) -> None:
+def put_in_place(target: HostArray, x: HostArray, operation: str, where: Selection) -> None:
     """`Backend.put` on a writable NumPy array."""
-    ufunc = AT_OPERATIONS[kind]
+    ufunc = AT_OPERATIONS[operation]
     if ufunc is None:
         target[where.index] = x
     elif where.basic:
@@ -65,12 +65,12 @@ def put_in_place(target: HostArray, x: HostArray, kind: str, where: Selection) -
 
 
 @public("statevar.backends")
-def combine(kind: str, old: Any, x: Any, minimum: Operation, maximum: Operation) -> Any:
+def combine(operation: str, old: Any, x: Any, minimum: Operation, maximum: Operation) -> Any:
     """One of `AT_OPERATIONS` on arrays of a library whose minimum and maximum are given."""
-    if kind == "set":
+    if operation == "set":
         return x
-    if kind == "min":
+    if operation == "min":
         return minimum(old, x)
-    if kind == "max":
+    if operation == "max":
         return maximum(old, x)
-    return _BINARY[kind](old, x)
+    return _BINARY[operation](old, x)

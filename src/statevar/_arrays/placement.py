@@ -10,7 +10,7 @@ __all__ = ["no_such_device", "parse_device"]
 
 @public("statevar.backends")
 def parse_device(name: str) -> tuple[str, int]:
-    """Splits a name into its kind, in lower case, and its index.
+    """Splits a name into its platform, in lower case, and its index.
 
     Raises:
         DeviceError: the index is not a number.
@@ -18,10 +18,10 @@ def parse_device(name: str) -> tuple[str, int]:
     >>> parse_device("GPU:1"), parse_device("cpu")
     (('gpu', 1), ('cpu', 0))
     """
-    kind, _, index = name.strip("/").removeprefix("device:").partition(":")
-    if not kind.isalpha() or not (index.isdigit() or not index):
+    platform, _, index = name.strip("/").removeprefix("device:").partition(":")
+    if not platform.isalpha() or not (index.isdigit() or not index):
         raise no_such_device(name, "e.g. 'CPU:0', 'GPU:1'")
-    return kind.lower(), int(index or 0)
+    return platform.lower(), int(index or 0)
 
 
 @public("statevar.backends")

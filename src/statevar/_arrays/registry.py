@@ -23,13 +23,13 @@ if TYPE_CHECKING:  # each loads a dozen modules: a quarter of `import statevar`
     from .transforms import Transforms
 
 __all__ = [
-    "attach",
     "backend_names",
+    "backend_of_protocol",
     "default_backend",
     "get_backend",
     "loaded_backends",
     "owner_of",
-    "speaking",
+    "register_types",
     "transforms_of",
 ]
 
@@ -52,7 +52,7 @@ _ROWS = {
     "tensorflow": _Row(("tensorflow",), protocol="__tf_tensor__"),
 }
 
-_NOBODYS = frozenset({bool, int, float, complex, str, bytes, list, tuple, range, dict, type(None)})
+_PYTHON_TYPES = frozenset({bool, int, float, complex, str, bytes, list, tuple, range, dict, type(None)})
 
 _loaded: dict[str, Backend] = {}
 _attached: list[tuple[type, type]] = []
@@ -165,17 +165,17 @@ def transforms_of(backend: Backend) -> Transforms:
 
 def owner_of(value: Any) -> Backend | None:
     """The backend whose array the value is, or None."""
-    kind = type(value)
-    if kind in _owners:
-        return _owners[kind]
-    if kind in _NOBODYS:
+    cls = type(value)
+    if cls in _owners:
+        return _owners[cls]
+    if cls in _PYTHON_TYPES:
         return None
-    for base in kind.__mro__:
+    for base in cls.__mro__:
         root = base.__module__.partition(".")[0]
         for name in _names_for(root):
             backend = get_backend(name)
             if backend.owns(value):
-                _owners[kind] = backend
+                _owners[cls] = backend
                 return backend
     return None
 
@@ -188,12 +188,12 @@ def _names_for(root: str) -> list[str]:
     return found or [name for name in _third_party() if name == root]
 
 
-def speaking(protocol: str) -> Backend:
+def backend_of_protocol(protocol: str) -> Backend:
     """The backend whose library called us by a protocol."""
     return get_backend(next(name for name, row in _ROWS.items() if row.protocol == protocol))
 
 
-def attach(variable_type: type, snapshot_type: type) -> None:
+def register_types(variable_type: type, snapshot_type: type) -> None:
     """Registers our types with each library that keeps a registry, now or as soon as it is imported."""
     _attached.append((variable_type, snapshot_type))
     for name, row in _ROWS.items():

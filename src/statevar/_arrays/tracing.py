@@ -67,7 +67,7 @@ class Tracing(ABC):
     def traced_value(self, handle: Any) -> Array:
         """The current value of a handle while `is_tracing`; no lock is held."""
 
-    def put_symbolic(self, old: Array, x: Array, kind: str, index: Any) -> Array:
+    def put_symbolic(self, old: Array, x: Array, operation: str, index: Any) -> Array:
         """`Backend.compute_put` at an index that only the traced program knows; out of range, it selects nothing.
 
         Raises:

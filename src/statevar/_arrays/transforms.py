@@ -96,14 +96,14 @@ class Transforms(ABC):
 
     # -- control flow --------------------------------------------------------------------------------------
     #
-    # Where `lifts` says no, our own Python loop runs, on arrays that compute at once, and only `stack` is asked. Where
-    # it says yes, the functions below get pure functions of nests (tuples, lists, dicts) of arrays, with the values of
-    # the variables among them; they have the signatures of ``jax.lax``.
+    # Where `stages_loops` says no, our own Python loop runs, on arrays that compute at once, and only `stack` is asked.
+    # Where it says yes, the functions below get pure functions of pytrees (tuples, lists, dicts) of arrays, with the
+    # values of the variables among them. They have the signatures of ``jax.lax``.
 
     #: A loop of so many steps, known before, is written out where it would be lifted.
     unrolls = 0.0
 
-    def lifts(self, nest: Any) -> bool:
+    def stages_loops(self, pytree: Any) -> bool:
         """Whether control flow over these values must be the library's own, because it is traced or always is."""
         return False
 

@@ -1,4 +1,4 @@
-"""Nests of arrays: tuples, lists, dicts and None, as the arguments of control flow are."""
+"""Pytrees of arrays: tuples, lists, dicts and None, as the arguments of control flow are."""
 
 from __future__ import annotations
 

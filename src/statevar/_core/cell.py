@@ -313,7 +313,7 @@ class Cell:
         if not backend.replaceable:  # somebody holds the parameter: it changes in a moment, under the lock
             return self._write(_redeclare(write.operation), x)
         if backend.is_host and write.op is not None and x.flags.c_contiguous and x.flags.owndata:
-            self._handle = backend.given(self._handle, x)  # computed here: nobody else has it
+            self._handle = backend.fork_from_host(self._handle, x)  # computed here: nobody else has it
         else:
             self._handle = backend.create(x, declared=declared, device=self._device, trainable=self._trainable)
         self._snapshot = None  # the next reader publishes the handle that it then finds
@@ -516,7 +516,7 @@ class Cell:
     def _savepoint(self) -> tuple[Any, State]:
         """What `_put_back` needs if the commit fails at another variable: the handle, and a state of savepoints."""
         handle = self._handle
-        old = None if handle is None else self._backend.memento(handle)
+        old = None if handle is None else self._backend.savepoint(handle)
         return handle, State(old, self._shape, self._declared, self._version)
 
     def _put_back(self, savepoint: tuple[Any, State]) -> None:

@@ -40,7 +40,7 @@ def _exchange(drafts: Mapping[Any, Draft], check: Callable[[], None] | None, cel
             check()
         several = len(cells) > 1
         for cell in cells:
-            if not cell._backend.adopts_surely:
+            if not cell._backend.adopt_cannot_fail:
                 if several:
                     before.append((cell, cell._savepoint()))
                 cell._adopt(drafts[cell])
@@ -55,7 +55,7 @@ def _exchange(drafts: Mapping[Any, Draft], check: Callable[[], None] | None, cel
     for _ in _ATTEMPTS:
         try:
             for cell in cells:
-                if cell._backend.adopts_surely:
+                if cell._backend.adopt_cannot_fail:
                     cell._adopt(drafts[cell])
             publish(cells)
             break

@@ -73,10 +73,10 @@ def to_value(value: Any, backend: Backend, dtype: str, *, operation: str, path: 
     """
     value = unwrapped(value)
     if owner_of(value) is not backend:
-        return backend.receive(to_operand(value, backend, dtype, operation=operation, path=path))
+        return backend.import_array(to_operand(value, backend, dtype, operation=operation, path=path))
     source = backend.dtype_name(value)
     if source == dtype:
-        return backend.strong(value)
+        return backend.without_weak_type(value)
     check_kind(source, dtype, operation, path)
     result = backend.cast(value, backend.dtype(dtype))
     known = backend.is_host or not backend.is_symbolic(value)  # NumPy's are, also where a gradient is recorded

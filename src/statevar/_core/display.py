@@ -25,7 +25,7 @@ def variable_repr(variable: Any) -> str:
     >>> sv.Variable([1.0, 2.0], name="w")
     <Variable 'w' shape=(2,) dtype=float32 device=CPU:0 backend=numpy value=[1. 2.]>
     """
-    kind = type(variable).__name__
+    name = type(variable).__name__
     try:
         shape = variable.shape if variable.is_initialized else variable.declared_shape
         facts = (
@@ -33,8 +33,8 @@ def variable_repr(variable: Any) -> str:
             f"device={variable._backend.device_name(variable.device)} backend={variable.backend}"
         )
     except Exception as error:  # noqa: BLE001  # a repr never raises
-        return f"<{kind} at {id(variable):#x}, unavailable: {type(error).__name__}>"
-    return f"<{kind} {facts} value={value_text(variable)}>"
+        return f"<{name} at {id(variable):#x}, unavailable: {type(error).__name__}>"
+    return f"<{name} {facts} value={value_text(variable)}>"
 
 
 def value_text(variable: Any) -> str:

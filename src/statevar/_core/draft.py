@@ -66,7 +66,7 @@ class Draft(Cell):
         if handle is None:
             self._create(backend.from_host(host, self._device), host.shape)
         else:
-            self._take_on(backend.given(handle, host), host.shape)
+            self._take_on(backend.fork_from_host(handle, host), host.shape)
         self._version += 1
 
     def _become(self, value: Any, shape: Shape | None, declared: DeclaredShape, version: int) -> None:
@@ -125,9 +125,9 @@ def fork(cell: Cell, hold: Overlay) -> Draft:
     return draft
 
 
-def value_draft(kind: type[_Draft], cell: Cell, overlay: Overlay, declared: DeclaredShape, version: int) -> _Draft:
+def value_draft(cls: type[_Draft], cell: Cell, overlay: Overlay, declared: DeclaredShape, version: int) -> _Draft:
     """A draft of a class whose drafts are values; it has none yet."""
-    draft = _new(kind)
+    draft = _new(cls)
     draft._origin = cell
     draft._holder = draft._handle = draft._snapshot = draft._shape = None
     draft._lock = overlay.lock

@@ -59,7 +59,7 @@ class Operators(ABC):
         if isinstance(other, Operators):
             theirs = other._backend
             if not (theirs is ours or theirs.is_host):  # Python asks no second variable: we answer for it
-                return theirs.beside(self._host()), other.value
+                return theirs.as_other_operand(self._host()), other.value
             other = other.value
         owner = owner_of(other)
         if owner is ours:
@@ -68,7 +68,7 @@ class Operators(ABC):
             # A frame, a sparse matrix: what takes part in NumPy's dispatch wants a NumPy operand.
             foreign = hasattr(type(other), "__array_priority__") or hasattr(type(other), "__array_ufunc__")
             return self._host() if foreign else self.value, other
-        return self.value, ours.beside(other) if owner.is_host else NotImplemented
+        return self.value, ours.as_other_operand(other) if owner.is_host else NotImplemented
 
     def _host(self, operation: str = "np.asarray") -> HostArray:
         """The value as NumPy.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .._arrays.backend import Backend
-from .._arrays.registry import speaking
+from .._arrays.registry import backend_of_protocol
 from .._arrays.types import HostArray
 from . import overlays
 from .operators import Operators
@@ -114,19 +114,19 @@ class Protocols(Operators):
         return self._backend.dlpack_device(self.value)
 
     def __jax_array__(self) -> Any:
-        backend = speaking("__jax_array__")
-        return backend.receive(self._for(backend))
+        backend = backend_of_protocol("__jax_array__")
+        return backend.import_array(self._for(backend))
 
     def __tf_tensor__(self, dtype: Any = None, name: str | None = None) -> Any:
-        backend = speaking("__tf_tensor__")
-        return backend.receive(self._for(backend), dtype)
+        backend = backend_of_protocol("__tf_tensor__")
+        return backend.import_array(self._for(backend), dtype)
 
     @classmethod
     def __torch_function__(
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        backend = speaking("__torch_function__")
+        backend = backend_of_protocol("__torch_function__")
         tracing = backend.tracing
         if not (tracing is not None and tracing.is_tracing()) and _writes(
             func, args, kwargs
@@ -140,14 +140,16 @@ class Protocols(Operators):
 
 def _writes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
     """Whether a function of torch would write into a variable among its arguments."""
-    if _holds(kwargs.get("out")) or (kwargs.get("inplace") and _holds(args)):
+    if _contains_variable(kwargs.get("out")) or (kwargs.get("inplace") and _contains_variable(args)):
         return True
     name = getattr(func, "__name__", "")
-    return name.endswith("_") and not name.endswith("__") and _holds(args[:1])
+    return name.endswith("_") and not name.endswith("__") and _contains_variable(args[:1])
 
 
-def _holds(argument: Any) -> bool:
-    return isinstance(argument, Operators) or (type(argument) in (list, tuple) and any(map(_holds, argument)))
+def _contains_variable(argument: Any) -> bool:
+    return isinstance(argument, Operators) or (
+        type(argument) in (list, tuple) and any(map(_contains_variable, argument))
+    )
 
 
 def _received(argument: Any, backend: Backend, leaf: bool) -> Any:
@@ -159,7 +161,7 @@ def _received(argument: Any, backend: Backend, leaf: bool) -> Any:
     if isinstance(argument, Protocols):
         if leaf:
             return argument.parameter  # type: ignore[attr-defined]  # what has none says so
-        return backend.receive(argument._for(backend))
+        return backend.import_array(argument._for(backend))
     if type(argument) in (list, tuple):
         return type(argument)([_received(each, backend, leaf) for each in argument])
     return argument

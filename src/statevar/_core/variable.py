@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Self, TypeAlias
 
 from .._arrays.dtypes import HOST, dtype_name, is_differentiable, is_floating
-from .._arrays.registry import attach, default_backend, get_backend, owner_of
+from .._arrays.registry import default_backend, get_backend, owner_of, register_types
 from .._arrays.shapes import canonical_shape
 from .._arrays.types import HostArray
 from .._public import public
@@ -160,7 +160,7 @@ class Variable(Cell, Protocols):
         """Where the value lies, as the library names it."""
         handle = self._handle
         if handle is not None:
-            return self._backend.placed(handle)
+            return self._backend.device_of_handle(handle)
         return self._backend.device(None) if self._device is None else self._device
 
     @property
@@ -577,4 +577,4 @@ class _AtIndex:
 
 
 # Lets `jnp.sin(v)` and `jax.jit(f)(v)` take a variable of any backend.
-attach(Variable, FrozenVariable)
+register_types(Variable, FrozenVariable)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from .._arrays.backend import Backend
-from .._arrays.dtypes import kind
+from .._arrays.dtypes import dtype_kind
 from .._arrays.host import AT_OPERATIONS
 from .._arrays.indexing import Selection, select
 from .._arrays.shapes import DeclaredShape, Shape, broadcasts_into, fits
@@ -150,7 +150,7 @@ def writes_of(dtype: str) -> dict[str, Write]:
     An operator that keeps dtype and shape on every library is done in place by the backend. Any other is computed
     first, checked, and then stored.
     """
-    name = kind(dtype)
+    name = dtype_kind(dtype)
     closed = _BITWISE if name == "bool" else _ARITHMETIC | (_BITWISE if name in ("int", "uint") else set())
     found = {
         operation: Write(
@@ -176,7 +176,7 @@ def _problem(op: Any, dtype: str) -> dict[str, str]:
     NumPy adds booleans, torch refuses to subtract them, TensorFlow refuses both; and a quotient of integers
     is a float everywhere. So these are refused before any library is asked.
     """
-    name = kind(dtype)
+    name = dtype_kind(dtype)
     if name == "bool" and op not in _BITWISE:
         return {"problem": "bool variables have no arithmetic", "hint": "use &, | and ^"}
     if op in _BITWISE and name not in ("bool", "int", "uint"):

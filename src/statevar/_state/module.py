@@ -12,7 +12,7 @@ from .._core import scopes
 from .._core.forks import guarded
 from .._core.variable import Variable
 from .._public import public
-from .paths import Container, found_in, named_in, paths_in, variables_in
+from .paths import Container, named_in, objects_in, paths_in, variables_in
 
 __all__ = ["Module", "named_variables", "variables"]
 
@@ -94,7 +94,7 @@ class Module(Container):
     @property
     def variables(self) -> tuple[Variable, ...]:
         """The variables inside, each once, in the order of attributes and items, depth first."""
-        return tuple(found_in(self, Variable))
+        return tuple(objects_in(self, Variable))
 
     @property
     def trainable_variables(self) -> tuple[Variable, ...]:
@@ -109,7 +109,7 @@ class Module(Container):
     @property
     def submodules(self) -> tuple[Module, ...]:
         """The modules inside, at any depth, each once, in the order of `variables`; not the module itself."""
-        return tuple(found_in(self, Module))
+        return tuple(objects_in(self, Module))
 
     def named_variables(self) -> dict[str, Variable]:
         """The `variables` by path, as the function `named_variables` gives them."""
@@ -218,19 +218,19 @@ def _snake_case(name: str) -> str:
 
 
 def _line(module: Module) -> str:
-    """What a module has inside, in one line. Never raises."""
-    kind = type(module).__name__
+    """The counts of what is in a module, in one line. Never raises."""
+    name = type(module).__name__
     try:
-        inside = found_in(module, Variable)
-        filled = [variable for variable in inside if variable.is_initialized]
-        counts = [_count(len(inside), "variable")]
-        if len(filled) < len(inside):
-            counts.append(f"{len(inside) - len(filled)} without a value")
+        variables = objects_in(module, Variable)
+        filled = [variable for variable in variables if variable.is_initialized]
+        counts = [_count(len(variables), "variable")]
+        if len(filled) < len(variables):
+            counts.append(f"{len(variables) - len(filled)} without a value")
         counts.append(_count(sum(variable.size for variable in filled), "element"))
         counts.append(_count(sum(variable.nbytes for variable in filled), "byte"))
     except Exception as error:  # noqa: BLE001  # a repr never raises
-        return f"<{kind} at {id(module):#x}, unavailable: {type(error).__name__}>"
-    return f"<{kind}: {', '.join(counts)}>"
+        return f"<{name} at {id(module):#x}, unavailable: {type(error).__name__}>"
+    return f"<{name}: {', '.join(counts)}>"
 
 
 def _count(number: int, what: str) -> str:

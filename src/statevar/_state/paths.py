@@ -10,11 +10,21 @@ from typing import Any, TypeVar
 
 from .._core.variable import Variable
 from ..errors import NameScopeError, describe
-from .walk import SEQUENCES, SETS, Attribute, Container, Inside, Insides, Unordered, slots_of, steps, walk
+from .walk import SEQUENCES, SETS, Attribute, Children, Container, Opener, Unordered, edges, slots_of, walk
 
-__all__ = ["Container", "Paths", "Targets", "followed", "found_in", "named_in", "paths_in", "slots_of", "variables_in"]
+__all__ = [
+    "Container",
+    "Paths",
+    "Targets",
+    "followed",
+    "named_in",
+    "objects_in",
+    "paths_in",
+    "slots_of",
+    "variables_in",
+]
 
-_Kind = TypeVar("_Kind")
+_Object = TypeVar("_Object")
 
 _VARIABLES = {Variable}
 
@@ -156,7 +166,7 @@ class Targets:
         return [Paths(variables, names.aliases(variables.values())), *unnamed]
 
     def find(self, path: str) -> Variable | None:
-        """The variable to which a path leads; None if there is none.
+        """The variable to which a path leads in the targets; else the only one whose own path it is; else None.
 
         Raises:
             NameScopeError: the path leads to two variables, in two of the targets.
@@ -166,7 +176,11 @@ class Targets:
             return found
         others = (paths_in(self._operation, part) if isinstance(part, list) else part for part in self._parts)
         further = (part.find(path) for part in others if isinstance(part, Paths) and part.aliases)
-        return next((each for each in further if each is not None), None)
+        found = next((each for each in further if each is not None), None)
+        if found is None:
+            own = [variable for variable in self.variables if variable.path == path]
+            found = own[0] if len(own) == 1 else None
+        return found
 
     def path(self, variable: Any) -> str | None:
         """The first path of a variable; None if it is not among the targets."""
@@ -217,16 +231,16 @@ def _variables_of(part: Variable | list[Variable] | Paths) -> Iterable[Variable]
     return part.variables.values() if isinstance(part, Paths) else part
 
 
-def named_in(operation: str, target: Any, kind: type[_Kind]) -> dict[str, _Kind]:
-    """The objects of a kind inside something, by their first paths. Errors are those of `paths_in`."""
-    found, names = _named(target, kind)
-    names.check(operation, found, kind)
+def named_in(operation: str, target: Any, cls: type[_Object]) -> dict[str, _Object]:
+    """The objects of a class inside something, by their first paths. Errors are those of `paths_in`."""
+    found, names = _named(target, cls)
+    names.check(operation, found, cls)
     return found
 
 
-def found_in(target: Any, kind: type[_Kind]) -> list[_Kind]:
-    """The objects of a kind inside something, each once, in the order in which they are met."""
-    found = {id(each): each for each in walk(target) if isinstance(each, kind)}
+def objects_in(target: Any, cls: type[_Object]) -> list[_Object]:
+    """The objects of a class inside something, each once, in the order in which they are met."""
+    found = {id(each): each for each in walk(target) if isinstance(each, cls)}
     found.pop(id(target), None)
     return list(found.values())
 
@@ -235,8 +249,8 @@ def _is_plain(target: Any) -> bool:
     """Whether it is a list of variables and of nothing else: a thousand take 0.02 ms."""
     if type(target) is not list and type(target) is not tuple:
         return False
-    kinds = set(map(type, target))
-    return kinds == _VARIABLES or all(issubclass(kind, Variable) for kind in kinds)
+    types = set(map(type, target))
+    return types == _VARIABLES or all(issubclass(cls, Variable) for cls in types)
 
 
 def _gone_through(target: Any) -> Any:
@@ -259,17 +273,17 @@ def _check_empty(operation: str, target: Any) -> None:
 # -- paths -----------------------------------------------------------------------------------------------
 
 
-def _named(target: Any, kind: type[_Kind]) -> tuple[dict[str, _Kind], _Names]:
+def _named(target: Any, cls: type[_Object]) -> tuple[dict[str, _Object], _Names]:
     names = _Names(target)
     places, paths = names.places, names.paths
-    found: dict[str, _Kind] = {}
-    for holder, key, each in steps(target, names.met, names.inside):
+    found: dict[str, _Object] = {}
+    for holder, key, each in edges(target, names.met, names.children):
         # No calls for each variable: who saves a checkpoint waits for this.
         if (which := id(each)) in places:
             names.again.append((holder, key, which))
             continue
         places[which] = (holder, key, each)
-        if isinstance(each, kind):
+        if isinstance(each, cls):
             path = paths[holder] if holder in paths else names.path_to(holder)
             found[f"{path}/{key}" if path else str(key)] = each
     return found, names
@@ -283,7 +297,7 @@ class _Names:
 
     def __init__(self, target: Any) -> None:
         self.met: dict[int, Any] = {}
-        self._insides = Insides()
+        self._opener = Opener()
         # The holder, the key in it, and the thing, which is kept: no id comes again.
         self.places: dict[int, tuple[int, Any, Any]] = {id(target): (id(target), "", target)}
         self.paths = {id(target): ""}
@@ -292,9 +306,9 @@ class _Names:
         #: What cannot be named: the holder, the key, and the thing.
         self._aside: list[tuple[int, Any, Any]] = []
 
-    def inside(self, each: Any) -> Inside | None:
+    def children(self, each: Any) -> Children | None:
         """What it holds; each key is an index, or the segment of a path. What cannot be named is put aside."""
-        held = self._insides(each)
+        held = self._opener(each)
         if not isinstance(held, dict) or _is_simple(held):
             return held
         named: dict[str, Any] = {}
@@ -350,25 +364,25 @@ class _Names:
             todo.extend(above)
         return reach
 
-    def check(self, operation: str, found: dict[str, Any], kind: type) -> None:
-        """Raises NameScopeError if something of the kind was put aside, and has no path anywhere else."""
-        for holder, key, _ in self.unnamed(found, kind):
+    def check(self, operation: str, found: dict[str, Any], cls: type) -> None:
+        """Raises NameScopeError if something of the class was put aside, and has no path anywhere else."""
+        for holder, key, _ in self.unnamed(found, cls):
             raise NameScopeError(
                 describe(
                     operation,
-                    f"{_problem(key)}, and a {kind.__name__} has no other path",
+                    f"{_problem(key)}, and a {cls.__name__} has no other path",
                     self.path_to(holder),
                     "keep it in an attribute, a list, or a dict of strings",
                 )
             )
 
-    def unnamed(self, found: dict[str, Any], kind: type[_Kind]) -> Iterator[tuple[int, Any, _Kind]]:
-        """What was put aside, is of the kind, and has no path anywhere else: the holder, the key, and the thing."""
+    def unnamed(self, found: dict[str, Any], cls: type[_Object]) -> Iterator[tuple[int, Any, _Object]]:
+        """What was put aside, is of the class, and has no path anywhere else: the holder, the key, and the thing."""
         named = set(map(id, found.values())) if self._aside else set()
         for holder, key, each in self._aside:
-            inside = (one for _, _, one in steps(each, self.met, self._insides))
+            inside = (one for _, _, one in edges(each, self.met, self._opener))
             for one in (each, *inside):
-                if isinstance(one, kind) and id(one) not in named:
+                if isinstance(one, cls) and id(one) not in named:
                     yield holder, key, one
 
 

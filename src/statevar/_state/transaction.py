@@ -106,13 +106,13 @@ class Transaction:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
         overlay: TransactionOverlay | None = None
         depth = 0
         try:
             overlay = _running()
             depth = overlay.depth() - 1
-            overlay.leave(commits=kind is None)
+            overlay.leave(commits=error_type is None)
         except BaseException:  # the commit failed; or Ctrl-C came, anywhere
             if overlay is None:
                 overlay = _running()
@@ -135,8 +135,8 @@ class Transaction:
             raise
         return self
 
-    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.__exit__(kind)
+    async def __aexit__(self, error_type: type[BaseException] | None, *_: object) -> None:
+        self.__exit__(error_type)
 
     def _give_up(self, overlay: TransactionOverlay, outer: bool) -> None:
         """The block was not entered: what stays open is the transaction around it, if there is one."""

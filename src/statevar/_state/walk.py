@@ -14,19 +14,19 @@ __all__ = [
     "SEQUENCES",
     "SETS",
     "Attribute",
+    "Children",
     "Container",
-    "Inside",
-    "Insides",
+    "Open",
     "Opener",
     "Unordered",
+    "edges",
     "slots_of",
-    "steps",
     "walk",
 ]
 
 #: What something holds: in a list, or by key.
-Inside = list[Any] | dict[Any, Any]
-Opener = Callable[[Any], Inside | None]
+Children = list[Any] | dict[Any, Any]
+Open = Callable[[Any], Children | None]
 
 _LEAVES = (str, bytes, type, ModuleType, FunctionType, BuiltinFunctionType, MethodType)
 SEQUENCES = (list, tuple, deque)
@@ -43,25 +43,25 @@ def walk(target: Any) -> Iterator[Any]:
     Depth first, without recursion.
     """
     met: dict[int, Any] = {}  # keeps what it met, so that no id comes again
-    inside = Insides()
+    opener = Opener()
     stack = [target]
     while stack:
         each = stack.pop()
         if isinstance(each, Variable):
             yield each
-        elif id(each) not in met and (held := inside(each)) is not None:
+        elif id(each) not in met and (held := opener(each)) is not None:
             met[id(each)] = each
             yield each
             stack.extend(reversed(held.values() if isinstance(held, dict) else held))
 
 
-def steps(target: Any, met: dict[int, Any], inside: Opener) -> Iterator[tuple[int, Any, Any]]:
+def edges(target: Any, met: dict[int, Any], opener: Open) -> Iterator[tuple[int, Any, Any]]:
     """(id of the holder, key, what it holds), in the order of `walk`. What is met again comes again.
 
     Args:
         met: what was entered, by id; it grows.
     """
-    if id(target) in met or (held := inside(target)) is None:
+    if id(target) in met or (held := opener(target)) is None:
         return
     met[id(target)] = target
     frames = [(id(target), _items(held))]
@@ -70,7 +70,7 @@ def steps(target: Any, met: dict[int, Any], inside: Opener) -> Iterator[tuple[in
         for key, each in rest:
             if isinstance(each, Variable) or (entered := id(each)) in met:
                 yield holder, key, each
-            elif (held := inside(each)) is not None:
+            elif (held := opener(each)) is not None:
                 met[entered] = each
                 yield holder, key, each
                 frames.append((entered, _items(held)))
@@ -79,28 +79,28 @@ def steps(target: Any, met: dict[int, Any], inside: Opener) -> Iterator[tuple[in
             frames.pop()
 
 
-def _items(held: Inside) -> Iterator[tuple[Any, Any]]:
+def _items(held: Children) -> Iterator[tuple[Any, Any]]:
     return iter(held.items() if isinstance(held, dict) else enumerate(held))
 
 
-class Insides:
+class Opener:
     """Opens objects, and remembers for each type how."""
 
     def __init__(self) -> None:
         self._openers = _OPENERS.copy()
 
-    def __call__(self, each: Any) -> Inside | None:
-        kind = type(each)
+    def __call__(self, each: Any) -> Children | None:
+        cls = type(each)
         try:
-            opener = self._openers[kind]
+            opener = self._openers[cls]
         except KeyError:
             opener = _opener(each)
-            if each.__class__ is kind:  # a weakref.proxy has the class of what it stands for
-                self._openers[kind] = opener
+            if each.__class__ is cls:  # a weakref.proxy has the class of what it stands for
+                self._openers[cls] = opener
         return None if opener is None else opener(each)
 
 
-def _opener(each: Any) -> Opener | None:
+def _opener(each: Any) -> Open | None:
     """How to open it, and what is of its type."""
     if isinstance(each, _LEAVES):
         return None
@@ -113,7 +113,7 @@ def _opener(each: Any) -> Opener | None:
     if contents is None or attributes is None:
         return contents or attributes
 
-    def both(each: Any) -> Inside:
+    def both(each: Any) -> Children:
         items, named = contents(each) or (), attributes(each)
         assert isinstance(named, dict | None)
         return {
@@ -124,7 +124,7 @@ def _opener(each: Any) -> Opener | None:
     return both
 
 
-def _contents(each: Any) -> Opener | None:
+def _contents(each: Any) -> Open | None:
     if isinstance(each, Mapping):
         return dict
     if isinstance(each, SEQUENCES):
@@ -133,17 +133,17 @@ def _contents(each: Any) -> Opener | None:
     return _unordered if isinstance(each, SETS) else None
 
 
-def _unordered(each: Any) -> Inside:
+def _unordered(each: Any) -> Children:
     return {Unordered(n): one for n, one in enumerate(each)}
 
 
-def _attributes(each: Any) -> Opener | None:
+def _attributes(each: Any) -> Open | None:
     slots = list(dict.fromkeys(slots_of(type(each))))
     ours = type(each).__module__.startswith("statevar.")
     if not slots and not hasattr(each, "__dict__"):
         return None
 
-    def opened(each: Any) -> Inside | None:
+    def opened(each: Any) -> Children | None:
         held = dict(getattr(each, "__dict__", None) or {})
         if ours and "__wrapped__" in held:  # a function that `jit` compiled is a function
             return None
@@ -170,7 +170,7 @@ class Unordered:
 
 
 #: For types that need no look.
-_OPENERS: dict[type, Opener | None] = {
+_OPENERS: dict[type, Open | None] = {
     **dict.fromkeys((bool, bytes, complex, float, int, str, type(None))),
     **dict.fromkeys((list, tuple), list),
     **dict.fromkeys((set, frozenset), _unordered),
@@ -178,17 +178,17 @@ _OPENERS: dict[type, Opener | None] = {
 }
 
 
-def slots_of(kind: type) -> list[str]:
+def slots_of(cls: type) -> list[str]:
     """The names in ``__slots__`` of a class and its bases."""
-    return [slot for each in kind.__mro__ for slot in _slots(each)]
+    return [slot for each in cls.__mro__ for slot in _slots(each)]
 
 
-def _slots(kind: type) -> list[str]:
-    slots = kind.__dict__.get("__slots__", ())
+def _slots(cls: type) -> list[str]:
+    slots = cls.__dict__.get("__slots__", ())
     names = [slots] if isinstance(slots, str) else slots
-    return [_mangled(name, kind) for name in names if name not in ("__dict__", "__weakref__")]
+    return [_mangled(name, cls) for name in names if name not in ("__dict__", "__weakref__")]
 
 
-def _mangled(name: str, kind: type) -> str:
-    owner = kind.__name__.lstrip("_")
+def _mangled(name: str, cls: type) -> str:
+    owner = cls.__name__.lstrip("_")
     return f"_{owner}{name}" if name.startswith("__") and not name.endswith("__") and owner else name

@@ -15,9 +15,9 @@ from .._state.transaction import TransactionOverlay
 from ..errors import TraceError, describe
 from .overlay import ValueOverlay
 
-__all__ = ["Call", "Makes", "Retry", "TraceOverlay", "check_library"]
+__all__ = ["CompiledCall", "CreationLimit", "Retry", "TraceOverlay", "check_library"]
 
-_MAKES = 3  # traces that may make variables which live on
+_CREATING_TRACES = 3  # traces that may make variables which live on
 
 
 class Retry(BaseException):
@@ -51,7 +51,7 @@ def check_library(backend: Backend, variables: Iterable[Variable]) -> None:
             )
 
 
-class Makes:
+class CreationLimit:
     """Counts the traces of a program that make variables which live on, and ends where each one does."""
 
     __slots__ = ("_count",)
@@ -64,7 +64,7 @@ class Makes:
         if not lasting:
             return
         self._count += 1
-        if self._count > _MAKES:
+        if self._count > _CREATING_TRACES:
             raise TraceError(
                 describe(
                     "jit",
@@ -78,7 +78,7 @@ class Makes:
 class TraceOverlay(ValueOverlay):
     """The values of variables while a function is traced. Which variables there are is found on the way.
 
-    After the code has run, `missed` has the variables that it touched beyond those given, `written` those that it
+    After the code has run, `discovered` has the variables that it touched beyond those given, `written` those that it
     wrote, and `lasting` those that it made and that are still alive.
     """
 
@@ -96,7 +96,7 @@ class TraceOverlay(ValueOverlay):
             return []
         self.drafts.clear()
         self.written.clear()
-        self.missed.clear()
+        self.discovered.clear()
         if self.created_here():
             gc.collect()
         for each, traced in self.created:
@@ -113,14 +113,14 @@ class TraceOverlay(ValueOverlay):
         return self.created_here()
 
 
-class Call:
+class CompiledCall:
     """Holds the variables, hands out their values, and keeps the new ones, all at once, if the block ends well.
 
     Inside a transaction it takes part in that.
 
     >>> import statevar as sv
     >>> v = sv.Variable(1)
-    >>> with Call("jit", [v]) as call:
+    >>> with CompiledCall("jit", [v]) as call:
     ...     call.keep([(v, call.read(v) + 1)])
     >>> int(v), v.version
     (2, 1)
@@ -158,11 +158,11 @@ class Call:
         for variable, value in values:
             target.write(variable)._keep_value(value, self._what, target)
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
         work, self._work = self._work, None
         if work is not None:
             try:
-                work.leave(commits=kind is None)
+                work.leave(commits=error_type is None)
             except BaseException:
                 work.abandon(0)
                 raise

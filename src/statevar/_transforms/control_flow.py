@@ -14,8 +14,8 @@ from .._arrays.registry import owner_of, transforms_of
 from .._arrays.trees import leaves, tree_map
 from .._public import public
 from ..errors import ShapeError, describe
-from .lift import Lift, library_of, plain, written_by
-from .overlay import Lifted, ValueOverlay, keep_writes
+from .lift import CarriedState, library_of, plain, written_by
+from .overlay import InnerOverlay, ValueOverlay, keep_writes
 
 if TYPE_CHECKING:
     from .._arrays.transforms import Transforms
@@ -38,8 +38,8 @@ def scan(
 
     Args:
         body: keeps the structure, shapes and dtypes of ``carry``; may read and write variables.
-        init: the first carry: an array, or a nest (tuple, list, dict) of arrays.
-        xs: arrays of shape ``(length, …)``, or a nest of them; None calls ``body`` with None.
+        init: the first carry: an array, or a pytree (tuple, list, dict) of arrays.
+        xs: arrays of shape ``(length, …)``, or a pytree of them; None calls ``body`` with None.
         length: how many times; needed without ``xs``.
         reverse: from the last to the first.
 
@@ -65,17 +65,17 @@ def scan(
     transforms = transforms_of(backend)
 
     def run(base: ValueOverlay) -> tuple[Any, Any]:
-        if not transforms.lifts((init, xs)):
+        if not transforms.stages_loops((init, xs)):
             return _scan_in_python(body, init, xs, count, reverse, transforms)
-        lift = Lift("scan", base, written_by("scan", transforms, (body, init, tree_map(_row, xs))))
+        carried = CarriedState("scan", base, written_by("scan", transforms, (body, init, tree_map(_row, xs))))
 
         def pure(carry: Any, x: Any) -> tuple[Any, Any]:
-            (out, y), new = lift.run(carry[1], body, carry[0], x)
+            (out, y), new = carried.run(carry[1], body, carry[0], x)
             return (out, new), y
 
-        (carry, new), ys = transforms.scan(pure, (init, lift.values()), xs, count, reverse=reverse)
+        (carry, new), ys = transforms.scan(pure, (init, carried.values()), xs, count, reverse=reverse)
         if count:
-            lift.keep(new)
+            carried.keep(new)
         return carry, ys
 
     return keep_writes("scan", run, {})
@@ -141,16 +141,16 @@ def cond(pred: Any, true_fn: Callable[..., Any], false_fn: Callable[..., Any], *
     transforms = transforms_of(backend)
 
     def run(base: ValueOverlay) -> Any:
-        if not transforms.lifts((pred, operands)):
+        if not transforms.stages_loops((pred, operands)):
             return tree_map(plain, (true_fn if bool(pred) else false_fn)(*operands))
         written = written_by("cond", transforms, (true_fn, *operands), (false_fn, *operands))
-        lift = Lift("cond", base, written)
+        carried = CarriedState("cond", base, written)
 
-        def lifted(fn: Callable[..., Any]) -> Callable[..., Any]:
-            return lambda values, operands: lift.run(values, fn, *operands)
+        def carrying(fn: Callable[..., Any]) -> Callable[..., Any]:
+            return lambda values, operands: carried.run(values, fn, *operands)
 
-        out, new = transforms.cond(pred, lifted(true_fn), lifted(false_fn), (lift.values(), operands))
-        lift.keep(new)
+        out, new = transforms.cond(pred, carrying(true_fn), carrying(false_fn), (carried.values(), operands))
+        carried.keep(new)
         return out
 
     return keep_writes("cond", run, {})
@@ -178,27 +178,27 @@ def while_loop(cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], i
     transforms = transforms_of(backend)
 
     def run(base: ValueOverlay) -> Any:
-        if not transforms.lifts(init):
+        if not transforms.stages_loops(init):
             carry = init
-            while _holds(cond_fun, carry):
+            while _is_true(cond_fun, carry):
                 carry = tree_map(plain, body_fun(carry))
             return carry
-        lift = Lift("while_loop", base, written_by("while_loop", transforms, (body_fun, init)))
+        carried = CarriedState("while_loop", base, written_by("while_loop", transforms, (body_fun, init)))
 
         def condition(carry: Any) -> Any:
-            with Lifted("the condition of while_loop", zip(lift.written, carry[1], strict=True), only=()):
+            with InnerOverlay("the condition of while_loop", zip(carried.written, carry[1], strict=True), only=()):
                 return plain(cond_fun(carry[0]))
 
         carry, new = transforms.while_loop(
-            condition, lambda carry: lift.run(carry[1], body_fun, carry[0]), (init, lift.values())
+            condition, lambda carry: carried.run(carry[1], body_fun, carry[0]), (init, carried.values())
         )
-        lift.keep(new)
+        carried.keep(new)
         return carry
 
     return keep_writes("while_loop", run, {})
 
 
-def _holds(cond_fun: Callable[[Any], Any], carry: Any) -> bool:
+def _is_true(cond_fun: Callable[[Any], Any], carry: Any) -> bool:
     with ValueOverlay("the condition of while_loop", only=()):
         return bool(plain(cond_fun(carry)))
 
@@ -217,7 +217,7 @@ def fori_loop(lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init:
     if isinstance(lower, int) and isinstance(upper, int):
         backend = library_of(init, body_fun)
         transforms = transforms_of(backend)
-        if transforms.lifts(init) and upper - lower > transforms.unrolls:
+        if transforms.stages_loops(init) and upper - lower > transforms.unrolls:
             # A scan has a gradient, and a while loop has none.
             numbers = backend.namespace().arange(lower, max(lower, upper))
             return scan(lambda carry, i: (body_fun(i, carry), None), init, numbers)[0]

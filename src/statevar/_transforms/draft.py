@@ -53,7 +53,7 @@ class ValueDraft(Draft):
             new = self._constraint(new)
         if new is not x:
             new = self._convert(new, operation)
-        new = backend.sealed(new, fresh=new is not x)
+        new = backend.as_immutable(new, fresh=new is not x)
         shape, expected = backend.shape(new), self._shape
         if op is None or expected is None:  # an assignment may change it, within what is declared
             expected = backend.shape(x)

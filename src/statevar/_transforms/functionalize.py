@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from .._core.variable import Variable
 from .._public import public
-from .._state.nest import Nest
+from .._state.structure import Structure
 from ..errors import describe
 from .overlay import ValueOverlay
 
@@ -108,14 +108,14 @@ def functionalize(fn: Callable[..., Any], variables: Any) -> Callable[..., tuple
     >>> pure([10.0], 1.0), float(count)
     ((np.float32(22.0), [array(11., dtype=float32)]), 0.0)
     """
-    nest = Nest("functionalize", variables)
+    structure = Structure("functionalize", variables)
 
     @wraps(fn)
     def pure(values: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        with ValueOverlay("functionalize", nest.pairs(values), only=nest.variables) as overlay:
+        with ValueOverlay("functionalize", structure.pairs(values), only=structure.variables) as overlay:
             out = fn(*args, **kwargs)
-            new = dict(zip(nest.variables, overlay.values(nest.variables), strict=True))
-        return out, nest.build(new.__getitem__)
+            new = dict(zip(structure.variables, overlay.values(structure.variables), strict=True))
+        return out, structure.build(new.__getitem__)
 
     del pure.__wrapped__  # it has one argument more, and libraries look at the signature
     return pure

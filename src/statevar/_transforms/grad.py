@@ -15,7 +15,7 @@ from .._arrays.types import Array
 from .._core import overlays
 from .._core.variable import Variable
 from .._public import public
-from .._state.nest import Nest
+from .._state.structure import Structure
 from ..errors import DTypeError, ShapeError, TraceError, describe
 from .overlay import ValueOverlay, keep_writes
 
@@ -62,9 +62,9 @@ def value_and_grad(
     >>> float(value), gradients[w], int(calls)
     (45.0, Array([18., 36.], dtype=float32), 1)
     """
-    nest = None if variables is None else Nest("value_and_grad", variables)
-    if nest is not None:
-        for variable in nest.variables:
+    structure = None if variables is None else Structure("value_and_grad", variables)
+    if structure is not None:
+        for variable in structure.variables:
             _check_asked(variable)
     found: dict[Variable, None] = {}  # grows with the calls
     written: dict[Variable, None] = {}
@@ -72,13 +72,13 @@ def value_and_grad(
     @wraps(fn)
     def wrapped(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
         for _ in range(_ATTEMPTS):
-            wanted = found if nest is None else dict.fromkeys(nest.variables)
-            run = _Run(fn, args, kwargs, has_aux, wanted, written, discovers=nest is None)
+            wanted = found if structure is None else dict.fromkeys(structure.variables)
+            run = _Run(fn, args, kwargs, has_aux, wanted, written, discovers=structure is None)
             value, gradients = run()
             if run.again:
                 found.update(run.again)
                 continue
-            return value, (nest.build(gradients.__getitem__) if nest is not None else gradients)
+            return value, (structure.build(gradients.__getitem__) if structure is not None else gradients)
         raise TraceError(describe("value_and_grad", "the function reads other variables each time it runs"))
 
     return wrapped
@@ -119,7 +119,7 @@ class _Recording(ValueOverlay):
 
     __slots__ = ("_discovers", "_opened_for", "_wanted", "backend", "leaves", "misses", "tape")
 
-    lifted = True
+    under_own_trace = True
 
     def __init__(self, values: Iterable[tuple[Variable, Any]], wanted: dict[Variable, None], discovers: bool) -> None:
         super().__init__("value_and_grad", values)

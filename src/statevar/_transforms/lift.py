@@ -9,7 +9,7 @@ from .._arrays.registry import default_backend, owner_of
 from .._arrays.trees import leaves, tree_map
 from .._core.variable import Variable
 from ..errors import TraceError, UninitializedError, describe
-from .overlay import Lifted, ValueOverlay
+from .overlay import InnerOverlay, ValueOverlay
 from .reachable import backend_of
 
 if TYPE_CHECKING:
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from .._arrays.transforms import Transforms
     from .._arrays.types import Array
 
-__all__ = ["Lift", "library_of", "plain", "written_by"]
+__all__ = ["CarriedState", "library_of", "plain", "written_by"]
 
 
-def library_of(nest: Any, *functions: Callable[..., Any]) -> Backend:
+def library_of(pytree: Any, *functions: Callable[..., Any]) -> Backend:
     """Whose arrays these are; else whose variables the functions can reach; else NumPy."""
-    owners = [owner for each in leaves(nest) if (owner := owner_of(plain(each))) is not None]
+    owners = [owner for each in leaves(pytree) if (owner := owner_of(plain(each))) is not None]
     return next((each for each in owners if not each.is_host), None) or _reached(owners, functions)
 
 
@@ -35,7 +35,7 @@ def plain(leaf: Any) -> Any:
     return leaf.value if isinstance(leaf, Variable) else leaf
 
 
-class Lift:
+class CarriedState:
     """Makes pure functions of code, with the values of the variables that it writes going in and coming out."""
 
     def __init__(self, what: str, base: ValueOverlay, written: Iterable[Variable]) -> None:
@@ -58,7 +58,7 @@ class Lift:
 
     def run(self, values: Iterable[Array], fn: Callable[..., Any], *args: Any) -> tuple[Any, list[Array]]:
         """``fn(*args)`` with these values of the variables; the result, and their new values."""
-        frame = Lifted(self._what, zip(self.written, values, strict=True))
+        frame = InnerOverlay(self._what, zip(self.written, values, strict=True))
         with frame:
             out = tree_map(plain, fn(*args))
             new = list(frame.values(self.written))
@@ -82,7 +82,7 @@ def written_by(what: str, transforms: Transforms, *calls: tuple[Any, ...]) -> di
 
     def probe(fn: Callable[..., Any]) -> Callable[..., None]:
         def run(*args: Any) -> None:
-            frame = Lifted(what)
+            frame = InnerOverlay(what)
             with frame:
                 fn(*args)
             found.update(frame.written)

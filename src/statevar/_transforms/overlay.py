@@ -27,7 +27,7 @@ from .._state.transaction import TransactionOverlay
 from ..errors import ConflictError, TraceError, describe
 from .draft import ValueDraft
 
-__all__ = ["Lifted", "ValueOverlay", "keep_writes"]
+__all__ = ["InnerOverlay", "ValueOverlay", "keep_writes"]
 
 _HERE: Final = object()
 
@@ -81,8 +81,8 @@ class ValueOverlay(Overlay):
         "_saved",
         "_work",
         "created",
+        "discovered",
         "drafts",
-        "missed",
         "stale",
         "written",
     )
@@ -91,7 +91,7 @@ class ValueOverlay(Overlay):
     #: Whether it finds out which variables there are, and the code runs again with their values given.
     discovers: ClassVar[bool] = False
     #: Whether it was opened by a transform of ours, under a tracer of the library's that it started.
-    lifted: ClassVar[bool] = False
+    under_own_trace: ClassVar[bool] = False
 
     def __init__(
         self, what: str, values: Iterable[tuple[Variable, Any]] = (), *, only: Iterable[Variable] | None = None
@@ -99,7 +99,7 @@ class ValueOverlay(Overlay):
         super().__init__(what)
         self.drafts: dict[Variable, ValueDraft] = {}
         self.written: dict[Variable, None] = {}  # in the order of their first write
-        self.missed: dict[Variable, None] = {}  # read or written, and not among the values given
+        self.discovered: dict[Variable, None] = {}  # read or written, and not among the values given
         self.created: list[tuple[ref[Variable], bool]] = []  # and whether its first value is traced
         self._only = None if only is None else dict.fromkeys(only)
         self._saved: list[tuple[dict[Variable, State], dict[Variable, None]]] = []  # one for each open transaction
@@ -115,12 +115,12 @@ class ValueOverlay(Overlay):
     def seed(self, variable: Variable, value: Any) -> None:
         """Gives a variable a value before the code runs; not counted as a write."""
         # Under a transform of ours, what is declared comes from the overlay around, in `__enter__`.
-        declared = ... if self.lifted else variable._declared
+        declared = ... if self.under_own_trace else variable._declared
         draft = self._draft(variable, declared, variable._version)
-        if not self.lifted and value is not None:
+        if not self.under_own_trace and value is not None:
             x = draft._convert(value, self.what)
             ASSIGN.check(draft, self.what, x, None)
-            value = variable._backend.sealed(x, fresh=False)
+            value = variable._backend.as_immutable(x, fresh=False)
         draft._set(value)
         self.drafts[variable] = draft
 
@@ -134,7 +134,7 @@ class ValueOverlay(Overlay):
             self._opened = True
             overlays.active.append(None)  # Ctrl-C comes after a call, so not between these two lines
             self._around = overlays.push(self)
-            if self.lifted and isinstance(outer := self.outer, ValueOverlay):
+            if self.under_own_trace and isinstance(outer := self.outer, ValueOverlay):
                 for variable, draft in self.drafts.items():
                     self.declare(draft, outer._find(variable, outer._marks.get(variable._backend.name)))
         except BaseException:
@@ -191,7 +191,7 @@ class ValueOverlay(Overlay):
                     )
                 )
         draft = self.drafts.get(variable)
-        return self._miss(variable) if draft is None else draft
+        return self._discover(variable) if draft is None else draft
 
     def write(self, variable: Any) -> ValueDraft:
         """The same, after other writers were kept out if the write is to be kept; `check_write` follows."""
@@ -199,9 +199,9 @@ class ValueOverlay(Overlay):
         if variable not in self.written:
             if self._keeps:
                 self._reserve(variable, draft)
-            elif self.lifted and isinstance(outer := self.outer, ValueOverlay):
+            elif self.under_own_trace and isinstance(outer := self.outer, ValueOverlay):
                 outer.write(variable)  # reserved before it is read
-        return self._miss(variable) if draft is None else draft
+        return self._discover(variable) if draft is None else draft
 
     def check_write(self, draft: ValueDraft, operation: str) -> None:
         """Raises if a variable may not be written here."""
@@ -227,18 +227,18 @@ class ValueOverlay(Overlay):
                 )
             )
 
-    def _miss(self, variable: Variable) -> ValueDraft:
+    def _discover(self, variable: Variable) -> ValueDraft:
         """The draft of a variable that was not given."""
         with self._place(variable._backend):
             return self._draft_outside(variable)
 
     def _place(self, backend: Backend) -> AbstractContextManager[None]:
-        """Where it is read: where this overlay was opened, also if it is missed in a loop of the library inside."""
+        """Where it is read: where this overlay was opened, also if it is discovered in a loop of the library inside."""
         tracing = backend.tracing
         return nullcontext() if tracing is None else tracing.under(self._marks.get(backend.name))
 
     def _draft_outside(self, variable: Variable) -> ValueDraft:
-        self.missed[variable] = None
+        self.discovered[variable] = None
         outer = self.outer
         if outer is None:
             source: Cell = variable
@@ -248,7 +248,7 @@ class ValueOverlay(Overlay):
             source = outer.read(variable)
         else:
             # Where a transform of ours has opened this overlay, it knows what it does between the two.
-            source = outer._find(variable, (outer if self.lifted else self)._marks.get(variable._backend.name))
+            source = outer._find(variable, (outer if self.under_own_trace else self)._marks.get(variable._backend.name))
         value, _, declared, version = source._state()
         if value is not None:
             value = overlays.seen_by_tapes(variable, value, outer if isinstance(outer, ValueOverlay) else None)
@@ -425,9 +425,9 @@ def keep_writes(what: str, run: Callable[[ValueOverlay], _Result], reserved: dic
             reserved[stale] = None
 
 
-class Lifted(ValueOverlay):
+class InnerOverlay(ValueOverlay):
     """The overlay inside a transform of ours, under the tracer that it has started."""
 
     __slots__ = ()
 
-    lifted = True
+    under_own_trace = True

@@ -11,7 +11,7 @@ from .._arrays.trees import tree_map
 from .._core.variable import Variable
 from .._public import public
 from .lift import library_of, plain
-from .overlay import Lifted, ValueOverlay, keep_writes
+from .overlay import InnerOverlay, ValueOverlay, keep_writes
 
 if TYPE_CHECKING:
     from .._arrays.types import Array
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["remat"]
 
 
-class _Reading(Lifted):
+class _Reading(InnerOverlay):
     """Remembers what was read, so that the code can run again on the same values."""
 
     __slots__ = ("seen",)

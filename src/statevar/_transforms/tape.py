@@ -248,8 +248,8 @@ class GradientTape:
         >>> tape.gradient(y, {"v": v, "w": w})
         {'v': array([2., 4.], dtype=float32), 'w': None}
         """
-        kind = getattr(unconnected_gradients, "value", unconnected_gradients)
-        if kind not in _UNCONNECTED:
+        unconnected = getattr(unconnected_gradients, "value", unconnected_gradients)
+        if unconnected not in _UNCONNECTED:
             raise ValueError(
                 describe("gradient", f"expected unconnected_gradients 'none' or 'zero', got {unconnected_gradients!r}")
             )
@@ -261,7 +261,7 @@ class GradientTape:
             tree_map(lambda each, weight: weighted.append((each, weight)), target, output_gradients)
         found = self._added_up(weighted, sources)
         self._done()
-        if kind == "none":
+        if unconnected == "none":
             return found
         return tree_map(lambda source, gradient: _zeros_of(source) if gradient is None else gradient, sources, found)
 

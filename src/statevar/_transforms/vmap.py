@@ -20,7 +20,7 @@ from .._public import public
 from ..errors import ShapeError, TraceError, describe
 from .draft import ValueDraft
 from .lift import library_of, plain
-from .overlay import Lifted, ValueOverlay, keep_writes
+from .overlay import InnerOverlay, ValueOverlay, keep_writes
 
 if TYPE_CHECKING:
     from .._arrays.transforms import Transforms
@@ -74,7 +74,7 @@ def vmap(
         def run(base: ValueOverlay) -> Any:
             size = _axis_size(args, each_axis, axes, axis_size)
             mapping = _Mapping(fn, args, each_axis, out_axes, size, axes, base, transforms)
-            return mapping.lifted() if transforms.lifts(args) else mapping.in_python()
+            return mapping.by_library() if transforms.stages_loops(args) else mapping.in_python()
 
         return keep_writes("vmap", run, {})
 
@@ -110,7 +110,7 @@ class _Mapping:
     base: ValueOverlay
     transforms: Transforms
 
-    def lifted(self) -> Any:
+    def by_library(self) -> Any:
         """By the library's own map."""
         mapped, axes, base, transforms = list(self.axes), self.axes, self.base, self.transforms
         values = [base.read(variable)._snapshot for variable in mapped]
@@ -161,7 +161,7 @@ class _Mapping:
         return tree_map(lambda *each: transforms.stack(each, self.out_axes), *found)
 
 
-class _Example(Lifted):
+class _Example(InnerOverlay):
     """The variables of one example; those that are mapped have its part of the value, whatever is declared."""
 
     __slots__ = ()

@@ -19,8 +19,8 @@ from ..errors import CheckpointError, CheckpointNotFoundError, describe
 from . import _files
 from ._formats.safetensors.header import Entry, parse_json, refuse
 from ._formats.safetensors.index import Index, decode_index, is_index
-from ._formats.safetensors.reader import Part, neighbours, read_bytes
-from ._formats.safetensors.values import PARTIAL, Saved, fresh_bytes, from_tensor
+from ._formats.safetensors.reader import TensorFile, neighbours, read_bytes
+from ._formats.safetensors.values import PARTIAL, VariableRecord, fresh_bytes, from_tensor
 
 __all__ = ["INDEX", "Checkpoint", "index_at", "open_checkpoint"]
 
@@ -52,12 +52,12 @@ class Checkpoint(Mapping[str, HostArray]):
     ['w', 'steps'] [1. 2.] int32
     """
 
-    def __init__(self, path: Path, parts: list[Part], texts: dict[str, str], *, mapped: bool) -> None:
+    def __init__(self, path: Path, parts: list[TensorFile], texts: dict[str, str], *, mapped: bool) -> None:
         self.path = path
         self._parts = parts
         self._mapped = mapped
         self._part_of = {name: part for part in parts for name in part.variables}
-        self.variables: Mapping[str, Saved] = MappingProxyType(
+        self.variables: Mapping[str, VariableRecord] = MappingProxyType(
             {name: saved for part in parts for name, saved in part.variables.items()}
         )
         self.aliases: Mapping[str, str] = MappingProxyType(_texts(texts, "statevar.aliases", path))
@@ -102,7 +102,7 @@ class Checkpoint(Mapping[str, HostArray]):
         if not self._close.alive:
             raise ValueError(describe("load", "the checkpoint is closed", str(self.path)))
         if self._mapped:
-            with _files.storing("load", part.path):
+            with _files.os_errors_as("load", part.path):
                 return from_tensor(part.mapped(part.entries[name]), self.variables[name], f"{part.path}: {name}")
         array = self.arrays([name])[name]
         if isinstance(array, CheckpointError):
@@ -112,7 +112,7 @@ class Checkpoint(Mapping[str, HostArray]):
     def arrays(self, names: Iterable[str]) -> dict[str, HostArray | CheckpointError]:
         """The array of each path that has one; in place of a damaged one, the error."""
 
-        def read(part: Part, entries: Sequence[Entry]) -> list[HostArray | CheckpointError]:
+        def read(part: TensorFile, entries: Sequence[Entry]) -> list[HostArray | CheckpointError]:
             memory = [fresh_bytes(entry.nbytes) for entry in entries]
             errors = part.fill(memory, entries)
             return [
@@ -124,33 +124,33 @@ class Checkpoint(Mapping[str, HostArray]):
 
     def damage(self) -> dict[str, CheckpointError]:
         """What is wrong with each tensor that is damaged, by path. Reads all, and keeps nothing."""
-        found: dict[str, Any] = self._in_threads(Part.check, self)
+        found: dict[str, Any] = self._in_threads(TensorFile.check, self)
         for name in self:
             if found[name] is None and self.variables[name].dtype in PARTIAL:
                 found[name] = self.arrays([name])[name]
         return {name: error for name, error in found.items() if isinstance(error, CheckpointError)}
 
-    def _array(self, part: Part, entry: Entry, raw: HostArray) -> HostArray | CheckpointError:
+    def _array(self, part: TensorFile, entry: Entry, raw: HostArray) -> HostArray | CheckpointError:
         try:
             return from_tensor(raw, self.variables[entry.name], f"{part.path}: {entry.name}")
         except CheckpointError as error:
             return error
 
     def _in_threads(
-        self, read: Callable[[Part, list[Entry]], list[_Result]], names: Iterable[str]
+        self, read: Callable[[TensorFile, list[Entry]], list[_Result]], names: Iterable[str]
     ) -> dict[str, _Result | CheckpointError]:
         """What ``read`` returns of neighbours in a file, by path: one thread hashes while another one reads."""
-        wanted: dict[Part, list[Entry]] = {}
+        wanted: dict[TensorFile, list[Entry]] = {}
         for name in names:
             part = self._part_of[name]
             if (entry := part.entries.get(name)) is not None:
                 wanted.setdefault(part, []).append(entry)
         groups = [(part, group) for part, entries in wanted.items() for group in neighbours(entries, _CHUNK)]
 
-        def attempt(job: tuple[Part, list[Entry]]) -> Sequence[_Result | CheckpointError]:
+        def attempt(job: tuple[TensorFile, list[Entry]]) -> Sequence[_Result | CheckpointError]:
             part, group = job
             try:
-                with _files.storing("load", part.path):
+                with _files.os_errors_as("load", part.path):
                     return read(part, group)
             except CheckpointError as error:  # the file is too short
                 return [error] * len(group)
@@ -185,7 +185,7 @@ class Checkpoint(Mapping[str, HostArray]):
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 
@@ -230,7 +230,7 @@ def open_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:
         StorageError: the system refused.
     """
     for attempt in range(_ATTEMPTS):
-        with _files.storing("load", path):
+        with _files.os_errors_as("load", path):
             place = Path(os.path.realpath(path / INDEX if path.is_dir() else path))  # its files are beside it
             if path.is_dir() and not place.exists():
                 raise CheckpointNotFoundError(
@@ -249,14 +249,14 @@ def open_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:
 
 def _opened(path: Path, place: Path, mapped: bool) -> Checkpoint:
     index = index_at(place)
-    parts: list[Part] = []
+    parts: list[TensorFile] = []
     try:
         if index is None:
-            parts.append(Part(place, None))
+            parts.append(TensorFile(place, None))
             return Checkpoint(path, parts, parts[0].texts, mapped=mapped)
         for name, digest in index.files.items():
             try:
-                parts.append(Part(place.parent / name, digest))
+                parts.append(TensorFile(place.parent / name, digest))
             except FileNotFoundError as error:
                 raise CheckpointError(describe("load", f"the file {name} is missing", str(path))) from error
         _check_map(index, parts, path)
@@ -279,7 +279,7 @@ def index_at(place: Path) -> Index | None:
         _files.close(file)
 
 
-def _check_map(index: Index, parts: list[Part], path: Path) -> None:
+def _check_map(index: Index, parts: list[TensorFile], path: Path) -> None:
     found = {name: part.path.name for part in parts for name in part.entries}
     if found != index.tensors or sum(len(part.variables) for part in parts) != len(
         {name for part in parts for name in part.variables}

@@ -23,14 +23,14 @@ __all__ = [
     "make_folder",
     "names",
     "open_file",
+    "os_errors_as",
     "place_of",
     "read",
-    "refused",
     "remove",
     "remove_folder",
     "rename",
     "size",
-    "storing",
+    "storage_error",
     "sync",
     "sync_folder",
     "wait_for",
@@ -146,7 +146,7 @@ def place_of(path: Path) -> tuple[int, int] | None:
 
 
 @contextmanager
-def storing(operation: str, path: Any, hint: str = "") -> Iterator[None]:
+def os_errors_as(operation: str, path: Any, hint: str = "") -> Iterator[None]:
     """Tells of a system error as ours, with what was attempted and where.
 
     Raises:
@@ -158,12 +158,12 @@ def storing(operation: str, path: Any, hint: str = "") -> Iterator[None]:
     except StatevarError:
         raise
     except OSError as error:
-        raise refused(operation, path, error, hint) from error
+        raise storage_error(operation, path, error, hint) from error
 
 
-def refused(operation: str, path: Any, error: OSError, hint: str = "") -> StorageError:
+def storage_error(operation: str, path: Any, error: OSError, hint: str = "") -> StorageError:
     """Our error for one of the system's."""
-    kind = CheckpointNotFoundError if isinstance(error, FileNotFoundError) else StorageError
-    ours = kind(describe(operation, f"the system said {error.strerror or repr(error)}", str(path), hint))
+    error_type = CheckpointNotFoundError if isinstance(error, FileNotFoundError) else StorageError
+    ours = error_type(describe(operation, f"the system said {error.strerror or repr(error)}", str(path), hint))
     ours.errno, ours.strerror, ours.filename = error.errno, error.strerror, os.fspath(path)
     return ours

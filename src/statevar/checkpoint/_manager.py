@@ -24,7 +24,7 @@ from . import _files
 from ._checkpoint import INDEX, open_checkpoint
 from ._formats.safetensors.header import digest_of
 from ._formats.safetensors.reader import is_whole
-from ._formats.safetensors.writer import Item, Written, write_all, write_tensors
+from ._formats.safetensors.writer import FileDigest, ToWrite, write_all, write_tensors
 from ._load import load
 from ._match import LoadReport
 from ._save import Progress, index_of, items_of, json_of, nbytes_of, parsed_size, reporter, shards_of, texts_of
@@ -60,7 +60,7 @@ class _Shard:
     """A file of the last save, and what it was made from."""
 
     name: str
-    written: Written
+    written: FileDigest
     made_from: list[_Origin]
 
 
@@ -140,7 +140,7 @@ class CheckpointManager:
         self._metrics: dict[int, dict[str, float]] = {}
         self._lock = Lock()  # of the folder, between our own threads
         self._under_way: list[tuple[int, futures.Future[None]]] = []
-        with _files.storing("CheckpointManager", directory):
+        with _files.os_errors_as("CheckpointManager", directory):
             self._folder = StepFolder(Path(directory).absolute())
         #: By whether somebody waits for it.
         self._writers = {
@@ -219,7 +219,7 @@ class CheckpointManager:
     def _write(self, request: _Request, elder: Iterable[futures.Future[None]]) -> None:
         futures.wait(elder)  # another thread writes them, if somebody waits for one and not for the other
         step = request.step
-        with self._lock, _files.storing("save", self.path(step), "earlier checkpoints are untouched"):
+        with self._lock, _files.os_errors_as("save", self.path(step), "earlier checkpoints are untouched"):
             folder = self._folder.begin(step)
             try:
                 shards = self._write_shards(folder, request)
@@ -260,7 +260,7 @@ class CheckpointManager:
             shards[paths] = _Shard(name, written, made_from)
         return shards
 
-    def _linked(self, path: Path, items: list[Item], made_from: list[_Origin]) -> Written | None:
+    def _linked(self, path: Path, items: list[ToWrite], made_from: list[_Origin]) -> FileDigest | None:
         """Makes an unchanged file of the last save part of this one; None if there is none."""
         previous = self._previous.get(tuple(item.path for item in items))
         if previous is None or not (_same(previous.made_from, made_from) and _unchanged(items, previous)):
@@ -283,7 +283,7 @@ class CheckpointManager:
 
     def steps(self) -> list[int]:
         """The steps of which there are checkpoints, in order."""
-        with _files.storing("steps", self.directory):
+        with _files.os_errors_as("steps", self.directory):
             return self._folder.steps()
 
     @property
@@ -374,7 +374,7 @@ class CheckpointManager:
         """
         self._check_usable("delete")
         self.wait()
-        with self._lock, _files.storing("delete", self.path(step)):
+        with self._lock, _files.os_errors_as("delete", self.path(step)):
             self._delete(step)
 
     def _delete(self, step: int) -> None:
@@ -421,7 +421,7 @@ class CheckpointManager:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
 
@@ -449,7 +449,7 @@ def _same(before: list[_Origin], now: list[_Origin]) -> bool:
     return all(old() is new() and was == is_now for (old, was), (new, is_now) in zip(before, now, strict=True))
 
 
-def _unchanged(items: list[Item], previous: _Shard) -> bool:
+def _unchanged(items: list[ToWrite], previous: _Shard) -> bool:
     """Whether the bytes are those of the last save, asked where the library may write past our versions."""
     return all(
         item.backend.counts_all_writes

@@ -23,12 +23,12 @@ from . import _files
 from ._checkpoint import index_at
 from ._formats.safetensors.header import FORMAT, parse_json
 from ._formats.safetensors.index import encode_index
-from ._formats.safetensors.values import Saved
+from ._formats.safetensors.values import VariableRecord
 from ._formats.safetensors.writer import (
-    Item,
+    FileDigest,
     NewFile,
     Replacement,
-    Written,
+    ToWrite,
     shared_stem,
     sweep,
     write_all,
@@ -100,7 +100,7 @@ def save(
     items = items_of(found, snapshot(list(found.variables.values())))
     total = sum(nbytes_of(item) for item in items)
     wrote = None if progress is None else reporter(progress, total)
-    with _files.storing("save", path, "what was saved there before is untouched"):
+    with _files.os_errors_as("save", path, "what was saved there before is untouched"):
         target = Path(os.path.realpath(path))
         if target.is_dir():
             raise StorageError(describe("save", "this is a folder", str(path), "name a file in it"))
@@ -115,13 +115,13 @@ def save(
 
 
 def _save_shards(
-    target: Path, shards: list[list[Item]], texts: Mapping[str, str], wrote: Callable[[int], None] | None
+    target: Path, shards: list[list[ToWrite]], texts: Mapping[str, str], wrote: Callable[[int], None] | None
 ) -> None:
     stem = shared_stem(target)
     _sweep_shards(target)
     with ExitStack() as open_files:
         files: list[NewFile] = []
-        written: list[Written] = []
+        written: list[FileDigest] = []
         for i, items in enumerate(shards, 1):
             new = NewFile(target.parent, partial(_shard_name, stem, f"{i:05d}-of-{len(shards):05d}"))
             files.append(open_files.enter_context(new))
@@ -138,7 +138,7 @@ def _shard_name(stem: str, which: str, token: str) -> str:
     return f"{stem}.{token}-{which}.safetensors"
 
 
-def index_of(written: Mapping[str, Written], texts: Mapping[str, str]) -> bytes:
+def index_of(written: Mapping[str, FileDigest], texts: Mapping[str, str]) -> bytes:
     """The index of files, given by their names."""
     return encode_index(
         {name: each.digest for name, each in written.items()},
@@ -200,7 +200,7 @@ def json_of(what: str, value: dict[str, Any]) -> str:
     return text
 
 
-def items_of(found: Paths, cut: Snapshot) -> list[Item]:
+def items_of(found: Paths, cut: Snapshot) -> list[ToWrite]:
     """The variables, as they are in a snapshot of them."""
     for path in (*found.variables, *found.aliases):
         _check_path(path)
@@ -213,7 +213,7 @@ def items_of(found: Paths, cut: Snapshot) -> list[Item]:
             if backend.is_symbolic(value):
                 raise TraceError(describe("save", "a traced value cannot be saved", path, "save outside the function"))
             value = backend.operand(value, variable._dtype)  # noqa: PLW2901  # cut from any gradient
-        saved = Saved(
+        saved = VariableRecord(
             variable.dtype_name,
             None if value is None else backend.shape(value),
             declared,
@@ -222,7 +222,7 @@ def items_of(found: Paths, cut: Snapshot) -> list[Item]:
             variable.aggregation,
             backend.name,
         )
-        items.append(Item(path, saved, backend, value))
+        items.append(ToWrite(path, saved, backend, value))
     return items
 
 
@@ -240,7 +240,7 @@ def _check_path(path: str) -> None:
         raise NameScopeError(describe("save", problem, path.encode("utf-8", "replace").decode(), "rename it"))
 
 
-def nbytes_of(item: Item) -> int:
+def nbytes_of(item: ToWrite) -> int:
     """How many bytes the value takes in a file."""
     shape, dtype = item.saved.shape, item.saved.dtype
     if shape is None:
@@ -248,9 +248,9 @@ def nbytes_of(item: Item) -> int:
     return item.tensor().nbytes if dtype == "string" else math.prod(shape) * HOST[dtype].itemsize
 
 
-def shards_of(items: Iterable[Item], limit: int) -> list[list[Item]]:
+def shards_of(items: Iterable[ToWrite], limit: int) -> list[list[ToWrite]]:
     """The variables in groups of at most ``limit`` bytes, in their order; a larger one is alone."""
-    shards: list[list[Item]] = [[]]
+    shards: list[list[ToWrite]] = [[]]
     filled = 0
     for item in items:
         nbytes = nbytes_of(item)

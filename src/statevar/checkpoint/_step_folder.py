@@ -67,7 +67,7 @@ class StepFolder:
         try:
             _files.sync_folder(self.directory)
         except OSError as error:
-            raise _files.refused("save", self.path(step), error, LOST_BY_POWER) from error
+            raise _files.storage_error("save", self.path(step), error, LOST_BY_POWER) from error
 
     def drop(self, folder: Path) -> None:
         """Removes one that was not completed, as far as that can be done now."""

@@ -10,7 +10,7 @@ from unittest import SkipTest
 import numpy as np
 
 from .._arrays.backend import Backend, Handle
-from .._arrays.dtypes import HOST, kind
+from .._arrays.dtypes import HOST, dtype_kind
 from .._arrays.indexing import select
 from .._arrays.registry import get_backend
 from .._arrays.shapes import DeclaredShape, Shape
@@ -56,7 +56,7 @@ class SuiteBase:
     def held(self, *kinds: str) -> list[str]:
         """The dtypes that the library must hold, or does; only those of some kinds, if any are given."""
         names = self.dtypes or tuple(name for name in HOST if self.holds_dtype(name))
-        return [name for name in names if not kinds or kind(name) in kinds]
+        return [name for name in names if not kinds or dtype_kind(name) in kinds]
 
     def holds_dtype(self, name: str) -> bool:
         """Whether the adapter does not refuse a dtype."""

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._arrays.dtypes import HOST, dtype_name, is_integer, kind
+from .._arrays.dtypes import HOST, dtype_kind, dtype_name, is_integer
 from .._arrays.host import AT_OPERATIONS
 from .._arrays.indexing import Selection, select
 from .._arrays.shapes import Shape
@@ -130,9 +130,9 @@ INDICES: tuple[BoundIndex, ...] = (
 
 def closed_under(dtype: str) -> tuple[Operation, ...]:
     """The operators of `CLOSED` that variables of a dtype have."""
-    if kind(dtype) in ("int", "uint"):
+    if dtype_kind(dtype) in ("int", "uint"):
         return CLOSED
-    return {"bool": CLOSED[3:], "string": ()}.get(kind(dtype), CLOSED[:3])
+    return {"bool": CLOSED[3:], "string": ()}.get(dtype_kind(dtype), CLOSED[:3])
 
 
 def counted(shape: Shape, dtype: str, start: int = 1) -> HostArray:
@@ -172,11 +172,11 @@ def small_operand(shape: Shape, dtype: str) -> HostArray:
 
 
 def _made(numbers: HostArray, shape: Shape, dtype: str) -> HostArray:
-    if kind(dtype) == "string":
+    if dtype_kind(dtype) == "string":
         return numbers.astype(str).astype(HOST[dtype]).reshape(shape)
-    if kind(dtype) == "bool":
+    if dtype_kind(dtype) == "bool":
         numbers = numbers % 2
-    elif kind(dtype) == "complex":
+    elif dtype_kind(dtype) == "complex":
         numbers = numbers * (1 + 1j)
     elif not is_integer(dtype):
         numbers = numbers / 2

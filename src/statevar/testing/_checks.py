@@ -13,10 +13,10 @@ import numpy as np
 
 from ..errors import StatevarError
 
-__all__ = ["holds", "raises", "same", "scribble"]
+__all__ = ["expect", "raises", "same", "scribble"]
 
 
-def holds(condition: object, what: str) -> None:
+def expect(condition: object, what: str) -> None:
     """Raises AssertionError, saying what should have held, unless it does."""
     if not condition:
         raise AssertionError(what)
@@ -29,13 +29,13 @@ def same(got: Any, expected: Any, what: str, *, rtol: float = 0.0) -> None:
         rtol: for results that libraries round differently, the relative error allowed.
     """
     got, expected = np.asarray(got), np.asarray(expected)
-    holds(got.shape == expected.shape, f"{what}: shape {got.shape}, expected {expected.shape}")
-    holds(got.dtype == expected.dtype, f"{what}: dtype {got.dtype}, expected {expected.dtype}")
+    expect(got.shape == expected.shape, f"{what}: shape {got.shape}, expected {expected.shape}")
+    expect(got.dtype == expected.dtype, f"{what}: dtype {got.dtype}, expected {expected.dtype}")
     if rtol:
         equal = np.allclose(got, expected, rtol=rtol, atol=0, equal_nan=True)
     else:
         equal = np.array_equal(got, expected, equal_nan=expected.dtype.kind in "fcV")
-    holds(equal, f"{what}: got {_short(got)}, expected {_short(expected)}")
+    expect(equal, f"{what}: got {_short(got)}, expected {_short(expected)}")
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def raises(error: type[StatevarError], what: str, *, saying: str = "") -> Iterat
     try:
         yield
     except error as raised:
-        holds(saying in str(raised), f"{what}: the message should say {saying!r}: {raised}")
+        expect(saying in str(raised), f"{what}: the message should say {saying!r}: {raised}")
     except Exception as raised:
         message = f"{what}: raised {type(raised).__name__}, expected {error.__name__}: {raised}"
         raise AssertionError(message) from raised

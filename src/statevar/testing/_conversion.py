@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from .._arrays.backend import Backend
-from .._arrays.dtypes import HOST, kind
+from .._arrays.dtypes import HOST, dtype_kind
 from .._arrays.registry import backend_names, owner_of
 from .._arrays.types import HostArray
 from ..errors import DeviceError, DTypeError
 from ._base import SuiteBase
 from ._cases import NUMERIC, SHAPES, aligned, cast, counted, small
-from ._checks import holds, raises, same, scribble
+from ._checks import expect, raises, same, scribble
 
 __all__ = ["Conversion"]
 
@@ -24,25 +24,25 @@ class Conversion(SuiteBase):
     # -- whose is it ---------------------------------------------------------------------------------
 
     def test_backend_is_registered(self) -> None:
-        holds(isinstance(self.adapter, Backend), f"{self.adapter!r} is not an instance of Backend")
-        holds(self.adapter.name == self.backend, f"name is {self.adapter.name!r}, registered as {self.backend!r}")
-        holds(self.backend in backend_names(), f"{self.backend!r} is not in backend_names()")
+        expect(isinstance(self.adapter, Backend), f"{self.adapter!r} is not an instance of Backend")
+        expect(self.adapter.name == self.backend, f"name is {self.adapter.name!r}, registered as {self.backend!r}")
+        expect(self.backend in backend_names(), f"{self.backend!r} is not in backend_names()")
 
     def test_owns_its_arrays_and_no_others(self) -> None:
         array = self.native(counted((2, 3), "float32"))
-        holds(self.adapter.owns(array), f"owns: does not own its own {type(array).__name__}")
-        holds(owner_of(array) is self.adapter, f"owns: {type(array)!r} is not led back to this adapter by its module")
+        expect(self.adapter.owns(array), f"owns: does not own its own {type(array).__name__}")
+        expect(owner_of(array) is self.adapter, f"owns: {type(array)!r} is not led back to this adapter by its module")
         foreign: list[Any] = [None, 1.0, "name", [1.0, 2.0], object()]
         if not self.adapter.is_host:
             foreign.append(np.ones(2))
         for value in foreign:
-            holds(not self.adapter.owns(value), f"owns: claims {value!r}")
+            expect(not self.adapter.owns(value), f"owns: claims {value!r}")
 
     # -- dtypes, shapes and devices -------------------------------------------------------------------
 
     def test_dtypes_are_held_or_refused(self) -> None:
         for name in ("bool", "int32", "float32", *self.dtypes):
-            holds(self.holds_dtype(name), f"dtype: refuses {name}, which it must hold")
+            expect(self.holds_dtype(name), f"dtype: refuses {name}, which it must hold")
         for name in [name for name in HOST if name not in self.held()]:
             with raises(DTypeError, f"dtype({name!r})", saying=name):
                 self.adapter.dtype(name)
@@ -51,26 +51,29 @@ class Conversion(SuiteBase):
         for name in self.held():
             array = self.native(small((2, 3), name))
             got = self.adapter.dtype_name(array)
-            holds(got == name, f"dtype_name: {got!r} for an array made as {name}")
+            expect(got == name, f"dtype_name: {got!r} for an array made as {name}")
             known = self.adapter.operand(array, self.adapter.dtype(name))
-            holds(known is not None, f"operand: {name} array does not have the dtype that dtype({name!r}) gives")
+            expect(known is not None, f"operand: {name} array does not have the dtype that dtype({name!r}) gives")
 
     def test_shapes_are_tuples_of_ints(self) -> None:
         for shape in SHAPES:
             got = self.adapter.shape(self.native(counted(shape, "float32")))
-            holds(type(got) is tuple and all(type(size) is int for size in got), f"shape: {got!r} is no tuple of ints")
-            holds(got == shape, f"shape: {got}, expected {shape}")
+            expect(type(got) is tuple and all(type(size) is int for size in got), f"shape: {got!r} is no tuple of ints")
+            expect(got == shape, f"shape: {got}, expected {shape}")
 
     def test_devices_have_names_that_lead_back(self) -> None:
         handle = self.handle(counted((2,), "float32"))
         device = self.adapter.device_of(self.adapter.snapshot(handle))
         name = self.adapter.device_name(device)
-        holds(isinstance(name, str), f"device_name: {name!r} is no string")
-        holds(self.adapter.device(name) == device, f"device: {name!r} does not give the device it names, {device!r}")
-        holds(self.adapter.device(device) == device, f"device: does not take its own {device!r}")
-        holds(self.adapter.placed(handle) == device, "placed: not where the snapshot lies, as device_of gives it")
+        expect(isinstance(name, str), f"device_name: {name!r} is no string")
+        expect(self.adapter.device(name) == device, f"device: {name!r} does not give the device it names, {device!r}")
+        expect(self.adapter.device(device) == device, f"device: does not take its own {device!r}")
+        expect(
+            self.adapter.device_of_handle(handle) == device,
+            "device_of_handle: not where the snapshot lies, as device_of gives it",
+        )
         placed = self.variable([1.0, 2.0], device=name)
-        holds(placed.device == device, f"a variable for device {name!r} is on {placed.device!r}")
+        expect(placed.device == device, f"a variable for device {name!r} is on {placed.device!r}")
         self.adapter.device(None)
         for unknown in ("nowhere:0", "CPU:999", "3"):
             with raises(DeviceError, f"device({unknown!r})"):
@@ -81,13 +84,13 @@ class Conversion(SuiteBase):
     def test_operand_takes_only_its_own_arrays_of_the_dtype(self) -> None:
         dtype = self.adapter.dtype("float32")
         taken = self.adapter.operand(self.native(counted((2,), "float32")), dtype)
-        holds(taken is not None, "operand: refuses an array of the library and the dtype")
+        expect(taken is not None, "operand: refuses an array of the library and the dtype")
         same(self.host(taken), counted((2,), "float32"), "operand")
         refused: list[Any] = [self.native(counted((2,), "int32")), 1.0, [1.0, 2.0], None]
         if not self.adapter.is_host:
             refused.append(counted((2,), "float32"))
         for value in refused:
-            holds(self.adapter.operand(value, dtype) is None, f"operand: takes {value!r} as float32")
+            expect(self.adapter.operand(value, dtype) is None, f"operand: takes {value!r} as float32")
 
     def test_from_host_does_not_alias(self) -> None:
         for shape in SHAPES:
@@ -119,36 +122,36 @@ class Conversion(SuiteBase):
     def test_receive(self) -> None:
         mine = counted((2, 3), "float32")
         mine.flags.writeable = False
-        array = self.adapter.receive(mine)
-        holds(self.adapter.owns(array), f"receive: gives a {type(array).__name__}")
-        same(self.host(array), mine, "receive")
-        again = self.adapter.receive(array)
-        holds(self.adapter.owns(again), f"receive: gives a {type(again).__name__}")
-        same(self.host(again), mine, "receive of its own array")
+        array = self.adapter.import_array(mine)
+        expect(self.adapter.owns(array), f"import_array: gives a {type(array).__name__}")
+        same(self.host(array), mine, "import_array")
+        again = self.adapter.import_array(array)
+        expect(self.adapter.owns(again), f"import_array: gives a {type(again).__name__}")
+        same(self.host(again), mine, "import_array of its own array")
 
     def test_beside(self) -> None:
         left, right = counted((2, 3), "float32"), counted((3,), "float32", start=5)
         sums = {
-            "array + beside(host)": self.native(left) + self.adapter.beside(right),
-            "beside(host) + array": self.adapter.beside(right) + self.native(left),
+            "array + as_other_operand(host)": self.native(left) + self.adapter.as_other_operand(right),
+            "as_other_operand(host) + array": self.adapter.as_other_operand(right) + self.native(left),
         }
         for what, got in sums.items():
-            holds(self.adapter.owns(got), f"beside: {what} gives a {type(got).__name__}")
-            same(self.host(got), left + right, f"beside: {what}")
+            expect(self.adapter.owns(got), f"as_other_operand: {what} gives a {type(got).__name__}")
+            same(self.host(got), left + right, f"as_other_operand: {what}")
 
     def test_cast(self) -> None:
         held = self.held(*NUMERIC, "bool")
         # Enough to go from any to any. A cast to real is not among them: no caller asks for a real part.
         pairs = [("int32", name) for name in held]
-        pairs += [(name, "float32") for name in held if kind(name) != "complex"]
+        pairs += [(name, "float32") for name in held if dtype_kind(name) != "complex"]
         pairs += [(name, "complex128") for name in held if "complex128" in held]
         for source, target in pairs:
             host = small((2, 3), source) if target == "bool" else cast(small((2, 3), "int32"), source)
             array = self.native(host)
             got = self.adapter.cast(array, self.adapter.dtype(target))
-            holds(self.adapter.owns(got), f"cast from {source} to {target}: gives a {type(got).__name__}")
+            expect(self.adapter.owns(got), f"cast from {source} to {target}: gives a {type(got).__name__}")
             same(self.host(got), cast(host, target), f"cast from {source} to {target}")
-            holds(self.adapter.dtype_name(got) == target, f"cast: dtype_name is not {target}")
+            expect(self.adapter.dtype_name(got) == target, f"cast: dtype_name is not {target}")
 
     def test_in_range(self) -> None:
         for source, target, value, fits in (
@@ -177,11 +180,11 @@ class Conversion(SuiteBase):
             with np.errstate(all="ignore"):
                 after = self.adapter.cast(before, self.adapter.dtype(target))
                 got = self.adapter.in_range(before, after)
-            holds(got is fits, f"in_range: {got!r} for {value} of {source} cast to {target}, expected {fits}")
+            expect(got is fits, f"in_range: {got!r} for {value} of {source} cast to {target}, expected {fits}")
 
     def test_namespace(self) -> None:
         namespace = self.variable([1.0]).__array_namespace__()
-        holds(namespace is self.adapter.namespace(), f"namespace: another object at each call, {namespace!r}")
+        expect(namespace is self.adapter.namespace(), f"namespace: another object at each call, {namespace!r}")
 
     def test_round_goes_to_even(self) -> None:
         host = np.array([0.5, 1.5, -2.5, 0.25, -1.75], np.float32)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .._arrays.backend import Backend, Handle
-from .._arrays.dtypes import kind
+from .._arrays.dtypes import dtype_kind
 from .._arrays.host import AT_OPERATIONS
 from .._arrays.indexing import Selection
 from .._arrays.shapes import Shape
@@ -28,12 +28,12 @@ from ._cases import (
     small,
     small_operand,
 )
-from ._checks import holds, same, scribble
+from ._checks import expect, same, scribble
 
 __all__ = ["Handles"]
 
 #: Kinds of writes at an index that libraries do otherwise for these than for float32.
-_MORE_KINDS = {
+_MORE_OPERATIONS = {
     "int32": ("subtract", "multiply", "min", "max"),
     "uint8": ("subtract", "max"),
     "bfloat16": ("divide", "max"),
@@ -49,8 +49,8 @@ class Handles(SuiteBase):
             for declared in (shape, (None,) * len(shape), ...):
                 what = f"create, {name} {shape} declared {declared}"
                 handle = self.handle(small(shape, name), declared)
-                self._holds(handle, small(shape, name), what)
-                holds(self.adapter.owns(self.adapter.snapshot(handle)), f"{what}: a foreign snapshot")
+                self._expect_value(handle, small(shape, name), what)
+                expect(self.adapter.owns(self.adapter.snapshot(handle)), f"{what}: a foreign snapshot")
 
     def test_handles_do_not_share(self) -> None:
         first = self.handle(counted((4,), "float32"))
@@ -62,7 +62,7 @@ class Handles(SuiteBase):
                 written = write(second)
                 same(self.value(first), counted((4,), "float32"), f"{what}: a write to one handle reached the other")
                 same(self.host(given), counted((4,), "float32"), f"{what}: a later write reached the operand")
-                holds(not np.array_equal(self.value(written), expected), f"{what}: had no effect")
+                expect(not np.array_equal(self.value(written), expected), f"{what}: had no effect")
 
     def test_snapshot_never_changes(self) -> None:
         adapter = self.adapter
@@ -84,7 +84,7 @@ class Handles(SuiteBase):
                     kept = keep(handle)
                     handle = write(handle)
                     same(self.host(kept), before, f"{what}, shape {shape}, after {write.__name__}")
-                    holds(not np.array_equal(self.value(handle), before), f"{write.__name__} of {shape} had no effect")
+                    expect(not np.array_equal(self.value(handle), before), f"{write.__name__} of {shape} had no effect")
 
     def test_reader_cannot_write(self) -> None:
         if not self.guards_snapshots:
@@ -100,19 +100,19 @@ class Handles(SuiteBase):
         for name, shape in self.shapes_and_dtypes():
             handle = self.handle(small(shape, name))
             handle = self.adapter.assign(handle, self.operand(small_operand(shape, name)))
-            self._holds(handle, small_operand(shape, name), f"assign, {name} {shape}")
+            self._expect_value(handle, small_operand(shape, name), f"assign, {name} {shape}")
             for other in ((2,), (), (3, 1)):
                 handle = self.adapter.redeclare(handle, self.operand(small(other, name)))
-                self._holds(handle, small(other, name), f"redeclare, {name} {shape} to {other}")
+                self._expect_value(handle, small(other, name), f"redeclare, {name} {shape} to {other}")
             handle = self.adapter.assign(handle, self.operand(small_operand((3, 1), name)))
-            self._holds(handle, small_operand((3, 1), name), f"assign after redeclare, {name}")
+            self._expect_value(handle, small_operand((3, 1), name), f"assign after redeclare, {name}")
 
     def test_assign_within_an_open_shape(self) -> None:
         for declared, shapes in (((None, 2), [(3, 2), (0, 2), (5, 2)]), (..., [(), (2, 2), (3,)])):
             handle = self.handle(counted((1, 2), "float32"), declared)
             for shape in shapes:
                 handle = self.adapter.assign(handle, self.operand(counted(shape, "float32")))
-                self._holds(handle, counted(shape, "float32"), f"assign of {shape}, declared {declared}")
+                self._expect_value(handle, counted(shape, "float32"), f"assign of {shape}, declared {declared}")
 
     def test_apply(self) -> None:
         for name in self.held():
@@ -163,11 +163,11 @@ class Handles(SuiteBase):
     def test_put_takes_every_dtype(self) -> None:
         block, duplicates, _ = EVERY_FORM
         for name in self.held():
-            kinds = ("add", *_MORE_KINDS.get(name, ())) if kind(name) in NUMERIC else ()
-            for each, case in (("set", block), *((each, duplicates) for each in kinds)):
+            operations = ("add", *_MORE_OPERATIONS.get(name, ())) if dtype_kind(name) in NUMERIC else ()
+            for each, case in (("set", block), *((each, duplicates) for each in operations)):
                 old, x = small(case.shape, name), small_operand(case.where.shape, name)
                 handle = self.adapter.put(self.handle(old), self.operand(x), each, case.where)
-                self._holds(handle, expected_put(old, x, each, case.where), f"put {each}, {name} at {case}")
+                self._expect_value(handle, expected_put(old, x, each, case.where), f"put {each}, {name} at {case}")
 
     def test_put_lets_nan_through(self) -> None:
         for case in EVERY_FORM[:2]:
@@ -176,7 +176,7 @@ class Handles(SuiteBase):
             for each in ("min", "max"):
                 with np.errstate(all="ignore"):  # NumPy warns, or does not, by its version
                     handle = self.adapter.put(self.handle(old), self.operand(x), each, case.where)
-                    self._holds(handle, expected_put(old, x, each, case.where), f"put {each} of NaN at {case}")
+                    self._expect_value(handle, expected_put(old, x, each, case.where), f"put {each} of NaN at {case}")
 
     def test_fork_is_written_apart_and_adopted(self) -> None:
         x = self.operand(np.full(4, 50, np.float32))
@@ -198,22 +198,24 @@ class Handles(SuiteBase):
                 same(self.value(handle), counted((4,), "float32"), f"{what}: the handle it was made from")
                 same(self.host(kept), counted((4,), "float32"), f"{what}: a snapshot of the handle")
             handle = self.adapter.adopt(handle, fork)
-            self._holds(handle, expected, f"adopt after {what}")
+            self._expect_value(handle, expected, f"adopt after {what}")
             same(self.host(kept), counted((4,), "float32"), "a snapshot before adopt")
-            self._holds(self.adapter.assign(handle, x), np.full(4, 50, np.float32), "assign after adopt")
+            self._expect_value(self.adapter.assign(handle, x), np.full(4, 50, np.float32), "assign after adopt")
 
     def test_adopt_takes_any_shape(self) -> None:
         handle = self.handle(counted((4,), "float32"), ...)
         fork = self.adapter.fork(handle, self.adapter.snapshot(handle))
         fork = self.adapter.redeclare(fork, self.operand(counted((2, 3), "float32")))
-        self._holds(self.adapter.adopt(handle, fork), counted((2, 3), "float32"), "adopt of another shape")
+        self._expect_value(self.adapter.adopt(handle, fork), counted((2, 3), "float32"), "adopt of another shape")
 
     def test_given_is_a_fork(self) -> None:
         for name in self.held():
             handle = self.handle(small((3, 4), name))
-            given = self.adapter.given(handle, np.array(small_operand((3, 4), name)))
-            self._holds(handle, small((3, 4), name), f"the handle beside given, {name}")
-            self._holds(self.adapter.adopt(handle, given), small_operand((3, 4), name), f"adopt of given, {name}")
+            given = self.adapter.fork_from_host(handle, np.array(small_operand((3, 4), name)))
+            self._expect_value(handle, small((3, 4), name), f"the handle beside fork_from_host, {name}")
+            self._expect_value(
+                self.adapter.adopt(handle, given), small_operand((3, 4), name), f"adopt of fork_from_host, {name}"
+            )
 
     def test_compute(self) -> None:
         for name in ("float32", "int32"):
@@ -221,7 +223,7 @@ class Handles(SuiteBase):
             for op in (operator.floordiv, operator.mod):
                 got = self.adapter.compute(self.native(old), self.operand(-x), op)
                 same(self.host(got), op(old, -x), f"compute {op.__name__}, {name}, by negative numbers")
-            for op in (*closed_under(name), *OPERATORS[kind(name)]):
+            for op in (*closed_under(name), *OPERATORS[dtype_kind(name)]):
                 array = self.native(old)
                 got = self.adapter.compute(array, self.operand(x), op)
                 rtol = 1e-5 if op is operator.pow and name == "float32" else 0.0
@@ -236,7 +238,7 @@ class Handles(SuiteBase):
             host = counted(case.shape, "float32")
             array = self.native(host)
             got = self.adapter.get(array, case.where)
-            holds(self.adapter.owns(got), f"get at {case}: gives a {type(got).__name__}")
+            expect(self.adapter.owns(got), f"get at {case}: gives a {type(got).__name__}")
             same(self.host(got), host[case.where.index], f"get at {case}")
             same(self.host(array), host, f"get at {case}: changed its argument")
         for name in self.held():
@@ -248,16 +250,16 @@ class Handles(SuiteBase):
         handle = self.handle(counted((2,), "float32"))
         for trainable in (True, False):
             self.adapter.set_trainable(handle, trainable)
-            self._holds(handle, counted((2,), "float32"), f"set_trainable {trainable}")
-        holds(self.adapter.unseen_writes(handle) == 0, "unseen_writes: not 0, and nobody but the verbs wrote")
+            self._expect_value(handle, counted((2,), "float32"), f"set_trainable {trainable}")
+        expect(self.adapter.unseen_writes(handle) == 0, "unseen_writes: not 0, and nobody but the verbs wrote")
         self.adapter.parameter(handle)
         handle = self.adapter.assign(handle, self.operand(counted((2,), "float32", start=7)))
-        self._holds(handle, counted((2,), "float32", start=7), "assign after the parameter was handed out")
-        holds(self.adapter.unseen_writes(handle) == 0, "unseen_writes: not 0, and nobody but the verbs wrote")
+        self._expect_value(handle, counted((2,), "float32", start=7), "assign after the parameter was handed out")
+        expect(self.adapter.unseen_writes(handle) == 0, "unseen_writes: not 0, and nobody but the verbs wrote")
 
     # -- for the tests ---------------------------------------------------------------------------------
 
-    def _holds(self, handle: Handle, expected: HostArray, what: str) -> None:
+    def _expect_value(self, handle: Handle, expected: HostArray, what: str) -> None:
         same(self.value(handle), expected, what)
         if handle.published is not None:
             same(self.host(handle.published), expected, f"published after {what}")
@@ -266,10 +268,10 @@ class Handles(SuiteBase):
         expected = op(old, x).astype(old.dtype)  # NumPy has no bitwise operators for four bits
         handle = self.handle(old) if handle is None else handle
         handle = self.adapter.apply(handle, self.operand(x), op)
-        self._holds(handle, expected, f"apply {op.__name__}, {old.dtype} {old.shape} and {x.shape}")
+        self._expect_value(handle, expected, f"apply {op.__name__}, {old.dtype} {old.shape} and {x.shape}")
 
     def _puts(self, verb: str, put: Callable[[HostArray, HostArray, str, BoundIndex], HostArray]) -> None:
-        """Writes at every index, and every kind at some."""
+        """Writes at every index, and every operation at some."""
         for number, case in enumerate(INDICES):
             old, scalar = counted(case.shape, "float32"), np.full((), 4, np.float32)
             full = powers_of_two(case.where.shape, "float32")

@@ -22,7 +22,7 @@ from .._state.transaction import transaction
 from ..errors import DTypeError, IndexingError, RangeError, ShapeError, StatevarError, UninitializedError
 from ._base import SuiteBase
 from ._cases import EVERY_FORM, INDICES, BoundIndex, counted
-from ._checks import holds, raises, same, scribble
+from ._checks import expect, raises, same, scribble
 
 __all__ = ["Laws"]
 
@@ -65,10 +65,10 @@ class Laws(SuiteBase):
         for name in self.held():
             array = self.native(np.ones((2, 3)).astype(HOST[name]))
             variable = Variable(array)
-            holds(variable.backend == self.backend, f"Variable({name} array) is on {variable.backend}")
-            holds(variable.dtype_name == name, f"Variable({name} array) is {variable.dtype_name}")
-            holds(self.adapter.owns(variable.value), f"value is a {type(variable.value).__name__}")
-            holds(variable.dtype == self.adapter.dtype(name), f"dtype is {variable.dtype!r}")
+            expect(variable.backend == self.backend, f"Variable({name} array) is on {variable.backend}")
+            expect(variable.dtype_name == name, f"Variable({name} array) is {variable.dtype_name}")
+            expect(self.adapter.owns(variable.value), f"value is a {type(variable.value).__name__}")
+            expect(variable.dtype == self.adapter.dtype(name), f"dtype is {variable.dtype!r}")
             same(variable.numpy(), np.ones((2, 3)).astype(HOST[name]), f"value, {name}")
 
     def test_values_of_other_libraries_are_taken(self) -> None:
@@ -103,7 +103,7 @@ class Laws(SuiteBase):
                     if self.adapter.owns(left):
                         continue  # the library decides, and did not give way to us
                     raise
-                holds(self.adapter.owns(got), f"{what}: gives a {type(got).__name__}")
+                expect(self.adapter.owns(got), f"{what}: gives a {type(got).__name__}")
                 same(self.host(got), expected, what)
 
     def test_items_are_read_as_numpy_reads_them(self) -> None:
@@ -123,8 +123,8 @@ class Laws(SuiteBase):
         for shape in ((2,), (40, 50)):
             shown = repr(self.variable(counted(shape, "float32")))
             for fact in ("'suite'", str(shape), "float32", self.backend, "1."):
-                holds(fact in shown, f"repr does not show {fact}: {shown}")
-            holds("unavailable" not in shown, f"repr fails: {shown}")
+                expect(fact in shown, f"repr does not show {fact}: {shown}")
+            expect("unavailable" not in shown, f"repr fails: {shown}")
 
     # -- a read is a snapshot ----------------------------------------------------------------------------
 
@@ -135,8 +135,8 @@ class Laws(SuiteBase):
             part, view = variable[...], np.asarray(variable)
             version = variable.version
             write(variable)
-            holds(variable.version > version, f"{name}: version stayed {version}")
-            holds(not np.array_equal(variable.numpy(), before), f"{name}: had no effect")
+            expect(variable.version > version, f"{name}: version stayed {version}")
+            expect(not np.array_equal(variable.numpy(), before), f"{name}: had no effect")
             for what, kept in (("value", value), ("v[...]", part)):
                 same(self.host(kept), before, f"{what} taken before {name}")
             same(view, before, f"np.asarray(v) taken before {name}")
@@ -160,10 +160,10 @@ class Laws(SuiteBase):
         # Where a floating-point condition would raise, NumPy's result must be kept aside until it is whole.
         with np.errstate(all="ignore"):
             variable.assign_add(x)
-            holds(self.address(variable) == first, "assign_add moved a value that nobody held")
+            expect(self.address(variable) == first, "assign_add moved a value that nobody held")
             kept = variable.value
             variable.assign_add(x)
-        holds(self.address(variable) != first, "assign_add wrote a value that somebody held")
+        expect(self.address(variable) != first, "assign_add wrote a value that somebody held")
         same(self.host(kept)[:2], np.full(2, 2, np.float32), "the value held")
 
     # -- whole or not at all, and typed --------------------------------------------------------------------
@@ -309,13 +309,13 @@ class Laws(SuiteBase):
                 slots.at[[number, 0]].add(1)
 
         _together(threads, add)
-        holds(int(total) == threads * times, f"{threads} x {times} assign_add gave {int(total)}")
-        holds(total.version == threads * times, f"{threads} x {times} assign_add are version {total.version}")
+        expect(int(total) == threads * times, f"{threads} x {times} assign_add gave {int(total)}")
+        expect(total.version == threads * times, f"{threads} x {times} assign_add are version {total.version}")
         for number, variable in enumerate(own):
-            holds(int(variable) == times, f"{times} assign_add of thread {number} alone gave {int(variable)}")
+            expect(int(variable) == times, f"{times} assign_add of thread {number} alone gave {int(variable)}")
         _together(threads, add_at)
         found = int(slots.numpy().sum())
-        holds(found == 2 * threads * (times // 10), f"{threads} x {times // 10} at.add of 2 elements gave {found}")
+        expect(found == 2 * threads * (times // 10), f"{threads} x {times // 10} at.add of 2 elements gave {found}")
 
     def test_no_read_is_torn(self) -> None:
         size = 50_000
@@ -332,7 +332,7 @@ class Laws(SuiteBase):
                 for _ in range(30):
                     version, value = variable.version, variable.value
                     first = self.host(value)
-                    holds((first == first[0]).all(), f"a torn read: {np.unique(first)}")
+                    expect((first == first[0]).all(), f"a torn read: {np.unique(first)}")
                     _wait_for_write(variable, version)
                     same(self.host(value), first, "a value that was read before another write")
             finally:
@@ -347,7 +347,7 @@ class Laws(SuiteBase):
         same(variable.assign(counted((5, 3), "float32")).numpy(), counted((5, 3), "float32"), "an open axis")
         self._refuses(variable, "a closed axis", ShapeError, lambda v: v.assign(np.ones((5, 4), np.float32)))
         variable.assign(counted((4,), "float32"), validate_shape=False)
-        holds(variable.shape == (4,) and variable.declared_shape == (4,), f"redeclared as {variable.declared_shape}")
+        expect(variable.shape == (4,) and variable.declared_shape == (4,), f"redeclared as {variable.declared_shape}")
         same(variable.assign_add(1.0).numpy(), counted((4,), "float32", start=2), "a write after validate_shape=False")
 
     def test_copies_and_pickles(self) -> None:
@@ -361,7 +361,7 @@ class Laws(SuiteBase):
             ):
                 same(other.numpy(), host, f"{what}, {name}")
                 got = (other.backend, other.dtype_name, other.path)
-                holds(got == (self.backend, name, "suite"), f"{what}, {name}: {got}")
+                expect(got == (self.backend, name, "suite"), f"{what}, {name}: {got}")
                 other.assign(np.zeros((2, 2)).astype(HOST[name]))
                 same(variable.numpy(), host, f"{what}, {name}: a write to it reached the original")
 
@@ -405,7 +405,7 @@ class Laws(SuiteBase):
         same(variable.numpy(), before, f"after {what}")
         same(self.host(snapshot), before, f"value taken before {what}")
         after = (variable.version, variable.shape)
-        holds(after == (version, shape), f"{what}: version and shape went from {(version, shape)} to {after}")
+        expect(after == (version, shape), f"{what}: version and shape went from {(version, shape)} to {after}")
 
 
 def _wait_for_write(variable: Variable, version: int) -> None:

@@ -130,12 +130,12 @@ def _lends_its_memory_for_writing(patch: Patch, adapter: Any, library: Any) -> N
 
 @fault("test_receive")
 def _receives_what_it_was_given(patch: Patch, adapter: Any, library: Any) -> None:
-    patch.setattr(adapter, "receive", lambda array, dtype=None: array)
+    patch.setattr(adapter, "import_array", lambda array, dtype=None: array)
 
 
 @fault("test_beside", "test_operators_stay_with_the_library")
 def _leaves_numpy_beside_its_arrays(patch: Patch, adapter: Any, library: Any) -> None:
-    patch.setattr(adapter, "beside", lambda array: array)
+    patch.setattr(adapter, "as_other_operand", lambda array: array)
 
 
 @fault("test_cast", "test_widening_casts_are_done", "test_autocast_changes_reads_only")
@@ -333,7 +333,7 @@ def _forks_the_present(patch: Patch, adapter: Any, library: Any) -> None:
 
 @fault("test_given_is_a_fork", "test_update_and_edit")
 def _loses_what_it_is_given(patch: Patch, adapter: Any, library: Any) -> None:
-    patch.setattr(adapter, "given", lambda handle, array: adapter.fork(handle, adapter.snapshot(handle)))
+    patch.setattr(adapter, "fork_from_host", lambda handle, array: adapter.fork(handle, adapter.snapshot(handle)))
 
 
 @fault("test_adopt_takes_any_shape", "test_transaction_happens_whole_or_not")

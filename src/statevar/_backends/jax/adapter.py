@@ -50,7 +50,7 @@ class _Handle:
 class JAXBackend(Backend):
     name = "jax"
     replaceable = True
-    adopts_surely = True
+    adopt_cannot_fail = True
     tracing = JAXTracing()
 
     # -- whose is it ---------------------------------------------------------------------------------
@@ -84,9 +84,9 @@ class JAXBackend(Backend):
             return jax.config.values.get("jax_default_device") or jax.devices()[0]
         if not isinstance(name, str):
             return name
-        kind, index = parse_device(name)
+        platform, index = parse_device(name)
         try:
-            return jax.devices(kind)[index]
+            return jax.devices(platform)[index]
         except (RuntimeError, IndexError):
             known = ", ".join(f"'{each.platform.upper()}:{each.id}'" for each in jax.devices())
             raise no_such_device(name, known) from None
@@ -114,13 +114,13 @@ class JAXBackend(Backend):
     def to_host(self, array: Any) -> HostArray:
         return np.asarray(array)
 
-    def receive(self, array: Any, dtype: Any = None) -> Any:
+    def import_array(self, array: Any, dtype: Any = None) -> Any:
         return array if isinstance(array, jax.Array) else jnp.asarray(array, dtype)
 
     def cast(self, array: Any, dtype: Any) -> Any:
         return jax.lax.convert_element_type(array, dtype)
 
-    def strong(self, array: Any) -> Any:
+    def without_weak_type(self, array: Any) -> Any:
         return jax.lax.convert_element_type(array, array.dtype) if array.weak_type else array
 
     def in_range(self, before: Any, after: Any) -> bool:
@@ -153,7 +153,7 @@ class JAXBackend(Backend):
             array = jax.device_put(array, device)
         return _Handle(array, published=array)
 
-    def placed(self, handle: Any) -> Any:
+    def device_of_handle(self, handle: Any) -> Any:
         return self.device_of(handle.array)
 
     def snapshot(self, handle: Any) -> Any:
@@ -177,14 +177,14 @@ class JAXBackend(Backend):
             _rescue(handle, kept)
             raise
 
-    def put(self, handle: Any, x: Any, kind: str, where: Selection) -> Any:
+    def put(self, handle: Any, x: Any, operation: str, where: Selection) -> Any:
         if 0 in where.shape:
             return handle
         if handle.published is not None:
-            return _Handle(_put(handle.array, x, kind, where, donate=False))
+            return _Handle(_put(handle.array, x, operation, where, donate=False))
         kept: list[Any] = []
         try:
-            return _Handle(_put(handle.array, x, kind, where, donate=True, kept=kept))
+            return _Handle(_put(handle.array, x, operation, where, donate=True, kept=kept))
         except BaseException:
             _rescue(handle, kept)
             raise
@@ -196,7 +196,7 @@ class JAXBackend(Backend):
         array = self.snapshot(handle) if array is None else array
         return handle if array is handle.published else _Handle(array, published=array)
 
-    def given(self, handle: Any, array: HostArray) -> Any:
+    def fork_from_host(self, handle: Any, array: HostArray) -> Any:
         # Aliases the memory if it is aligned, and never donates what it aliases.
         return _Handle(_like(jnp.asarray(array), handle.array))
 
@@ -206,8 +206,8 @@ class JAXBackend(Backend):
     def compute(self, old: Any, x: Any, op: Operation) -> Any:
         return op(old, _beside(x, old))
 
-    def compute_put(self, old: Any, x: Any, kind: str, where: Selection) -> Any:
-        return old if 0 in where.shape else _put(old, x, kind, where, donate=False)
+    def compute_put(self, old: Any, x: Any, operation: str, where: Selection) -> Any:
+        return old if 0 in where.shape else _put(old, x, operation, where, donate=False)
 
     def get(self, array: Any, where: Selection) -> Any:
         if where.basic:
@@ -242,14 +242,14 @@ def _has_64_bits() -> bool:
     return bool(getattr(jax.config, "jax_enable_x64"))  # noqa: B009  # not in its stubs
 
 
-def _put_block(array: Any, x: Any, starts: Any, *, kind: str, sizes: tuple[int, ...], shape: Any) -> Any:
+def _put_block(array: Any, x: Any, starts: Any, *, operation: str, sizes: tuple[int, ...], shape: Any) -> Any:
     old = jax.lax.dynamic_slice(array, starts, sizes)
-    new = combine(kind, old.reshape(shape), x, jnp.minimum, jnp.maximum)
+    new = combine(operation, old.reshape(shape), x, jnp.minimum, jnp.maximum)
     return jax.lax.dynamic_update_slice(array, jnp.broadcast_to(new, shape).reshape(sizes), starts)
 
 
-def _put_scattered(array: Any, x: Any, coordinates: Any, *, kind: str) -> Any:
-    return getattr(array.at[coordinates], kind)(x, mode="drop")
+def _put_scattered(array: Any, x: Any, coordinates: Any, *, operation: str) -> Any:
+    return getattr(array.at[coordinates], operation)(x, mode="drop")
 
 
 def _put_masked(array: Any, x: Any, mask: Any) -> Any:
@@ -257,40 +257,40 @@ def _put_masked(array: Any, x: Any, mask: Any) -> Any:
 
 
 _BLOCK = {
-    donate: jax.jit(_put_block, static_argnames=("kind", "sizes", "shape"), donate_argnums=(0,) if donate else ())
+    donate: jax.jit(_put_block, static_argnames=("operation", "sizes", "shape"), donate_argnums=(0,) if donate else ())
     for donate in (False, True)
 }
 _SCATTERED = {
-    donate: jax.jit(_put_scattered, static_argnames="kind", donate_argnums=(0,) if donate else ())
+    donate: jax.jit(_put_scattered, static_argnames="operation", donate_argnums=(0,) if donate else ())
     for donate in (False, True)
 }
 _MASKED = {donate: jax.jit(_put_masked, donate_argnums=(0,) if donate else ()) for donate in (False, True)}
 
 
-def _put(array: Any, x: Any, kind: str, where: Selection, *, donate: bool, kept: list[Any] | None = None) -> Any:
+def _put(array: Any, x: Any, operation: str, where: Selection, *, donate: bool, kept: list[Any] | None = None) -> Any:
     x = _beside(x, array)
     kept = [] if kept is None else kept
-    if len(where.index) == 1 and kind == "set" and x.ndim == 0:
+    if len(where.index) == 1 and operation == "set" and x.ndim == 0:
         mask = where.index[0]
         if isinstance(mask, np.ndarray) and mask.dtype == np.bool_ and mask.shape == array.shape:
             return _store(kept, _MASKED[donate], array, x, mask)
     if (block := where.block()) is not None:
         starts, sizes = block
-        put = partial(_BLOCK[donate], kind=kind, sizes=sizes, shape=where.shape)
+        put = partial(_BLOCK[donate], operation=operation, sizes=sizes, shape=where.shape)
         return _store(kept, put, array, x, starts)
     if not where.of_shape:  # a scalar has no coordinates
         line = Selection((where.flat(),), (1,))
-        return _put(array.reshape(1), x, kind, line, donate=False).reshape(())
+        return _put(array.reshape(1), x, operation, line, donate=False).reshape(())
     coordinates = [line.reshape(-1).astype(np.int32) for line in where.coordinates()]
     values = x if isinstance(x, np.ndarray) else jnp.asarray(x)
     values = (np if isinstance(values, np.ndarray) else jnp).broadcast_to(values, where.shape).reshape(-1)
-    if kind == "set":
+    if operation == "set":
         keep = last_of_each(where.flat())
         coordinates = [line[keep] for line in coordinates]
         values = values[keep]
     if isinstance(values, np.ndarray):
         coordinates, values = _padded(coordinates, values, array.shape)
-    return _store(kept, partial(_SCATTERED[donate], kind=kind), array, values, tuple(coordinates))
+    return _store(kept, partial(_SCATTERED[donate], operation=operation), array, values, tuple(coordinates))
 
 
 def _padded(coordinates: list[Any], values: Any, shape: Any) -> tuple[list[Any], Any]:

@@ -75,10 +75,10 @@ class JAXTracing(Tracing):
                 return (_context is not None and type(_context.trace) is _Eager) or not _under_jit()
             now = _trace()
         while now is not mark:
-            kind = type(now)
-            if kind is _Eager or kind.__name__ == "EvalTrace":
+            cls = type(now)
+            if cls is _Eager or cls.__name__ == "EvalTrace":
                 return mark is None
-            if kind.__name__ not in _PASSING:
+            if cls.__name__ not in _PASSING:
                 return False
             now = getattr(now, "parent_trace", None)
             if now is None:  # JAX does not tell: it may be anything
@@ -96,5 +96,5 @@ class JAXTracing(Tracing):
         handle.published = handle.array  # handed out: no write may donate it
         return handle.array
 
-    def put_symbolic(self, old: Any, x: Any, kind: str, index: Any) -> Any:
-        return getattr(old.at[index], kind)(x, mode="drop")
+    def put_symbolic(self, old: Any, x: Any, operation: str, index: Any) -> Any:
+        return getattr(old.at[index], operation)(x, mode="drop")

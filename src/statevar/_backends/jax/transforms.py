@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from ..._arrays.transforms import Program, Transforms
 from ..._core import overlays
 from ..._core.variable import Variable
-from ..._transforms.call import Call, Makes, Retry, TraceOverlay, check_library
+from ..._transforms.call import CompiledCall, CreationLimit, Retry, TraceOverlay, check_library
 from ...errors import TraceError, describe
 from .adapter import BACKEND
 from .pytree import by_identity
@@ -53,7 +53,7 @@ class JAXTransforms(Transforms):
 
     # -- control flow --------------------------------------------------------------------------------------
 
-    def lifts(self, nest: Any) -> bool:
+    def stages_loops(self, pytree: Any) -> bool:
         return True
 
     def written_by(self, fn: Callable[..., Any], *args: Any) -> None:
@@ -116,7 +116,7 @@ class _Config:
 class _Jit:
     def __init__(self, program: Program) -> None:
         self.program = program
-        self._makes = Makes()
+        self._limit = CreationLimit()
         self._config = _Config(self, (), ())
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -205,7 +205,7 @@ class _Jit:
 
     def _within(self, config: _Config, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call as a transaction, or as part of one."""
-        with Call("jit", config.known) as call:
+        with CompiledCall("jit", config.known) as call:
             values = [[call.read(each) for each in some] for some in (config.written, config.read)]
             out, news = config.careful(*values, *args, **kwargs)
             call.keep((variable, new) for variable, new in zip(config.written, news, strict=True) if new is not None)
@@ -246,9 +246,9 @@ class _Jit:
             )
             own = {id(each) for each in frame.created_here()}
             wrote = {id(each) for each in frame.written}
-            touched = [each for each in dict.fromkeys([*frame.missed, *frame.written]) if id(each) not in own]
+            touched = [each for each in dict.fromkeys([*frame.discovered, *frame.written]) if id(each) not in own]
             lasting = frame.lasting()
-            self._makes.check(lasting)
+            self._limit.check(lasting)
             self._learn(config, [*touched, *lasting], wrote)
             return _packed(out), news
         finally:

@@ -162,7 +162,7 @@ class NumPyBackend(Backend):
     name = "numpy"
     is_host = True
     replaceable = True
-    adopts_surely = True
+    adopt_cannot_fail = True
 
     # -- whose is it ---------------------------------------------------------------------------------
 
@@ -199,7 +199,7 @@ class NumPyBackend(Backend):
     def to_host(self, array: HostArray) -> HostArray:
         return array if type(array) is np.ndarray else np.asarray(_unboxed(array))
 
-    def receive(self, array: Any, dtype: Any = None) -> HostArray:
+    def import_array(self, array: Any, dtype: Any = None) -> HostArray:
         if _is_box(array):
             boxed: HostArray = array if dtype is None else array.astype(dtype)
             return boxed
@@ -212,7 +212,7 @@ class NumPyBackend(Backend):
             boxed: HostArray = array.astype(dtype)
         return boxed
 
-    def sealed(self, array: Any, *, fresh: bool) -> Any:
+    def as_immutable(self, array: Any, *, fresh: bool) -> Any:
         if type(array) is np.ndarray and array.flags.writeable:
             array = array if fresh else array.copy()
             array.setflags(write=False)
@@ -240,7 +240,7 @@ class NumPyBackend(Backend):
     def create(self, array: HostArray, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
         return _Handle(_copy(array))
 
-    def placed(self, handle: Any) -> Any:
+    def device_of_handle(self, handle: Any) -> Any:
         return "cpu"
 
     def snapshot(self, handle: Any) -> HostArray:
@@ -284,12 +284,12 @@ class NumPyBackend(Backend):
         ufunc(writer, x, out=fresh, casting="unsafe")
         return _with(handle, fresh)
 
-    def put(self, handle: Any, x: HostArray, kind: str, where: Selection) -> Any:
-        half_written = not where.basic and kind != "set" and _may_raise()
+    def put(self, handle: Any, x: HostArray, operation: str, where: Selection) -> Any:
+        half_written = not where.basic and operation != "set" and _may_raise()
         exclusive = handle.exclusive() if type(handle) is _Fork else _exclusive(handle)
         if half_written or not exclusive:
             handle = _with(handle, _copy(handle.writer))
-        put_in_place(handle.writer, x, kind, where)
+        put_in_place(handle.writer, x, operation, where)
         return handle
 
     def redeclare(self, handle: Any, x: HostArray, _op: Any = None, _where: Any = None) -> Any:
@@ -298,7 +298,7 @@ class NumPyBackend(Backend):
     def fork(self, handle: Any, array: HostArray | None) -> Any:
         return _Fork(array if array is not None else self.snapshot(handle))
 
-    def given(self, handle: Any, array: HostArray) -> Any:
+    def fork_from_host(self, handle: Any, array: HostArray) -> Any:
         return _Handle(array)
 
     def adopt(self, handle: Any, other: Any) -> Any:
@@ -316,14 +316,14 @@ class NumPyBackend(Backend):
         result = op(old, x)
         return result if self.is_symbolic(result) else np.asarray(result)
 
-    def compute_put(self, old: HostArray, x: HostArray, kind: str, where: Selection) -> HostArray:
+    def compute_put(self, old: HostArray, x: HostArray, operation: str, where: Selection) -> HostArray:
         if self.is_symbolic(old) or self.is_symbolic(x):
             from .autograd import put  # noqa: PLC0415  # somebody has loaded it
 
-            boxed: HostArray = put(old, x, kind, where)
+            boxed: HostArray = put(old, x, operation, where)
             return boxed
         result = old.copy()
-        put_in_place(result, x, kind, where)
+        put_in_place(result, x, operation, where)
         return result
 
     def get(self, array: HostArray, where: Selection) -> Any:

@@ -112,10 +112,10 @@ def _unboxed(value: Any) -> Any:
     return value
 
 
-def _is_foreign(kind: type) -> bool:
+def _is_foreign(cls: type) -> bool:
     """Whether a type answers to NumPy's functions and is neither NumPy's nor a box: a variable, a data frame."""
-    ufunc = getattr(kind, "__array_ufunc__", None)
-    return ufunc is not None and ufunc is not np.ndarray.__array_ufunc__ and not issubclass(kind, Box)
+    ufunc = getattr(cls, "__array_ufunc__", None)
+    return ufunc is not None and ufunc is not np.ndarray.__array_ufunc__ and not issubclass(cls, Box)
 
 
 def _holds_box(value: Any) -> bool:
@@ -295,10 +295,10 @@ def _boxed(value: Any, trace: int, node: Any) -> Any:
 def _register() -> None:
     """Has autograd make our boxes where it follows our nodes, and its own where it follows its own."""
     Box.types.add(NumPyBox)
-    kinds = [kind for kind, box in Box.type_mappings.items() if box is ArrayBox]
+    types = [cls for cls, box in Box.type_mappings.items() if box is ArrayBox]
     whole = [np.bool_, int, bool, *map(np.dtype, "bhilqBHILQ")]
-    for kind in (*kinds, NumPyBox, ml_dtypes.bfloat16, *[getattr(each, "type", each) for each in whole]):
-        Box.type_mappings[kind] = _boxed
+    for cls in (*types, NumPyBox, ml_dtypes.bfloat16, *[getattr(each, "type", each) for each in whole]):
+        Box.type_mappings[cls] = _boxed
     ArrayVSpace.register(ml_dtypes.bfloat16)
 
 
@@ -317,7 +317,7 @@ def _scattered(values: Any, positions: HostArray, size: int) -> Any:
 defvjp(_scattered, lambda _ans, _values, positions, _size: lambda g: g[positions])
 
 
-def put(old: Any, x: Any, kind: str, where: Selection) -> Any:
+def put(old: Any, x: Any, operation: str, where: Selection) -> Any:
     """`Backend.compute_put`, from functions that have gradients of every order."""
     positions = where.flat().reshape(-1)
     if not positions.size:
@@ -326,15 +326,15 @@ def put(old: Any, x: Any, kind: str, where: Selection) -> Any:
     target = anp.ravel(old)
     extra = (1,) * (len(where.shape) - len(np.shape(_unboxed(x))))  # which autograd's `broadcast_to` does not add
     values = anp.ravel(anp.broadcast_to(anp.reshape(x, extra + np.shape(_unboxed(x))), where.shape))
-    if kind == "set":
+    if operation == "set":
         result = _replaced(target, positions, values)
-    elif kind in ("add", "subtract"):
-        result = target + _scattered(values if kind == "add" else -values, positions, int(np.prod(shape)))
+    elif operation in ("add", "subtract"):
+        result = target + _scattered(values if operation == "add" else -values, positions, int(np.prod(shape)))
     else:
         result = target
         for turn in _turns(positions):  # an element selected twice is changed twice
             at = positions[turn]
-            result = _replaced(result, at, combine(kind, result[at], values[turn], anp.minimum, anp.maximum))
+            result = _replaced(result, at, combine(operation, result[at], values[turn], anp.minimum, anp.maximum))
     return anp.reshape(result, shape)
 
 

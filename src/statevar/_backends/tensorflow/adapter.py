@@ -111,9 +111,9 @@ class TensorFlowBackend(Backend):
 
     def attach(self, variable_type: type, snapshot_type: type) -> None:
         # AutoGraph would rewrite our methods, locks and all: the first trace takes 4.1 s instead of 0.4.
-        for kind in (*variable_type.__mro__, *snapshot_type.__mro__):
-            for member in vars(kind).values():
-                if isinstance(member, FunctionType) and kind is not object:
+        for cls in (*variable_type.__mro__, *snapshot_type.__mro__):
+            for member in vars(cls).values():
+                if isinstance(member, FunctionType) and cls is not object:
                     member.__dict__["autograph_info__"] = {}
 
     # -- dtypes, shapes and devices -------------------------------------------------------------------
@@ -136,8 +136,8 @@ class TensorFlowBackend(Backend):
         known = [_short(each.name) for each in tf.config.list_logical_devices()]
         if name is None:
             return next((each for each in known if each.startswith("GPU")), "CPU:0")
-        kind, index = parse_device(_short(name if isinstance(name, str) else name.name))
-        name = f"{kind.upper()}:{index}"
+        platform, index = parse_device(_short(name if isinstance(name, str) else name.name))
+        name = f"{platform.upper()}:{index}"
         if name not in known:
             raise no_such_device(name, ", ".join(map(repr, known)))
         return name
@@ -166,7 +166,7 @@ class TensorFlowBackend(Backend):
             return np.asarray(array)  # by the buffer protocol: zero-copy and read-only
         return np.asarray(array.numpy() if hasattr(array, "numpy") else array)
 
-    def receive(self, array: Any, dtype: Any = None) -> Any:
+    def import_array(self, array: Any, dtype: Any = None) -> Any:
         return tf.convert_to_tensor(array, dtype)
 
     def cast(self, array: Any, dtype: Any) -> Any:
@@ -198,17 +198,17 @@ class TensorFlowBackend(Backend):
 
     def create(self, array: Any, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
         device = array.device if device is None else device
-        kind = tf.Variable if tf.executing_eagerly() else _Resource
+        make = tf.Variable if tf.executing_eagerly() else _Resource
         if tf.is_symbolic_tensor(array) and (known := tf.get_static_value(array)) is not None:
             array = known  # a constant of the graph, which is not for `init_scope`
         with tf.init_scope(), tf.device(device):
             shape = tf.TensorShape(None if declared is ... else declared)
             # `tf.Variable` asks the tf.function that is traced, also here outside of it.
-            variable = kind(array, trainable=trainable, shape=shape)
+            variable = make(array, trainable=trainable, shape=shape)
             variable._statevar = True
             return _Handle(variable)
 
-    def placed(self, handle: Any) -> Any:
+    def device_of_handle(self, handle: Any) -> Any:
         return self.device_of(handle.variable)
 
     def snapshot(self, handle: Any) -> Any:
@@ -252,8 +252,8 @@ class TensorFlowBackend(Backend):
             getattr(variable, method)(x, read_value=False)  # abstract in tf.Variable; the instance has it
         return handle
 
-    def put(self, handle: Any, x: Any, kind: str, where: Selection) -> Any:
-        return self.assign(handle, self.compute_put(handle.variable.read_value(), x, kind, where))
+    def put(self, handle: Any, x: Any, operation: str, where: Selection) -> Any:
+        return self.assign(handle, self.compute_put(handle.variable.read_value(), x, operation, where))
 
     def redeclare(self, handle: Any, x: Any, _op: Any = None, _where: Any = None) -> Any:
         variable = handle.variable
@@ -279,18 +279,18 @@ class TensorFlowBackend(Backend):
             return self.compute_on_host(old, x, op)
         return op(old, x)
 
-    def compute_put(self, old: Any, x: Any, kind: str, where: Selection) -> Any:
+    def compute_put(self, old: Any, x: Any, operation: str, where: Selection) -> Any:
         if old.dtype.name in _ON_HOST:
-            return self.put_on_host(old, x, kind, where)
+            return self.put_on_host(old, x, operation, where)
         if 0 in where.shape:
             return tf.identity(old)
         x = tf.broadcast_to(x, where.shape)
-        if where.basic and kind != "set":
-            x = combine(kind, self.get(old, where), x, tf.minimum, tf.maximum)
-            kind = "set"
+        if where.basic and operation != "set":
+            x = combine(operation, self.get(old, where), x, tf.minimum, tf.maximum)
+            operation = "set"
         if where.basic:
             return _put_block(old, x, where)
-        return _scatter(old, tf.reshape(x, [-1]), kind, where)
+        return _scatter(old, tf.reshape(x, [-1]), operation, where)
 
     def get(self, array: Any, where: Selection) -> Any:
         if array.dtype.name in ("int4", "uint4"):  # no slices, no gather
@@ -373,21 +373,21 @@ def _put_block(old: Any, values: Any, where: Selection) -> Any:
     )
 
 
-def _scatter(old: Any, values: Any, kind: str, where: Selection) -> Any:
+def _scatter(old: Any, values: Any, operation: str, where: Selection) -> Any:
     """`Backend.compute_put` at coordinates, on the flattened array."""
     positions = where.flat().reshape(-1)
     line = tf.reshape(old, [-1])
-    if kind == "set":
+    if operation == "set":
         keep = last_of_each(positions)
         new = tf.tensor_scatter_nd_update(line, positions[keep, None], tf.gather(values, keep))
-    elif kind in ("multiply", "divide"):
+    elif operation in ("multiply", "divide"):
         # No scatter multiplies: the factors of each position are multiplied first.
         unique, segment = np.unique(positions, return_inverse=True)
         factor = tf.math.unsorted_segment_prod(values, segment, unique.size)
-        new = combine(kind, tf.gather(line, unique), factor, tf.minimum, tf.maximum)
+        new = combine(operation, tf.gather(line, unique), factor, tf.minimum, tf.maximum)
         new = tf.tensor_scatter_nd_update(line, unique[:, None], new)
     else:
-        name = {"add": "add", "subtract": "sub", "min": "min", "max": "max"}[kind]
+        name = {"add": "add", "subtract": "sub", "min": "min", "max": "max"}[operation]
         new = getattr(tf, f"tensor_scatter_nd_{name}")(line, positions[:, None], values)
         if name in ("min", "max") and values.dtype.is_floating:  # TensorFlow's leave out NaN
             lost = tf.where(tf.math.is_nan(values), values, tf.zeros_like(values))

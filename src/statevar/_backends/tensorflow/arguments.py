@@ -1,4 +1,6 @@
-"""What goes into a compiled TensorFlow function, and what comes out: nests, of which only the tensors are passed."""
+"""Splits the arguments and results of a compiled function into tensors, which are passed, and structure, which is part
+of the cache key.
+"""
 
 from __future__ import annotations
 
@@ -218,14 +220,14 @@ class _Composite:
 
 
 def filled(out: Any, flat: list[Any]) -> Any:
-    kind = type(out)
-    if kind is _Out:
+    cls = type(out)
+    if cls is _Out:
         return flat[out.index]
-    if kind is _Composite:
+    if cls is _Composite:
         return tf.nest.pack_sequence_as(out.spec, filled(out.parts, flat), expand_composites=True)
     if isinstance(out, list | tuple):
         parts = [filled(each, flat) for each in out]
-        return kind(*parts) if hasattr(out, "_fields") else kind(parts)
+        return cls(*parts) if hasattr(out, "_fields") else cls(parts)
     if isinstance(out, dict):
-        return kind((name, filled(each, flat)) for name, each in out.items())
+        return cls((name, filled(each, flat)) for name, each in out.items())
     return out

@@ -4,9 +4,9 @@ The code is traced into one ``tf.function`` graph with its variables in an overl
 resources that they live in, so that a call passes none, and their new values are assigned at the end, after everything
 in the graph that can fail. The locks are held meanwhile: nobody sees half of it.
 
-Where that cannot be, the values go in as arguments and come out as results, which `Call` keeps: in a transaction; for a
-variable without a value, or whose declared shape changes; where Python code runs within the graph, which might ask for
-the same locks; and where the graph runs for so long that readers should not wait for it.
+Where that cannot be, the values go in as arguments and come out as results, which `CompiledCall` keeps: in a
+transaction; for a variable without a value, or whose declared shape changes; where Python code runs within the graph,
+which might ask for the same locks; and where the graph runs for so long that readers should not wait for it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ..._core import overlays, scopes
 from ..._core.cell import count_writes
 from ..._core.commit import Locks
 from ..._core.variable import Variable
-from ..._transforms.call import Call, Retry, TraceOverlay, check_library
+from ..._transforms.call import CompiledCall, Retry, TraceOverlay, check_library
 from ..._transforms.draft import ValueDraft
 from ..._transforms.overlay import past_overlay
 from ...errors import StatevarError, TraceError, describe
@@ -91,11 +91,11 @@ class _Trace(TraceOverlay):
         self._past.clear()
         return seen
 
-    def _miss(self, variable: Variable) -> ValueDraft:
+    def _discover(self, variable: Variable) -> ValueDraft:
         check_library(BACKEND, [variable])
         self.seen[variable] = (variable._handle, variable._shape, variable._trainable)
         self.resources.append(variable._handle)
-        return super()._miss(variable)
+        return super()._discover(variable)
 
     def _place(self, backend: Backend) -> AbstractContextManager[None]:
         if self.outer is not None:  # a transaction keeps what it has read; this trace only finds the variables
@@ -128,7 +128,7 @@ class _Traced:
     """A graph, and what it does to variables."""
 
     call: Callable[[list[Any]], list[Any]]
-    out: Any  # the nest that was returned: `_Out` in place of each tensor
+    out: Any  # the pytree that was returned: `_Out` in place of each tensor
     known: list[Variable]
     #: What was found on the way: each variable with its handle, shape, and whether it was trainable.
     checks: list[tuple[Any, ...]]
@@ -318,7 +318,7 @@ class Jitted:
     def _call_pure(self, arguments: Arguments) -> Any:
         for _ in range(_ATTEMPTS):
             known = list(self._known.get(arguments.full_key, ()))
-            with Call("jit", known) as call:
+            with CompiledCall("jit", known) as call:
                 values = tuple((variable, call.read(variable)) for variable in known)
                 traced = self._traced_pure(arguments, values)
                 if traced is None:

@@ -81,7 +81,7 @@ class TensorFlowTransforms(Transforms):
 
     unrolls = 16.0  # a graph of a few steps is faster, and can be mapped by `vmap`
 
-    def lifts(self, nest: Any) -> bool:
+    def stages_loops(self, pytree: Any) -> bool:
         return not tf.executing_eagerly()
 
     def written_by(self, fn: Callable[..., Any], *args: Any) -> None:
@@ -182,13 +182,13 @@ def _tensors(tree: Any) -> list[Any]:
 
 
 def _rebuilt(tree: Any, flat: Sequence[Any]) -> Any:
-    """A nest of the form of another one, with these leaves."""
+    """A pytree of the form of another one, with these leaves."""
     rest = iter(flat)
     return tree_map(lambda _: next(rest), tree)
 
 
 def _aligned(what: str, form: Any, tree: Any) -> list[Any]:
-    """The leaves of a nest, in the order of another one that should have its form."""
+    """The leaves of a pytree, in the order of another one that should have its form."""
     if not _alike(form, tree):
         raise TypeError(describe(what, f"expected a result of the form {_form(form)}, got {_form(tree)}"))
     found: list[Any] = []
@@ -240,7 +240,7 @@ def _results(fn: Callable[..., Any], *args: Any) -> Any:
 
 
 def _spread(axes: Any, tree: Any) -> list[Any]:
-    """The axis of each leaf, of axes that stand for a leaf or for all of a nest."""
+    """The axis of each leaf, of axes that stand for a leaf or for all of a pytree."""
     if isinstance(axes, list | tuple):
         parts = tree.values() if isinstance(tree, dict) else tree
         return [axis for each, part in zip(axes, parts, strict=True) for axis in _spread(each, part)]

@@ -189,11 +189,11 @@ class TorchBackend(Backend):
             return torch.get_default_device()
         if isinstance(name, torch.device):
             return name
-        kind, index = parse_device(name)
-        if kind == "cpu" and index == 0:
+        platform, index = parse_device(name)
+        if platform == "cpu" and index == 0:
             return torch.device("cpu")
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        if accelerator is None or kind not in ("gpu", accelerator.type):
+        if accelerator is None or platform not in ("gpu", accelerator.type):
             raise no_such_device(name, "'CPU:0'" + (", 'GPU:0'…" if accelerator else ""))
         if index >= (count := torch.accelerator.device_count()):
             raise no_such_device(name, ", ".join(f"'GPU:{each}'" for each in range(count)))
@@ -230,18 +230,18 @@ class TorchBackend(Backend):
         result.setflags(write=False)
         return result
 
-    def receive(self, array: Any, dtype: Any = None) -> Tensor:
+    def import_array(self, array: Any, dtype: Any = None) -> Tensor:
         if isinstance(array, Tensor):
             return array
         return _tensor(np.array(array))  # a copy: torch cannot be told not to write into it
 
-    def beside(self, array: HostArray) -> Any:
+    def as_other_operand(self, array: HostArray) -> Any:
         return _tensor(np.array(array))
 
     def cast(self, array: Tensor, dtype: Any) -> Tensor:
         return array.to(dtype)
 
-    def sealed(self, array: Tensor, *, fresh: bool) -> Tensor:
+    def as_immutable(self, array: Tensor, *, fresh: bool) -> Tensor:
         return array if fresh else array.clone()
 
     def in_range(self, before: Tensor, after: Tensor) -> bool:
@@ -289,7 +289,7 @@ class TorchBackend(Backend):
         tensor = tensor.clone(memory_format=_CONTIGUOUS)
         return _Handle(torch.nn.Parameter(tensor, requires_grad=trainable))
 
-    def placed(self, handle: Any) -> Any:
+    def device_of_handle(self, handle: Any) -> Any:
         return handle.parameter.device
 
     def snapshot(self, handle: Any) -> Tensor:
@@ -330,14 +330,14 @@ class TorchBackend(Backend):
             handle.replace(op(tensor, x))
         return _written(handle)
 
-    def put(self, handle: Any, x: Tensor, kind: str, where: Selection) -> Any:
+    def put(self, handle: Any, x: Tensor, operation: str, where: Selection) -> Any:
         if torch.compiler.is_compiling():
-            return _traced(handle, self.compute_put(handle.parameter, x, kind, where))
+            return _traced(handle, self.compute_put(handle.parameter, x, operation, where))
         exclusive, tensor = handle.exclusive(), handle.tensor
         if not exclusive or tensor.dtype in _ON_HOST:
-            handle.replace(self.compute_put(tensor, x, kind, where))
+            handle.replace(self.compute_put(tensor, x, operation, where))
         else:
-            _put(tensor, x.to(tensor.device), kind, where)
+            _put(tensor, x.to(tensor.device), operation, where)
         return _written(handle)
 
     def redeclare(self, handle: Any, x: Tensor, _op: Any = None, _where: Any = None) -> Any:
@@ -361,7 +361,7 @@ class TorchBackend(Backend):
             array = self.snapshot(handle) if handle.shared or handle.traced else handle.tensor
         return _Fork(array.detach(), handle.plain)
 
-    def given(self, handle: Any, array: HostArray) -> Any:
+    def fork_from_host(self, handle: Any, array: HostArray) -> Any:
         return _Fork(_tensor(array).to(handle.parameter.device), handle.plain)
 
     def adopt(self, handle: Any, other: Any) -> Any:
@@ -372,7 +372,7 @@ class TorchBackend(Backend):
         handle.seen = parameter._version
         return handle
 
-    def memento(self, handle: Any) -> Any:
+    def savepoint(self, handle: Any) -> Any:
         return _Memento(handle.parameter.detach() if handle.shared or handle.traced else handle.tensor)
 
     def compute(self, old: Tensor, x: Any, op: Operation) -> Tensor:
@@ -383,13 +383,13 @@ class TorchBackend(Backend):
         result = op(old, x.to(old.device))
         return result
 
-    def compute_put(self, old: Tensor, x: Tensor, kind: str, where: Selection) -> Tensor:
+    def compute_put(self, old: Tensor, x: Tensor, operation: str, where: Selection) -> Tensor:
         result: Tensor
         if old.dtype in _ON_HOST:
-            result = self.put_on_host(old, x, kind, where)
+            result = self.put_on_host(old, x, operation, where)
             return result
         result = old.clone()
-        _put(result, x.to(old.device), kind, where)
+        _put(result, x.to(old.device), operation, where)
         return result
 
     def get(self, array: Tensor, where: Selection) -> Tensor:
@@ -450,26 +450,26 @@ def _tensor(fresh: HostArray) -> Tensor:
     return torch.from_numpy(fresh)
 
 
-def _put(target: Tensor, x: Tensor, kind: str, where: Selection) -> None:
+def _put(target: Tensor, x: Tensor, operation: str, where: Selection) -> None:
     """`Backend.put` on a contiguous tensor that nobody else sees."""
     if where.basic and not where.reverses:
         view = target[where.index]
-        view.copy_(combine(kind, view, x, torch.minimum, torch.maximum))
+        view.copy_(combine(operation, view, x, torch.minimum, torch.maximum))
         return
     positions = where.flat().reshape(-1)
     values = x.expand(where.shape).reshape(-1)
     line = target.view(-1)
     flat = torch.from_numpy(positions).to(target.device)
-    if kind == "set":
+    if operation == "set":
         keep = torch.from_numpy(last_of_each(positions)).to(target.device)
         line[flat[keep]] = values[keep]
-    elif kind == "subtract":
+    elif operation == "subtract":
         line.index_add_(0, flat, values, alpha=-1)
-    elif kind == "divide":
+    elif operation == "divide":
         divisor = torch.ones_like(line).scatter_reduce_(0, flat, values, "prod")
         line.div_(divisor)
-    elif is_differentiable(_NAMES[target.dtype]) or kind != "add":
-        line.scatter_reduce_(0, flat, values, _REDUCTIONS[kind])
+    elif is_differentiable(_NAMES[target.dtype]) or operation != "add":
+        line.scatter_reduce_(0, flat, values, _REDUCTIONS[operation])
     else:
         line.index_add_(0, flat, values)
 

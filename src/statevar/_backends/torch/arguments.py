@@ -1,4 +1,6 @@
-"""What goes into a compiled torch function, and what comes out: nests, of which only the tensors are passed."""
+"""Splits the arguments and results of a compiled function into tensors, which are passed, and structure, which is part
+of the cache key.
+"""
 
 from __future__ import annotations
 
@@ -25,25 +27,25 @@ class Static:
 
 def signature(value: Any, tensors: list[Tensor]) -> Any:
     """What of an argument makes a program another one."""
-    kind = type(value)
-    if kind in _PLAIN:
-        return kind, value
+    cls = type(value)
+    if cls in _PLAIN:
+        return cls, value
     if isinstance(value, Tensor):
         if value.requires_grad:
             value = _cut(value)
         tensors.append(value)
         return value.dtype, value.shape, value.stride(), value.device
-    if kind is float:
-        return kind, value if value and value == value else repr(value)  # 0.0 and -0.0 are equal
+    if cls is float:
+        return cls, value if value and value == value else repr(value)  # 0.0 and -0.0 are equal
     if isinstance(value, list | tuple):
-        return kind, tuple([signature(each, tensors) for each in value])
+        return cls, tuple([signature(each, tensors) for each in value])
     if isinstance(value, dict):
-        return kind, tuple([(name, signature(each, tensors)) for name, each in value.items()])
+        return cls, tuple([(name, signature(each, tensors)) for name, each in value.items()])
     if isinstance(value, np.ndarray | np.generic):
-        tensor = BACKEND.receive(np.asarray(value))
+        tensor = BACKEND.import_array(np.asarray(value))
         tensors.append(tensor)
-        return kind, tensor.dtype, tensor.shape, tensor.device
-    return kind, value
+        return cls, tensor.dtype, tensor.shape, tensor.device
+    return cls, value
 
 
 def _cut(value: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from ..._core.cell import count_writes
 from ..._core.locks import drain, releasing
 from ..._core.variable import Variable
-from ..._transforms.call import Call, Retry
+from ..._transforms.call import CompiledCall, Retry
 from ...errors import describe
 from .adapter import _UNHELD, _UNHELD_FORK, BACKEND, _use_count
 from .arguments import Slot, built
@@ -44,7 +44,7 @@ class Graph:
         "copies",
         "extra",
         "in_place",
-        "kinds",
+        "layouts",
         "lean",
         "module",
         "out",
@@ -58,7 +58,7 @@ class Graph:
     def __init__(self, variables: list[Variable], values: list[Any]) -> None:
         self.variables = variables
         self.shapes = [None if value is None else BACKEND.shape(value) for value in values]
-        self.kinds = [_kind(value) for value in values]
+        self.layouts = [_layout_of(value) for value in values]
         self.module: Any = None
         self.written: list[bool] = []  # by the graph, in place of its input
         self.extra: list[Variable] = []  # whose new values it returns: they have another shape, or had none
@@ -84,7 +84,7 @@ class Graph:
         self._locks = [variable._lock for variable in self.variables]
         self._releases = [lock.release for lock in self._locks]
         acquires = [lock.acquire for lock in self._locks]
-        self._plan = list(zip(acquires, self.variables, self.shapes, self.kinds, self.written, strict=True))
+        self._plan = list(zip(acquires, self.variables, self.shapes, self.layouts, self.written, strict=True))
         self._targets = [each for each, writes in zip(self.variables, self.written, strict=True) if writes] + self.extra
 
     # -- running ------------------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ class Graph:
         began = watched = False
         grad = _is_grad_enabled()
         try:
-            for acquire, variable, shape, kind, writes in self._plan:
+            for acquire, variable, shape, layout, writes in self._plan:
                 acquire()
                 handle = variable._handle
                 if variable._holder is not None:
@@ -115,7 +115,7 @@ class Graph:
                 if handle.shared:
                     if not handle.exclusive() and writes:  # which looks whether its storage was replaced
                         handle.replace(handle.tensor.clone())
-                    if handle.tensor.shape != shape or _kind(handle.tensor) != kind:
+                    if handle.tensor.shape != shape or _layout_of(handle.tensor) != layout:
                         raise Retry(_DIFFERS)  # noqa: TRY301  # as Ctrl-C would, for the same end
                 elif writes and _use_count(handle.address) != _UNHELD:
                     handle.replace(handle.tensor.clone())
@@ -171,11 +171,11 @@ class Graph:
         Raises:
             Retry: the program is for other variables.
         """
-        with Call("jit", self.variables) as call:
+        with CompiledCall("jit", self.variables) as call:
             inputs, news = [], []
-            for _, variable, shape, kind, writes in self._plan:
+            for _, variable, shape, layout, writes in self._plan:
                 value = call.read(variable)
-                if (None if value is None else BACKEND.shape(value)) != shape or _kind(value) != kind:
+                if (None if value is None else BACKEND.shape(value)) != shape or _layout_of(value) != layout:
                     raise Retry(_DIFFERS)
                 if value is None:
                     continue
@@ -224,7 +224,7 @@ class Graph:
         return found
 
 
-def _kind(tensor: Tensor | None) -> Any:
+def _layout_of(tensor: Tensor | None) -> Any:
     return None if tensor is None else (tensor.dtype, tensor.device)
 
 

@@ -23,7 +23,7 @@ from ..._arrays.transforms import Program
 from ..._core import overlays, scopes
 from ..._core.forks import guarded
 from ..._core.variable import Variable
-from ..._transforms.call import Makes, Retry, TraceOverlay, check_library
+from ..._transforms.call import CreationLimit, Retry, TraceOverlay, check_library
 from ..._transforms.interpreted import Interpreted, UncompilableError
 from ...errors import TraceError, describe
 from .adapter import BACKEND
@@ -56,7 +56,7 @@ class TorchJit:
         self._program = program
         self._graphs: dict[Any, list[Graph]] = {}
         self._count = 0
-        self._makes = Makes()
+        self._limit = CreationLimit()
         self._statics = bool(program.static_argnums or program.static_argnames)
         self._interpreted: Interpreted | None = None  # if torch cannot compile it
         self._name = getattr(program.fn, "__qualname__", None) or repr(program.fn)
@@ -232,9 +232,9 @@ class TorchJit:
 
     def _touched(self, frame: TraceOverlay) -> dict[Variable, None]:
         own = {id(each) for each in frame.created_here()}
-        touched = {each: None for each in [*frame.missed, *frame.written] if id(each) not in own}
+        touched = {each: None for each in [*frame.discovered, *frame.written] if id(each) not in own}
         lasting = frame.lasting()
-        self._makes.check(lasting)
+        self._limit.check(lasting)
         touched.update(dict.fromkeys(lasting))
         check_library(BACKEND, touched)
         return touched
@@ -245,12 +245,12 @@ class _Trace(TraceOverlay):
 
     __slots__ = ("fake",)
 
-    lifted = True
+    under_own_trace = True
 
-    def _miss(self, variable: Variable) -> Any:
+    def _discover(self, variable: Variable) -> Any:
         self.fake = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
         with _disable_current_modes():  # or the snapshot itself would have none, and perhaps stay with a transaction
-            return super()._miss(variable)
+            return super()._discover(variable)
 
     def given(self, variable: Variable, value: Tensor) -> Tensor:
         if any(each() is variable for each, _ in self.created):

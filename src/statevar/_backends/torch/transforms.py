@@ -132,8 +132,8 @@ class TorchTransforms(Transforms):
 
     unrolls = math.inf  # Inductor compiles no loops
 
-    def lifts(self, nest: Any) -> bool:
-        return _is_traced() or any(isinstance(each, FakeTensor) for each in leaves(nest))
+    def stages_loops(self, pytree: Any) -> bool:
+        return _is_traced() or any(isinstance(each, FakeTensor) for each in leaves(pytree))
 
     def written_by(self, fn: Callable[..., Any], *args: Any) -> None:
         with disable_proxy_modes_tracing():

@@ -88,10 +88,10 @@ class BoxBackend(Backend):
     def to_host(self, array: Box) -> HostArray:
         return array.unbox()
 
-    def receive(self, array: Any, dtype: Any = None) -> Box:
+    def import_array(self, array: Any, dtype: Any = None) -> Box:
         return array if isinstance(array, Box) else self.from_host(np.asarray(array), None)
 
-    def beside(self, array: HostArray) -> Any:
+    def as_other_operand(self, array: HostArray) -> Any:
         return self.from_host(array, None)
 
     def cast(self, array: Box, dtype: Any) -> Box:
@@ -120,7 +120,7 @@ class BoxBackend(Backend):
     def create(self, array: Box, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
         return _Handle(array)
 
-    def placed(self, handle: Any) -> Any:
+    def device_of_handle(self, handle: Any) -> Any:
         return "cpu"
 
     def snapshot(self, handle: Any) -> Box:

@@ -13,16 +13,16 @@ from ...._arrays.types import HostArray
 from ....errors import CheckpointError, describe
 from ... import _files
 from .header import DIGITS, FORMAT, Entry, Header, decode, header_length, parse_json, refuse
-from .values import Saved, fresh_bytes, of_tensor, parsed
+from .values import VariableRecord, fresh_bytes, of_tensor, parsed
 from .writer import rest_of
 
-__all__ = ["Part", "is_whole", "neighbours", "read_bytes"]
+__all__ = ["TensorFile", "is_whole", "neighbours", "read_bytes"]
 
 _PIECE = 1 << 20  # bytes that are read at once, and are hashed while they are in the cache
 _BUFFERS = 512
 
 
-class Part:
+class TensorFile:
     """One file of tensors, open."""
 
     def __init__(self, path: Path, expected: str | None) -> None:
@@ -103,7 +103,7 @@ def _pieces(memory: memoryview) -> Iterator[memoryview]:
 def is_whole(path: Path, digest: str) -> bool:
     """Whether a file of tensors is there, is the one that has this checksum, and is not damaged."""
     try:
-        part = Part(path, digest)
+        part = TensorFile(path, digest)
         try:
             return part.is_whole()
         finally:
@@ -123,15 +123,15 @@ def _checksums(header: Header, path: Path) -> dict[str, str]:
     return {name: text[DIGITS * i : DIGITS * (i + 1)] for i, name in enumerate(header.entries)}
 
 
-def _variables(header: Header, path: Path) -> dict[str, Saved]:
+def _variables(header: Header, path: Path) -> dict[str, VariableRecord]:
     entries = header.entries
     backend = header.metadata.pop("statevar.backend", "numpy")
-    said = parse_json(header.metadata.pop("statevar.variables", "{}").encode(), path)
+    recorded = parse_json(header.metadata.pop("statevar.variables", "{}").encode(), path)
     variables = {
-        name: parsed(name, said.pop(name), entry, backend, path) if name in said else of_tensor(entry, backend)
+        name: parsed(name, recorded.pop(name), entry, backend, path) if name in recorded else of_tensor(entry, backend)
         for name, entry in entries.items()
     }
-    return variables | {name: parsed(name, value, None, backend, path) for name, value in said.items()}
+    return variables | {name: parsed(name, value, None, backend, path) for name, value in recorded.items()}
 
 
 def read_bytes(file: int, count: int, offset: int, path: Path) -> bytes:

@@ -27,7 +27,7 @@ from .header import Entry, nbytes_of, refuse
 
 __all__ = [
     "PARTIAL",
-    "Saved",
+    "VariableRecord",
     "code_of",
     "difference",
     "fresh_bytes",
@@ -62,7 +62,7 @@ _DTYPES = {code: name for name, code in _CODES.items() if name not in (*_PARTS, 
 _AGGREGATIONS = ("none", "mean", "sum", "only_first_replica")
 
 
-class Saved(NamedTuple):
+class VariableRecord(NamedTuple):
     """A variable as it was saved.
 
     Attributes:
@@ -84,34 +84,34 @@ class Saved(NamedTuple):
     backend: str
 
 
-def plain(dtype: str, shape: Shape, backend: str = "numpy") -> Saved:
+def plain(dtype: str, shape: Shape, backend: str = "numpy") -> VariableRecord:
     """What a variable of this dtype and shape usually is."""
     trainable, autocast = _FLAGS[dtype]
-    return Saved(dtype, shape, shape, trainable, autocast, "mean", backend)
+    return VariableRecord(dtype, shape, shape, trainable, autocast, "mean", backend)
 
 
 _FLAGS = {dtype: (is_differentiable(dtype), is_floating(dtype)) for dtype in HOST}
 
 
-def of_tensor(entry: Entry, backend: str = "numpy") -> Saved:
+def of_tensor(entry: Entry, backend: str = "numpy") -> VariableRecord:
     """What a tensor would usually be as a variable."""
-    return _usual(entry.code, entry.shape, backend)
+    return _default(entry.code, entry.shape, backend)
 
 
 @lru_cache(maxsize=1024)  # many are alike, and nothing of it is a tensor's own
-def _usual(code: str, shape: Shape, backend: str) -> Saved:
+def _default(code: str, shape: Shape, backend: str) -> VariableRecord:
     return plain(_DTYPES[code], shape, backend)
 
 
-def difference(saved: Saved, backend: str) -> dict[str, Any]:
+def difference(saved: VariableRecord, backend: str) -> dict[str, Any]:
     """What its tensor does not say, nor the usual; as JSON can hold it. Mostly nothing: a header is to be short."""
     if saved.shape is None:
-        usual = plain(saved.dtype, (), backend)._replace(shape=None)
+        default = plain(saved.dtype, (), backend)._replace(shape=None)
     else:
-        usual = plain(_DTYPES[_CODES[saved.dtype]], saved.shape, backend)
-    if saved == usual:
+        default = plain(_DTYPES[_CODES[saved.dtype]], saved.shape, backend)
+    if saved == default:
         return {}
-    differs = {name: value for name, value in saved._asdict().items() if value != getattr(usual, name)}
+    differs = {name: value for name, value in saved._asdict().items() if value != getattr(default, name)}
     if saved.shape is None or saved.dtype == "string":
         differs |= {"dtype": saved.dtype, "shape": saved.shape}
     if "declared" in differs and saved.declared is ...:
@@ -119,15 +119,15 @@ def difference(saved: Saved, backend: str) -> dict[str, Any]:
     return differs
 
 
-def parsed(path: str, value: Any, entry: Entry | None, backend: str, where: Any) -> Saved:
+def parsed(path: str, value: Any, entry: Entry | None, backend: str, where: Any) -> VariableRecord:
     """The variable of which a tensor and a `difference` tell; they are believed if they fit each other."""
     try:
-        unknown = value.keys() - set(Saved._fields)
+        unknown = value.keys() - set(VariableRecord._fields)
         dtype = value["dtype"] if "dtype" in value or entry is None else _DTYPES[entry.code]
         shape = _sizes(value["shape"]) if "shape" in value else _shape_of(dtype, entry)
-        usual = plain(dtype, shape or (), backend)._replace(shape=shape)
-        declared = _declared(value["declared"]) if "declared" in value else usual.declared
-        saved = usual._replace(**{**value, "dtype": dtype, "shape": shape, "declared": declared})
+        default = plain(dtype, shape or (), backend)._replace(shape=shape)
+        declared = _declared(value["declared"]) if "declared" in value else default.declared
+        saved = default._replace(**{**value, "dtype": dtype, "shape": shape, "declared": declared})
         sound = not unknown and (entry is None) == (shape is None) and _are_flags(saved)
         sound = sound and (entry is None or _fits(saved, entry))
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -165,12 +165,12 @@ def _declared(value: Any) -> DeclaredShape:
     return tuple(None if each is None else next(sizes) for each in value)
 
 
-def _are_flags(saved: Saved) -> bool:
+def _are_flags(saved: VariableRecord) -> bool:
     truths = type(saved.trainable) is type(saved.autocast) is bool
     return truths and saved.aggregation in _AGGREGATIONS and isinstance(saved.backend, str)
 
 
-def _fits(saved: Saved, entry: Entry) -> bool:
+def _fits(saved: VariableRecord, entry: Entry) -> bool:
     assert saved.shape is not None
     if entry.code != _CODES[saved.dtype]:
         return False
@@ -202,7 +202,7 @@ def to_tensor(host: HostArray, dtype: str) -> HostArray:
     return host.reshape(-1).view(np.uint8)
 
 
-def from_tensor(raw: HostArray, saved: Saved, where: Any) -> HostArray:
+def from_tensor(raw: HostArray, saved: VariableRecord, where: Any) -> HostArray:
     """The array that bytes in one piece hold; it shares their memory where it can."""
     assert saved.shape is not None
     if saved.dtype == "string":

@@ -23,14 +23,14 @@ from ...._arrays.backend import Backend
 from ...._arrays.types import HostArray
 from ... import _files
 from .header import FORMAT, digest_of, encode, laid_out, room_for_checksums, with_checksums
-from .values import Saved, code_of, difference, tensor_shape, to_tensor
+from .values import VariableRecord, code_of, difference, tensor_shape, to_tensor
 
 __all__ = [
     "LOST_BY_POWER",
-    "Item",
+    "FileDigest",
     "NewFile",
     "Replacement",
-    "Written",
+    "ToWrite",
     "rest_of",
     "shared_stem",
     "sweep",
@@ -44,11 +44,11 @@ _BUFFERS = 512  # of which POSIX takes at least 16, and Linux 1024
 
 
 @dataclass(slots=True)
-class Item:
+class ToWrite:
     """A variable that is to be written. ``value`` is let go once that is done, so that a write need not copy it."""
 
     path: str
-    saved: Saved
+    saved: VariableRecord
     backend: Backend
     value: Any
 
@@ -58,7 +58,7 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class FileDigest:
     """A file that is complete: the checksum of its header, and those of its tensors by path."""
 
     digest: str
@@ -67,8 +67,8 @@ class Written:
 
 
 def write_tensors(
-    file: int, items: Iterable[Item], texts: Mapping[str, str], wrote: Callable[[int], None] | None = None
-) -> Written:
+    file: int, items: Iterable[ToWrite], texts: Mapping[str, str], wrote: Callable[[int], None] | None = None
+) -> FileDigest:
     """Writes a file of tensors, and waits until it is on the disk.
 
     Args:
@@ -86,11 +86,11 @@ def write_tensors(
         if item.saved.shape is not None
     )
     backend = Counter(item.saved.backend for item in by_path.values()).most_common(1)
-    usual = backend[0][0] if backend else "numpy"
-    differences = {path: difference(item.saved, usual) for path, item in by_path.items()}
+    default = backend[0][0] if backend else "numpy"
+    differences = {path: difference(item.saved, default) for path, item in by_path.items()}
     metadata = {
         "statevar.format": FORMAT,
-        "statevar.backend": usual,
+        "statevar.backend": default,
         "statevar.variables": _json({path: each for path, each in differences.items() if each}),
         **texts,
     }
@@ -107,10 +107,10 @@ def write_tensors(
     header, digest = with_checksums(header, checksums.values())
     write_all(file, [memoryview(header)], 0)
     _files.sync(file)
-    return Written(digest, checksums, stream.offset)
+    return FileDigest(digest, checksums, stream.offset)
 
 
-def _shape(saved: Saved, text: HostArray | None) -> tuple[int, ...]:
+def _shape(saved: VariableRecord, text: HostArray | None) -> tuple[int, ...]:
     assert saved.shape is not None
     return tensor_shape(saved.dtype, saved.shape) if text is None else text.shape
 
@@ -213,7 +213,7 @@ class NewFile:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._keeps:
             self._give_up()
@@ -259,7 +259,7 @@ class Replacement(NewFile):
         try:
             _files.sync_folder(self.target.parent)
         except OSError as error:
-            raise _files.refused("save", self.target, error, LOST_BY_POWER) from error
+            raise _files.storage_error("save", self.target, error, LOST_BY_POWER) from error
 
 
 #: The end of an error that comes after a rename.

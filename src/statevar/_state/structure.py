@@ -9,18 +9,18 @@ from .._core.variable import Variable
 from ..errors import describe
 from .paths import paths_in, variables_in
 
-__all__ = ["Nest"]
+__all__ = ["Structure"]
 
 
-class Nest:
-    """How some variables were given: alone, in a list, a tuple, a dict, any nest of these, or in an object.
+class Structure:
+    """How some variables were given: alone, in a list, a tuple, a dict, any pytree of these, or in an object.
 
     What an object holds is keyed by path.
 
     >>> import statevar as sv
     >>> v, w = sv.Variable(1, name="v"), sv.Variable(2, name="w")
-    >>> nest = Nest("functionalize", {"a": v, "b": [w, v]})
-    >>> nest.variables == [v, w], nest.build(lambda variable: variable.name)
+    >>> structure = Structure("functionalize", {"a": v, "b": [w, v]})
+    >>> structure.variables == [v, w], structure.build(lambda variable: variable.name)
     (True, {'a': 'v', 'b': ['w', 'v']})
     """
 
@@ -35,11 +35,11 @@ class Nest:
         self.variables = list(found)
 
     def build(self, leaf: Callable[[Variable], Any]) -> Any:
-        """The same nest with something in place of each variable."""
+        """The same pytree with something in place of each variable."""
         return _mapped(self._tree, leaf)
 
     def pairs(self, values: Any) -> list[tuple[Variable, Any]]:
-        """Each variable with its value in a nest of values of the same form.
+        """Each variable with its value in a pytree of values of the same form.
 
         Raises:
             ValueError: the form is another one.
