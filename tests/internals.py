@@ -14,7 +14,7 @@ from statevar._arrays.registry import get_backend
 from statevar._arrays.shapes import broadcasts_into, canonical_shape, fits
 from statevar._core import cell as cell_module  # which makes the locks
 from statevar._core import holds, overlays
-from statevar._core.commit import while_locked
+from statevar._core.holds import while_locked
 from statevar._core.watchers import Watchers
 from statevar._state import module as tracking
 from statevar._state import snapshot as snapshots

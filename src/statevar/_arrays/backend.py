@@ -254,7 +254,7 @@ class Backend(ABC):
     adopt_cannot_fail: ClassVar[bool] = False
 
     def savepoint(self, handle: Handle) -> Handle:
-        """A handle from which `adopt` puts back the present value if the commit fails. Not called if `adopt_cannot_fail`.
+        """A handle from which `adopt` puts back the present value if a commit fails. Not called if `adopt_cannot_fail`.
 
         Better: lighter than a fork, since it is never written.
         """

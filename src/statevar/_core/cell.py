@@ -28,7 +28,7 @@ from .holds import BUSY, Hold
 from .watchers import Watchers
 from .writes import ASSIGN, REDECLARE, Write, writes_of
 
-__all__ = ["Aggregation", "Cell", "State", "count_writes", "hide", "hold_each", "publish", "release_each"]
+__all__ = ["Aggregation", "Cell", "State", "count_writes", "hold_each", "release_each"]
 
 Aggregation = Literal["none", "mean", "sum", "only_first_replica"]
 
@@ -254,8 +254,8 @@ class Cell:
                     cell._first_write(write, x)
                 else:
                     where = write.check(cell, write.operation, x, index)
-                    op, name = write.op, write.verb
-                    if name is None:
+                    op = write.op
+                    if (name := write.verb) is None:
                         x = cell._computed(write, backend.snapshot(handle), x, where)
                         verb = backend.assign
                     else:
@@ -573,19 +573,6 @@ def release_each(cells: Iterable[Cell], hold: Hold) -> None:
     for cell in cells:
         if cell._holder is hold:
             cell._holder = None
-
-
-def hide(cells: Iterable[Cell]) -> None:
-    """Takes the snapshots away, so that readers come for the locks, which the caller has."""
-    for cell in cells:
-        cell._snapshot = None
-
-
-def publish(cells: Iterable[Cell]) -> None:
-    """Lets readers have the snapshots again."""
-    for cell in cells:
-        handle = cell._handle
-        cell._snapshot = None if handle is None else handle.published
 
 
 def count_writes(cells: Iterable[Cell], shapes: Iterable[Shape] | None = None) -> bool:

@@ -1,19 +1,23 @@
-"""`Draft`: what the owner of a hold reads and writes in place of a variable; nobody else knows it."""
+"""`Draft`: what the owner of a hold reads and writes in place of a variable; and the commit of several drafts."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from operator import attrgetter
 from typing import Any, Final, TypeVar
 
 from .._arrays.shapes import DeclaredShape, Shape
 from .._arrays.types import HostArray
-from .cell import Cell
-from .holds import Hold
+from .cell import Cell, State
+from .holds import Hold, drain, releasing
 from .overlays import Overlay
 
-__all__ = ["Draft", "draft_of", "fork", "look", "value_draft"]
+__all__ = ["Draft", "commit", "draft_of", "fork", "look", "value_draft"]
 
 _new = object.__new__
+_lock_of = attrgetter("_lock")
+_ATTEMPTS = (None,) * 100  # Ctrl-C does not come a hundred times in a millisecond
 #: The handle of a draft that is a value: only asked whether there is one.
 _VALUE: Final = object()
 
@@ -134,3 +138,70 @@ def value_draft(cls: type[_Draft], cell: Cell, overlay: Overlay, declared: Decla
     draft._declared = declared
     draft._version = version
     return draft
+
+
+# -- the commit --------------------------------------------------------------------------------------------
+
+
+def commit(drafts: Mapping[Any, Draft], check: Callable[[], None] | None = None) -> None:
+    """Makes each variable what its draft is. The caller holds the variables.
+
+    No reader sees some of them new and then another one old: first every snapshot is hidden, so that readers come
+    for the lock, then all values and versions change, and only then the first snapshot is published.
+
+    Args:
+        check: called when nobody can read any more; what it raises leaves everything as it was.
+    """
+    cells: list[Cell] = sorted(drafts, key=id)
+    release = releasing(map(_lock_of, cells))
+    try:
+        for cell in cells:
+            cell._lock.acquire()
+        _exchange(cells, drafts, check)
+    finally:
+        drain(release)
+
+
+def _exchange(cells: list[Cell], drafts: Mapping[Any, Draft], check: Callable[[], None] | None) -> None:
+    """The part of `commit` under the locks: first all that can fail, then all that cannot."""
+    before: list[tuple[Cell, tuple[Any, State]]] = []
+    for cell in cells:
+        cell._snapshot = None
+    try:
+        if check is not None:
+            check()
+        several = len(cells) > 1
+        for cell in cells:
+            if not cell._backend.adopt_cannot_fail:
+                if several:
+                    before.append((cell, cell._savepoint()))
+                cell._adopt(drafts[cell])
+    except BaseException:
+        with ExitStack() as undo:  # puts each back, even if another one cannot be
+            undo.callback(_publish, cells)
+            for cell, savepoint in before:
+                undo.callback(cell._put_back, savepoint)
+        raise
+    # No call stands between the try above and the one below: Ctrl-C comes where one begins.
+    interrupt: BaseException | None = None
+    for _ in _ATTEMPTS:
+        try:
+            for cell in cells:
+                if cell._backend.adopt_cannot_fail:
+                    cell._adopt(drafts[cell])
+                if (handle := cell._handle) is not None:
+                    cell._snapshot = handle.published
+            break
+        except BaseException as error:  # noqa: BLE001  # Ctrl-C: there is no way back, and the way on can be gone again
+            interrupt = error
+    for cell in cells:
+        if cell._watchers is not None:
+            cell._watchers.record(cell._version)
+    if interrupt is not None:
+        raise interrupt
+
+
+def _publish(cells: list[Cell]) -> None:
+    for cell in cells:
+        handle = cell._handle
+        cell._snapshot = None if handle is None else handle.published

@@ -14,8 +14,7 @@ from .._arrays.host import empty_aligned
 from .._arrays.indexing import select
 from .._arrays.types import HostArray
 from .cell import Cell
-from .commit import commit
-from .draft import draft_of
+from .draft import commit, draft_of
 from .writes import ASSIGN, PUT
 
 __all__ = ["edit"]

@@ -1,4 +1,4 @@
-"""Holds: who alone may write a variable for a while, and who waits for whom.
+"""Holds and locks: who alone may write a variable, for a while or for a moment, and who waits for whom.
 
 A variable's own lock is taken for moments and never while foreign code runs, so nobody waits for it long and
 no order of taking it matters. What takes longer (an `update`, an edit, a transaction) marks the variable with
@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from operator import attrgetter, methodcaller
 from threading import get_ident
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 from ..errors import ConflictError, ReentrantWriteError, describe
 from .forks import guarded, in_child
 
-__all__ = ["BUSY", "Hold", "running_task"]
+__all__ = ["BUSY", "Hold", "Lockable", "Locks", "drain", "releasing", "running_task", "while_locked"]
 
 _waiting: dict[int, Hold] = {}  # by thread: what it waits for
 _graph = guarded(threading.Lock())  # guards _waiting, and the list of each hold
@@ -163,3 +165,64 @@ class _Busy(Hold):
 
 
 BUSY: Final = _Busy("a write")
+
+
+# -- many locks at once, which Ctrl-C cannot leave taken -------------------------------------------------------
+#
+# Python looks for signals where a Python function begins, after a call, and where a loop goes back. So a loop in Python
+# that releases locks can be left half-way. Here it is an iterator made beforehand, of functions that run in C only, and
+# one call in C goes through it: nothing comes between.
+
+
+class Lockable(Protocol):
+    """A cell, as these functions see it."""
+
+    _lock: Any
+
+
+_Lockable = TypeVar("_Lockable", bound=Lockable)
+_Result = TypeVar("_Result")
+
+#: Goes through an iterator. To be called in a ``finally`` with what `releasing` has returned, and nothing before it.
+drain: Final[Callable[[Iterable[Any]], None]] = deque[Any](maxlen=0).extend
+
+_lock_of = attrgetter("_lock")
+_is_taken = methodcaller("_is_owned")
+_release = methodcaller("release")
+
+
+def releasing(locks: Iterable[Any]) -> Iterator[Any]:
+    """An iterator that releases those of some reentrant locks that the thread has, while `drain` goes through it."""
+    return map(_release, filter(_is_taken, locks))
+
+
+def while_locked(cells: Iterable[_Lockable], body: Callable[[list[_Lockable]], _Result]) -> _Result:
+    """``body(cells)`` with all their locks taken, in one order for everybody."""
+    ordered = sorted(cells, key=id)
+    release = releasing(map(_lock_of, ordered))
+    try:
+        for cell in ordered:
+            cell._lock.acquire()
+        return body(ordered)
+    finally:
+        drain(release)
+
+
+class Locks:
+    """The locks of the same variables, to be taken many times: sorted once, which takes as long as taking them."""
+
+    __slots__ = ("_acquires", "_locks")
+
+    def __init__(self, cells: Iterable[Lockable]) -> None:
+        self._locks = [cell._lock for cell in sorted(cells, key=id)]
+        self._acquires = [lock.acquire for lock in self._locks]
+
+    def while_taken(self, body: Callable[[], _Result]) -> _Result:
+        """``body()`` with all of them taken."""
+        release = releasing(self._locks)
+        try:
+            for acquire in self._acquires:
+                acquire()
+            return body()
+        finally:
+            drain(release)

@@ -5,7 +5,6 @@ Which overlay is open is a ContextVar, so it holds in its own thread or asyncio 
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
 from contextvars import ContextVar
 from threading import get_ident
@@ -33,12 +32,9 @@ class Overlay(Hold, ABC):
 
     __slots__ = ("lock",)
 
+    lock: Any  # of its drafts, which nobody else knows
     #: Whether its drafts are values that each write replaces: an overlay of values, and not a transaction.
     holds_values: ClassVar[bool] = False
-
-    def __init__(self, what: str) -> None:
-        Hold.__init__(self, what)
-        self.lock = threading.RLock()  # of its drafts, which nobody else knows
 
     def on_create(self, variable: Any, value: Any) -> None:
         """Called when a variable was made inside; ``value`` is its traced value, which only this overlay may have."""

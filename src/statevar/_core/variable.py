@@ -358,9 +358,10 @@ class Variable(Cell, Protocols):
         return self._apply("assign_sub", value, use_locking)
 
     def _apply(self, operation: str, other: Any, use_locking: bool = True) -> Self:
-        write = self._writes.get(operation)
-        if write is None:
-            raise refused(operation, self._dtype_name, self._path)
+        try:
+            write = self._writes[operation]
+        except KeyError:
+            raise refused(operation, self._dtype_name, self._path) from None
         return self._write(write, other, None, use_locking)
 
     def update(self, fn: Callable[..., Any], *args: Any) -> Any:
@@ -492,9 +493,10 @@ class Variable(Cell, Protocols):
         return At(self._put)
 
     def _put(self, operation: str, index: Any, value: Any) -> Self:
-        write = self._writes.get(operation)
-        if write is None:
-            raise refused(operation, self._dtype_name, self._path)
+        try:
+            write = self._writes[operation]
+        except KeyError:
+            raise refused(operation, self._dtype_name, self._path) from None
         return self._write(write, value, index)
 
     # -- copies ----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from .._arrays.shapes import DeclaredShape
 from .._arrays.types import Array
 from .._core import overlays
 from .._core.cell import Cell
-from .._core.commit import while_locked
+from .._core.holds import while_locked
 from .._core.variable import Variable
 from .._public import public
 from ..errors import describe
@@ -148,7 +148,7 @@ def restore(snapshot: Snapshot) -> None:
                 "restore", f"expected a Snapshot, got {type(snapshot).__name__}", hint="take it with sv.snapshot(…)"
             )
         )
-    with Transaction(snapshot._targets) as transaction:
+    with Transaction(snapshot._targets.variables, snapshot._targets.path) as transaction:
         _restore(transaction, snapshot, range(len(snapshot._values)))
 
 
@@ -182,7 +182,7 @@ def rollback(*variables: Any) -> Iterator[Snapshot]:
     """
     targets = Targets("rollback", variables)
     found = targets.variables
-    with Transaction(targets) as transaction:
+    with Transaction(found, targets.path) as transaction:
         before = _snapshot(targets)
         versions = [variable.version for variable in found]
         try:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
-from typing import Any, Self
+from threading import RLock
+from typing import Any, Self, TypeAlias
 
 from .._arrays.shapes import DeclaredShape
 from .._arrays.types import Array
 from .._core import overlays
 from .._core.cell import Cell, hold_each, release_each
-from .._core.commit import commit
-from .._core.draft import Draft, fork, look
+from .._core.draft import Draft, commit, fork, look
 from .._core.holds import Hold
 from .._core.overlays import Overlay
 from .._core.variable import Variable
@@ -19,7 +20,11 @@ from .._public import public
 from ..errors import ConflictError, ReentrantWriteError, describe
 from .paths import Targets
 
-__all__ = ["Transaction", "TransactionOverlay", "transaction"]
+__all__ = ["PathOf", "Transaction", "TransactionOverlay", "transaction"]
+
+
+#: Gives the path of a variable in an object; None if it is not in it.
+PathOf: TypeAlias = Callable[[Any], str | None]
 
 
 @public()
@@ -61,22 +66,27 @@ def transaction(*variables: Any) -> Transaction:
     >>> int(savings), int(cash)
     (70, 30)
     """
-    return Transaction(Targets("transaction", variables))
+    if set(map(type, variables)) <= {Variable}:  # the usual case: each has its own path
+        return Transaction(dict.fromkeys(variables))
+    targets = Targets("transaction", variables)
+    return Transaction(targets.variables, targets.path)
 
 
 class Transaction:
     """What `transaction` returns, for ``with`` and ``async with``. It may be used again, and by several threads."""
 
-    __slots__ = ("_begun", "_ordered", "_targets")
+    __slots__ = ("_begun", "_ordered", "_path_of")
 
-    def __init__(self, targets: Targets) -> None:
-        self._targets = targets
-        self._ordered = sorted(targets.variables, key=id)
+    def __init__(self, variables: Iterable[Variable], path_of: PathOf | None = None) -> None:
+        self._ordered = sorted(variables, key=id)
+        self._path_of = path_of  # for errors
         self._begun: list[tuple[TransactionOverlay, int]] = []
 
+    # The next three are for a transaction that one thread uses once.
+
     def _cell(self, variable: Variable) -> Draft:
-        """What this thread's block writes in place of a variable."""
-        draft: Draft = self._running().write(variable)
+        """The draft that the block writes in place of a variable."""
+        draft: Draft = self._begun[-1][0].write(variable)
         return draft
 
     def _store(self, variable: Variable, value: Array | None, declared: DeclaredShape) -> None:
@@ -84,11 +94,8 @@ class Transaction:
         self._cell(variable)._restore(value, declared)
 
     def _drop(self) -> None:
-        """Forgets what this thread's block has written."""
-        self._running().drop()
-
-    def _running(self) -> TransactionOverlay:
-        return next(overlay for overlay, _ in reversed(self._begun) if overlay.is_mine())
+        """Forgets what the block has written."""
+        self._begun[-1][0].drop()
 
     def __del__(self) -> None:
         # Ctrl-C may come before the first instruction of __exit__: then what is left open ends with the exception.
@@ -96,13 +103,14 @@ class Transaction:
             overlay.abandon(depth)
 
     def __enter__(self) -> Self:
-        overlay, outer = _overlay()
+        outer: Any = overlays.current() if overlays.active else None
+        overlay: TransactionOverlay = TransactionOverlay() if outer is None else outer
         try:
-            overlay.hold_all(self._ordered, self._targets)
+            overlay.hold_all(self._ordered, self._path_of)
             self._begun.append((overlay, overlay.depth()))
             overlay.begin()
         except BaseException:
-            self._give_up(overlay, outer)
+            self._give_up(overlay, inside=outer is not None)
             raise
         return self
 
@@ -124,33 +132,28 @@ class Transaction:
                 self._begun.remove((overlay, depth))
 
     async def __aenter__(self) -> Self:
-        overlay, outer = _overlay()
+        outer: Any = overlays.current() if overlays.active else None
+        overlay: TransactionOverlay = TransactionOverlay() if outer is None else outer
         try:
-            while (busy := overlay.hold_if_free(self._ordered, self._targets)) is not None:
-                await _over(busy, outer)
+            while (busy := overlay.hold_if_free(self._ordered, self._path_of)) is not None:
+                await _over(busy, inside=outer is not None)
             self._begun.append((overlay, overlay.depth()))
             overlay.begin()
         except BaseException:
-            self._give_up(overlay, outer)
+            self._give_up(overlay, inside=outer is not None)
             raise
         return self
 
     async def __aexit__(self, error_type: type[BaseException] | None, *_: object) -> None:
         self.__exit__(error_type)
 
-    def _give_up(self, overlay: TransactionOverlay, outer: bool) -> None:
+    def _give_up(self, overlay: TransactionOverlay, *, inside: bool) -> None:
         """The block was not entered: what stays open is the transaction around it, if there is one."""
         entry = (overlay, overlay.depth())
         if entry in self._begun:
             self._begun.remove(entry)
-        if not outer:
+        if not inside:
             overlay.release()
-
-
-def _overlay() -> tuple[TransactionOverlay, bool]:
-    """The transaction that runs here, or a new one; and whether it ran already."""
-    overlay: Any = overlays.current() if overlays.active else None
-    return (TransactionOverlay(), False) if overlay is None else (overlay, True)
 
 
 def _running() -> TransactionOverlay:
@@ -161,7 +164,7 @@ def _running() -> TransactionOverlay:
     return found
 
 
-async def _over(hold: Hold, inside: bool) -> None:
+async def _over(hold: Hold, *, inside: bool) -> None:
     """Waits, in a task, for a hold to end; one that holds others meanwhile might wait for ever."""
     if inside:
         raise ConflictError(
@@ -186,10 +189,11 @@ class TransactionOverlay(Overlay):
     that each read what the other one writes, the second to look finds the mark or the new version of the first.
     """
 
-    __slots__ = ("_around", "_committing", "_held", "_levels", "_lost_to", "_opened", "_seen", "_targets")
+    __slots__ = ("_around", "_committing", "_held", "_levels", "_lost_to", "_opened", "_paths", "_seen")
 
     def __init__(self) -> None:
-        super().__init__("a transaction")
+        Hold.__init__(self, "a transaction")
+        self.lock = RLock()
         self._levels: list[dict[Variable, Draft]] = []  # drafts; one level more for each transaction inside
         self._held: list[Variable] = []
         self._seen: dict[Variable, Draft] = {}  # as they were when they were read, and not listed
@@ -197,7 +201,7 @@ class TransactionOverlay(Overlay):
         self._around: Overlay | None = None  # the overlay outside, which is another task's
         self._opened = False
         self._lost_to: Hold | None = None
-        self._targets: list[Targets] = []  # which name the variables in errors
+        self._paths: list[PathOf] = []  # which name the variables in errors
 
     # -- as `overlays.current` -------------------------------------------------------------------------
 
@@ -230,18 +234,18 @@ class TransactionOverlay(Overlay):
 
     # -- its life -------------------------------------------------------------------------------------
 
-    def hold_all(self, variables: list[Variable], targets: Targets | None = None) -> None:
+    def hold_all(self, variables: list[Variable], path_of: PathOf | None = None) -> None:
         """`hold` of each, faster where nobody holds them.
 
         Args:
-            targets: gives their paths for errors.
+            path_of: gives the path of a variable for errors, if it is not its own.
         """
-        if targets is not None:
-            self._targets.append(targets)
+        if path_of is not None:
+            self._paths.append(path_of)
         if self._levels:
             for variable in variables:
                 self.hold(variable)
-        else:
+        elif variables:
             hold_each(variables, self, self._held, self.hold)
 
     def hold(self, variable: Variable) -> None:
@@ -253,12 +257,13 @@ class TransactionOverlay(Overlay):
             except ConflictError:
                 self._lost_to = variable._holder
                 raise
-            self._compare(variable)
+            if self._seen:
+                self._compare(variable)
 
-    def hold_if_free(self, variables: list[Variable], targets: Targets) -> Hold | None:
+    def hold_if_free(self, variables: list[Variable], path_of: PathOf | None) -> Hold | None:
         """Holds all of them, or none of them and returns the hold that keeps us out."""
-        if targets not in self._targets:
-            self._targets.append(targets)
+        if path_of is not None and path_of not in self._paths:
+            self._paths.append(path_of)
         before = len(self._held)
         for variable in variables:
             if variable._holder is self:
@@ -354,8 +359,8 @@ class TransactionOverlay(Overlay):
 
     def _path(self, variable: Cell) -> str:
         """The path of a variable in what a transaction was given; its own if it was not listed."""
-        for targets in reversed(self._targets):
-            if (path := targets.path(variable)) is not None:
+        for path_of in reversed(self._paths):
+            if (path := path_of(variable)) is not None:
                 return path
         return variable._path
 

@@ -6,11 +6,10 @@ from typing import Any, Self
 
 from .._arrays.backend import Backend
 from .._arrays.indexing import Selection
-from .._arrays.shapes import DeclaredShape, fits
+from .._arrays.shapes import DeclaredShape, Shape, fits
 from .._arrays.types import Array
 from .._core.convert import to_value
 from .._core.draft import Draft
-from .._core.variable import Variable
 from .._core.writes import Write
 from ..errors import ShapeError, describe
 
@@ -40,7 +39,7 @@ class ValueDraft(Draft):
             if not write.first:
                 self._initialized(operation)
             where, new = write.check(self, operation, x, None), x
-        elif _is_symbolic(backend, index):
+        elif write.verb == "put" and _is_symbolic(backend, index):
             assert backend.tracing is not None, "only traced code has such an index"
             new = backend.tracing.put_symbolic(old, x, op, index)
         else:
@@ -59,7 +58,7 @@ class ValueDraft(Draft):
             expected = backend.shape(x)
         if shape != expected:
             raise ShapeError(describe(operation, f"expected a result of shape {expected}, got {shape}", self._path))
-        self._replace(new)
+        self._replace(new, shape)
         return self
 
     def _write_held(self, write: Write, value: Any, hold: Any, index: Any = None) -> None:
@@ -69,22 +68,16 @@ class ValueDraft(Draft):
         self._overlay.check_write(self, "restore")
         value = None if value is None else self._convert(value, "restore")
         self._become(value, None if value is None else self._backend.shape(value), declared, self._version + 1)
-        self._overlay.written[self._root()] = None
+        self._overlay.written[self._origin] = None
 
     def _set(self, value: Array | None) -> None:
         """Takes on a value of its dtype, or none. It is not counted as a write."""
         self._become(value, None if value is None else self._backend.shape(value), self._declared, self._version)
 
-    def _replace(self, value: Array) -> None:
+    def _replace(self, value: Array, shape: Shape) -> None:
         """Takes on the value that the code has written. Its shape is declared if it was not."""
-        shape = self._backend.shape(value)
         self._become(value, shape, self._declared if fits(shape, self._declared) else shape, self._version + 1)
-        self._overlay.written[self._root()] = None
-
-    def _root(self) -> Variable:
-        origin: Any = self._origin
-        root: Variable = origin
-        return root
+        self._overlay.written[self._origin] = None
 
 
 def _is_symbolic(backend: Backend, index: Any) -> bool:

@@ -12,7 +12,6 @@ from .._arrays.types import Array
 from .._core import overlays
 from .._core.cell import release_each
 from .._core.variable import Variable
-from .._state.paths import Targets
 from .._state.transaction import Transaction, TransactionOverlay
 from ..errors import ConflictError, TraceError, describe
 
@@ -39,7 +38,7 @@ class Interpreted:
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         fn = self._program.fn
         if overlays.active and overlays.current() is not None:
-            with Transaction(Targets("jit", [self._living()])):
+            with Transaction(self._living()):
                 return fn(*args, **kwargs)
         for _ in range(_ATTEMPTS):
             held = self._living()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from threading import RLock
 from typing import Any, ClassVar, Final, Self, TypeVar
 from weakref import ref
 
@@ -22,8 +23,7 @@ from .._core.draft import value_draft
 from .._core.overlays import Overlay
 from .._core.variable import Variable
 from .._core.writes import ASSIGN
-from .._state.paths import Targets
-from .._state.transaction import TransactionOverlay
+from .._state.transaction import PathOf, TransactionOverlay
 from ..errors import ConflictError, TraceError, describe
 from .draft import ValueDraft
 
@@ -97,6 +97,7 @@ class ValueOverlay(Overlay):
         self, what: str, values: Iterable[tuple[Variable, Any]] = (), *, only: Iterable[Variable] | None = None
     ) -> None:
         super().__init__(what)
+        self.lock = RLock()
         self.drafts: dict[Variable, ValueDraft] = {}
         self.written: dict[Variable, None] = {}  # in the order of their first write
         self.discovered: dict[Variable, None] = {}  # read or written, and not among the values given
@@ -206,7 +207,7 @@ class ValueOverlay(Overlay):
     def check_write(self, draft: ValueDraft, operation: str) -> None:
         """Raises if a variable may not be written here."""
         backend = draft._backend
-        if self._only is not None and draft._root() not in self._only:
+        if self._only is not None and draft._origin not in self._only:
             raise TraceError(
                 describe(
                     operation,
@@ -249,12 +250,14 @@ class ValueOverlay(Overlay):
         else:
             # Where a transform of ours has opened this overlay, it knows what it does between the two.
             source = outer._find(variable, (outer if self.under_own_trace else self)._marks.get(variable._backend.name))
-        value, _, declared, version = source._state()
-        if value is not None:
-            value = overlays.seen_by_tapes(variable, value, outer if isinstance(outer, ValueOverlay) else None)
+        state = source._state()
+        draft = self._draft(variable, state.declared, state.version)
+        if state.value is not None:
+            value = overlays.seen_by_tapes(variable, state.value, outer if isinstance(outer, ValueOverlay) else None)
             value = self.given(variable, value)
-        draft = self.drafts[variable] = self._draft(variable, declared, version)
-        draft._set(value)
+            shape = state.shape if value is state.value else variable._backend.shape(value)
+            draft._become(value, shape, state.declared, state.version)
+        self.drafts[variable] = draft
         return draft
 
     def _check_outside(self, variable: Variable) -> None:
@@ -319,10 +322,10 @@ class ValueOverlay(Overlay):
         while len(self._saved) > depth:
             self.leave(commits=False)
 
-    def hold_all(self, variables: list[Variable], targets: Targets) -> None:
+    def hold_all(self, variables: list[Variable], path_of: PathOf | None) -> None:
         """Nothing to do: nobody else writes here."""
 
-    def hold_if_free(self, variables: list[Variable], targets: Targets) -> None:
+    def hold_if_free(self, variables: list[Variable], path_of: PathOf | None) -> None:
         """Nothing to do."""
 
     def release(self) -> None:
@@ -390,12 +393,13 @@ class ValueOverlay(Overlay):
             target.write(variable)._keep_value(draft._snapshot, self.what, target)
         if work is not None:
             work.leave(commits=True)
+            self._work = None
 
     def take_over(self, variable: Variable, value: Array) -> None:
         """Keeps what came out of a transform as the new value of a variable that was written inside."""
         draft = self.write(variable)
         self.check_write(draft, self.what)
-        draft._replace(value)
+        draft._replace(value, variable._backend.shape(value))
 
     def values(self, variables: Iterable[Variable]) -> Iterator[Any]:
         """The values of some variables; None for one that has none."""

@@ -14,7 +14,7 @@ from .._core import overlays
 from .._core.variable import Variable
 from .._public import public
 from .._state.paths import paths_in
-from .._state.transaction import transaction
+from .._state.transaction import Transaction
 from ..errors import CheckpointError, CheckpointMismatchError, StatevarError, TraceError, describe
 from ._checkpoint import Checkpoint, open_checkpoint
 from ._match import LoadReport, Rename, matched, offered, patterns, problem_of
@@ -168,9 +168,10 @@ def _commit(values: list[tuple[str, Variable, HostArray | None]]) -> None:
         raise TraceError(
             describe("load", "variables cannot be loaded inside a transformed function", hint="load before")
         )
-    with transaction([variable for _, variable, _ in values]) as writing:
+    paths = {variable: path for path, variable, _ in values}
+    with Transaction(paths, paths.get) as transaction:
         for path, variable, value in values:
-            cell = writing._cell(variable)
+            cell = transaction._cell(variable)
             if value is not None and not fits(value.shape, cell._declared):  # it was changed since it was compared
                 problem = f"expected shape {cell._declared}, got {value.shape}"
                 raise CheckpointMismatchError(describe("load", problem, path))

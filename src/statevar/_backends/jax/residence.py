@@ -18,9 +18,8 @@ from weakref import WeakSet, ref
 import jax
 import jax.numpy as jnp
 
-from ..._core.commit import while_locked
 from ..._core.forks import in_child
-from ..._core.holds import Hold
+from ..._core.holds import Hold, while_locked
 from ..._core.variable import Variable
 from ..._transforms.call import Retry
 

@@ -1,6 +1,4 @@
-"""Splits the arguments and results of a compiled function into tensors, which are passed, and structure, which is part
-of the cache key.
-"""
+"""Splits arguments and results of a compiled function into tensors, and structure that is part of the cache key."""
 
 from __future__ import annotations
 

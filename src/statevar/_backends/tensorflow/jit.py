@@ -25,7 +25,7 @@ from ..._arrays.shapes import fits
 from ..._arrays.transforms import Program
 from ..._core import overlays, scopes
 from ..._core.cell import count_writes
-from ..._core.commit import Locks
+from ..._core.holds import Locks
 from ..._core.variable import Variable
 from ..._transforms.call import CompiledCall, Retry, TraceOverlay, check_library
 from ..._transforms.draft import ValueDraft

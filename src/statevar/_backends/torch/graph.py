@@ -9,7 +9,7 @@ from typing import Any, Final
 import torch
 
 from ..._core.cell import count_writes
-from ..._core.locks import drain, releasing
+from ..._core.holds import drain, releasing
 from ..._core.variable import Variable
 from ..._transforms.call import CompiledCall, Retry
 from ...errors import describe
