@@ -28,7 +28,7 @@ A message says what was asked, what was got, where, and how to mend it:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 __all__ = [
     "BackendNotInstalledError",
@@ -67,6 +67,15 @@ def describe(operation: str, problem: str, path: str = "", hint: str = "") -> st
 
 class StatevarError(Exception):
     """The root of every exception that statevar raises on purpose."""
+
+    @classmethod
+    def of(cls, operation: str, problem: str, path: str = "", hint: str = "") -> Self:
+        """The exception with the message that `describe` builds.
+
+        >>> ShapeError.of("assign", "expected shape (2,), got (3,)", "w")
+        ShapeError("assign: expected shape (2,), got (3,), at 'w'.")
+        """
+        return cls(describe(operation, problem, path, hint))
 
     if not TYPE_CHECKING:
         # TensorFlow's AutoGraph raises the same class again only if it is made as an Exception is.

@@ -21,7 +21,7 @@ import numpy as np
 
 from ._arrays.dtypes import HOST, dtype_name, is_floating
 from ._arrays.shapes import Shape
-from .errors import DTypeError, InitializerError, ShapeError, describe
+from .errors import DTypeError, InitializerError, ShapeError
 
 __all__ = [
     "constant",
@@ -117,7 +117,7 @@ def lecun_normal(shape: Shape, dtype: Any = "float32", seed: int | None = None) 
 def orthogonal(shape: Shape, dtype: Any = "float32", seed: int | None = None, gain: float = 1.0) -> HostArray:
     """``gain`` times a matrix with orthonormal rows or columns; leading axes count as rows (Saxe et al., 2014)."""
     if len(shape) < 2:
-        raise ShapeError(describe("orthogonal", f"expected a shape of two axes or more, got {shape}"))
+        raise ShapeError.of("orthogonal", f"expected a shape of two axes or more, got {shape}")
     rows, columns = math.prod(shape[:-1]), shape[-1]
 
     def draw(rng: np.random.Generator) -> HostArray:
@@ -131,7 +131,7 @@ def orthogonal(shape: Shape, dtype: Any = "float32", seed: int | None = None, ga
 def identity(shape: Shape, dtype: Any = "float32", seed: int | None = None) -> HostArray:
     """Ones on the diagonal of a matrix, zeros elsewhere; a dtype of any kind."""
     if len(shape) != 2:
-        raise ShapeError(describe("identity", f"expected a shape of two axes, got {shape}"))
+        raise ShapeError.of("identity", f"expected a shape of two axes, got {shape}")
     return np.eye(*shape).astype(HOST[dtype_name(dtype)])
 
 
@@ -165,19 +165,17 @@ def get(name: str) -> Initializer:
     try:
         return _BY_NAME[name]
     except KeyError:
-        raise InitializerError(
-            describe(
-                "initializer",
-                f"unknown initializer {name!r}",
-                hint=f"known initializers are {', '.join(_BY_NAME)}; for a string as a value write [{name!r}]",
-            )
+        raise InitializerError.of(
+            "initializer",
+            f"unknown initializer {name!r}",
+            hint=f"known initializers are {', '.join(_BY_NAME)}; for a string as a value write [{name!r}]",
         ) from None
 
 
 def _draw(draw: Callable[[np.random.Generator], HostArray], dtype: Any, seed: int | None) -> HostArray:
     name = dtype_name(dtype)
     if not is_floating(name):
-        raise DTypeError(describe("initializer", f"random values need a floating-point dtype, got {name}"))
+        raise DTypeError.of("initializer", f"random values need a floating-point dtype, got {name}")
     # Always drawn in float64, so that float32 and float64 variables get the same numbers.
     return np.asarray(draw(np.random.Generator(np.random.Philox(seed)))).astype(HOST[name])
 

@@ -19,7 +19,7 @@ import ml_dtypes
 import numpy as np
 
 from .._public import public
-from ..errors import DTypeError, RangeError, describe
+from ..errors import DTypeError, RangeError
 
 __all__ = [
     "DEFAULTS",
@@ -110,7 +110,7 @@ def dtype_name(dtype: Any) -> str:
             if dtype.__hash__ is not None:
                 _names[dtype] = name
             return name
-    raise DTypeError(describe("dtype", f"unknown dtype {dtype!r}", hint=f"known dtypes are {', '.join(HOST)}"))
+    raise DTypeError.of("dtype", f"unknown dtype {dtype!r}", hint=f"known dtypes are {', '.join(HOST)}")
 
 
 def _candidates(dtype: Any) -> list[str]:
@@ -140,13 +140,11 @@ def default_for(array: HostArray) -> str:
 def check_kind(source: str, target: str, operation: str, path: str) -> None:
     """Raises DTypeError if a cast from one dtype to the other would change the kind downwards."""
     if _RANK[dtype_kind(source)] > _RANK[dtype_kind(target)] or (source == "string") != (target == "string"):
-        raise DTypeError(
-            describe(
-                operation,
-                f"cannot cast {source} to {target} without losing information",
-                path,
-                f"cast it yourself first if that is meant: x.astype({target!r})",
-            )
+        raise DTypeError.of(
+            operation,
+            f"cannot cast {source} to {target} without losing information",
+            path,
+            f"cast it yourself first if that is meant: x.astype({target!r})",
         )
 
 
@@ -217,13 +215,11 @@ def cast_host(array: HostArray, target: str, *, exact: bool, operation: str, pat
         narrowed = array.real if downwards and dtype_kind(source) == "complex" else array
         result = _as(narrowed, dtype)
         if downwards and not np.array_equal(_as(result, array.dtype), array):
-            raise DTypeError(
-                describe(
-                    operation,
-                    f"{_first(array, _as(result, array.dtype) != array)} is not representable as {target}",
-                    path,
-                    f"cast it yourself first if that is meant: np.asarray(x).astype({target!r})",
-                )
+            raise DTypeError.of(
+                operation,
+                f"{_first(array, _as(result, array.dtype) != array)} is not representable as {target}",
+                path,
+                f"cast it yourself first if that is meant: np.asarray(x).astype({target!r})",
             )
         if narrows(source, target):
             _check_range(array, result, target, operation, path)
@@ -245,13 +241,11 @@ def _check_range(array: HostArray, result: HostArray, target: str, operation: st
         lost = np.isfinite(array) & ~np.isfinite(result.astype(_wide(target)))
     if lost.any():
         low, high = _bounds(target)
-        raise RangeError(
-            describe(
-                operation,
-                f"{_first(array, lost)} is out of the range of {target}, {low} to {high}",
-                path,
-                "use a wider dtype, or clip the value first",
-            )
+        raise RangeError.of(
+            operation,
+            f"{_first(array, lost)} is out of the range of {target}, {low} to {high}",
+            path,
+            "use a wider dtype, or clip the value first",
         )
 
 

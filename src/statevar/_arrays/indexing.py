@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from .._public import public
-from ..errors import IndexingError, describe
+from ..errors import IndexingError
 from .shapes import Shape
 
 __all__ = ["Selection", "is_basic", "select"]
@@ -119,8 +119,8 @@ def select(index: Index, shape: Shape, path: str) -> Selection:
             parts = tuple(_clean(part) for part in parts)
         return Selection(parts, shape)
     except (IndexError, TypeError, ValueError) as error:
-        raise IndexingError(
-            describe("index", f"{error} (shape {shape})", path, "an index follows NumPy's rules on every backend")
+        raise IndexingError.of(
+            "index", f"{error} (shape {shape})", path, "an index follows NumPy's rules on every backend"
         ) from None
 
 

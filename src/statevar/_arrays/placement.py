@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .._public import public
-from ..errors import DeviceError, describe
+from ..errors import DeviceError
 
 __all__ = ["no_such_device", "parse_device"]
 
@@ -27,4 +27,4 @@ def parse_device(name: str) -> tuple[str, int]:
 @public("statevar.backends")
 def no_such_device(name: object, known: str) -> DeviceError:
     """The error for a device that a backend does not have."""
-    return DeviceError(describe("device", f"no device {name!r}", hint=f"available: {known}"))
+    return DeviceError.of("device", f"no device {name!r}", hint=f"available: {known}")

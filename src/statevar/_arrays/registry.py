@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._public import public
-from ..errors import BackendNotInstalledError, UnknownBackendError, describe
+from ..errors import BackendNotInstalledError, UnknownBackendError
 from .backend import Backend
 from .import_hook import call_after_import
 
@@ -88,7 +88,7 @@ def get_backend(name: str) -> Backend:
         backend = _load_third_party(third_party[name])
     else:
         known = ", ".join(backend_names())
-        raise UnknownBackendError(describe("backend", f"unknown backend {name!r}", hint=f"known backends are {known}"))
+        raise UnknownBackendError.of("backend", f"unknown backend {name!r}", hint=f"known backends are {known}")
     return _loaded.setdefault(name, backend)
 
 
@@ -112,8 +112,8 @@ def _import_builtin(name: str) -> ModuleType:
         library = _ROWS[name].roots[0]
         if error.name is None or error.name.partition(".")[0] != library:
             raise  # the library is there and broken: its own error says more
-        raise BackendNotInstalledError(
-            describe("backend", f"{library} is not installed", hint=f"pip install 'statevar[{name}]'")
+        raise BackendNotInstalledError.of(
+            "backend", f"{library} is not installed", hint=f"pip install 'statevar[{name}]'"
         ) from error
 
 
@@ -124,14 +124,12 @@ def _load_third_party(point: EntryPoint) -> Backend:
         if error.name is None or error.name.partition(".")[0] != point.name:
             raise  # the library is there and broken: its own error says more
         problem, hint = f"{point.name} is not installed", f"install the package that has the module {point.name}"
-        raise BackendNotInstalledError(describe("backend", problem, hint=hint)) from error
+        raise BackendNotInstalledError.of("backend", problem, hint=hint) from error
     if not isinstance(backend, Backend) or backend.name != point.name:
-        raise UnknownBackendError(
-            describe(
-                "backend",
-                f"the entry point {point.name!r} gives {backend!r}",
-                hint=f"{point.value} must be an instance of statevar.backends.Backend with name = {point.name!r}",
-            )
+        raise UnknownBackendError.of(
+            "backend",
+            f"the entry point {point.name!r} gives {backend!r}",
+            hint=f"{point.value} must be an instance of statevar.backends.Backend with name = {point.name!r}",
         )
     if point.name not in _loaded:
         for types in _attached:

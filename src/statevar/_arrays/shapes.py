@@ -6,7 +6,7 @@ import operator
 from types import EllipsisType
 from typing import Any, TypeAlias
 
-from ..errors import ShapeError, describe
+from ..errors import ShapeError
 
 __all__ = ["DeclaredShape", "Shape", "broadcasts_into", "canonical_shape", "fits", "is_static"]
 
@@ -32,12 +32,10 @@ def canonical_shape(shape: Any) -> DeclaredShape:
             return (_dimension(shape),)
         return tuple(None if size is None else _dimension(size) for size in shape)
     except (TypeError, ValueError):
-        raise ShapeError(
-            describe(
-                "shape",
-                f"expected non-negative integers or None, got {shape!r}",
-                hint="write shape=(3, None), or shape=... for any shape",
-            )
+        raise ShapeError.of(
+            "shape",
+            f"expected non-negative integers or None, got {shape!r}",
+            hint="write shape=(3, None), or shape=... for any shape",
         ) from None
 
 

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, ClassVar, TypeAlias
 
 from .._public import public
-from ..errors import TraceError, describe
+from ..errors import TraceError
 from .types import Array
 
 __all__ = ["AccessCheck", "Tracing"]
@@ -73,6 +73,6 @@ class Tracing(ABC):
         Raises:
             TraceError: the library cannot do it.
         """
-        raise TraceError(
-            describe("put", "the library cannot write at an index that is traced", hint="use a mask, or a Python index")
+        raise TraceError.of(
+            "put", "the library cannot write at an index that is traced", hint="use a mask, or a Python index"
         )

@@ -10,7 +10,7 @@ from .._arrays.backend import Backend
 from .._arrays.dtypes import cast_host, check_kind, default_for, dtype_name, narrows, number_to_host
 from .._arrays.registry import owner_of
 from .._arrays.types import Array, HostArray
-from ..errors import InitializerError, RangeError, StatevarError, TraceError, describe
+from ..errors import InitializerError, RangeError, StatevarError, TraceError
 from .operators import Operators
 
 __all__ = ["host_from_python", "inferred_dtype", "to_operand", "to_value", "unwrapped"]
@@ -43,13 +43,11 @@ def to_operand(value: Any, backend: Backend, dtype: str, *, operation: str, path
         return operand
     owner = owner_of(value)
     if owner is not None and owner.is_symbolic(value) and not (owner is backend and _keeps_symbolic(backend)):
-        raise TraceError(
-            describe(
-                operation,
-                "a traced value cannot be stored: it dies with the trace",
-                path,
-                "return it from the traced function and assign it outside",
-            )
+        raise TraceError.of(
+            operation,
+            "a traced value cannot be stored: it dies with the trace",
+            path,
+            "return it from the traced function and assign it outside",
         )
     if owner is backend and not backend.is_host:
         return _cast_native(value, backend, dtype, native, operation, path)
@@ -97,13 +95,11 @@ def _cast_native(value: Array, backend: Backend, dtype: str, native: Any, operat
 
 
 def _out_of_range(source: str, dtype: str, operation: str, path: str) -> RangeError:
-    return RangeError(
-        describe(
-            operation,
-            f"a value of the {source} array is out of the range of {dtype}",
-            path,
-            f"use a wider dtype, clip the value first, or cast it yourself to {dtype}",
-        )
+    return RangeError.of(
+        operation,
+        f"a value of the {source} array is out of the range of {dtype}",
+        path,
+        f"use a wider dtype, clip the value first, or cast it yourself to {dtype}",
     )
 
 
@@ -123,14 +119,12 @@ def host_from_python(value: Any, operation: str, path: str) -> tuple[HostArray, 
         host = np.empty(0, object)
     if host.dtype == object:
         if not problem and _is_integers(value):
-            raise RangeError(describe(operation, "an integer exceeds 64 bits", path, "use a floating-point dtype"))
-        raise InitializerError(
-            describe(
-                operation,
-                f"a value of type {type(value).__name__} {problem or 'is not an array'}",
-                path,
-                "pass numbers, nested lists of one shape, or an array",
-            )
+            raise RangeError.of(operation, "an integer exceeds 64 bits", path, "use a floating-point dtype")
+        raise InitializerError.of(
+            operation,
+            f"a value of type {type(value).__name__} {problem or 'is not an array'}",
+            path,
+            "pass numbers, nested lists of one shape, or an array",
         )
     return host, isinstance(value, bool | int | float | complex | str | list | tuple | range)
 

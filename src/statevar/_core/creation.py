@@ -9,7 +9,7 @@ from typing import Any
 from .. import initializers
 from .._arrays.registry import loaded_backends
 from .._arrays.shapes import DeclaredShape, is_static
-from ..errors import InitializerError, ShapeError, describe
+from ..errors import InitializerError, ShapeError
 from . import overlays
 from .convert import unwrapped
 
@@ -23,24 +23,22 @@ def initial_value(
     if isinstance(initializer, str):
         initializer = partial(initializers.get(initializer), seed=seed)
     elif seed is not None:
-        raise InitializerError(
-            describe("Variable", "seed= is for named initializers only", hint="give your callable its own seed")
+        raise InitializerError.of(
+            "Variable", "seed= is for named initializers only", hint="give your callable its own seed"
         )
     if initializer is None:
         if declared is None:
-            raise InitializerError(
-                describe(
-                    "Variable",
-                    "neither an initial value nor a shape",
-                    hint="pass a value, or shape= and dtype= for a variable that is assigned later",
-                )
+            raise InitializerError.of(
+                "Variable",
+                "neither an initial value nor a shape",
+                hint="pass a value, or shape= and dtype= for a variable that is assigned later",
             )
         return None, dtype
     if not callable(initializer):
         return unwrapped(initializer), dtype
     if declared is None or not is_static(declared):
-        raise ShapeError(
-            describe("Variable", f"an initializer needs a shape without open axes, got {declared}", hint="pass shape=")
+        raise ShapeError.of(
+            "Variable", f"an initializer needs a shape without open axes, got {declared}", hint="pass shape="
         )
     dtype = dtype or "float32"
     with ExitStack() as stack:

@@ -8,7 +8,7 @@ from .._arrays.backend import Backend
 from .._arrays.registry import default_backend, owner_of
 from .._arrays.shapes import Shape
 from .._public import public
-from ..errors import ReadOnlyError, describe
+from ..errors import ReadOnlyError
 from .protocols import Protocols
 
 __all__ = ["FrozenVariable"]
@@ -55,12 +55,10 @@ class FrozenVariable(Protocols):
         return f"<FrozenVariable {self._value!r}>"
 
     def _apply(self, operation: str, other: Any) -> NoReturn:
-        raise ReadOnlyError(
-            describe(
-                operation,
-                "this is the copy of a variable that a transform made; the write would be lost",
-                hint="return the new value from the transformed function and assign it to the variable outside",
-            )
+        raise ReadOnlyError.of(
+            operation,
+            "this is the copy of a variable that a transform made; the write would be lost",
+            hint="return the new value from the transformed function and assign it to the variable outside",
         )
 
     def assign(self, value: Any, *_: Any, **__: Any) -> NoReturn:

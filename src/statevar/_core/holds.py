@@ -11,11 +11,11 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from operator import attrgetter, methodcaller
+from operator import attrgetter
 from threading import get_ident
 from typing import Any, ClassVar, Final, Protocol, TypeVar
 
-from ..errors import ConflictError, ReentrantWriteError, describe
+from ..errors import ConflictError, ReentrantWriteError
 from .forks import guarded, in_child
 
 __all__ = ["BUSY", "Hold", "Lockable", "Locks", "drain", "releasing", "running_task", "while_locked"]
@@ -112,9 +112,7 @@ class Hold:
             ReentrantWriteError: it is the caller's own.
         """
         if self.is_mine():
-            raise ReentrantWriteError(
-                describe(operation, f"{self.what} of this variable is under way in this thread", path())
-            )
+            raise ReentrantWriteError.of(operation, f"{self.what} of this variable is under way in this thread", path())
         me = get_ident()
         with _graph:
             self._check_cycle(me, operation, path)
@@ -130,24 +128,20 @@ class Hold:
     def _check_cycle(self, me: int, operation: str, path: Callable[[], str]) -> None:
         """Raises if the chain of those who wait leads back to this thread."""
         if self._thread == me:
-            raise ConflictError(
-                describe(
-                    operation,
-                    f"another asyncio task of this thread holds it for {self.what}",
-                    path(),
-                    "use `async with sv.transaction(…)`, which waits without blocking the event loop",
-                )
+            raise ConflictError.of(
+                operation,
+                f"another asyncio task of this thread holds it for {self.what}",
+                path(),
+                "use `async with sv.transaction(…)`, which waits without blocking the event loop",
             )
         hold: Hold | None = self
         while hold is not None and not hold._over:  # who waited for one that is over is about to go on
             if hold._thread == me:
-                raise ConflictError(
-                    describe(
-                        operation,
-                        f"waiting for {self.what} of another thread would never end: it waits for this one",
-                        path(),
-                        "list all the variables in one sv.transaction(…), which takes them in one order",
-                    )
+                raise ConflictError.of(
+                    operation,
+                    f"waiting for {self.what} of another thread would never end: it waits for this one",
+                    path(),
+                    "list all the variables in one sv.transaction(…), which takes them in one order",
                 )
             hold = _waiting.get(hold._thread)
 
@@ -187,8 +181,8 @@ _Result = TypeVar("_Result")
 drain: Final[Callable[[Iterable[Any]], None]] = deque[Any](maxlen=0).extend
 
 _lock_of = attrgetter("_lock")
-_is_taken = methodcaller("_is_owned")
-_release = methodcaller("release")
+_RLock: Any = type(threading.RLock())
+_is_taken, _release = _RLock._is_owned, _RLock.release
 
 
 def releasing(locks: Iterable[Any]) -> Iterator[Any]:

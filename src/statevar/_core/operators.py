@@ -17,7 +17,7 @@ from .._arrays.indexing import select
 from .._arrays.registry import owner_of
 from .._arrays.shapes import Shape
 from .._arrays.types import HostArray, Operation
-from ..errors import TraceError, describe
+from ..errors import TraceError
 
 __all__ = ["Operators"]
 
@@ -78,13 +78,11 @@ class Operators(ABC):
         """
         value, backend = self.value, self._backend
         if backend.is_host and type(value) is not ndarray and operation != "bool" and backend.is_symbolic(value):
-            raise TraceError(
-                describe(
-                    operation,
-                    "the gradient of this value is being recorded, and would be lost in a plain array or number",
-                    getattr(self, "_path", ""),
-                    "compute with np functions and v.value, or return it with has_aux=True",
-                )
+            raise TraceError.of(
+                operation,
+                "the gradient of this value is being recorded, and would be lost in a plain array or number",
+                getattr(self, "_path", ""),
+                "compute with np functions and v.value, or return it with has_aux=True",
             )
         return backend.to_host(value)
 

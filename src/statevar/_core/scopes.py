@@ -13,7 +13,7 @@ from typing import Any
 
 from .._arrays.dtypes import dtype_name, is_floating
 from .._public import public
-from ..errors import DTypeError, NameScopeError, describe
+from ..errors import DTypeError, NameScopeError
 from .forks import guarded
 from .overlays import active
 
@@ -108,7 +108,7 @@ def autocast(dtype: Any) -> Iterator[None]:
     """
     name = None if dtype is None else dtype_name(dtype)
     if name is not None and not is_floating(name):
-        raise DTypeError(describe("autocast", f"expected a floating-point dtype, got {name}"))
+        raise DTypeError.of("autocast", f"expected a floating-point dtype, got {name}")
     active.append(None)
     token = _autocast.set(name)
     try:
@@ -131,12 +131,8 @@ def current_device() -> Any:
 def check_name(name: Any) -> None:
     """Raises NameScopeError unless the name is a non-empty string without slashes."""
     if not isinstance(name, str) or not name or "/" in name:
-        raise NameScopeError(
-            describe(
-                "name",
-                f"expected a non-empty string without '/', got {name!r}",
-                hint="nest name_scope for a path",
-            )
+        raise NameScopeError.of(
+            "name", f"expected a non-empty string without '/', got {name!r}", hint="nest name_scope for a path"
         )
 
 

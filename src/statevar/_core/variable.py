@@ -109,7 +109,8 @@ class Variable(Cell, Protocols):
         Cell.__init__(self, library, asked, place, path, trainable=bool(trainable))
         self._autocast = bool(autocast) and is_floating(asked)
         self._aggregation = aggregation
-        self.constraint = constraint
+        if constraint is not None:
+            self.constraint = constraint
         self._initialize(value, declared)
         self._name = scopes.unique_name("variable") if name is None else name
         self._path = scopes.path_of(self._name)
@@ -217,7 +218,7 @@ class Variable(Cell, Protocols):
     @trainable.setter
     def trainable(self, trainable: bool) -> None:
         if trainable and not is_differentiable(self._dtype_name):
-            raise DTypeError(describe("trainable", f"{self._dtype_name} has no gradients", self._path))
+            raise DTypeError.of("trainable", f"{self._dtype_name} has no gradients", self._path)
         with self._lock:
             self._trainable = bool(trainable)
             if self._handle is not None:
@@ -268,14 +269,12 @@ class Variable(Cell, Protocols):
         return snapshot
 
     def _frozen_read(self) -> TraceError:
-        return TraceError(
-            describe(
-                "read",
-                f"{self._backend.name} is tracing this code: the current value would be baked into the compiled "
-                "function and never updated",
-                self._path,
-                "use sv.jit, or sv.functionalize; or pass the value as an argument",
-            )
+        return TraceError.of(
+            "read",
+            f"{self._backend.name} is tracing this code: the current value would be baked into the compiled "
+            "function and never updated",
+            self._path,
+            "use sv.jit, or sv.functionalize; or pass the value as an argument",
         )
 
     def _read(self) -> Any:
@@ -445,13 +444,11 @@ class Variable(Cell, Protocols):
             return True
         holder = self._holder
         if holder is not None and holder is not BUSY and holder.is_mine():
-            raise ConflictError(
-                describe(
-                    "wait",
-                    f"this thread holds it for {holder.what}, so that nobody can write version {version}",
-                    self._path,
-                    "wait before or after",
-                )
+            raise ConflictError.of(
+                "wait",
+                f"this thread holds it for {holder.what}, so that nobody can write version {version}",
+                self._path,
+                "wait before or after",
             )
         return self._watched().wait_for(lambda: self.version >= version, timeout)
 

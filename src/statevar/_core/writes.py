@@ -16,7 +16,7 @@ from .._arrays.host import AT_OPERATIONS
 from .._arrays.indexing import Selection, select
 from .._arrays.shapes import DeclaredShape, Shape, broadcasts_into, fits
 from .._arrays.types import Array
-from ..errors import DTypeError, ShapeError, describe
+from ..errors import DTypeError, ShapeError
 
 __all__ = ["ASSIGN", "PUT", "REDECLARE", "Shaped", "Write", "refused", "writes_of"]
 
@@ -71,13 +71,11 @@ def fits_declared(cell: Shaped, operation: str, x: Array, index: None) -> Shape 
         return None
     shape = cell._backend.shape(x)
     if not fits(shape, cell._declared):
-        raise ShapeError(
-            describe(
-                operation,
-                f"expected shape {cell._declared}, got {shape}",
-                cell._path,
-                "pass validate_shape=False to change the shape",
-            )
+        raise ShapeError.of(
+            operation,
+            f"expected shape {cell._declared}, got {shape}",
+            cell._path,
+            "pass validate_shape=False to change the shape",
         )
     return shape
 
@@ -94,7 +92,7 @@ def broadcasts(cell: Shaped, operation: str, x: Array, index: None) -> None:
         return
     shape = cell._backend.shape(x)
     if not broadcasts_into(shape, cell.shape):
-        raise ShapeError(describe(operation, f"shape {shape} does not broadcast into {cell._shape}", cell._path))
+        raise ShapeError.of(operation, f"shape {shape} does not broadcast into {cell._shape}", cell._path)
 
 
 def multiplies(cell: Shaped, operation: str, x: Array, index: None) -> None:
@@ -102,9 +100,7 @@ def multiplies(cell: Shaped, operation: str, x: Array, index: None) -> None:
     shape, mine = cell._backend.shape(x), cell.shape
     square = (mine[-1:] or (0,)) * 2
     if not mine or shape[-2:] != square or not broadcasts_into(shape[:-2], mine[:-2]):
-        raise ShapeError(
-            describe(operation, f"expected a matrix of shape {square} for {mine}, got {shape}", cell._path)
-        )
+        raise ShapeError.of(operation, f"expected a matrix of shape {square} for {mine}, got {shape}", cell._path)
 
 
 def selects(cell: Shaped, operation: str, x: Array, index: Any) -> Selection:
@@ -112,9 +108,7 @@ def selects(cell: Shaped, operation: str, x: Array, index: Any) -> Selection:
     where = select(index, cell.shape, cell._path)
     shape = cell._backend.shape(x)
     if not broadcasts_into(shape, where.shape):
-        raise ShapeError(
-            describe(operation, f"shape {shape} does not broadcast into the selected {where.shape}", cell._path)
-        )
+        raise ShapeError.of(operation, f"shape {shape} does not broadcast into the selected {where.shape}", cell._path)
     return where
 
 
@@ -165,8 +159,8 @@ def writes_of(dtype: str) -> dict[str, Write]:
 
 def refused(operation: str, dtype: str, path: str) -> DTypeError:
     """The error of an operation that `writes_of` the dtype does not have."""
-    return DTypeError(
-        describe(operation, path=path, **_problem(_OPERATORS.get(operation, operation.removeprefix("at.")), dtype))
+    return DTypeError.of(
+        operation, path=path, **_problem(_OPERATORS.get(operation, operation.removeprefix("at.")), dtype)
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import chain
 from numbers import Integral
 from typing import Any, TypeVar
 
@@ -146,12 +147,9 @@ class Targets:
         self._parts: list[Variable | list[Variable] | Paths] = []
         self._by_path: dict[str, Variable] | None = None
         self._path_of: dict[Variable, str] | None = None
-        found: dict[Variable, None] = {}
         for target in targets:
-            for part in self._parts_of(target):
-                self._parts.append(part)
-                found |= dict.fromkeys(_variables_of(part))
-        self.variables = list(found)
+            self._parts += self._parts_of(target)
+        self.variables = list(dict.fromkeys(chain.from_iterable(map(_variables_of, self._parts))))
 
     def _parts_of(self, target: Any) -> list[Variable | list[Variable] | Paths]:
         if isinstance(target, Variable):
@@ -201,13 +199,11 @@ class Targets:
             found: dict[str, Variable] = {}
             for path, variable in self._named():
                 if found.setdefault(path, variable) is not variable:
-                    raise NameScopeError(
-                        describe(
-                            self._operation,
-                            "two variables have this path",
-                            path,
-                            "index by the variable, or give one object that holds both",
-                        )
+                    raise NameScopeError.of(
+                        self._operation,
+                        "two variables have this path",
+                        path,
+                        "index by the variable, or give one object that holds both",
                     )
             self._by_path = found
         return self._by_path
@@ -367,13 +363,11 @@ class _Names:
     def check(self, operation: str, found: dict[str, Any], cls: type) -> None:
         """Raises NameScopeError if something of the class was put aside, and has no path anywhere else."""
         for holder, key, _ in self.unnamed(found, cls):
-            raise NameScopeError(
-                describe(
-                    operation,
-                    f"{_problem(key)}, and a {cls.__name__} has no other path",
-                    self.path_to(holder),
-                    "keep it in an attribute, a list, or a dict of strings",
-                )
+            raise NameScopeError.of(
+                operation,
+                f"{_problem(key)}, and a {cls.__name__} has no other path",
+                self.path_to(holder),
+                "keep it in an attribute, a list, or a dict of strings",
             )
 
     def unnamed(self, found: dict[str, Any], cls: type[_Object]) -> Iterator[tuple[int, Any, _Object]]:

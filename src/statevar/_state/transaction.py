@@ -17,7 +17,7 @@ from .._core.holds import Hold
 from .._core.overlays import Overlay
 from .._core.variable import Variable
 from .._public import public
-from ..errors import ConflictError, ReentrantWriteError, describe
+from ..errors import ConflictError, ReentrantWriteError
 from .paths import Targets
 
 __all__ = ["PathOf", "Transaction", "TransactionOverlay", "transaction"]
@@ -167,12 +167,10 @@ def _running() -> TransactionOverlay:
 async def _over(hold: Hold, *, inside: bool) -> None:
     """Waits, in a task, for a hold to end; one that holds others meanwhile might wait for ever."""
     if inside:
-        raise ConflictError(
-            describe(
-                "transaction",
-                "another task holds a variable, and waiting for it inside a transaction might never end",
-                hint="list it in the outer transaction",
-            )
+        raise ConflictError.of(
+            "transaction",
+            "another task holds a variable, and waiting for it inside a transaction might never end",
+            hint="list it in the outer transaction",
         )
     import asyncio  # noqa: PLC0415  # 40 ms, for those who await
 
@@ -365,11 +363,9 @@ class TransactionOverlay(Overlay):
         return variable._path
 
     def _changed(self, variable: Variable) -> ConflictError:
-        return ConflictError(
-            describe(
-                "transaction",
-                "another thread has written it since it was read here, so nothing was committed",
-                self._path(variable),
-                "list it: sv.transaction(…, v) keeps other writers out",
-            )
+        return ConflictError.of(
+            "transaction",
+            "another thread has written it since it was read here, so nothing was committed",
+            self._path(variable),
+            "list it: sv.transaction(…, v) keeps other writers out",
         )

@@ -12,7 +12,7 @@ from .._core import overlays
 from .._core.overlays import Overlay
 from .._core.variable import Variable
 from .._state.transaction import TransactionOverlay
-from ..errors import TraceError, describe
+from ..errors import TraceError
 from .overlay import ValueOverlay
 
 __all__ = ["CompiledCall", "CreationLimit", "Retry", "TraceOverlay", "check_library"]
@@ -40,14 +40,12 @@ def check_library(backend: Backend, variables: Iterable[Variable]) -> None:
     """Raises TraceError unless the variables that a program touches are of the library that compiles it."""
     for variable in variables:
         if variable._backend is not backend:
-            raise TraceError(
-                describe(
-                    "jit",
-                    f"{backend.name} compiles this function, and the variable is of {variable.backend}: its value "
-                    "would be kept for ever",
-                    variable.path,
-                    f"make it with backend={backend.name!r}, or read it outside and pass the value",
-                )
+            raise TraceError.of(
+                "jit",
+                f"{backend.name} compiles this function, and the variable is of {variable.backend}: its value "
+                "would be kept for ever",
+                variable.path,
+                f"make it with backend={backend.name!r}, or read it outside and pass the value",
             )
 
 
@@ -65,13 +63,11 @@ class CreationLimit:
             return
         self._count += 1
         if self._count > _CREATING_TRACES:
-            raise TraceError(
-                describe(
-                    "jit",
-                    "every trace of the function makes a variable that lives on",
-                    lasting[0].path,
-                    "make it once: before, or on the first call only",
-                )
+            raise TraceError.of(
+                "jit",
+                "every trace of the function makes a variable that lives on",
+                lasting[0].path,
+                "make it once: before, or on the first call only",
             )
 
 
@@ -102,13 +98,11 @@ class TraceOverlay(ValueOverlay):
         for each, traced in self.created:
             variable = each()
             if traced and variable is not None:
-                raise TraceError(
-                    describe(
-                        self.what,
-                        "a variable was made from a traced value and kept: the value dies with the trace",
-                        variable.path,
-                        "make it outside, or give it an initializer",
-                    )
+                raise TraceError.of(
+                    self.what,
+                    "a variable was made from a traced value and kept: the value dies with the trace",
+                    variable.path,
+                    "make it outside, or give it an initializer",
                 )
         return self.created_here()
 

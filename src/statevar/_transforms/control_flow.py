@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .._arrays.registry import owner_of, transforms_of
 from .._arrays.trees import leaves, tree_map
 from .._public import public
-from ..errors import ShapeError, describe
+from ..errors import ShapeError
 from .lift import CarriedState, library_of, plain, written_by
 from .overlay import InnerOverlay, ValueOverlay, keep_writes
 
@@ -95,12 +95,10 @@ def _length(xs: Any, length: int | None) -> int:
         {length} if length is not None else set()
     )
     if len(lengths) != 1 or -1 in lengths:
-        raise ShapeError(
-            describe(
-                "scan",
-                f"expected arrays of one length along their first axis, got {sorted(lengths)}",
-                hint="pass xs, or length",
-            )
+        raise ShapeError.of(
+            "scan",
+            f"expected arrays of one length along their first axis, got {sorted(lengths)}",
+            hint="pass xs, or length",
         )
     return lengths.pop()
 

@@ -11,7 +11,7 @@ from .._arrays.types import Array
 from .._core.convert import to_value
 from .._core.draft import Draft
 from .._core.writes import Write
-from ..errors import ShapeError, describe
+from ..errors import ShapeError
 
 __all__ = ["ValueDraft"]
 
@@ -57,7 +57,7 @@ class ValueDraft(Draft):
         if op is None or expected is None:  # an assignment may change it, within what is declared
             expected = backend.shape(x)
         if shape != expected:
-            raise ShapeError(describe(operation, f"expected a result of shape {expected}, got {shape}", self._path))
+            raise ShapeError.of(operation, f"expected a result of shape {expected}, got {shape}", self._path)
         self._replace(new, shape)
         return self
 

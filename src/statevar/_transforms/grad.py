@@ -79,7 +79,7 @@ def value_and_grad(
                 found.update(run.again)
                 continue
             return value, (structure.build(gradients.__getitem__) if structure is not None else gradients)
-        raise TraceError(describe("value_and_grad", "the function reads other variables each time it runs"))
+        raise TraceError.of("value_and_grad", "the function reads other variables each time it runs")
 
     return wrapped
 
@@ -107,7 +107,7 @@ def grad(fn: Callable[..., Any], variables: Any = None, has_aux: bool = False) -
 
 def _check_asked(variable: Variable) -> None:
     if not is_differentiable(variable.dtype_name):
-        raise DTypeError(describe("value_and_grad", f"{variable.dtype_name} has no gradients", variable.path))
+        raise DTypeError.of("value_and_grad", f"{variable.dtype_name} has no gradients", variable.path)
     if not variable.trainable:
         raise ValueError(
             describe("value_and_grad", "the variable is not trainable", variable.path, "set v.trainable = True")
@@ -184,13 +184,11 @@ def open_tapes(overlay: Any, backend: Backend) -> None:
 
 def _one_library(backend: Backend | None, variable: Variable) -> None:
     if backend is not None and backend is not variable._backend:
-        raise TraceError(
-            describe(
-                "value_and_grad",
-                f"a gradient goes through one library, and the variables are of {backend.name} and {variable.backend}",
-                variable.path,
-                "list the variables of one",
-            )
+        raise TraceError.of(
+            "value_and_grad",
+            f"a gradient goes through one library, and the variables are of {backend.name} and {variable.backend}",
+            variable.path,
+            "list the variables of one",
         )
 
 
@@ -293,11 +291,9 @@ class _Run:
             loss = loss.value
         shape = getattr(loss, "shape", None)
         if shape is None or tuple(shape) != ():
-            raise ShapeError(
-                describe(
-                    "value_and_grad",
-                    f"expected the function to return a scalar array, got {type(loss).__name__} of shape {shape}",
-                    hint="sum or average it",
-                )
+            raise ShapeError.of(
+                "value_and_grad",
+                f"expected the function to return a scalar array, got {type(loss).__name__} of shape {shape}",
+                hint="sum or average it",
             )
         return loss, aux

@@ -13,7 +13,7 @@ from .._core import overlays
 from .._core.cell import release_each
 from .._core.variable import Variable
 from .._state.transaction import Transaction, TransactionOverlay
-from ..errors import ConflictError, TraceError, describe
+from ..errors import ConflictError, TraceError
 
 __all__ = ["Interpreted", "UncompilableError"]
 
@@ -63,7 +63,7 @@ class Interpreted:
                 raise
             self._learn(run, held)
             return out
-        raise ConflictError(describe("jit", "the function touches other variables each time it runs"))
+        raise ConflictError.of("jit", "the function touches other variables each time it runs")
 
     def _living(self) -> list[Variable]:
         found = [variable for each in list(self._known.values()) if (variable := each()) is not None]
@@ -132,11 +132,9 @@ class _Run(TransactionOverlay):
         made.clear()
         del variable
         if lasting := self.lasting():
-            raise TraceError(
-                describe(
-                    "jit",
-                    "every call makes a variable that lives on",
-                    lasting[0].path,
-                    "make it outside, or only on the first call",
-                )
+            raise TraceError.of(
+                "jit",
+                "every call makes a variable that lives on",
+                lasting[0].path,
+                "make it outside, or only on the first call",
             )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .._arrays.registry import default_backend, owner_of
 from .._arrays.trees import leaves, tree_map
 from .._core.variable import Variable
-from ..errors import TraceError, UninitializedError, describe
+from ..errors import TraceError, UninitializedError
 from .overlay import InnerOverlay, ValueOverlay
 from .reachable import backend_of
 
@@ -51,8 +51,8 @@ class CarriedState:
     def _value(self, variable: Variable) -> Array:
         value = self._base.read(variable)._snapshot
         if value is None:
-            raise UninitializedError(
-                describe(self._what, "the variable has no value to begin with", variable.path, "assign one first")
+            raise UninitializedError.of(
+                self._what, "the variable has no value to begin with", variable.path, "assign one first"
             )
         return value
 
@@ -65,9 +65,7 @@ class CarriedState:
         known = dict.fromkeys(self.written)
         for variable in frame.written:
             if variable not in known:
-                raise TraceError(
-                    describe(self._what, "the code writes other variables each time it is traced", variable.path)
-                )
+                raise TraceError.of(self._what, "the code writes other variables each time it is traced", variable.path)
         return out, new
 
     def keep(self, values: Iterable[Array]) -> None:

@@ -24,7 +24,7 @@ from .._core.overlays import Overlay
 from .._core.variable import Variable
 from .._core.writes import ASSIGN
 from .._state.transaction import PathOf, TransactionOverlay
-from ..errors import ConflictError, TraceError, describe
+from ..errors import ConflictError, TraceError
 from .draft import ValueDraft
 
 __all__ = ["InnerOverlay", "ValueOverlay", "keep_writes"]
@@ -36,14 +36,12 @@ _Result = TypeVar("_Result")
 
 def past_overlay(library: str, what: str, path: str) -> TraceError:
     """The error of code that goes past the values of an overlay to the variable itself."""
-    return TraceError(
-        describe(
-            "read",
-            f"code that {library} has compiled, or that holds v.parameter, uses the variable itself inside {what}, "
-            "and not its value there",
-            path,
-            f"use sv.jit in place of the compiler of {library}, and v or v.value in place of v.parameter",
-        )
+    return TraceError.of(
+        "read",
+        f"code that {library} has compiled, or that holds v.parameter, uses the variable itself inside {what}, "
+        "and not its value there",
+        path,
+        f"use sv.jit in place of the compiler of {library}, and v or v.value in place of v.parameter",
     )
 
 
@@ -181,15 +179,13 @@ class ValueOverlay(Overlay):
         if (tracing := backend.tracing) is not None:
             mark = self._marks.get(backend.name)
             if not (tracing.may_read(mark) if now is _HERE else tracing.may_read(mark, now)):
-                raise TraceError(
-                    describe(
-                        "read",
-                        f"this code is traced by a transform of {backend.name} inside {self.what}, which would keep "
-                        "the value of now for ever",
-                        variable._path,
-                        "use the transform of statevar (sv.jit, sv.scan, sv.cond, sv.remat…), or read it outside and "
-                        "pass the value as an argument",
-                    )
+                raise TraceError.of(
+                    "read",
+                    f"this code is traced by a transform of {backend.name} inside {self.what}, which would keep "
+                    "the value of now for ever",
+                    variable._path,
+                    "use the transform of statevar (sv.jit, sv.scan, sv.cond, sv.remat…), or read it outside and "
+                    "pass the value as an argument",
                 )
         draft = self.drafts.get(variable)
         return self._discover(variable) if draft is None else draft
@@ -208,24 +204,19 @@ class ValueOverlay(Overlay):
         """Raises if a variable may not be written here."""
         backend = draft._backend
         if self._only is not None and draft._origin not in self._only:
-            raise TraceError(
-                describe(
-                    operation,
-                    f"{self.what} may write the variables it was given, and this is none of them: its new value "
-                    "would be lost",
-                    draft._path,
-                    "list it",
-                )
+            raise TraceError.of(
+                operation,
+                f"{self.what} may write the variables it was given, and this is none of them: its new value "
+                "would be lost",
+                draft._path,
+                "list it",
             )
         if backend.tracing is not None and not backend.tracing.may_write(self._marks.get(backend.name)):
-            raise TraceError(
-                describe(
-                    operation,
-                    f"this code is traced by a transform of {backend.name} inside {self.what}, which would lose the "
-                    "write",
-                    draft._path,
-                    "use the transform of statevar: sv.jit, sv.grad, sv.scan, sv.cond, sv.while_loop, sv.vmap…",
-                )
+            raise TraceError.of(
+                operation,
+                f"this code is traced by a transform of {backend.name} inside {self.what}, which would lose the write",
+                draft._path,
+                "use the transform of statevar: sv.jit, sv.grad, sv.scan, sv.cond, sv.while_loop, sv.vmap…",
             )
 
     def _discover(self, variable: Variable) -> ValueDraft:
@@ -264,14 +255,12 @@ class ValueOverlay(Overlay):
         """Raises if a library traces this code and would keep the value that a variable, of any library, has now."""
         for backend in loaded_backends():
             if backend.tracing is not None and not backend.tracing.may_read(None, self._marks.get(backend.name)):
-                raise TraceError(
-                    describe(
-                        "read",
-                        f"{self.what} was not given this variable, and {backend.name} traces this code and would keep "
-                        "the value of now for ever",
-                        variable._path,
-                        "call it in sv.jit, or list the variable in sv.functionalize",
-                    )
+                raise TraceError.of(
+                    "read",
+                    f"{self.what} was not given this variable, and {backend.name} traces this code and would keep "
+                    "the value of now for ever",
+                    variable._path,
+                    "call it in sv.jit, or list the variable in sv.functionalize",
                 )
 
     def given(self, variable: Variable, value: Array) -> Array:
@@ -367,13 +356,11 @@ class ValueOverlay(Overlay):
             return
         if draft._version != variable._version:
             self.stale = variable
-            raise ConflictError(
-                describe(
-                    self.what,
-                    "another thread has written it since it was read here, so nothing was kept",
-                    variable.path,
-                    "call it in sv.transaction(…, v), which keeps other writers out",
-                )
+            raise ConflictError.of(
+                self.what,
+                "another thread has written it since it was read here, so nothing was kept",
+                variable.path,
+                "call it in sv.transaction(…, v), which keeps other writers out",
             )
 
     def created_here(self) -> list[Variable]:

@@ -12,7 +12,7 @@ from .._arrays.backend import Backend
 from .._arrays.registry import default_backend, loaded_backends, owner_of
 from .._core.variable import Variable
 from .._state.paths import slots_of
-from ..errors import TraceError, describe
+from ..errors import TraceError
 
 __all__ = ["backend_of"]
 
@@ -24,12 +24,9 @@ def backend_of(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Backen
     backends = list(dict.fromkeys(variable._backend for variable in found))
     if len(backends) > 1:
         names = " and ".join(backend.name for backend in backends)
-        raise TraceError(
-            describe(
+        raise TraceError.of(
                 "jit", f"a program is compiled by one library, and {names} variables are in reach",
-                hint="keep them in different functions",
-            )
-        )  # fmt: skip
+                hint="keep them in different functions")  # fmt: skip
     if backends:
         return backends[0]
     arrays = (owner_of(each) for each in met.values() if not isinstance(each, dict | list | tuple | ModuleType))

@@ -114,7 +114,7 @@ class GradientTape:
             raise TypeError(describe("watch", f"expected a variable or an array, got {type(x).__name__}"))
         name = backend.dtype_name(x) if not isinstance(x, Variable) else x.dtype_name
         if not is_differentiable(name):
-            raise DTypeError(describe("watch", f"{name} has no gradients", getattr(x, "path", "")))
+            raise DTypeError.of("watch", f"{name} has no gradients", getattr(x, "path", ""))
         if isinstance(x, Variable):
             self._leaves.setdefault(x, [])
             return x
@@ -142,13 +142,11 @@ class GradientTape:
             return self._tapes[backend]
         transforms = transforms_of(backend)
         if not transforms.tapes:
-            raise TraceError(
-                describe(
-                    "GradientTape",
-                    f"{backend.name} computes gradients of functions, and records none",
-                    path,
-                    "value, gradients = sv.value_and_grad(fn, variables)(…)",
-                )
+            raise TraceError.of(
+                "GradientTape",
+                f"{backend.name} computes gradients of functions, and records none",
+                path,
+                "value, gradients = sv.value_and_grad(fn, variables)(…)",
             )
         open_tapes(self.around, backend)
         if backend not in self._tapes:  # it does not record now

@@ -91,8 +91,8 @@ def _axis_size(args: tuple[Any, ...], in_axes: tuple[Any, ...], axes: dict[Varia
     sizes |= {variable.shape[axis] for variable, axis in axes.items()}
     sizes |= {size} if size is not None else set()
     if len(sizes) != 1:
-        raise ShapeError(
-            describe("vmap", f"expected one size for all mapped axes, got {sorted(sizes)}", hint="pass axis_size")
+        raise ShapeError.of(
+            "vmap", f"expected one size for all mapped axes, got {sorted(sizes)}", hint="pass axis_size"
         )
     return sizes.pop()
 
@@ -181,11 +181,9 @@ def _equal(variable: Variable, values: list[Any]) -> bool:
 
 
 def _differs(variables: list[Variable]) -> TraceError:
-    return TraceError(
-        describe(
-            "vmap",
-            "each example writes its own value, and there is one for all",
-            ", ".join(variable.path for variable in variables),
-            "give the variable an axis: variable_axes={v: 0}",
-        )
+    return TraceError.of(
+        "vmap",
+        "each example writes its own value, and there is one for all",
+        ", ".join(variable.path for variable in variables),
+        "give the variable an axis: variable_axes={v: 0}",
     )

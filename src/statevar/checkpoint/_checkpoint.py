@@ -233,8 +233,8 @@ def open_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:
         with _files.os_errors_as("load", path):
             place = Path(os.path.realpath(path / INDEX if path.is_dir() else path))  # its files are beside it
             if path.is_dir() and not place.exists():
-                raise CheckpointNotFoundError(
-                    describe("load", "the folder is no checkpoint: it has no index", str(path), "name a file in it")
+                raise CheckpointNotFoundError.of(
+                    "load", "the folder is no checkpoint: it has no index", str(path), "name a file in it"
                 )
             before = _files.place_of(place)
             try:
@@ -258,7 +258,7 @@ def _opened(path: Path, place: Path, mapped: bool) -> Checkpoint:
             try:
                 parts.append(TensorFile(place.parent / name, digest))
             except FileNotFoundError as error:
-                raise CheckpointError(describe("load", f"the file {name} is missing", str(path))) from error
+                raise CheckpointError.of("load", f"the file {name} is missing", str(path)) from error
         _check_map(index, parts, path)
         return Checkpoint(path, parts, dict(index.texts), mapped=mapped)
     except BaseException:

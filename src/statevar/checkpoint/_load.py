@@ -110,7 +110,7 @@ def load(
         offer = offered(checkpoint, rename)
         report, plan = matched(found, checkpoint, offer, patterns(only), cast=cast)
         if strict and only is not None and not plan and not report.problems():
-            raise CheckpointMismatchError(describe("load", f"nothing has a path like {only!r}", str(path)))
+            raise CheckpointMismatchError.of("load", f"nothing has a path like {only!r}", str(path))
         waiting = {name: offer.sources[name] for name in report.unexpected} if on_create else {}
         if on_create:
             report.unexpected = []
@@ -165,16 +165,14 @@ def _commit(values: list[tuple[str, Variable, HostArray | None]]) -> None:
         return
     overlay: Any = overlays.current() if overlays.active else None
     if overlay is not None and overlay.holds_values:
-        raise TraceError(
-            describe("load", "variables cannot be loaded inside a transformed function", hint="load before")
-        )
+        raise TraceError.of("load", "variables cannot be loaded inside a transformed function", hint="load before")
     paths = {variable: path for path, variable, _ in values}
     with Transaction(paths, paths.get) as transaction:
         for path, variable, value in values:
             cell = transaction._cell(variable)
             if value is not None and not fits(value.shape, cell._declared):  # it was changed since it was compared
                 problem = f"expected shape {cell._declared}, got {value.shape}"
-                raise CheckpointMismatchError(describe("load", problem, path))
+                raise CheckpointMismatchError.of("load", problem, path)
             cell._give(value)
 
 

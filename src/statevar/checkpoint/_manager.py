@@ -361,8 +361,8 @@ class CheckpointManager:
             return Restored(each, skipped, report)
         if not skipped:
             return None
-        raise CheckpointError(
-            describe("restore", "no checkpoint is whole:\n" + "\n".join(skipped.values()), str(self.directory))
+        raise CheckpointError.of(
+            "restore", "no checkpoint is whole:\n" + "\n".join(skipped.values()), str(self.directory)
         )
 
     def delete(self, step: int) -> None:
@@ -406,13 +406,11 @@ class CheckpointManager:
 
     def _check_usable(self, operation: str) -> None:
         if os.getpid() != self._process:
-            raise ConflictError(
-                describe(
-                    operation,
-                    "this manager belongs to another process",
-                    str(self.directory),
-                    "make one here, in another folder",
-                )
+            raise ConflictError.of(
+                operation,
+                "this manager belongs to another process",
+                str(self.directory),
+                "make one here, in another folder",
             )
         if self._folder.is_free:
             raise ValueError(describe(operation, "the manager is closed", str(self.directory)))

@@ -11,7 +11,7 @@ from .._arrays.shapes import fits
 from .._core.variable import Variable
 from .._public import public
 from .._state.paths import Paths, followed
-from ..errors import CheckpointMismatchError, describe
+from ..errors import CheckpointMismatchError
 from ._checkpoint import Checkpoint
 from ._pending import Pending
 
@@ -55,7 +55,7 @@ class LoadReport:
         self.fill()
         left = self.pending or self.unexpected
         if left:
-            raise CheckpointMismatchError(describe("load", f"nothing has taken up {_listed(left)}"))
+            raise CheckpointMismatchError.of("load", f"nothing has taken up {_listed(left)}")
 
     def problems(self) -> list[str]:
         lines = [f"  mismatched  {path}: {why}" for path, why in self.mismatched.items()]
@@ -92,10 +92,8 @@ def offered(checkpoint: Checkpoint, rename: Rename | None) -> Offer:
         if path is None:
             continue
         if path in offer.sources:
-            raise CheckpointMismatchError(
-                describe(
-                    "load", f"rename gives {path!r} to {offer.sources[path]!r} and to {source!r}", str(checkpoint.path)
-                )
+            raise CheckpointMismatchError.of(
+                "load", f"rename gives {path!r} to {offer.sources[path]!r} and to {source!r}", str(checkpoint.path)
             )
         offer.sources[path] = source
     for alias, first in checkpoint.aliases.items():

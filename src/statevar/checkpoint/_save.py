@@ -103,7 +103,7 @@ def save(
     with _files.os_errors_as("save", path, "what was saved there before is untouched"):
         target = Path(os.path.realpath(path))
         if target.is_dir():
-            raise StorageError(describe("save", "this is a folder", str(path), "name a file in it"))
+            raise StorageError.of("save", "this is a folder", str(path), "name a file in it")
         if limit is None or total <= limit:
             with Replacement(target) as new:
                 write_tensors(new.file, items, texts, wrote)
@@ -211,7 +211,7 @@ def items_of(found: Paths, cut: Snapshot) -> list[ToWrite]:
         backend = variable._backend
         if value is not None:
             if backend.is_symbolic(value):
-                raise TraceError(describe("save", "a traced value cannot be saved", path, "save outside the function"))
+                raise TraceError.of("save", "a traced value cannot be saved", path, "save outside the function")
             value = backend.operand(value, variable._dtype)  # noqa: PLW2901  # cut from any gradient
         saved = VariableRecord(
             variable.dtype_name,
@@ -237,7 +237,7 @@ def _check_path(path: str) -> None:
     if path == "__metadata__":
         problem = "the format keeps this name for itself"
     if problem:
-        raise NameScopeError(describe("save", problem, path.encode("utf-8", "replace").decode(), "rename it"))
+        raise NameScopeError.of("save", problem, path.encode("utf-8", "replace").decode(), "rename it")
 
 
 def nbytes_of(item: ToWrite) -> int:

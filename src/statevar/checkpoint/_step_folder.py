@@ -15,7 +15,7 @@ import re
 from contextlib import suppress
 from pathlib import Path
 
-from ..errors import ConflictError, describe
+from ..errors import ConflictError
 from . import _files
 from ._formats.safetensors.writer import LOST_BY_POWER
 
@@ -118,7 +118,7 @@ class StepFolder:
             raise
         _files.close(file)
         hint = "close it first, or choose another folder"
-        raise ConflictError(describe("CheckpointManager", "another manager has this folder", str(self.directory), hint))
+        raise ConflictError.of("CheckpointManager", "another manager has this folder", str(self.directory), hint)
 
     def _reclaim(self) -> None:
         """The folder may have vanished, and come again."""

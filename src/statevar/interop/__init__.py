@@ -134,7 +134,7 @@ def _checked(x: Any, value: Any) -> Any:
         return operand
     operand = to_operand(value, default_backend(), dtype_name(x.dtype), operation="set_value", path="")
     if operand.shape != x.shape:
-        raise ShapeError(describe("set_value", f"expected shape {x.shape}, got {operand.shape}"))
+        raise ShapeError.of("set_value", f"expected shape {x.shape}, got {operand.shape}")
     if not x.flags.writeable:
-        raise ReadOnlyError(describe("set_value", "the array is read-only", hint="pass a writable array or a variable"))
+        raise ReadOnlyError.of("set_value", "the array is read-only", hint="pass a writable array or a variable")
     return operand

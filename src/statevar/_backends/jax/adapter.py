@@ -22,7 +22,7 @@ from ..._arrays.indexing import Selection, last_of_each
 from ..._arrays.placement import no_such_device, parse_device
 from ..._arrays.shapes import DeclaredShape
 from ..._arrays.types import HostArray, Operation
-from ...errors import DTypeError, describe
+from ...errors import DTypeError
 from .pytree import register
 from .tracing import JAXTracing
 
@@ -68,14 +68,12 @@ class JAXBackend(Backend):
 
     def dtype(self, name: str) -> Any:
         if name == "string":
-            raise DTypeError(describe("dtype", "JAX cannot hold strings", hint="use backend='numpy'"))
+            raise DTypeError.of("dtype", "JAX cannot hold strings", hint="use backend='numpy'")
         if name in _WIDE and not _has_64_bits():
-            raise DTypeError(
-                describe(
-                    "dtype",
-                    f"JAX holds {name} only with 64 bits enabled",
-                    hint=f"pass dtype={_WIDE[name]!r}, or call jax.config.update('jax_enable_x64', True) first",
-                )
+            raise DTypeError.of(
+                "dtype",
+                f"JAX holds {name} only with 64 bits enabled",
+                hint=f"pass dtype={_WIDE[name]!r}, or call jax.config.update('jax_enable_x64', True) first",
             )
         return HOST[name]
 

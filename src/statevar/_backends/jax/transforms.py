@@ -21,7 +21,7 @@ from ..._arrays.transforms import Program, Transforms
 from ..._core import overlays
 from ..._core.variable import Variable
 from ..._transforms.call import CompiledCall, CreationLimit, Retry, TraceOverlay, check_library
-from ...errors import TraceError, describe
+from ...errors import TraceError
 from .adapter import BACKEND
 from .pytree import by_identity
 from .residence import Residence
@@ -219,13 +219,11 @@ class _Jit:
             [_array(each) for each in config.written], [_array(each) for each in config.read], *args, **kwargs
         )
         if config.written:
-            raise TraceError(
-                describe(
-                    "jit",
-                    "the function writes this variable, and is called inside a transform of JAX, which would lose it",
-                    config.written[0].path,
-                    "use sv.jit, sv.grad, sv.scan, sv.vmap… in place of that transform, or sv.functionalize",
-                )
+            raise TraceError.of(
+                "jit",
+                "the function writes this variable, and is called inside a transform of JAX, which would lose it",
+                config.written[0].path,
+                "use sv.jit, sv.grad, sv.scan, sv.vmap… in place of that transform, or sv.functionalize",
             )
         return out() if type(out) is partial else out
 

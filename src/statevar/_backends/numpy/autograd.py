@@ -27,7 +27,7 @@ from ..._arrays import transforms
 from ..._arrays.host import combine
 from ..._arrays.indexing import Selection
 from ..._arrays.types import Array, HostArray
-from ...errors import TraceError, describe
+from ...errors import TraceError
 
 __all__ = ["Tape", "put"]
 
@@ -97,12 +97,10 @@ def _name(function: Any) -> str:
 
 
 def _no_gradient(name: str, reason: str = "") -> NoReturn:
-    raise TraceError(
-        describe(
-            f"np.{name}",
-            f"the package autograd knows no gradient of it{reason and f' ({reason})'}",
-            hint="write it with other functions, or give autograd one with autograd.extend.defvjp",
-        )
+    raise TraceError.of(
+        f"np.{name}",
+        f"the package autograd knows no gradient of it{reason and f' ({reason})'}",
+        hint="write it with other functions, or give autograd one with autograd.extend.defvjp",
     ) from None
 
 
@@ -177,12 +175,10 @@ class NumPyBox(ArrayBox):  # type: ignore[misc]  # autograd has no types
     def _plain(self, operation: str) -> Any:
         """The array itself, once nobody records any more."""
         if self._node.tape.recording:
-            raise TraceError(
-                describe(
-                    operation,
-                    "the gradient of this value is being recorded, and would be lost in a plain array or number",
-                    hint="compute with np functions, return it with has_aux=True, or call stop_recording() of the tape",
-                )
+            raise TraceError.of(
+                operation,
+                "the gradient of this value is being recorded, and would be lost in a plain array or number",
+                hint="compute with np functions, return it with has_aux=True, or call stop_recording() of the tape",
             )
         value = self._value
         return value._plain(operation) if isinstance(value, NumPyBox) else _unboxed(value)
@@ -206,8 +202,8 @@ class NumPyBox(ArrayBox):  # type: ignore[misc]  # autograd has no types
         return np.asarray(self._plain("tolist")).tolist()
 
     def __setitem__(self, index: Any, value: Any) -> None:
-        raise TraceError(
-            describe("setitem", "an array whose gradient is recorded cannot change", hint="use np.where, or v.at[…]")
+        raise TraceError.of(
+            "setitem", "an array whose gradient is recorded cannot change", hint="use np.where, or v.at[…]"
         )
 
     def __repr__(self) -> str:
@@ -255,18 +251,14 @@ for _verb in ("eq", "ne", "lt", "le", "gt", "ge"):
 def _refuse_out(function: Any, kwargs: dict[str, Any]) -> None:
     out = kwargs.pop("out", None)
     if any(each is not None for each in (out if isinstance(out, tuple) else (out,))):
-        raise TraceError(
-            describe(f"np.{_name(function)}", "out= would lose the gradient", hint="use what the function returns")
+        raise TraceError.of(
+            f"np.{_name(function)}", "out= would lose the gradient", hint="use what the function returns"
         )
 
 
 def _by_position(function: Any) -> NoReturn:
-    raise TraceError(
-        describe(
-            f"np.{_name(function)}",
-            "autograd does not see an array that is passed by keyword",
-            hint="pass it by position",
-        )
+    raise TraceError.of(
+        f"np.{_name(function)}", "autograd does not see an array that is passed by keyword", hint="pass it by position"
     )
 
 
@@ -433,12 +425,10 @@ def _like(gradient: Any, source: Any) -> Any:
     """A gradient in the dtype of what it is a gradient of."""
     dtype = source.dtype
     if gradient.shape != source.shape:
-        raise TraceError(
-            describe(
-                "gradient",
-                f"the package autograd gives one of shape {gradient.shape} for a value of shape {source.shape}",
-                hint="broadcast by hand: one of the functions used forgets it",
-            )
+        raise TraceError.of(
+            "gradient",
+            f"the package autograd gives one of shape {gradient.shape} for a value of shape {source.shape}",
+            hint="broadcast by hand: one of the functions used forgets it",
         )
     if isbox(gradient):
         return gradient if gradient.dtype == dtype else gradient.astype(dtype)

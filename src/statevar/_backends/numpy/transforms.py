@@ -10,7 +10,7 @@ import numpy as np
 from ..._arrays.transforms import Program, Tape, Transforms
 from ..._arrays.types import Array
 from ..._transforms.interpreted import Interpreted
-from ...errors import BackendNotInstalledError, describe
+from ...errors import BackendNotInstalledError
 
 __all__ = ["TRANSFORMS"]
 
@@ -24,12 +24,10 @@ class NumPyTransforms(Transforms):
         except ModuleNotFoundError as error:
             if error.name is None or error.name.partition(".")[0] != "autograd":
                 raise  # it is there and broken: its own error says more
-            raise BackendNotInstalledError(
-                describe(
-                    "gradient",
-                    "NumPy has none by itself, and the package autograd is not installed",
-                    hint="pip install 'statevar[autograd]'",
-                )
+            raise BackendNotInstalledError.of(
+                "gradient",
+                "NumPy has none by itself, and the package autograd is not installed",
+                hint="pip install 'statevar[autograd]'",
             ) from error
         return autograd.Tape()
 

@@ -21,7 +21,7 @@ from ..._arrays.indexing import Selection, last_of_each
 from ..._arrays.placement import no_such_device, parse_device
 from ..._arrays.shapes import DeclaredShape, Shape
 from ..._arrays.types import HostArray, Operation
-from ...errors import DTypeError, ShapeError, describe
+from ...errors import DTypeError, ShapeError
 from . import namespace
 from .tracing import TensorFlowTracing, ours
 
@@ -120,7 +120,7 @@ class TensorFlowBackend(Backend):
 
     def dtype(self, name: str) -> Any:
         if name == "string":
-            raise DTypeError(describe("dtype", "TensorFlow variables hold no strings here", hint="use backend='numpy'"))
+            raise DTypeError.of("dtype", "TensorFlow variables hold no strings here", hint="use backend='numpy'")
         return tf.as_dtype(name)
 
     def shape(self, array: Any) -> Shape:
@@ -128,8 +128,8 @@ class TensorFlowBackend(Backend):
             shape = tuple(array.shape.as_list())
             if None not in shape:
                 return shape
-        raise ShapeError(
-            describe("shape", f"a traced value of unknown shape {array.shape}", hint="give it with tf.ensure_shape")
+        raise ShapeError.of(
+            "shape", f"a traced value of unknown shape {array.shape}", hint="give it with tf.ensure_shape"
         )
 
     def device(self, name: Any) -> Any:

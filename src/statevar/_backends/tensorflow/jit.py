@@ -30,7 +30,7 @@ from ..._core.variable import Variable
 from ..._transforms.call import CompiledCall, Retry, TraceOverlay, check_library
 from ..._transforms.draft import ValueDraft
 from ..._transforms.overlay import past_overlay
-from ...errors import StatevarError, TraceError, describe
+from ...errors import StatevarError, TraceError
 from .adapter import BACKEND
 from .arguments import EXACT_NUMBERS, SINGLE_NUMBERS, Arguments, Key, better_for, emptied, filled, static_of
 
@@ -261,13 +261,11 @@ class Jitted:
                 return None
             raise _explained(error) from error
         if lasting:
-            raise TraceError(
-                describe(
-                    "jit",
-                    "every call makes a variable that lives on, and a compiled function runs its Python code once",
-                    lasting[0].path,
-                    "make it on the first call only, or outside",
-                )
+            raise TraceError.of(
+                "jit",
+                "every call makes a variable that lives on, and a compiled function runs its Python code once",
+                lasting[0].path,
+                "make it on the first call only, or outside",
             )
         better = better_for(arguments.numbers, mode, {variable.dtype_name for variable in traced.known})
         if better != mode:
@@ -332,7 +330,7 @@ class Jitted:
                     return traced.results(results[:count])
             with self._lock:
                 self._known.setdefault(arguments.full_key, {}).update(dict.fromkeys(each[0] for each in traced.checks))
-        raise TraceError(describe("jit", "the function touches other variables each time it is traced"))
+        raise TraceError.of("jit", "the function touches other variables each time it is traced")
 
     def _traced_pure(self, arguments: Arguments, values: tuple[tuple[Variable, Any], ...]) -> _Traced | None:
         shapes = tuple(
@@ -400,11 +398,9 @@ def _caller(function: Any) -> Callable[[list[Any]], list[Any]]:
 def _explained(error: Exception) -> Exception:
     if isinstance(error, StatevarError) or "symbolic" not in str(error).lower():
         return error
-    return TraceError(
-        describe(
-            "jit",
-            "the code asks for a value that only a call will have; what TensorFlow says: "
-            + str(error).strip().partition("\n")[0].rstrip("."),
-            hint="use sv.cond, sv.while_loop or tf.where; or static_argnums for an argument",
-        )
+    return TraceError.of(
+        "jit",
+        "the code asks for a value that only a call will have; what TensorFlow says: "
+        + str(error).strip().partition("\n")[0].rstrip("."),
+        hint="use sv.cond, sv.while_loop or tf.where; or static_argnums for an argument",
     )

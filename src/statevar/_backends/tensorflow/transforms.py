@@ -35,15 +35,13 @@ class TensorFlowTape(Tape):
 
     def gradients(self, target: Any, sources: Sequence[Any], *, keep: bool) -> list[Any]:
         if not isinstance(target, tf.Tensor):
-            raise TraceError(
-                describe(
-                    "gradient",
-                    f"the result is a {type(target).__name__}, which TensorFlow has not computed: it has no gradient",
-                    hint="compute it by TensorFlow's functions, such as tf.reduce_sum",
-                )
+            raise TraceError.of(
+                "gradient",
+                f"the result is a {type(target).__name__}, which TensorFlow has not computed: it has no gradient",
+                hint="compute it by TensorFlow's functions, such as tf.reduce_sum",
             )
         if not (target.dtype.is_floating or target.dtype.is_complex):
-            raise DTypeError(describe("gradient", f"expected a real scalar, got {target.dtype.name}"))
+            raise DTypeError.of("gradient", f"expected a real scalar, got {target.dtype.name}")
         found = self.pull_back(target, None, sources, keep=keep)
         return [tf.zeros_like(source) if each is None else each for each, source in zip(found, sources, strict=True)]
 
@@ -211,13 +209,11 @@ def _form(tree: Any) -> str:
 def _check_carry(what: str, form: Any, before: Sequence[Any], after: Any) -> None:
     for old, new in zip(before, leaves(after) if not isinstance(after, list) else after, strict=False):
         if old.dtype != new.dtype or not old.shape.is_compatible_with(new.shape):
-            raise ShapeError(
-                describe(
-                    what,
-                    f"the carry must keep its shape and dtype: it was {old.dtype.name}{tuple(old.shape)}, and became "
-                    f"{new.dtype.name}{tuple(new.shape)}",
-                    hint="cast what the body returns",
-                )
+            raise ShapeError.of(
+                what,
+                f"the carry must keep its shape and dtype: it was {old.dtype.name}{tuple(old.shape)}, and became "
+                f"{new.dtype.name}{tuple(new.shape)}",
+                hint="cast what the body returns",
             )
 
 

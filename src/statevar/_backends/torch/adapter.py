@@ -178,7 +178,7 @@ class TorchBackend(Backend):
 
     def dtype(self, name: str) -> Any:
         if name not in _DTYPES:
-            raise DTypeError(describe("dtype", f"torch {torch.__version__} cannot hold {name}"))
+            raise DTypeError.of("dtype", f"torch {torch.__version__} cannot hold {name}")
         return _DTYPES[name]
 
     def dtype_name(self, array: Tensor) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...errors import TraceError, describe
+from ...errors import TraceError
 from .adapter import BACKEND
 
 __all__ = ["Slot", "Static", "built", "replaced", "signature", "template_of"]
@@ -48,12 +48,10 @@ def signature(value: Any, tensors: list[Tensor]) -> Any:
 
 def _cut(value: Tensor) -> Tensor:
     if _is_grad_enabled():
-        raise TraceError(
-            describe(
-                "jit",
-                "an argument requires a gradient, which does not go through a compiled function",
-                hint="call sv.value_and_grad inside or around it; or pass x.detach(), or call it under torch.no_grad()",
-            )
+        raise TraceError.of(
+            "jit",
+            "an argument requires a gradient, which does not go through a compiled function",
+            hint="call sv.value_and_grad inside or around it; or pass x.detach(), or call it under torch.no_grad()",
         )
     return value.detach()
 

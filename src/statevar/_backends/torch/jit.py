@@ -88,7 +88,7 @@ class TorchJit:
                 warnings.warn(f"{error} {self._name} runs as it is, uncompiled.", RuntimeWarning, stacklevel=4)
                 self._interpreted = Interpreted(self._program)
                 return self._interpreted(args, kwargs)
-        raise TraceError(describe("jit", f"the shapes of the variables of {self._name} change all the time"))
+        raise TraceError.of("jit", f"the shapes of the variables of {self._name} change all the time")
 
     # -- the signature ----------------------------------------------------------------------------------------------
 
@@ -157,7 +157,7 @@ class TorchJit:
                 else:
                     break
             else:
-                raise TraceError(describe("jit", f"every trace of {self._name} touches other variables"))
+                raise TraceError.of("jit", f"every trace of {self._name} touches other variables")
             graph.finish()
             if self._count < _EAGERLY:
                 graph.compile(inputs, tensors)
@@ -211,23 +211,19 @@ class TorchJit:
         inputs = dict(zip((node for node in nodes if node.op == "placeholder"), given, strict=False))
         wrote = [inputs[root] for node in nodes if (root := written_by(node)) in inputs]
         for variable in wrote[: len(wrote) - graph.copies]:  # ours come last
-            raise TraceError(
-                describe(
-                    "jit",
-                    "its value was written past it, by an operation of torch in place",
-                    variable.path,
-                    "use v.assign, v.assign_add, v[…] = …; or change v.value.clone()",
-                )
+            raise TraceError.of(
+                "jit",
+                "its value was written past it, by an operation of torch in place",
+                variable.path,
+                "use v.assign, v.assign_add, v[…] = …; or change v.value.clone()",
             )
 
     def _asks_for_a_value(self) -> TraceError:
-        return TraceError(
-            describe(
-                "jit",
-                f"the Python code of {self._name} asks for a value that only the compiled program will have",
-                hint="use sv.cond or torch.where, and tensors in place of .item() and .numpy(); or pass what it "
-                "depends on as a Python number",
-            )
+        return TraceError.of(
+            "jit",
+            f"the Python code of {self._name} asks for a value that only the compiled program will have",
+            hint="use sv.cond or torch.where, and tensors in place of .item() and .numpy(); or pass what it "
+            "depends on as a Python number",
         )
 
     def _touched(self, frame: TraceOverlay) -> dict[Variable, None]:

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import xxhash
 
-from ....errors import CheckpointError, describe
+from ....errors import CheckpointError
 
 __all__ = [
     "CODES",
@@ -110,7 +110,7 @@ def digest_of(*buffers: Any) -> str:
 
 def refuse(operation: str, problem: str, where: Any, hint: str = "") -> NoReturn:
     """Raises CheckpointError."""
-    raise CheckpointError(describe(operation, problem, str(where), hint))
+    raise CheckpointError.of(operation, problem, str(where), hint)
 
 
 # -- writing -----------------------------------------------------------------------------------------
@@ -138,8 +138,8 @@ def encode(entries: Iterable[Entry], metadata: Mapping[str, str]) -> bytes:
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-(len(text) + 8) % _ALIGNMENT)
     if len(text) > _LONGEST_HEADER:
-        raise CheckpointError(
-            describe("save", f"the header takes {len(text)} bytes, more than readers accept", hint="set max_shard_size")
+        raise CheckpointError.of(
+            "save", f"the header takes {len(text)} bytes, more than readers accept", hint="set max_shard_size"
         )
     return _guarded(len(text).to_bytes(8, "little") + text, _NOTHING)[0]
 

@@ -10,7 +10,7 @@ import numpy as np
 import xxhash
 
 from ...._arrays.types import HostArray
-from ....errors import CheckpointError, describe
+from ....errors import CheckpointError
 from ... import _files
 from .header import DIGITS, FORMAT, Entry, Header, decode, header_length, parse_json, refuse
 from .values import VariableRecord, fresh_bytes, of_tensor, parsed
@@ -84,7 +84,7 @@ class TensorFile:
         if self.checksums.get(entry.name, digest) == digest:
             return None
         where = f"{self.path}: {entry.name}"
-        return CheckpointError(describe("load", "the tensor is damaged: its checksum does not fit", where))
+        return CheckpointError.of("load", "the tensor is damaged: its checksum does not fit", where)
 
     def mapped(self, entry: Entry) -> HostArray:
         """The bytes of a tensor as they lie in the file, not checked."""
