@@ -45,6 +45,8 @@ from ._arrays.host import AT_OPERATIONS, combine, dlpack_of_host, put_in_place
 from ._arrays.indexing import Selection, last_of_each
 from ._arrays.placement import no_such_device, parse_device
 from ._arrays.shapes import DeclaredShape, Shape
+from ._arrays.tracing import Tracing
+from ._arrays.transforms import Program, Tape, Transforms
 from ._arrays.types import Array, HostArray, Operation
 
 __all__ = [
@@ -55,8 +57,12 @@ __all__ = [
     "Handle",
     "HostArray",
     "Operation",
+    "Program",
     "Selection",
     "Shape",
+    "Tape",
+    "Tracing",
+    "Transforms",
     "combine",
     "dlpack_of_host",
     "host_dtype",

@@ -8,11 +8,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Self
 
+from .._public import public
 from .types import Array
 
 __all__ = ["Program", "Tape", "Transforms"]
 
 
+@public("statevar.backends")
 class Tape(ABC):
     """Records what is computed from the arrays it watches, from when it is made until it is closed."""
 
@@ -56,6 +58,7 @@ class Tape(ABC):
         self.close()
 
 
+@public("statevar.backends")
 @dataclass(frozen=True)
 class Program:
     """What `sv.jit` was given."""
@@ -66,6 +69,7 @@ class Program:
     donate: bool
 
 
+@public("statevar.backends")
 class Transforms(ABC):
     """The transforms of one library. `Backend.transforms` gives them."""
 
