@@ -1,8 +1,9 @@
-"""Gives every documented example `sv`, in src, docs and README."""
+"""Gives every documented example `sv`, in src, docs and README, and sets up the libraries before they are imported."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,10 @@ import statevar as sv
 
 # Before TensorFlow is imported: its start-up log is not what a failing test should show.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Before JAX is: what one worker has compiled, the others find, and the next run.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent / ".jax_cache"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,48 +1,102 @@
-"""Sets up an environment of its own and runs the main job or the tests in it. Needs Python and pip only.
+"""Sets up environments of its own and runs the main job or the tests in them. Needs Python and pip only.
 
 python dev.py digits [--backend jax]    trains on real data; NumPy by default
-python dev.py test [PYTEST ARGUMENTS]   lint, types, the tests on all four backends, and once more on an older JAX
+python dev.py quick                     lint, types, and the tests on NumPy without the slow ones: about a minute
+python dev.py test [PYTEST ARGUMENTS]   everything that must pass before a change lands
 python dev.py check                     lint and types only
+python dev.py wheel                     builds the wheel and runs the quick tests on it, in a clean environment
 python dev.py env                       makes the test environment and prints where it is
+
+`test` without arguments is lint, types, and four runs of the tests:
+
+1. the quick ones on the built wheel, outside of the checkout, with NumPy and no other backend;
+2. all of them on all four backends with the versions of constraints.txt, and every example in the documentation;
+3. on an older JAX (constraints-older.txt), those that can touch JAX: a test with a backend among its parameters runs
+   for JAX only, and one without runs if "jax" stands anywhere in its file (`--touching` in tests/conftest.py);
+4. on NumPy and JAX with the newest versions (constraints-newest.txt), on the newest Python that this machine has, which
+   is python3.13 or python3.12, on the path or among pyenv's. Where there is none, the last line says so.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
-import venv
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent
 BACKENDS = ("numpy", "jax", "torch", "tensorflow")
+NEWER = ("python3.13", "python3.12")  # those for which constraints-newest.txt has versions, newest first
+WORKERS = ("--numprocesses", str(os.cpu_count() or 1), "--dist", "worksteal")
+QUICK = ("--backends=numpy", "-m", "not slow", *WORKERS, "tests")
 
 
-def environment(name: str, *extras: str, constraints: str = "constraints.txt") -> str:
-    """The Python of a virtual environment that holds the project and its extras; made on first use."""
+class Interpreter(NamedTuple):
+    """A Python that can make virtual environments."""
+
+    path: str
+    version: str
+
+
+THIS = Interpreter(sys.executable, sys.version)
+
+
+def environment(name: str, *extras: str, constraints: str = "constraints.txt", base: Interpreter = THIS) -> str:
+    """The Python of a virtual environment that has the project and these extras; made when it is first needed."""
     folder = ROOT / f".venv-{name}"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     wanted = hashlib.sha256(
         b"".join((ROOT / file).read_bytes() for file in ("pyproject.toml", constraints))
-        + f"{extras} {sys.version}".encode()
+        + f"{extras} {base.version}".encode()
     ).hexdigest()
     stamp = folder / "installed"
     if not stamp.exists() or stamp.read_text() != wanted:
         print(f"Setting up {folder.name} (first run, or the requirements have changed) …", flush=True)
-        venv.create(folder, with_pip=True, clear=True)
-        project = f".[{','.join(extras)}]" if extras else "."
-        pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-        run(*pip, "--constraint", constraints, "--editable", project)
+        run(base.path, "-m", "venv", "--clear", folder)
+        install(python, constraints, "--editable", f".[{','.join(extras)}]" if extras else ".")
         stamp.write_text(wanted)
     return str(python)
 
 
-def run(*command: object) -> None:
+def install(python: object, constraints: str, *what: object) -> None:
+    """Installs packages into an environment, in the versions that a file of constraints names."""
+    pip = (python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet")
+    run(*pip, "--constraint", constraints, *what)
+
+
+def run(*command: object, folder: Path = ROOT) -> None:
     """Runs a command in the project's folder; a failure ends the script with its exit status."""
-    status = subprocess.run([str(part) for part in command], cwd=ROOT, check=False).returncode
+    status = subprocess.run([str(part) for part in command], cwd=folder, check=False).returncode
     if status:
         raise SystemExit(status)
+
+
+def newest() -> Interpreter | None:
+    """The newest Python of `NEWER` that works: one of pyenv that is not chosen is on the path and only prints help."""
+    probe = "import ensurepip, ssl, sys, venv; print(sys.version)"
+    for path in candidates():
+        found = subprocess.run([path, "-c", probe], capture_output=True, text=True, check=False)
+        if not found.returncode:
+            return Interpreter(path, found.stdout)
+    return None
+
+
+def candidates() -> Iterator[str]:
+    """Where a newer Python may be."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
+    for name in NEWER:
+        if path := shutil.which(name):
+            yield path
+        version = name.removeprefix("python")
+        patches = sorted(pyenv.glob(f"versions/{version}.*/bin/{name}"), key=lambda path: (len(str(path)), path))
+        yield from (str(path) for path in reversed(patches))
 
 
 def digits(arguments: list[str]) -> None:
@@ -59,16 +113,59 @@ def check(python: str) -> None:
     run(python, "-m", "mypy")
 
 
+def quick(python: str) -> None:
+    """What to run while writing."""
+    check(python)
+    run(python, "-m", "pytest", *QUICK)
+
+
 def test(arguments: list[str]) -> None:
-    """Everything that must pass before a change lands."""
-    python = environment("test", "test")
-    if not arguments:
-        check(python)
-    workers = ["--numprocesses", str(os.cpu_count() or 1)]
-    run(python, "-m", "pytest", "--require-backends", *(arguments or workers))
-    if not arguments:
-        older = environment("older", "older", constraints="constraints-older.txt")
-        run(older, "-m", "pytest", "--require-backends", "--backends=numpy,jax", *workers, "tests")
+    """Everything that must pass before a change lands, or the tests that some arguments of pytest choose."""
+    if arguments:
+        run(environment("test", "test"), "-m", "pytest", "--require-backends", *arguments)
+        return
+    base = newest()
+    with ThreadPoolExecutor() as pool:  # pip mostly waits for the network, so that tests may run beside it
+        full = pool.submit(environment, "test", "test")
+        older = pool.submit(environment, "older", "older", constraints="constraints-older.txt")
+        newer = base and pool.submit(environment, "newest", "older", constraints="constraints-newest.txt", base=base)
+        wheel()
+        check(full.result())
+    pytest = ("-m", "pytest", "--require-backends", *WORKERS)
+    run(full.result(), *pytest)
+    run(older.result(), *pytest, "--backends=jax", "--touching=jax", "tests")
+    if base and newer:
+        run(newer.result(), *pytest, "--backends=numpy,jax", "tests")
+        print(f"Everything passed, on the newest versions too (Python {base.version.split()[0]}).")
+    else:
+        print(f"Passed, but NOT RUN on the newest versions: this machine has no {' or '.join(NEWER)}.")
+
+
+def wheel() -> None:
+    """Tests what users install: nothing of the checkout can be imported."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        run(sys.executable, "-m", "venv", folder / "venv")
+        python = folder / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+        run(python, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-deps", "-w", folder, ROOT)
+        (built,) = folder.glob("*.whl")
+        complete(built)
+        tools = ("autograd", "frontrun", "hypothesis", "pytest", "pytest-timeout", "pytest-xdist", "rich", "scikit-learn")
+        install(python, "constraints.txt", built, *tools)
+        for each in ("conftest.py", "pyproject.toml"):
+            shutil.copy(ROOT / each, folder)
+        for each in ("docs", "examples", "tests"):
+            shutil.copytree(ROOT / each, folder / each, ignore=shutil.ignore_patterns("__pycache__"))
+        run(python, "-m", "pytest", *QUICK, folder=folder)
+
+
+def complete(built: Path) -> None:
+    """Ends the script if a file of the package is not in the wheel."""
+    source = ROOT / "src"
+    wanted = {path.relative_to(source).as_posix() for path in source.glob("statevar/**/*") if path.is_file()}
+    missing = {each for each in wanted if "__pycache__" not in each} - set(zipfile.ZipFile(built).namelist())
+    if missing:
+        raise SystemExit(f"not in the wheel: {sorted(missing)}")
 
 
 def main(arguments: list[str]) -> None:
@@ -78,8 +175,12 @@ def main(arguments: list[str]) -> None:
             digits(rest)
         case ["test", *rest]:
             test(rest)
+        case ["quick"]:
+            quick(environment("test", "test"))
         case ["check"]:
             check(environment("test", "test"))
+        case ["wheel"]:
+            wheel()
         case ["env"]:
             print(environment("test", "test"))
         case _:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import traceback
 from collections.abc import Generator
+from functools import cache
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,7 +38,17 @@ COMES_WITH = {"jaxlib": "jax", "keras": "tensorflow"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--backends", default=",".join(BACKENDS), help="comma-separated; default: all four")
+    parser.addoption(
+        "--backends",
+        default=",".join(BACKENDS),
+        help="comma-separated; the tests run as if no other library were installed; default: all four",
+    )
+    parser.addoption(
+        "--touching",
+        choices=BACKENDS,
+        help="only tests that can touch this backend: those with it among their parameters, and those that have no "
+        "backend among them, in files that mention it",
+    )
     parser.addoption(
         "--require-backends", action="store_true", help="fail, instead of skipping, where a backend is not installed"
     )
@@ -41,6 +56,56 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     processes.install(config)
+    hidden = frozenset(BACKENDS[1:]) - set(chosen(config))
+    sys.meta_path[:] = [Without(hidden, each) if each is PathFinder else each for each in sys.meta_path]
+
+
+class Without:
+    """Finds modules as Python does, but those of some backends: as if they were not installed."""
+
+    def __init__(self, hidden: frozenset[str], finder: Any) -> None:
+        self._hidden = hidden
+        self._finder = finder
+
+    def find_spec(self, name: str, *where: Any) -> ModuleSpec | None:
+        library = name.partition(".")[0]
+        if COMES_WITH.get(library, library) in self._hidden:
+            return None
+        found: ModuleSpec | None = self._finder.find_spec(name, *where)
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._finder, name)
+
+
+def pytest_collection_finish() -> None:
+    """Keeps what the libraries have made out of later collections, which took a quarter of the time of JAX's tests."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.hookimpl(trylast=True)  # when -k and -m have chosen
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    name = config.getoption("--touching")
+    if name is None:
+        return
+    dropped = [item for item in items if not can_touch(item, name)]
+    config.hook.pytest_deselected(items=dropped)
+    items[:] = [item for item in items if can_touch(item, name)]
+
+
+def can_touch(item: pytest.Item, name: str) -> bool:
+    """Whether a test can reach a library: it has to get its name from somewhere."""
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    named = {each for each in parameters if isinstance(each, str) and each in BACKENDS}
+    if named:
+        return name in named
+    return "backends" in getattr(item, "fixturenames", ()) or name in text_of(item.path)
+
+
+@cache
+def text_of(path: Path) -> str:
+    return path.read_text()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -98,6 +98,7 @@ class Interruption:
 
     def run(self, function: Callable[[], object]) -> BaseException | None:
         before = sys.gettrace()
+        sys._getframe().f_trace_opcodes = True  # Python 3.12 asks for this when the trace function is set
         sys.settrace(self._enter)
         try:
             function()
@@ -110,6 +111,7 @@ class Interruption:
     def _enter(self, frame: FrameType, event: str, _: Any) -> Any:
         if self.where or not frame.f_code.co_filename.startswith(self._sources) or _in_finalizer(frame):
             return None
+        frame.f_trace = self._step  # Python 3.13 forgets that opcodes were asked for by a frame without one
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         return self._step
 

@@ -27,7 +27,7 @@ def put(model: Model, generation: int) -> None:
 
 def generation_of(model: Model) -> int:
     """Of which save it is, whole; -1 if it is a mixture."""
-    found = {(model[name].numpy() - i).tolist()[j] / 10 for i, name in enumerate(("a", "b", "c")) for j in range(160)}
+    found = {x / 10 for i, name in enumerate(("a", "b", "c")) for x in (model[name].numpy() - i).tolist()}
     found_seldom = set(model["seldom"].numpy().tolist())
     generation = int(found.pop())
     fits = not found and found_seldom == {generation - (generation + 1) % 2}

@@ -27,7 +27,7 @@ import statevar as sv
 from tests.checkpoint.disks import names_in
 from tests.helpers import ROOT, let_pass, until
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")]
 
 SIZE = 20_000
 SHARD = 100_000  # bytes: each variable has a file

@@ -840,6 +840,7 @@ print(count)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("limit", [0, 2000])
 def test_a_reader_beside_a_writer_sees_whole_saves(path: Path, limit: int) -> None:
     """A process saves all the time; here, one thread loads into variables, and one reads arrays one by one."""

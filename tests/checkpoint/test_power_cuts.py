@@ -23,6 +23,8 @@ from tests.checkpoint.disks import Cut, Recorder, build, names_in, power_cuts
 from tests.checkpoint.generations import generation_of, made, put
 from tests.internals import files
 
+pytestmark = pytest.mark.slow
+
 #: How much is tried after each operation: all of it, where that is not more.
 LIMIT = 200
 FEW = 8  # are enough to find a fault

@@ -30,6 +30,8 @@ from tests.checkpoint.generations import generation_of, made, put
 from tests.internals import files
 from tests.threads import in_threads
 
+pytestmark = pytest.mark.slow
+
 NAME = "model.safetensors"
 
 #: How an operation fails: what it raises, and whether it does what it should before that.

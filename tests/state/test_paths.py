@@ -364,6 +364,7 @@ def test_the_work_is_linear(make: Callable[[int], Any]) -> None:
         assert ten <= 11 * once
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand() -> None:
     model = sv.Module()
     model.layers = [{"w": [scalar() for _ in range(100)]} for _ in range(1000)]

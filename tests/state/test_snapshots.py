@@ -237,6 +237,7 @@ def test_writers_that_never_pause_do_not_starve_it(monkeypatch: pytest.MonkeyPat
     assert wrong == 0
 
 
+@pytest.mark.slow
 def test_a_hundred_thousand() -> None:
     variables = [sv.Variable(np.float32(i)) for i in range(100_000)]
     cut = sv.snapshot(variables)

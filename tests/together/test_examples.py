@@ -49,6 +49,7 @@ def test_digits_resumes_on_every_backend(backend: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(host(v), host(reference))
 
 
+@pytest.mark.slow
 def test_digits_ends_the_same_however_often_it_is_killed(tmp_path: Path) -> None:
     command = [sys.executable, "examples/digits.py", "--epochs", "8", "--every", "5", "--resume"]
     subprocess.run([*command, str(tmp_path / "whole")], cwd=ROOT, check=True, capture_output=True)
@@ -78,6 +79,7 @@ def test_digits_ends_the_same_however_often_it_is_killed(tmp_path: Path) -> None
         np.testing.assert_array_equal(whole[path], killed[path], err_msg=f"{path}, killed after {steps}")
 
 
+@pytest.mark.slow
 def test_hogwild_keeps_every_update_and_mixes_no_cut() -> None:
     outcomes = example("hogwild").main(["--seconds", "1.5", "--learners", "3"])
     locked = outcomes["transactions"]

@@ -13,6 +13,8 @@ import pytest
 from tests.helpers import ROOT, until
 from tests.processes import OwnProcess
 
+pytestmark = pytest.mark.slow
+
 FILE = """
 import os, signal, sys, threading
 import pytest

@@ -20,6 +20,8 @@ from statevar.errors import ConflictError, ReentrantWriteError
 from tests.internals import cell_module, holds, overlays, snapshots, transactions
 from tests.threads import NoLock
 
+pytestmark = pytest.mark.slow
+
 #: Orders that a search tries at most, if it is to find nothing. Some of those below end before, and have tried all.
 MANY = 150
 #: And if it is to find something.

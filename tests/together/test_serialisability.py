@@ -28,6 +28,8 @@ from tests.helpers import PATIENCE
 from tests.internals import cell_module, transactions
 from tests.threads import NoLock
 
+pytestmark = pytest.mark.slow
+
 SECONDS = 1.5
 COUNT = 6
 

@@ -120,6 +120,7 @@ MEGABYTE = 250_000
 READS = 34_000  # in each of three ways to write: 102,000 on each backend
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["assign", "assign_add", "setitem"])
 def test_no_read_is_torn(backend: str, how: str) -> None:
     v = sv.Variable(np.zeros(MEGABYTE, "float32"), backend=backend)
@@ -142,6 +143,7 @@ def test_no_copy_is_torn(backend: str) -> None:
     assert torn(v.numpy, lambda value: v.assign(values[int(value) % 4]), 500) == 0
 
 
+@pytest.mark.slow
 def test_a_plain_array_is_torn() -> None:
     """The tests above can fail: the same on an ndarray."""
     array = np.zeros(4 * MEGABYTE, "float32")

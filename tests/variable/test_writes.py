@@ -266,7 +266,7 @@ def test_assign_takes_a_tensor_that_requires_grad(backend: str) -> None:
 
 
 def test_assign_takes_pandas(backend: str) -> None:
-    import pandas as pd
+    pd = pytest.importorskip("pandas")
 
     v = sv.Variable([0.0, 0.0], backend=backend)
     assert_same(v.assign(pd.Series([1.0, 2.0], dtype="float32")), [1.0, 2.0])

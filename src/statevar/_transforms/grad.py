@@ -260,6 +260,7 @@ class _Run:
             with frame:
                 loss, aux = self._split(self._call())
                 news = list(frame.values(frame.written))
+            frame.drafts.clear()  # traced values, which JAX would report as leaked if they outlived the trace
             return loss, (aux, news)
 
         values = [base.read(variable)._stored() for variable in wanted]
