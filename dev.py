@@ -150,7 +150,16 @@ def wheel() -> None:
         run(python, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-deps", "-w", folder, ROOT)
         (built,) = folder.glob("*.whl")
         complete(built)
-        tools = ("autograd", "frontrun", "hypothesis", "pytest", "pytest-timeout", "pytest-xdist", "rich", "scikit-learn")
+        tools = (
+            "autograd",
+            "frontrun",
+            "hypothesis",
+            "pytest",
+            "pytest-timeout",
+            "pytest-xdist",
+            "rich",
+            "scikit-learn",
+        )
         install(python, "constraints.txt", built, *tools)
         for each in ("conftest.py", "pyproject.toml"):
             shutil.copy(ROOT / each, folder)

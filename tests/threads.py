@@ -6,6 +6,8 @@ import sys
 import threading
 from collections.abc import Callable
 
+from tests.internals import holds
+
 
 def in_threads(*functions: Callable[[], object]) -> None:
     """Runs each in a thread of its own, and raises what the first of them raised."""
@@ -35,9 +37,12 @@ def repeat(count: int, function: Callable[[], object]) -> Callable[[], None]:
 
 
 def is_waiting(thread: threading.Thread) -> bool:
-    """Whether it is blocked until another thread tells it to go on."""
+    """Whether it is blocked until another thread tells it to go on, or lets a variable go."""
     frame = sys._current_frames().get(thread.ident or 0)
-    return frame is not None and (frame.f_code.co_filename, frame.f_code.co_name) == (threading.__file__, "wait")
+    code = frame and frame.f_code
+    return thread.ident in holds._waiting or bool(
+        code and (code.co_filename, code.co_name) == (threading.__file__, "wait")
+    )
 
 
 class NoLock:

@@ -213,7 +213,9 @@ def test_an_empty_folder_is_no_checkpoint(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mapped", [False, True])
 @pytest.mark.parametrize("left", ["nothing", "the header", "half of the data"])
-def test_a_file_that_was_cut_after_it_was_opened(sound: bytes, tmp_path: Path, left: str, mapped: bool) -> None:
+def test_a_file_that_was_cut_after_it_was_opened_is_noticed(
+    sound: bytes, tmp_path: Path, left: str, mapped: bool
+) -> None:
     path = tmp_path / "a"
     path.write_bytes(sound)
     begin = decode(sound, len(sound), "here").begin
@@ -232,7 +234,7 @@ def test_a_file_that_was_cut_after_it_was_opened(sound: bytes, tmp_path: Path, l
     assert (left == "half of the data" and not mapped) == (outcomes.count("read") > 1)
 
 
-def test_a_file_that_is_changed_in_place_after_it_was_opened(sound: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_changed_in_place_after_it_was_opened_is_noticed(sound: bytes, tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(sound)
     with sv.load(path) as checkpoint:
@@ -262,7 +264,7 @@ def save_shards(folder: Path, seed: int) -> tuple[Path, list[Path]]:
     return index, files
 
 
-def test_files_of_two_saves_that_were_exchanged(tmp_path: Path) -> None:
+def test_files_of_two_saves_that_were_exchanged_are_noticed(tmp_path: Path) -> None:
     """They have the same tensors, of the same shapes: only the checksum in the index tells."""
     index, files = save_shards(tmp_path / "a", 1)
     _, others = save_shards(tmp_path / "b", 2)
@@ -280,7 +282,7 @@ def test_files_of_two_saves_that_were_exchanged(tmp_path: Path) -> None:
     sv.load(target, index)
 
 
-def test_files_that_exchanged_their_names(tmp_path: Path) -> None:
+def test_files_that_exchanged_their_names_are_noticed(tmp_path: Path) -> None:
     index, files = save_shards(tmp_path / "a", 1)
     for first, second in itertools.pairwise(files):
         one, other = first.read_bytes(), second.read_bytes()
@@ -292,7 +294,7 @@ def test_files_that_exchanged_their_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["missing", "renamed", "emptied", "a folder", "cut", "damaged"])
-def test_a_file_of_several(tmp_path: Path, what: str) -> None:
+def test_harm_to_one_file_of_several_is_noticed(tmp_path: Path, what: str) -> None:
     index, files = save_shards(tmp_path / "a", 1)
     for path in files:
         content = path.read_bytes()
@@ -322,7 +324,7 @@ def test_a_file_of_several(tmp_path: Path, what: str) -> None:
     sv.load(target, index)
 
 
-def test_an_index_of_another_save(tmp_path: Path) -> None:
+def test_an_index_of_another_save_is_noticed(tmp_path: Path) -> None:
     """With the files' names put right, as somebody might who wants it to work."""
     index, files = save_shards(tmp_path / "a", 1)
     other, others = save_shards(tmp_path / "b", 2)

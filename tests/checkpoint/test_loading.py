@@ -178,7 +178,7 @@ def test_no_constraint_is_applied(path: Path) -> None:
     assert_same(v, [-5.0])
 
 
-def test_a_variable_alone(path: Path) -> None:
+def test_a_variable_alone_is_loaded_whatever_its_name(path: Path) -> None:
     v = sv.Variable([1.0], name="w")
     sv.save(v, path)
     v.assign([2.0])
@@ -295,13 +295,13 @@ def test_many_paths_are_listed_shortly(path: Path) -> None:
         report.assert_consumed()
 
 
-def test_what_holds_no_variable(path: Path) -> None:
+def test_what_holds_no_variable_is_refused(path: Path) -> None:
     sv.save([], path)
     with pytest.raises(TypeError, match="^load: found no variable in int"):
         sv.load(3, path)
 
 
-def test_a_missing_file(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error_of_its_own(tmp_path: Path) -> None:
     target = {"v": sv.Variable(0.0)}
     for call in (lambda path: sv.load(target, path), sv.load, sv.verify):
         with nothing_changes(target), pytest.raises(CheckpointNotFoundError) as caught:
@@ -310,7 +310,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
         assert str(caught.value) == f"load: the system said No such file or directory, at '{tmp_path / 'no'}'."
 
 
-def test_mapping_is_for_loads_without_an_object(path: Path) -> None:
+def test_mmap_is_for_loads_without_an_object(path: Path) -> None:
     with pytest.raises(ValueError, match=r"mmap is for a load without an object. Hint: sv.load\(path, mmap=True\)"):
         sv.load({"v": sv.Variable(0.0)}, path, mmap=True)  # type: ignore[call-overload]
 
@@ -631,7 +631,7 @@ def test_an_object_is_loaded_with_what_it_needs(path: Path, monkeypatch: pytest.
 
 @pytest.mark.parametrize("mapped", [False, True])
 @pytest.mark.parametrize("limit", [None, 4])
-def test_the_mapping(path: Path, mapped: bool, limit: int | None) -> None:
+def test_a_checkpoint_is_a_mapping_of_read_only_arrays(path: Path, mapped: bool, limit: int | None) -> None:
     model = {
         "v": sv.Variable(np.arange(6, dtype="float32").reshape(2, 3)),
         "z": sv.Variable([1j], dtype="complex64"),
@@ -662,7 +662,7 @@ def test_the_mapping(path: Path, mapped: bool, limit: int | None) -> None:
     checkpoint.close()
 
 
-def test_what_the_mapping_has_not(path: Path) -> None:
+def test_a_path_that_a_checkpoint_has_not_is_a_key_error(path: Path) -> None:
     sv.save({"v": sv.Variable(1.0), "u": sv.Variable(shape=(), dtype="int8")}, path)
     with sv.load(path) as checkpoint:
         for name in ("w", "u", "", "v/", "V", "__metadata__"):
@@ -690,7 +690,7 @@ def test_what_the_mapping_has_is_told_without_reading(path: Path, monkeypatch: p
     assert "first/v" in checkpoint
 
 
-def test_a_path_that_was_forgotten() -> None:
+def test_a_path_that_was_forgotten_is_an_error() -> None:
     with pytest.raises(TypeError, match="^load: "):
         sv.load(Model())  # type: ignore[call-overload]
 

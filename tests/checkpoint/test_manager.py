@@ -116,7 +116,7 @@ def test_what_is_written_is_let_go(tmp_path: Path) -> None:
         ({"keep": 2, "best": "unknown"}, [8, 9]),
     ],
 )
-def test_what_is_kept(tmp_path: Path, options: dict[str, Any], kept: list[int]) -> None:
+def test_the_newest_each_nth_and_the_best_are_kept(tmp_path: Path, options: dict[str, Any], kept: list[int]) -> None:
     losses = [5, 4, 3, 1, 2, 3, 4, 5, 9, 8]
     with sv.CheckpointManager(tmp_path, model(), **options) as manager:
         for step, loss in enumerate(losses):
@@ -204,7 +204,7 @@ def test_writes_that_the_version_does_not_see_are_written() -> None:
     assert torch is not None
 
 
-def test_a_file_system_without_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_links_gets_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise PermissionError
 
@@ -280,7 +280,7 @@ def test_a_failed_save_is_told_at_the_next_call(tmp_path: Path, monkeypatch: pyt
         assert manager.steps() == [1, 2]
 
 
-def test_what_is_refused(tmp_path: Path) -> None:
+def test_bad_arguments_and_a_closed_manager_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"CheckpointManager: expected keep >= 1, an integer, got 0"):
         sv.CheckpointManager(tmp_path, model(), keep=0)
     with pytest.raises(ValueError, match="expected mode 'min' or 'max', got 'least'"):
@@ -369,7 +369,7 @@ def test_leftovers_of_a_dead_manager_are_removed(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "notes.txt", "step-0000000003"]
 
 
-def test_progress_and_looks(tmp_path: Path) -> None:
+def test_progress_counts_linked_files_too(tmp_path: Path) -> None:
     told: list[Any] = []
     with sv.CheckpointManager(tmp_path, model(), shard_size=4000, progress=told.append) as manager:
         manager.save(1, wait=True)
@@ -422,7 +422,7 @@ def test_one_that_is_waited_for_comes_after_those_that_are_not(tmp_path: Path, m
         assert [sv.load(manager.path(step))["v"][0] for step in (1, 2)] == [0.0, 1.0]
 
 
-def test_a_module(tmp_path: Path, backend: str) -> None:
+def test_a_module_is_saved_and_restored(tmp_path: Path, backend: str) -> None:
     class Dense(sv.Module):
         def __init__(self) -> None:
             self.kernel = sv.Variable(np.ones((2, 2), "float32"), backend=backend)

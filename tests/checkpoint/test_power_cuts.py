@@ -138,7 +138,7 @@ def look_at_file(place: Path) -> int:
 
 
 @pytest.mark.parametrize("scenario", SAVES)
-def test_save(scenario: str, memory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_power_cut_leaves_one_whole_save(scenario: str, memory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = survey(saved(memory, SAVES[scenario]), look_at_file, memory)
     with capsys.disabled():
         print(f"\npower cuts, {scenario}: {result}")
@@ -186,7 +186,7 @@ def look_at_checkpoints(place: Path) -> int:
     return found
 
 
-def test_manager(memory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_power_cut_leaves_the_manager_a_whole_checkpoint(memory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recorder = managed(memory)
     result = survey(recorder, look_at_checkpoints, memory)
     with capsys.disabled():

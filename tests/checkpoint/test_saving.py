@@ -213,7 +213,7 @@ def test_flags_and_declared_shapes_are_kept(declared: Any, trainable: bool, auto
             assert checkpoint.variables["u"].shape is None
 
 
-def test_a_variable_without_a_value(backend: str, folder: Path) -> None:
+def test_a_variable_without_a_value_is_saved_without_one(backend: str, folder: Path) -> None:
     u = sv.Variable(shape=(2,), dtype="float32", backend=backend)
     v = sv.Variable(1.0, backend=backend)
     sv.save({"u": u, "v": v}, folder / "a")
@@ -228,7 +228,7 @@ def test_a_variable_without_a_value(backend: str, folder: Path) -> None:
     assert filled.numpy().tolist() == [3.0, 4.0]
 
 
-def test_only_variables_without_values(folder: Path) -> None:
+def test_a_file_without_a_single_value_is_whole(folder: Path) -> None:
     sv.save({"u": sv.Variable(shape=(2,), dtype="float32")}, folder / "a")
     sv.save([], folder / "b")
     assert sv.verify(folder / "a")
@@ -412,7 +412,7 @@ def test_a_folder_is_no_path_for_a_file(tmp_path: Path) -> None:
     assert not names_in(tmp_path)
 
 
-def test_a_path_without_its_folder(tmp_path: Path) -> None:
+def test_a_path_without_its_folder_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "missing" / "a"
     message = f"save: the system said No such file or directory, at '{path}'."
     with pytest.raises(StorageError, match=re.escape(message)) as caught:
@@ -731,7 +731,7 @@ def test_a_folder_that_somebody_has_locked_is_saved_to(
 
 
 @pytest.mark.parametrize("limits", [(None, None, None), (2000, 2000, 2000), (None, 2000, 4000)], ids=str)
-def test_threads_that_save_to_one_path(folder: Path, limits: tuple[int | None, ...]) -> None:
+def test_threads_that_save_to_one_path_leave_one_whole_save(folder: Path, limits: tuple[int | None, ...]) -> None:
     """Each save is whole; the last one stays, and nothing of the others."""
     path = folder / "a"
 

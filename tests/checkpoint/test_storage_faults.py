@@ -131,7 +131,9 @@ SAVES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("scenario", SAVES)
-def test_save(scenario: str, failure: str, memory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_save_that_fails_leaves_a_whole_file(
+    scenario: str, failure: str, memory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first, second, third = SAVES[scenario]
     make_error, late = FAILURES[failure]
     results: Counter[str] = Counter()
@@ -172,7 +174,7 @@ def shards_of(path: Path) -> set[str]:
     return set(json.loads(content)["weight_map"].values()) if content.startswith(b'{"') else set()
 
 
-def test_load(failure: str, memory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_load_that_fails_is_all_or_nothing(failure: str, memory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_error, late = FAILURES[failure]
     results: Counter[str] = Counter()
     model = made()
@@ -203,7 +205,9 @@ def test_load(failure: str, memory: Path, capsys: pytest.CaptureFixture[str]) ->
 # -- the k-th operation of a manager -------------------------------------------------------------------------------
 
 
-def test_manager_save(failure: str, memory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_that_fails_leaves_a_whole_one(
+    failure: str, memory: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     make_error, late = FAILURES[failure]
     results: Counter[str] = Counter()
     for number in count():
@@ -243,7 +247,7 @@ def left_in(manager: sv.CheckpointManager) -> set[str]:
     return names_in(manager.directory) - {".lock", *(manager.path(step).name for step in manager.steps())}
 
 
-def test_manager_start(failure: str, memory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_start_that_fails_is_tried_again(failure: str, memory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_error, late = FAILURES[failure]
     results: Counter[str] = Counter()
     for number in count():
@@ -322,7 +326,7 @@ print(sorted(os.listdir(folder)), sorted(os.listdir(manager.directory)))
 
 
 @pytest.mark.parametrize("what", ["file", "shards", "manager"])
-def test_a_limit_on_the_size_of_files(what: str, tmp_path: Path) -> None:
+def test_a_limit_on_the_size_of_files_leaves_what_was_saved(what: str, tmp_path: Path) -> None:
     pytest.importorskip("resource")
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", LIMITED, str(tmp_path), what],
@@ -356,7 +360,7 @@ def refused(path: Path, text: str, number: int | None = None) -> None:
     assert generation_of(model) == 1
 
 
-def test_no_folder(tmp_path: Path) -> None:
+def test_a_missing_folder_is_told(tmp_path: Path) -> None:
     refused(tmp_path / "missing" / NAME, "save: the system said No such file or directory", errno.ENOENT)
     model = made()
     with pytest.raises(sv.errors.CheckpointNotFoundError, match="load: the system said No such file") as caught:
@@ -365,7 +369,7 @@ def test_no_folder(tmp_path: Path) -> None:
     assert not names_in(tmp_path)
 
 
-def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
+def test_a_file_where_a_folder_should_be_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     refused(tmp_path / "file" / NAME, "save: the system said Not a directory", errno.ENOTDIR)
     with pytest.raises(sv.errors.StorageError, match="load: the system said Not a directory"):
@@ -377,25 +381,25 @@ def test_a_file_where_a_folder_should_be(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_folder_where_a_file_should_be(tmp_path: Path) -> None:
+def test_a_folder_where_a_file_should_be_is_told(tmp_path: Path) -> None:
     (tmp_path / NAME).mkdir()
     refused(tmp_path / NAME, r"save: this is a folder, at '.*'\. Hint: name a file in it\.")
     assert names_in(tmp_path) == {NAME}
 
 
-def test_a_name_that_is_too_long(tmp_path: Path) -> None:
+def test_a_name_that_is_too_long_is_told(tmp_path: Path) -> None:
     refused(tmp_path / ("x" * 300), "save: the system said File name too long", errno.ENAMETOOLONG)
     assert not names_in(tmp_path)
 
 
-def test_a_loop_of_links(tmp_path: Path) -> None:
+def test_a_loop_of_links_is_told(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     with pytest.raises(sv.errors.StorageError, match="load: the system said Too many levels of symbolic links"):
         sv.load(made(), tmp_path / "a")
 
 
-def test_a_folder_that_is_read_only(tmp_path: Path) -> None:
+def test_a_folder_that_is_read_only_is_told_and_nothing_is_lost(tmp_path: Path) -> None:
     (probe := tmp_path / "probe").mkdir(0o500)
     if os.access(probe, os.W_OK):
         pytest.skip("root may write everywhere")
@@ -427,7 +431,7 @@ def test_a_folder_that_is_read_only(tmp_path: Path) -> None:
         sv.load(model, tmp_path / NAME)
 
 
-def test_a_folder_that_vanishes_under_a_manager(tmp_path: Path) -> None:
+def test_a_folder_that_vanishes_is_told_and_used_when_it_is_back(tmp_path: Path) -> None:
     model, directory = made(), tmp_path / "run"
     with sv.CheckpointManager(directory, model, shard_size=700) as manager:
         put(model, 1)
@@ -449,7 +453,7 @@ def test_a_folder_that_vanishes_under_a_manager(tmp_path: Path) -> None:
             sv.CheckpointManager(directory, model)
 
 
-def test_a_folder_that_another_manager_has_taken_meanwhile(tmp_path: Path) -> None:
+def test_a_folder_that_another_manager_has_taken_is_a_conflict(tmp_path: Path) -> None:
     model, directory = made(), tmp_path / "run"
     put(model, 1)
     with sv.CheckpointManager(directory, model) as manager:

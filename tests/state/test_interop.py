@@ -11,7 +11,7 @@ import statevar as sv
 from tests.helpers import array_of, assert_same
 
 
-def test_set_get_and_increment(backend: str) -> None:
+def test_get_value_gives_a_copy_and_set_value_writes(backend: str) -> None:
     v = sv.Variable(2.0, backend=backend)
     value = sv.get_value(v)
     assert (type(value), value.dtype, value.shape) == (np.ndarray, np.float32, ())
@@ -22,7 +22,7 @@ def test_set_get_and_increment(backend: str) -> None:
     assert float(v) == 3.0
 
 
-def test_plain_arrays() -> None:
+def test_plain_arrays_are_read_and_written_as_variables_are() -> None:
     x = np.zeros((2, 2), "float32")
     sv.set_value(x, [[1.0, 2.0], [3.0, 4.0]])
     assert_same(x, [[1.0, 2.0], [3.0, 4.0]])
@@ -45,7 +45,7 @@ def test_plain_arrays() -> None:
         (None, ValueError, "a value of type NoneType"),
     ],
 )
-def test_errors(backend: str, value: Any, error: type[Exception], message: str) -> None:
+def test_a_refused_value_changes_nothing(backend: str, value: Any, error: type[Exception], message: str) -> None:
     v, x = sv.Variable([1, 2], name="n", backend=backend), np.array([1, 2], "int32")
     for target in (v, x):
         with pytest.raises(error, match=message):
@@ -55,7 +55,7 @@ def test_errors(backend: str, value: Any, error: type[Exception], message: str) 
     assert v.version == 0
 
 
-def test_targets_that_hold_no_state() -> None:
+def test_what_holds_no_state_is_refused() -> None:
     for target in (3.0, [1.0], None, "w"):
         with pytest.raises(TypeError, match="get_value: expected a variable or a NumPy array, got"):
             sv.get_value(target)  # type: ignore[arg-type]
@@ -67,7 +67,7 @@ def test_targets_that_hold_no_state() -> None:
         sv.set_value(x, [1.0, 2.0])
 
 
-def test_batches(backend: str) -> None:
+def test_a_batch_is_written_and_read_in_order(backend: str) -> None:
     v, x = sv.Variable([0.0, 0.0], backend=backend), np.zeros(2, "int32")
     sv.batch_set_value([(v, array_of(backend, [1.0, 2.0], "float32")), (x, [3, 4])])
     first, second = sv.batch_get_value([v, x])
@@ -95,7 +95,7 @@ def test_batch_get_refuses_what_holds_no_state() -> None:
         sv.batch_get_value([sv.Variable(0), 3])  # type: ignore[list-item]
 
 
-def test_assign_as_a_function(backend: str) -> None:
+def test_assign_is_a_function_that_returns_the_variable(backend: str) -> None:
     ref = sv.Variable(shape=(2,), dtype="float32", backend=backend)
     assert sv.assign(ref, [1.0, 2.0]) is ref
     assert_same(sv.assign(ref, [3.0, 4.0], use_locking=False).assign_add(1.0), [4.0, 5.0])

@@ -26,7 +26,7 @@ from tests.state.models import Dense, Model, all_paths, module_of, scalar
     ("kind", "expected"),
     [("Model", "model"), ("MLP", "mlp"), ("DenseBlock", "dense_block"), ("HTTPCache", "http_cache"), ("_A", "a")],
 )
-def test_the_default_name(kind: str, expected: str) -> None:
+def test_the_default_name_is_the_class_in_snake_case(kind: str, expected: str) -> None:
     assert type(kind, (sv.Module,), {})().name == expected
     assert type(kind, (Dense,), {})().name == expected
 
@@ -62,7 +62,7 @@ def test_a_name_scope_of_its_own(backend: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a/b", 3])
-def test_bad_names(name: Any) -> None:
+def test_bad_names_are_refused_when_they_are_used(name: Any) -> None:
     with pytest.raises(sv.errors.NameScopeError, match="name: expected a non-empty string without '/'"):
         sv.Module(name)
     module = sv.Module()
@@ -98,7 +98,7 @@ def test_a_dataclass_with_equality_may_be_a_module() -> None:
     assert list(module.named_variables()) == ["filters/0/mean"]
 
 
-def test_trainable_or_not(backend: str) -> None:
+def test_variables_are_told_apart_by_trainable(backend: str) -> None:
     dense = Dense(backend=backend)
     assert dense.trainable_variables == (dense.kernel, dense.bias)
     assert dense.non_trainable_variables == (dense.calls,)
@@ -114,7 +114,7 @@ def test_what_the_class_holds_belongs_to_no_module() -> None:
     assert Shared().variables == ()
 
 
-def test_it_is_shown() -> None:
+def test_a_module_shows_its_submodules_and_counts() -> None:
     model = Model()
     assert repr(model) == "<Model: 9 variables, 18 elements, 72 bytes>"
     model.layers[0].extra = sv.Variable(shape=(None,), dtype="float32")

@@ -208,7 +208,7 @@ def test_cycles_end() -> None:
     assert module.variables == ()
 
 
-def test_a_part_that_knows_its_parent_and_is_shared() -> None:
+def test_a_part_that_knows_its_parent_may_be_shared() -> None:
     model = Plain()
     part = Plain(parent=model, v=scalar())
     model.a, model.b = part, [part]
@@ -225,7 +225,7 @@ def diamond(levels: int) -> Any:
     return nest
 
 
-def test_many_ways_to_one_variable() -> None:
+def test_many_ways_to_one_variable_cost_one_alias_each() -> None:
     small = paths_in("save", diamond(5))
     assert list(small.variables) == ["/".join("0" * 6)]
     assert all_paths(small) == {"/".join([*ways, "0"]) for ways in product("01", repeat=5)}
@@ -237,7 +237,7 @@ def test_many_ways_to_one_variable() -> None:
     assert rows.find("299/299/0") is rows.variables["0/0/0"]
 
 
-def test_a_registry_that_everything_holds() -> None:
+def test_a_registry_that_everything_holds_is_one_alias_each() -> None:
     registry = [scalar() for _ in range(2000)]
     found = paths_in("save", [Plain(all=registry, w=v) for v in registry])
     assert len(found.variables) == 2000
@@ -299,7 +299,7 @@ def every(nest: Any) -> Iterator[sv.Variable]:
 
 
 @given(st.data())
-def test_any_nest(data: st.DataObject) -> None:
+def test_any_nest_has_a_path_for_each_variable_that_leads_to_it(data: st.DataObject) -> None:
     v, shared = scalar(), [scalar(), {"deep": scalar()}]
     nest = {"root": data.draw(nests(st.sampled_from([v, shared, shared[1]])))}
     expected = list(dict.fromkeys(every(nest)))
@@ -365,7 +365,7 @@ def test_the_work_is_linear(make: Callable[[int], Any]) -> None:
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand() -> None:
+def test_a_hundred_thousand_variables_are_named() -> None:
     model = sv.Module()
     model.layers = [{"w": [scalar() for _ in range(100)]} for _ in range(1000)]
     named = model.named_variables()
@@ -374,7 +374,7 @@ def test_a_hundred_thousand() -> None:
     assert "100,000 variables, 100,000 elements, 400,000 bytes" in repr(model)
 
 
-def test_ten_thousand_deep() -> None:
+def test_ten_thousand_levels_are_walked() -> None:
     nest = deep(10_000)
     assert paths(nest) == ["/".join(["next"] * 10_000 + ["v"])]
     assert len(sv.variables(nest)) == 1
@@ -422,7 +422,7 @@ class Level(enum.IntEnum):
         (lambda: {1: [scalar()], "1": 3.0}, "two keys are written '1'"),
     ],
 )
-def test_what_has_no_path(make: Callable[[], Any], message: str) -> None:
+def test_what_has_no_path_is_an_error_that_says_where(make: Callable[[], Any], message: str) -> None:
     nest = make()
     assert len(sv.variables(nest)) in (1, 2)
     with pytest.raises(sv.errors.NameScopeError, match=f"named_variables: .*{message}"):
@@ -440,11 +440,11 @@ def test_one_good_path_is_enough(before: bool) -> None:
         paths_in("save", nest)
 
 
-def test_keys_without_variables_do_not_matter() -> None:
+def test_bad_keys_without_variables_do_not_matter() -> None:
     assert paths({"a": scalar(), "sizes": {(1, 2): 3.0, None: [4]}, "tags": {"x"}, "": 1, Color.RED: {}}) == ["a"]
 
 
-def test_a_submodule_without_a_path() -> None:
+def test_a_submodule_without_a_path_is_an_error_where_paths_are_asked_for() -> None:
     model = sv.Module()
     model.inside = {sv.Module()}
     assert len(model.submodules) == 1
@@ -458,7 +458,7 @@ EMPTY: tuple[Any, ...] = ([], {}, (), set(), deque(), UserDict(), sv.Module())
 
 
 @pytest.mark.parametrize("find", [sv.variables, sv.named_variables])
-def test_nothing_found(find: Callable[[Any], Any]) -> None:
+def test_nothing_found_is_an_error_and_an_empty_container_is_none(find: Callable[[Any], Any]) -> None:
     for nothing in NOTHING:
         with pytest.raises(TypeError, match=f"{find.__name__}: found no variable in {type(nothing).__name__}. Hint: "):
             find(nothing)

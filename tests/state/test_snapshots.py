@@ -59,7 +59,7 @@ def test_torch_gives_no_gradient_to_a_snapshot() -> None:
     assert not sv.snapshot(v)[v].requires_grad
 
 
-def test_a_path_that_two_have() -> None:
+def test_a_path_that_two_variables_have_is_ambiguous() -> None:
     a, b = sv.Variable(1, name="twice"), sv.Variable(2, name="twice")
     cut = sv.snapshot(a, b)
     assert int(cut[b]) == 2
@@ -135,7 +135,7 @@ def test_restore_is_all_or_nothing(backend: str, monkeypatch: pytest.MonkeyPatch
     assert [float(v.numpy()[0]) for v in variables] == [0.0, 1.0, 2.0]
 
 
-def test_restore_of_something_else() -> None:
+def test_only_a_snapshot_is_restored() -> None:
     with pytest.raises(TypeError, match="restore: expected a Snapshot, got dict. Hint: take it with sv.snapshot"):
         sv.restore({})  # type: ignore[arg-type]
 
@@ -238,7 +238,7 @@ def test_writers_that_never_pause_do_not_starve_it(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-def test_a_hundred_thousand() -> None:
+def test_a_hundred_thousand_variables_are_cut_and_restored() -> None:
     variables = [sv.Variable(np.float32(i)) for i in range(100_000)]
     cut = sv.snapshot(variables)
     with sv.transaction(variables):

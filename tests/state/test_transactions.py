@@ -179,7 +179,7 @@ def test_snapshots_taken_inside_do_not_change(backend: str) -> None:
     assert_same(v, [10.0] + [3.0] * 4999)
 
 
-def test_variables_of_different_backends(backend: str) -> None:
+def test_variables_of_different_backends_change_together(backend: str) -> None:
     v, w = sv.Variable([1.0], backend=backend), sv.Variable([1.0])
     with sv.transaction([v, {"w": w}]):
         v += 1.0
@@ -410,7 +410,7 @@ def test_it_may_be_used_again_and_is_left_clean() -> None:
     assert int(v) == 36
 
 
-def test_autocast_inside(backend: str) -> None:
+def test_autocast_inside_changes_reads_and_not_the_variable(backend: str) -> None:
     v = sv.Variable([1.0], backend=backend)
     with sv.transaction(v), sv.autocast("float16"):
         v += 1.0

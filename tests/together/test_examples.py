@@ -16,7 +16,7 @@ from tests.helpers import ROOT, host, let_pass, until
 from tests.together.examples import example
 
 
-def test_digits_from_the_command_line() -> None:
+def test_digits_runs_from_the_command_line() -> None:
     result = subprocess.run(
         [sys.executable, "examples/digits.py"], cwd=ROOT, check=True, capture_output=True, text=True
     )

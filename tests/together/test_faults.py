@@ -64,7 +64,7 @@ def patched(patch: pytest.MonkeyPatch, v: sv.Variable, verb: str, function: Any)
 
 @pytest.mark.parametrize("held", [False, True], ids=["alone", "held"])
 @pytest.mark.parametrize("way", WRITES)
-def test_a_verb_that_fails(backend: str, way: str, held: bool, error: type[BaseException]) -> None:
+def test_a_verb_that_fails_changes_nothing(backend: str, way: str, held: bool, error: type[BaseException]) -> None:
     v = make(backend, name="v")
     snapshot = v.value if held else None
     write, verb = WRITES[way]
@@ -77,7 +77,7 @@ def test_a_verb_that_fails(backend: str, way: str, held: bool, error: type[BaseE
 
 
 @pytest.mark.parametrize("way", WRITES)
-def test_an_operand_that_fails(backend: str, way: str, error: type[BaseException]) -> None:
+def test_an_operand_that_fails_changes_nothing(backend: str, way: str, error: type[BaseException]) -> None:
     v = make(backend)
     with nothing_happens(error, v), pytest.MonkeyPatch.context() as patch:
         patched(patch, v, "operand", raising(error))
@@ -85,7 +85,7 @@ def test_an_operand_that_fails(backend: str, way: str, error: type[BaseException
 
 
 @pytest.mark.own_process(shared=True)
-def test_an_operand_that_interrupts(backend: str) -> None:
+def test_an_operand_that_interrupts_changes_nothing(backend: str) -> None:
     class Impatient:
         def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
             raise KeyboardInterrupt("injected")
@@ -95,7 +95,7 @@ def test_an_operand_that_interrupts(backend: str) -> None:
         v.assign_add(Impatient())
 
 
-def test_a_check_that_fails(backend: str, error: type[BaseException]) -> None:
+def test_a_check_that_fails_changes_nothing(backend: str, error: type[BaseException]) -> None:
     v = make(backend)
     with nothing_happens(error, v), pytest.MonkeyPatch.context() as patch:
         patched(patch, v, "shape", raising(error))
@@ -109,7 +109,7 @@ def test_a_check_that_fails(backend: str, error: type[BaseException]) -> None:
     assert_free(v)
 
 
-def test_a_snapshot_that_fails(backend: str, error: type[BaseException]) -> None:
+def test_a_snapshot_that_fails_changes_nothing(backend: str, error: type[BaseException]) -> None:
     """Before the published snapshot is hidden: the value is computed aside from one."""
     v = make(backend).assign_add(1.0)
     with nothing_happens(error, v), pytest.MonkeyPatch.context() as patch:
@@ -127,7 +127,7 @@ COPIES: dict[str, tuple[Callable[[], Any], str]] = {
 }
 
 
-def test_a_copy_that_fails(backend: str, error: type[BaseException]) -> None:
+def test_a_copy_that_fails_changes_nothing(backend: str, error: type[BaseException]) -> None:
     v = make(backend)
     held = v.value
     x = make(backend, (4.0, 5.0, 6.0)).value
@@ -139,7 +139,7 @@ def test_a_copy_that_fails(backend: str, error: type[BaseException]) -> None:
     assert_same(v.assign(x), [4.0, 5.0, 6.0])
 
 
-def test_the_first_assignment_fails(backend: str, error: type[BaseException]) -> None:
+def test_a_first_assignment_that_fails_leaves_no_value(backend: str, error: type[BaseException]) -> None:
     v = sv.Variable(shape=(None,), dtype="float32", backend=backend)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(error):
         patched(patch, v, "create", raising(error))
@@ -152,7 +152,7 @@ def test_the_first_assignment_fails(backend: str, error: type[BaseException]) ->
 
 
 @pytest.mark.parametrize("way", [way for way, (_, verb) in WRITES.items() if verb != "compute"])
-def test_after_the_verb(backend: str, way: str, error: type[BaseException]) -> None:
+def test_an_error_after_the_verb_leaves_a_whole_value(backend: str, way: str, error: type[BaseException]) -> None:
     """What the library has done by then stays done; the variable is whole, free, and usable."""
     v = make(backend)
     expected = make(backend)
@@ -176,7 +176,7 @@ def held_value(held: Any) -> Any:
     return np.asarray(held.tolist() if hasattr(held, "tolist") else held.numpy()).tolist()
 
 
-def test_watchers_that_fail(backend: str, error: type[BaseException]) -> None:
+def test_watchers_that_fail_leave_the_write_done(backend: str, error: type[BaseException]) -> None:
     """After publishing: the write is done, and the variable is free."""
     v = make(backend)
     with v.subscribe(lambda variable, version: None):
@@ -190,7 +190,7 @@ def test_watchers_that_fail(backend: str, error: type[BaseException]) -> None:
 
 
 @pytest.mark.own_process(shared=True)
-def test_a_subscriber_that_interrupts(backend: str) -> None:
+def test_a_subscriber_that_interrupts_leaves_the_write_done(backend: str) -> None:
     """The write is done; the next one is delivered."""
     v = make(backend)
     seen: list[int] = []
@@ -213,7 +213,7 @@ def test_a_subscriber_that_interrupts(backend: str) -> None:
 
 
 @pytest.mark.parametrize("way", [way for way in WRITES if way != "redeclare"])
-def test_a_constraint_that_fails(backend: str, way: str, error: type[BaseException]) -> None:
+def test_a_constraint_that_fails_changes_nothing(backend: str, way: str, error: type[BaseException]) -> None:
     v = make(backend)
     v.constraint = raising(error)
     before = (v.numpy(), v.version)
@@ -225,7 +225,7 @@ def test_a_constraint_that_fails(backend: str, way: str, error: type[BaseExcepti
     assert_free(v)
 
 
-def test_a_function_that_fails(backend: str, error: type[BaseException]) -> None:
+def test_a_function_that_fails_changes_nothing(backend: str, error: type[BaseException]) -> None:
     v, other = make(backend), make(backend)
 
     def fn(value: Any) -> Any:
@@ -242,7 +242,7 @@ def test_a_function_that_fails(backend: str, error: type[BaseException]) -> None
     assert_free(v, other)
 
 
-def test_storing_what_a_function_gave_fails(backend: str, error: type[BaseException]) -> None:
+def test_storing_what_a_function_gave_fails_and_changes_nothing(backend: str, error: type[BaseException]) -> None:
     v = make(backend)
     with nothing_happens(error, v), pytest.MonkeyPatch.context() as patch:
         patched(patch, v, "assign", raising(error))
@@ -250,7 +250,7 @@ def test_storing_what_a_function_gave_fails(backend: str, error: type[BaseExcept
 
 
 @pytest.mark.parametrize("index", [..., slice(1, None)], ids=["all", "part"])
-def test_an_edit_that_fails(backend: str, index: Any, error: type[BaseException]) -> None:
+def test_an_edit_that_fails_changes_nothing(backend: str, index: Any, error: type[BaseException]) -> None:
     v = make(backend)
     with nothing_happens(error, v), v.edit(index) as array:
         array[...] = 9.0
@@ -262,14 +262,16 @@ def test_an_edit_that_fails(backend: str, index: Any, error: type[BaseException]
     [(..., "fork_from_host"), (..., "adopt"), (slice(1, None), "put")],
     ids=["fork_from_host", "adopt", "put"],
 )
-def test_storing_an_edit_fails(backend: str, index: Any, verb: str, error: type[BaseException]) -> None:
+def test_an_edit_that_is_not_stored_changes_nothing(
+    backend: str, index: Any, verb: str, error: type[BaseException]
+) -> None:
     v = make(backend)
     with nothing_happens(error, v), pytest.MonkeyPatch.context() as patch, v.edit(index) as array:
         array[...] = 9.0
         patched(patch, v, verb, raising(error))
 
 
-def test_beginning_an_edit_fails(backend: str, error: type[BaseException]) -> None:
+def test_beginning_an_edit_that_fails_changes_nothing(backend: str, error: type[BaseException]) -> None:
     v = make(backend)
     with nothing_happens(error, v), pytest.MonkeyPatch.context() as patch:
         patched(patch, v, "to_host", raising(error))
@@ -285,7 +287,7 @@ def three(backend: str) -> list[sv.Variable]:
 
 
 @pytest.mark.parametrize("listed", [True, False], ids=["listed", "unlisted"])
-def test_a_transaction_that_fails(backend: str, listed: bool, error: type[BaseException]) -> None:
+def test_a_transaction_that_fails_changes_nothing(backend: str, listed: bool, error: type[BaseException]) -> None:
     variables = three(backend)
     with nothing_happens(error, *variables), sv.transaction(variables if listed else []):
         for v in variables:
@@ -311,7 +313,7 @@ class Adopting:
 
 @pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("which", range(3))
-def test_a_commit_that_fails(backend: str, which: int, done: bool, error: type[BaseException]) -> None:
+def test_a_commit_that_fails_changes_nothing(backend: str, which: int, done: bool, error: type[BaseException]) -> None:
     """At the first, second or third variable, before or after the library has stored it."""
     variables = three(backend)
     held = variables[1].value
@@ -329,7 +331,7 @@ def test_a_commit_that_fails(backend: str, which: int, done: bool, error: type[B
 @pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("which", range(3))
 @pytest.mark.own_process(shared=True)
-def test_ctrl_c_in_a_commit_that_cannot_fail(backend: str, which: int, done: bool) -> None:
+def test_ctrl_c_in_a_commit_that_cannot_fail_comes_after_it(backend: str, which: int, done: bool) -> None:
     """There is no way back where values were written in place: the commit ends, and then the interrupt is raised."""
     variables = three(backend)
     if not variables[0]._backend.adopt_cannot_fail:
@@ -346,7 +348,7 @@ def test_ctrl_c_in_a_commit_that_cannot_fail(backend: str, which: int, done: boo
     assert_free(*variables)
 
 
-def test_a_validation_that_fails(backend: str, error: type[BaseException]) -> None:
+def test_a_validation_that_fails_changes_nothing(backend: str, error: type[BaseException]) -> None:
     variables = three(backend)
     with nothing_happens(error, *variables), pytest.MonkeyPatch.context() as patch:
         patch.setattr(transactions.TransactionOverlay, "_validate", raising(error))
@@ -354,7 +356,7 @@ def test_a_validation_that_fails(backend: str, error: type[BaseException]) -> No
             variables[0].assign_add(variables[1])
 
 
-def test_a_draft_that_fails(backend: str, error: type[BaseException]) -> None:
+def test_a_draft_that_fails_leaves_the_others_to_be_committed(backend: str, error: type[BaseException]) -> None:
     """A write inside the block, which is caught there: the others are committed."""
     variables = three(backend)
     with sv.transaction(variables):
@@ -367,7 +369,7 @@ def test_a_draft_that_fails(backend: str, error: type[BaseException]) -> None:
     assert_free(*variables)
 
 
-def test_entering_a_transaction_fails(backend: str, error: type[BaseException]) -> None:
+def test_entering_a_transaction_that_fails_lets_all_go(backend: str, error: type[BaseException]) -> None:
     """At the second of three variables: the first one is let go."""
 
     class NoEntry:
@@ -384,7 +386,7 @@ def test_entering_a_transaction_fails(backend: str, error: type[BaseException]) 
             pytest.fail("the block is not entered")
 
 
-def test_restore_and_rollback_that_fail(backend: str, error: type[BaseException]) -> None:
+def test_restore_and_rollback_that_fail_change_nothing(backend: str, error: type[BaseException]) -> None:
     variables = three(backend)
     names = sv.snapshot(variables)
     for v in variables:
@@ -398,7 +400,7 @@ def test_restore_and_rollback_that_fail(backend: str, error: type[BaseException]
         raise error("injected")
 
 
-def test_a_finalizer_that_reads_during_a_commit(backend: str) -> None:
+def test_a_finalizer_that_reads_during_a_commit_publishes_nothing(backend: str) -> None:
     """It reads under the commit's own lock, and must not publish what the commit has hidden.
 
     Else another thread may find the new value of one variable and the old one of the other, after both versions have

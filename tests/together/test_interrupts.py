@@ -139,7 +139,7 @@ INTERRUPTED: dict[str, Operation] = {
 
 
 @pytest.mark.parametrize("operation", INTERRUPTED)
-def test_an_interrupt_at_any_moment(operation: str) -> None:
+def test_an_interrupt_at_any_moment_leaves_nothing_behind(operation: str) -> None:
     assert leaks(INTERRUPTED[operation]) == []
 
 
@@ -177,7 +177,7 @@ def interrupt(thread: threading.Thread) -> None:
         thread.join(0.05)
 
 
-def test_interrupts_from_another_thread() -> None:
+def test_interrupts_from_another_thread_leave_nothing_behind() -> None:
     """Real ones: 200 threads that write are hit at a random moment, two at a time."""
     v = sv.Variable(np.zeros(100, "float32"), backend="numpy")
     rng = random.Random(0)

@@ -123,7 +123,7 @@ def optax() -> Any:
 
 
 @pytest.mark.parametrize("name", OPTAX)
-def test_optax_with_its_state_in_variables(optax: Any, name: str) -> None:
+def test_optax_learns_the_same_with_its_state_in_variables(optax: Any, name: str) -> None:
     import jax
 
     optimizer = OPTAX[name](optax)
@@ -150,7 +150,7 @@ def test_optax_with_its_state_in_variables(optax: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OPTAX)
-def test_optax_with_its_state_as_an_argument(optax: Any, name: str) -> None:
+def test_optax_learns_the_same_with_its_state_as_an_argument(optax: Any, name: str) -> None:
     optimizer = OPTAX[name](optax)
     variables, loss = least_squares("jax")
 
@@ -174,7 +174,7 @@ def test_optax_with_its_state_as_an_argument(optax: Any, name: str) -> None:
         assert_same(variable, expected, rtol=CLOSE)
 
 
-def test_optax_without_compiling(optax: Any) -> None:
+def test_optax_learns_the_same_without_compiling(optax: Any) -> None:
     optimizer = optax.adam(0.05)
     variables, loss = least_squares("jax")
     state = optimizer.init([each.value for each in variables])
@@ -242,7 +242,7 @@ def torch_step(name: str, parameters: list[Any], loss: Loss) -> Callable[[], Any
 
 
 @pytest.mark.parametrize("name", TORCH)
-def test_torch_optim(name: str) -> None:
+def test_torch_optim_learns_what_it_learns_on_parameters(name: str) -> None:
     pytest.importorskip("torch")
     variables, loss = least_squares("torch")
     parameters = [each.parameter for each in variables]
@@ -358,12 +358,12 @@ def check_tensorflow(tf: Any, make: Callable[[], Any], *, graph: bool) -> None:
 
 @pytest.mark.parametrize("graph", [False, True], ids=["eager", "tf.function"])
 @pytest.mark.parametrize("name", KERAS)
-def test_keras_optimizers(tf: Any, keras: Any, name: str, graph: bool) -> None:
+def test_keras_optimizers_learn_what_they_learn_on_their_variables(tf: Any, keras: Any, name: str, graph: bool) -> None:
     check_tensorflow(tf, lambda: KERAS[name](keras), graph=graph)
 
 
 @pytest.mark.parametrize("name", TENSORFLOW)
-def test_tensorflow_optimizers(tf: Any, name: str) -> None:
+def test_tensorflow_optimizers_learn_what_they_learn_on_their_variables(tf: Any, name: str) -> None:
     check_tensorflow(tf, lambda: TENSORFLOW[name](tf.compat.v1.train), graph=False)
 
 

@@ -268,7 +268,7 @@ EAGERLY = {"numpy": 30, "jax": 6, "torch": 20, "tensorflow": 20}
 COMPILED = {"numpy": 20, "jax": 3, "torch": 0, "tensorflow": 3}
 
 
-def test_as_it_is_written(backend: str) -> None:
+def test_a_program_gives_what_numpy_gives(backend: str) -> None:
     def check(program: list[Statement]) -> None:
         trial = Trial(backend, program)
         loss, state, _ = expected(program)
@@ -279,7 +279,7 @@ def test_as_it_is_written(backend: str) -> None:
     for_programs(check, EAGERLY[backend])
 
 
-def test_as_a_pure_function(backend: str) -> None:
+def test_a_program_as_a_pure_function_gives_the_same(backend: str) -> None:
     def check(program: list[Statement]) -> None:
         trial = Trial(backend, program)
         loss, state, _ = expected(program)
@@ -297,7 +297,7 @@ def test_as_a_pure_function(backend: str) -> None:
     for_programs(check, EAGERLY[backend] // 2)
 
 
-def test_gradients(backend: str) -> None:
+def test_gradients_of_a_program_are_its_finite_differences(backend: str) -> None:
     """Against finite differences, and against the library's own of the same program without variables."""
 
     def check(program: list[Statement]) -> None:
@@ -324,7 +324,7 @@ def test_gradients(backend: str) -> None:
     for_programs(check, EAGERLY[backend] // 2)
 
 
-def test_compiled(backend: str) -> None:
+def test_a_compiled_program_gives_the_same(backend: str) -> None:
     def check(program: list[Statement]) -> None:
         trial = Trial(backend, program)
         loss, state, gradients = expected(program)
@@ -349,7 +349,7 @@ def test_compiled(backend: str) -> None:
     for_programs(check, COMPILED[backend])
 
 
-def test_second_order(backend: str) -> None:
+def test_second_order_of_a_program_is_right(backend: str) -> None:
     """The gradient of the squared norm of the gradient, against finite differences of the first order."""
 
     def check(program: list[Statement]) -> None:
@@ -444,7 +444,7 @@ OWN: dict[str, Callable[[list[Statement]], State]] = {
 # -- gradients through what is not drawn ----------------------------------------------------------------------
 
 
-def test_a_gradient_through_fori_loop(backend: str) -> None:
+def test_a_gradient_goes_through_fori_loop(backend: str) -> None:
     v, s = sv.Variable([1.0, 2.0], backend=backend), sv.Variable([1.0, 1.0], trainable=False, backend=backend)
 
     def run() -> Any:
@@ -457,7 +457,7 @@ def test_a_gradient_through_fori_loop(backend: str) -> None:
     assert_close(sv.jit(sv.grad(run, v), backend=backend)(), [6.0, 17.0])
 
 
-def test_a_gradient_through_vmap(backend: str) -> None:
+def test_a_gradient_goes_through_vmap(backend: str) -> None:
     v, each = sv.Variable(3.0, backend=backend), sv.Variable([1.0, 2.0], backend=backend)
 
     def run(x: Any) -> Any:
@@ -474,7 +474,7 @@ def test_a_gradient_through_vmap(backend: str) -> None:
     assert_close(mapped(array_of(backend, [1.0, 10.0], "float32")), [6.0, 60.0])
 
 
-def test_a_gradient_through_while_loop(backend: str) -> None:
+def test_a_gradient_goes_through_while_loop(backend: str) -> None:
     if backend == "jax":
         pytest.skip("JAX has no reverse-mode gradient of a while_loop")
     v = sv.Variable(2.0, backend=backend)

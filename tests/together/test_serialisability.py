@@ -231,7 +231,7 @@ def test_threads_could_have_run_one_after_the_other(backend: str) -> None:
     assert len(run.history) > run.steps, "some steps were done"
 
 
-def test_plain_writes_among_transactions(backend: str) -> None:
+def test_plain_writes_among_transactions_are_not_lost(backend: str) -> None:
     """Adds outside of transactions, which the history above has inside: none is lost."""
     variables = some(backend, COUNT)
     added = [0] * COUNT
@@ -481,12 +481,12 @@ def wrong_sums_of_variables(variables: list[sv.Variable], seconds: float, seed: 
     return wrong_sums(len(variables), seconds, move, [in_a_snapshot, in_a_transaction], seed)
 
 
-def test_amounts_moved_between_200_variables() -> None:
+def test_amounts_moved_between_200_variables_keep_their_sum() -> None:
     seed = time.time_ns() % 100_000
     assert wrong_sums_of_variables(some("numpy", 200, 100), 2.0, seed) == 0, f"seed {seed}"
 
 
-def test_amounts_moved_between_20_variables(backend: str) -> None:
+def test_amounts_moved_between_20_variables_keep_their_sum(backend: str) -> None:
     seed = time.time_ns() % 100_000
     assert wrong_sums_of_variables(some(backend, 20, 100), SECONDS, seed) == 0, f"seed {seed}"
 

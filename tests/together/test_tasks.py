@@ -183,7 +183,7 @@ def test_waiting_inside_a_transaction_is_an_error() -> None:
     assert int(a) == 1
 
 
-def test_an_exception_drops_it(backend: str) -> None:
+def test_an_exception_drops_the_transaction_of_a_task(backend: str) -> None:
     v = sv.Variable(0, backend=backend)
 
     async def main() -> None:

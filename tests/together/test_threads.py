@@ -188,7 +188,7 @@ def test_shape_and_value_change_together(backend: str) -> None:
     assert wrong == 0
 
 
-def test_first_assignment_races(backend: str) -> None:
+def test_first_assignments_of_several_threads_are_all_counted(backend: str) -> None:
     for _ in range(20):
         v = sv.Variable(shape=(), backend=backend)
         in_threads(*[lambda v=v: v.assign(0.0)] * 4)

@@ -65,7 +65,7 @@ def make(backend: str) -> Floats:
 # -- scan ---------------------------------------------------------------------------------------------------
 
 
-def test_scan(make: Floats, compiled: Compile) -> None:
+def test_scan_carries_stacks_and_writes(make: Floats, compiled: Compile) -> None:
     v = make.var(0.0)
 
     def run(start: Any, xs: Any) -> Any:
@@ -82,7 +82,7 @@ def test_scan(make: Floats, compiled: Compile) -> None:
     assert_free(v)
 
 
-def test_scan_backwards_and_over_nests(make: Floats, compiled: Compile) -> None:
+def test_scan_runs_backwards_and_over_nests(make: Floats, compiled: Compile) -> None:
     last = make.var([0.0, 0.0])
 
     def body(carry: Any, x: Any) -> Any:
@@ -102,7 +102,7 @@ def test_scan_backwards_and_over_nests(make: Floats, compiled: Compile) -> None:
     assert_same(last, [1.0, 2.0])
 
 
-def test_scan_without_xs(make: Floats, compiled: Compile) -> None:
+def test_scan_runs_a_length_without_xs(make: Floats, compiled: Compile) -> None:
     v = make.var([1.0, 2.0])
 
     def run(start: Any) -> Any:
@@ -114,7 +114,7 @@ def test_scan_without_xs(make: Floats, compiled: Compile) -> None:
     assert_same(v, [16.0, 32.0])
 
 
-def test_scan_of_nothing(make: Floats, compiled: Compile) -> None:
+def test_scan_of_nothing_writes_nothing(make: Floats, compiled: Compile) -> None:
     v = make.var(1.0)
 
     def run(start: Any, xs: Any) -> Any:
@@ -127,7 +127,7 @@ def test_scan_of_nothing(make: Floats, compiled: Compile) -> None:
     assert v.version == 0
 
 
-def test_scan_in_scan(make: Floats, compiled: Compile) -> None:
+def test_scan_runs_in_scan(make: Floats, compiled: Compile) -> None:
     v, w = make.var(0.0), make.var(1.0)
 
     def inner(carry: Any, x: Any) -> Any:
@@ -162,7 +162,7 @@ def test_scan_returns_variables_as_values(make: Floats, compiled: Compile) -> No
         (np.zeros((), "float32"), None, r"\[-1\]"),
     ],
 )
-def test_lengths_that_differ(backend: str, xs: Any, length: int | None, problem: str) -> None:
+def test_lengths_that_differ_are_an_error(backend: str, xs: Any, length: int | None, problem: str) -> None:
     arrays = (
         [array_of(backend, x) for x in xs] if isinstance(xs, list) else None if xs is None else array_of(backend, xs)
     )
@@ -176,7 +176,7 @@ def test_lengths_that_differ(backend: str, xs: Any, length: int | None, problem:
 # -- branches -----------------------------------------------------------------------------------------------------
 
 
-def test_cond(make: Floats, compiled: Compile) -> None:
+def test_cond_writes_the_variables_of_the_branch_taken(make: Floats, compiled: Compile) -> None:
     """Branches that write different variables."""
     v, w = make.var(0.0), make.var(5.0)
 
@@ -197,7 +197,7 @@ def test_cond(make: Floats, compiled: Compile) -> None:
     assert_free(v, w)
 
 
-def test_what_a_condition_may_be(make: Floats, compiled: Compile) -> None:
+def test_a_condition_may_be_a_variable_or_a_bool(make: Floats, compiled: Compile) -> None:
     flag, v = make.var(True, "bool"), make.var(0.0)
 
     def run() -> Any:
@@ -212,7 +212,7 @@ def test_what_a_condition_may_be(make: Floats, compiled: Compile) -> None:
     assert_same(v, 11.0)
 
 
-def test_cond_in_cond_and_without_results(make: Floats, compiled: Compile) -> None:
+def test_cond_runs_in_cond_and_without_results(make: Floats, compiled: Compile) -> None:
     v = make.var([0.0, 0.0])
 
     def add(x: float) -> None:
@@ -230,7 +230,7 @@ def test_cond_in_cond_and_without_results(make: Floats, compiled: Compile) -> No
 # -- loops ----------------------------------------------------------------------------------------------------------
 
 
-def test_while_loop(make: Floats, compiled: Compile) -> None:
+def test_while_loop_reads_what_its_body_writes(make: Floats, compiled: Compile) -> None:
     """The condition reads what the body writes."""
     v = make.var(1.0)
 
@@ -251,7 +251,7 @@ def test_while_loop(make: Floats, compiled: Compile) -> None:
     assert_free(v)
 
 
-def test_a_condition_that_writes(make: Floats, compiled: Compile) -> None:
+def test_a_condition_that_writes_is_an_error(make: Floats, compiled: Compile) -> None:
     v = make.var(0.0, name="v")
 
     def run(start: Any) -> Any:
@@ -267,7 +267,7 @@ def test_a_condition_that_writes(make: Floats, compiled: Compile) -> None:
     assert_free(v)
 
 
-def test_fori_loop(make: Floats, compiled: Compile) -> None:
+def test_fori_loop_counts_and_writes(make: Floats, compiled: Compile) -> None:
     v = make.var([0.0, 0.0])
 
     def body(i: Any, carry: Any) -> Any:
@@ -284,7 +284,7 @@ def test_fori_loop(make: Floats, compiled: Compile) -> None:
     assert v.version == 2
 
 
-def test_bounds_that_are_computed(make: Floats, compiled: Compile) -> None:
+def test_bounds_of_fori_loop_may_be_computed(make: Floats, compiled: Compile) -> None:
     v, limit = make.var([0.0, 0.0]), make.var(5, "int32")
 
     def run(start: Any) -> Any:
@@ -308,7 +308,7 @@ def test_bounds_that_are_computed(make: Floats, compiled: Compile) -> None:
 # -- maps -------------------------------------------------------------------------------------------------------------
 
 
-def test_vmap(make: Floats, compiled: Compile) -> None:
+def test_vmap_maps_arguments_and_variables(make: Floats, compiled: Compile) -> None:
     each, scale = make.var([0.0, 10.0, 20.0]), make.var(10.0)
 
     def one(x: Any, y: Any) -> Any:
@@ -329,7 +329,7 @@ def test_vmap(make: Floats, compiled: Compile) -> None:
 
 
 @pytest.mark.parametrize("axis", [0, 1, -1])
-def test_axes(make: Floats, compiled: Compile, axis: int) -> None:
+def test_vmap_maps_along_any_axis(make: Floats, compiled: Compile, axis: int) -> None:
     host = np.arange(6.0, dtype="float32").reshape(2, 3)
     v = make.var(host)
     size = host.shape[axis]
@@ -349,7 +349,7 @@ def test_axes(make: Floats, compiled: Compile, axis: int) -> None:
     assert size in (2, 3)
 
 
-def test_what_is_the_same_for_all(make: Floats, compiled: Compile) -> None:
+def test_vmap_writes_once_what_is_the_same_for_all(make: Floats, compiled: Compile) -> None:
     """It is written once; what differs needs an axis."""
     v, w = make.var(1.0), make.var(0.0, name="w")
     f = compiled(lambda x: sv.vmap(lambda x: (v.assign(v.value * 2), x + v.value)[1])(x))
@@ -367,7 +367,7 @@ def test_what_is_the_same_for_all(make: Floats, compiled: Compile) -> None:
     assert_free(v, w)
 
 
-def test_sizes(make: Floats) -> None:
+def test_vmap_asks_for_one_size(make: Floats) -> None:
     v = make.var([1.0, 2.0])
     assert_same(sv.vmap(lambda: v.value * 2, variable_axes={v: 0})(), [2.0, 4.0])
     assert_same(sv.vmap(lambda x: x * total(v.value), in_axes=None, axis_size=2)(make.array(2.0)), [6.0, 6.0])
@@ -384,7 +384,7 @@ def test_sizes(make: Floats) -> None:
             sv.vmap(lambda x: x, **keywords)(x)
 
 
-def test_vmap_of_vmap_and_of_loops(make: Floats, compiled: Compile) -> None:
+def test_vmap_maps_vmap_and_loops(make: Floats, compiled: Compile) -> None:
     host = np.arange(6.0, dtype="float32").reshape(2, 3)
     grid, rows = make.var(np.zeros((2, 3))), make.var([1.0, 2.0])
 
@@ -402,7 +402,7 @@ def test_vmap_of_vmap_and_of_loops(make: Floats, compiled: Compile) -> None:
 # -- remat ------------------------------------------------------------------------------------------------------------
 
 
-def test_remat(make: Floats, compiled: Compile) -> None:
+def test_remat_gives_the_same_and_writes_once(make: Floats, compiled: Compile) -> None:
     w, calls = make.var([1.0, 2.0]), make.var(0.0, trainable=False)
     block = sv.remat(lambda x: {"y": (calls.assign_add(1.0), total(w.value * w.value * x))[1]})
     f = compiled(lambda x: block(x)["y"])
@@ -542,7 +542,7 @@ def test_tasks_take_turns(make: Floats, program: str) -> None:
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_a_variable_without_a_value(make: Floats, compiled: Compile, program: str) -> None:
+def test_a_variable_without_a_value_is_an_error_inside(make: Floats, compiled: Compile, program: str) -> None:
     u = sv.Variable(shape=(2,), dtype="float32", name="u", backend=make.backend)
     with pytest.raises(sv.errors.UninitializedError, match="the variable has no value"):
         compiled(lambda: PROGRAMS[program](make, lambda: u.assign_add(1.0)))()
@@ -551,7 +551,7 @@ def test_a_variable_without_a_value(make: Floats, compiled: Compile, program: st
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_every_way_to_write(make: Floats, compiled: Compile, program: str) -> None:
+def test_every_way_to_write_works_inside(make: Floats, compiled: Compile, program: str) -> None:
 
     def write(v: sv.Variable) -> None:
         v *= 2.0
@@ -572,7 +572,7 @@ def test_every_way_to_write(make: Floats, compiled: Compile, program: str) -> No
 
 
 @pytest.mark.parametrize("program", ["scan", "cond", "fori_loop", "remat"])
-def test_constraints_and_dtypes(make: Floats, compiled: Compile, program: str) -> None:
+def test_constraints_and_dtypes_hold_inside(make: Floats, compiled: Compile, program: str) -> None:
     v, n = make.var([1.0, 2.0], constraint=lambda a: a * 0.0 + 7.0), make.var(0, "int16")
 
     def step() -> None:
@@ -590,7 +590,7 @@ def test_constraints_and_dtypes(make: Floats, compiled: Compile, program: str) -
     assert_free(v)
 
 
-def test_together(make: Floats, compiled: Compile) -> None:
+def test_all_of_them_work_together(make: Floats, compiled: Compile) -> None:
     """Newton's method for square roots, for several numbers; the state is kept in variables."""
     x, steps = make.var([1.0, 1.0, 1.0]), make.var([0.0, 0.0, 0.0])
     runs = make.var(0, "int32")

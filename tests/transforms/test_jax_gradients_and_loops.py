@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("nothing_is_left_open")
 # -- gradients --------------------------------------------------------------------------------------------------------
 
 
-def test_a_gradient_with_running_statistics() -> None:
+def test_a_gradient_keeps_running_statistics() -> None:
     p, s = var([1.0, 1.0]), var(0.0, trainable=False)
     fn = Counted(lambda: (s.assign_add(jax.lax.stop_gradient(p.value.sum())), (p.value**2).sum())[1])
     value, gradients = sv.value_and_grad(fn)()
@@ -37,7 +37,7 @@ def test_a_gradient_with_running_statistics() -> None:
     assert_free(p, s)
 
 
-def test_a_gradient_through_a_write() -> None:
+def test_a_gradient_goes_through_a_write() -> None:
     """jax.Ref: an error when what is differentiated is written to it."""
     p, m = var(3.0), var(0.0, trainable=False)
 
@@ -84,7 +84,7 @@ def test_a_gradient_keeps_no_traced_value(monkeypatch: pytest.MonkeyPatch) -> No
     assert alive == [None, None]
 
 
-def test_a_training_step() -> None:
+def test_a_training_step_is_traced_once_and_learns() -> None:
     p, s = var([1.0, 1.0]), var(0.0, trainable=False)
 
     def loss() -> Any:
@@ -106,7 +106,7 @@ def test_a_training_step() -> None:
     assert_free(p, s)
 
 
-def test_the_step_of_optax() -> None:
+def test_a_step_of_optax_is_that_of_raw_arrays() -> None:
     optax = pytest.importorskip("optax")
     v = [var([1.0, -2.0]), var(3.0)]
     optimizer = optax.adam(0.1)
@@ -138,7 +138,7 @@ def test_the_step_of_optax() -> None:
         assert_same(each, right, rtol=1e-5)
 
 
-def test_higher_orders() -> None:
+def test_higher_orders_are_right() -> None:
     p = var(2.0)
     for compiled in (lambda f: f, sv.jit):
         assert_same(compiled(sv.grad(lambda: sv.grad(lambda: p.value**3, p)(), p))(), 12.0)
@@ -148,7 +148,7 @@ def test_higher_orders() -> None:
     assert_free(p)
 
 
-def test_a_gradient_in_threads() -> None:
+def test_gradients_in_threads_lose_no_write() -> None:
     w, calls = var(2.0), var(0.0, trainable=False)
 
     def loss(x: Any) -> Any:
@@ -182,7 +182,7 @@ def test_no_thread_sees_a_tracer_of_a_gradient() -> None:
     assert_same(s, 6.0)
 
 
-def test_an_exception_in_a_gradient() -> None:
+def test_an_exception_in_a_gradient_changes_nothing() -> None:
     w, s = var([2.0]), var([0.0], trainable=False)
 
     def loss() -> Any:
@@ -194,7 +194,7 @@ def test_an_exception_in_a_gradient() -> None:
             transform(loss)()
 
 
-def test_a_gradient_beside_a_transaction() -> None:
+def test_a_gradient_in_a_transaction_is_part_of_it() -> None:
     w, s = var(2.0), var(0.0, trainable=False)
     f = sv.grad(lambda: (inc(s, w.value), w.value**2)[1], w)
     with sv.transaction(w, s):
@@ -260,7 +260,7 @@ def test_a_map_that_writes_what_is_one_for_all() -> None:
     assert_free(v, each)
 
 
-def test_remat_of_code_that_writes() -> None:
+def test_remat_of_code_that_writes_writes_once() -> None:
     w, calls = var(2.0), var(0.0, trainable=False)
     block = sv.remat(lambda x: (inc(calls), jnp.sin(w.value * x))[1])
     compilers: list[Callable[[Any], Any]] = [lambda f: f, sv.jit]
@@ -269,7 +269,7 @@ def test_remat_of_code_that_writes() -> None:
         assert_same(calls, n + 1.0)
 
 
-def test_one_layer_twice() -> None:
+def test_one_layer_used_twice_counts_twice() -> None:
     """equinox: two states, unless it is told."""
     calls, w = var(0.0, trainable=False), var(2.0)
 

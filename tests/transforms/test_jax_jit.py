@@ -52,7 +52,7 @@ def test_it_finds_what_is_read_and_written() -> None:
     assert_free(v, r)
 
 
-def test_when_it_traces_again() -> None:
+def test_it_traces_again_for_shapes_and_not_for_values() -> None:
     v, r = var([0.0, 0.0]), var(1.0)
     step = Counted(lambda x: (v.assign_add(r.value), x * 2)[1])
     f = sv.jit(step)
@@ -96,7 +96,7 @@ def test_python_numbers_do_not_trace_again() -> None:
     assert_same(v.value, np.array(12.0, "float32"), dtype=True)
 
 
-def test_static_arguments() -> None:
+def test_each_value_of_a_static_argument_is_a_program() -> None:
     """Each value is a program, with its own writes."""
     a, b = var(0.0), var(0.0)
 
@@ -130,7 +130,7 @@ def test_static_arguments() -> None:
         sv.jit(step, static_argnames=["times"])(1.0, False, times=np.ones(2))
 
 
-def test_each_way_to_write() -> None:
+def test_each_way_to_write_works() -> None:
     def writes(v: sv.Variable) -> None:
         v.assign([4.0, 5.0, 6.0])
         v.assign_add(1.0).assign_sub([0.0, 1.0, 2.0])
@@ -216,7 +216,7 @@ class Box:
         return cls(*children)
 
 
-def test_variables_as_arguments() -> None:
+def test_variables_as_arguments_are_written() -> None:
     """jax.jit(f)(nnx_variable) loses the update without a word."""
     v, w, u = var([1.0, 2.0]), var(5.0), var(7.0)
 
@@ -244,7 +244,7 @@ def test_variables_as_arguments() -> None:
     assert_free(v, w, u)
 
 
-def test_one_variable_twice() -> None:
+def test_one_variable_passed_twice_is_one() -> None:
     """Nnx hijax: 1 instead of 2; jax.Ref: an error."""
     v = var(0.0)
     sv.jit(lambda a, b: nothing(inc(a), inc(b)))(v, v)
@@ -263,7 +263,7 @@ def test_two_of_a_kind_are_not_mixed_up() -> None:
     assert float(f(v)) == 3.0
 
 
-def test_a_frozen_variable_as_argument() -> None:
+def test_a_frozen_variable_may_be_an_argument() -> None:
     v = var([1.0, 2.0])
     frozen = jax.jit(lambda x: x)(v)
     assert_same(sv.jit(lambda a: a.value * 2)(frozen), [2.0, 4.0])
@@ -285,7 +285,7 @@ class Counter:
         return self.v.value
 
 
-def test_methods() -> None:
+def test_methods_keep_the_state_of_their_object() -> None:
     a, b = Counter(0.0), Counter(100.0)
     assert [float(a.add(1.0)), float(b.add(1.0)), float(a.add(2.0))] == [1.0, 101.0, 3.0]
     assert float(a.add(x=1.0, times=2)) == 5.0
@@ -300,7 +300,7 @@ def test_methods() -> None:
     assert alive() is None, "the compiled method keeps its object"
 
 
-def test_a_static_argument_of_a_method() -> None:
+def test_a_static_argument_of_a_method_counts_self() -> None:
     class Repeater:
         def __init__(self) -> None:
             self.v = var(0.0)
@@ -321,7 +321,7 @@ def test_a_static_argument_of_a_method() -> None:
 SCALE = var(3.0)
 
 
-def test_a_callable_object() -> None:
+def test_a_callable_object_is_compiled_with_what_it_holds() -> None:
     """What its ``__call__`` names, and the functions that it holds, are found."""
 
     class Global:
@@ -348,7 +348,7 @@ def test_a_callable_object() -> None:
     assert_same(v, 2.0)
 
 
-def test_only_callables() -> None:
+def test_what_cannot_be_called_is_refused() -> None:
     wrong: Any = 5
     with pytest.raises(TypeError, match="^jit: expected a callable, got int"):
         sv.jit(wrong)
@@ -394,7 +394,7 @@ def test_a_variable_made_by_the_first_call_is_kept() -> None:
     assert_free(box[0])
 
 
-def test_a_lazy_variable_with_an_initializer() -> None:
+def test_a_lazy_variable_with_an_initializer_is_kept() -> None:
     class Dense:
         w: sv.Variable | None = None
 
@@ -412,7 +412,7 @@ def test_a_lazy_variable_with_an_initializer() -> None:
     assert_same(dense(jnp.ones((4, 2))), np.full((4, 3), 4.0))
 
 
-def test_a_variable_for_the_call_alone() -> None:
+def test_a_variable_for_the_call_alone_costs_no_trace() -> None:
     def step(x: Any) -> Any:
         scratch = var(x * 2)
         inc(scratch)
@@ -443,7 +443,7 @@ def test_a_variable_made_from_a_traced_value_and_kept() -> None:
         box[-1].value  # noqa: B018  # it has none
 
 
-def test_a_variable_made_by_every_trace() -> None:
+def test_a_variable_made_by_every_trace_is_an_error() -> None:
     box: list[sv.Variable] = []
 
     def step() -> None:
@@ -458,7 +458,7 @@ def test_a_variable_made_by_every_trace() -> None:
     assert_free(*box)
 
 
-def test_a_variable_without_a_value() -> None:
+def test_a_variable_without_a_value_gets_its_first_one() -> None:
     u = sv.Variable(shape=(None,), dtype="float32", backend="jax", name="u")
     step = Counted(lambda x: u.assign(x).value.sum())
     f = sv.jit(step)
@@ -479,7 +479,7 @@ def test_a_variable_without_a_value() -> None:
     assert_same(g(), [2.0])
 
 
-def test_a_shape_that_changes_inside() -> None:
+def test_a_shape_that_changes_inside_is_kept() -> None:
     v = var([1.0])
     f = sv.jit(lambda: v.assign(jnp.concatenate([v.value, v.value]), validate_shape=False).shape[0])
     assert [int(f()) for _ in range(3)] == [2, 4, 8]
@@ -533,7 +533,7 @@ def test_what_somebody_holds_survives() -> None:
     assert_same(v, [3.0] * 3)
 
 
-def test_two_variables_share_an_array() -> None:
+def test_two_variables_that_share_an_array_are_not_donated_twice() -> None:
     """jax: Attempt to donate the same buffer twice."""
     x, y = var(np.zeros(3, "float32")), var(np.ones(3, "float32"))
     y.assign(x.value)
@@ -560,7 +560,7 @@ def test_the_result_and_the_variable_are_two() -> None:
     assert [float(out[0]) for out in outs] == [1.0, 2.0, 3.0, 4.0]
 
 
-def test_readers_and_a_donating_program() -> None:
+def test_readers_beside_a_donating_program_see_whole_values() -> None:
     """With reference counts, 54 036 of such reads failed; no read may be torn, deleted, or a tracer."""
     v = var(np.zeros(100, "float32"))
     f = sv.jit(lambda: inc(v))

@@ -83,7 +83,7 @@ def test_ctrl_c_at_any_moment_of_a_warm_call(by_name: bool) -> None:
     raise AssertionError("it never ended")
 
 
-def test_an_exception_while_it_runs() -> None:
+def test_an_exception_while_it_runs_leaves_the_values_or_says_what_is_lost() -> None:
     """Without donation the values survive; with it, what is lost says so, and everything is free."""
 
     def fail(_: Any) -> Any:
@@ -125,7 +125,7 @@ def test_no_update_is_lost() -> None:
     assert v.version == n.version == 1000
 
 
-def test_jitted_and_eager_writers_meet() -> None:
+def test_jitted_and_eager_writers_lose_nothing() -> None:
     v, w = var(0.0), var(0.0)
     f = sv.jit(lambda: nothing(inc(v), inc(w)))
     g = sv.jit(lambda: nothing(inc(w), inc(v)))
@@ -188,7 +188,7 @@ def test_no_thread_sees_a_tracer() -> None:
     assert_free(v, w)
 
 
-def test_two_threads_trace_at_once() -> None:
+def test_two_threads_trace_at_once_and_do_not_wait() -> None:
     v, w = var(0.0), var(0.0)
     barrier, met = threading.Barrier(2), threading.local()
 
@@ -214,7 +214,7 @@ def test_two_threads_trace_at_once() -> None:
     assert_free(v, w)
 
 
-def test_tasks() -> None:
+def test_tasks_take_turns_around_calls() -> None:
     v = var(0.0)
     f = sv.jit(lambda: inc(v).value)
 
@@ -233,7 +233,7 @@ def test_tasks() -> None:
     assert_same(v, 25.0)
 
 
-def test_inside_a_transaction() -> None:
+def test_a_call_inside_a_transaction_is_part_of_it() -> None:
     v, w = var([1.0]), var([5.0])
     f = sv.jit(lambda x: (inc(v, x), w.assign(v.value * 2), v.value)[2])
     f(1.0)
@@ -281,7 +281,7 @@ def test_a_program_waits_for_a_transaction() -> None:
     assert_free(v)
 
 
-def test_programs_inside_an_update() -> None:
+def test_programs_run_inside_an_update() -> None:
     v, w = var(1.0), var(2.0)
     f = sv.jit(lambda x: (inc(w, x), x * 2)[1])
     v.update(f)
@@ -315,7 +315,7 @@ def test_watchers_see_the_versions() -> None:
     assert reached == [True]
 
 
-def test_many_variables() -> None:
+def test_many_variables_are_one_program() -> None:
     variables = [var(float(i)) for i in range(200)]
     step = Counted(lambda: nothing(*[v.assign_add(1.0) for v in variables]))
     f = sv.jit(step)
@@ -325,7 +325,7 @@ def test_many_variables() -> None:
     assert [float(v) for v in variables] == [i + 2.0 for i in range(200)]
 
 
-def test_a_variable_of_another_library() -> None:
+def test_a_variable_of_another_library_is_an_error() -> None:
     v, n = var(0.0), sv.Variable(1.0, name="n")
     with nothing_changes(v), pytest.raises(sv.errors.TraceError, match="numpy"):
         sv.jit(lambda: inc(v, n.value))()
@@ -348,7 +348,7 @@ def test_a_variable_of_another_library() -> None:
 # -- jit in jit -------------------------------------------------------------------------------------------------------
 
 
-def test_nested_programs() -> None:
+def test_a_program_in_a_program_writes_as_often_as_it_is_called() -> None:
     v = var(0.0)
     f = sv.jit(lambda: nothing(inc(v)))
     g = sv.jit(lambda: nothing(f(), f(), inc(v)))
@@ -359,7 +359,7 @@ def test_nested_programs() -> None:
     assert_free(v)
 
 
-def test_a_program_in_a_raw_one() -> None:
+def test_a_program_in_a_raw_one_is_an_error() -> None:
     """jax.jit around sv.jit would lose the writes."""
     v = var(0.0, name="v")
     f = sv.jit(lambda: inc(v).value)

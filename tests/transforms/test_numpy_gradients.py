@@ -170,7 +170,7 @@ def test_gradients_end_at_integers() -> None:
         sv.grad(lambda: None, sv.Variable(1))
 
 
-def test_autocast() -> None:
+def test_autocast_changes_reads_and_not_the_gradient() -> None:
     v = sv.Variable([1.0, 2.0])
 
     def loss() -> Any:
@@ -319,7 +319,7 @@ def test_the_gradient_is_the_callers_own() -> None:
     assert sv.grad(lambda: np.sum(w), w)().tolist() == [1.0, 1.0]
 
 
-def test_second_and_third_order() -> None:
+def test_second_and_third_order_are_right() -> None:
     v = sv.Variable(np.array([1.0, 2.0, -1.0]))
 
     def first() -> Any:
@@ -333,7 +333,7 @@ def test_second_and_third_order() -> None:
     np.testing.assert_allclose(sv.grad(lambda: np.sum(second() * v), v)(), 24 * v.value**2 + 12 * v.value**2)
 
 
-def test_second_order_through_writes() -> None:
+def test_second_order_through_writes_is_right() -> None:
     v, out = sv.Variable(np.array([1.0, 2.0])), sv.Variable(np.zeros(3), trainable=False)
 
     def inner() -> Any:
@@ -354,7 +354,7 @@ def test_second_order_through_writes() -> None:
     np.testing.assert_allclose(sv.grad(outer, v)(), expected)
 
 
-def test_inside_and_around_autograd_itself() -> None:
+def test_it_works_inside_and_around_autograd_itself() -> None:
     v = sv.Variable(np.array([1.0, 2.0]))
 
     def of_x(x: Any) -> Any:
@@ -590,7 +590,7 @@ STEPS: dict[str, Callable[[Any, Any, Any, Any], Any]] = {
 
 
 @given(names=st.lists(st.sampled_from(sorted(STEPS)), min_size=1, max_size=6))
-def test_a_program_against_finite_differences(names: list[str]) -> None:
+def test_gradients_of_programs_are_their_finite_differences(names: list[str]) -> None:
     start = [each.numpy() for each in pair()]
 
     def build() -> tuple[Callable[[], Any], list[sv.Variable], sv.Variable]:
@@ -750,7 +750,7 @@ def test_jit_inside_a_transaction_belongs_to_it() -> None:
     assert int(v) == 1
 
 
-def test_jit_of_a_training_step() -> None:
+def test_jit_of_a_training_step_learns() -> None:
     w, steps = sv.Variable(np.zeros(2)), sv.Variable(0)
 
     def loss(x: Any, y: Any) -> Any:

@@ -54,7 +54,7 @@ def test_it_has_the_values_it_was_given(backend: str) -> None:
     assert_untouched(w, [5.0, 6.0])
 
 
-def test_current_values(backend: str) -> None:
+def test_a_scope_has_the_current_value_of_what_it_was_given(backend: str) -> None:
     v, w = sv.Variable(1.0, backend=backend), sv.Variable(2.0, backend=backend)
     scope = sv.StatelessScope([(v, 3.0)])
     assert_same(scope.get_current_value(v), 3.0)
@@ -78,7 +78,7 @@ def test_a_scope_that_is_entered_again_goes_on(backend: str) -> None:
     assert_untouched(v, 1.0)
 
 
-def test_values_that_do_not_fit(backend: str) -> None:
+def test_values_that_do_not_fit_are_refused(backend: str) -> None:
     v, i = sv.Variable([1.0, 2.0], name="w", backend=backend), sv.Variable(1, name="i", backend=backend)
     with pytest.raises(
         sv.errors.ShapeError, match=r"^a StatelessScope: expected shape \(2,\), got \(3,\), at 'w'\. Hint: "
@@ -96,7 +96,7 @@ def test_values_that_do_not_fit(backend: str) -> None:
 
 
 @pytest.mark.parametrize("mapping", [{"w": 1.0}, [("w", 1.0)], [1.0]], ids=["dict", "pairs", "values"])
-def test_keys_are_variables(mapping: Any) -> None:
+def test_only_variables_are_keys(mapping: Any) -> None:
     with pytest.raises(TypeError, match=r"^StatelessScope: expected variables as keys, got .*Hint: pass \{variable: "):
         sv.StatelessScope(mapping)
 
@@ -189,7 +189,7 @@ def test_shapes_change_inside_only(backend: str) -> None:
     assert_untouched(v, [1.0])
 
 
-def test_a_variable_without_a_value(backend: str) -> None:
+def test_a_variable_without_a_value_has_one_in_the_scope_only(backend: str) -> None:
     v = sv.Variable(shape=(None,), dtype="float32", name="u", backend=backend)
     with sv.StatelessScope() as scope:
         with pytest.raises(sv.errors.UninitializedError, match="read: the variable has no value yet, at 'u'"):
@@ -225,7 +225,7 @@ def test_constraints_hold_inside(backend: str) -> None:
     assert_untouched(v, [1.0, 2.0])
 
 
-def test_autocast_inside(backend: str) -> None:
+def test_autocast_inside_changes_reads(backend: str) -> None:
     v = sv.Variable([1.0, 2.0], backend=backend)
     with sv.StatelessScope({v: [3.0, 4.0]}), sv.autocast("float16"):
         assert_same(v.value, np.array([3.0, 4.0], "float16"), dtype=True)
@@ -233,7 +233,7 @@ def test_autocast_inside(backend: str) -> None:
     assert_untouched(v, [1.0, 2.0])
 
 
-def test_inner_scopes_inherit(backend: str) -> None:
+def test_inner_scopes_inherit_and_keep_their_writes(backend: str) -> None:
     v, w = sv.Variable(1.0, backend=backend), sv.Variable(2.0, backend=backend)
     with sv.StatelessScope({v: 10.0}) as outer:
         w += 1.0
@@ -267,7 +267,7 @@ def test_an_exception_leaves_everything_free(backend: str) -> None:
     assert not overlays.active
 
 
-def test_a_transaction_inside(backend: str) -> None:
+def test_a_transaction_inside_is_all_or_nothing(backend: str) -> None:
     v, w = sv.Variable(1.0, backend=backend), sv.Variable(2.0, backend=backend)
     with sv.StatelessScope({v: 10.0}) as scope:
         with sv.transaction(v, w):
@@ -295,7 +295,7 @@ def test_a_transaction_inside(backend: str) -> None:
     assert_untouched(w, 2.0)
 
 
-def test_a_scope_inside_a_transaction(backend: str) -> None:
+def test_a_scope_inside_a_transaction_leaves_it_alone(backend: str) -> None:
     v = sv.Variable(1.0, backend=backend)
     with sv.transaction(v):
         v += 1.0
@@ -310,7 +310,7 @@ def test_a_scope_inside_a_transaction(backend: str) -> None:
     assert_untouched(v, 3.0, version=2)
 
 
-def test_snapshots_inside(backend: str) -> None:
+def test_snapshots_inside_are_of_the_scope(backend: str) -> None:
     v, w = sv.Variable([1.0], name="v", backend=backend), sv.Variable([2.0], name="w", backend=backend)
     outside = sv.snapshot(v, w)
     with sv.StatelessScope({v: [10.0]}) as scope:
@@ -505,7 +505,7 @@ class Model:
         return total(self.w.value * x) + self.layers[0].value
 
 
-def test_the_pure_function(backend: str) -> None:
+def test_the_pure_function_returns_what_was_written(backend: str) -> None:
     v, w = sv.Variable([1.0, 2.0], backend=backend), sv.Variable(5.0, backend=backend)
 
     def fn(x: float, *, scale: float = 1.0) -> Any:
@@ -562,7 +562,7 @@ def test_an_object_is_keyed_by_path(backend: str) -> None:
     assert_untouched(model.layers[0], 3.0)
 
 
-def test_values_of_another_form() -> None:
+def test_values_of_another_form_are_refused() -> None:
     v, w = sv.Variable(1.0), sv.Variable(2.0)
     for variables, values, message in [
         ([v, w], [1.0], "functionalize: expected values to be 2 values in a list or tuple, got 1"),
@@ -577,7 +577,7 @@ def test_values_of_another_form() -> None:
         sv.functionalize(lambda: None, 1.5)
 
 
-def test_values_of_another_shape_or_dtype(backend: str) -> None:
+def test_values_of_another_shape_or_dtype_are_refused(backend: str) -> None:
     v, i = sv.Variable([1.0, 2.0], name="w", backend=backend), sv.Variable(1, name="i", backend=backend)
     with pytest.raises(sv.errors.ShapeError, match=r"^functionalize: expected shape \(2,\), got \(\), at 'w'"):
         sv.functionalize(lambda: None, v)(1.0)
@@ -587,7 +587,7 @@ def test_values_of_another_shape_or_dtype(backend: str) -> None:
     assert_same(new, np.array(7, "int32"), dtype=True)
 
 
-def test_a_write_to_another_variable(backend: str) -> None:
+def test_a_write_to_another_variable_is_an_error(backend: str) -> None:
     v, other = sv.Variable(1.0, backend=backend), sv.Variable(2.0, name="other", backend=backend)
 
     def fn() -> None:
@@ -608,7 +608,7 @@ def test_a_write_to_another_variable(backend: str) -> None:
     assert_untouched(other, 2.0)
 
 
-def test_a_read_of_another_variable(backend: str) -> None:
+def test_a_read_of_another_variable_gives_its_value(backend: str) -> None:
     """Is what it is at the call, where nothing traces."""
     v, other = sv.Variable(1.0, backend=backend), sv.Variable(2.0, backend=backend)
     pure = sv.functionalize(lambda: v.value + other.value, [v])
@@ -617,7 +617,7 @@ def test_a_read_of_another_variable(backend: str) -> None:
     assert_same(pure([1.0])[0], 11.0)
 
 
-def test_an_exception_in_the_function(backend: str) -> None:
+def test_an_exception_in_the_function_changes_nothing(backend: str) -> None:
     v = sv.Variable([1.0], backend=backend)
 
     def fn() -> None:
@@ -630,7 +630,7 @@ def test_an_exception_in_the_function(backend: str) -> None:
     assert not overlays.active
 
 
-def test_what_functionalize_keeps_alive(backend: str) -> None:
+def test_functionalize_keeps_its_variables_alive(backend: str) -> None:
     v = sv.Variable(1.0, backend=backend)
     pure = sv.functionalize(lambda: None, [v])
     alive = weakref.ref(v)
@@ -643,7 +643,7 @@ def test_what_functionalize_keeps_alive(backend: str) -> None:
     assert alive() is None
 
 
-def test_functionalize_inside_itself(backend: str) -> None:
+def test_functionalize_works_inside_itself(backend: str) -> None:
     v, w = sv.Variable(1.0, backend=backend), sv.Variable(2.0, backend=backend)
     inner = sv.functionalize(lambda: (v.assign_add(1.0), w.value)[1], [v])
 
@@ -660,7 +660,7 @@ def test_functionalize_inside_itself(backend: str) -> None:
     assert_untouched(v, 1.0)
 
 
-def test_everything_inside_functionalize(backend: str) -> None:
+def test_everything_works_inside_functionalize(backend: str) -> None:
     v, alone = (sv.Variable([1.0, 2.0, 3.0], backend=backend) for _ in range(2))
     u = sv.Variable(shape=(None,), dtype="float32", backend=backend)
     c = sv.Variable(1.0, constraint=lambda a: a * 0 + 7, backend=backend)
@@ -689,7 +689,7 @@ def test_everything_inside_functionalize(backend: str) -> None:
     assert_untouched(v, [1.0, 2.0, 3.0])
 
 
-def test_threads_call_one_pure_function(backend: str) -> None:
+def test_threads_may_call_one_pure_function(backend: str) -> None:
     v = sv.Variable(0.0, backend=backend)
 
     def fn(barrier: threading.Barrier) -> None:
@@ -718,7 +718,7 @@ def program(v: sv.Variable, calls: sv.Variable) -> Callable[[Any], Any]:
     return fn
 
 
-def test_in_jax() -> None:
+def test_the_pure_function_is_transformed_by_jax() -> None:
     jax = pytest.importorskip("jax")
     v, calls = sv.Variable([1.0, 2.0], backend="jax"), sv.Variable(0.0, backend="jax")
     pure = sv.functionalize(program(v, calls), [v, calls])
@@ -744,7 +744,7 @@ def test_in_jax() -> None:
     assert_untouched(v, [1.0, 2.0])
 
 
-def test_in_torch() -> None:
+def test_the_pure_function_is_transformed_by_torch() -> None:
     torch = pytest.importorskip("torch")
     v, calls = sv.Variable([1.0, 2.0], backend="torch"), sv.Variable(0.0, backend="torch")
     pure = sv.functionalize(program(v, calls), [v, calls])
@@ -766,7 +766,7 @@ def test_in_torch() -> None:
     assert_untouched(v, [1.0, 2.0])
 
 
-def test_in_tensorflow() -> None:
+def test_the_pure_function_is_transformed_by_tensorflow() -> None:
     tf = pytest.importorskip("tensorflow")
     v, calls = sv.Variable([1.0, 2.0], backend="tensorflow"), sv.Variable(0.0, backend="tensorflow")
 
@@ -788,7 +788,7 @@ def test_in_tensorflow() -> None:
     assert_untouched(v, [1.0, 2.0])
 
 
-def test_an_unlisted_read_under_jit() -> None:
+def test_an_unlisted_read_under_jit_is_an_error() -> None:
     """`jax.jit` would keep the value of now for ever."""
     jax = pytest.importorskip("jax")
     v, other = sv.Variable(1.0, backend="jax"), sv.Variable(2.0, name="other", backend="jax")
@@ -806,7 +806,7 @@ def test_an_unlisted_read_under_jit() -> None:
     assert_untouched(other, 2.0)
 
 
-def test_a_scope_under_jit() -> None:
+def test_a_scope_works_under_jit_if_it_has_all_that_is_read() -> None:
     jax = pytest.importorskip("jax")
     v, w = sv.Variable([1.0, 2.0], backend="jax"), sv.Variable(1.0, name="w", backend="jax")
 

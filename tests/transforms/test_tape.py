@@ -215,7 +215,7 @@ def flat(results: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
-def test_gives_what_tensorflow_gives(library: str, program: Callable[..., Any]) -> None:
+def test_it_gives_what_tensorflow_gives(library: str, program: Callable[..., Any]) -> None:
     tf = pytest.importorskip("tensorflow")
     expected = flat(program(tf.GradientTape(), tf.Variable([1.0, 2.0]), tf.Variable([3.0, 5.0])))
     got = flat(program(sv.GradientTape(), variable(library), variable(library, [3.0, 5.0])))
@@ -257,7 +257,7 @@ def test_a_tape_is_entered_once() -> None:
         pass
 
 
-def test_jax_has_none() -> None:
+def test_on_jax_a_tape_is_an_error_that_names_the_way() -> None:
     jnp = pytest.importorskip("jax.numpy")
     v = sv.Variable(jnp.ones(2), name="theta")
     with (
@@ -270,7 +270,7 @@ def test_jax_has_none() -> None:
     assert_same(v.value, [1.0, 1.0])
 
 
-def test_what_cannot_be_watched(library: str) -> None:
+def test_what_cannot_be_watched_is_an_error(library: str) -> None:
     with sv.GradientTape() as tape:
         with pytest.raises(DTypeError, match=r"watch: int32 has no gradients, at 'count'\."):
             tape.watch(sv.Variable(array_of(library, 1, "int32"), name="count"))
@@ -287,7 +287,7 @@ def test_what_cannot_be_watched(library: str) -> None:
 # -- what is watched -----------------------------------------------------------------------------------------------
 
 
-def test_watched_variables(library: str) -> None:
+def test_watched_variables_are_the_trainable_ones_that_were_read(library: str) -> None:
     v, w = variable(library), variable(library)
     frozen, count = variable(library, trainable=False), variable(library, [1, 2], dtype="int32")
     with sv.GradientTape() as tape:
@@ -354,7 +354,7 @@ def test_an_exception_closes_it(library: str) -> None:
     assert_same(tape.gradient(y, v), [2.0, 4.0])
 
 
-def test_in_a_transaction_and_around_one(library: str) -> None:
+def test_it_records_in_a_transaction_and_around_one(library: str) -> None:
     v = variable(library)
     with sv.transaction(v):
         v.assign(array_of(library, [3.0, 4.0], "float32"))
@@ -367,7 +367,7 @@ def test_in_a_transaction_and_around_one(library: str) -> None:
     assert_same(tape.gradient(y, v), [6.0, 8.0])
 
 
-def test_around_and_inside_value_and_grad(library: str) -> None:
+def test_it_works_around_and_inside_value_and_grad(library: str) -> None:
     v = variable(library, 3.0)
     with sv.GradientTape() as tape:
         first = sv.grad(lambda: v * v * v, v)()

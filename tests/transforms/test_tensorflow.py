@@ -56,7 +56,7 @@ def outcome_of(call: Callable[[], Any]) -> Any:
 # -- gradients ----------------------------------------------------------------------------------------------------
 
 
-def test_gradient_of_what_was_read_and_writes_kept_once() -> None:
+def test_gradients_are_those_of_what_was_read_and_writes_are_kept_once() -> None:
     w, calls = variable([1.0, 2.0]), variable(0, dtype="int32")
 
     def loss(x: float) -> Any:
@@ -71,7 +71,7 @@ def test_gradient_of_what_was_read_and_writes_kept_once() -> None:
     assert (calls.version, int(calls), w.numpy().tolist()) == (1, 1, [100.0, 100.0])
 
 
-def test_listed_variables_zeros_and_aux() -> None:
+def test_listed_variables_have_gradients_in_their_form_and_zeros() -> None:
     w, unused = variable([1.0, 2.0]), variable([[1.0]])
     (value, aux), gradients = sv.value_and_grad(lambda: (total(w.value), "aux"), {"w": w, "u": [unused]}, True)()
     assert (float(value), aux) == (3.0, "aux")
@@ -79,7 +79,7 @@ def test_listed_variables_zeros_and_aux() -> None:
     assert gradients["u"][0].numpy().tolist() == [[0.0]]
 
 
-def test_two_variables_that_share_a_tensor() -> None:
+def test_two_variables_that_share_a_tensor_have_their_own_gradients() -> None:
     shared = tf.constant([1.0, 2.0])
     a, b = sv.Variable(shared), sv.Variable(shared)
     a.assign(shared), b.assign(shared)
@@ -95,7 +95,7 @@ def test_gathered_gradients_are_dense() -> None:
     assert gradient.numpy().tolist() == [[1.0], [0.0], [2.0]]
 
 
-def test_complex_as_tensorflow_does() -> None:
+def test_complex_gradients_are_those_of_tensorflow() -> None:
     w = variable([1 + 2j], dtype="complex64")
     raw = tf.Variable([1 + 2j], dtype=tf.complex64)
     with tf.GradientTape() as tape:
@@ -105,7 +105,7 @@ def test_complex_as_tensorflow_does() -> None:
 
 
 @pytest.mark.parametrize("wrap", [lambda f: f, sv.jit, lambda f: tf.function(f, autograph=False)])
-def test_second_order(wrap: Callable[..., Any]) -> None:
+def test_second_order_is_right(wrap: Callable[..., Any]) -> None:
     w = variable([1.0, 2.0])
 
     def second() -> Any:
@@ -114,7 +114,7 @@ def test_second_order(wrap: Callable[..., Any]) -> None:
     assert wrap(second)().numpy().tolist() == [6.0, 12.0]
 
 
-def test_raw_tapes_around_and_inside() -> None:
+def test_raw_tapes_work_around_and_inside() -> None:
     w = variable(3.0)
     with tf.GradientTape() as tape:
         gradient = sv.grad(lambda: w**3, w)()
@@ -142,7 +142,7 @@ def test_an_exception_drops_the_writes() -> None:
     assert (float(w), w.version) == (1.0, 0)
 
 
-def test_results_that_have_no_gradient() -> None:
+def test_results_that_have_no_gradient_are_errors() -> None:
     w, n = variable([1.0]), variable([1], dtype="int32")
     with pytest.raises(TraceError, match="TensorFlow has not computed"):
         sv.grad(lambda: (w.value, np.float32(1.0))[1], w)()
@@ -150,7 +150,7 @@ def test_results_that_have_no_gradient() -> None:
         sv.grad(lambda: total(n.value), w)()
 
 
-def test_gradients_in_threads() -> None:
+def test_gradients_in_threads_lose_no_write() -> None:
     w = variable(2.0)
     found: list[bool] = []
 
@@ -222,7 +222,7 @@ def test_numbers_that_steer_the_code_are_part_of_it() -> None:
     assert (float(v), v.version) == (10.0, 3)
 
 
-def test_a_number_that_does_not_fit() -> None:
+def test_a_number_that_does_not_fit_is_an_error() -> None:
     v = variable(100, dtype="int8")
     step = sv.jit(lambda x: v.assign_add(x))
     step(1)
@@ -236,7 +236,7 @@ def test_a_number_that_does_not_fit() -> None:
     assert (int(v), int(w)) == (101, 5)
 
 
-def test_static_arguments_by_position_and_name() -> None:
+def test_static_arguments_are_given_by_position_and_name() -> None:
     v = variable(1.0)
     step, traces = counting(lambda x, how: v * x if how == "times" else v + x, static_argnums=1)
     assert float(step(3.0, "times")) == 3.0
@@ -254,7 +254,7 @@ def test_static_arguments_by_position_and_name() -> None:
         compiled(2.0, n={1})
 
 
-def test_variables_as_arguments_by_identity() -> None:
+def test_variables_as_arguments_are_told_apart_by_identity() -> None:
     a, b = variable(1.0, "a"), variable(2.0, "b")
     step = sv.jit(lambda nest, x: nest["to"][0].assign_add(x))
     assert step({"to": [a]}, 1.0) is a
@@ -274,7 +274,7 @@ def test_a_changed_shape_traces_again() -> None:
     assert (float(step()), len(traces)) == (3.0, 3)
 
 
-def test_code_that_changes_the_shape() -> None:
+def test_code_that_changes_the_shape_changes_it_at_each_call() -> None:
     v, fixed = sv.Variable(tf.ones([1]), shape=(None,)), variable([1.0])
 
     @sv.jit
@@ -300,7 +300,7 @@ def test_a_constant_is_written_at_each_call() -> None:
         assert v.numpy().tolist() == [5.0, 6.0]
 
 
-def test_a_variable_without_a_value() -> None:
+def test_a_variable_without_a_value_gets_its_first_one() -> None:
     v = sv.Variable(shape=(2,), dtype="float32", backend="tensorflow")
     step = sv.jit(lambda x: v.assign(x))
     step([1.0, 2.0])
@@ -403,7 +403,7 @@ def test_a_variable_made_on_every_call_is_an_error() -> None:
     assert [float(fresh(tf.constant(each))) for each in (1.0, 2.0)] == [6.0, 7.0]
 
 
-def test_inside_a_transaction() -> None:
+def test_a_call_inside_a_transaction_is_part_of_it() -> None:
     v, w = variable(1.0, "v"), variable(10.0, "w")
     step, traces = counting(lambda: (w.assign_add(v), v.assign_add(1.0))[1].value)
     with sv.transaction(v):
@@ -558,7 +558,7 @@ def test_a_variable_dies_with_its_function() -> None:
     assert died() is None
 
 
-def test_other_libraries_inside() -> None:
+def test_a_variable_of_another_library_inside_is_an_error() -> None:
     hidden = {"n": sv.Variable(1.0)}
     v = variable(1.0)
 
@@ -573,7 +573,7 @@ def test_other_libraries_inside() -> None:
         sv.jit(lambda: v.value * holder.read())()
 
 
-def test_ragged_arguments_and_results() -> None:
+def test_ragged_arguments_and_results_are_taken() -> None:
     v = variable(2.0)
     double = sv.jit(lambda x: x * v.value)
     for _ in range(2):
@@ -677,7 +677,7 @@ def test_a_function_traced_before_goes_past_no_overlay(opens: Callable[..., Any]
         assert float(plain + 1.0) == 2.0
 
 
-def test_a_function_traced_before_inside_jit() -> None:
+def test_a_function_traced_before_is_right_inside_jit_or_an_error() -> None:
     v = variable([1.0, 2.0])
     read = tf.function(lambda: v.value * 2, autograph=False)
     write = tf.function(lambda: v.assign_add([1.0, 1.0]).value, autograph=False)
@@ -698,7 +698,7 @@ def test_a_function_traced_before_inside_jit() -> None:
     assert v.numpy().tolist() == [2.0, 3.0]
 
 
-def test_an_optimizer_of_keras_inside_jit() -> None:
+def test_an_optimizer_of_keras_works_inside_jit() -> None:
     keras = pytest.importorskip("keras")
     if keras.backend.backend() != "tensorflow":
         pytest.skip("Keras runs on another backend")
@@ -802,7 +802,7 @@ def test_gradients_through_control_flow_in_a_graph(form: Callable[..., Any]) -> 
     assert float(sv.jit(lambda: sv.grad(lambda: form(w))()[w])()) == expected
 
 
-def test_what_a_graph_cannot_lift() -> None:
+def test_what_a_graph_cannot_lift_is_an_error() -> None:
     v, w = variable(1.0, "v"), variable([1.0, 2.0], "w")
     with pytest.raises(sv.errors.ShapeError, match="the carry must keep its shape"):
         sv.jit(lambda: sv.scan(lambda c, x: (tf.stack([c, c]) * v, x), tf.constant(0.0), w.value))()

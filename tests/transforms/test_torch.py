@@ -55,7 +55,7 @@ def either(request: pytest.FixtureRequest) -> Iterator[None]:
 # -- gradients --------------------------------------------------------------------------------------------------
 
 
-def test_gradients_of_what_was_read() -> None:
+def test_gradients_are_those_of_what_was_read() -> None:
     w, b, n = _var([1.0, 2.0]), _var(0.5), _var(0)
 
     def loss(x: float) -> Any:
@@ -109,7 +109,7 @@ def test_a_write_after_the_read_does_not_change_the_gradient() -> None:
     assert w.value.grad_fn is not None, "no longer connected to its parameter"
 
 
-def test_the_gradient_of_a_gradient() -> None:
+def test_the_gradient_of_a_gradient_is_right() -> None:
     w = _var([1.0, 2.0])
 
     def first() -> Any:
@@ -119,7 +119,7 @@ def test_the_gradient_of_a_gradient() -> None:
     _same(sv.grad(lambda: sv.grad(first, w)().sum(), w)(), [6.0, 6.0])
 
 
-def test_the_gradient_under_a_transform_of_torch() -> None:
+def test_the_gradient_is_right_under_a_transform_of_torch() -> None:
     w = _var(2.0)
 
     def slope(x: Any) -> Any:
@@ -128,7 +128,7 @@ def test_the_gradient_under_a_transform_of_torch() -> None:
     _same(torch.func.grad(slope)(torch.tensor(3.0)), 24.0)
 
 
-def test_aux_and_exceptions() -> None:
+def test_aux_is_returned_and_an_exception_drops_the_writes() -> None:
     w, n = _var(2.0), _var(0)
 
     def loss(fails: bool) -> Any:
@@ -157,7 +157,7 @@ def test_a_loss_of_nothing_has_zeros() -> None:
     _same(sv.grad(lambda: torch.tensor(1.0), [w])()[0], [0.0, 0.0])
 
 
-def test_gradients_in_threads() -> None:
+def test_gradients_in_threads_lose_no_write() -> None:
     w = _var([1.0, 2.0])
 
     def work(i: int) -> bool:
@@ -172,7 +172,7 @@ def test_gradients_in_threads() -> None:
 # -- jit ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_step_of_training(either: None) -> None:
+def test_a_step_of_training_is_traced_once_and_writes(either: None) -> None:
     w, n = _var([1.0, 2.0]), _var(0)
     traces: list[None] = []
 
@@ -229,7 +229,7 @@ def test_new_memory_is_the_variables_alone(donate: bool, either: None) -> None:
         d.assign(d.value).assign(d.value)
 
 
-def test_old_values_and_swaps(either: None) -> None:
+def test_old_values_stay_and_values_are_swapped(either: None) -> None:
     a, b = _var([1.0, 2.0]), _var([3.0, 4.0])
 
     @sv.jit
@@ -255,7 +255,7 @@ def test_old_values_and_swaps(either: None) -> None:
         lambda a, b, c: a.update(lambda value: value.flip(0)),
     ],
 )
-def test_values_that_move_between_variables(shift: Callable[..., Any], either: None) -> None:
+def test_values_that_move_between_variables_arrive(shift: Callable[..., Any], either: None) -> None:
     mine, plain = ([_var([1.0, 2.0]), _var([3.0, 4.0]), _var([5.0, 6.0])] for _ in range(2))
     step = sv.jit(lambda: (shift(*mine), None)[1], backend="torch")
     for _ in range(3):
@@ -291,7 +291,7 @@ def test_it_writes_in_place() -> None:
 
 
 @pytest.mark.parametrize("change", [lambda data: data.t().contiguous().t(), lambda data: data.double()])
-def test_memory_that_others_have_replaced(change: Callable[[Any], Any]) -> None:
+def test_memory_that_others_have_replaced_is_used(change: Callable[[Any], Any]) -> None:
     """A program of Inductor's takes its inputs as they were when it was made, without a look."""
     v, w = _var([[1.0, 2.0], [3.0, 4.0]]), _var([[1.0, 2.0], [3.0, 4.0]])
 
@@ -331,7 +331,7 @@ def test_the_parameter_stays_the_same(either: None) -> None:
     del loss
 
 
-def test_an_optimizer_of_torch_and_a_compiled_function(traced: None) -> None:
+def test_an_optimizer_of_torch_and_a_compiled_function_share_the_parameter(traced: None) -> None:
     w = _var([1.0, 2.0])
     optimizer = torch.optim.SGD([w.parameter], lr=0.5)
     step = sv.jit(lambda: w.assign_add(1.0).value.sum())
@@ -366,7 +366,7 @@ def test_shapes_and_dtypes_trace_again(traced: None) -> None:
     assert len(traces) == count, "the program for the first shape was kept"
 
 
-def test_a_write_of_another_shape(traced: None) -> None:
+def test_a_write_of_another_shape_is_kept(traced: None) -> None:
     w = sv.Variable(torch.ones(1), shape=(None,))
     grow = sv.jit(lambda: w.assign(torch.cat([w.value, w.value])).value.sum())
     for i in range(1, 4):
@@ -374,7 +374,7 @@ def test_a_write_of_another_shape(traced: None) -> None:
         assert w.shape == (2**i,)
 
 
-def test_a_variable_without_a_value(traced: None) -> None:
+def test_a_variable_without_a_value_gets_its_first_one(traced: None) -> None:
     w = sv.Variable(shape=(2,), dtype="float32", backend="torch")
     n = _var(0)
     first = sv.jit(lambda x: (w.assign(x), n.assign_add(1), None)[2])
@@ -387,7 +387,7 @@ def test_a_variable_without_a_value(traced: None) -> None:
         sv.jit(lambda: u.value * 2)()
 
 
-def test_arguments_of_all_kinds(traced: None) -> None:
+def test_arguments_of_all_kinds_are_taken(traced: None) -> None:
     v, w = _var(1.0), _var(2.0)
 
     @sv.jit
@@ -410,7 +410,7 @@ def test_arguments_of_all_kinds(traced: None) -> None:
         mix({"variables": [w], "x": ({1, 2},)})
 
 
-def test_static_arguments(traced: None) -> None:
+def test_static_arguments_make_programs(traced: None) -> None:
     w = _var([1.0, 2.0])
 
     def scaled(how: tuple[str, ...], x: Any, times: int = 1) -> Any:
@@ -592,7 +592,7 @@ def test_watchers_are_told(traced: None) -> None:
     _same(w, 6.0)
 
 
-def test_a_variable_made_on_the_first_call(traced: None) -> None:
+def test_a_variable_made_on_the_first_call_is_kept(traced: None) -> None:
     made: list[sv.Variable] = []
 
     @sv.jit
@@ -633,7 +633,7 @@ def test_an_argument_with_a_gradient_is_an_error(traced: None) -> None:
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
-def test_modes_of_torch_around_a_call(mode: Callable[[], Any], either: None) -> None:
+def test_modes_of_torch_around_a_call_change_nothing(mode: Callable[[], Any], either: None) -> None:
     w = _var([1.0, 2.0])
 
     @sv.jit
@@ -666,7 +666,7 @@ def test_autocast_scopes_trace_again(traced: None) -> None:
     assert product().dtype == torch.float32
 
 
-def test_module_of_torch_in_a_closure(either: None) -> None:
+def test_a_module_of_torch_in_a_closure_is_read_at_each_call(either: None) -> None:
     layer = torch.nn.Linear(2, 1)
     w = _var([1.0, 2.0])
     step = sv.jit(lambda: w.assign_add(layer(w.value)).value)
@@ -717,7 +717,7 @@ def test_more_programs_are_compiled_only_when_called_again(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("compiles", [False, True])
-def test_control_flow(compiles: bool, traced: None) -> None:
+def test_control_flow_gives_the_same_compiled_and_not(compiles: bool, traced: None) -> None:
     v = _var(-2.0)
     rows = _var([1.0, 2.0])
 

@@ -37,7 +37,7 @@ DTYPES = list(HOST)
         ([np.ones(2, "float32"), np.zeros(2, "float32")], "float32", (2, 2)),
     ],
 )
-def test_python_values(backend: str, value: Any, dtype: str, shape: tuple[int, ...]) -> None:
+def test_python_values_have_the_usual_dtype(backend: str, value: Any, dtype: str, shape: tuple[int, ...]) -> None:
     v = sv.Variable(value, backend=backend)
     assert (v.dtype_name, v.shape, v.backend) == (dtype, shape, backend)
     assert_same(v, np.asarray(value).astype(HOST[dtype]), dtype=True)
@@ -45,7 +45,7 @@ def test_python_values(backend: str, value: Any, dtype: str, shape: tuple[int, .
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_every_dtype(backend: str, dtype: str) -> None:
+def test_every_dtype_is_held_or_refused_by_name(backend: str, dtype: str) -> None:
     values = ["a", "bc"] if dtype == "string" else np.array([0, 1], HOST[dtype])
     if dtype in CANNOT_HOLD[backend]:
         with pytest.raises(sv.errors.DTypeError, match=CANNOT_HOLD[backend][dtype]):
@@ -77,14 +77,14 @@ def test_the_variable_follows_the_library_of_an_array(backend: str) -> None:
         hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4),
     )
 )
-def test_any_array(backend: str, array: np.ndarray[Any, Any]) -> None:
+def test_any_array_of_numpy_is_held_as_it_is(backend: str, array: np.ndarray[Any, Any]) -> None:
     v = sv.Variable(array, backend=backend)
     assert (v.shape, v.ndim, v.size, v.nbytes) == (array.shape, array.ndim, array.size, array.nbytes)
     assert_same(v, array, dtype=True)
 
 
 @pytest.mark.parametrize("make", [np.asfortranarray, lambda a: a[::-1], lambda a: a.T, lambda a: a[:, ::2]])
-def test_any_memory_layout(backend: str, make: Any) -> None:
+def test_any_memory_layout_is_copied_in_order(backend: str, make: Any) -> None:
     array = make(np.arange(12, dtype="float32").reshape(3, 4))
     assert_same(sv.Variable(array, backend=backend), array)
 
@@ -139,7 +139,7 @@ class Ones:
         return np.ones(shape, dtype)
 
 
-def test_callables(backend: str) -> None:
+def test_a_callable_is_called_with_shape_and_dtype(backend: str) -> None:
     v = sv.Variable(initializer=Ones(), shape=(3, 3), dtype="float16", backend=backend)
     assert (v.shape, v.dtype_name) == ((3, 3), "float16")
     assert_same(v, np.ones((3, 3)))
@@ -174,7 +174,7 @@ def test_random_initializers_have_the_scale_of_keras(name: str) -> None:
     assert abs(ours.mean()) < 0.05 * ours.std()
 
 
-def test_seeds() -> None:
+def test_the_same_seed_gives_the_same_numbers() -> None:
     make = sv.initializers.normal
     assert (make((5,), "float32", 1) == make((5,), "float32", 1)).all()
     assert (make((5,), "float32", 1) != make((5,), "float32", 2)).any()
@@ -223,7 +223,7 @@ def test_orthogonal_is_orthogonal() -> None:
         (lambda: sv.Variable([1.0], foo=1), TypeError, "foo"),  # type: ignore[call-arg]
     ],
 )
-def test_errors(make: Any, error: type[Exception], message: str) -> None:
+def test_what_makes_no_variable_is_an_error_that_says_why(make: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         make()
 
@@ -246,7 +246,7 @@ def test_every_backend_knows_its_devices(backend: str) -> None:
         sv.Variable([1.0], backend=backend)
 
 
-def test_numpy_strings() -> None:
+def test_strings_are_held_written_and_not_mixed_with_numbers() -> None:
     v = sv.Variable(["a", "bc"])
     assert v.dtype_name == "string"
     v[0] = "xyz"
@@ -256,7 +256,7 @@ def test_numpy_strings() -> None:
         v.assign([1, 2])
 
 
-def test_64_bits_on_jax() -> None:
+def test_64_bits_on_jax_are_refused_unless_they_are_enabled() -> None:
     jax = pytest.importorskip("jax")
     with pytest.raises(
         sv.errors.DTypeError, match=r"pass dtype='float32', or call jax.config.update\('jax_enable_x64'"

@@ -43,12 +43,12 @@ def test_only_the_corners_of_a_large_value_leave_the_device(backend: str, monkey
     assert sum(moved) < 100
 
 
-def test_without_a_value(backend: str) -> None:
+def test_a_variable_without_a_value_says_so(backend: str) -> None:
     v = sv.Variable(shape=..., dtype="int8", name="u", backend=backend)
     assert repr(v) == f"<Variable 'u' shape=... dtype=int8 device=CPU:0 backend={backend} value=<uninitialized>>"
 
 
-def test_it_never_raises(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repr_never_raises(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     v = sv.Variable([1.0], name="w", backend=backend)
     kind = type(v._backend)
 
@@ -64,7 +64,7 @@ def test_it_never_raises(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "unavailable" in repr(object.__new__(sv.Variable))
 
 
-def test_strings_and_empty() -> None:
+def test_strings_and_empty_arrays_are_shown() -> None:
     assert repr(sv.Variable(["a", "b"], name="s")).endswith("dtype=string device=CPU:0 backend=numpy value=['a' 'b']>")
     assert repr(sv.Variable([], name="s")).endswith("value=[]>")
 

@@ -208,7 +208,7 @@ def test_scopes_hold_in_their_own_task() -> None:
     assert asyncio.run(both()) == [(np.float16, "mine/x"), (np.float32, "x")]
 
 
-def test_aggregation(backend: str) -> None:
+def test_the_aggregation_is_kept_and_is_the_mean_if_not_given(backend: str) -> None:
     for aggregation in ("none", "mean", "sum", "only_first_replica"):
         assert sv.Variable([1.0], aggregation=aggregation, backend=backend).aggregation == aggregation
     assert sv.Variable([1.0], backend=backend).aggregation == "mean"

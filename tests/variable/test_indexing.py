@@ -107,7 +107,7 @@ def test_at_accumulates_like_numpy(backend: str, case: Any, kind: str, data: st.
         ((..., ...), "ellipsis"),
     ],
 )
-def test_bad_indices(backend: str, index: Any, message: str) -> None:
+def test_bad_indices_are_refused_by_reads_and_writes(backend: str, index: Any, message: str) -> None:
     v = sv.Variable(np.zeros((3, 2), "float32"), name="w", backend=backend)
     for use in (lambda: v[index], lambda: v.__setitem__(index, 1.0), lambda: v.at[index].add(1.0)):
         with pytest.raises(IndexError, match=message):
@@ -127,7 +127,7 @@ def test_a_value_that_does_not_broadcast_into_the_selection(backend: str) -> Non
     assert_same(v, np.zeros((3, 2)))
 
 
-def test_indices_of_every_library(backend: str) -> None:
+def test_indices_of_every_library_are_taken(backend: str) -> None:
     for other in ("numpy", "jax", "torch", "tensorflow"):
         v = sv.Variable([1.0, 2.0, 3.0], backend=backend)
         v[array_of(other, [0, 2], "int32")] = 9.0

@@ -26,7 +26,7 @@ COPIES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def test_freed_with_the_last_reference(backend: str) -> None:
+def test_it_is_freed_with_the_last_reference(backend: str) -> None:
     v = sv.Variable(np.zeros(1000, "float32"), backend=backend)
     v.assign_add(1.0)
     v[0] = 2.0
@@ -104,7 +104,7 @@ def test_copies_keep_everything_and_share_nothing(backend: str, how: str) -> Non
 
 
 @pytest.mark.parametrize("how", COPIES)
-def test_copies_of_variables_without_a_value(backend: str, how: str) -> None:
+def test_a_copy_of_a_variable_without_a_value_has_none(backend: str, how: str) -> None:
     w = COPIES[how](sv.Variable(shape=(None, 2), dtype="int32", name="u", backend=backend))
     assert not w.is_initialized
     assert (w.declared_shape, w.dtype_name, w.name, w.backend) == ((None, 2), "int32", "u", backend)
@@ -112,12 +112,12 @@ def test_copies_of_variables_without_a_value(backend: str, how: str) -> None:
 
 @pytest.mark.parametrize("how", COPIES)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float8_e5m2", "bool", "complex64", "int8"])
-def test_copies_of_every_kind_of_dtype(backend: str, how: str, dtype: str) -> None:
+def test_a_copy_keeps_every_kind_of_dtype(backend: str, how: str, dtype: str) -> None:
     v = sv.Variable([1, 0], dtype=dtype, backend=backend)
     assert_same(COPIES[how](v), v, dtype=True)
 
 
-def test_copies_of_strings_and_scalars() -> None:
+def test_pickles_keep_strings_and_scalars() -> None:
     for value in (["a", "bc"], 3.5, 2):
         assert_same(pickle.loads(pickle.dumps(sv.Variable(value))), sv.Variable(value), dtype=True)
 

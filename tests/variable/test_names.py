@@ -22,7 +22,7 @@ def test_explicit_names_may_repeat(backend: str) -> None:
     assert (v.name, w.name, v.path, w.path) == ("w", "w", "w", "w")
 
 
-def test_scopes_nest(backend: str) -> None:
+def test_nested_scopes_make_a_path(backend: str) -> None:
     with sv.name_scope("encoder") as outer, sv.name_scope("dense") as inner:
         v = sv.Variable(0.0, name="kernel", backend=backend)
     assert (outer, inner) == ("encoder", "encoder/dense")
@@ -37,7 +37,7 @@ def test_a_scope_ends_with_an_exception() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a/b", 3, None, b"w"])
-def test_bad_names(name: object) -> None:
+def test_bad_names_are_refused(name: object) -> None:
     message = "name: expected a non-empty string without '/', got .*Hint: nest name_scope for a path"
     with pytest.raises(ValueError, match=message), sv.name_scope(name):  # type: ignore[arg-type]
         pass

@@ -37,7 +37,7 @@ JAX: dict[str, tuple[Call, Call]] = {
 
 
 @row(JAX)
-def test_jax_functions(backend: str, jnp: Any, call: Call, expected: Call) -> None:
+def test_jax_functions_take_a_variable(backend: str, jnp: Any, call: Call, expected: Call) -> None:
     assert_result(call(jnp, variable(backend)), "jax", expected(VALUE))
 
 
@@ -54,7 +54,7 @@ TRANSFORMS: dict[str, tuple[Call, Call]] = {
 
 
 @row(TRANSFORMS)
-def test_jax_transforms(backend: str, jax: Any, call: Call, expected: Call) -> None:
+def test_jax_transforms_take_a_variable_as_argument(backend: str, jax: Any, call: Call, expected: Call) -> None:
     assert_result(call(jax, variable(backend)), "jax", expected(VALUE))
 
 
@@ -121,7 +121,7 @@ def test_jit_sees_every_write_to_its_argument(backend: str, jax: Any) -> None:
     assert len(traces) == 1
 
 
-def test_jax_leaves(backend: str, jax: Any) -> None:
+def test_a_variable_has_one_leaf_for_jax(backend: str, jax: Any) -> None:
     v = variable(backend)
     (leaf,) = jax.tree.leaves({"w": v})
     assert_same(leaf, VALUE)

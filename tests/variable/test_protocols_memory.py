@@ -30,7 +30,7 @@ DLPACK: dict[str, tuple[str, Call]] = {
 
 
 @pytest.mark.parametrize(("library", "call"), list(DLPACK.values()), ids=list(DLPACK))
-def test_dlpack(backend: str, library: str, call: Call) -> None:
+def test_other_libraries_take_a_variable_by_dlpack(backend: str, library: str, call: Call) -> None:
     pytest.importorskip(library)
     assert_result(call(variable(backend, trainable=False)), library, VALUE)
 
@@ -81,7 +81,7 @@ ZERO_COPY: dict[str, tuple[str, tuple[str, ...], Call]] = {
 
 
 @pytest.mark.parametrize(("library", "backends", "call"), list(ZERO_COPY.values()), ids=list(ZERO_COPY))
-def test_zero_copy(backend: str, library: str, backends: tuple[str, ...], call: Call) -> None:
+def test_calls_that_need_no_copy_make_none(backend: str, library: str, backends: tuple[str, ...], call: Call) -> None:
     pytest.importorskip(library)
     v = variable(backend, LARGE, trainable=False)
     got = call(v)

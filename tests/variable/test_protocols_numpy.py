@@ -94,11 +94,11 @@ UFUNCS: dict[str, tuple[Call, Call]] = {
 
 
 @row(UFUNCS)
-def test_numpy_ufuncs(backend: str, call: Call, expected: Call) -> None:
+def test_ufuncs_of_numpy_take_a_variable(backend: str, call: Call, expected: Call) -> None:
     assert_result(call(variable(backend)), "numpy", expected(VALUE))
 
 
-def test_numpy_ufunc_at(backend: str) -> None:
+def test_ufunc_at_of_numpy_takes_variables_as_index_and_operand(backend: str) -> None:
     counts = np.zeros(3, np.int32)
     np.add.at(
         counts, variable(backend, np.array([0, 2, 2], np.int32)), variable(backend, np.array([1, 10, 100], np.int32))
@@ -138,11 +138,11 @@ FUNCTIONS: dict[str, tuple[Call, Call]] = {
 
 
 @row(FUNCTIONS)
-def test_numpy_functions(backend: str, call: Call, expected: Call) -> None:
+def test_functions_of_numpy_take_a_variable(backend: str, call: Call, expected: Call) -> None:
     assert_result(call(variable(backend)), "numpy", expected(VALUE))
 
 
-def test_numpy_facts_and_tests(backend: str) -> None:
+def test_numpy_knows_its_shape_and_compares_it(backend: str) -> None:
     v = variable(backend)
     assert (np.shape(v), np.ndim(v), np.size(v)) == ((2, 2), 2, 4)
     assert np.allclose(v, VALUE)

@@ -30,7 +30,7 @@ STANDARD: dict[str, tuple[Call, Call]] = {
 
 
 @row(STANDARD)
-def test_array_api_namespace(backend: str, call: Call, expected: Call) -> None:
+def test_the_namespace_of_the_array_api_computes_on_a_variable(backend: str, call: Call, expected: Call) -> None:
     compat = lib("array_api_compat")
     v = variable(backend, trainable=False)
     assert_result(call(compat.array_namespace(v), v), backend, expected(VALUE))
@@ -42,7 +42,7 @@ def test_array_api_compat_casts_by_a_method_of_the_array(backend: str) -> None:
     assert_result(xp.astype(v.value, xp.int32), backend, VALUE.astype(np.int32))
 
 
-def test_array_api_facts(backend: str) -> None:
+def test_the_array_api_knows_a_variable_as_an_array(backend: str) -> None:
     compat = lib("array_api_compat")
     v = variable(backend)
     assert compat.is_array_api_obj(v)
@@ -72,7 +72,7 @@ FRAMES: dict[str, Call] = {
 
 
 @calls(FRAMES)
-def test_pandas(backend: str, call: Call) -> None:
+def test_pandas_makes_the_same_of_a_variable_as_of_an_array(backend: str, call: Call) -> None:
     pd = pytest.importorskip("pandas")
     got, expected = call(pd, variable(backend, LINE)), call(pd, LINE)
     assert type(got) is type(expected)
@@ -127,14 +127,14 @@ SCIPY: dict[str, tuple[Call, Call]] = {
 
 
 @row(SCIPY)
-def test_scipy(backend: str, call: Call, expected: Call) -> None:
+def test_scipy_takes_a_variable_and_leaves_it_as_it_is(backend: str, call: Call, expected: Call) -> None:
     pytest.importorskip("scipy")
     v = variable(backend)
     assert_result(call(v), "numpy", expected(VALUE), rtol=1e-5)
     assert_same(v, VALUE)
 
 
-def test_scipy_starts_from_a_variable(backend: str) -> None:
+def test_scipy_optimizes_from_a_variable_and_leaves_it_as_it_is(backend: str) -> None:
     optimize = pytest.importorskip("scipy.optimize")
     v = variable(backend, LINE)
     found = optimize.minimize(lambda x: ((x - 1) ** 2).sum(), v, method="Nelder-Mead")
@@ -142,7 +142,7 @@ def test_scipy_starts_from_a_variable(backend: str) -> None:
     assert_same(v, LINE)
 
 
-def test_scikit_learn(backend: str) -> None:
+def test_scikit_learn_fits_and_predicts_from_variables(backend: str) -> None:
     pytest.importorskip("sklearn")
     linear, preprocessing = (lib(f"sklearn.{each}") for each in ("linear_model", "preprocessing"))
     x, y = variable(backend), variable(backend, np.array([1.0, 2.0], np.float32))

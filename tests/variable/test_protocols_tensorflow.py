@@ -41,7 +41,7 @@ TENSORFLOW: dict[str, tuple[Call, Call]] = {
 
 
 @row(TENSORFLOW)
-def test_tensorflow_functions(backend: str, tf: Any, call: Call, expected: Call) -> None:
+def test_tensorflow_functions_take_a_variable(backend: str, tf: Any, call: Call, expected: Call) -> None:
     assert_result(call(tf, variable(backend)), "tensorflow", expected(VALUE))
 
 

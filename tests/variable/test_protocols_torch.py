@@ -60,7 +60,7 @@ TORCH: dict[str, tuple[Call, Call]] = {
 
 
 @row(TORCH)
-def test_torch_functions(backend: str, torch: Any, call: Call, expected: Call) -> None:
+def test_torch_functions_take_a_variable(backend: str, torch: Any, call: Call, expected: Call) -> None:
     v = variable(backend)
     assert_result(call(torch, v), "torch", expected(VALUE))
     assert_same(v, VALUE)

@@ -48,7 +48,7 @@ def test_bitwise_operators_are_the_librarys_own(backend: str, op: Any) -> None:
         assert_same(op(other, v), op(other, v.value))
 
 
-def test_unary_operators(backend: str) -> None:
+def test_unary_operators_round_and_divmod_give_values(backend: str) -> None:
     v = sv.Variable([-1.5, 2.25], backend=backend)
     assert_same(-v, [1.5, -2.25])
     assert_same(+v, [-1.5, 2.25])
@@ -66,7 +66,7 @@ def test_unary_operators(backend: str) -> None:
     assert_same(remainder, [1.0])
 
 
-def test_matmul(backend: str) -> None:
+def test_matmul_takes_a_variable_on_either_side(backend: str) -> None:
     v = sv.Variable([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], backend=backend)
     w = sv.Variable([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], backend=backend)
     assert_same(w @ v, [[22.0, 28.0], [49.0, 64.0]])
@@ -84,7 +84,7 @@ def test_numpy_operands_stay_with_the_variables_library(backend: str) -> None:
     assert_same(np.float32(2) * v, [2.0, 4.0])
 
 
-def test_operands_of_two_other_libraries(backend: str) -> None:
+def test_an_operand_of_another_library_decides_the_result(backend: str) -> None:
     v = sv.Variable([1.0, 2.0], backend=backend)
     for other in ("jax", "torch", "tensorflow"):
         x = array_of(other, [10.0, 20.0], "float32")
@@ -95,7 +95,7 @@ def test_operands_of_two_other_libraries(backend: str) -> None:
         assert_same(v - x, [-9.0, -18.0])
 
 
-def test_variables_of_two_libraries(backend: str) -> None:
+def test_variables_of_two_libraries_meet_in_one_of_them(backend: str) -> None:
     other = "torch" if backend != "torch" else "jax"
     v, w = sv.Variable([1.0], backend=backend), sv.Variable([2.0], backend=other)
     # As beside an array: the result is of the other's library, and NumPy's is always the other.
@@ -105,7 +105,7 @@ def test_variables_of_two_libraries(backend: str) -> None:
     assert_same(w - v, [1.0])
 
 
-def test_equality(backend: str) -> None:
+def test_equality_compares_elements_and_hashes_by_identity(backend: str) -> None:
     v, w = sv.Variable([1.0, 2.0], backend=backend), sv.Variable([1.0, 3.0], backend=backend)
     assert_same(v == w, [True, False])
     assert_same(v != w, [False, True])
@@ -117,7 +117,7 @@ def test_equality(backend: str) -> None:
     assert v in [w, v][1:]
 
 
-def test_scalars_convert(backend: str) -> None:
+def test_scalars_convert_to_numbers_of_python_and_others_do_not(backend: str) -> None:
     s = sv.Variable(2.5, backend=backend)
     assert (float(s), int(s), bool(s), complex(s)) == (2.5, 2, True, 2.5 + 0j)
     n = sv.Variable(3, backend=backend)
@@ -133,7 +133,7 @@ def test_scalars_convert(backend: str) -> None:
             convert(v)
 
 
-def test_containers(backend: str) -> None:
+def test_it_is_a_sequence_of_rows_that_do_not_change(backend: str) -> None:
     v = sv.Variable([[1.0, 2.0], [3.0, 4.0]], backend=backend)
     assert len(v) == 2
     rows = list(v)
@@ -150,7 +150,7 @@ def test_containers(backend: str) -> None:
             use(scalar)
 
 
-def test_facts(backend: str) -> None:
+def test_facts_are_read_and_cannot_be_set(backend: str) -> None:
     v = sv.Variable(np.zeros((2, 3), "float32"), name="w", backend=backend)
     assert (v.shape, v.ndim, v.size, v.nbytes, v.backend, v.name) == ((2, 3), 2, 6, 24, backend, "w")
     assert v.dtype == v.value.dtype
@@ -183,7 +183,7 @@ def test_the_namespace_computes_on_values(backend: str) -> None:
     assert_same(xp.permute_dims(v.value, (1, 0)), [[1.0, 3.0], [2.0, 4.0]])
 
 
-def test_parameter(backend: str) -> None:
+def test_the_parameter_is_one_object_that_shows_every_write(backend: str) -> None:
     v = sv.Variable([1.0, 2.0], name="w", backend=backend)
     if backend in ("numpy", "jax"):
         with pytest.raises(AttributeError, match=f"{backend} has no mutable parameter object, at 'w'. Hint: use v.val"):

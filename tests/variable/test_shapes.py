@@ -13,7 +13,7 @@ from tests.helpers import array_of, assert_same
 from tests.internals import broadcasts_into, canonical_shape, fits
 
 
-def test_open_axes(backend: str) -> None:
+def test_an_open_axis_takes_any_length(backend: str) -> None:
     v = sv.Variable(np.zeros((2, 4), "float32"), shape=(None, 4), backend=backend)
     assert (v.shape, v.declared_shape) == ((2, 4), (None, 4))
     v.assign(np.ones((5, 4), "float32"))
@@ -28,7 +28,7 @@ def test_open_axes(backend: str) -> None:
     assert v.shape == (5, 4)
 
 
-def test_everything_open(backend: str) -> None:
+def test_an_open_shape_takes_any_shape(backend: str) -> None:
     v = sv.Variable(1.0, shape=..., backend=backend)
     for shape in ((), (3,), (2, 2), (0,)):
         assert v.assign(np.full(shape, 2.0, "float32")).shape == shape
@@ -101,7 +101,7 @@ def test_assign_add_never_broadcasts_out_of_the_shape(backend: str, shape: tuple
     assert v.version == 0
 
 
-def test_without_a_value(backend: str) -> None:
+def test_without_a_value_reads_fail_until_it_is_assigned(backend: str) -> None:
     v = sv.Variable(shape=(2,), dtype="float32", name="u", backend=backend)
     assert v.is_initialized is False
     assert (v.shape, v.dtype_name, v.version, v.trainable) == ((2,), "float32", 0, True)
@@ -154,7 +154,7 @@ def test_a_first_assignment_that_fails_leaves_it_without_a_value(backend: str) -
     assert not v.is_initialized
 
 
-def test_canonical_shapes() -> None:
+def test_shapes_are_made_canonical_and_compared() -> None:
     assert canonical_shape(np.int64(3)) == (3,)
     assert canonical_shape([]) == ()
     assert canonical_shape((np.int32(2), None)) == (2, None)

@@ -68,7 +68,7 @@ def test_update_that_fails_changes_nothing(backend: str, fn: Any, error: Any, me
     assert v.version == 1
 
 
-def test_update_of_nothing(backend: str) -> None:
+def test_update_without_a_value_is_an_error(backend: str) -> None:
     v = sv.Variable(shape=(2,), name="w", backend=backend)
     with pytest.raises(sv.errors.UninitializedError, match="update: the variable has no value yet, at 'w'"):
         v.update(lambda a: a)
@@ -178,7 +178,7 @@ def test_edit_is_dropped_on_an_exception(backend: str) -> None:
 @pytest.mark.parametrize(
     "index", [1, slice(1, 3), (slice(None), 0), (..., slice(None, None, -1)), [0, 0, 2], np.array([True, False, True])]
 )
-def test_edit_of_a_region(backend: str, index: Any) -> None:
+def test_edit_of_a_region_writes_that_region(backend: str, index: Any) -> None:
     start = np.arange(6, dtype="float32").reshape(3, 2)
     v = sv.Variable(start, backend=backend)
     expected = start.copy()
@@ -190,7 +190,7 @@ def test_edit_of_a_region(backend: str, index: Any) -> None:
     assert v.version == 1
 
 
-def test_edit_outside_the_shape(backend: str) -> None:
+def test_edit_outside_the_shape_is_an_error_and_holds_nothing(backend: str) -> None:
     v = sv.Variable([1.0], name="w", backend=backend)
     with pytest.raises(sv.errors.IndexingError, match="index 7 is out of bounds.*'w'"), v.edit(7):
         pass
@@ -200,7 +200,7 @@ def test_edit_outside_the_shape(backend: str) -> None:
 @pytest.mark.parametrize(
     "dtype", ["bool", "int8", "uint8", "int32", "float16", "bfloat16", "float8_e4m3fn", "complex64"]
 )
-def test_edit_of_every_kind(backend: str, dtype: str) -> None:
+def test_edit_keeps_every_kind_of_dtype(backend: str, dtype: str) -> None:
     v = sv.Variable([1, 0, 1], dtype=dtype, backend=backend)
     with v.edit() as array:
         array[1] = 1

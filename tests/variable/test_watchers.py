@@ -190,12 +190,12 @@ def test_a_subscriber_does_not_keep_the_variable() -> None:
     assert alive() is None
 
 
-def test_what_is_no_subscriber() -> None:
+def test_what_cannot_be_called_is_no_subscriber() -> None:
     with pytest.raises(TypeError, match="subscribe: expected a callable, got 3, at 'w'"):
         sv.Variable(0, name="w").subscribe(3)  # type: ignore[arg-type]
 
 
-def test_a_pipeline_of_two_threads(backend: str) -> None:
+def test_a_pipeline_of_two_threads_misses_no_version(backend: str) -> None:
     source, result = sv.Variable(0.0, backend=backend), sv.Variable(0.0, backend=backend)
     items = 20
 

@@ -73,7 +73,7 @@ def test_matmul_writes_the_variable(backend: str) -> None:
     assert_same(v, [[2.0, 1.0], [4.0, 3.0]])
 
 
-def test_operators_that_a_dtype_lacks(backend: str) -> None:
+def test_operators_that_a_dtype_lacks_are_refused(backend: str) -> None:
     flag, count, weight = (sv.Variable(value, name="x", backend=backend) for value in ([True], [3], [1.0]))
     for op in list[Any](IN_PLACE):
         with pytest.raises(sv.errors.DTypeError, match="bool variables have no arithmetic, at 'x'. Hint: use &"):
@@ -272,7 +272,7 @@ def test_assign_takes_pandas(backend: str) -> None:
     assert_same(v.assign(pd.Series([1.0, 2.0], dtype="float32")), [1.0, 2.0])
 
 
-def test_values_that_are_no_array(backend: str) -> None:
+def test_values_that_are_no_array_are_refused(backend: str) -> None:
     v = sv.Variable([0.0, 0.0], name="w", backend=backend)
     for value in (None, object(), [[1.0], [2.0, 3.0]], {"a": 1}, [None, 1.0]):
         with pytest.raises(sv.errors.InitializerError, match="assign: a value of type .*, at 'w'. Hint: pass numbers"):
@@ -282,7 +282,7 @@ def test_values_that_are_no_array(backend: str) -> None:
     assert_same(v, [0.0, 0.0])
 
 
-def test_assign_of_itself(backend: str) -> None:
+def test_a_variable_can_be_assigned_to_itself(backend: str) -> None:
     v = sv.Variable([1.0, 2.0], backend=backend)
     assert_same(v.assign(v), [1.0, 2.0])
     assert_same(v.assign_add(v), [2.0, 4.0])
