@@ -74,7 +74,7 @@ class Draft(Cell):
         self._version += 1
 
     def _become(self, value: Any, shape: Shape | None, declared: DeclaredShape, version: int) -> None:
-        """Takes on a `State` whose value no handle holds: for a draft that is a value."""
+        """Takes on the parts of a `State` whose value no handle has: for a draft that is a value."""
         self._snapshot = value
         self._handle = None if value is None else _VALUE
         self._shape = shape

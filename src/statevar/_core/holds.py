@@ -13,12 +13,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from operator import attrgetter
 from threading import get_ident
-from typing import Any, ClassVar, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeVar
 
 from ..errors import ConflictError, ReentrantWriteError
 from .forks import guarded, in_child
 
-__all__ = ["BUSY", "Hold", "Lockable", "Locks", "drain", "releasing", "running_task", "while_locked"]
+__all__ = ["BUSY", "Hold", "Locks", "drain", "releasing", "running_task", "while_locked"]
 
 _waiting: dict[int, Hold] = {}  # by thread: what it waits for
 _graph = guarded(threading.Lock())  # guards _waiting, and the list of each hold
@@ -168,13 +168,15 @@ BUSY: Final = _Busy("a write")
 # one call in C goes through it: nothing comes between.
 
 
-class Lockable(Protocol):
-    """A cell, as these functions see it."""
+if TYPE_CHECKING:  # a protocol takes 0.1 ms of every import
 
-    _lock: Any
+    class Lockable(Protocol):
+        """A cell, as these functions see it."""
+
+        _lock: Any
 
 
-_Lockable = TypeVar("_Lockable", bound=Lockable)
+_Lockable = TypeVar("_Lockable", bound="Lockable")
 _Result = TypeVar("_Result")
 
 #: Goes through an iterator. To be called in a ``finally`` with what `releasing` has returned, and nothing before it.

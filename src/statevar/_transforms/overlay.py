@@ -302,7 +302,8 @@ class ValueOverlay(Overlay):
         self.written = dict(self.written)
         for variable, draft in list(self.drafts.items()):
             if variable in states:
-                draft._become(*states[variable])
+                state = states[variable]
+                draft._become(state.value, state.shape, state.declared, state.version)
             else:
                 del self.drafts[variable]
 
