@@ -103,8 +103,19 @@ class Cell:
     _watchers: Watchers | None
     _writes: dict[str, Write]
 
-    def __init__(self, backend: Backend, dtype: str, device: Any, path: str, *, trainable: bool) -> None:
-        """A cell without a value. `_initialize` follows, or `_declare`."""
+    def __init__(
+        self,
+        backend: Backend,
+        dtype: str,
+        value: Any,
+        declared: DeclaredShape | None,
+        *,
+        device: Any,
+        trainable: bool,
+        constraint: Callable[[Any], Any] | None,
+        path: str,
+    ) -> None:
+        """A cell with its first value, or None for a cell without a value, which has a declared shape."""
         self._backend = backend
         self._dtype_name = dtype
         self._dtype = backend.dtype(dtype)
@@ -112,34 +123,28 @@ class Cell:
         self._device = None if device is None else backend.device(device)
         self._path = path
         self._trainable = trainable and is_differentiable(dtype)
+        self._constraint = constraint
         tracing = backend.tracing
         self._guard = tracing if tracing is not None and tracing.guards_reads else None
         self._lock = RLock()
         self._holder = None
         self._watchers = None
-        self._snapshot = self._handle = self._shape = self._constraint = None
+        self._snapshot = self._handle = self._shape = None
         self._version = 0
-
-    def _initialize(self, value: Any, declared: DeclaredShape | None) -> None:
-        """Gives a new cell its declared shape and, unless it is None, its first value."""
         if value is None:
             assert declared is not None, "a variable without a value has a declared shape"
             self._declared = declared
             return
-        backend = self._backend
         overlay = overlays.current() if overlays.active else None
         traced = overlay is not None and overlay.holds_values and backend.is_symbolic(unwrapped(value))
         if traced:
-            x = to_value(value, backend, self._dtype_name, operation="Variable", path=self._path)
+            x = to_value(value, backend, dtype, operation="Variable", path=path)
         else:
-            x = to_operand(value, backend, self._dtype_name, operation="Variable", path=self._path, device=self._device)
+            x = to_operand(value, backend, dtype, operation="Variable", path=path, device=self._device)
         shape = backend.shape(x)
         if declared is not None and not fits(shape, declared):
-            raise ShapeError.of(
-                "Variable",
-                f"the initial value has shape {shape}, which does not fit the declared {declared}",
-                self._path,
-            )
+            problem = f"the initial value has shape {shape}, which does not fit the declared {declared}"
+            raise ShapeError.of("Variable", problem, path)
         self._declared = shape if declared is None else declared
         if not traced:
             self._create(x, shape)
@@ -305,7 +310,8 @@ class Cell:
         In place, two writers would meet in one buffer, under a reader's snapshot; on JAX, in a donated one.
         """
         backend = self._backend
-        where = write.check(self, write.operation, x, index)
+        check = write.check
+        where = check(self, write.operation, x, index)
         x = self._computed(write, self._stored(), x, where)
         shape = backend.shape(x)
         declared = self._declared if fits(shape, self._declared) else shape
@@ -381,9 +387,6 @@ class Cell:
     def _create(self, x: Array, shape: Shape) -> None:
         """Takes on a new handle of an operand."""
         handle = self._backend.create(x, declared=self._declared, device=self._device, trainable=self._trainable)
-        self._take_on(handle, shape)
-
-    def _take_on(self, handle: Any, shape: Shape) -> None:
         self._handle = handle
         self._snapshot = handle.published
         self._shape = shape

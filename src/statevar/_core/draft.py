@@ -47,6 +47,12 @@ class Draft(Cell):
     def _current(self) -> Cell:
         return self
 
+    def _take_on(self, handle: Any, shape: Shape) -> None:
+        """Takes on another handle."""
+        self._handle = handle
+        self._snapshot = handle.published
+        self._shape = shape
+
     def _restore(self, value: Any, declared: DeclaredShape) -> None:
         """Takes on a snapshot of its variable, taken at any time, or no value."""
         backend = self._backend

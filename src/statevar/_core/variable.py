@@ -106,12 +106,21 @@ class Variable(Cell, Protocols):
         asked = asked or "float32"
         place = scopes.current_device() if device is None else device
         path = "" if name is None else scopes.path_of(name)
-        Cell.__init__(self, library, asked, place, path, trainable=bool(trainable))
+        if constraint is not None:
+            _check_constraint(constraint, path)
         self._autocast = bool(autocast) and is_floating(asked)
         self._aggregation = aggregation
-        if constraint is not None:
-            self.constraint = constraint
-        self._initialize(value, declared)
+        Cell.__init__(
+            self,
+            library,
+            asked,
+            value,
+            declared,
+            device=place,
+            trainable=bool(trainable),
+            constraint=constraint,
+            path=path,
+        )
         self._name = scopes.unique_name("variable") if name is None else name
         self._path = scopes.path_of(self._name)
         register(self)
@@ -231,8 +240,8 @@ class Variable(Cell, Protocols):
 
     @constraint.setter
     def constraint(self, constraint: Callable[[Any], Any] | None) -> None:
-        if constraint is not None and not callable(constraint):
-            raise TypeError(describe("constraint", f"expected a callable or None, got {constraint!r}", self._path))
+        if constraint is not None:
+            _check_constraint(constraint, self._path)
         self._constraint = constraint
 
     @property
@@ -537,6 +546,11 @@ class Variable(Cell, Protocols):
 
     def __repr__(self) -> str:
         return variable_repr(self)
+
+
+def _check_constraint(constraint: Any, path: str) -> None:
+    if not callable(constraint):
+        raise TypeError(describe("constraint", f"expected a callable or None, got {constraint!r}", path))
 
 
 #: Writes at an index: ``put(operation, index, value)``.

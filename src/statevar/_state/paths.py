@@ -149,7 +149,8 @@ class Targets:
         self._path_of: dict[Variable, str] | None = None
         for target in targets:
             self._parts += self._parts_of(target)
-        self.variables = list(dict.fromkeys(chain.from_iterable(map(_variables_of, self._parts))))
+        found = map(_variables_of, self._parts)
+        self.variables = list(dict.fromkeys(next(found) if len(self._parts) == 1 else chain.from_iterable(found)))
 
     def _parts_of(self, target: Any) -> list[Variable | list[Variable] | Paths]:
         if isinstance(target, Variable):
