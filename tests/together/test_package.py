@@ -253,3 +253,30 @@ def test_a_broken_library_is_told_apart_from_a_missing_one(tmp_path: Path) -> No
 
 def test_py_typed_is_shipped() -> None:
     assert (SOURCE / "py.typed").exists()
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "pass",
+        "importlib.util.find_spec('jax')",
+        "threading.Thread(target=importlib.util.find_spec, args=['jax']).start()",
+    ],
+    ids=["imported", "looked up before", "looked up in a thread"],
+)
+def test_a_library_that_is_imported_later_takes_a_variable(asked: str) -> None:
+    """And the list of finders stays as it is: another thread may be going through it."""
+    pytest.importorskip("jax")
+    code = (
+        "import importlib.util, sys, threading\n"
+        "import statevar as sv\n"
+        "v = sv.Variable([0.0, 0.0])\n"
+        "finders = list(sys.meta_path)\n"
+        f"{asked}\n"
+        "import jax, jax.numpy as jnp\n"
+        "assert sys.meta_path == finders\n"
+        "assert jnp.cos(v).tolist() == [1.0, 1.0]\n"
+        "assert type(jax.jit(lambda v: v)(v)).__name__ == 'FrozenVariable'\n"
+        "assert type(jax.__loader__).__module__.startswith('_frozen_importlib')\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
