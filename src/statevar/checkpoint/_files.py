@@ -5,7 +5,10 @@ The others call these functions through this module (``_files.write(…)``), so 
 
 from __future__ import annotations
 
+import errno
 import os
+import platform
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointNotFoundError, StatevarError, StorageError, describe
+
+try:
+    import fcntl
+
+    _missing = []
+except ImportError:  # Windows
+    _missing = ["fcntl"]
 
 __all__ = [
     "close",
@@ -29,6 +39,7 @@ __all__ = [
     "remove",
     "remove_folder",
     "rename",
+    "require_posix",
     "size",
     "storage_error",
     "sync",
@@ -36,6 +47,26 @@ __all__ = [
     "wait_for",
     "write",
 ]
+
+#: What a save needs, and this system does not have.
+_missing += [f"os.{name}" for name in ("O_CLOEXEC", "O_DIRECTORY", "O_NONBLOCK", "pwritev") if not hasattr(os, name)]
+_HAS_PREADV = hasattr(os, "preadv")
+_one_reader = threading.Lock()
+#: Windows has none of the first two, and changes line ends without the third.
+_READ_ONLY = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"))
+
+
+def require_posix(operation: str, path: Any) -> None:
+    """Raises StorageError where the system cannot lock a file, or write it as a save must. Reading needs neither."""
+    if _missing:
+        error = StorageError.of(
+            operation,
+            f"checkpoints can be saved on POSIX systems only: {platform.system()} lacks {', '.join(_missing)}",
+            str(path),
+            "save on Linux or macOS, or store the values with numpy.savez; sv.load and sv.verify work here",
+        )
+        error.errno, error.strerror, error.filename = errno.ENOSYS, os.strerror(errno.ENOSYS), os.fspath(path)
+        raise error
 
 
 def create(path: Path) -> int:
@@ -45,7 +76,7 @@ def create(path: Path) -> int:
 
 def open_file(path: Path) -> int:
     """A file that exists, to read and to lock. A pipe has no bytes: nobody waits for its writer."""
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    return os.open(path, _READ_ONLY)
 
 
 def write(file: int, buffers: Sequence[Any], offset: int) -> int:
@@ -55,7 +86,13 @@ def write(file: int, buffers: Sequence[Any], offset: int) -> int:
 
 def read(file: int, buffers: Sequence[Any], offset: int) -> int:
     """Reads as much as the system gives at once; 0 at the end of the file."""
-    return os.preadv(file, buffers, offset)
+    if _HAS_PREADV:
+        return os.preadv(file, buffers, offset)
+    with _one_reader:  # the offset belongs to the file, and several threads read it
+        os.lseek(file, offset, os.SEEK_SET)
+        content = os.read(file, len(buffers[0]))
+    buffers[0][: len(content)] = content
+    return len(content)
 
 
 def size(file: int) -> int:
@@ -107,8 +144,6 @@ def names(folder: Path) -> list[str]:
 
 def lock(file: int) -> bool:
     """Whether the file is now ours alone. The system lets it go when we die."""
-    import fcntl  # noqa: PLC0415  # POSIX only
-
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

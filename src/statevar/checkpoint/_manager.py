@@ -124,6 +124,7 @@ class CheckpointManager:
         shard_size: int | str = "64MB",
         progress: Callable[[Progress], object] | None = None,
     ) -> None:
+        _files.require_posix("CheckpointManager", directory)
         _check_count("CheckpointManager", "keep", keep, 1)
         if keep_every is not None:
             _check_count("CheckpointManager", "keep_every", keep_every, 1)

@@ -94,6 +94,7 @@ def save(
     >>> model["layers"][0].value
     array([1., 2.], dtype=float32)
     """
+    _files.require_posix("save", path)
     limit = None if max_shard_size is None else parsed_size(max_shard_size)
     found = paths_in("save", obj)
     texts = texts_of(found, metadata)
