@@ -231,7 +231,7 @@ def test_the_newest_that_is_whole_is_restored(tmp_path: Path) -> None:
         assert restored.step == 1
         assert list(restored.skipped) == [3, 2]
         assert "the tensor is damaged" in restored.skipped[3]
-        assert "no JSON" in restored.skipped[2]
+        assert "invalid JSON" in restored.skipped[2]
         assert state["a"].value[0] == 1
         with pytest.raises(sv.errors.CheckpointError, match="the tensor is damaged"):
             manager.restore(3)
