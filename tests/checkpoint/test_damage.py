@@ -204,7 +204,7 @@ def test_what_is_no_checkpoint_is_refused(content: bytes, tmp_path: Path) -> Non
 
 
 def test_an_empty_folder_is_no_checkpoint(tmp_path: Path) -> None:
-    with pytest.raises(sv.errors.CheckpointNotFoundError, match="the folder is no checkpoint: it has no index"):
+    with pytest.raises(sv.errors.CheckpointNotFoundError, match=r"load: the folder has no index\.json, at .*a file\."):
         sv.load(tmp_path)
 
 
