@@ -188,7 +188,7 @@ def test_suite_notices_writes_that_are_not_in_place() -> None:
             return int(self.adapter.to_host(variable.value).ctypes.data)
 
     name = "test_write_is_in_place_if_nobody_holds_the_value"
-    assert "moved a value that nobody held" in _failures(Suite(), (name,))[name]
+    assert "moved a value that no reader has" in _failures(Suite(), (name,))[name]
 
 
 def test_suite_notices_a_wrong_gradient(boxarray: Any) -> None:

@@ -323,7 +323,7 @@ def names_in(folder: Path) -> set[str]:
 # -- the k-th operation fails ----------------------------------------------------------------------------------
 
 #: Every operation of `_files` that asks the system: a new one fails in turn too.
-OPERATIONS = tuple(name for name in files.__all__ if name not in ("storage_error", "os_errors_as"))
+OPERATIONS = tuple(name for name in files.__all__ if name not in ("storage_error", "os_errors_as", "require_posix"))
 
 
 class Fault:

@@ -236,7 +236,7 @@ def test_one_error_names_all_that_does_not_fit(backend: str, path: Path) -> None
     }
     assert mismatch(target, path) == "\n".join(
         [
-            f"load: it does not fit the object, and nothing was loaded, at '{path}'.",
+            f"load: the file does not match the object, and nothing was loaded, at '{path}'.",
             "  mismatched  layers/kernel: expected shape (3, 2), got (2, 3)",
             "  mismatched  steps: expected int32, got float32; pass cast=True to cast it",
             "  missing     layers/scales",
@@ -265,7 +265,7 @@ def test_not_strict_loads_the_rest_and_says_what_it_left(path: Path) -> None:
     assert report.unexpected == ["c"]
     assert report.mismatched == {"b": "expected shape (2,), got (1,)"}
     assert [v.version for v in target.values()] == [1, 0, 0]
-    with pytest.raises(CheckpointMismatchError, match=r"^load: nothing has taken up c.$"):
+    with pytest.raises(CheckpointMismatchError, match=r"^load: the object has no variable for c\.$"):
         report.assert_consumed()
 
 
@@ -291,7 +291,7 @@ def test_what_cannot_be_cast_is_named_with_the_rest(backend: str, path: Path) ->
 def test_many_paths_are_listed_shortly(path: Path) -> None:
     sv.save({f"v{i}": sv.Variable(0.0) for i in range(30)}, path)
     report = sv.load([], path, strict=False)
-    with pytest.raises(CheckpointMismatchError, match=r"nothing has taken up v0, v1, .*, v9 and 20 more.$"):
+    with pytest.raises(CheckpointMismatchError, match=r"the object has no variable for v0, v1, .*, v9 and 20 more.$"):
         report.assert_consumed()
 
 
@@ -311,7 +311,9 @@ def test_a_missing_file_is_an_error_of_its_own(tmp_path: Path) -> None:
 
 
 def test_mmap_is_for_loads_without_an_object(path: Path) -> None:
-    with pytest.raises(ValueError, match=r"mmap is for a load without an object. Hint: sv.load\(path, mmap=True\)"):
+    with pytest.raises(
+        ValueError, match=r"mmap=True works only without an object. Hint: use sv.load\(path, mmap=True\)"
+    ):
         sv.load({"v": sv.Variable(0.0)}, path, mmap=True)  # type: ignore[call-overload]
 
 
@@ -342,7 +344,7 @@ def test_paths_are_renamed_by_a_function(path: Path) -> None:
 def test_two_values_for_one_variable_are_refused(path: Path) -> None:
     sv.save({"a": sv.Variable(1.0), "b": sv.Variable(2.0)}, path)
     message = mismatch({"c": sv.Variable(0.0)}, path, rename={"a": "c", "b": "c"})
-    assert message == f"load: rename gives 'c' to 'a' and to 'b', at '{path}'."
+    assert message == f"load: rename maps both 'a' and 'b' to 'c', at '{path}'."
 
 
 def test_a_function_is_asked_for_variables_only(path: Path) -> None:
@@ -393,7 +395,7 @@ def test_nothing_is_saved_and_loaded(path: Path) -> None:
 def test_a_pattern_that_nothing_has_is_an_error(path: Path) -> None:
     target = {"steps": sv.Variable(1.0)}
     sv.save(target, path)
-    with pytest.raises(CheckpointMismatchError, match="load: nothing has a path like 'stepz', at "):
+    with pytest.raises(CheckpointMismatchError, match="load: no path matches only='stepz', at "):
         sv.load(target, path, only="stepz")
     assert sv.load(target, path, only="stepz", strict=False).loaded == []
 
@@ -451,7 +453,7 @@ def test_what_is_shared_is_loaded_from_what_was_not(path: Path) -> None:
     assert_same(layer.bias, [1.0, 1.0])
     sv.save({"first": Layer(1.0), "again": Layer(2.0)}, path)
     message = mismatch(target, path)
-    assert "first/bias: one variable here, and different ones in the file: first/bias, again/bias" in message
+    assert "first/bias: one variable in the object, and different ones in the file: first/bias, again/bias" in message
 
 
 def test_a_part_of_what_was_shared_by_its_other_path(path: Path) -> None:
@@ -476,7 +478,7 @@ def test_what_appears_is_filled(backend: str, path: Path) -> None:
     report = sv.load(target, path, on_create=True)
     assert report.pending == ["extra", "part/kernel", "part/bias"]
     assert report.unexpected == []
-    with pytest.raises(CheckpointMismatchError, match="nothing has taken up extra, part/kernel, part/bias"):
+    with pytest.raises(CheckpointMismatchError, match="the object has no variable for extra, part/kernel, part/bias"):
         report.assert_consumed()
     target.extra = sv.Variable([0.0], backend=backend)
     assert_same(target.extra, [9.0])
@@ -552,7 +554,8 @@ def test_what_appears_with_another_shape_is_an_error(path: Path) -> None:
     report = sv.load(target, path, on_create=True)
     with pytest.raises(
         CheckpointMismatchError,
-        match=r"(?s)what has appeared does not fit the file, .*extra: expected shape \(2,\), got \(1,\)",
+        match=r"(?s)the new variables do not match the file, and none was loaded, .*"
+        r"extra: expected shape \(2,\), got \(1,\)",
     ):
         target.extra = sv.Variable([0.0, 0.0])
     assert report.pending == ["extra"]
@@ -782,7 +785,7 @@ def test_variables_are_not_loaded_inside_a_trace(path: Path) -> None:
         return v.value
 
     with pytest.raises(
-        TraceError, match="^load: variables cannot be loaded inside a transformed function. Hint: load before."
+        TraceError, match="^load: variables cannot be loaded inside a transformed function. Hint: load before the call."
     ):
         step()
     assert_same(v, [1.0, 2.0])

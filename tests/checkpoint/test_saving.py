@@ -305,7 +305,7 @@ def test_a_variable_alone_has_its_own_path(folder: Path) -> None:
         ({"\ud800": 0}, "half a surrogate pair"),
         ({1.5: 0}, "expected a string or an integer as key, got 1.5"),
         ({1: 0, "1": 0}, "two keys are written '1'"),
-        ({"__metadata__": 0}, "the format keeps this name for itself"),
+        ({"__metadata__": 0}, "the file format reserves this name"),
     ],
     ids=["empty", "NUL", "surrogate", "float", "twice", "metadata"],
 )
@@ -319,7 +319,7 @@ def test_a_name_that_no_file_can_hold_is_refused(model: dict[Any, Any], message:
 
 
 def test_the_own_name_of_a_variable_may_be_no_name_for_a_file(folder: Path) -> None:
-    with pytest.raises(NameScopeError, match="^save: a name has no characters, or a NUL among them"):
+    with pytest.raises(NameScopeError, match="^save: the path is empty, or contains NUL"):
         sv.save(sv.Variable(1.0, name="a\0b"), folder / "a")
     assert not names_in(folder)
 
@@ -406,7 +406,8 @@ def test_shards_lie_beside_what_a_link_leads_to(tmp_path: Path) -> None:
 
 def test_a_folder_is_no_path_for_a_file(tmp_path: Path) -> None:
     with pytest.raises(
-        StorageError, match=re.escape(f"save: this is a folder, at '{tmp_path}'. Hint: name a file in it.")
+        StorageError,
+        match=re.escape(f"save: the path is a folder, at '{tmp_path}'. Hint: pass the path of a file in it."),
     ):
         sv.save({"v": sv.Variable(1.0)}, tmp_path)
     assert not names_in(tmp_path)
@@ -513,7 +514,7 @@ def test_several_files_keep_all_that_one_does(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [0, -1, True, "", "0", "big", "-5MB", "5 XB", 1.5, None.__class__, "1e3"])
 def test_a_size_that_is_none_is_refused(size: Any, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="^save: expected a number of bytes or a text such as '5GB', got"):
+    with pytest.raises(ValueError, match="^save: expected a number of bytes or a string such as '5GB', got"):
         sv.save({"v": sv.Variable(1.0)}, tmp_path / "a", max_shard_size=size)
     assert not names_in(tmp_path)
 
@@ -562,7 +563,7 @@ BAD_METADATA["a"] = BAD_METADATA
 @pytest.mark.parametrize("kind", [each for each in BAD_METADATA if each != "a"])
 def test_metadata_that_would_not_come_back_is_refused(kind: str, tmp_path: Path) -> None:
     with pytest.raises(
-        TypeError, match="^save: (the metadata cannot be kept as JSON|expected a mapping as metadata, got list)"
+        TypeError, match="^save: (the metadata cannot be stored as JSON|expected metadata to be a mapping, got list)"
     ):
         sv.save({"v": sv.Variable(1.0)}, tmp_path / "a", metadata=BAD_METADATA[kind])
     assert not names_in(tmp_path)

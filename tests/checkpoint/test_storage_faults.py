@@ -283,7 +283,7 @@ def test_what_fails_in_the_background_is_told_at_the_next_call(memory: Path) -> 
             with pytest.raises(sv.errors.StorageError, match="save: the system said No space left on device") as caught:
                 manager.wait()
         assert caught.value.errno == errno.ENOSPC
-        assert caught.value.__notes__ == ["This was the save of step 2, in the background."]
+        assert caught.value.__notes__ == ["The save of step 2 failed in the background."]
         assert manager.steps() == [1]
         manager.save(2, wait=True)
         assert manager.steps() == [1, 2]
@@ -383,7 +383,7 @@ def test_a_file_where_a_folder_should_be_is_told(tmp_path: Path) -> None:
 
 def test_a_folder_where_a_file_should_be_is_told(tmp_path: Path) -> None:
     (tmp_path / NAME).mkdir()
-    refused(tmp_path / NAME, r"save: this is a folder, at '.*'\. Hint: name a file in it\.")
+    refused(tmp_path / NAME, r"save: the path is a folder, at '.*'\. Hint: pass the path of a file in it\.")
     assert names_in(tmp_path) == {NAME}
 
 
@@ -459,7 +459,7 @@ def test_a_folder_that_another_manager_has_taken_is_a_conflict(tmp_path: Path) -
     with sv.CheckpointManager(directory, model) as manager:
         shutil.rmtree(directory)
         with sv.CheckpointManager(directory, model) as other:
-            with pytest.raises(sv.errors.ConflictError, match="another manager has this folder"):
+            with pytest.raises(sv.errors.ConflictError, match="another manager uses this folder"):
                 manager.save(1, wait=True)
             other.save(1, wait=True)
         manager.save(2, wait=True)

@@ -1,4 +1,4 @@
-"""State that survives: saved to files, loaded from them, kept as checkpoints of a program that runs."""
+"""Saves variables to files, loads them, and keeps the checkpoints of a running program."""
 
 from ._checkpoint import Checkpoint
 from ._load import load

@@ -1,4 +1,4 @@
-"""What was saved, opened: a mapping of paths to arrays that reads each when it is asked for."""
+"""`Checkpoint`, a mapping from path to array that reads each array when you ask for it."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ __all__ = ["INDEX", "Checkpoint", "index_at", "open_checkpoint"]
 
 _Result = TypeVar("_Result")
 
-INDEX = "index.json"  #: of a checkpoint that is a folder
+INDEX = "index.json"  #: the name of the index in a checkpoint that is a folder
 
-_CHUNK = 8 << 20  # bytes that a thread reads before it asks for more
+_CHUNK = 8 << 20  # bytes that a thread reads in one job
 _READERS = min(4, os.cpu_count() or 1)
-_ATTEMPTS = 10  # to open files that another process replaces meanwhile
+_ATTEMPTS = 10  # attempts to open files that another process keeps replacing
 _LONGEST_INDEX = 100_000_000
 
 
 @public()
 class Checkpoint(Mapping[str, HostArray]):
-    """What was saved, by path. An array is read, and checked, when it is asked for; each time anew.
+    """An opened checkpoint: a mapping from path to array. Each lookup reads the array and checks its checksum.
 
     Attributes:
-        path: where it is.
-        variables: what is known of each variable without reading it: dtype, shape, declared shape, flags.
-        aliases: further paths of the same variables, or of what holds them, each with the first one.
-        metadata: what `save` was given to keep.
+        path: the path of the checkpoint.
+        variables: the facts about each variable, which take no reading: dtype, shape, declared shape, flags.
+        aliases: each further path of a variable or of a container, mapped to its first path.
+        metadata: the ``metadata`` that was given to `save`.
 
     >>> import statevar as sv, tempfile, pathlib
     >>> path = pathlib.Path(tempfile.mkdtemp()) / "state.safetensors"
@@ -64,20 +64,20 @@ class Checkpoint(Mapping[str, HostArray]):
         self.metadata: Mapping[str, Any] = MappingProxyType(
             parse_json(texts.pop("statevar.metadata", "{}").encode(), path, numbers=True)
         )
-        #: The metrics that a `CheckpointManager` was given.
+        #: The metrics that were given to `CheckpointManager.save`.
         self.metrics: dict[str, float] = _numbers(texts.pop("statevar.metrics", "{}"), path)
         for alias in self.aliases:
             if alias in self.variables or not alias:
-                refuse("load", f"{alias!r} is said to be another name, and is a variable", path)
-        # Last: whoever made this closes the files if it is refused.
+                refuse("load", f"{alias!r} is no valid alias: it is empty, or the path of a variable", path)
+        # Last, because the caller closes the files if this constructor raises.
         self._close = weakref.finalize(self, _close_all, [part.file for part in parts])
 
     def __getitem__(self, path: str) -> HostArray:
-        """The array, read-only.
+        """Reads an array, and returns it read-only.
 
         Raises:
-            CheckpointError: it is damaged.
-            KeyError: there is none of this path, or it had no value.
+            CheckpointError: the array is damaged.
+            KeyError: no variable has this path, or it was saved without a value.
         """
         array = self.read(path)
         array.setflags(write=False)
@@ -89,18 +89,25 @@ class Checkpoint(Mapping[str, HostArray]):
         return saved is not None and saved.shape is not None
 
     def __eq__(self, other: object) -> bool:
-        return self is other  # arrays are not compared by the way
+        return self is other  # equality of mappings would read and compare all arrays
 
     __hash__ = object.__hash__
 
     def read(self, path: str) -> HostArray:
-        """The array, for the caller to keep and to write, unless it is mapped."""
+        """Reads an array, and returns it writable unless the file is mapped.
+
+        Raises:
+            CheckpointError: the array is damaged.
+            KeyError: no variable has this path, or it was saved without a value.
+        """
         name = followed(path, self.aliases)
         part = self._part_of.get(name)
         if part is None or name not in part.entries:
             raise KeyError(path)
         if not self._close.alive:
-            raise ValueError(describe("load", "the checkpoint is closed", str(self.path)))
+            raise ValueError(
+                describe("load", "the checkpoint is closed", str(self.path), "open it again with sv.load(path)")
+            )
         if self._mapped:
             with _files.os_errors_as("load", part.path):
                 return from_tensor(part.mapped(part.entries[name]), self.variables[name], f"{part.path}: {name}")
@@ -110,7 +117,7 @@ class Checkpoint(Mapping[str, HostArray]):
         return array
 
     def arrays(self, names: Iterable[str]) -> dict[str, HostArray | CheckpointError]:
-        """The array of each path that has one; in place of a damaged one, the error."""
+        """Reads arrays, by path. The error of a damaged array takes its place; a path without a value is absent."""
 
         def read(part: TensorFile, entries: Sequence[Entry]) -> list[HostArray | CheckpointError]:
             memory = [fresh_bytes(entry.nbytes) for entry in entries]
@@ -123,7 +130,7 @@ class Checkpoint(Mapping[str, HostArray]):
         return self._in_threads(read, names)
 
     def damage(self) -> dict[str, CheckpointError]:
-        """What is wrong with each tensor that is damaged, by path. Reads all, and keeps nothing."""
+        """Reads all tensors, and returns the error of each damaged one, by path."""
         found: dict[str, Any] = self._in_threads(TensorFile.check, self)
         for name in self:
             if found[name] is None and self.variables[name].dtype in PARTIAL:
@@ -139,7 +146,7 @@ class Checkpoint(Mapping[str, HostArray]):
     def _in_threads(
         self, read: Callable[[TensorFile, list[Entry]], list[_Result]], names: Iterable[str]
     ) -> dict[str, _Result | CheckpointError]:
-        """What ``read`` returns of neighbours in a file, by path: one thread hashes while another one reads."""
+        """Returns the results of ``read`` by path. Several threads call it, so that one hashes while another reads."""
         wanted: dict[TensorFile, list[Entry]] = {}
         for name in names:
             part = self._part_of[name]
@@ -152,10 +159,10 @@ class Checkpoint(Mapping[str, HostArray]):
             try:
                 with _files.os_errors_as("load", part.path):
                     return read(part, group)
-            except CheckpointError as error:  # the file is too short
+            except CheckpointError as error:  # the file was cut short
                 return [error] * len(group)
 
-        if len(groups) < 2:  # a thread takes longer than a small array
+        if len(groups) < 2:  # starting a thread takes longer than reading a small array
             found = [attempt(job) for job in groups]
         else:
             with ThreadPoolExecutor(min(_READERS, len(groups))) as pool:
@@ -167,7 +174,7 @@ class Checkpoint(Mapping[str, HostArray]):
         }
 
     def checksum(self, path: str) -> str | None:
-        """Of the bytes of a tensor; None if it has no value, or somebody else wrote the file."""
+        """Returns the checksum of a tensor; None if the variable has no value, or another program wrote the file."""
         name = followed(path, self.aliases)
         return self._part_of[name].checksums.get(name)
 
@@ -178,7 +185,7 @@ class Checkpoint(Mapping[str, HostArray]):
         return sum(1 for _ in self)
 
     def close(self) -> None:
-        """Closes the files. It happens by itself with the last reference."""
+        """Closes the files. They are also closed when the last reference to the checkpoint is gone."""
         self._close()
 
     def __enter__(self) -> Self:
@@ -196,7 +203,7 @@ class Checkpoint(Mapping[str, HostArray]):
 def _texts(texts: dict[str, str], key: str, path: Path) -> dict[str, str]:
     value = parse_json(texts.pop(key, "{}").encode(), path)
     if not all(isinstance(each, str) for each in value.values()):
-        refuse("load", f"{key} is no mapping of text to text", path)
+        refuse("load", f"{key} must map strings to strings", path)
     return value
 
 
@@ -207,14 +214,14 @@ def _numbers(text: str, path: Path) -> dict[str, float]:
     except OverflowError:
         sound = False
     if not sound:
-        refuse("load", "the metrics are no mapping of text to numbers", path)
+        refuse("load", "statevar.metrics must map strings to finite numbers", path)
     return {name: float(each) for name, each in value.items()}
 
 
 def _close_all(files: list[int]) -> None:
     try:
         while files:
-            with suppress(OSError):  # nothing was written
+            with suppress(OSError):  # nothing was written, so nothing is lost
                 _files.close(files.pop())
     finally:
         if files:  # Ctrl-C
@@ -225,23 +232,28 @@ def open_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:
     """Opens a file, an index and its files, or a folder with an index.
 
     Raises:
-        CheckpointError: it is damaged.
-        CheckpointNotFoundError: there is nothing.
-        StorageError: the system refused.
+        CheckpointError: the checkpoint is damaged.
+        CheckpointNotFoundError: the path does not exist, or is a folder without an index.
+        StorageError: the system cannot read it.
     """
     for attempt in range(_ATTEMPTS):
         with _files.os_errors_as("load", path):
-            place = Path(os.path.realpath(path / INDEX if path.is_dir() else path))  # its files are beside it
+            place = Path(
+                os.path.realpath(path / INDEX if path.is_dir() else path)
+            )  # follows links: the files are in the folder of the real index
             if path.is_dir() and not place.exists():
                 raise CheckpointNotFoundError.of(
-                    "load", "the folder is no checkpoint: it has no index", str(path), "name a file in it"
+                    "load",
+                    f"the folder has no {INDEX}",
+                    str(path),
+                    "pass a checkpoint of a CheckpointManager, or a file",
                 )
             before = _files.place_of(place)
             try:
                 return _opened(path, place, mapped)
             except (CheckpointError, FileNotFoundError):
-                # Was it replaced while we opened it? Then the next look finds the new one; which may have got the
-                # number of the old one, so that one more look is always taken.
+                # If another process has replaced it meanwhile, the next attempt finds the new one. There is always a
+                # second attempt, since the new file may have the inode number of the old one.
                 if attempt + 1 == _ATTEMPTS or (attempt and _files.place_of(place) == before):
                     raise
     raise AssertionError("the last attempt returns or raises")
@@ -267,13 +279,14 @@ def _opened(path: Path, place: Path, mapped: bool) -> Checkpoint:
 
 
 def index_at(place: Path) -> Index | None:
+    """Reads an index; returns None if the file is not one."""
     file = _files.open_file(place)
     try:
         total = _files.size(file)
         if not is_index(read_bytes(file, min(8, total), 0, place)):
             return None
         if total > _LONGEST_INDEX:
-            refuse("load", f"the index has {total} bytes, too many", place)
+            refuse("load", f"the index has {total} bytes, and the limit is {_LONGEST_INDEX}", place)
         return decode_index(read_bytes(file, total, 0, place), place)
     finally:
         _files.close(file)
@@ -284,4 +297,4 @@ def _check_map(index: Index, parts: list[TensorFile], path: Path) -> None:
     if found != index.tensors or sum(len(part.variables) for part in parts) != len(
         {name for part in parts for name in part.variables}
     ):
-        refuse("load", "the files do not hold the tensors that the index names", path)
+        refuse("load", "the files do not contain the tensors that the index names", path)

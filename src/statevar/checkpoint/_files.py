@@ -1,11 +1,14 @@
-"""Every file operation that persistence does: the one place where a disk can fail, and where tests make it fail.
+"""Every file operation of this package. A disk can fail only here, and tests make it fail here.
 
-The others call these functions through this module (``_files.write(…)``), so that a test replaces them there.
+The other modules call these functions through this module (``_files.write(…)``), so that a test can replace them.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import platform
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,6 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointNotFoundError, StatevarError, StorageError, describe
+
+try:
+    import fcntl
+
+    _missing = []
+except ImportError:  # Windows
+    _missing = ["fcntl"]
 
 __all__ = [
     "close",
@@ -29,6 +39,7 @@ __all__ = [
     "remove",
     "remove_folder",
     "rename",
+    "require_posix",
     "size",
     "storage_error",
     "sync",
@@ -37,39 +48,65 @@ __all__ = [
     "write",
 ]
 
+#: The parts of POSIX that a save needs and this system lacks.
+_missing += [f"os.{name}" for name in ("O_CLOEXEC", "O_DIRECTORY", "O_NONBLOCK", "pwritev") if not hasattr(os, name)]
+_HAS_PREADV = hasattr(os, "preadv")
+_one_reader = threading.Lock()
+#: Windows has only the last one, and would translate line ends without it.
+_READ_ONLY = os.O_RDONLY | sum(getattr(os, name, 0) for name in ("O_CLOEXEC", "O_NONBLOCK", "O_BINARY"))
+
+
+def require_posix(operation: str, path: Any) -> None:
+    """Raises StorageError if the system lacks the parts of POSIX that a save needs. A load needs none of them."""
+    if _missing:
+        error = StorageError.of(
+            operation,
+            f"checkpoints can be saved on POSIX systems only: {platform.system()} lacks {', '.join(_missing)}",
+            str(path),
+            "save on Linux or macOS, or store the values with numpy.savez; sv.load and sv.verify work here",
+        )
+        error.errno, error.strerror, error.filename = errno.ENOSYS, os.strerror(errno.ENOSYS), os.fspath(path)
+        raise error
+
 
 def create(path: Path) -> int:
-    """A new file that did not exist, to write; its mode is what the user's umask leaves."""
+    """Creates a file that must not exist, and opens it for writing. Its mode follows the user's umask."""
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
 
 
 def open_file(path: Path) -> int:
-    """A file that exists, to read and to lock. A pipe has no bytes: nobody waits for its writer."""
-    return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    """Opens an existing file for reading and locking. A pipe counts as empty, instead of waiting for its writer."""
+    return os.open(path, _READ_ONLY)
 
 
 def write(file: int, buffers: Sequence[Any], offset: int) -> int:
-    """Writes as much as the system takes at once; returns how many bytes."""
+    """Writes as much as the system takes at once, and returns the number of bytes."""
     return os.pwritev(file, buffers, offset)
 
 
 def read(file: int, buffers: Sequence[Any], offset: int) -> int:
-    """Reads as much as the system gives at once; 0 at the end of the file."""
-    return os.preadv(file, buffers, offset)
+    """Reads as much as the system gives at once, and returns the number of bytes: 0 at the end of the file."""
+    if _HAS_PREADV:
+        return os.preadv(file, buffers, offset)
+    with _one_reader:  # the offset belongs to the file, and several threads read it
+        os.lseek(file, offset, os.SEEK_SET)
+        content = os.read(file, len(buffers[0]))
+    buffers[0][: len(content)] = content
+    return len(content)
 
 
 def size(file: int) -> int:
-    """In bytes."""
+    """Returns the size of a file in bytes."""
     return os.fstat(file).st_size
 
 
 def sync(file: int) -> None:
-    """Returns once the file's bytes are on the disk."""
+    """Waits until the bytes of a file are on the disk."""
     os.fsync(file)
 
 
 def sync_folder(folder: Path) -> None:
-    """Returns once the names in the folder are on the disk."""
+    """Waits until the names in a folder are on the disk."""
     file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(file)
@@ -78,12 +115,12 @@ def sync_folder(folder: Path) -> None:
 
 
 def rename(source: Path, target: Path) -> None:
-    """Puts a file or folder in the place of another, in one step."""
+    """Renames a file or folder in one step. An existing target is replaced."""
     source.replace(target)
 
 
 def link(source: Path, target: Path) -> None:
-    """A second name for a file."""
+    """Gives a file a second name."""
     target.hardlink_to(source)
 
 
@@ -96,19 +133,17 @@ def make_folder(path: Path) -> None:
 
 
 def remove_folder(path: Path) -> None:
-    """An empty one."""
+    """Removes an empty folder."""
     path.rmdir()
 
 
 def names(folder: Path) -> list[str]:
-    """What is in a folder."""
+    """Returns the names in a folder."""
     return [path.name for path in folder.iterdir()]
 
 
 def lock(file: int) -> bool:
-    """Whether the file is now ours alone. The system lets it go when we die."""
-    import fcntl  # noqa: PLC0415  # POSIX only
-
+    """Tries to lock a file, and returns whether that worked. The lock ends with the process."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -117,7 +152,7 @@ def lock(file: int) -> bool:
 
 
 def wait_for(file: int, seconds: float) -> bool:
-    """As `lock`, but tries for so long."""
+    """Tries to lock a file for some seconds, and returns whether that worked."""
     end = time.monotonic() + seconds
     while not lock(file):
         if time.monotonic() > end:
@@ -131,13 +166,13 @@ def close(file: int) -> None:
 
 
 def identity(file: int) -> tuple[int, int]:
-    """Which file it is, whatever its name."""
+    """Returns the device and inode of an open file, which identify it under any name."""
     status = os.fstat(file)
     return status.st_dev, status.st_ino
 
 
 def place_of(path: Path) -> tuple[int, int] | None:
-    """Which file has this name now."""
+    """Returns the device and inode of the file that has this path now; None if there is none."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -147,11 +182,11 @@ def place_of(path: Path) -> tuple[int, int] | None:
 
 @contextmanager
 def os_errors_as(operation: str, path: Any, hint: str = "") -> Iterator[None]:
-    """Tells of a system error as ours, with what was attempted and where.
+    """Turns system errors in the block into errors of statevar that name the operation and the path.
 
     Raises:
-        CheckpointNotFoundError: there is no such file or folder.
-        StorageError: the system refused anything else.
+        CheckpointNotFoundError: the file or folder does not exist.
+        StorageError: the system reported another error.
     """
     try:
         yield
@@ -162,7 +197,7 @@ def os_errors_as(operation: str, path: Any, hint: str = "") -> Iterator[None]:
 
 
 def storage_error(operation: str, path: Any, error: OSError, hint: str = "") -> StorageError:
-    """Our error for one of the system's."""
+    """Returns the error of statevar for a system error."""
     error_type = CheckpointNotFoundError if isinstance(error, FileNotFoundError) else StorageError
     ours = error_type(describe(operation, f"the system said {error.strerror or repr(error)}", str(path), hint))
     ours.errno, ours.strerror, ours.filename = error.errno, error.strerror, os.fspath(path)

@@ -1,4 +1,4 @@
-"""`load`: what was saved, back into variables; all of it or nothing."""
+"""`load`: loads a saved file into variables, all of them or none."""
 
 from __future__ import annotations
 
@@ -54,34 +54,35 @@ def load(
     on_create: bool = False,
     mmap: bool = False,
 ) -> LoadReport | Checkpoint:
-    """Loads what `save` has saved, on any backend and device: into an object, or as a mapping of paths to arrays.
+    """Loads a file of `save` into an object, on any backend and device, or opens it as a mapping from path to array.
 
-    Everything is read and checked first, then all variables change in one transaction: a load that fails changes none.
-    Nothing in a file is ever executed.
+    Everything is read and checked first. Then all variables change in one transaction, so a load that fails changes
+    none. Nothing in a file is ever executed.
 
     Args:
-        target: what was saved, or what is built like it. A single variable takes a file with one, whatever its name.
-            Alone, the path of a file: its arrays are read when asked for.
-        path: of the file.
-        strict: whether what is missing, unexpected or mismatched is an error. If not, the rest is loaded. Damage always
-            is one.
-        rename: the path in the object for a path in the file, or for what paths begin with; or a function that returns
-            it, or None for what is not wanted.
-        cast: whether another dtype is cast, by the rules of `Variable.assign`.
-        only: a pattern, or several: the paths in the object to load, with ``*`` and ``?``.
-        on_create: keeps what the object does not have yet, and fills it when it appears (`LoadReport.pending`): in a
-            `Module` by itself, as long as the module lives; in a plain container as long as the report does.
-        mmap: maps the file into memory instead of reading it. Quick, but not checked; and if somebody cuts the file
-            short meanwhile, the system ends the process.
+        target: the object to load into. A single variable takes the value of a file with one variable, whatever its
+            name. If ``path`` is omitted, ``target`` is the path of a file to open.
+        path: the path of the file.
+        strict: whether missing, unexpected and mismatched variables are an error. If False, the others are loaded.
+            Damage is always an error.
+        rename: maps file paths, or path prefixes, to object paths: a dict, or a function of the file path that returns
+            the object path (None skips the tensor).
+        cast: whether to cast another dtype, by the rules of `Variable.assign`.
+        only: one or several patterns with ``*`` and ``?``: loads only the object paths that match.
+        on_create: keeps the values whose variables do not exist yet, and fills each variable when it is created
+            (`LoadReport.pending`). A `Module` does so by itself, as long as it lives; for a plain container call
+            `LoadReport.fill`.
+        mmap: maps the file into memory instead of reading it. This is fast, but the checksums are not checked, and the
+            system ends the process if the file is cut short meanwhile.
 
     Returns:
-        What was found; without an object, the mapping.
+        The report of the load; if ``path`` is omitted, the opened `Checkpoint`.
 
     Raises:
         CheckpointError: the file is damaged.
-        CheckpointMismatchError: it does not fit the object: one message names all that does not.
-        CheckpointNotFoundError: there is no such file.
-        StorageError: the system cannot read it.
+        CheckpointMismatchError: the file does not match the object. One message lists all the problems.
+        CheckpointNotFoundError: the file does not exist.
+        StorageError: the system cannot read the file.
 
     >>> import pathlib, tempfile
     >>> import statevar as sv
@@ -96,28 +97,30 @@ def load(
     if path is None:
         if not isinstance(target, str | os.PathLike):
             raise TypeError(
-                describe("load", f"expected a path, got {type(target).__name__}", hint="sv.load(obj, path)")
+                describe("load", f"expected a path, got {type(target).__name__}", hint="use sv.load(obj, path)")
             )
         return open_checkpoint(Path(target), mapped=mmap)
     if mmap:
-        raise ValueError(describe("load", "mmap is for a load without an object", hint="sv.load(path, mmap=True)"))
+        raise ValueError(
+            describe("load", "mmap=True works only without an object", hint="use sv.load(path, mmap=True)")
+        )
     found = paths_in("load", target)
     checkpoint = open_checkpoint(Path(path))
     pending = False
     if isinstance(target, Variable) and len(checkpoint.variables) == 1 and rename is None:
-        rename = dict.fromkeys(checkpoint.variables, target.path)  # alone on both sides, whatever their names
+        rename = dict.fromkeys(checkpoint.variables, target.path)  # one on each side: their names do not matter
     try:
         offer = offered(checkpoint, rename)
         report, plan = matched(found, checkpoint, offer, patterns(only), cast=cast)
         if strict and only is not None and not plan and not report.problems():
-            raise CheckpointMismatchError.of("load", f"nothing has a path like {only!r}", str(path))
+            raise CheckpointMismatchError.of("load", f"no path matches only={only!r}", str(path))
         waiting = {name: offer.sources[name] for name in report.unexpected} if on_create else {}
         if on_create:
             report.unexpected = []
         values = _read(checkpoint, plan, report, cast=cast)
         if strict and (problems := report.problems()):
             raise CheckpointMismatchError(
-                describe("load", "it does not fit the object, and nothing was loaded", str(path))
+                describe("load", "the file does not match the object, and nothing was loaded", str(path))
                 + "\n"
                 + "\n".join(problems)
             )
@@ -137,7 +140,11 @@ def load(
 def _read(
     checkpoint: Checkpoint, sources: Mapping[str, tuple[Variable, str]], report: LoadReport, *, cast: bool
 ) -> list[tuple[str, Variable, HostArray | None]]:
-    """The values, checked; all damage is told of at once."""
+    """Reads and casts the values.
+
+    Raises:
+        CheckpointError: some are damaged. The message lists all of them.
+    """
     arrays = checkpoint.arrays({source for _, source in sources.values()})
     damaged = [str(array) for array in arrays.values() if isinstance(array, CheckpointError)]
     if damaged:
@@ -148,7 +155,7 @@ def _read(
         array = arrays.get(source)
         assert not isinstance(array, CheckpointError)
         if array is not None:
-            array = array.copy() if source in taken else array  # one tensor for several variables
+            array = array.copy() if source in taken else array  # several variables load this tensor
             taken.add(source)
             if cast and checkpoint.variables[source].dtype != variable.dtype_name:
                 try:
@@ -165,19 +172,23 @@ def _commit(values: list[tuple[str, Variable, HostArray | None]]) -> None:
         return
     overlay: Any = overlays.current() if overlays.active else None
     if overlay is not None and overlay.holds_values:
-        raise TraceError.of("load", "variables cannot be loaded inside a transformed function", hint="load before")
+        raise TraceError.of(
+            "load", "variables cannot be loaded inside a transformed function", hint="load before the call"
+        )
     paths = {variable: path for path, variable, _ in values}
     with Transaction(paths, paths.get) as transaction:
         for path, variable, value in values:
             cell = transaction._cell(variable)
-            if value is not None and not fits(value.shape, cell._declared):  # it was changed since it was compared
+            if value is not None and not fits(
+                value.shape, cell._declared
+            ):  # its declared shape has changed since the check
                 problem = f"expected shape {cell._declared}, got {value.shape}"
                 raise CheckpointMismatchError.of("load", problem, path)
             cell._give(value)
 
 
 def _fill(checkpoint: Checkpoint, wanted: dict[str, tuple[Variable, str]], *, cast: bool) -> None:
-    """For variables that have appeared: what `load` does, of which nothing may be wrong."""
+    """Loads variables that were created after the load. Any problem is an error."""
     report = LoadReport()
     for path, (variable, source) in wanted.items():
         if problem := problem_of(variable, checkpoint, [source], cast=cast):
@@ -185,7 +196,7 @@ def _fill(checkpoint: Checkpoint, wanted: dict[str, tuple[Variable, str]], *, ca
     values = [] if report.mismatched else _read(checkpoint, wanted, report, cast=cast)
     if problems := report.problems():
         raise CheckpointMismatchError(
-            describe("load", "what has appeared does not fit the file", str(checkpoint.path))
+            describe("load", "the new variables do not match the file, and none was loaded", str(checkpoint.path))
             + "\n"
             + "\n".join(problems)
         )

@@ -1,4 +1,4 @@
-"""`CheckpointManager`: the checkpoints of a program that runs, in one folder; written while it goes on."""
+"""`CheckpointManager`: keeps the checkpoints of a running program in one folder, and writes them in the background."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from ._step_folder import StepFolder
 
 __all__ = ["CheckpointManager", "Restored"]
 
-_AT_ONCE = 2  # saves under way: one is written, one waits
+_AT_ONCE = 2  # saves under way: one is being written, one waits
 
 
 @public("statevar.checkpoint")
 @dataclass(frozen=True)
 class Restored:
-    """What `CheckpointManager.restore` has done.
+    """The result of `CheckpointManager.restore`.
 
     Attributes:
-        step: that was restored.
-        skipped: newer steps that could not be, with the reason.
-        report: what was loaded.
+        step: the step that was restored.
+        skipped: the newer steps that could not be restored, each with the reason.
+        report: the report of the load.
     """
 
     step: int
@@ -51,13 +51,13 @@ class Restored:
     report: LoadReport
 
 
-#: A variable, and the version that it had.
+#: A variable, and its version at the time of the save.
 _Origin = tuple[weakref.ReferenceType[Any], int]
 
 
 @dataclass(frozen=True, slots=True)
 class _Shard:
-    """A file of the last save, and what it was made from."""
+    """A file of the last save, with the variables in it and their versions."""
 
     name: str
     written: FileDigest
@@ -66,7 +66,7 @@ class _Shard:
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """A consistent cut, to be written."""
+    """A save that is to be written."""
 
     step: int
     found: Paths
@@ -78,24 +78,26 @@ class _Request:
 class CheckpointManager:
     """Keeps checkpoints of an object in a folder, and restores the newest that is whole.
 
-    `save` returns in the time that a snapshot takes; a thread writes what was there at that moment, while the program
-    goes on. On Linux that thread takes only processor time that others leave, unless ``save`` waits for it. A file of
-    an elder checkpoint whose variables have not changed is linked and not written again; each checkpoint can be loaded
-    alone. One manager has the folder, of all processes; its lock ends when the process dies.
+    `save` returns as soon as the snapshot is taken. A background thread writes the values of that moment while the
+    program goes on. On Linux the thread takes only the processor time that other threads leave, unless ``save`` waits
+    for it. If no variable in a file has changed since the last save, that file is hard-linked instead of being
+    rewritten, and each checkpoint can still be loaded alone. Only one manager of all processes can use a folder. Its
+    lock ends with the process.
 
     Args:
-        directory: made if it is not there. Its checkpoints are folders, ``step-0000000100``, that `load` takes too.
-        obj: what to save, as for `save`; looked through anew at each save.
-        keep: how many of the newest to keep. The last whole one is never removed.
-        keep_every: also keeps the steps that it divides.
-        best: the name of a metric; also keeps the best step by it.
-        mode: whether ``best`` is least (``"min"``) or greatest (``"max"``).
-        shard_size: of a file, in bytes or as ``"64MB"``: what is written again when one of its variables changes.
-        progress: called by the thread that writes, with a `Progress`.
+        directory: the folder, which is made if it does not exist. Its checkpoints are folders (``step-0000000100``),
+            which `load` takes too.
+        obj: the object to save, as for `save`. Each save looks for its variables anew.
+        keep: the number of newest checkpoints to keep. The last whole one is never removed.
+        keep_every: also keeps every step that is divisible by this number.
+        best: the name of a metric; also keeps the best step by that metric.
+        mode: whether the best metric is the smallest (``"min"``) or the largest (``"max"``).
+        shard_size: the size of a file, in bytes or as ``"64MB"``. A file is rewritten if one of its variables changes.
+        progress: called by the background thread after each write, with a `Progress`.
 
     Raises:
-        ConflictError: another manager has the folder.
-        StorageError: the folder cannot be made or locked.
+        ConflictError: another manager uses the folder.
+        StorageError: the folder cannot be made or locked; or the system is Windows.
 
     >>> import tempfile
     >>> import statevar as sv
@@ -124,6 +126,7 @@ class CheckpointManager:
         shard_size: int | str = "64MB",
         progress: Callable[[Progress], object] | None = None,
     ) -> None:
+        _files.require_posix("CheckpointManager", directory)
         _check_count("CheckpointManager", "keep", keep, 1)
         if keep_every is not None:
             _check_count("CheckpointManager", "keep_every", keep_every, 1)
@@ -138,11 +141,11 @@ class CheckpointManager:
         self._previous: dict[tuple[str, ...], _Shard] = {}  # the files of the last save, by the paths in them
         self._previous_step = -1
         self._metrics: dict[int, dict[str, float]] = {}
-        self._lock = Lock()  # of the folder, between our own threads
+        self._lock = Lock()  # the folder, between the threads of this process
         self._under_way: list[tuple[int, futures.Future[None]]] = []
         with _files.os_errors_as("CheckpointManager", directory):
             self._folder = StepFolder(Path(directory).absolute())
-        #: By whether somebody waits for it.
+        #: By whether `save` waits: the thread that has normal priority, and the one that has low priority.
         self._writers = {
             True: futures.ThreadPoolExecutor(1, "statevar-checkpoint"),
             False: futures.ThreadPoolExecutor(1, "statevar-checkpoints", _stand_back),
@@ -159,39 +162,41 @@ class CheckpointManager:
         *,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        """Takes a consistent cut and has it written.
+        """Takes a consistent snapshot, and lets the background thread write it.
 
         Args:
-            step: of the program; it names the checkpoint.
-            metrics: numbers to keep with it, for `best`.
-            wait: returns when it is on the disk.
-            metadata: what else to keep, as JSON can hold it.
+            step: the step of the program, which names the checkpoint.
+            metrics: numbers to store with the checkpoint, for `best`.
+            wait: whether to return only when the checkpoint is on the disk.
+            metadata: a mapping to store with the checkpoint, as JSON.
 
         Raises:
-            ValueError: there is a checkpoint of this step.
-            StatevarError: the last save in the background failed; or this one did, if waited for.
+            ValueError: this step has a checkpoint already.
+            StatevarError: an earlier save in the background failed, or this one did and ``wait`` is True.
         """
         self._check_usable("save")
         _check_count("save", "step", step, 0)
         self._reap()
         if step in self.steps() or any(step == other for other, _ in self._under_way):
             raise ValueError(
-                describe("save", f"there is a checkpoint of step {step}", str(self.directory), "delete(step) it first")
+                describe(
+                    "save", f"step {step} has a checkpoint already", str(self.directory), f"call delete({step}) first"
+                )
             )
         found = paths_in("save", self._obj)
         texts = texts_of(found, metadata) | {"statevar.step": str(step), "statevar.metrics": _metrics_text(metrics)}
         while len(self._under_way) >= _AT_ONCE:
             self._finish(*self._under_way[0])
         request = _Request(step, found, snapshot(list(found.variables.values())), texts)
-        elder = [future for _, future in self._under_way]
-        future = self._writers[bool(wait)].submit(self._write, request, elder)
+        older = [future for _, future in self._under_way]
+        future = self._writers[bool(wait)].submit(self._write, request, older)
         self._under_way.append((step, future))
         del request
         if wait:
             self.wait()
 
     def wait(self) -> None:
-        """Returns when all that was saved is on the disk.
+        """Waits until all saves are on the disk.
 
         Raises:
             StatevarError: one of the saves failed.
@@ -200,7 +205,7 @@ class CheckpointManager:
             self._finish(*self._under_way[0])
 
     def _reap(self) -> None:
-        """Raises what a save that has ended could not."""
+        """Raises the errors of the saves that have ended in the background."""
         for step, future in list(self._under_way):
             if future.done():
                 self._finish(step, future)
@@ -213,11 +218,11 @@ class CheckpointManager:
                 with suppress(ValueError):  # another thread was first
                     self._under_way.remove((step, future))
         if error is not None:
-            error.add_note(f"This was the save of step {step}, in the background.")
+            error.add_note(f"The save of step {step} failed in the background.")
             raise error
 
-    def _write(self, request: _Request, elder: Iterable[futures.Future[None]]) -> None:
-        futures.wait(elder)  # another thread writes them, if somebody waits for one and not for the other
+    def _write(self, request: _Request, older: Iterable[futures.Future[None]]) -> None:
+        futures.wait(older)  # the other thread may be writing them
         step = request.step
         with self._lock, _files.os_errors_as("save", self.path(step), "earlier checkpoints are untouched"):
             folder = self._folder.begin(step)
@@ -239,7 +244,7 @@ class CheckpointManager:
             for (path, variable), version in zip(found.variables.items(), cut._versions, strict=True)
         }
         groups = shards_of(items_of(found, cut), self._shard_size)
-        cut._values.clear()  # each is let go once it is written, so that the program can write it in place again
+        cut._values.clear()  # each value is released once it is written, so that the program can write in place again
         wrote = None
         if self._progress is not None:
             wrote = reporter(self._progress, sum(nbytes_of(item) for group in groups for item in group))
@@ -261,47 +266,47 @@ class CheckpointManager:
         return shards
 
     def _linked(self, path: Path, items: list[ToWrite], made_from: list[_Origin]) -> FileDigest | None:
-        """Makes an unchanged file of the last save part of this one; None if there is none."""
+        """Links an unchanged file of the last save into this one. Returns None if it must be written."""
         previous = self._previous.get(tuple(item.path for item in items))
         if previous is None or not (_same(previous.made_from, made_from) and _unchanged(items, previous)):
             return None
         source = self.path(self._previous_step) / previous.name
-        if not is_whole(source, previous.written.digest):  # what is in memory is: it is written anew
+        if not is_whole(source, previous.written.digest):  # damaged or gone, but the values in memory are whole
             return None
         try:
             _files.link(source, path)
-        except OSError:  # gone, or too many names, or a file system without links
+        except OSError:  # too many links, or a file system without links
             return None
         return previous.written
 
-    # -- what there is ---------------------------------------------------------------------------------
+    # -- inspecting -----------------------------------------------------------------------------------
 
     @property
     def directory(self) -> Path:
-        """Where the checkpoints are."""
+        """The folder that contains the checkpoints, as an absolute path."""
         return self._folder.directory
 
     def steps(self) -> list[int]:
-        """The steps of which there are checkpoints, in order."""
+        """Returns the steps that have a checkpoint, in order."""
         with _files.os_errors_as("steps", self.directory):
             return self._folder.steps()
 
     @property
     def latest(self) -> int | None:
-        """The newest step, if any; whether it is whole is seen by `restore`."""
+        """The newest step that has a checkpoint, or None. Only `restore` checks whether it is whole."""
         return max(self.steps(), default=None)
 
     @property
     def best(self) -> int | None:
-        """The step that is best by the metric, if any has it."""
+        """The best step by the metric, or None if no checkpoint has the metric."""
         return self._best_of(self.steps())
 
     def metrics(self, step: int) -> dict[str, float]:
-        """The metrics that were saved with a step.
+        """Returns the metrics that were saved with a step.
 
         Raises:
-            CheckpointError: it is damaged.
-            CheckpointNotFoundError: there is no such step.
+            CheckpointError: the checkpoint is damaged.
+            CheckpointNotFoundError: the step has no checkpoint.
         """
         known = self._metrics.get(step)
         if known is None:
@@ -310,7 +315,7 @@ class CheckpointManager:
         return known
 
     def path(self, step: int) -> Path:
-        """The folder of a checkpoint, which `load` and `verify` take."""
+        """Returns the folder of a step's checkpoint, which `load` and `verify` take."""
         return self._folder.path(step)
 
     def _best_of(self, steps: Iterable[int]) -> int | None:
@@ -328,17 +333,19 @@ class CheckpointManager:
     def restore(self, step: int | None = None, **options: Any) -> Restored | None:
         """Loads a checkpoint into the object: by default the newest that is whole.
 
+        Newer checkpoints that are damaged are skipped with a warning.
+
         Args:
-            step: which; ``manager.best`` for instance.
-            options: those of `load`: ``strict``, ``rename``, ``cast``, ``only``, ``on_create``.
+            step: the step to restore, ``manager.best`` for instance.
+            options: the options of `load`: ``strict``, ``rename``, ``cast``, ``only``, ``on_create``.
 
         Returns:
-            What was restored; None if there is no checkpoint. A newer one that is damaged is skipped, with a warning.
+            The step that was restored, and the report of the load; None if there is no checkpoint.
 
         Raises:
-            CheckpointMismatchError: it is whole and does not fit the object.
-            CheckpointError: all are damaged, or the one asked for is.
-            CheckpointNotFoundError: the one asked for is not there.
+            CheckpointMismatchError: the checkpoint is whole, but does not match the object.
+            CheckpointError: the checkpoint of ``step`` is damaged; or, without ``step``, all checkpoints are.
+            CheckpointNotFoundError: ``step`` has no checkpoint.
         """
         self._check_usable("restore")
         self.wait()
@@ -356,21 +363,22 @@ class CheckpointManager:
             if skipped:
                 reasons = "; ".join(f"step {number}: {why}" for number, why in skipped.items())
                 warnings.warn(
-                    f"restored step {each}, since newer ones are damaged: {reasons}", RuntimeWarning, stacklevel=2
+                    f"restored step {each}, because newer checkpoints are damaged: {reasons}",
+                    RuntimeWarning,
+                    stacklevel=2,
                 )
             return Restored(each, skipped, report)
         if not skipped:
             return None
-        raise CheckpointError.of(
-            "restore", "no checkpoint is whole:\n" + "\n".join(skipped.values()), str(self.directory)
-        )
+        problem = describe("restore", "every checkpoint is damaged, and nothing was loaded", str(self.directory))
+        raise CheckpointError("\n".join([problem, *skipped.values()]))
 
     def delete(self, step: int) -> None:
-        """Removes a checkpoint.
+        """Removes the checkpoint of a step.
 
         Raises:
-            CheckpointNotFoundError: there is none of this step.
-            StorageError: the system refused.
+            CheckpointNotFoundError: the step has no checkpoint.
+            StorageError: the system cannot remove it.
         """
         self._check_usable("delete")
         self.wait()
@@ -382,7 +390,7 @@ class CheckpointManager:
         self._metrics.pop(step, None)
 
     def _retain(self, newest: int) -> None:
-        """Removes what need not be kept, once the newest has been opened again."""
+        """Opens the newest checkpoint as a check, and then removes those that need not be kept."""
         steps = self._folder.steps()
         with open_checkpoint(self.path(newest)):
             pass
@@ -391,10 +399,14 @@ class CheckpointManager:
             if step not in kept and not (self._keep_every and step % self._keep_every == 0):
                 self._delete(step)
 
-    # -- its life ----------------------------------------------------------------------------------------
+    # -- closing -----------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Waits for what is being written, and lets the folder go. May be called again."""
+        """Waits until all saves are on the disk, and unlocks the folder. A second call does nothing.
+
+        Raises:
+            StatevarError: one of the saves failed.
+        """
         if self._folder.is_free or os.getpid() != self._process:
             return
         try:
@@ -410,10 +422,10 @@ class CheckpointManager:
                 operation,
                 "this manager belongs to another process",
                 str(self.directory),
-                "make one here, in another folder",
+                "make a new manager in this process, for another folder",
             )
         if self._folder.is_free:
-            raise ValueError(describe(operation, "the manager is closed", str(self.directory)))
+            raise ValueError(describe(operation, "the manager is closed", str(self.directory), "make a new one"))
 
     def __enter__(self) -> Self:
         return self
@@ -428,27 +440,27 @@ class CheckpointManager:
 
 
 def _stand_back() -> None:
-    """Lets all other threads have the processors first, for as long as the calling one lives."""
-    if sys.platform == "linux":  # where this is of the thread; elsewhere of the process
+    """Gives the calling thread a low priority."""
+    if sys.platform == "linux":  # elsewhere niceness belongs to the process, not to the thread
         with suppress(OSError):
-            # A step of training beside saves without pause takes 1.07 of its time so; without, 1.6; with 10, 1.2.
-            # Not 19: whoever gets next to no time may have the interpreter's lock meanwhile, and all wait for that.
+            # During continuous saves a training step takes 1.07 times as long; with a niceness of 10 1.2, with 0 1.6.
+            # Not 19: a thread that gets almost no time may have the interpreter's lock, and all others wait for it.
             os.nice(15)
 
 
 def _check_count(operation: str, name: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(describe(operation, f"expected {name} >= {least}, an integer, got {value!r}"))
+        raise ValueError(describe(operation, f"expected {name} to be an integer >= {least}, got {value!r}"))
 
 
 def _same(before: list[_Origin], now: list[_Origin]) -> bool:
-    """Whether it is the same variables, of the same versions."""
-    # By identity: references are compared by comparing what they refer to, and variables are so element by element.
+    """Whether the variables are the same, and have the same versions."""
+    # ``==`` of two weak references compares their variables, element by element.
     return all(old() is new() and was == is_now for (old, was), (new, is_now) in zip(before, now, strict=True))
 
 
 def _unchanged(items: list[ToWrite], previous: _Shard) -> bool:
-    """Whether the bytes are those of the last save, asked where the library may write past our versions."""
+    """Whether the bytes equal those of the last save. They are compared only if the library can write unnoticed."""
     return all(
         item.backend.counts_all_writes
         or item.value is None
@@ -481,7 +493,7 @@ def _close_all() -> None:
 
 def _forked() -> None:
     for manager in list(_managers):
-        manager._folder.free()  # the lock is the parent's, and must end with it
+        manager._folder.free()  # the lock belongs to the parent, and must end with it
 
 
 if hasattr(os, "register_at_fork"):

@@ -1,4 +1,4 @@
-"""Which variable of an object is which in a file, and what does not fit."""
+"""Matches the variables of an object with those of a file, and reports the differences."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ Rename = Mapping[str, str] | Callable[[str], str | None]
 @public("statevar.checkpoint")
 @dataclass
 class LoadReport:
-    """What a load found. Paths are those of the object, after renaming.
+    """The result of a load. All paths are object paths, so those of the file are given after renaming.
 
     Attributes:
-        loaded: what has its value from the file now.
-        missing: variables of the object that the file does not have.
-        unexpected: what the file has, and the object does not.
-        mismatched: what is in both, and does not fit; with the reason.
+        loaded: the variables that were loaded.
+        missing: the variables that only the object has.
+        unexpected: the variables that only the file has.
+        mismatched: the variables that both have and that do not match, each with the reason.
     """
 
     loaded: list[str] = field(default_factory=list)
@@ -40,22 +40,23 @@ class LoadReport:
 
     @property
     def pending(self) -> list[str]:
-        """What waits for its variable to be made, of a load with ``on_create``."""
+        """The paths of the values that wait for their variables to be created, after a load with ``on_create``."""
         return [] if self._pending is None else self._pending.paths()
 
     def fill(self) -> list[str]:
-        """Looks for variables that were made since, and fills them; returns their paths.
+        """Fills the variables that were created since the load, and returns their paths.
 
-        That happens by itself when one is set as an attribute of a `Module`, not when it is put into a list or dict.
+        This happens by itself when a variable is set as an attribute of a `Module`, but not when it is put into a list
+        or dict.
         """
         return [] if self._pending is None else self._pending.fill()
 
     def assert_consumed(self) -> None:
-        """Raises CheckpointMismatchError if something of the file was not used."""
+        """Raises CheckpointMismatchError if a value of the file was not loaded because no variable has its path."""
         self.fill()
         left = self.pending or self.unexpected
         if left:
-            raise CheckpointMismatchError.of("load", f"nothing has taken up {_listed(left)}")
+            raise CheckpointMismatchError.of("load", f"the object has no variable for {_listed(left)}")
 
     def problems(self) -> list[str]:
         lines = [f"  mismatched  {path}: {why}" for path, why in self.mismatched.items()]
@@ -74,14 +75,15 @@ def _listed(paths: list[str]) -> str:
 
 @dataclass
 class Offer:
-    """What a file has, by the paths that it has after renaming."""
+    """The variables of a file, by object path: the file path after renaming."""
 
-    #: By path: the path in the file.
+    #: By object path, the file path.
     sources: dict[str, str]
+    #: By object path of an alias, the object path of the variable or container.
     aliases: dict[str, str]
 
     def find(self, path: str) -> str | None:
-        """The path in the file of what a path leads to, if anything."""
+        """Returns the file path for an object path, through aliases; None if the file has no such variable."""
         return self.sources.get(followed(path, self.aliases))
 
 
@@ -93,12 +95,12 @@ def offered(checkpoint: Checkpoint, rename: Rename | None) -> Offer:
             continue
         if path in offer.sources:
             raise CheckpointMismatchError.of(
-                "load", f"rename gives {path!r} to {offer.sources[path]!r} and to {source!r}", str(checkpoint.path)
+                "load", f"rename maps both {offer.sources[path]!r} and {source!r} to {path!r}", str(checkpoint.path)
             )
         offer.sources[path] = source
     for alias, first in checkpoint.aliases.items():
         if rename is not None and not isinstance(rename, Mapping) and first not in checkpoint.variables:
-            continue  # it stands for all that is below it, of which a function knows nothing
+            continue  # an alias of a container: a rename function knows only paths of variables
         path, target = _renamed(alias, rename), _renamed(first, rename) if first else first
         if path is not None and target is not None and path not in offer.sources:
             offer.aliases[path] = target
@@ -108,10 +110,10 @@ def offered(checkpoint: Checkpoint, rename: Rename | None) -> Offer:
 def matched(
     found: Paths, checkpoint: Checkpoint, offer: Offer, wanted: Callable[[str], bool], *, cast: bool
 ) -> tuple[LoadReport, dict[str, tuple[Variable, str]]]:
-    """What is to be loaded: by path in the object, the variable and the path in the file."""
+    """Compares an object with a file. Returns the report, and by object path the (variable, file path) to load."""
     report = LoadReport()
     first = {path: offer.find(path) for path in found.variables}
-    more: dict[str, list[str]] = {}  # where the file has several that are one here
+    more: dict[str, list[str]] = {}  # several variables of the file that are one in the object
     taken = set(first.values())
     for path, source in offer.sources.items():
         if source in taken:
@@ -138,7 +140,7 @@ def matched(
 def problem_of(variable: Variable, checkpoint: Checkpoint, sources: list[str], *, cast: bool) -> str:
     saved = checkpoint.variables[sources[0]]
     if len(sources) > 1 and len({checkpoint.checksum(each) or each for each in sources}) > 1:
-        return f"one variable here, and different ones in the file: {', '.join(sources)}"
+        return f"one variable in the object, and different ones in the file: {', '.join(sources)}"
     if saved.dtype != variable.dtype_name and not cast:
         return f"expected {variable.dtype_name}, got {saved.dtype}; pass cast=True to cast it"
     if saved.shape is not None and not fits(saved.shape, variable.declared_shape):
@@ -152,7 +154,7 @@ def _renamed(path: str, rename: Rename | None) -> str | None:
     if not isinstance(rename, Mapping):
         return rename(path)
     head = path
-    while head:  # the longest that is named
+    while head:  # the longest prefix wins
         if head in rename:
             return (rename[head] + path[len(head) :]).strip("/")
         head = head.rpartition("/")[0]

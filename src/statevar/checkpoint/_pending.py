@@ -1,4 +1,4 @@
-"""Restore on create: values that wait for their variables to be made."""
+"""Loading on creation: values that wait for their variables to be created."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ __all__ = ["Pending"]
 
 
 class Pending:
-    """What a file has for variables that an object does not have yet.
+    """The values of a file whose variables do not exist yet in the object.
 
-    It lives as long as the object, or as the report of the load where the object is a plain container.
+    It lives as long as the object if that is a `Module`, else as long as the report of the load.
     """
 
     def __init__(
@@ -47,12 +47,12 @@ class Pending:
         self._know_modules()
 
     def paths(self) -> list[str]:
-        """What still waits."""
+        """Returns the paths of the values that still wait."""
         with self._lock:
             return list(self._sources)
 
     def fill(self, module: Module | None = None, prefix: str = "") -> list[str]:
-        """Looks in the object, or in one module of it, for variables that were made since."""
+        """Fills the variables that were created since, in the object or in one module of it. Returns their paths."""
         with self._lock:
             target = self._target() if module is None else module
             if not self._sources or target is None:
@@ -75,14 +75,14 @@ class Pending:
             return list(wanted)
 
     def appeared(self, module: Module) -> None:
-        """An attribute of a module was set."""
+        """Fills the new variables of a module in which an attribute was set."""
         with self._lock:
             prefix = next((prefix for known, prefix in self._modules if known() is module), None)
             if prefix is not None and self._sources:
                 self.fill(module, prefix)
 
     def _know_modules(self) -> None:
-        # Weakly: the object is to die when nobody else needs it, and what is inside may refer to it.
+        # Weak references, since a module may refer to the object, which must not be kept alive.
         target = self._target()
         named = named_in("load", target, Module)
         self._modules = [(weakref.ref(each), f"{path}/") for path, each in named.items() if each is not target]

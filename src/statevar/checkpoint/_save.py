@@ -1,4 +1,4 @@
-"""`save`: state to one file, or to several with an index, so that a crash at any moment loses nothing."""
+"""`save`: writes variables to one file, or to several with an index. A crash at any moment loses nothing."""
 
 from __future__ import annotations
 
@@ -41,7 +41,13 @@ __all__ = ["Progress", "index_of", "items_of", "nbytes_of", "parsed_size", "repo
 @public("statevar.checkpoint")
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a save has come, in bytes and seconds."""
+    """The progress of a save.
+
+    Attributes:
+        done: the number of bytes written so far.
+        total: the number of bytes to write.
+        seconds: the time since the save began.
+    """
 
     done: int
     total: int
@@ -49,7 +55,7 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Bytes per second."""
+        """The speed of the save, in bytes per second."""
         return self.done / self.seconds if self.seconds else 0.0
 
 
@@ -62,23 +68,23 @@ def save(
     metadata: Mapping[str, Any] | None = None,
     progress: Callable[[Progress], object] | None = None,
 ) -> None:
-    """Saves the variables of an object, as one consistent cut, to a file that any reader of safetensors opens.
+    """Saves the variables of an object, as one consistent snapshot, to a file that any safetensors reader opens.
 
-    The old file is there, whole, until the new one is; when ``save`` returns, the new one is on the disk. Nothing is
-    copied in memory, and no thread that reads or writes the variables waits.
+    The old file stays whole until the new one is complete. When ``save`` returns, the new file is on the disk. Nothing
+    is copied in memory, and no thread that reads or writes the variables waits.
 
     Args:
-        obj: a `Module`, a variable, or any mix of containers, dataclasses and objects that hold them. Each variable is
-            kept under its path: ``layers/0/kernel``.
-        path: of the file. Its folder must exist. A link is followed.
-        max_shard_size: in bytes, or as ``"5GB"``: if the arrays take more, they go to several files beside ``path``,
-            which is then their index.
-        metadata: what else to keep, as JSON can hold it; `Checkpoint.metadata` has it again.
-        progress: called now and then, with a `Progress`.
+        obj: a `Module`, a variable, or any mix of containers, dataclasses and objects that contain variables. Each
+            variable is saved under its path: ``layers/0/kernel``.
+        path: the path of the file. Its folder must exist. A symbolic link is followed.
+        max_shard_size: a number of bytes, or a string such as ``"5GB"``. If the arrays take more, they are written to
+            several files beside ``path``, which is then the index of these files.
+        metadata: a mapping to store with the variables, as JSON. `Checkpoint.metadata` returns it.
+        progress: called after each write, with a `Progress`.
 
     Raises:
-        NameScopeError: an object has no path, or two have one.
-        StorageError: the system cannot write; what was saved before is untouched.
+        NameScopeError: a variable has no path, or two variables have the same one.
+        StorageError: the system cannot write the file, and the old one is untouched; or the system is Windows.
 
     Source: the format is that of https://huggingface.co/docs/safetensors.
 
@@ -94,23 +100,24 @@ def save(
     >>> model["layers"][0].value
     array([1., 2.], dtype=float32)
     """
+    _files.require_posix("save", path)
     limit = None if max_shard_size is None else parsed_size(max_shard_size)
     found = paths_in("save", obj)
     texts = texts_of(found, metadata)
     items = items_of(found, snapshot(list(found.variables.values())))
     total = sum(nbytes_of(item) for item in items)
     wrote = None if progress is None else reporter(progress, total)
-    with _files.os_errors_as("save", path, "what was saved there before is untouched"):
+    with _files.os_errors_as("save", path, "what was there before is untouched"):
         target = Path(os.path.realpath(path))
         if target.is_dir():
-            raise StorageError.of("save", "this is a folder", str(path), "name a file in it")
+            raise StorageError.of("save", "the path is a folder", str(path), "pass the path of a file in it")
         if limit is None or total <= limit:
             with Replacement(target) as new:
                 write_tensors(new.file, items, texts, wrote)
                 new.commit()
         else:
             _save_shards(target, shards_of(items, limit), texts, wrote)
-        with suppress(OSError):  # what is saved is saved; the next save sweeps too
+        with suppress(OSError):  # the save is complete, and the next one sweeps again
             _sweep_shards(target)
 
 
@@ -126,7 +133,7 @@ def _save_shards(
             new = NewFile(target.parent, partial(_shard_name, stem, f"{i:05d}-of-{len(shards):05d}"))
             files.append(open_files.enter_context(new))
             written.append(write_tensors(new.file, items, {}, wrote))
-        _files.sync_folder(target.parent)  # the names of the files, before the index that names them
+        _files.sync_folder(target.parent)  # the files must be on the disk before an index names them
         content = index_of({new.path.name: each for new, each in zip(files, written, strict=True)}, texts)
         with Replacement(target) as index:
             write_all(index.file, [memoryview(content)], 0)
@@ -139,7 +146,7 @@ def _shard_name(stem: str, which: str, token: str) -> str:
 
 
 def index_of(written: Mapping[str, FileDigest], texts: Mapping[str, str]) -> bytes:
-    """The index of files, given by their names."""
+    """Returns the bytes of the index of several files, given by name."""
     return encode_index(
         {name: each.digest for name, each in written.items()},
         {path: name for name, each in written.items() for path in each.checksums},
@@ -149,13 +156,13 @@ def index_of(written: Mapping[str, FileDigest], texts: Mapping[str, str]) -> byt
 
 
 def _sweep_shards(target: Path) -> None:
-    """Removes the files of elder saves in several files, and of dead ones."""
+    """Removes the shards of older saves and of saves that were killed."""
     pattern = rf"{re.escape(shared_stem(target))}\.[0-9a-f]{{8}}-\d{{5}}-of-\d{{5}}\.safetensors"
     sweep(target.parent, re.compile(pattern), lambda: _named_by(target))
 
 
 def _named_by(target: Path) -> Collection[str]:
-    """The files that an index names; none if it is no index."""
+    """Returns the files that an index names; none if the target is not an index."""
     try:
         index = index_at(target)
     except (CheckpointError, FileNotFoundError):
@@ -163,45 +170,45 @@ def _named_by(target: Path) -> Collection[str]:
     return () if index is None else index.files
 
 
-# -- what is saved -------------------------------------------------------------------------------------
+# -- the content ---------------------------------------------------------------------------------------
 
 
 def texts_of(found: Paths, metadata: Mapping[str, Any] | None) -> dict[str, str]:
-    """The metadata of a whole save."""
+    """Returns the metadata of a save, for its file or its index."""
     texts = {}
     if found.aliases:
         texts["statevar.aliases"] = json.dumps(found.aliases, ensure_ascii=False)
     if metadata:
         if not isinstance(metadata, Mapping):
-            raise TypeError(describe("save", f"expected a mapping as metadata, got {type(metadata).__name__}"))
+            raise TypeError(describe("save", f"expected metadata to be a mapping, got {type(metadata).__name__}"))
         texts["statevar.metadata"] = json_of("metadata", dict(metadata))
     return texts
 
 
 def json_of(what: str, value: dict[str, Any]) -> str:
-    """JSON that gives the same value again.
+    """Returns JSON that is parsed to the same value again.
 
     Raises:
-        TypeError: there is none: it has a tuple, a NaN, a key that is no text.
+        TypeError: no JSON is, for instance because of a tuple, a NaN, or a key that is not a string.
     """
     text = ""
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
         problem = (
-            "" if parse_json(text.encode(), what, numbers=True) == value else "it would come back as something else"
+            "" if parse_json(text.encode(), what, numbers=True) == value else "it would be another value after a load"
         )
     except CheckpointError:
-        problem = "it has a number that is too long, or is nested too deeply"
+        problem = "it contains a number with too many digits, or is nested too deeply"
     except (TypeError, ValueError, RecursionError) as error:
         problem = str(error)
     if problem:
-        hint = "use texts, finite numbers, truth values, None, and lists and dicts of them with texts as keys"
-        raise TypeError(describe("save", f"the {what} cannot be kept as JSON: {problem}", hint=hint))
+        hint = "use strings, finite numbers, bools, None, and lists and dicts of them with strings as keys"
+        raise TypeError(describe("save", f"the {what} cannot be stored as JSON: {problem}", hint=hint))
     return text
 
 
 def items_of(found: Paths, cut: Snapshot) -> list[ToWrite]:
-    """The variables, as they are in a snapshot of them."""
+    """Returns the variables with their values in a snapshot."""
     for path in (*found.variables, *found.aliases):
         _check_path(path)
     items = []
@@ -212,7 +219,7 @@ def items_of(found: Paths, cut: Snapshot) -> list[ToWrite]:
         if value is not None:
             if backend.is_symbolic(value):
                 raise TraceError.of("save", "a traced value cannot be saved", path, "save outside the function")
-            value = backend.operand(value, variable._dtype)  # noqa: PLW2901  # cut from any gradient
+            value = backend.operand(value, variable._dtype)  # noqa: PLW2901  # without its gradient history
         saved = VariableRecord(
             variable.dtype_name,
             None if value is None else backend.shape(value),
@@ -231,17 +238,17 @@ def _check_path(path: str) -> None:
     try:
         path.encode()
     except UnicodeEncodeError:
-        problem = "the name is no valid Unicode"
+        problem = "the path is not valid Unicode"
     if not path or "\0" in path:
-        problem = "a name has no characters, or a NUL among them"
+        problem = "the path is empty, or contains NUL"
     if path == "__metadata__":
-        problem = "the format keeps this name for itself"
+        problem = "the file format reserves this name"
     if problem:
-        raise NameScopeError.of("save", problem, path.encode("utf-8", "replace").decode(), "rename it")
+        raise NameScopeError.of("save", problem, path.encode("utf-8", "replace").decode(), "rename the variable")
 
 
 def nbytes_of(item: ToWrite) -> int:
-    """How many bytes the value takes in a file."""
+    """Returns the number of bytes that the value takes in a file."""
     shape, dtype = item.saved.shape, item.saved.dtype
     if shape is None:
         return 0
@@ -249,7 +256,7 @@ def nbytes_of(item: ToWrite) -> int:
 
 
 def shards_of(items: Iterable[ToWrite], limit: int) -> list[list[ToWrite]]:
-    """The variables in groups of at most ``limit`` bytes, in their order; a larger one is alone."""
+    """Splits the variables, in their order, into groups of at most ``limit`` bytes. A larger one is a group alone."""
     shards: list[list[ToWrite]] = [[]]
     filled = 0
     for item in items:
@@ -263,10 +270,10 @@ def shards_of(items: Iterable[ToWrite], limit: int) -> list[list[ToWrite]]:
 
 
 def parsed_size(size: int | str) -> int:
-    """A number of bytes, given as one or as ``"500MB"``.
+    """Returns a number of bytes that is given as an integer, or as a string such as ``"500MB"``.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: the size is neither.
 
     >>> parsed_size("1.5GB"), parsed_size(4096)
     (1500000000, 4096)
@@ -277,12 +284,12 @@ def parsed_size(size: int | str) -> int:
         re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", size.strip(), re.IGNORECASE) if isinstance(size, str) else None
     )
     if match is None or not float(match[1]):
-        raise ValueError(describe("save", f"expected a number of bytes or a text such as '5GB', got {size!r}"))
+        raise ValueError(describe("save", f"expected a number of bytes or a string such as '5GB', got {size!r}"))
     return int(float(match[1]) * 1000 ** " KMGT".index(match[2].upper() or " "))
 
 
 def reporter(progress: Callable[[Progress], object], total: int) -> Callable[[int], None]:
-    """What counts the bytes that were written, and tells of them."""
+    """Returns a function that adds up the bytes written and calls ``progress``."""
     begun, done = time.monotonic(), 0
 
     def wrote(nbytes: int) -> None:

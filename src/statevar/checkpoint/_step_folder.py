@@ -1,11 +1,11 @@
-"""The folder of a `CheckpointManager`: checkpoints by step, and a lock that dies with its holder.
+"""The folder of a `CheckpointManager`: checkpoints by step, and a lock that ends with the process.
 
 ::
 
-    .lock                           locked by the manager that has the folder
+    .lock                           locked by the manager that uses the folder
     step-0000000100/                a checkpoint: an index and its files
-    .step-0000000200.1f0a….tmp/     one that is being written
-    .step-0000000000.77c2….deleted/ one that is being removed
+    .step-0000000200.1f0a….tmp/     a checkpoint that is being written
+    .step-0000000000.77c2….deleted/ a checkpoint that is being removed
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ _LEFTOVER = re.compile(r"\.step-\d{10,}\.[0-9a-f]{8}\.(tmp|deleted)")
 
 
 class StepFolder:
-    """A folder that is ours alone until `free`.
+    """A folder that is locked for one manager until `free`.
 
     Raises:
-        ConflictError: somebody else has it.
+        ConflictError: another manager uses the folder.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._make()
         self._claim: int | None = self._claimed()
-        self.is_free = False  #: whether it is not ours any more
+        self.is_free = False  #: whether the lock was released
         try:
             self._clean()
         except BaseException:
@@ -44,24 +44,24 @@ class StepFolder:
             raise
 
     def path(self, step: int) -> Path:
-        """Where a checkpoint is."""
+        """Returns the path of the checkpoint of a step."""
         return self.directory / f"step-{step:010d}"
 
     def steps(self) -> list[int]:
-        """Of which there are checkpoints, in order."""
+        """Returns the steps that have a checkpoint, in order."""
         return sorted(int(match[1]) for name in _files.names(self.directory) if (match := _STEP.fullmatch(name)))
 
     def begin(self, step: int) -> Path:
-        """A folder to write a checkpoint to; `commit` or `drop` it."""
+        """Makes a temporary folder to write a checkpoint to, for `commit` or `drop`."""
         self._reclaim()
-        with suppress(OSError):  # what could not be removed before
+        with suppress(OSError):  # leftovers do not prevent a save
             self._clean()
         folder = self._aside(step, "tmp")
         _files.make_folder(folder)
         return folder
 
     def commit(self, folder: Path, step: int) -> None:
-        """Makes it the checkpoint of a step: its files are on the disk; when this returns, their names are too."""
+        """Makes a folder, whose files are synced, the checkpoint of a step. On return the names are synced too."""
         _files.sync_folder(folder)
         _files.rename(folder, self.path(step))
         try:
@@ -70,31 +70,31 @@ class StepFolder:
             raise _files.storage_error("save", self.path(step), error, LOST_BY_POWER) from error
 
     def drop(self, folder: Path) -> None:
-        """Removes one that was not completed, as far as that can be done now."""
+        """Removes the temporary folder of a failed save, as far as that is possible now."""
         with suppress(OSError):
             _remove_tree(folder)
 
     def delete(self, step: int) -> None:
-        """Removes a checkpoint; it is gone in one step."""
+        """Removes a checkpoint. Readers see all of it or none."""
         doomed = self._aside(step, "deleted")
         _files.rename(self.path(step), doomed)
-        _files.sync_folder(self.directory)  # else a power cut could bring the name back, over a part of the files
+        _files.sync_folder(self.directory)  # else a power cut could restore the name, with some of the files gone
         _remove_tree(doomed)
 
     def _aside(self, step: int, why: str) -> Path:
         return self.directory / f".step-{step:010d}.{os.urandom(4).hex()}.{why}"
 
-    # -- whose it is -------------------------------------------------------------------------------------
+    # -- the lock ---------------------------------------------------------------------------------------
 
     def free(self) -> None:
-        """Lets it go."""
+        """Releases the lock."""
         self.is_free = True
         self._release()
 
     def _release(self) -> None:
         claim, self._claim = self._claim, None
         if claim is not None:
-            with suppress(OSError):  # the lock is gone all the same
+            with suppress(OSError):  # the lock is released anyway
                 _files.close(claim)
 
     def _make(self) -> None:
@@ -118,17 +118,17 @@ class StepFolder:
             raise
         _files.close(file)
         hint = "close it first, or choose another folder"
-        raise ConflictError.of("CheckpointManager", "another manager has this folder", str(self.directory), hint)
+        raise ConflictError.of("CheckpointManager", "another manager uses this folder", str(self.directory), hint)
 
     def _reclaim(self) -> None:
-        """The folder may have vanished, and come again."""
+        """Locks the folder again if it was removed and made anew."""
         if self._claim is None or _files.place_of(self.directory / ".lock") != _files.identity(self._claim):
             claim = self._claimed()
             self._release()
             self._claim = claim
 
     def _clean(self) -> None:
-        """Removes what dead managers left."""
+        """Removes the leftovers of managers that were killed."""
         for name in _files.names(self.directory):
             if _LEFTOVER.fullmatch(name):
                 _remove_tree(self.directory / name)

@@ -1,4 +1,4 @@
-"""`verify`: whether what was saved is whole."""
+"""`verify`: checks a saved file for damage."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ __all__ = ["Verification", "verify"]
 @public("statevar.checkpoint")
 @dataclass(frozen=True)
 class Verification:
-    """Whether what was saved is whole. It is true if nothing is damaged.
+    """The result of `verify`. It is true if no tensor is damaged.
 
     Attributes:
-        checked: how many tensors have the checksum that they were saved with.
-        unchecked: those without one, since somebody else has written them.
-        damaged: why each of the others cannot be loaded, by path.
+        checked: the number of tensors whose checksum matches.
+        unchecked: the paths of the tensors without a checksum, which another program wrote.
+        damaged: the paths of the damaged tensors, each with the reason.
     """
 
     checked: int
@@ -33,15 +33,16 @@ class Verification:
 
 @public()
 def verify(path: str | os.PathLike[str]) -> Verification:
-    """Reads all that was saved and names each tensor that is damaged.
+    """Reads a whole checkpoint, and names each damaged tensor.
 
     Args:
-        path: of a file, an index, or a checkpoint of a `CheckpointManager`.
+        path: the path of a file, of an index, or of a checkpoint of a `CheckpointManager`.
 
     Raises:
-        CheckpointError: it cannot be opened at all: the header, the index or a whole file is damaged.
-        CheckpointNotFoundError: there is no such file.
-        StorageError: the system cannot read it.
+        CheckpointError: the checkpoint cannot be opened, because the header or the index is damaged, or a file is
+            missing.
+        CheckpointNotFoundError: the path does not exist.
+        StorageError: the system cannot read a file.
 
     >>> import pathlib, tempfile
     >>> import statevar as sv

@@ -1,4 +1,4 @@
-"""The suite that an adapter for another array library must pass.
+"""The test suite that an adapter for another array library must pass.
 
 ::
 
@@ -10,7 +10,7 @@
         backend = "mylib"
 
 Run it with pytest. Each test is a method without arguments that raises AssertionError, so any other runner, or a
-loop, will do as well. Whoever writes the adapter reads `statevar.backends` first.
+loop, works too. Before you write an adapter, read `statevar.backends`.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ __all__ = ["BackendSuite"]
 
 
 class BackendSuite(Conversion, Handles, Laws):
-    """What every backend must do: the contract of each verb, and the laws of the variable.
+    """Tests that every backend must pass: the contract of each verb, and the laws of the variable.
 
-    Derive from it, and say whom to test. NumPy is the oracle: shapes, dtypes, selections and operators must
-    give what NumPy gives, exactly. An operation that the library lacks may be done by NumPy, see
-    `statevar.backends.Backend.compute_on_host`. A test that needs what the library does not have is skipped,
+    Derive a class from it and set the name of your backend. Shapes, dtypes, selections and operators must give exactly
+    what NumPy gives. An operation that the library lacks may be done by NumPy, see
+    `statevar.backends.Backend.compute_on_host`. A test that needs a feature which the library does not have is skipped,
     with the reason.
 
     Attributes:
         backend: the name under which the backend is registered. Required.
-        dtypes: the names of the dtypes that the library holds; all others must be refused with `DTypeError`. If
-            left empty, those that are not refused. float32, int32 and bool are always required.
-        guards_snapshots: whether a reader that writes what it was given is refused, or changes nothing but its
-            own. True unless you say otherwise.
-        address: a method from a variable to the address of its buffer, for a library that writes in place. It
-            must keep no reference to the buffer. Without it, nobody checks that writes are in place.
-        gradient: a method from a scalar function of the variable, and the variable, to the library's gradient,
-            for a library that differentiates. Without it, nobody checks that reads can be differentiated.
+        dtypes: the names of the dtypes that the library supports. The adapter must refuse all others with
+            `DTypeError`. If empty, the dtypes that the adapter does not refuse. float32, int32 and bool are required.
+        guards_snapshots: whether a reader that writes to a value gets an error, or changes only its own copy. The
+            default is True.
+        address: a method that returns the address of a variable's buffer, for a library that writes in place. It must
+            keep no reference to the buffer. Without it, the tests of writes in place are skipped.
+        gradient: a method that takes a scalar function of a variable, and the variable, and returns the library's
+            gradient. Without it, the tests of gradients are skipped.
 
     >>> import statevar as sv
     >>> from statevar.testing import BackendSuite

@@ -1,4 +1,4 @@
-"""What the tests of the suite share: who is tested, and how arrays and handles are made."""
+"""The base class of the suite: the settings of its users, and functions that make arrays and handles."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ class SuiteBase:
 
     #: The name of the backend to test.
     backend: ClassVar[str]
-    #: The names of the dtypes that the library holds; all others must be refused. If left empty, those that are
-    #: not refused; float32, int32 and bool must be among them.
+    #: The names of the dtypes that the library supports; the adapter must refuse all others. If empty, the dtypes that
+    #: it does not refuse. float32, int32 and bool must be among them.
     dtypes: ClassVar[tuple[str, ...]] = ()
 
-    #: Whether a reader that writes its snapshot is refused, or changes nothing but its own. False for a library
-    #: whose arrays cannot be made read-only and which lends its memory to readers all the same.
+    #: Whether a reader that writes to a snapshot gets an error, or changes only its own copy. False for a library
+    #: whose arrays cannot be made read-only, and which shares its memory with readers.
     guards_snapshots: ClassVar[bool] = True
 
     def address(self, variable: Variable) -> int | None:
-        """Where the variable's buffer lies; None if its library does not write in place.
+        """Returns the address of the variable's buffer; None if its library does not write in place.
 
-        Must hold no reference to the buffer when it returns.
+        It must keep no reference to the buffer.
         """
         return None
 
     def gradient(self, function: Callable[[Any], Any], variable: Variable) -> Any:
-        """The library's gradient of a scalar function of the variable; None if it has no gradients."""
+        """Returns the library's gradient of a scalar function of the variable; None if it has no gradients."""
         return None
 
-    # -- for the tests -----------------------------------------------------------------------------------
+    # -- helpers of the tests-------------------------------------------------------------------------------
 
     @property
     def adapter(self) -> Backend:
@@ -54,12 +54,12 @@ class SuiteBase:
         return get_backend(self.backend)
 
     def held(self, *kinds: str) -> list[str]:
-        """The dtypes that the library must hold, or does; only those of some kinds, if any are given."""
+        """Returns the dtypes that the library supports, of the given dtype kinds or of all."""
         names = self.dtypes or tuple(name for name in HOST if self.holds_dtype(name))
         return [name for name in names if not kinds or dtype_kind(name) in kinds]
 
     def holds_dtype(self, name: str) -> bool:
-        """Whether the adapter does not refuse a dtype."""
+        """Whether the adapter accepts a dtype."""
         try:
             self.adapter.dtype(name)
         except DTypeError:
@@ -67,33 +67,33 @@ class SuiteBase:
         return True
 
     def shapes_and_dtypes(self) -> Iterator[tuple[str, Shape]]:
-        """Every dtype in one shape, and one dtype in every shape."""
+        """Yields every dtype with one shape, and one dtype with every shape."""
         yield from ((name, (3, 4)) for name in self.held())
         yield from (("float32", shape) for shape in SHAPES)
 
     def operand(self, host: HostArray) -> Array:
-        """An operand of the write verbs, as the core makes one."""
+        """Returns an operand for the write verbs, made as the core makes it."""
         return self.adapter.from_host(host, None)
 
     def handle(self, host: HostArray, declared: DeclaredShape | None = None) -> Handle:
-        """A handle that holds a value."""
+        """Returns a handle with a value."""
         shape = host.shape if declared is None else declared
         return self.adapter.create(self.operand(host), declared=shape, device=None, trainable=False)
 
     def native(self, host: HostArray) -> Array:
-        """An array of the library."""
+        """Returns an array of the library."""
         return self.adapter.snapshot(self.handle(host))
 
     def value(self, handle: Handle) -> HostArray:
-        """What a handle holds."""
+        """Returns the value of a handle, as a NumPy array."""
         return self.host(self.adapter.snapshot(handle))
 
     def host(self, array: Array | HostArray) -> HostArray:
-        """An array of the library, or of NumPy, as a NumPy array of our own."""
+        """Returns a NumPy copy of an array of the library or of NumPy."""
         return np.array(array if isinstance(array, np.ndarray) else self.adapter.to_host(array))
 
     def written_from(self, x: HostArray | Array) -> Iterator[tuple[str, Handle]]:
-        """Handles that each got x by another verb."""
+        """Yields handles with the value x, each written by another verb."""
         adapter = self.adapter
 
         def operand() -> Array:
@@ -110,9 +110,9 @@ class SuiteBase:
         yield "put", adapter.put(zeros(), operand(), "set", everything)
 
     def variable(self, value: Any, **options: Any) -> Variable:
-        """A variable of the backend."""
+        """Returns a variable of the backend."""
         return Variable(value, backend=self.backend, name="suite", **options)
 
     def skip(self, reason: str) -> NoReturn:
-        """Skips the test; pytest takes unittest's word for it."""
+        """Skips the test. pytest accepts the SkipTest of unittest."""
         raise SkipTest(reason)

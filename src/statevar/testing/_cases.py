@@ -1,7 +1,7 @@
-"""What the suite tries: shapes, indices, values, and what NumPy makes of them.
+"""The cases of the suite: shapes, indices, values, and the results of NumPy.
 
-Values are small whole numbers whose sums, products and quotients every dtype holds exactly, down to four bits,
-so that results are compared without a tolerance.
+Values are small whole numbers. Every dtype, down to four bits, can represent their sums, products and quotients
+exactly, so that results are compared without a tolerance.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ CLOSED: tuple[Operation, ...] = (
     operator.xor,
 )
 
-#: The operators for which `Backend.compute` is called with a dtype of this kind, beside `CLOSED`.
+#: By dtype kind, the operators other than `CLOSED` for which `Backend.compute` is called.
 OPERATORS: dict[str, tuple[Operation, ...]] = {
     "float": (operator.truediv, operator.floordiv, operator.mod, operator.pow),
     "int": (operator.floordiv, operator.mod, operator.pow),
@@ -65,14 +65,14 @@ class BoundIndex(NamedTuple):
 
     @property
     def where(self) -> Selection:
-        """The index as a backend gets it."""
+        """The index in the form that a backend gets."""
         return select(self.index, self.shape, "")
 
     def __str__(self) -> str:
         return f"index {self.index!r} of shape {self.shape}"
 
 
-#: For what depends on the kind of write too: a block, one backwards, and a list with duplicates.
+#: The indices that are tried with every kind of write: a block, a list with duplicates, and a backwards block.
 EVERY_FORM: tuple[BoundIndex, ...] = (
     BoundIndex((3, 4), (slice(1, None), slice(0, 3))),
     BoundIndex((5,), np.array([0, 2, 2, 2])),
@@ -121,7 +121,7 @@ _BY_SHAPE: dict[Shape, tuple[Any, ...]] = {
     (2, 0, 3): ((slice(None), slice(None), 1), [1, 1]),
 }
 
-#: One of each form that an index may have.
+#: One index of each form.
 INDICES: tuple[BoundIndex, ...] = (
     *EVERY_FORM,
     *(BoundIndex(shape, index) for shape, indices in _BY_SHAPE.items() for index in indices),
@@ -129,19 +129,19 @@ INDICES: tuple[BoundIndex, ...] = (
 
 
 def closed_under(dtype: str) -> tuple[Operation, ...]:
-    """The operators of `CLOSED` that variables of a dtype have."""
+    """Returns the operators of `CLOSED` that a dtype has."""
     if dtype_kind(dtype) in ("int", "uint"):
         return CLOSED
     return {"bool": CLOSED[3:], "string": ()}.get(dtype_kind(dtype), CLOSED[:3])
 
 
 def counted(shape: Shape, dtype: str, start: int = 1) -> HostArray:
-    """Every element another: 1, 2, 3, …; for dtypes of 16 bits or more."""
+    """Returns 1, 2, 3, …, so that all elements differ. The dtype needs 16 bits or more."""
     return (np.arange(math.prod(shape)) + start).reshape(shape).astype(HOST[dtype])
 
 
 def aligned(host: HostArray) -> HostArray:
-    """A copy whose memory starts where every library can take it without copying."""
+    """Returns a copy whose memory is aligned so that every library can use it without a copy."""
     memory = np.empty(host.nbytes + 64, np.uint8)
     start = -memory.ctypes.data % 64
     copy = memory[start : start + host.nbytes].view(host.dtype).reshape(host.shape)
@@ -150,24 +150,24 @@ def aligned(host: HostArray) -> HostArray:
 
 
 def cast(host: HostArray, dtype: str) -> HostArray:
-    """Casts values that the dtype holds exactly; NumPy itself has no cast between some dtypes of ml_dtypes."""
+    """Casts values that the dtype can represent, also between the dtypes of ml_dtypes for which NumPy has no cast."""
     wide = {"c": np.complex128, "b": np.int64, "i": np.int64, "u": np.uint64}.get(host.dtype.kind)
     wide = wide or (np.int64 if is_integer(dtype_name(host.dtype)) else np.float64)
     return host.astype(wide).astype(HOST[dtype])
 
 
 def powers_of_two(shape: Shape, dtype: str) -> HostArray:
-    """1, 2, 4, 1, 2, 4, …: dividing by them is exact."""
+    """Returns 1, 2, 4, 1, 2, 4, …, by which a division is exact."""
     return (2 ** (np.arange(math.prod(shape)) % 3)).reshape(shape).astype(HOST[dtype])
 
 
 def small(shape: Shape, dtype: str) -> HostArray:
-    """2, 3, 2, … or half of it: for any dtype; sums and products with `small_operand` fit it."""
+    """Returns 2, 3, 2, … (floats: half of it). Any dtype can represent sums and products with `small_operand`."""
     return _made(np.arange(math.prod(shape)) % 2 + 2, shape, dtype)
 
 
 def small_operand(shape: Shape, dtype: str) -> HostArray:
-    """1, 2, 2, 1, 2, 2, … or half of it: for any dtype."""
+    """Returns 1, 2, 2, 1, 2, 2, … (floats: half of it). Any dtype can represent these values."""
     return _made(2 - (np.arange(math.prod(shape)) % 3 == 0), shape, dtype)
 
 
@@ -184,7 +184,7 @@ def _made(numbers: HostArray, shape: Shape, dtype: str) -> HostArray:
 
 
 def expected_put(old: HostArray, x: HostArray, name: str, where: Selection) -> HostArray:
-    """What a write at an index gives: one element after the other, as the law says, however slow."""
+    """Returns the result of a write at an index, computed element by element."""
     result = old.ravel().copy()
     positions = np.arange(old.size).reshape(old.shape)[where.index].ravel()
     values = np.broadcast_to(x, where.shape).ravel()

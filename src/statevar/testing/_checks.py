@@ -1,6 +1,6 @@
-"""Checks that raise by themselves.
+"""Checks that raise AssertionError.
 
-No ``assert``: outside test modules pytest does not explain one, and ``python -O`` leaves it out.
+They do not use ``assert``: pytest does not explain one outside test modules, and ``python -O`` removes it.
 """
 
 from __future__ import annotations
@@ -17,16 +17,19 @@ __all__ = ["expect", "raises", "same", "scribble"]
 
 
 def expect(condition: object, what: str) -> None:
-    """Raises AssertionError, saying what should have held, unless it does."""
+    """Raises AssertionError with the text unless the condition is true."""
     if not condition:
         raise AssertionError(what)
 
 
 def same(got: Any, expected: Any, what: str, *, rtol: float = 0.0) -> None:
-    """Raises AssertionError unless two host arrays have the same shape, dtype and values; NaN equals NaN.
+    """Raises AssertionError unless two NumPy arrays have the same shape, dtype and values. NaN equals NaN.
 
     Args:
-        rtol: for results that libraries round differently, the relative error allowed.
+        got: the result of the library.
+        expected: the result of NumPy.
+        what: the name of the result, for the message.
+        rtol: the relative error to allow, for results that libraries round differently.
     """
     got, expected = np.asarray(got), np.asarray(expected)
     expect(got.shape == expected.shape, f"{what}: shape {got.shape}, expected {expected.shape}")
@@ -40,7 +43,7 @@ def same(got: Any, expected: Any, what: str, *, rtol: float = 0.0) -> None:
 
 @contextmanager
 def raises(error: type[StatevarError], what: str, *, saying: str = "") -> Iterator[None]:
-    """Raises AssertionError unless the block raises the error, its message saying something."""
+    """Raises AssertionError unless the block raises the error with ``saying`` in its message."""
     try:
         yield
     except error as raised:
@@ -53,7 +56,7 @@ def raises(error: type[StatevarError], what: str, *, saying: str = "") -> Iterat
 
 
 def scribble(array: Any) -> None:
-    """Overwrites an array, if it can be."""
+    """Overwrites an array, if it is writable."""
     with suppress(Exception):
         array[...] = 77
 

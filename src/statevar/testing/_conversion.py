@@ -1,4 +1,4 @@
-"""The first half of `statevar.backends.Backend`: whose an array is, what it is, and into what it turns."""
+"""Tests the first half of `statevar.backends.Backend`: ownership, dtypes, shapes, devices and conversion."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["Conversion"]
 
 
 class Conversion(SuiteBase):
-    """Checks each verb that handles no handle."""
+    """Tests of the verbs that take arrays and no handles."""
 
-    # -- whose is it ---------------------------------------------------------------------------------
+    # -- ownership ----------------------------------------------------------------------------------
 
     def test_backend_is_registered(self) -> None:
         expect(isinstance(self.adapter, Backend), f"{self.adapter!r} is not an instance of Backend")
@@ -30,19 +30,22 @@ class Conversion(SuiteBase):
 
     def test_owns_its_arrays_and_no_others(self) -> None:
         array = self.native(counted((2, 3), "float32"))
-        expect(self.adapter.owns(array), f"owns: does not own its own {type(array).__name__}")
-        expect(owner_of(array) is self.adapter, f"owns: {type(array)!r} is not led back to this adapter by its module")
+        expect(self.adapter.owns(array), f"owns: returns False for its own {type(array).__name__}")
+        expect(
+            owner_of(array) is self.adapter,
+            f"owner_of: does not return this adapter for {type(array)!r}: is the module registered?",
+        )
         foreign: list[Any] = [None, 1.0, "name", [1.0, 2.0], object()]
         if not self.adapter.is_host:
             foreign.append(np.ones(2))
         for value in foreign:
-            expect(not self.adapter.owns(value), f"owns: claims {value!r}")
+            expect(not self.adapter.owns(value), f"owns: returns True for {value!r}, which is not of the library")
 
     # -- dtypes, shapes and devices -------------------------------------------------------------------
 
     def test_dtypes_are_held_or_refused(self) -> None:
         for name in ("bool", "int32", "float32", *self.dtypes):
-            expect(self.holds_dtype(name), f"dtype: refuses {name}, which it must hold")
+            expect(self.holds_dtype(name), f"dtype: refuses {name}, which is required")
         for name in [name for name in HOST if name not in self.held()]:
             with raises(DTypeError, f"dtype({name!r})", saying=name):
                 self.adapter.dtype(name)
@@ -53,24 +56,26 @@ class Conversion(SuiteBase):
             got = self.adapter.dtype_name(array)
             expect(got == name, f"dtype_name: {got!r} for an array made as {name}")
             known = self.adapter.operand(array, self.adapter.dtype(name))
-            expect(known is not None, f"operand: {name} array does not have the dtype that dtype({name!r}) gives")
+            expect(known is not None, f"operand: refuses a {name} array with the dtype of dtype({name!r})")
 
     def test_shapes_are_tuples_of_ints(self) -> None:
         for shape in SHAPES:
             got = self.adapter.shape(self.native(counted(shape, "float32")))
-            expect(type(got) is tuple and all(type(size) is int for size in got), f"shape: {got!r} is no tuple of ints")
+            expect(
+                type(got) is tuple and all(type(size) is int for size in got), f"shape: {got!r} is not a tuple of ints"
+            )
             expect(got == shape, f"shape: {got}, expected {shape}")
 
     def test_devices_have_names_that_lead_back(self) -> None:
         handle = self.handle(counted((2,), "float32"))
         device = self.adapter.device_of(self.adapter.snapshot(handle))
         name = self.adapter.device_name(device)
-        expect(isinstance(name, str), f"device_name: {name!r} is no string")
-        expect(self.adapter.device(name) == device, f"device: {name!r} does not give the device it names, {device!r}")
-        expect(self.adapter.device(device) == device, f"device: does not take its own {device!r}")
+        expect(isinstance(name, str), f"device_name: {name!r} is not a string")
+        expect(self.adapter.device(name) == device, f"device: {name!r} does not give its device, {device!r}")
+        expect(self.adapter.device(device) == device, f"device: does not accept its own {device!r}")
         expect(
             self.adapter.device_of_handle(handle) == device,
-            "device_of_handle: not where the snapshot lies, as device_of gives it",
+            "device_of_handle: differs from device_of of the snapshot",
         )
         placed = self.variable([1.0, 2.0], device=name)
         expect(placed.device == device, f"a variable for device {name!r} is on {placed.device!r}")
@@ -84,13 +89,13 @@ class Conversion(SuiteBase):
     def test_operand_takes_only_its_own_arrays_of_the_dtype(self) -> None:
         dtype = self.adapter.dtype("float32")
         taken = self.adapter.operand(self.native(counted((2,), "float32")), dtype)
-        expect(taken is not None, "operand: refuses an array of the library and the dtype")
+        expect(taken is not None, "operand: refuses an array of the library with the dtype")
         same(self.host(taken), counted((2,), "float32"), "operand")
         refused: list[Any] = [self.native(counted((2,), "int32")), 1.0, [1.0, 2.0], None]
         if not self.adapter.is_host:
             refused.append(counted((2,), "float32"))
         for value in refused:
-            expect(self.adapter.operand(value, dtype) is None, f"operand: takes {value!r} as float32")
+            expect(self.adapter.operand(value, dtype) is None, f"operand: accepts {value!r} as float32")
 
     def test_from_host_does_not_alias(self) -> None:
         for shape in SHAPES:
@@ -98,7 +103,11 @@ class Conversion(SuiteBase):
             for verb, handle in self.written_from(mine):
                 expected = self.value(handle)
                 mine[...] = 99
-                same(self.value(handle), expected, f"{verb}: after the caller changed the array it gave, {shape}")
+                same(
+                    self.value(handle),
+                    expected,
+                    f"{verb}: after the caller changed the array that it had passed, {shape}",
+                )
                 mine[...] = counted(shape, "float32")
 
     def test_from_host_and_to_host_round_trip(self) -> None:
@@ -123,10 +132,10 @@ class Conversion(SuiteBase):
         mine = counted((2, 3), "float32")
         mine.flags.writeable = False
         array = self.adapter.import_array(mine)
-        expect(self.adapter.owns(array), f"import_array: gives a {type(array).__name__}")
+        expect(self.adapter.owns(array), f"import_array: returns a {type(array).__name__}")
         same(self.host(array), mine, "import_array")
         again = self.adapter.import_array(array)
-        expect(self.adapter.owns(again), f"import_array: gives a {type(again).__name__}")
+        expect(self.adapter.owns(again), f"import_array: returns a {type(again).__name__}")
         same(self.host(again), mine, "import_array of its own array")
 
     def test_beside(self) -> None:
@@ -136,12 +145,12 @@ class Conversion(SuiteBase):
             "as_other_operand(host) + array": self.adapter.as_other_operand(right) + self.native(left),
         }
         for what, got in sums.items():
-            expect(self.adapter.owns(got), f"as_other_operand: {what} gives a {type(got).__name__}")
+            expect(self.adapter.owns(got), f"as_other_operand: {what} returns a {type(got).__name__}")
             same(self.host(got), left + right, f"as_other_operand: {what}")
 
     def test_cast(self) -> None:
         held = self.held(*NUMERIC, "bool")
-        # Enough to go from any to any. A cast to real is not among them: no caller asks for a real part.
+        # From int32 to every dtype, and from every dtype to float32 and complex128. No caller casts complex to real.
         pairs = [("int32", name) for name in held]
         pairs += [(name, "float32") for name in held if dtype_kind(name) != "complex"]
         pairs += [(name, "complex128") for name in held if "complex128" in held]
@@ -149,7 +158,7 @@ class Conversion(SuiteBase):
             host = small((2, 3), source) if target == "bool" else cast(small((2, 3), "int32"), source)
             array = self.native(host)
             got = self.adapter.cast(array, self.adapter.dtype(target))
-            expect(self.adapter.owns(got), f"cast from {source} to {target}: gives a {type(got).__name__}")
+            expect(self.adapter.owns(got), f"cast from {source} to {target}: returns a {type(got).__name__}")
             same(self.host(got), cast(host, target), f"cast from {source} to {target}")
             expect(self.adapter.dtype_name(got) == target, f"cast: dtype_name is not {target}")
 
@@ -184,7 +193,7 @@ class Conversion(SuiteBase):
 
     def test_namespace(self) -> None:
         namespace = self.variable([1.0]).__array_namespace__()
-        expect(namespace is self.adapter.namespace(), f"namespace: another object at each call, {namespace!r}")
+        expect(namespace is self.adapter.namespace(), f"namespace: returns another object at each call, {namespace!r}")
 
     def test_round_goes_to_even(self) -> None:
         host = np.array([0.5, 1.5, -2.5, 0.25, -1.75], np.float32)
@@ -197,10 +206,10 @@ class Conversion(SuiteBase):
         try:
             device, _ = variable.__dlpack_device__()
             if device != 1:
-                self.skip("the array does not lie on the CPU, and NumPy is what reads it here")
+                self.skip("the array is not on the CPU, and this test reads it with NumPy")
             got = np.from_dlpack(variable)
         except (AttributeError, BufferError, NotImplementedError) as error:
             self.skip(f"the library has no DLPack: {error}")
         same(got, counted((2, 3), "float32"), "dlpack")
         scribble(got)
-        same(variable.numpy(), counted((2, 3), "float32"), "dlpack: after the consumer wrote")
+        same(variable.numpy(), counted((2, 3), "float32"), "dlpack: after the consumer wrote to its array")

@@ -1,4 +1,4 @@
-"""The second half of `statevar.backends.Backend`: a handle's life, with NumPy as the oracle."""
+"""Tests the second half of `statevar.backends.Backend`: handles, compared with NumPy."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ._checks import expect, same, scribble
 
 __all__ = ["Handles"]
 
-#: Kinds of writes at an index that libraries do otherwise for these than for float32.
+#: By dtype, the kinds of write at an index that libraries implement differently than for float32.
 _MORE_OPERATIONS = {
     "int32": ("subtract", "multiply", "min", "max"),
     "uint8": ("subtract", "max"),
@@ -42,7 +42,7 @@ _MORE_OPERATIONS = {
 
 
 class Handles(SuiteBase):
-    """Checks each verb that makes, reads or writes a handle, or computes what a write would store."""
+    """Tests of the verbs that make, read or write a handle, or compute the value that a write would store."""
 
     def test_create(self) -> None:
         for name, shape in self.shapes_and_dtypes():
@@ -50,7 +50,10 @@ class Handles(SuiteBase):
                 what = f"create, {name} {shape} declared {declared}"
                 handle = self.handle(small(shape, name), declared)
                 self._expect_value(handle, small(shape, name), what)
-                expect(self.adapter.owns(self.adapter.snapshot(handle)), f"{what}: a foreign snapshot")
+                expect(
+                    self.adapter.owns(self.adapter.snapshot(handle)),
+                    f"{what}: the snapshot is not an array of the library",
+                )
 
     def test_handles_do_not_share(self) -> None:
         first = self.handle(counted((4,), "float32"))
@@ -66,7 +69,7 @@ class Handles(SuiteBase):
 
     def test_snapshot_never_changes(self) -> None:
         adapter = self.adapter
-        # Each is all that the reader keeps: a view of a snapshot must protect it as the snapshot does.
+        # The reader keeps only this object: a view of a snapshot must protect the memory as the snapshot does.
         ways: dict[str, Callable[[Handle], Array]] = {
             "snapshot": adapter.snapshot,
             "published": lambda handle: adapter.snapshot(handle) if handle.published is None else handle.published,
@@ -93,8 +96,12 @@ class Handles(SuiteBase):
             handle = self.handle(counted(shape, "float32"))
             other = self.adapter.snapshot(handle)
             scribble(self.adapter.snapshot(handle))
-            same(self.value(handle), counted(shape, "float32"), f"snapshot {shape}: a reader wrote the handle")
-            same(self.host(other), counted(shape, "float32"), f"snapshot {shape}: a reader wrote another's snapshot")
+            same(self.value(handle), counted(shape, "float32"), f"snapshot {shape}: a reader changed the handle")
+            same(
+                self.host(other),
+                counted(shape, "float32"),
+                f"snapshot {shape}: a reader changed the snapshot of another reader",
+            )
 
     def test_assign_and_redeclare(self) -> None:
         for name, shape in self.shapes_and_dtypes():
@@ -122,7 +129,7 @@ class Handles(SuiteBase):
             self._applies(operator.sub, small(shape, "float32"), small_operand(x_shape, "float32"))
 
     def test_apply_to_large_values(self) -> None:
-        # An adapter may write large values in another way; and NumPy's in place only where nothing may raise.
+        # An adapter may write large values differently, and NumPy's in place only if no warning can be raised.
         for name in ("float32", "int32"):
             old, x = counted((90, 50), name), powers_of_two((50,), name)
             for op in closed_under(name):
@@ -174,7 +181,7 @@ class Handles(SuiteBase):
             old, x = counted(case.shape, "float32"), counted(case.where.shape, "float32")
             old.flat[0] = x.flat[2] = np.nan
             for each in ("min", "max"):
-                with np.errstate(all="ignore"):  # NumPy warns, or does not, by its version
+                with np.errstate(all="ignore"):  # some versions of NumPy warn
                     handle = self.adapter.put(self.handle(old), self.operand(x), each, case.where)
                     self._expect_value(handle, expected_put(old, x, each, case.where), f"put {each} of NaN at {case}")
 
@@ -189,7 +196,7 @@ class Handles(SuiteBase):
                 start = np.array(self.host(kept if snapshot is None else snapshot))
                 expected = self.value(write(self.handle(start)))
                 if snapshot is None:
-                    handle = self.handle(start)  # which nobody else reads
+                    handle = self.handle(start)  # a handle without other readers
                 fork = self.adapter.fork(handle, snapshot)
                 same(self.value(fork), start, "a fork")
                 fork = write(fork)
@@ -238,7 +245,7 @@ class Handles(SuiteBase):
             host = counted(case.shape, "float32")
             array = self.native(host)
             got = self.adapter.get(array, case.where)
-            expect(self.adapter.owns(got), f"get at {case}: gives a {type(got).__name__}")
+            expect(self.adapter.owns(got), f"get at {case}: returns a {type(got).__name__}")
             same(self.host(got), host[case.where.index], f"get at {case}")
             same(self.host(array), host, f"get at {case}: changed its argument")
         for name in self.held():
@@ -251,13 +258,13 @@ class Handles(SuiteBase):
         for trainable in (True, False):
             self.adapter.set_trainable(handle, trainable)
             self._expect_value(handle, counted((2,), "float32"), f"set_trainable {trainable}")
-        expect(self.adapter.unseen_writes(handle) == 0, "unseen_writes: not 0, and nobody but the verbs wrote")
+        expect(self.adapter.unseen_writes(handle) == 0, "unseen_writes: not 0, although only the verbs wrote")
         self.adapter.parameter(handle)
         handle = self.adapter.assign(handle, self.operand(counted((2,), "float32", start=7)))
         self._expect_value(handle, counted((2,), "float32", start=7), "assign after the parameter was handed out")
-        expect(self.adapter.unseen_writes(handle) == 0, "unseen_writes: not 0, and nobody but the verbs wrote")
+        expect(self.adapter.unseen_writes(handle) == 0, "unseen_writes: not 0, although only the verbs wrote")
 
-    # -- for the tests ---------------------------------------------------------------------------------
+    # -- helpers of the t------------------------------------------------------------------------------
 
     def _expect_value(self, handle: Handle, expected: HostArray, what: str) -> None:
         same(self.value(handle), expected, what)
@@ -265,13 +272,13 @@ class Handles(SuiteBase):
             same(self.host(handle.published), expected, f"published after {what}")
 
     def _applies(self, op: Operation, old: HostArray, x: HostArray, handle: Handle | None = None) -> None:
-        expected = op(old, x).astype(old.dtype)  # NumPy has no bitwise operators for four bits
+        expected = op(old, x).astype(old.dtype)  # NumPy computes four bits in a wider dtype
         handle = self.handle(old) if handle is None else handle
         handle = self.adapter.apply(handle, self.operand(x), op)
         self._expect_value(handle, expected, f"apply {op.__name__}, {old.dtype} {old.shape} and {x.shape}")
 
     def _puts(self, verb: str, put: Callable[[HostArray, HostArray, str, BoundIndex], HostArray]) -> None:
-        """Writes at every index, and every operation at some."""
+        """Tries a write at every index, and every operation at some of them."""
         for number, case in enumerate(INDICES):
             old, scalar = counted(case.shape, "float32"), np.full((), 4, np.float32)
             full = powers_of_two(case.where.shape, "float32")
@@ -288,7 +295,7 @@ def _where(shape: Shape, index: Any) -> Selection:
 
 
 def _writes(adapter: Backend, x: Array) -> list[Callable[[Handle], Handle]]:
-    """Each write verb on a handle of x's shape, by name."""
+    """Returns the write verbs as functions of a handle, each with the operand x."""
     everything = _where(adapter.shape(x), ...)
 
     def apply(handle: Handle) -> Handle:

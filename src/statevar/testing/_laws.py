@@ -1,4 +1,4 @@
-"""The laws that users rely on, through `Variable`."""
+"""Tests the laws that users rely on, through `Variable`."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _assign(x: Any) -> Callable[[Variable], Any]:
     return lambda variable: variable.assign(x)
 
 
-#: Writes that change any float32 vector, by the name users know them by.
+#: Writes that change any float32 vector, by their public name.
 _WRITES: dict[str, Callable[[Variable], Any]] = {
     "assign": lambda v: v.assign(v.numpy() + 1),
     "assign_add": lambda v: v.assign_add(1.0),
@@ -57,9 +57,9 @@ _WRITES: dict[str, Callable[[Variable], Any]] = {
 
 
 class Laws(SuiteBase):
-    """Checks what a variable of the backend promises."""
+    """Tests of the promises of a variable, on this backend."""
 
-    # -- it follows its library --------------------------------------------------------------------------
+    # -- types of the library ---------------------------------------------------------------------------
 
     def test_variable_follows_its_library(self) -> None:
         for name in self.held():
@@ -101,9 +101,9 @@ class Laws(SuiteBase):
                     got = op(left, right)
                 except TypeError:
                     if self.adapter.owns(left):
-                        continue  # the library decides, and did not give way to us
+                        continue  # the library decides first, and does not defer
                     raise
-                expect(self.adapter.owns(got), f"{what}: gives a {type(got).__name__}")
+                expect(self.adapter.owns(got), f"{what}: returns a {type(got).__name__}")
                 same(self.host(got), expected, what)
 
     def test_items_are_read_as_numpy_reads_them(self) -> None:
@@ -143,7 +143,7 @@ class Laws(SuiteBase):
 
     def test_autocast_changes_reads_only(self) -> None:
         if "float16" not in self.held():
-            self.skip("the library holds no float16")
+            self.skip("the library has no float16")
         variable = self.variable([1.0, 2.0])
         with scopes.autocast("float16"):
             same(self.host(variable.value), np.array([1, 2], np.float16), "value under autocast")
@@ -153,20 +153,20 @@ class Laws(SuiteBase):
     def test_write_is_in_place_if_nobody_holds_the_value(self) -> None:
         variable = self.variable(np.zeros(1 << 16, np.float32))
         x = self.native(np.ones(1 << 16, np.float32))
-        variable.assign_add(x)  # a library may have taken the initial value as it was, and move it once
+        variable.assign_add(x)  # a library may share the initial value with the caller, and copy it at the first write
         first = self.address(variable)
         if first is None:
             self.skip("the suite has no address(): the library does not write in place")
-        # Where a floating-point condition would raise, NumPy's result must be kept aside until it is whole.
+        # If a floating-point error could be raised, the NumPy backend computes the result beside the old value.
         with np.errstate(all="ignore"):
             variable.assign_add(x)
-            expect(self.address(variable) == first, "assign_add moved a value that nobody held")
+            expect(self.address(variable) == first, "assign_add moved a value that no reader has")
             kept = variable.value
             variable.assign_add(x)
-        expect(self.address(variable) != first, "assign_add wrote a value that somebody held")
-        same(self.host(kept)[:2], np.full(2, 2, np.float32), "the value held")
+        expect(self.address(variable) != first, "assign_add wrote to a value that a reader has")
+        same(self.host(kept)[:2], np.full(2, 2, np.float32), "the value that a reader has")
 
-    # -- whole or not at all, and typed --------------------------------------------------------------------
+    # -- failed writes and casts --------------------------------------------------------------------------
 
     def test_failed_write_changes_nothing(self) -> None:
         def refuses(_: Any) -> Any:
@@ -184,10 +184,10 @@ class Laws(SuiteBase):
             ("too many indices", IndexingError, lambda v: v.at[0, 0, 0].add(1.0)),
             ("an index array out of bounds", IndexingError, lambda v: v.at[[0, -3]].add(1.0)),
             ("a mask of another shape", IndexingError, _set([True, False, True], 1.0)),
-            ("an index of no kind", IndexingError, _set("name", 1.0)),
+            ("an index that is a string", IndexingError, _set("name", 1.0)),
             ("items of another shape", ShapeError, _set(0, [1.0, 2.0])),
             ("a result of another shape", ShapeError, _in_place(operator.imatmul, np.ones((3, 2), np.float32))),
-            ("bits of floats", DTypeError, _in_place(operator.iand, 1)),
+            ("a bitwise operator on floats", DTypeError, _in_place(operator.iand, 1)),
         ):
             variable = self.variable(counted((2, 3), "float32"))
             self._refuses(variable, what, error, write)
@@ -258,7 +258,7 @@ class Laws(SuiteBase):
                 access()
         same(variable.assign([1.0, 2.0]).numpy(), np.array([1, 2], np.float32), "first assign")
 
-    # -- several steps as one ----------------------------------------------------------------------------------
+    # -- transactions and updates ------------------------------------------------------------------------------
 
     def test_transaction_happens_whole_or_not(self) -> None:
         first, second = self.variable([1.0, 2.0]), self.variable([3, 4])
@@ -275,7 +275,7 @@ class Laws(SuiteBase):
             second += 1
             first.assign([1.0])
         same(first.numpy(), np.array([9, 3], np.float32), "a transaction that failed")
-        same(second.numpy(), np.array([[7]], np.int32), "a transaction that failed, on what it did not list")
+        same(second.numpy(), np.array([[7]], np.int32), "a transaction that failed, a variable that it did not list")
         first += 1.0
         restore(before)
         same(first.numpy(), np.array([9, 3], np.float32), "restore")
@@ -340,7 +340,7 @@ class Laws(SuiteBase):
 
         _together(4, lambda number: write(number) if number % 2 else read(number))
 
-    # -- the rest of its life --------------------------------------------------------------------------------
+    # -- other features -------------------------------------------------------------------------------------
 
     def test_shape_may_change_where_it_may(self) -> None:
         variable = self.variable(np.zeros((2, 3), np.float32), shape=(None, 3))
@@ -393,12 +393,12 @@ class Laws(SuiteBase):
         gradient = self.gradient(lambda v: v[::-1][0] + v[[2, 0]][0], variable)
         same(self.host(gradient), np.array([0, 0, 2], np.float32), "gradient through selections")
 
-    # -- for the tests ---------------------------------------------------------------------------------------
+    # -- helpers of the t------------------------------------------------------------------------------------
 
     def _refuses(
         self, variable: Variable, what: str, error: type[StatevarError], write: Callable[[Variable], Any]
     ) -> None:
-        """Checks that a write raises an error that names the variable, and leaves the variable as it was."""
+        """Checks that a write raises an error that names the variable, and changes nothing."""
         before, snapshot, version, shape = variable.numpy(), variable.value, variable.version, variable.shape
         with raises(error, what, saying="suite"):
             write(variable)
@@ -409,14 +409,14 @@ class Laws(SuiteBase):
 
 
 def _wait_for_write(variable: Variable, version: int) -> None:
-    """Returns after the next write, or after a second, in case the writers are dead."""
+    """Waits for the next write, but at most one second, since the writers may have failed."""
     end = time.monotonic() + 1
     while variable.version == version and time.monotonic() < end:
         time.sleep(0)
 
 
 def _together(threads: int, work: Callable[[int], None]) -> None:
-    """Runs the work on many threads that start at once and are switched often; raises what any of them raised."""
+    """Runs the work in threads that start together and are switched often. Raises an error of any of them."""
     barrier = Barrier(threads)
 
     def start(number: int) -> None:

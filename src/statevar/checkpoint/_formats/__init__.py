@@ -1,1 +1,1 @@
-"""One folder for each file format. Only safetensors is written."""
+"""The file formats, one folder each. So far there is one, safetensors."""

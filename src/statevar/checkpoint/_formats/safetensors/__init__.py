@@ -1,1 +1,1 @@
-"""The safetensors format: its header, our index of several files, tensors as bytes, reading and writing."""
+"""The safetensors format: the header, the index of several files, values as bytes, the reader and the writer."""

@@ -4,13 +4,13 @@
 
     8 bytes   the length of the header, little-endian
     header    JSON: {"__metadata__": {str: str}, name: {"dtype", "shape", "data_offsets"}, …}, padded with spaces
-    data      the bytes of each tensor, one after the other, without holes
+    data      the bytes of each tensor, one after the other, without gaps
 
-Any reader of that format opens our files. What they have beyond it is in the metadata, under keys that begin with
-``statevar.``. The checksum of the header is one of them, so that no bit of a file is left unguarded.
+Any reader of that format opens our files. Our additions are in the metadata, under keys that begin with ``statevar.``.
+One of them is the checksum of the header, so that every bit of a file is covered by a checksum.
 
-Our own writer and reader, since those of the package safetensors write strided arrays wrongly and never sync
-(measured, 0.8), and accept a name that comes twice.
+statevar has its own writer and reader, because those of the package safetensors write strided arrays wrongly, never
+sync (measured, 0.8), and accept a file in which a name occurs twice.
 
 Source: https://huggingface.co/docs/safetensors, and the package's own ``validate``.
 """
@@ -60,13 +60,13 @@ CODES: dict[str, int] = {
     "C64": 8,  # others write it; not all of them read it
 }
 
-#: What other readers take (safetensors refuses more), and an end to what a hostile file can make us parse.
+#: The limit of the package safetensors. It also limits how much a hostile file can make us parse.
 _LONGEST_HEADER = 100_000_000
-#: A page of memory that is mapped begins here, and so does what the fastest loads of a CPU need.
+#: The data begins at a multiple of this, so that a mapped tensor is aligned for the widest loads of a CPU.
 _ALIGNMENT = 64
 
-FORMAT = "1"  #: of what our metadata says; a reader refuses what is newer
-DIGITS = 32  #: of a checksum, xxh3_128 in hexadecimal
+FORMAT = "1"  #: the version of our metadata; a reader refuses any other
+DIGITS = 32  #: the length of a checksum, xxh3_128 in hexadecimal
 _OURS = "statevar."
 _GUARD = "statevar.header"
 _CHECKSUMS = "statevar.checksums"
@@ -74,7 +74,7 @@ _NOTHING = "0" * DIGITS
 
 
 class Entry(NamedTuple):
-    """One tensor: where it lies, counted from the end of the header."""
+    """A tensor of a file. Its bytes are ``start:stop``, counted from the end of the header."""
 
     name: str
     code: str
@@ -84,24 +84,24 @@ class Entry(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """How many bytes the tensor takes in the file."""
+        """The number of bytes that the tensor takes in the file."""
         return self.stop - self.start
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What the beginning of a file says."""
+    """The parsed header of a file."""
 
     entries: dict[str, Entry]
     metadata: dict[str, str]
-    #: Where the data begins, in bytes from the beginning of the file.
+    #: The offset of the data in the file, in bytes.
     begin: int
-    #: The checksum of the header; None in a file that somebody else has written.
+    #: The checksum of the header; None in a file that another program wrote.
     digest: str | None
 
 
 def digest_of(*buffers: Any) -> str:
-    """The checksum of some bytes: xxh3, 128 bits; the fastest of those measured (docs/persistence.md)."""
+    """Returns the checksum of bytes: xxh3 of 128 bits, the fastest of those measured (docs/persistence.md)."""
     digest = xxhash.xxh3_128()
     for buffer in buffers:
         digest.update(buffer)
@@ -117,7 +117,7 @@ def refuse(operation: str, problem: str, where: Any, hint: str = "") -> NoReturn
 
 
 def laid_out(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> list[Entry]:
-    """Where each tensor, given by name, dtype and shape, will lie: widest elements first, so that all are aligned."""
+    """Lays out tensors, given as (name, dtype code, shape): the widest elements first, so that all are aligned."""
     entries, offset = [], 0
     for name, code, shape in sorted(tensors, key=lambda tensor: -CODES[tensor[1]]):
         stop = offset + math.prod(shape) * CODES[code]
@@ -127,7 +127,7 @@ def laid_out(tensors: Iterable[tuple[str, str, tuple[int, ...]]]) -> list[Entry]
 
 
 def encode(entries: Iterable[Entry], metadata: Mapping[str, str]) -> bytes:
-    """The beginning of a file, with its checksum. Its length does not depend on the values of equally long texts."""
+    """Returns the bytes of a header, with its checksum. Their number depends only on the length of the metadata."""
     content: dict[str, Any] = {"__metadata__": {**metadata, _GUARD: _NOTHING}}
     for entry in entries:
         content[entry.name] = {
@@ -139,18 +139,20 @@ def encode(entries: Iterable[Entry], metadata: Mapping[str, str]) -> bytes:
     text += b" " * (-(len(text) + 8) % _ALIGNMENT)
     if len(text) > _LONGEST_HEADER:
         raise CheckpointError.of(
-            "save", f"the header takes {len(text)} bytes, more than readers accept", hint="set max_shard_size"
+            "save",
+            f"the header takes {len(text)} bytes, and readers accept {_LONGEST_HEADER}",
+            hint="set max_shard_size",
         )
     return _guarded(len(text).to_bytes(8, "little") + text, _NOTHING)[0]
 
 
 def room_for_checksums(count: int) -> dict[str, str]:
-    """The metadata to `encode`, until `with_checksums` puts them there."""
+    """Returns metadata for `encode` that reserves room for the checksums, which `with_checksums` fills in."""
     return {_CHECKSUMS: _NOTHING * count}
 
 
 def with_checksums(header: bytes, checksums: Iterable[str]) -> tuple[bytes, str]:
-    """The header that `encode` made, with the checksums of the tensors in its order; and its own checksum."""
+    """Returns a header of `encode` with the checksums of its tensors, in their order, and its own checksum."""
     text = "".join(checksums)
     before, after = (f'"{_CHECKSUMS}":"{each}"'.encode() for each in ("0" * len(text), text))
     start = header.index(b'"%s":"' % _GUARD.encode()) + len(_GUARD) + 4
@@ -158,14 +160,14 @@ def with_checksums(header: bytes, checksums: Iterable[str]) -> tuple[bytes, str]
 
 
 def _guarded(header: bytes, present: str) -> tuple[bytes, str]:
-    """The header with its checksum in place of the present one."""
+    """Returns the header with its checksum in place of the present one, and the checksum."""
     blank = header.replace(_guard(present), _guard(_NOTHING), 1)
     digest = digest_of(blank)
     return blank.replace(_guard(_NOTHING), _guard(digest), 1), digest
 
 
 def _guard(digest: str) -> bytes:
-    # No text has these bytes but as this key: a quote in a text is escaped.
+    # These bytes occur only as this key: inside a JSON string a quote is escaped.
     return f'"{_GUARD}":"{digest}"'.encode()
 
 
@@ -173,15 +175,15 @@ def _guard(digest: str) -> bytes:
 
 
 def decode(beginning: bytes, total: int, where: Any) -> Header:
-    """Reads a header, and believes nothing that it says.
+    """Parses a header, and checks every claim that it makes.
 
     Args:
-        beginning: of the file: eight bytes, or the whole header.
-        total: how many bytes the file has.
-        where: for errors.
+        beginning: the first bytes of the file, up to the end of the header.
+        total: the size of the file in bytes.
+        where: the place to name in errors.
 
     Raises:
-        CheckpointError: the file is damaged, or no safetensors file.
+        CheckpointError: the file is damaged, or is not a safetensors file.
     """
     length = header_length(beginning, total, where)
     text = beginning[8 : 8 + length]
@@ -189,11 +191,12 @@ def decode(beginning: bytes, total: int, where: Any) -> Header:
     texts = 1 if "__metadata__" in content else 0
     metadata = content.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
-        refuse("load", "the metadata is no mapping of text to text", where)
+        refuse("load", "the __metadata__ of the header must map strings to strings", where)
     texts += 2 * len(metadata)
     digest = _checked_digest(beginning[: 8 + length], metadata, where)
     entries = {name: _entry(name, value, where) for name, value in content.items()}
-    # Its name, that of its dtype, and three keys. To look at each object's keys would take as long as to parse it.
+    # Each entry has five strings: its name, its dtype code and three keys. Counting strings finds a duplicate key; a
+    # look at the keys of each object would take as long as the parsing.
     if texts + 5 * len(entries) != _count_texts(text):
         refuse("load", _TWICE, where)
     _check_coverage(entries.values(), total - 8 - length, where)
@@ -201,20 +204,20 @@ def decode(beginning: bytes, total: int, where: Any) -> Header:
 
 
 def header_length(beginning: bytes, total: int, where: Any) -> int:
-    """How many bytes the header has, from the first eight of the file."""
+    """Returns the number of bytes of the header, given by the first eight bytes of the file."""
     if len(beginning) < 8 or total < 8:
-        refuse("load", f"the file has {total} bytes, too few for a header", where)
+        refuse("load", f"the file has {total} bytes, too few for a safetensors header", where)
     length = int.from_bytes(beginning[:8], "little")
     if length > _LONGEST_HEADER or length > total - 8:
-        refuse("load", f"the header is said to have {length} bytes, of {total - 8} that there are", where)
+        refuse("load", f"the header claims {length} bytes, and can have {min(_LONGEST_HEADER, total - 8)}", where)
     return length
 
 
 def parse_json(text: bytes, where: Any, *, numbers: bool = False) -> dict[str, Any]:
-    """Strict JSON: an object, without names that come twice, and without numbers but integers.
+    """Parses strict JSON: one object, in which no key occurs twice and every number is an integer >= 0.
 
     Args:
-        numbers: whether there may be any finite numbers.
+        numbers: whether any finite number is allowed.
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -226,7 +229,7 @@ def parse_json(text: bytes, where: Any, *, numbers: bool = False) -> dict[str, A
     return _json_object(text, where, unique, numbers=numbers)
 
 
-_TWICE = "a name comes twice"
+_TWICE = "a name occurs twice"
 
 
 def _json_object(
@@ -236,10 +239,11 @@ def _json_object(
     *,
     numbers: bool = False,
 ) -> dict[str, Any]:
-    """As `parse_json`, which see; of a name that comes twice ``make`` is told, if given."""
+    """Parses strict JSON as `parse_json` does, but a duplicate key is an error only if ``make`` raises it."""
 
     def other(number: str) -> NoReturn:
-        refuse("load", f"a number is {'too long' if numbers else 'no size'}: {number[:40]}", where)
+        expected = "a finite number of ordinary length" if numbers else "a size (an integer >= 0)"
+        refuse("load", f"expected {expected}, got {number[:40]}", where)
 
     def integer(number: str) -> int:
         if len(number) > _MOST_DIGITS or (number[0] == "-" and not numbers):
@@ -250,37 +254,37 @@ def _json_object(
         content = json.loads(
             text.decode(),
             object_pairs_hook=make,
-            # To be asked for each number takes as long as to parse it: only where one may be too long, or minus zero.
+            # A call for each number takes as long as the parsing: only if one may be too long, or minus zero.
             parse_int=integer if _has_suspect_number(text) else None,
             parse_float=_finite if numbers else other,
             parse_constant=other,
         )
         if _ESCAPED.search(text):
-            json.dumps(content, ensure_ascii=False).encode()  # half a pair of surrogates is no Unicode
+            json.dumps(content, ensure_ascii=False).encode()  # fails for half a pair of surrogates
     except CheckpointError:
         raise
-    except (ValueError, RecursionError) as error:  # too deep, no UTF-8, no JSON
-        refuse("load", f"the header is no JSON ({type(error).__name__}: {str(error)[:80]})", where)
+    except (ValueError, RecursionError) as error:  # nested too deeply, no UTF-8, no JSON
+        refuse("load", f"invalid JSON ({type(error).__name__}: {str(error)[:80]})", where)
     if not isinstance(content, dict):
-        refuse("load", "the header is no JSON object", where)
+        refuse("load", f"expected a JSON object, got {type(content).__name__}", where)
     return content
 
 
 def _count_texts(text: bytes) -> int:
-    """How many there are in JSON that was parsed: two quotes each, but for those within a text."""
+    """Counts the strings in valid JSON: each has two quotes, and quotes inside a string are escaped."""
     if b"\\" in text:
         text = text.replace(b"\\\\", b"").replace(b'\\"', b"")
     return text.count(b'"') // 2
 
 
 def _has_suspect_number(text: bytes) -> bool:
-    """Whether there may be one that would pass as another once it is parsed, or takes too long to."""
+    """Whether JSON may contain a number that takes too long to parse, or a minus zero, which would be parsed as 0."""
     if _LONG in text.translate(_DIGITS_TO_ZERO):
         return True
-    return b"-0" in text and _MINUS_ZERO.search(text) is not None  # that search alone takes as long as to parse
+    return b"-0" in text and _MINUS_ZERO.search(text) is not None  # the search alone takes as long as the parsing
 
 
-_MOST_DIGITS = 400  # more than any float has; converting n digits takes n * n steps
+_MOST_DIGITS = 400  # more than any float has; parsing n digits takes n * n steps
 _LONG = b"0" * _MOST_DIGITS
 _DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"0" * 9)
 _MINUS_ZERO = re.compile(rb"[\[,:\s]-0")
@@ -295,18 +299,18 @@ def _finite(number: str) -> float:
 
 def _checked_digest(header: bytes, metadata: dict[str, Any], where: Any) -> str | None:
     if not any(name.startswith(_OURS) for name in metadata):
-        return None  # written by somebody else
+        return None  # written by another program
     digest: str = metadata.pop(_GUARD, "")
     if len(digest) != DIGITS or digest_of(header.replace(_guard(digest), _guard(_NOTHING), 1)) != digest:
-        refuse("load", "the header is damaged: its checksum does not fit", where)
+        refuse("load", "the header is damaged: its checksum does not match", where)
     return digest
 
 
 def _entry(name: str, value: Any, where: Any) -> Entry:
     if not name or "\0" in name:
-        refuse("load", f"a tensor has the name {name!r:.100}", where)
+        refuse("load", f"a tensor has the name {name!r:.100}, which is empty or contains NUL", where)
     if type(value) is not dict or value.keys() != _KEYS:
-        refuse("load", f"the tensor {name!r:.100} is not described by dtype, shape and data_offsets", where)
+        refuse("load", f"the tensor {name!r:.100} must be described by dtype, shape and data_offsets", where)
     code, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     width = CODES.get(code) if type(code) is str else None
     if width is None:
@@ -315,15 +319,18 @@ def _entry(name: str, value: Any, where: Any) -> Entry:
     if nbytes is None:
         refuse("load", f"the tensor {name!r:.100} has a shape that no array can have", where)
     if type(offsets) is not list or len(offsets) != 2:
-        refuse("load", f"the tensor {name!r:.100} has offsets that are no two numbers", where)
+        refuse("load", f"the tensor {name!r:.100} must have two data_offsets", where)
     start, stop = offsets
     if type(start) is not int or type(stop) is not int or start < 0 or stop - start != nbytes:
-        refuse("load", f"the tensor {name!r:.100} has offsets that do not enclose its {nbytes} bytes", where)
+        refuse("load", f"the tensor {name!r:.100} has {nbytes} bytes, and its data_offsets do not match", where)
     return Entry(name, code, tuple(shape), start, stop)
 
 
 def nbytes_of(shape: Sequence[Any], width: int) -> int | None:
-    """The bytes of an array, if there can be one: 64 axes at most, and bytes to count, whatever axis is empty."""
+    """Returns the number of bytes of an array, or None if no array has the shape.
+
+    NumPy allows 64 axes, and limits the product of the sizes other than zero even if the array is empty.
+    """
     if len(shape) > 64:
         return None
     nbytes = width
@@ -344,7 +351,7 @@ def _check_coverage(entries: Iterable[Entry], available: int, where: Any) -> Non
     offset = 0
     for entry in sorted(entries, key=lambda each: (each.start, each.stop)):
         if entry.start != offset:
-            refuse("load", f"the tensor {entry.name!r:.100} overlaps another, or leaves a hole", where)
+            refuse("load", f"the tensor {entry.name!r:.100} overlaps another one, or leaves a gap before it", where)
         offset = entry.stop
     if offset != available:
-        refuse("load", f"the tensors take {offset} bytes, and the file has {available}", where)
+        refuse("load", f"the tensors take {offset} bytes, but the file has {available} bytes of data", where)

@@ -1,7 +1,7 @@
-"""The index of what was saved in several files: which tensor lies in which.
+"""The index of a save in several files: it tells which file contains which tensor.
 
 It is the JSON that other programs know (``weight_map``), with the checksum of each file's header, so that files of
-different saves are never taken for one.
+different saves are never mixed.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ _NOTHING = "0" * DIGITS
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """Which file of the same folder holds which tensor."""
+    """The parsed index: which file of its folder contains which tensor."""
 
-    #: The checksum of each file's header; None if somebody else wrote the index.
+    #: By file name, the checksum of the file's header; None if another program wrote the index.
     files: dict[str, str | None]
+    #: By tensor name, the name of the file that contains it.
     tensors: dict[str, str]
     texts: dict[str, str]
 
 
 def is_index(beginning: bytes) -> bool:
-    """Whether a file begins as an index does. As the length of a header it would be longer than any."""
+    """Whether a file is an index. Read as the length of a header, the beginning of JSON would be impossibly large."""
     return beginning[:1] == b"{" and beginning[7:8] != b"\0"
 
 
 def encode_index(files: Mapping[str, str], tensors: Mapping[str, str], nbytes: int, texts: Mapping[str, str]) -> bytes:
-    """The content of an index file, with its checksum."""
+    """Returns the bytes of an index file, with its checksum."""
     metadata = {"total_size": nbytes, **texts, "statevar.files": dict(files), _GUARD: _NOTHING}
     content = {"metadata": metadata, "weight_map": dict(tensors)}
     blank = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
@@ -44,31 +45,31 @@ def encode_index(files: Mapping[str, str], tensors: Mapping[str, str], nbytes: i
 
 
 def decode_index(content: bytes, where: Any) -> Index:
-    """Reads an index, and believes nothing that it says.
+    """Parses an index, and checks every claim that it makes.
 
     Raises:
-        CheckpointError: it is damaged, or names files in other folders.
+        CheckpointError: the index is damaged, or names a file outside its folder.
     """
     value = parse_json(content, where)
     metadata, tensors = value.get("metadata", {}), value.get("weight_map")
     if value.keys() - {"metadata", "weight_map"} or not isinstance(metadata, dict) or not _are_texts(tensors):
-        refuse("load", "the index is none: no weight_map of names to files", where)
+        refuse("load", "this is not an index: it needs a weight_map of tensor names to file names", where)
     assert isinstance(tensors, dict)
     names = dict.fromkeys(tensors.values())
     files: dict[str, str | None] = dict(names)
     if any(name.startswith("statevar.") for name in metadata):
         digest, known = metadata.pop(_GUARD, ""), metadata.pop("statevar.files", None)
         if not isinstance(digest, str) or len(digest) != DIGITS or not _fits(content, digest) or not _are_texts(known):
-            refuse("load", "the index is damaged: its checksum does not fit", where)
+            refuse("load", "the index is damaged: its checksum does not match", where)
         assert isinstance(known, dict)
         if metadata.get("statevar.format") != FORMAT:
             refuse("load", "the index was written by a newer statevar", where, "update statevar")
         if names.keys() - known.keys():
-            refuse("load", "the index names a file without its checksum", where)
+            refuse("load", "the index names a file without a checksum", where)
         files = dict(known)
     for name in files:
         if not _is_plain(name):
-            refuse("load", f"the index names {name!r:.100}, which is no file of this folder", where)
+            refuse("load", f"the index names {name!r:.100}, which is not the name of a file in its folder", where)
     return Index(files, tensors, {name: text for name, text in metadata.items() if isinstance(text, str)})
 
 

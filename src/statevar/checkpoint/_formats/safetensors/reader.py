@@ -1,4 +1,4 @@
-"""One file of tensors, open: its header is read, its tensors are read when they are wanted, and checked."""
+"""Reads files of tensors: the header when a file is opened, each tensor when it is asked for, with its checksum."""
 
 from __future__ import annotations
 
@@ -18,12 +18,20 @@ from .writer import rest_of
 
 __all__ = ["TensorFile", "is_whole", "neighbours", "read_bytes"]
 
-_PIECE = 1 << 20  # bytes that are read at once, and are hashed while they are in the cache
+_PIECE = 1 << 20  # bytes to read at once: they are hashed while they are in the processor's cache
 _BUFFERS = 512
 
 
 class TensorFile:
-    """One file of tensors, open."""
+    """An open file of tensors.
+
+    Args:
+        path: the path of the file.
+        expected: the checksum that its header must have; None for any.
+
+    Raises:
+        CheckpointError: the file is damaged, or has another checksum.
+    """
 
     def __init__(self, path: Path, expected: str | None) -> None:
         self.path = path
@@ -34,7 +42,7 @@ class TensorFile:
             length = header_length(beginning, self.total, path)
             header = decode(beginning + read_bytes(self.file, length, 8, path), self.total, path)
             if expected is not None and header.digest != expected:
-                refuse("load", "the file belongs to another save than the index", path)
+                refuse("load", "the file and the index are from different saves", path)
             self.begin, self.digest, self.texts = header.begin, header.digest, header.metadata
             self.entries = header.entries
             self.checksums = _checksums(header, path)
@@ -44,7 +52,7 @@ class TensorFile:
             raise
 
     def fill(self, arrays: Sequence[HostArray], entries: Sequence[Entry]) -> list[CheckpointError | None]:
-        """Reads the bytes of tensors that lie one after the other, and checks them; an error for each damaged one."""
+        """Reads tensors that follow each other into arrays. Returns the error of each; None if it is whole."""
         views = [memoryview(array) for array in arrays]  # type: ignore[arg-type]  # NumPy's stubs omit Buffer for 3.11
         errors: list[CheckpointError | None] = []
         for batch in neighbours(entries, _PIECE):
@@ -58,7 +66,7 @@ class TensorFile:
         return errors
 
     def check(self, entries: Iterable[Entry]) -> list[CheckpointError | None]:
-        """As `fill`, with no more memory than a piece, and nothing kept."""
+        """Checks tensors, without keeping their bytes. Returns the error of each; None if it is whole."""
         buffer = memoryview(bytearray(_PIECE))
         errors = []
         for entry in entries:
@@ -67,14 +75,14 @@ class TensorFile:
         return errors
 
     def is_whole(self) -> bool:
-        """Whether each tensor has the checksum that it was saved with."""
+        """Whether every tensor has the checksum that it was saved with."""
         return len(self.checksums) == len(self.entries) and not any(self.check(self.entries.values()))
 
     def _digest_of(self, entry: Entry, pieces: Iterable[memoryview]) -> str:
-        """Of a tensor, which is read to pieces of memory, one after the other."""
+        """Reads a tensor into pieces of memory, one after the other, and returns its checksum."""
         digest = xxhash.xxh3_128()
         offset = self.begin + entry.start
-        for piece in pieces:  # is hashed while it is in the cache
+        for piece in pieces:
             _read_into(self.file, [piece], offset, self.path)
             digest.update(piece)
             offset += len(piece)
@@ -84,14 +92,14 @@ class TensorFile:
         if self.checksums.get(entry.name, digest) == digest:
             return None
         where = f"{self.path}: {entry.name}"
-        return CheckpointError.of("load", "the tensor is damaged: its checksum does not fit", where)
+        return CheckpointError.of("load", "the tensor is damaged: its checksum does not match", where)
 
     def mapped(self, entry: Entry) -> HostArray:
-        """The bytes of a tensor as they lie in the file, not checked."""
+        """Maps the bytes of a tensor into memory, without a check of their checksum."""
         if not entry.nbytes:
             return fresh_bytes(0)
         if _files.size(self.file) < self.total:
-            refuse("load", f"the file was cut short: it had {self.total} bytes", self.path)
+            refuse("load", f"the file was cut short after it was opened: it had {self.total} bytes", self.path)
         memory = mmap.mmap(self.file, 0, access=mmap.ACCESS_READ)
         return np.frombuffer(memory, np.uint8, entry.nbytes, self.begin + entry.start)
 
@@ -101,7 +109,7 @@ def _pieces(memory: memoryview) -> Iterator[memoryview]:
 
 
 def is_whole(path: Path, digest: str) -> bool:
-    """Whether a file of tensors is there, is the one that has this checksum, and is not damaged."""
+    """Whether a file of tensors exists, its header has this checksum, and no tensor is damaged."""
     try:
         part = TensorFile(path, digest)
         try:
@@ -119,7 +127,7 @@ def _checksums(header: Header, path: Path) -> dict[str, str]:
     if header.metadata.pop("statevar.format", "") != FORMAT:
         refuse("load", "the file was written by a newer statevar", path, "update statevar")
     if len(text) != DIGITS * len(header.entries):
-        refuse("load", "the file has not one checksum for each tensor", path)
+        refuse("load", "the number of checksums differs from the number of tensors", path)
     return {name: text[DIGITS * i : DIGITS * (i + 1)] for i, name in enumerate(header.entries)}
 
 
@@ -135,7 +143,11 @@ def _variables(header: Header, path: Path) -> dict[str, VariableRecord]:
 
 
 def read_bytes(file: int, count: int, offset: int, path: Path) -> bytes:
-    """Some bytes of an open file, as many as were asked for."""
+    """Reads ``count`` bytes of an open file.
+
+    Raises:
+        CheckpointError: the file ends before that.
+    """
     memory = bytearray(count)
     _read_into(file, [memoryview(memory)], offset, path)
     return bytes(memory)
@@ -145,13 +157,16 @@ def _read_into(file: int, buffers: list[memoryview], offset: int, path: Path) ->
     while buffers and len(buffers[-1]):
         count = _files.read(file, buffers, offset)
         if count <= 0:
-            refuse("load", f"the file ends at byte {offset}, where more should come", path)
+            refuse("load", f"the file ends at byte {offset}, but more bytes should follow", path)
         offset += count
         buffers = rest_of(buffers, count)
 
 
 def neighbours(entries: Iterable[Entry], limit: int) -> Iterator[list[Entry]]:
-    """Groups of tensors that lie one after the other, to be read at once; a large one is alone."""
+    """Groups tensors that follow each other in the file, to read each group at once.
+
+    A group has at most ``limit`` bytes; a larger tensor is a group of its own.
+    """
     group: list[Entry] = []
     for entry in sorted(entries, key=lambda each: (each.start, each.stop)):
         adjoins = group and group[-1].stop == entry.start and len(group) < _BUFFERS

@@ -1,12 +1,12 @@
-"""What a variable is in a file: one tensor, and what the format of tensors has no room for.
+"""How a variable is stored in a file: as a tensor, and as metadata for the facts that a tensor has no room for.
 
 ================  =============================================================================
-dtype             as a tensor
+dtype             tensor
 ================  =============================================================================
 complex           real numbers, with a last axis of two
 int4, uint4       int8, uint8
 string            bytes: the lengths of the strings (int64), then their UTF-8
-all others        themselves
+all others        the same dtype
 ================  =============================================================================
 """
 
@@ -57,22 +57,22 @@ _CODES = {
 }
 _PARTS = {"complex64": "float32", "complex128": "float64", "int4": "int8", "uint4": "uint8"}
 _COMPLEX = ("complex64", "complex128")
-PARTIAL = ("bool", "int4", "uint4", "string")  #: dtypes of which not all bytes are values
+PARTIAL = ("bool", "int4", "uint4", "string")  #: dtypes for which some bytes are invalid
 _DTYPES = {code: name for name, code in _CODES.items() if name not in (*_PARTS, "string")} | {"C64": "complex64"}
 _AGGREGATIONS = ("none", "mean", "sum", "only_first_replica")
 
 
 class VariableRecord(NamedTuple):
-    """A variable as it was saved.
+    """The facts about a saved variable.
 
     Attributes:
-        dtype: its canonical name.
-        shape: of the value; None if there was none.
-        declared: what the shape could be.
-        trainable: whether gradients were wanted.
-        autocast: whether `autocast` scopes changed what reads returned.
+        dtype: the canonical name of the dtype.
+        shape: the shape of the value; None if the variable had no value.
+        declared: the declared shape.
+        trainable: whether the variable was trainable.
+        autocast: whether `autocast` scopes applied to its reads.
         aggregation: how replicas are combined.
-        backend: the library that held it.
+        backend: the name of its backend.
     """
 
     dtype: str
@@ -85,7 +85,7 @@ class VariableRecord(NamedTuple):
 
 
 def plain(dtype: str, shape: Shape, backend: str = "numpy") -> VariableRecord:
-    """What a variable of this dtype and shape usually is."""
+    """Returns the record of a variable with this dtype and shape, and the default of every other option."""
     trainable, autocast = _FLAGS[dtype]
     return VariableRecord(dtype, shape, shape, trainable, autocast, "mean", backend)
 
@@ -94,17 +94,17 @@ _FLAGS = {dtype: (is_differentiable(dtype), is_floating(dtype)) for dtype in HOS
 
 
 def of_tensor(entry: Entry, backend: str = "numpy") -> VariableRecord:
-    """What a tensor would usually be as a variable."""
+    """Returns the record of a tensor that has no metadata of ours."""
     return _default(entry.code, entry.shape, backend)
 
 
-@lru_cache(maxsize=1024)  # many are alike, and nothing of it is a tensor's own
+@lru_cache(maxsize=1024)  # many tensors have the same record, and it is immutable
 def _default(code: str, shape: Shape, backend: str) -> VariableRecord:
     return plain(_DTYPES[code], shape, backend)
 
 
 def difference(saved: VariableRecord, backend: str) -> dict[str, Any]:
-    """What its tensor does not say, nor the usual; as JSON can hold it. Mostly nothing: a header is to be short."""
+    """Returns the facts, as JSON, that are neither in the tensor nor the default: mostly none, for a short header."""
     if saved.shape is None:
         default = plain(saved.dtype, (), backend)._replace(shape=None)
     else:
@@ -120,7 +120,11 @@ def difference(saved: VariableRecord, backend: str) -> dict[str, Any]:
 
 
 def parsed(path: str, value: Any, entry: Entry | None, backend: str, where: Any) -> VariableRecord:
-    """The variable of which a tensor and a `difference` tell; they are believed if they fit each other."""
+    """Returns the record that a tensor and its `difference` describe.
+
+    Raises:
+        CheckpointError: they contradict each other.
+    """
     try:
         unknown = value.keys() - set(VariableRecord._fields)
         dtype = value["dtype"] if "dtype" in value or entry is None else _DTYPES[entry.code]
@@ -133,7 +137,7 @@ def parsed(path: str, value: Any, entry: Entry | None, backend: str, where: Any)
     except (KeyError, TypeError, ValueError, AttributeError):
         sound = False
     if not sound:
-        refuse("load", "what is said about the variable does not fit its tensor", f"{where}: {path}")
+        refuse("load", "the metadata of the variable does not match its tensor", f"{where}: {path}")
     return saved
 
 
@@ -151,7 +155,7 @@ def _sizes(value: Any) -> Shape | None:
     return tuple(value)
 
 
-_WIDEST = 16  # bytes of an element
+_WIDEST = 16  # bytes of the largest element
 
 
 def _declared(value: Any) -> DeclaredShape:
@@ -180,17 +184,17 @@ def _fits(saved: VariableRecord, entry: Entry) -> bool:
 
 
 def code_of(dtype: str) -> str:
-    """The format's name for the elements of a tensor that holds the dtype."""
+    """Returns the format's name of the element type that stores a dtype."""
     return _CODES[dtype]
 
 
 def tensor_shape(dtype: str, shape: Shape) -> Shape:
-    """The shape of the tensor that holds an array; not for strings, whose length depends on them."""
+    """Returns the shape of the tensor that stores an array, of any dtype but string."""
     return (*shape, 2) if dtype in _COMPLEX else shape
 
 
 def to_tensor(host: HostArray, dtype: str) -> HostArray:
-    """The array as bytes in one piece, in C order. Nothing is copied that is so already."""
+    """Returns the array as contiguous bytes in C order, without a copy if they are that already."""
     if dtype == "string":
         texts = [str(each).encode() for each in host.ravel()]
         lengths = np.array([len(each) for each in texts], "<i8").tobytes()
@@ -203,7 +207,11 @@ def to_tensor(host: HostArray, dtype: str) -> HostArray:
 
 
 def from_tensor(raw: HostArray, saved: VariableRecord, where: Any) -> HostArray:
-    """The array that bytes in one piece hold; it shares their memory where it can."""
+    """Returns the array that is stored in contiguous bytes; it shares their memory if it can.
+
+    Raises:
+        CheckpointError: the bytes are not valid for the dtype.
+    """
     assert saved.shape is not None
     if saved.dtype == "string":
         return _texts(raw, saved.shape, where)
@@ -211,10 +219,10 @@ def from_tensor(raw: HostArray, saved: VariableRecord, where: Any) -> HostArray:
         wide = raw.view(_PARTS[saved.dtype])
         narrow = wide.astype(HOST[saved.dtype])
         if not np.array_equal(narrow.astype(wide.dtype), wide):
-            refuse("load", f"a number is out of the range of {saved.dtype}", where)
+            refuse("load", f"a value is out of the range of {saved.dtype}", where)
         return narrow.reshape(saved.shape)
     if saved.dtype == "bool" and raw.size and raw.max() > 1:
-        refuse("load", "a truth value is neither 0 nor 1", where)
+        refuse("load", "a bool is stored as neither 0 nor 1", where)
     return raw.view(HOST[saved.dtype]).reshape(saved.shape)
 
 
@@ -223,12 +231,12 @@ def _texts(raw: HostArray, shape: Shape, where: Any) -> HostArray:
     lengths = raw[: 8 * count].tobytes()
     ends = np.cumsum([8 * count, *np.frombuffer(lengths, "<i8").tolist()], dtype=object)
     if any(stop < start for start, stop in pairwise(ends)) or ends[-1] != raw.size:
-        refuse("load", "the lengths of the strings do not fit their bytes", where)
+        refuse("load", "the lengths of the strings do not match their bytes", where)
     memory = raw.tobytes()
     try:
         texts = [memory[start:stop].decode() for start, stop in pairwise(ends)]
     except UnicodeDecodeError:
-        refuse("load", "a string is no UTF-8", where)
+        refuse("load", "a string is not valid UTF-8", where)
     array = np.empty(count, HOST["string"])
     for i, text in enumerate(texts):
         array[i] = text
@@ -236,8 +244,8 @@ def _texts(raw: HostArray, shape: Shape, where: Any) -> HostArray:
 
 
 def fresh_bytes(count: int) -> HostArray:
-    """Memory to read into, aligned for every library."""
-    # Alignment is for libraries that take large memory as it is; it takes 6 us.
+    """Returns memory to read into, aligned so that every library can use a large array without a copy."""
+    # The alignment takes 6 us, and libraries copy a small array anyway.
     return np.empty(count, np.uint8) if count < _SMALL else empty_aligned((count,), np.uint8)
 
 

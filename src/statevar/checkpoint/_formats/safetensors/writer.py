@@ -1,6 +1,6 @@
-"""Writes files of tensors, and puts them in the place of others in one step.
+"""Writes files of tensors, and replaces existing files in one step.
 
-The order is what makes a file survive a power cut: the bytes to the disk, then the name, then the folder.
+A file survives a power cut because of the order: sync the bytes, then rename the file, then sync the folder.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ __all__ = [
     "write_tensors",
 ]
 
-#: Bytes that go to the system at once: enough that the calls cost nothing, few enough to stay in a cache.
+#: Bytes to write at once: enough that the calls cost nothing, and few enough to stay in the processor's cache.
 _CHUNK = 8 << 20
-_BUFFERS = 512  # of which POSIX takes at least 16, and Linux 1024
+_BUFFERS = 512  # for one pwritev; Linux takes up to 1024
 
 
 @dataclass(slots=True)
 class ToWrite:
-    """A variable that is to be written. ``value`` is let go once that is done, so that a write need not copy it."""
+    """A variable to write. ``value`` is released once it is written, so that a later write need not copy it."""
 
     path: str
     saved: VariableRecord
@@ -53,13 +53,13 @@ class ToWrite:
     value: Any
 
     def tensor(self) -> HostArray:
-        """Its bytes, in one piece."""
+        """Returns the value as contiguous bytes."""
         return to_tensor(self.backend.to_host(self.value), self.saved.dtype)
 
 
 @dataclass(frozen=True, slots=True)
 class FileDigest:
-    """A file that is complete: the checksum of its header, and those of its tensors by path."""
+    """The facts about a complete file: the checksum of its header, the checksum of each tensor by path, its size."""
 
     digest: str
     checksums: dict[str, str]
@@ -72,9 +72,10 @@ def write_tensors(
     """Writes a file of tensors, and waits until it is on the disk.
 
     Args:
-        items: those without a value get no tensor.
+        file: the open file.
+        items: the variables. One without a value gets no tensor.
         texts: further metadata.
-        wrote: called with a number of bytes, each time that so many more are written.
+        wrote: called after each write, with the number of bytes written.
     """
     by_path = {item.path: item for item in items}
     ready = {
@@ -120,7 +121,7 @@ def _json(value: Any) -> str:
 
 
 class _Stream:
-    """Bytes one after the other, written in large pieces."""
+    """Writes bytes one after the other, in large pieces."""
 
     def __init__(self, file: int, offset: int, wrote: Callable[[int], None] | None) -> None:
         self.offset = offset
@@ -130,7 +131,7 @@ class _Stream:
         self._count = 0
 
     def append(self, tensor: HostArray) -> str:
-        """Returns the checksum."""
+        """Adds the bytes of a tensor, and returns their checksum."""
         memory = memoryview(tensor)  # type: ignore[arg-type]  # NumPy's stubs omit Buffer for 3.11
         if len(memory) <= _CHUNK:
             self._add(memory)
@@ -138,7 +139,7 @@ class _Stream:
         digest = xxhash.xxh3_128()
         for start in range(0, len(memory), _CHUNK):
             piece = memory[start : start + _CHUNK]
-            digest.update(piece)  # and then written while it is in the cache
+            digest.update(piece)  # before it is written, while it is in the processor's cache
             self._add(piece)
         return digest.hexdigest()
 
@@ -159,7 +160,7 @@ class _Stream:
 
 
 def write_all(file: int, buffers: list[memoryview], offset: int) -> None:
-    """Writes all of it, however little the system takes at once."""
+    """Writes all the buffers, even if the system takes only a part at a time."""
     while buffers:
         count = _files.write(file, buffers, offset)
         if count <= 0:
@@ -169,7 +170,7 @@ def write_all(file: int, buffers: list[memoryview], offset: int) -> None:
 
 
 def rest_of(buffers: list[memoryview], count: int) -> list[memoryview]:
-    """What is left of some memory after so many bytes."""
+    """Returns what remains of buffers after their first ``count`` bytes."""
     for i, buffer in enumerate(buffers):
         if count < len(buffer):
             return [buffer[count:], *buffers[i + 1 :]]
@@ -177,13 +178,13 @@ def rest_of(buffers: list[memoryview], count: int) -> list[memoryview]:
     return []
 
 
-# -- files that are not there yet ----------------------------------------------------------------------
+# -- files that are not complete yet ----------------------------------------------------------------------
 
 
 class NewFile:
-    """A file with a name of its own, which is gone again unless `keep` is called.
+    """A new file with a unique name, which is removed when the block ends unless `keep` was called.
 
-    Nobody else's sweep takes it while we live: it is locked until `close`.
+    It is locked until then, so that the `sweep` of another save leaves it alone.
     """
 
     def __init__(self, folder: Path, name: Callable[[str], str]) -> None:
@@ -196,17 +197,17 @@ class NewFile:
                 continue
             try:
                 locked = True
-                with suppress(OSError):  # a file system without locks: a sweep cannot lock it either, and leaves it
+                with suppress(OSError):  # a file system without locks, where a sweep removes nothing
                     locked = _files.lock(self.file)
                 if locked and _files.place_of(self.path) == _files.identity(self.file):
                     break
             except BaseException:
                 self._give_up()
                 raise
-            self._give_up()  # a sweep came between, and takes it for a dead one's
+            self._give_up()  # a sweep came before the lock, and removes the file as a leftover
 
     def keep(self, keeps: bool = True) -> None:
-        """Whether it stays when it is closed."""
+        """Sets whether the file stays when the block ends."""
         self._keeps = keeps
 
     def __enter__(self) -> Self:
@@ -218,11 +219,11 @@ class NewFile:
         if not self._keeps:
             self._give_up()
         else:
-            with suppress(OSError):  # all of it is on the disk
+            with suppress(OSError):  # its bytes are on the disk already
                 _files.close(self.file)
 
     def _give_up(self) -> None:
-        """What went wrong before is what counts: a later save removes what cannot be removed now."""
+        """Removes and closes the file. Errors are ignored: a later save removes what cannot be removed now."""
         try:
             with suppress(OSError):
                 _files.remove(self.path)
@@ -232,7 +233,7 @@ class NewFile:
 
 
 class Replacement(NewFile):
-    """A file that takes the place of another one, in one step, once it is complete."""
+    """A new file that replaces the target in one step, once it is complete."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -241,13 +242,13 @@ class Replacement(NewFile):
         super().__init__(target.parent, lambda token: f".{stem}.{token}.tmp")
 
     def commit(self, others: Iterable[NewFile] = ()) -> None:
-        """The file's bytes are on the disk already; when this returns, its name is too.
+        """Replaces the target with this file, whose bytes are synced already. On return the name is synced too.
 
         Args:
-            others: files that it names, and that are kept with it.
+            others: the files that this one names, to be kept with it.
         """
         files = (self, *others)
-        for each in files:  # before: if Ctrl-C comes right after the rename, they are needed, and else swept later
+        for each in files:  # first: Ctrl-C right after the rename must not remove them; without it they are swept later
             each.keep()
         try:
             _files.rename(self.path, self.target)
@@ -262,12 +263,15 @@ class Replacement(NewFile):
             raise _files.storage_error("save", self.target, error, LOST_BY_POWER) from error
 
 
-#: The end of an error that comes after a rename.
-LOST_BY_POWER = "the new one is there already, but a power cut could still undo that; save again"
+#: The hint of an error that comes after the rename.
+LOST_BY_POWER = "the new file is in place already, but a power cut could still undo that; save again"
 
 
 def shared_stem(target: Path) -> str:
-    """What the names of a target's helpers begin with: no longer than a name can be, and in Unicode, as an index is."""
+    """Returns the beginning of the names of a target's temporary files and shards.
+
+    It is the name of the target, or a digest if that is too long or, unlike the text of an index, not valid Unicode.
+    """
     name = os.fsencode(target.name)
     try:
         if len(name) <= 150 and target.name.encode():
@@ -278,20 +282,22 @@ def shared_stem(target: Path) -> str:
 
 
 def sweep(folder: Path, pattern: re.Pattern[str], needed: Callable[[], Container[str]] = tuple) -> None:
-    """Removes what died while it was written: whoever is alive has it locked.
+    """Removes the files that a killed save has left. A file of a running save is locked.
 
     Args:
-        needed: the names that must stay. Asked once a file is locked, since who made it may have lived until then.
+        folder: the folder to sweep.
+        pattern: matches the names of the files to remove.
+        needed: returns the names that must stay; called once a file is locked, since its save may have just ended.
     """
-    # One at a time: who looks at a file has it locked meanwhile, and another one would take that for its owner.
+    # One sweep at a time: a sweep locks the file that it looks at, and another one would take that for a running save.
     turn = _files.open_file(folder)
     try:
-        with suppress(OSError):  # a file system without locks
+        with suppress(OSError):  # a file system without locks: go on
             if not _files.wait_for(turn, _PATIENCE):
-                return  # somebody keeps the folder locked: what is left, a later save removes
+                return  # another process keeps the folder locked: a later save removes the leftovers
         for name in _files.names(folder):
             if pattern.fullmatch(name):
-                with suppress(OSError):  # it may not be let
+                with suppress(OSError):  # not permitted, or another process removed it
                     _remove_if_dead(folder / name, needed)
     finally:
         _files.close(turn)
