@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
+from collections import namedtuple
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +19,9 @@ from tests.internals import engine
 from tests.threads import is_waiting
 
 tf = pytest.importorskip("tensorflow")
+
+
+Pair = namedtuple("Pair", "first second")  # noqa: PYI024  # its form is what matters
 
 
 @pytest.fixture(autouse=True)
@@ -571,6 +575,19 @@ def test_other_libraries_inside() -> None:
     holder = Holder()
     with pytest.raises(TraceError, match="tensorflow compiles this function, and the variable is of numpy"):
         sv.jit(lambda: v.value * holder.read())()
+
+
+def test_pytrees_of_every_type_go_in_and_come_out() -> None:
+    class Settings(dict[Any, Any]):
+        """The library sorts it, and cannot if the keys are of several types."""
+
+    double = sv.jit(lambda tree: Settings({"y": [tree["x"].second, "text"], 2: Pair(tree["x"].first * 2, None)}))
+    for number in (1.0, 3.0):
+        out = double(Settings(x=Pair(tf.constant(number), tf.constant(number))))
+        assert type(out) is Settings
+        assert list(out) == ["y", 2]
+        assert out[2] == Pair(2 * number, None)
+        assert out["y"] == [number, "text"]
 
 
 def test_ragged_arguments_and_results() -> None:

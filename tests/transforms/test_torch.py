@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from collections import namedtuple
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -20,6 +21,9 @@ torch = pytest.importorskip("torch")
 from torch.fx.experimental.proxy_tensor import make_fx  # noqa: E402
 
 torch_graph, torch_jit, torch_nodes = map(engine, ("torch_graph", "torch_jit", "torch_nodes"))
+
+
+Pair = namedtuple("Pair", "first second")  # noqa: PYI024  # its form is what matters
 
 
 def _var(value: Any, **options: Any) -> sv.Variable:
@@ -408,6 +412,21 @@ def test_arguments_of_all_kinds(traced: None) -> None:
     _same(w, 6.0)
     with pytest.raises(TypeError, match="neither an array, a number, a variable, nor hashable"):
         mix({"variables": [w], "x": ({1, 2},)})
+
+
+def test_pytrees_of_every_type_go_in_and_come_out(traced: None) -> None:
+    class Settings(dict[Any, Any]):
+        """The library takes it for a leaf."""
+
+    double = sv.jit(lambda tree: Settings({2: Pair(tree["x"].first * 2, None), "y": [tree["x"].second, "text"]}))
+    for number in (1.0, 3.0):
+        out = double(Settings(x=Pair(torch.tensor(number), torch.tensor(number))))
+        assert type(out) is Settings
+        assert list(out) == [2, "y"]
+        assert out[2] == Pair(2 * number, None)
+        assert out["y"] == [number, "text"]
+        assert _is_real(out[2].first)
+        assert _is_real(out["y"][0])
 
 
 def test_static_arguments(traced: None) -> None:

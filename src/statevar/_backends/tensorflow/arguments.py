@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,6 +14,7 @@ import tensorflow as tf
 
 from ..._arrays.registry import owner_of
 from ..._arrays.transforms import Program
+from ..._arrays.trees import tree_map  # in `tf.nest`, the keys of a dict must be sortable
 from ..._core.variable import Variable
 from ...errors import describe
 
@@ -122,25 +124,21 @@ class Arguments:
         """The arguments with other tensors in place of what is passed."""
         rest = iter(tensors)
         nums, names = self._static
-        args = [each if i in nums else self._leave(each, rest) for i, each in enumerate(self._args)]
+        leave = partial(self._leave, rest)
+        args = [each if i in nums else tree_map(leave, each) for i, each in enumerate(self._args)]
         kwargs = {
-            name: self._kwargs[name] if name in names else self._leave(self._kwargs[name], rest)
+            name: self._kwargs[name] if name in names else tree_map(leave, self._kwargs[name])
             for name in sorted(self._kwargs)
         }
         return args, kwargs
 
-    def _leave(self, each: Any, rest: Iterator[Any]) -> Any:
+    def _leave(self, rest: Iterator[Any], each: Any) -> Any:
         if isinstance(each, tf.Tensor | np.ndarray | np.generic):
             return next(rest)
         if isinstance(each, Variable | tf.Variable):
             return each
         if _is_number(each):
             return each if self.mode == EXACT_NUMBERS else next(rest)
-        if isinstance(each, list | tuple):
-            parts = [self._leave(inner, rest) for inner in each]
-            return type(each)(*parts) if hasattr(each, "_fields") else type(each)(parts)
-        if isinstance(each, dict):
-            return type(each)((name, self._leave(inner, rest)) for name, inner in each.items())
         if isinstance(each, tf.__internal__.CompositeTensor):
             parts = [next(rest) for _ in tf.nest.flatten(each, expand_composites=True)]
             return tf.nest.pack_sequence_as(each, parts, expand_composites=True)
@@ -186,46 +184,45 @@ def _hashable(value: Any) -> Any:
 
 
 def emptied(out: Any, flat: list[Any]) -> Any:
-    """A result with an `_Out` in place of each tensor, which is put on a list."""
-    if isinstance(out, list | tuple):
-        parts = [emptied(each, flat) for each in out]
-        return type(out)(*parts) if hasattr(out, "_fields") else type(out)(parts)
-    if isinstance(out, dict):
-        return type(out)((name, emptied(each, flat)) for name, each in out.items())
-    if isinstance(out, np.ndarray):
-        out = tf.constant(out)
-    if isinstance(out, tf.__internal__.CompositeTensor) and not isinstance(out, tf.Variable):
-        return _Composite(tf.type_spec_from_value(out), emptied(tf.nest.flatten(out, expand_composites=True), flat))
-    if not isinstance(out, tf.Tensor):
-        return out
-    flat.append(out)
-    return _Out(len(flat) - 1)
+    """Returns the result of a function with an `_Out` in place of each tensor; appends the tensors to ``flat``."""
+
+    def place_of(leaf: Any) -> Any:
+        if isinstance(leaf, np.ndarray):
+            leaf = tf.constant(leaf)
+        if isinstance(leaf, tf.__internal__.CompositeTensor) and not isinstance(leaf, tf.Variable):
+            parts = tf.nest.flatten(leaf, expand_composites=True)
+            return _Composite(tf.type_spec_from_value(leaf), [place_of(each) for each in parts])
+        if not isinstance(leaf, tf.Tensor):
+            return leaf
+        flat.append(leaf)
+        return _Out(len(flat) - 1)
+
+    return tree_map(place_of, out)
 
 
 @dataclass(frozen=True, slots=True)
 class _Out:
-    """The place of a tensor in what the code returned."""
+    """The place of a tensor in the result of a function."""
 
     index: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Composite:
-    """A tensor of several, such as a ragged one."""
+    """The place of a tensor that consists of several, such as a ragged one."""
 
     spec: Any
     parts: list[Any]
 
 
 def filled(out: Any, flat: list[Any]) -> Any:
-    cls = type(out)
-    if cls is _Out:
-        return flat[out.index]
-    if cls is _Composite:
-        return tf.nest.pack_sequence_as(out.spec, filled(out.parts, flat), expand_composites=True)
-    if isinstance(out, list | tuple):
-        parts = [filled(each, flat) for each in out]
-        return cls(*parts) if hasattr(out, "_fields") else cls(parts)
-    if isinstance(out, dict):
-        return cls((name, filled(each, flat)) for name, each in out.items())
-    return out
+    """Returns the result that `emptied` has taken apart, with other tensors in its places."""
+
+    def tensor_at(leaf: Any) -> Any:
+        if type(leaf) is _Out:
+            return flat[leaf.index]
+        if type(leaf) is _Composite:
+            return tf.nest.pack_sequence_as(leaf.spec, [tensor_at(each) for each in leaf.parts], expand_composites=True)
+        return leaf
+
+    return tree_map(tensor_at, out)

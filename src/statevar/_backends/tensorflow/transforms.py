@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from ..._arrays.transforms import Program, Tape, Transforms
-from ..._arrays.trees import leaves, tree_map
+from ..._arrays.trees import leaves, tree_map  # in `tf.nest`, None is a leaf, and the keys of a dict must be sortable
 from ...errors import DTypeError, ShapeError, TraceError, describe
 from .jit import Jitted
 from .tracing import inlined

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..._arrays.trees import tree_map  # `torch.utils._pytree` takes subclasses of list and dict for leaves
 from ...errors import TraceError
 from .adapter import BACKEND
 
@@ -57,19 +58,12 @@ def _cut(value: Tensor) -> Tensor:
 
 
 def replaced(value: Any, tensors: Iterator[Tensor]) -> Any:
-    """An argument with the next tensors in place of its own."""
-    if isinstance(value, Tensor | np.ndarray | np.generic):
-        return next(tensors)
-    if isinstance(value, list | tuple):
-        parts = [replaced(each, tensors) for each in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    if isinstance(value, dict):
-        return type(value)((name, replaced(each, tensors)) for name, each in value.items())
-    return value
+    """Returns an argument with its arrays replaced by the next tensors, in the order of `signature`."""
+    return tree_map(lambda leaf: next(tensors) if isinstance(leaf, Tensor | np.ndarray | np.generic) else leaf, value)
 
 
 class Slot:
-    """The place of a tensor in what a function returned."""
+    """The place of a tensor in the result of a function."""
 
     __slots__ = ("index",)
 
@@ -78,24 +72,17 @@ class Slot:
 
 
 def template_of(out: Any, found: list[Tensor]) -> Any:
-    """What the function returned, with slots in place of its tensors, which are collected."""
-    if isinstance(out, Tensor):
-        found.append(out.detach() if out.requires_grad else out)
+    """Returns the result of a function with a `Slot` in place of each tensor; appends the tensors to ``found``."""
+
+    def slot_of(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        found.append(leaf.detach() if leaf.requires_grad else leaf)
         return Slot(len(found) - 1)
-    if isinstance(out, list | tuple):
-        parts = [template_of(each, found) for each in out]
-        return type(out)(*parts) if hasattr(out, "_fields") else type(out)(parts)
-    if isinstance(out, dict):
-        return type(out)((name, template_of(each, found)) for name, each in out.items())
-    return out
+
+    return tree_map(slot_of, out)
 
 
 def built(template: Any, found: Any) -> Any:
-    if type(template) is Slot:
-        return found[template.index]
-    if isinstance(template, list | tuple):
-        parts = [built(each, found) for each in template]
-        return type(template)(*parts) if hasattr(template, "_fields") else type(template)(parts)
-    if isinstance(template, dict):
-        return type(template)((name, built(each, found)) for name, each in template.items())
-    return template
+    """Returns the result that a template describes, with tensors in its slots."""
+    return tree_map(lambda leaf: found[leaf.index] if type(leaf) is Slot else leaf, template)

@@ -16,7 +16,7 @@ from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_
 from torch.utils.checkpoint import checkpoint
 
 from ..._arrays.transforms import Program, Tape, Transforms
-from ..._arrays.trees import leaves, tree_map
+from ..._arrays.trees import leaves, tree_map  # in `torch.utils._pytree`, None is a leaf
 from ..._core import overlays
 from ..._transforms.interpreted import UncompilableError
 from ...errors import describe
