@@ -720,7 +720,9 @@ def test_jit_keeps_a_variable_of_the_first_call_only() -> None:
 
     assert step(False).tolist() == [13.0, 15.0]
     assert step(False).tolist() == [14.0, 16.0]
-    with pytest.raises(TraceError, match=r"jit: every call makes a variable that lives on, at 'extra'\. Hint: make it"):
+    with pytest.raises(
+        TraceError, match=r"jit: every call of the function creates a new variable, at 'extra'\. Hint: create it"
+    ):
         step(True)
     assert count.value.tolist() == [2, 2]
     assert kept[0].value.tolist() == [14.0, 16.0]

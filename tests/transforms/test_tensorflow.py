@@ -396,7 +396,7 @@ def test_a_variable_made_on_the_first_call_is_kept() -> None:
 def test_a_variable_made_on_every_call_is_an_error() -> None:
     made: list[sv.Variable] = []
     step = sv.jit(lambda x: made.append(variable(x)))
-    with pytest.raises(TraceError, match="the value dies with the trace"):
+    with pytest.raises(TraceError, match="only valid while the function is being traced"):
         step(tf.constant(1.0))
     step = sv.jit(lambda x: made.append(variable(1.0)))
     with pytest.raises(TraceError, match="every call makes a variable"):
@@ -573,7 +573,7 @@ def test_other_libraries_inside() -> None:
             return eval("hidden['n'].value", {"hidden": hidden})
 
     holder = Holder()
-    with pytest.raises(TraceError, match="tensorflow compiles this function, and the variable is of numpy"):
+    with pytest.raises(TraceError, match="tensorflow compiles this function, but the variable belongs to numpy"):
         sv.jit(lambda: v.value * holder.read())()
 
 
@@ -825,6 +825,6 @@ def test_what_a_graph_cannot_lift() -> None:
         sv.jit(lambda: sv.scan(lambda c, x: (tf.stack([c, c]) * v, x), tf.constant(0.0), w.value))()
     with pytest.raises(TypeError, match="expected a result of the form"):
         sv.jit(lambda: sv.cond(v.value > 0, lambda: (v.value,), lambda: {"a": v.value}))()
-    with pytest.raises(TraceError, match="each example writes its own value"):
+    with pytest.raises(TraceError, match="the examples write different values"):
         sv.jit(lambda: sv.vmap(lambda x: v.assign(x).value)(w.value))()
     assert float(v) == 1.0

@@ -626,16 +626,16 @@ def test_a_variable_made_on_the_first_call(traced: None) -> None:
     _same(made[0], 7.0)
     assert [(_is_real(each.value), each.trainable) for each in made] == [(True, True)]
     kept: list[sv.Variable] = []
-    with pytest.raises(sv.errors.TraceError, match=r"makes a variable that lives on, at 'every'"):
+    with pytest.raises(sv.errors.TraceError, match=r"creates a new variable each time it is traced, at 'every'"):
         sv.jit(lambda: kept.append(sv.Variable(1.0, name="every", backend="torch")), backend="torch")()
-    with pytest.raises(sv.errors.TraceError, match="made from a traced value"):
+    with pytest.raises(sv.errors.TraceError, match="created from a traced value"):
         sv.jit(lambda x: kept.append(sv.Variable(x * 2)))(torch.tensor(1.0))
 
 
 def test_a_variable_of_another_library_is_an_error(traced: None) -> None:
     n = sv.Variable(1.0, backend="numpy", name="n")
     w = _var(1.0)
-    with pytest.raises(sv.errors.TraceError, match="variable is of numpy|numpy and torch|torch and numpy"):
+    with pytest.raises(sv.errors.TraceError, match="variable belongs to numpy|numpy and torch|torch and numpy"):
         sv.jit(lambda: w.value + n.numpy().item())()
 
 
