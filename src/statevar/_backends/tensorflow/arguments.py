@@ -33,15 +33,15 @@ __all__ = [
 _DOUBLE = {"float64", "complex128"}
 _NARROW = {"int4", "int8", "int16", "uint4", "uint8", "uint16", "uint32", "uint64"}
 
-#: How numbers are passed: tensors of these dtypes; or as they are, part of the program.
+#: The ways to pass numbers: as tensors of single or double precision, or exactly, as part of the program.
 SINGLE_NUMBERS, _DOUBLE_NUMBERS, EXACT_NUMBERS = range(3)
 
 Key: TypeAlias = Any
-Static: TypeAlias = tuple[frozenset[int], frozenset[str]]  #: the positions and names of arguments that are not passed
+Static: TypeAlias = tuple[frozenset[int], frozenset[str]]  #: the positions and names of static arguments
 
 
 def static_of(program: Program) -> Static:
-    """The positions and names of arguments that are part of the program: each parameter by both."""
+    """The positions and names of static arguments: each static parameter is in both sets."""
     nums, names = set(program.static_argnums), set(program.static_argnames)
     with suppress(TypeError, ValueError):
         parameters = [
@@ -57,7 +57,7 @@ def static_of(program: Program) -> Static:
 
 
 class Arguments:
-    """The arguments of a call: what is the same for every call of one graph, and the tensors that are passed."""
+    """The arguments of a call: the key of the graph that it needs, and the tensors that are passed to the graph."""
 
     __slots__ = ("_args", "_kwargs", "_leaves", "_static", "full_key", "key", "mode", "numbers", "tensors")
 
@@ -81,7 +81,7 @@ class Arguments:
         self.mode = -1
 
     def _enter(self, each: Any) -> Any:
-        """Puts what is passed among the leaves; returns what tells it apart."""
+        """Adds the tensors and numbers of an argument to the leaves; returns its part of the key."""
         if isinstance(each, tf.Tensor):
             self._leaves.append(each)
             return each.dtype, tuple(each.shape)
@@ -105,7 +105,7 @@ class Arguments:
         return id(each) if isinstance(each, tf.Variable) else _hashable(each)
 
     def pass_numbers(self, mode: int) -> None:
-        """Decides how numbers are passed."""
+        """Sets the way in which numbers are passed."""
         if mode == self.mode:
             return
         self.mode = mode
@@ -121,7 +121,7 @@ class Arguments:
             self.full_key = (self.key, mode)
 
     def rebuilt(self, tensors: tuple[Any, ...]) -> tuple[list[Any], dict[str, Any]]:
-        """The arguments with other tensors in place of what is passed."""
+        """Returns the arguments with other tensors in place of those that are passed."""
         rest = iter(tensors)
         nums, names = self._static
         leave = partial(self._leave, rest)
@@ -146,7 +146,7 @@ class Arguments:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (float, int, complex)  # not bool, of which there are two; not NumPy's, which have a dtype
+    return type(value) in (float, int, complex)  # not bool, which has two values, nor NumPy's, which have a dtype
 
 
 def _number_dtype(value: Any, mode: int) -> Any:
@@ -158,14 +158,14 @@ def _number_dtype(value: Any, mode: int) -> Any:
 
 
 def better_for(numbers: tuple[Any, ...], mode: int, dtypes: set[str]) -> int:
-    """How numbers are passed to code that uses variables of these dtypes."""
+    """Returns the way to pass numbers to code that uses variables of these dtypes."""
     if mode == EXACT_NUMBERS:
         return mode
     for number in numbers:
         if type(number) is not int:
             mode = _DOUBLE_NUMBERS if dtypes & _DOUBLE else mode
         elif dtypes & (_NARROW if _number_dtype(number, mode) is tf.int32 else _NARROW | {"int32"}):
-            return EXACT_NUMBERS  # as a tensor, it would be cut to fit, and nobody could tell
+            return EXACT_NUMBERS  # a tensor would be cast to the dtype without a check
     return mode
 
 
@@ -176,8 +176,8 @@ def _hashable(value: Any) -> Any:
         raise TypeError(
             describe(
                 "jit",
-                f"an argument of type {type(value).__name__} is neither an array, nor a nest of arrays, nor hashable",
-                hint="pass arrays, or make it an attribute or a closure of the function",
+                f"an argument of type {type(value).__name__} is neither an array, nor a pytree of arrays, nor hashable",
+                hint="pass arrays, or let the function close over the object",
             )
         ) from None
     return type(value), value

@@ -25,7 +25,7 @@ class Static:
 
 
 def signature(value: Any, tensors: list[Tensor]) -> Any:
-    """What of an argument makes a program another one."""
+    """Returns the part of an argument that belongs to the cache key; appends its tensors to ``tensors``."""
     cls = type(value)
     if cls in _PLAIN:
         return cls, value
@@ -51,7 +51,7 @@ def _cut(value: Tensor) -> Tensor:
     if _is_grad_enabled():
         raise TraceError.of(
             "jit",
-            "an argument requires a gradient, which does not go through a compiled function",
+            "an argument requires a gradient, but gradients do not pass through a compiled function",
             hint="call sv.value_and_grad inside or around it; or pass x.detach(), or call it under torch.no_grad()",
         )
     return value.detach()
