@@ -64,7 +64,9 @@ class StatelessScope:
 
     def __exit__(self, *exception: object) -> None:
         self._overlay.__exit__(*exception)
-        again = ValueOverlay("a StatelessScope", self._values)  # entered again, it starts with the given values
+        again = ValueOverlay(
+            "a StatelessScope", self._values
+        )  # if it is entered again, it starts with its present values
         for variable, draft in self._overlay.drafts.items():
             again.drafts[variable] = draft
             draft._overlay = again

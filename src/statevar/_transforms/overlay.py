@@ -105,9 +105,7 @@ class ValueOverlay(Overlay):
         self.discovered: dict[Variable, None] = {}  # variables that were used and were not among the values given
         self.created: list[tuple[ref[Variable], bool]] = []  # each with whether its first value is traced
         self._only = None if only is None else dict.fromkeys(only)
-        self._saved: list[
-            tuple[dict[Variable, State], dict[Variable, None]]
-        ] = []  # the state before each open transaction
+        self._saved: list[tuple[dict[Variable, State], dict[Variable, None]]] = []  # one for each open transaction
         self._keeps = False
         self._opened = False
         self.stale: Variable | None = None  # a variable that another thread wrote between a read and a write here

@@ -85,7 +85,7 @@ class GradientTape:
         for tape in reversed(list(self._tapes.values())):  # torch counts the open tapes
             tape.close()
 
-    # -- what is watched ----------------------------------------------------------------------------------
+    # -- watching -----------------------------------------------------------------------------------------
 
     def watch(self, x: Any) -> Any:
         """Watches a variable, an array, or each of those in a pytree.
@@ -195,7 +195,7 @@ class GradientTape:
             self._recording = before
 
     def reset(self) -> None:
-        """Forgets what was recorded, and goes on recording if it did.
+        """Drops the recording; if the tape is recording, it continues with a new one.
 
         >>> import numpy as np
         >>> import statevar as sv
@@ -210,7 +210,7 @@ class GradientTape:
         for tape in reversed(list(getattr(self, "_tapes", {}).values())):
             tape.close()
         self._tapes: dict[Backend, Tape] = {}
-        #: For each thing watched, the values that it had, and what stands for each in the computation.
+        #: For each watched variable or array: its values, each with the array that is recorded instead.
         self._leaves: dict[Any, list[tuple[Array, Array]]] = {}
         self._used = False
 

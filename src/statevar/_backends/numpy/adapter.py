@@ -311,9 +311,7 @@ class NumPyBackend(Backend):
         if fresh.nbytes < _SMALL and fresh.shape == handle.writer.shape and _exclusive(handle):
             handle.writer[...] = fresh  # to make three views of the fresh array takes longer
             return handle
-        return _Handle(
-            fresh if fresh.flags.writeable else _copy(fresh)
-        )  # it is read-only if Ctrl-C interrupted an earlier call here
+        return _Handle(fresh if fresh.flags.writeable else _copy(fresh))  # read-only if Ctrl-C interrupted an adoption
 
     def compute(self, old: HostArray, x: Any, op: Operation) -> HostArray:
         result = op(old, x)

@@ -120,9 +120,7 @@ class TensorFlowBackend(Backend):
 
     def dtype(self, name: str) -> Any:
         if name == "string":
-            raise DTypeError.of(
-                "dtype", "TensorFlow variables of strings are not supported", hint="use backend='numpy'"
-            )
+            raise DTypeError.of("dtype", "TensorFlow variables cannot store strings", hint="use backend='numpy'")
         return tf.as_dtype(name)
 
     def shape(self, array: Any) -> Shape:
@@ -303,9 +301,7 @@ class TensorFlowBackend(Backend):
         return tf.gather(tf.reshape(array, [-1]), flat)
 
     def set_trainable(self, handle: Any, trainable: bool) -> None:
-        handle.variable._trainable = (
-            trainable  # its public property is read-only; the tape reads this one at each access
-        )
+        handle.variable._trainable = trainable  # not public; a tape reads it at each access
 
     def parameter(self, handle: Any) -> Any:
         _expose(handle)

@@ -217,12 +217,15 @@ class _Composite:
 
 def filled(out: Any, flat: list[Any]) -> Any:
     """Returns the result that `emptied` has taken apart, with other tensors in its places."""
-
-    def tensor_at(leaf: Any) -> Any:
-        if type(leaf) is _Out:
-            return flat[leaf.index]
-        if type(leaf) is _Composite:
-            return tf.nest.pack_sequence_as(leaf.spec, [tensor_at(each) for each in leaf.parts], expand_composites=True)
-        return leaf
-
-    return tree_map(tensor_at, out)
+    # By hand, since it runs at every call: `tree_map` takes four times as long.
+    cls = type(out)
+    if cls is _Out:
+        return flat[out.index]
+    if cls is _Composite:
+        return tf.nest.pack_sequence_as(out.spec, filled(out.parts, flat), expand_composites=True)
+    if isinstance(out, list | tuple):
+        parts = [filled(each, flat) for each in out]
+        return cls(*parts) if hasattr(out, "_fields") else cls(parts)
+    if isinstance(out, dict):
+        return cls((name, filled(each, flat)) for name, each in out.items())
+    return out

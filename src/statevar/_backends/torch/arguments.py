@@ -85,4 +85,12 @@ def template_of(out: Any, found: list[Tensor]) -> Any:
 
 def built(template: Any, found: Any) -> Any:
     """Returns the result that a template describes, with tensors in its slots."""
-    return tree_map(lambda leaf: found[leaf.index] if type(leaf) is Slot else leaf, template)
+    # By hand, since it runs at every call: `tree_map` takes four times as long.
+    if type(template) is Slot:
+        return found[template.index]
+    if isinstance(template, list | tuple):
+        parts = [built(each, found) for each in template]
+        return type(template)(*parts) if hasattr(template, "_fields") else type(template)(parts)
+    if isinstance(template, dict):
+        return type(template)((name, built(each, found)) for name, each in template.items())
+    return template

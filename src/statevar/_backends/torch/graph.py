@@ -61,9 +61,7 @@ class Graph:
         self.layouts = [_layout_of(value) for value in values]
         self.module: Any = None
         self.written: list[bool] = []  # which variables the graph writes, in place
-        self.extra: list[
-            Variable
-        ] = []  # variables whose new values it returns, since their shapes differ or they had none
+        self.extra: list[Variable] = []  # variables whose new values it returns: of another shape, or the first
         self.out: Any = None
         self.copies = 0  # the number of inputs that it writes
         self.outs = 0  # the number of returned tensors that belong to the function's result
