@@ -64,9 +64,7 @@ class StatelessScope:
 
     def __exit__(self, *exception: object) -> None:
         self._overlay.__exit__(*exception)
-        again = ValueOverlay(
-            "a StatelessScope", self._values
-        )  # if it is entered again, it starts with its present values
+        again = ValueOverlay("a StatelessScope", self._values)  # for another entry, with the present values
         for variable, draft in self._overlay.drafts.items():
             again.drafts[variable] = draft
             draft._overlay = again
