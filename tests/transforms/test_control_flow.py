@@ -259,7 +259,8 @@ def test_a_condition_that_writes_is_an_error(make: Floats, compiled: Compile) ->
 
     with pytest.raises(
         sv.errors.TraceError,
-        match="^assign_add: the condition of while_loop may write the variables it was given, and this is none of them",
+        match="^assign_add: the condition of while_loop may not write this variable: the new value would be lost, at "
+        "'v'. Hint: list it in sv.functionalize, or write it in the body of the loop.",
     ):
         compiled(run)(make.array(0.0))
     assert_same(v, 0.0)
@@ -358,8 +359,8 @@ def test_vmap_writes_once_what_is_the_same_for_all(make: Floats, compiled: Compi
     g = compiled(lambda x: sv.vmap(lambda x: (w.assign_add(x), x)[1])(x))
     with pytest.raises(
         sv.errors.TraceError,
-        match=r"^vmap: each example writes its own value, and there is one for all, at 'w'. Hint: give the variable an "
-        r"axis: variable_axes=\{v: 0\}.",
+        match=r"^vmap: the examples write different values to a variable that they share, at 'w'. Hint: give the "
+        r"variable an axis: variable_axes=\{v: 0\}.",
     ):
         g(make.array([1.0, 2.0]))
     assert_same(w, 0.0)
@@ -482,7 +483,7 @@ def test_they_are_part_of_a_transaction(make: Floats, program: str) -> None:
     assert_same(scope.get_current_value(v), [float(times)] * 2)
     _, new = sv.functionalize(run, v)([0.0, 0.0])
     assert_same(new, [float(times)] * 2)
-    with pytest.raises(sv.errors.TraceError, match="functionalize may write the variables it was given"):
+    with pytest.raises(sv.errors.TraceError, match="functionalize may not write this variable"):
         sv.functionalize(run, [])([])
     with sv.rollback(v):
         run()

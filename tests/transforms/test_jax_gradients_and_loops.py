@@ -248,8 +248,8 @@ def test_a_map_that_writes_what_is_one_for_all() -> None:
         nothing_changes(v),
         pytest.raises(
             sv.errors.TraceError,
-            match="^vmap: each example writes its own value, and there is one for all, at 'v'. Hint: give the variable "
-            "an axis",
+            match="^vmap: the examples write different values to a variable that they share, at 'v'. Hint: give the "
+            "variable an axis",
         ),
     ):
         sv.vmap(lambda x: (inc(v, x), x)[1])(jnp.arange(3.0))

@@ -436,7 +436,8 @@ def test_a_variable_made_from_a_traced_value_and_kept() -> None:
 
     with pytest.raises(
         sv.errors.TraceError,
-        match="^jit: a variable was made from a traced value and kept: the value dies with the trace, at 't'. Hint: ",
+        match="^jit: a variable was created from a traced value, which is only valid while the function is being "
+        "traced, and outlives the trace, at 't'. Hint: ",
     ):
         sv.jit(step, backend="jax")(1.0)
     with pytest.raises(sv.errors.UninitializedError, match="at 't'"):
@@ -451,7 +452,7 @@ def test_a_variable_made_by_every_trace_is_an_error() -> None:
         inc(box[-1])
 
     with pytest.raises(
-        sv.errors.TraceError, match="^jit: every trace of the function makes a variable that lives on, at 'n'. Hint: "
+        sv.errors.TraceError, match="^jit: the function creates a new variable each time it is traced, at 'n'. Hint: "
     ):
         sv.jit(step, backend="jax")()
     assert [float(each) for each in box] == [0.0] * len(box)

@@ -338,8 +338,9 @@ def test_a_variable_of_another_library_is_an_error() -> None:
         nothing_changes(v),
         pytest.raises(
             sv.errors.TraceError,
-            match="^jit: jax compiles this function, and the variable is of numpy: its value would be kept for ever, "
-            "at 'n'. Hint: make it with backend='jax', or read it outside and pass the value.",
+            match="^jit: jax compiles this function, but the variable belongs to numpy: its current value would be "
+            "baked into the compiled function, at 'n'. Hint: create it with backend='jax', or read it outside the "
+            "function and pass the value.",
         ),
     ):
         hidden()

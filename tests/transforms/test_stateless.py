@@ -596,8 +596,8 @@ def test_a_write_to_another_variable_is_an_error(backend: str) -> None:
 
     with pytest.raises(
         sv.errors.TraceError,
-        match="^assign_add: functionalize may write the variables it was given, and this is none of them: its new "
-        "value would be lost, at 'other'. Hint: list it.",
+        match="^assign_add: functionalize may not write this variable: the new value would be lost, at 'other'. "
+        "Hint: list it in sv.functionalize, or write it in the body of the loop.",
     ):
         sv.functionalize(fn, [v])([1.0])
     with pytest.raises(sv.errors.TraceError, match="at 'other'"):  # nor in a transaction, by restoring, or unlocked
@@ -789,13 +789,14 @@ def test_the_pure_function_is_transformed_by_tensorflow() -> None:
 
 
 def test_an_unlisted_read_under_jit_is_an_error() -> None:
-    """`jax.jit` would keep the value of now for ever."""
+    """`jax.jit` would bake the current value into the compiled function."""
     jax = pytest.importorskip("jax")
     v, other = sv.Variable(1.0, backend="jax"), sv.Variable(2.0, name="other", backend="jax")
     pure = sv.functionalize(lambda: v.value + other.value, [v])
     message = (
-        "^read: functionalize was not given this variable, and jax traces this code and would keep the value of now "
-        "for ever, at 'other'. Hint: call it in sv.jit, or list the variable in sv.functionalize."
+        "^read: functionalize was not given this variable, and jax is tracing this code: the current value would be "
+        "baked into the traced function and never updated, at 'other'. Hint: use sv.jit instead, or list the variable "
+        "in sv.functionalize."
     )
     for transform in (jax.jit, jax.checkpoint, lambda f: jax.jit(jax.grad(lambda values: f(values)[0]))):
         with pytest.raises(sv.errors.TraceError, match=message):

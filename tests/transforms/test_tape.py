@@ -253,7 +253,11 @@ def test_a_second_gradient_needs_a_persistent_tape(library: str) -> None:
 
 def test_a_tape_is_entered_once() -> None:
     tape = sv.GradientTape()
-    with tape, pytest.raises(RuntimeError, match=r"GradientTape: it was entered before. Hint: make a new one\."), tape:
+    with (
+        tape,
+        pytest.raises(RuntimeError, match=r"GradientTape: this tape was entered before. Hint: create a new tape\."),
+        tape,
+    ):
         pass
 
 
@@ -262,7 +266,9 @@ def test_on_jax_a_tape_is_an_error_that_names_the_way() -> None:
     v = sv.Variable(jnp.ones(2), name="theta")
     with (
         sv.GradientTape(),
-        pytest.raises(TraceError, match=r"jax computes gradients of functions.*'theta'. Hint: .*sv.value_and_grad"),
+        pytest.raises(
+            TraceError, match=r"jax differentiates functions and has no tape, at 'theta'. Hint: use .*sv.value_and_grad"
+        ),
     ):
         _ = v * v
     with sv.GradientTape() as tape, pytest.raises(TraceError, match="value_and_grad"):

@@ -6,6 +6,6 @@ from __future__ import annotations
 CANNOT_HOLD: dict[str, dict[str, str]] = {
     "numpy": {},
     "jax": dict.fromkeys(("int64", "uint64", "float64", "complex128"), "64 bits") | {"string": "strings"},
-    "torch": dict.fromkeys(("int4", "uint4", "string"), "cannot hold"),
+    "torch": dict.fromkeys(("int4", "uint4", "string"), "cannot store"),
     "tensorflow": {"string": "strings"},
 }

@@ -1,4 +1,4 @@
-"""One call of a compiled function: a transaction over the variables that it is known to touch."""
+"""One call of a compiled function: a transaction over the variables that the function is known to use."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from .overlay import ValueOverlay
 
 __all__ = ["CompiledCall", "CreationLimit", "Retry", "TraceOverlay", "check_library"]
 
-_CREATING_TRACES = 3  # traces that may make variables which live on
+_CREATING_TRACES = 3  # traces that may create variables which outlive the trace
 
 
 class Retry(BaseException):
-    """Ends an attempt to call a compiled program: the call begins again, or goes another way.
+    """Ends an attempt to call a compiled program: the call is tried again, or made in another way.
 
-    It is no Exception, so that no ``except Exception`` in the traced code stops it.
+    It is a BaseException, so that ``except Exception`` in the traced code does not catch it.
 
     Args:
-        reason: one of those that the library of the program has.
-        variable: the variable that stood in the way, if there is one.
+        reason: one of the reasons that the library's own module defines.
+        variable: the variable that prevented the call, if there is one.
     """
 
     def __init__(self, reason: str, variable: Variable | None = None) -> None:
@@ -37,20 +37,20 @@ class Retry(BaseException):
 
 
 def check_library(backend: Backend, variables: Iterable[Variable]) -> None:
-    """Raises TraceError unless the variables that a program touches are of the library that compiles it."""
+    """Raises TraceError unless all the variables that a program uses belong to the library that compiles it."""
     for variable in variables:
         if variable._backend is not backend:
             raise TraceError.of(
                 "jit",
-                f"{backend.name} compiles this function, and the variable is of {variable.backend}: its value "
-                "would be kept for ever",
+                f"{backend.name} compiles this function, but the variable belongs to {variable.backend}: its current "
+                "value would be baked into the compiled function",
                 variable.path,
-                f"make it with backend={backend.name!r}, or read it outside and pass the value",
+                f"create it with backend={backend.name!r}, or read it outside the function and pass the value",
             )
 
 
 class CreationLimit:
-    """Counts the traces of a program that make variables which live on, and ends where each one does."""
+    """Limits how many traces of a program may create variables that outlive the trace."""
 
     __slots__ = ("_count",)
 
@@ -58,24 +58,24 @@ class CreationLimit:
         self._count = 0
 
     def check(self, lasting: list[Variable]) -> None:
-        """Raises TraceError if this happens again and again."""
+        """Counts a trace that created lasting variables; raises TraceError once there are too many such traces."""
         if not lasting:
             return
         self._count += 1
         if self._count > _CREATING_TRACES:
             raise TraceError.of(
                 "jit",
-                "every trace of the function makes a variable that lives on",
+                "the function creates a new variable each time it is traced",
                 lasting[0].path,
-                "make it once: before, or on the first call only",
+                "create it once: before the first call, or in it",
             )
 
 
 class TraceOverlay(ValueOverlay):
-    """The values of variables while a function is traced. Which variables there are is found on the way.
+    """The values of variables while a function is traced, which also finds out which variables the function uses.
 
-    After the code has run, `discovered` has the variables that it touched beyond those given, `written` those that it
-    wrote, and `lasting` those that it made and that are still alive.
+    After the code has run, `discovered` has the variables that it used beyond those given, `written` those that it
+    wrote, and `lasting` those that it created and that are still alive.
     """
 
     __slots__ = ()
@@ -83,10 +83,10 @@ class TraceOverlay(ValueOverlay):
     discovers = True
 
     def lasting(self) -> list[Variable]:
-        """The variables that the code has made and that somebody keeps. Forgets the values, so ask for those before.
+        """The variables that the code has created and that are still alive. Drops all values: read those before.
 
         Raises:
-            TraceError: one of them holds a traced value, which dies with the trace.
+            TraceError: the value of one of them is traced, so that it is only valid during the trace.
         """
         if not self.created:
             return []
@@ -100,17 +100,18 @@ class TraceOverlay(ValueOverlay):
             if traced and variable is not None:
                 raise TraceError.of(
                     self.what,
-                    "a variable was made from a traced value and kept: the value dies with the trace",
+                    "a variable was created from a traced value, which is only valid while the function is being "
+                    "traced, and outlives the trace",
                     variable.path,
-                    "make it outside, or give it an initializer",
+                    "create it outside the function, or with an initializer",
                 )
         return self.created_here()
 
 
 class CompiledCall:
-    """Holds the variables, hands out their values, and keeps the new ones, all at once, if the block ends well.
+    """Holds the variables of a call, and writes all their new values at once if the ``with`` block ends normally.
 
-    Inside a transaction it takes part in that.
+    Inside a transaction, the call becomes part of the transaction.
 
     >>> import statevar as sv
     >>> v = sv.Variable(1)
@@ -141,12 +142,12 @@ class CompiledCall:
         return self
 
     def read(self, variable: Variable) -> Array | None:
-        """The value; None if there is none."""
+        """The value of a variable; None if it has none."""
         current = variable if self._outer is None else self._outer.read(variable)
         return None if current._handle is None else current._stored()
 
     def keep(self, values: Iterable[tuple[Variable, Array]]) -> None:
-        """Writes new values; others see them when the block has ended."""
+        """Writes new values; other threads see them when the block has ended."""
         target = self._work if self._outer is None else self._outer
         assert target is not None, "used outside its block"
         for variable, value in values:

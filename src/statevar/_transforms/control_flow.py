@@ -1,8 +1,8 @@
 """Loops and branches over code that reads and writes variables, the same on every library.
 
-On JAX, and where a library traces, they are the library's own, with the variables among the values that go through
-them. Elsewhere they are Python's. Either way what the code writes is kept once it has ended, all of it or, on an
-exception, nothing.
+On JAX, and where a library traces, they are the library's own, and the values of the variables are carried through
+them. Elsewhere they are Python's. In both cases the writes are kept when the code has ended: all of them or, on an
+exception, none.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ def scan(
     length: int | None = None,
     reverse: bool = False,
 ) -> tuple[Any, Any]:
-    """Calls ``carry, y = body(carry, x)`` for each ``x`` along the first axis, and stacks what comes out.
+    """Calls ``carry, y = body(carry, x)`` for each ``x`` along the first axis, and stacks the results.
 
     Args:
         body: keeps the structure, shapes and dtypes of ``carry``; may read and write variables.
         init: the first carry: an array, or a pytree (tuple, list, dict) of arrays.
         xs: arrays of shape ``(length, …)``, or a pytree of them; None calls ``body`` with None.
-        length: how many times; needed without ``xs``.
-        reverse: from the last to the first.
+        length: the number of steps; required without ``xs``.
+        reverse: go from the last ``x`` to the first.
 
     Returns:
         The last carry, and the ``y`` of every step, stacked along a new first axis.
 
     Raises:
-        ShapeError: the arrays in ``xs`` have different lengths, or there is no length.
+        ShapeError: the arrays in ``xs`` have different lengths, or no length is given.
 
     Source: ``jax.lax.scan``.
 
@@ -82,11 +82,11 @@ def scan(
 
 
 def _row(x: Any) -> Any:
-    """An ``x`` as the body gets it, also where there is none."""
+    """An ``x`` as the body gets it; zeros if ``xs`` is empty."""
     if x.shape[0]:
         return x[0]
     owner = owner_of(x)
-    assert owner is not None, "it has a shape"
+    assert owner is not None, "an object with a shape is an array"
     return owner.cast(owner.namespace().sum(x, axis=0), x.dtype)
 
 
@@ -114,7 +114,7 @@ def _scan_in_python(
         found.reverse()
     if found:
         return carry, tree_map(lambda *each: transforms.stack(each), *found)
-    # Once on zeros, and without its writes, to see what a step would have given.
+    # No step runs: one on zeros, whose writes are dropped, shows the shapes and dtypes of the results.
     with ValueOverlay("scan"):
         _, y = body(carry, tree_map(_row, xs))
     return carry, tree_map(lambda each: transforms.stack([each])[:0], tree_map(plain, y))
@@ -125,7 +125,7 @@ def _scan_in_python(
 
 @public()
 def cond(pred: Any, true_fn: Callable[..., Any], false_fn: Callable[..., Any], *operands: Any) -> Any:
-    """``true_fn(*operands)`` if ``pred`` holds, else ``false_fn(*operands)``. Both return the same structure.
+    """Returns ``true_fn(*operands)`` if ``pred`` is true, else ``false_fn(*operands)``; both of the same structure.
 
     Source: ``jax.lax.cond``.
 
@@ -159,7 +159,7 @@ def cond(pred: Any, true_fn: Callable[..., Any], false_fn: Callable[..., Any], *
 
 @public()
 def while_loop(cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], init: Any) -> Any:
-    """``carry = body_fun(carry)`` as long as ``cond_fun(carry)`` holds; either may read variables.
+    """Repeats ``carry = body_fun(carry)`` while ``cond_fun(carry)`` is true; both functions may read variables.
 
     Raises:
         TraceError: ``cond_fun`` writes a variable.
@@ -203,7 +203,7 @@ def _is_true(cond_fun: Callable[[Any], Any], carry: Any) -> bool:
 
 @public()
 def fori_loop(lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init: Any) -> Any:
-    """``carry = body_fun(i, carry)`` for each ``i`` from ``lower`` up to, but without, ``upper``.
+    """Repeats ``carry = body_fun(i, carry)`` for each ``i`` from ``lower`` up to, but not including, ``upper``.
 
     Source: ``jax.lax.fori_loop``.
 

@@ -1,4 +1,4 @@
-"""`ValueDraft`: a variable in an overlay of values: replaced by each write, never written."""
+"""`ValueDraft`: a variable in an overlay of values, where each write replaces the value and changes no memory."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class ValueDraft(Draft):
     __slots__ = ("_overlay",)
 
     _is_value = True
-    _overlay: Any  # the overlay of values that it belongs to, which knows this class
+    _overlay: Any  # the overlay of values that it belongs to; its module imports this one
 
     def _convert(self, value: Any, operation: str) -> Array:
         return to_value(value, self._backend, self._dtype_name, operation=operation, path=self._path)
 
     def _write(self, write: Write, value: Any, index: Any = None, locking: bool = True, hold: Any = None) -> Self:
-        """`Cell._write`, by computing a new value."""
+        """Does what `Cell._write` does, by computing a new value."""
         backend, old, operation, op = self._backend, self._snapshot, write.operation, write.op
         self._overlay.check_write(self, operation)
         if hold is None and self._holder is not None and self._holder is not self._overlay:
             with self._lock:
-                self._wait_for_holder(operation)  # which raises: an update or an edit of it is under way
+                self._wait_for_holder(operation)  # raises: an update or an edit of the variable is under way
         x = self._convert(value, operation)
         if old is None:
             if not write.first:
@@ -54,7 +54,7 @@ class ValueDraft(Draft):
             new = self._convert(new, operation)
         new = backend.as_immutable(new, fresh=new is not x)
         shape, expected = backend.shape(new), self._shape
-        if op is None or expected is None:  # an assignment may change it, within what is declared
+        if op is None or expected is None:  # an assignment may change the shape as far as the declaration allows
             expected = backend.shape(x)
         if shape != expected:
             raise ShapeError.of(operation, f"expected a result of shape {expected}, got {shape}", self._path)
@@ -71,11 +71,11 @@ class ValueDraft(Draft):
         self._overlay.written[self._origin] = None
 
     def _set(self, value: Array | None) -> None:
-        """Takes on a value of its dtype, or none. It is not counted as a write."""
+        """Sets the value, which has the right dtype, or removes it (None), without counting a write."""
         self._become(value, None if value is None else self._backend.shape(value), self._declared, self._version)
 
     def _replace(self, value: Array, shape: Shape) -> None:
-        """Takes on the value that the code has written. Its shape is declared if it was not."""
+        """Sets the value that the code has written, and declares its shape if the declared one does not fit."""
         self._become(value, shape, self._declared if fits(shape, self._declared) else shape, self._version + 1)
         self._overlay.written[self._origin] = None
 

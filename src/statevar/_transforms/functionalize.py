@@ -17,18 +17,18 @@ __all__ = ["StatelessScope", "functionalize"]
 
 @public()
 class StatelessScope:
-    """Inside, variables have the values of a mapping, and writes stay in the scope: no variable changes.
+    """Gives variables the values of a mapping inside a ``with`` block; writes stay in the scope: no variable changes.
 
     Args:
         state_mapping: values by variable, or pairs of a variable and a value; converted as `Variable.assign` does.
-            Variables that are not in it have the values that they have outside.
+            Variables that are not in it have the values that they have outside the scope.
 
     Raises:
         DTypeError, RangeError, ShapeError: a value does not fit its variable.
         TypeError: a key is not a variable.
 
-    Scopes nest: an inner one starts with what the outer one has. A scope belongs to the thread or asyncio task that
-    opened it, keeps its variables alive, and may be asked for values after it has ended.
+    Scopes can be nested: an inner one starts with the values of the outer one. A scope belongs to the thread or asyncio
+    task that opened it, keeps its variables alive, and still returns values after it has ended.
 
     Source: ``keras.StatelessScope``.
 
@@ -64,7 +64,7 @@ class StatelessScope:
 
     def __exit__(self, *exception: object) -> None:
         self._overlay.__exit__(*exception)
-        again = ValueOverlay("a StatelessScope", self._values)  # entered again, it starts again, with what it holds now
+        again = ValueOverlay("a StatelessScope", self._values)  # for another entry, with the present values
         for variable, draft in self._overlay.drafts.items():
             again.drafts[variable] = draft
             draft._overlay = again
@@ -77,28 +77,28 @@ class StatelessScope:
         return None if draft is None else draft._snapshot
 
     def add_update(self, update: tuple[Variable, Any]) -> None:
-        """Gives a variable a value in the scope: ``(variable, value)``."""
+        """Sets the value of a variable in the scope: ``(variable, value)``."""
         variable, value = update
         self._overlay.seed(variable, value)
 
 
 @public()
 def functionalize(fn: Callable[..., Any], variables: Any) -> Callable[..., tuple[Any, Any]]:
-    """Makes a pure function of code that reads and writes variables, for any transform of any library.
+    """Returns a pure function for code that reads and writes variables, for any transform of any library.
 
     Args:
         fn: any callable.
-        variables: those it may write, and those it reads that a transform shall see: a variable; a list, tuple or
-            dict of them, nested if need be; an object that holds them.
+        variables: the variables that ``fn`` may write, and those whose reads a transform must see: a variable, a pytree
+            of them, or an object that contains them.
 
     Returns:
-        ``pure(values, *args, **kwargs) -> (out, new_values)``: ``values`` and ``new_values`` have the form of
-        ``variables``. No variable changes. The variables are kept alive.
+        ``pure(values, *args, **kwargs) -> (out, new_values)``: ``values`` and ``new_values`` have the structure
+        of ``variables``. No variable changes. ``pure`` keeps the variables alive.
 
     Raises:
-        TraceError: on calling: ``fn`` writes a variable that was not listed; or reads one under a tracer that would
-            keep its value for ever.
-        ValueError: on calling: ``values`` has another form than ``variables``.
+        TraceError: on calling: ``fn`` writes a variable that is not listed; or reads one while a tracer would bake its
+            current value into the traced function.
+        ValueError: on calling: ``values`` has another structure than ``variables``.
 
     Source: functionalization in ``keras.Variable``, ``torch.func.functional_call``.
 
@@ -117,5 +117,5 @@ def functionalize(fn: Callable[..., Any], variables: Any) -> Callable[..., tuple
             new = dict(zip(structure.variables, overlay.values(structure.variables), strict=True))
         return out, structure.build(new.__getitem__)
 
-    del pure.__wrapped__  # it has one argument more, and libraries look at the signature
+    del pure.__wrapped__  # libraries read its signature, and `pure` has one argument more
     return pure

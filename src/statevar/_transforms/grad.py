@@ -28,27 +28,29 @@ _ATTEMPTS = 20  # each finds at least one variable more
 def value_and_grad(
     fn: Callable[..., Any], variables: Any = None, has_aux: bool = False
 ) -> Callable[..., tuple[Any, Any]]:
-    """Makes a function that computes what ``fn`` does, and its gradients with respect to variables.
+    """Returns a function that computes the value of ``fn`` and its gradients with respect to variables.
 
     Args:
         fn: returns a real scalar, computed by the library of the variables; it may read and write any variables.
-        variables: a variable; a list, tuple or dict of them, nested if need be; an object that holds them. By default
-            the trainable ones that ``fn`` reads; JAX then runs ``fn`` twice the first time, to find them.
+        variables: a variable, a pytree of them, or an object that contains them. By default the trainable variables
+            that ``fn`` reads; JAX then runs ``fn`` twice the first time, to find them.
         has_aux: ``fn`` returns ``(scalar, anything)``.
 
     Returns:
         A function with the arguments of ``fn`` that returns ``(value, gradients)``, or
-        ``((value, aux), gradients)``. The gradients have the form of ``variables``; by default they are a dict by
-        variable. Zeros where the value does not depend on a variable. Complex ones as the library defines them.
+        ``((value, aux), gradients)``. The gradients have the structure of ``variables``; by default they are a dict by
+        variable. They are zeros where the value does not depend on a variable. Complex gradients follow the library's
+        own convention.
 
     Raises:
-        DTypeError: a variable was asked for that has no gradient: of integers, booleans or strings.
+        DTypeError: one of ``variables`` has integers, booleans or strings, which have no gradient.
         ShapeError: on calling: ``fn`` did not return a scalar.
         TraceError: on calling: the variables belong to several libraries.
-        ValueError: a variable was asked for that is not trainable.
+        ValueError: one of ``variables`` is not trainable.
 
-    What ``fn`` writes, such as running statistics, is kept once, when it has ended; an exception drops it. A variable
-    that is written after it was read has the gradient of what was read. May be nested, for higher orders.
+    The writes of ``fn``, such as running statistics, are made once, when it has ended; an exception drops them. For a
+    variable that is written after it was read, the gradient is that of the value that was read. Calls can be nested,
+    for derivatives of higher order.
 
     Source: ``jax.value_and_grad``.
 
@@ -79,14 +81,14 @@ def value_and_grad(
                 found.update(run.again)
                 continue
             return value, (structure.build(gradients.__getitem__) if structure is not None else gradients)
-        raise TraceError.of("value_and_grad", "the function reads other variables each time it runs")
+        raise TraceError.of("value_and_grad", "each run of the function reads different variables")
 
     return wrapped
 
 
 @public()
 def grad(fn: Callable[..., Any], variables: Any = None, has_aux: bool = False) -> Callable[..., Any]:
-    """`value_and_grad` without the value: the gradients alone, or ``(gradients, aux)``.
+    """Returns a function like that of `value_and_grad`, which returns only the gradients, or ``(gradients, aux)``.
 
     Source: ``jax.grad``.
 
@@ -115,7 +117,7 @@ def _check_asked(variable: Variable) -> None:
 
 
 class _Recording(ValueOverlay):
-    """Hands out the variables that gradients are wanted for as its library's leaves."""
+    """An overlay in which the variables that gradients are wanted for have values that the library's tape watches."""
 
     __slots__ = ("_discovers", "_opened_for", "_wanted", "backend", "leaves", "misses", "tape")
 
@@ -151,25 +153,25 @@ class _Recording(ValueOverlay):
     def on_create(self, variable: Variable, value: Array | None) -> None:
         super().on_create(variable, value)
         if value is not None and transforms_of(variable._backend).tapes:
-            self.written[variable] = None  # its first value is only here
+            self.written[variable] = None  # only this overlay has its first value
 
     def open_tape(self, backend: Backend) -> None:
-        """Has its tape made, if variables of this library may be wanted."""
+        """Creates the tape, if gradients of variables of this library may be wanted."""
         first = next(iter(self._wanted), None)
         expected = self.backend or (first._backend if first is not None else backend)
         if expected is not backend or self._opened_for is backend:
             return
-        if self.tape is not None:  # made on the chance, for another library
+        if self.tape is not None:  # created on a guess, for another library
             self.tape.close()
         self.tape = transforms_of(backend).tape()
         self._opened_for = backend
 
 
 def open_tapes(overlay: Any, backend: Backend) -> None:
-    """Has the tapes made that record in an overlay and around it, from the outermost to the innermost.
+    """Creates the tapes that record in an overlay and in those around it, from the outermost to the innermost.
 
-    A tape may be made late, when something is read that it wants. But libraries take the one that was made first for
-    the outer one, and would lose the part of an outer gradient that goes through an inner one.
+    A tape may be created late, at the first read that it must record. But a library takes the tape that was created
+    first for the outer one, and would lose the part of an outer gradient that goes through the inner tape.
     """
     if isinstance(overlay, ValueOverlay):
         open_tapes(overlay.outer, backend)
@@ -186,9 +188,9 @@ def _one_library(backend: Backend | None, variable: Variable) -> None:
     if backend is not None and backend is not variable._backend:
         raise TraceError.of(
             "value_and_grad",
-            f"a gradient goes through one library, and the variables are of {backend.name} and {variable.backend}",
+            f"expected variables of one library, got variables of {backend.name} and {variable.backend}",
             variable.path,
-            "list the variables of one",
+            "list the variables of one library only",
         )
 
 
@@ -275,7 +277,7 @@ class _Run:
         return ((loss, aux) if self._has_aux else loss), dict(zip(wanted, gradients, strict=True))
 
     def _remember(self, frame: _Recording) -> None:
-        """Which variables the function writes, so that the next call reserves them; not those that it makes."""
+        """Remembers the variables that the function writes but does not create, so that the next call reserves them."""
         made = {id(variable) for variable in frame.created_here()}
         self._written.update((variable, None) for variable in frame.written if id(variable) not in made)
 

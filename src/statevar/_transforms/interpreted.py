@@ -1,4 +1,4 @@
-"""`sv.jit` without a compiler: the function runs as it is, and a call is a transaction all the same."""
+"""`sv.jit` without a compiler: the function runs as plain Python, and each call is still a transaction."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from ..errors import ConflictError, TraceError
 
 __all__ = ["Interpreted", "UncompilableError"]
 
-_ATTEMPTS = 50  # each finds at least one variable more
+_ATTEMPTS = 50  # each finds at least one more variable
 
 
 class UncompilableError(TraceError):
-    """The program is right, and beyond what the library compiles: it runs as it is."""
+    """Raised where a library cannot compile a correct program; `sv.jit` then runs it as plain Python."""
 
 
 class Interpreted:
     """Runs the function in a transaction that holds, from the start, every variable known from earlier calls.
 
-    Who holds all it touches meets no conflict. A call that meets a new variable may, and then it runs again.
+    Such a call meets no conflict. Only a call that uses a new variable may meet one, and then it runs again.
     """
 
     def __init__(self, program: Program) -> None:
         self._program = program
-        self._known: dict[int, ref[Variable]] = {}  # weak: a variable that was an argument need not live as long
-        self._made: set[Any] = set()  # the static arguments of calls that made variables which live on
+        self._known: dict[int, ref[Variable]] = {}  # weak, so that a variable that was an argument can die
+        self._made: set[Any] = set()  # the static arguments of calls that created lasting variables
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         fn = self._program.fn
@@ -63,14 +63,14 @@ class Interpreted:
                 raise
             self._learn(run, held)
             return out
-        raise ConflictError.of("jit", "the function touches other variables each time it runs")
+        raise ConflictError.of("jit", "each run of the function uses different variables")
 
     def _living(self) -> list[Variable]:
         found = [variable for each in list(self._known.values()) if (variable := each()) is not None]
-        return sorted(found, key=id)  # one order for everybody, so that two calls never wait for each other
+        return sorted(found, key=id)  # one order for all, so that two calls never wait for each other
 
     def _learn(self, run: _Run, held: list[Variable]) -> bool:
-        """Remembers what a call has touched; whether that was more than it held."""
+        """Remembers the variables that a call has used. Returns whether it used any that it did not hold."""
         new = run.touched.keys() - set(map(id, held))
         for number in new:
             if (variable := run.touched[number]()) is not None:
@@ -78,11 +78,11 @@ class Interpreted:
         return bool(new)
 
     def _forget(self, number: int, gone: ref[Variable]) -> None:
-        if self._known.get(number) is gone:  # or the number is another variable's by now
+        if self._known.get(number) is gone:  # else the id belongs to another variable by now
             del self._known[number]
 
     def _static(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The static arguments of a call: with others it is another program."""
+        """The static arguments of a call, which select the program."""
         program = self._program
         return (
             tuple(args[n] for n in program.static_argnums if -len(args) <= n < len(args)),
@@ -91,7 +91,7 @@ class Interpreted:
 
 
 class _Run(TransactionOverlay):
-    """The transaction of one call; sees which variables it touches and makes."""
+    """The transaction of one call, which records the variables that the call uses and creates."""
 
     __slots__ = ("created", "touched")
 
@@ -115,17 +115,17 @@ class _Run(TransactionOverlay):
         self.created.append(ref(variable))
 
     def lasting(self) -> list[Variable]:
-        """The variables that were made and that somebody keeps."""
+        """The variables that the call created and that are still alive."""
         if any(each() is not None for each in self.created):
             gc.collect()
         return [variable for each in self.created if (variable := each()) is not None]
 
     def check_made(self) -> None:
-        """Raises if a variable that was made lives on. What was written to the others is dropped."""
+        """Raises TraceError if a variable that the call created stays alive after its drafts are dropped."""
         made = {id(variable): variable for each in self.created if (variable := each()) is not None}
         for variable in made.values():
             for level in self._levels:
-                level.pop(variable, None)  # or it would live on because of its draft
+                level.pop(variable, None)  # its draft would keep it alive
             self._seen.pop(variable, None)
         self._held[:] = [variable for variable in self._held if id(variable) not in made]
         release_each(made.values(), self)
@@ -134,7 +134,7 @@ class _Run(TransactionOverlay):
         if lasting := self.lasting():
             raise TraceError.of(
                 "jit",
-                "every call makes a variable that lives on",
+                "every call of the function creates a new variable",
                 lasting[0].path,
-                "make it outside, or only on the first call",
+                "create it outside the function, or in the first call only",
             )

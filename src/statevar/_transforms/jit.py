@@ -1,4 +1,4 @@
-"""`jit`: compiles code that reads and writes variables, without being told which."""
+"""`jit`: compiles code that reads and writes variables, and finds out which variables they are."""
 
 from __future__ import annotations
 
@@ -30,25 +30,27 @@ def jit(
 ) -> Jit:
     """Compiles a function that reads and writes variables.
 
-    Which variables it touches is found while it is traced: through closures, attributes, containers, and arguments.
-    A call is a transaction over them: other threads see all of its writes at once, and on an exception none.
+    The variables that it uses are found while it is traced: through closures, attributes, containers, and arguments.
+    A call is a transaction over them: other threads see all of its writes at once and, on an exception, none.
 
     Args:
         fn: any callable. As with every compiler, its Python code runs when it is traced, not at each call.
-        static_argnums: positional arguments that are part of the program: hashable; another value traces again.
-        static_argnames: the same for keyword arguments.
-        donate: write in place of the old values of the variables, where nobody else holds them. False keeps them until
-            the call has ended, so that they survive an error while it runs; it needs the memory of both.
-        backend: the library that compiles; by default that of the variables in reach, else of the arguments, else of
-            the modules that the function names.
+        static_argnums: positional arguments that are part of the program. They must be hashable; a new value is traced
+            again.
+        static_argnames: names of keyword arguments that are part of the program, as with ``static_argnums``.
+        donate: overwrite the old values of the variables where nothing else refers to them. False keeps the old values
+            until the call has ended, so that they survive an error in it; this needs memory for both.
+        backend: the library that compiles; by default that of the variables that ``fn`` can reach, else of the
+            arguments, else of the modules that ``fn`` names.
 
-    JAX: ``jax.jit``. torch: ``torch.compile``, of one graph. TensorFlow: ``tf.function``. NumPy: runs it.
+    JAX code is compiled by ``jax.jit``, torch code by ``torch.compile`` (as one graph), TensorFlow code by
+    ``tf.function``; NumPy code runs as plain Python.
 
-    Variables that are passed as arguments are told apart by identity. Their values are read at each call and never
-    kept; a changed shape traces again. A variable made by the first call is kept.
+    Variables that are passed as arguments are told apart by identity. Their values are read anew at each call; a new
+    shape is traced again. The first call may create variables.
 
     Raises:
-        TraceError: on calling: every call makes a variable that lives on; or the variables belong to several libraries.
+        TraceError: on calling: every call creates a new variable; or the variables belong to several libraries.
 
     Source: ``jax.jit``.
 
@@ -70,7 +72,7 @@ def jit(
 
 
 class Jit:
-    """What `jit` returns: called like the function. As a method in a class it binds like one."""
+    """A compiled function, as `jit` returns it. It is called like the function, and binds as a method in a class."""
 
     def __init__(self, program: Program, backend: str | None = None) -> None:
         update_wrapper(self, program.fn)
@@ -82,7 +84,7 @@ class Jit:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the function, compiled."""
         if overlays.active and (overlay := overlays.current()) is not None and overlay.holds_values:
-            return self._program.fn(*args, **kwargs)  # part of what is traced around it
+            return self._program.fn(*args, **kwargs)  # it is part of an outer trace
         run = self._run
         if run is None:
             name, program = self._backend, self._program
@@ -99,17 +101,17 @@ class Jit:
         return bound
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Jit:
-        """For a copy of an object that holds it: a bound method is then one of the copy."""
+        """Copies it with an object that contains it, so that a bound method of the copy is bound to the copy."""
         return Jit(replace(self._program, fn=deepcopy(self._program.fn, memo)), self._backend)
 
 
 def _bound_program(program: Program, instance: Any) -> Program:
-    """The program of a method: the instance is no argument, and told apart by identity."""
-    held = ref(instance)  # or the instance, which the compiled function would keep, would never die
+    """The program of a method of one instance, which is no argument of the program."""
+    weak = ref(instance)  # the compiled function must not keep the instance alive
 
     @wraps(program.fn)
     def fn(*args: Any, **kwargs: Any) -> Any:
-        return program.fn(held(), *args, **kwargs)
+        return program.fn(weak(), *args, **kwargs)
 
     nums = tuple(n - 1 if n > 0 else n for n in program.static_argnums if n != 0)
     return replace(program, fn=fn, static_argnums=nums)

@@ -1,4 +1,4 @@
-"""Makes pure functions of code that writes variables: what loops, branches, maps and rematerialisation share."""
+"""Pure functions for code that writes variables, shared by loops, branches, maps and rematerialisation."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["CarriedState", "library_of", "plain", "written_by"]
 
 
 def library_of(pytree: Any, *functions: Callable[..., Any]) -> Backend:
-    """Whose arrays these are; else whose variables the functions can reach; else NumPy."""
+    """The library of the arrays; else of the variables that the functions can reach; else NumPy."""
     owners = [owner for each in leaves(pytree) if (owner := owner_of(plain(each))) is not None]
     return next((each for each in owners if not each.is_host), None) or _reached(owners, functions)
 
@@ -36,7 +36,7 @@ def plain(leaf: Any) -> Any:
 
 
 class CarriedState:
-    """Makes pure functions of code, with the values of the variables that it writes going in and coming out."""
+    """Makes code pure: the values of the variables that it writes become arguments and results."""
 
     def __init__(self, what: str, base: ValueOverlay, written: Iterable[Variable]) -> None:
         self._what = what
@@ -44,7 +44,7 @@ class CarriedState:
         self.written = list(dict.fromkeys(written))
 
     def values(self) -> list[Array]:
-        """What goes in. Nobody else writes the variables from now on."""
+        """The values before the code runs. Keeps other writers out from now on."""
         self._base.reserve(self.written)
         return [self._value(variable) for variable in self.written]
 
@@ -52,12 +52,12 @@ class CarriedState:
         value = self._base.read(variable)._snapshot
         if value is None:
             raise UninitializedError.of(
-                self._what, "the variable has no value to begin with", variable.path, "assign one first"
+                self._what, "the variable has no value yet", variable.path, "assign a value first"
             )
         return value
 
     def run(self, values: Iterable[Array], fn: Callable[..., Any], *args: Any) -> tuple[Any, list[Array]]:
-        """``fn(*args)`` with these values of the variables; the result, and their new values."""
+        """Calls ``fn(*args)`` with these values of the variables; returns the result and the new values."""
         frame = InnerOverlay(self._what, zip(self.written, values, strict=True))
         with frame:
             out = tree_map(plain, fn(*args))
@@ -65,17 +65,19 @@ class CarriedState:
         known = dict.fromkeys(self.written)
         for variable in frame.written:
             if variable not in known:
-                raise TraceError.of(self._what, "the code writes other variables each time it is traced", variable.path)
+                raise TraceError.of(
+                    self._what, "the code writes different variables each time it is traced", variable.path
+                )
         return out, new
 
     def keep(self, values: Iterable[Array]) -> None:
-        """What came out."""
+        """Writes the new values to the variables."""
         for variable, value in zip(self.written, values, strict=True):
             self._base.take_over(variable, value)
 
 
 def written_by(what: str, transforms: Transforms, *calls: tuple[Any, ...]) -> dict[Variable, None]:
-    """The variables that some functions write; nothing is computed."""
+    """The variables that some calls write, found without computing anything."""
     found: dict[Variable, None] = {}
 
     def probe(fn: Callable[..., Any]) -> Callable[..., None]:

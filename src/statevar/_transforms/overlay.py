@@ -1,8 +1,8 @@
-"""The overlay of pure functions: variables in it change by replacement, and no variable outside changes.
+"""The overlay of pure functions: writes in it replace the values of variables, and no variable outside changes.
 
-A transaction's overlay writes real drafts, in place where it can. Here a write computes a new value, by the library's
+The overlay of a transaction writes drafts, in place where it can. Here a write computes a new value with the library's
 own differentiable and traceable operations, so that a gradient, a compiler or a loop of the library can follow it. The
-values live in the overlay and nowhere else: another thread never sees one, and an exception drops them all.
+values exist only in the overlay: another thread never sees one, and an exception drops them all.
 """
 
 from __future__ import annotations
@@ -35,20 +35,24 @@ _Result = TypeVar("_Result")
 
 
 def past_overlay(library: str, what: str, path: str) -> TraceError:
-    """The error of code that goes past the values of an overlay to the variable itself."""
+    """The error for code that uses a variable itself instead of its value in an overlay."""
     return TraceError.of(
         "read",
-        f"code that {library} has compiled, or that holds v.parameter, uses the variable itself inside {what}, "
-        "and not its value there",
+        f"code that {library} has compiled, or that has v.parameter, uses the variable itself inside {what} instead of "
+        "its value there",
         path,
-        f"use sv.jit in place of the compiler of {library}, and v or v.value in place of v.parameter",
+        f"use sv.jit instead of the compiler of {library}, and v or v.value instead of v.parameter",
     )
 
 
 def _check_access(uses: Callable[[Any], bool] | None) -> bool:
-    """`Tracing.trace_mark` gets it. Asked about a handle that a compiled function, or its own parameter, uses.
+    """Raises TraceError if code uses the handle of a variable that has another value in the running overlay.
 
-    It would read what the code around it has replaced, write what it shall not change, and get no gradient.
+    A compiled function, or code with ``v.parameter``, would read the old value, write the variable itself, and get no
+    gradient. `Tracing.trace_mark` passes this function to the library.
+
+    Returns:
+        Whether an overlay of values is running.
     """
     overlay = overlays.current() if overlays.active else None
     if overlay is None or not overlay.holds_values:
@@ -62,11 +66,11 @@ def _check_access(uses: Callable[[Any], bool] | None) -> bool:
 
 
 class ValueOverlay(Overlay):
-    """Values in place of variables, for the code that runs inside.
+    """Gives variables values of their own for the code in a ``with`` block.
 
     Args:
-        what: for errors: ``"jit"``, ``"a StatelessScope"``.
-        values: what some variables shall be; converted and checked like what is assigned.
+        what: the name of the transform or scope in errors: ``"jit"``, ``"a StatelessScope"``.
+        values: values for some variables; converted and checked as in an assignment.
         only: the variables that may be written; by default all.
     """
 
@@ -86,9 +90,9 @@ class ValueOverlay(Overlay):
     )
 
     holds_values = True
-    #: Whether it finds out which variables there are, and the code runs again with their values given.
+    #: Whether it only finds out which variables the code uses; the code then runs again with their values given.
     discovers: ClassVar[bool] = False
-    #: Whether it was opened by a transform of ours, under a tracer of the library's that it started.
+    #: Whether a transform of ours opened it, under a tracer of the library that the transform started.
     under_own_trace: ClassVar[bool] = False
 
     def __init__(
@@ -98,22 +102,22 @@ class ValueOverlay(Overlay):
         self.lock = RLock()
         self.drafts: dict[Variable, ValueDraft] = {}
         self.written: dict[Variable, None] = {}  # in the order of their first write
-        self.discovered: dict[Variable, None] = {}  # read or written, and not among the values given
-        self.created: list[tuple[ref[Variable], bool]] = []  # and whether its first value is traced
+        self.discovered: dict[Variable, None] = {}  # variables that were used and were not among the values given
+        self.created: list[tuple[ref[Variable], bool]] = []  # each with whether its first value is traced
         self._only = None if only is None else dict.fromkeys(only)
         self._saved: list[tuple[dict[Variable, State], dict[Variable, None]]] = []  # one for each open transaction
         self._keeps = False
         self._opened = False
-        self.stale: Variable | None = None  # read here, and then written by another thread before it was written here
-        self._work: TransactionOverlay | None = None  # holds what is written, if it is kept
+        self.stale: Variable | None = None  # a variable that another thread wrote between a read and a write here
+        self._work: TransactionOverlay | None = None  # holds the written variables, if the writes are to be kept
         self._around: Overlay | None = None
         self._marks: dict[str, Any] = {}
         for variable, value in values:
             self.seed(variable, value)
 
     def seed(self, variable: Variable, value: Any) -> None:
-        """Gives a variable a value before the code runs; not counted as a write."""
-        # Under a transform of ours, what is declared comes from the overlay around, in `__enter__`.
+        """Gives a variable a value before the code runs, without counting a write."""
+        # Under a transform of ours, the declared shape comes from the outer overlay, in `__enter__`.
         declared = ... if self.under_own_trace else variable._declared
         draft = self._draft(variable, declared, variable._version)
         if not self.under_own_trace and value is not None:
@@ -131,7 +135,7 @@ class ValueOverlay(Overlay):
                 if (tracing := backend.tracing) is not None:
                     self._marks[backend.name] = tracing.trace_mark(_check_access)
             self._opened = True
-            overlays.active.append(None)  # Ctrl-C comes after a call, so not between these two lines
+            overlays.active.append(None)  # Ctrl-C is raised after a call, so not between these two lines
             self._around = overlays.push(self)
             if self.under_own_trace and isinstance(outer := self.outer, ValueOverlay):
                 for variable, draft in self.drafts.items():
@@ -159,18 +163,18 @@ class ValueOverlay(Overlay):
 
     @property
     def outer(self) -> Overlay | None:
-        """The overlay around this one, of the same thread or task."""
+        """The overlay around this one in the same thread or task; None if there is none."""
         around = self._around
         return around if around is not None and around.is_mine() else None
 
     def declare(self, draft: ValueDraft, outer: ValueDraft) -> None:
-        """Declares the shape of a value that came through a transform. A place for subclasses."""
+        """Copies the declared shape to a value that came through a transform. Subclasses may override it."""
         draft._become(draft._snapshot, draft._shape, outer._declared, outer._version)
 
     # -- as `overlays.current` -----------------------------------------------------------------------------
 
     def read(self, variable: Any) -> ValueDraft:
-        """The draft of a variable; what is outside, if it has none yet."""
+        """The draft of a variable; a new one, with the value from outside, if it has none yet."""
         return self._find(variable, _HERE)
 
     def _find(self, variable: Variable, now: Any) -> ValueDraft:
@@ -181,51 +185,50 @@ class ValueOverlay(Overlay):
             if not (tracing.may_read(mark) if now is _HERE else tracing.may_read(mark, now)):
                 raise TraceError.of(
                     "read",
-                    f"this code is traced by a transform of {backend.name} inside {self.what}, which would keep "
-                    "the value of now for ever",
+                    f"a transform of {backend.name} traces this code inside {self.what}: the current value would be "
+                    "baked into the traced function and never updated",
                     variable._path,
-                    "use the transform of statevar (sv.jit, sv.scan, sv.cond, sv.remat…), or read it outside and "
-                    "pass the value as an argument",
+                    "use the transform of statevar (sv.jit, sv.scan, sv.cond, sv.remat…), or read the variable outside "
+                    "and pass its value as an argument",
                 )
         draft = self.drafts.get(variable)
         return self._discover(variable) if draft is None else draft
 
     def write(self, variable: Any) -> ValueDraft:
-        """The same, after other writers were kept out if the write is to be kept; `check_write` follows."""
+        """The draft of a variable that is about to be written; keeps other writers out if the write is to be kept."""
         draft = self.drafts.get(variable)
         if variable not in self.written:
             if self._keeps:
                 self._reserve(variable, draft)
             elif self.under_own_trace and isinstance(outer := self.outer, ValueOverlay):
-                outer.write(variable)  # reserved before it is read
+                outer.write(variable)  # reserves it before it is read
         return self._discover(variable) if draft is None else draft
 
     def check_write(self, draft: ValueDraft, operation: str) -> None:
-        """Raises if a variable may not be written here."""
+        """Raises TraceError if a variable may not be written here."""
         backend = draft._backend
         if self._only is not None and draft._origin not in self._only:
             raise TraceError.of(
                 operation,
-                f"{self.what} may write the variables it was given, and this is none of them: its new value "
-                "would be lost",
+                f"{self.what} may not write this variable: the new value would be lost",
                 draft._path,
-                "list it",
+                "list it in sv.functionalize, or write it in the body of the loop",
             )
         if backend.tracing is not None and not backend.tracing.may_write(self._marks.get(backend.name)):
             raise TraceError.of(
                 operation,
-                f"this code is traced by a transform of {backend.name} inside {self.what}, which would lose the write",
+                f"a transform of {backend.name} traces this code inside {self.what}: the write would be lost",
                 draft._path,
                 "use the transform of statevar: sv.jit, sv.grad, sv.scan, sv.cond, sv.while_loop, sv.vmap…",
             )
 
     def _discover(self, variable: Variable) -> ValueDraft:
-        """The draft of a variable that was not given."""
+        """Creates the draft of a variable that was not given."""
         with self._place(variable._backend):
             return self._draft_outside(variable)
 
     def _place(self, backend: Backend) -> AbstractContextManager[None]:
-        """Where it is read: where this overlay was opened, also if it is discovered in a loop of the library inside."""
+        """The context in which to read a variable: that in which the overlay was opened, outside any loop in it."""
         tracing = backend.tracing
         return nullcontext() if tracing is None else tracing.under(self._marks.get(backend.name))
 
@@ -239,7 +242,7 @@ class ValueOverlay(Overlay):
         elif not isinstance(outer, ValueOverlay):
             source = outer.read(variable)
         else:
-            # Where a transform of ours has opened this overlay, it knows what it does between the two.
+            # A transform of ours that opened this overlay passes the values between the two itself.
             source = outer._find(variable, (outer if self.under_own_trace else self)._marks.get(variable._backend.name))
         state = source._state()
         draft = self._draft(variable, state.declared, state.version)
@@ -252,52 +255,52 @@ class ValueOverlay(Overlay):
         return draft
 
     def _check_outside(self, variable: Variable) -> None:
-        """Raises if a library traces this code and would keep the value that a variable, of any library, has now."""
+        """Raises TraceError if a library traces this code and would bake the current value of the variable into it."""
         for backend in loaded_backends():
             if backend.tracing is not None and not backend.tracing.may_read(None, self._marks.get(backend.name)):
                 raise TraceError.of(
                     "read",
-                    f"{self.what} was not given this variable, and {backend.name} traces this code and would keep "
-                    "the value of now for ever",
+                    f"{self.what} was not given this variable, and {backend.name} is tracing this code: the current "
+                    "value would be baked into the traced function and never updated",
                     variable._path,
-                    "call it in sv.jit, or list the variable in sv.functionalize",
+                    "use sv.jit instead, or list the variable in sv.functionalize",
                 )
 
     def given(self, variable: Variable, value: Array) -> Array:
-        """What the code gets for the value of a variable that was not given. A place for subclasses."""
+        """Returns the value that the code reads for a variable that was not given. Subclasses may override it."""
         return value
 
     def _draft(self, variable: Variable, declared: DeclaredShape, version: int) -> ValueDraft:
-        """A draft of a variable, without a value."""
+        """Creates a draft of a variable, without a value."""
         draft = value_draft(ValueDraft, variable, self, declared, version)
         draft._overlay = self
         return draft
 
     def on_create(self, variable: Variable, value: Array | None) -> None:
-        """A variable was made by the code; ``value`` is what only this overlay may have."""
+        """Registers a variable that the code has created; only this overlay may have ``value``, if it is not None."""
         self.created.append((ref(variable), value is not None))
         if value is not None:
             draft = self.drafts[variable] = self._draft(variable, variable._declared, variable._version)
             draft._set(value)
 
-    # -- a transaction inside: what it wrote can be dropped ---------------------------------------------------
+    # -- transactions in the block: their writes can be dropped -----------------------------------------------
 
     def depth(self) -> int:
-        """How many transactions are open inside."""
+        """The number of open transactions in the block."""
         return len(self._saved)
 
     def begin(self) -> None:
-        """Opens one."""
+        """Opens a transaction."""
         self._saved.append(({v: draft._state() for v, draft in self.drafts.items()}, dict(self.written)))
 
     def leave(self, *, commits: bool) -> None:
-        """Closes one."""
+        """Closes the innermost transaction; drops its writes unless it commits."""
         if not commits:
             self.drop()
         self._saved.pop()
 
     def drop(self) -> None:
-        """Forgets what the innermost one has written."""
+        """Drops the writes of the innermost transaction."""
         states, self.written = self._saved[-1]
         self.written = dict(self.written)
         for variable, draft in list(self.drafts.items()):
@@ -308,26 +311,26 @@ class ValueOverlay(Overlay):
                 del self.drafts[variable]
 
     def abandon(self, depth: int) -> None:
-        """Drops and closes those above."""
+        """Drops and closes the transactions above a depth."""
         while len(self._saved) > depth:
             self.leave(commits=False)
 
     def hold_all(self, variables: list[Variable], path_of: PathOf | None) -> None:
-        """Nothing to do: nobody else writes here."""
+        """Does nothing: no other thread writes in this overlay."""
 
     def hold_if_free(self, variables: list[Variable], path_of: PathOf | None) -> None:
-        """Nothing to do."""
+        """Does nothing: no other thread writes in this overlay."""
 
     def release(self) -> None:
-        """Nothing to do."""
+        """Does nothing: the overlay holds no variables."""
 
-    # -- what comes of it -----------------------------------------------------------------------------------
+    # -- keeping the writes ---------------------------------------------------------------------------------
 
     @contextmanager
     def keeping(self) -> Iterator[None]:
-        """What was written is kept when the block ends, all at once; an exception drops it.
+        """Writes the new values to the variables, all at once, when the block ends; an exception drops them.
 
-        What is written is held from its first write, so that no update of another thread is lost.
+        Each variable is held from its first write on, so that no update of another thread is lost.
         """
         self._keeps = True
         try:
@@ -340,7 +343,7 @@ class ValueOverlay(Overlay):
                 self._work.abandon(0)
 
     def reserve(self, variables: Iterable[Variable]) -> None:
-        """Keeps other writers of some variables out from now on."""
+        """Keeps other writers of these variables out from now on."""
         for variable in sorted(variables, key=id):
             self.write(variable)
 
@@ -359,13 +362,13 @@ class ValueOverlay(Overlay):
             self.stale = variable
             raise ConflictError.of(
                 self.what,
-                "another thread has written it since it was read here, so nothing was kept",
+                "another thread has written the variable since it was read here, so nothing was written",
                 variable.path,
                 "call it in sv.transaction(…, v), which keeps other writers out",
             )
 
     def created_here(self) -> list[Variable]:
-        """The variables that the code has made and that are alive."""
+        """The variables that the code has created and that are still alive."""
         return [variable for each, _ in self.created if (variable := each()) is not None]
 
     def _keep(self) -> None:
@@ -384,28 +387,28 @@ class ValueOverlay(Overlay):
             self._work = None
 
     def take_over(self, variable: Variable, value: Array) -> None:
-        """Keeps what came out of a transform as the new value of a variable that was written inside."""
+        """Writes the new value that a transform returned for a variable that the transformed code wrote."""
         draft = self.write(variable)
         self.check_write(draft, self.what)
         draft._replace(value, variable._backend.shape(value))
 
     def values(self, variables: Iterable[Variable]) -> Iterator[Any]:
-        """The values of some variables; None for one that has none."""
+        """The values of these variables; None for one that has no value."""
         return (self.read(variable)._snapshot for variable in variables)
 
 
 def keep_writes(what: str, run: Callable[[ValueOverlay], _Result], reserved: dict[Variable, None]) -> _Result:
-    """``run(overlay)`` inside an overlay of that name; what it has written is kept in the end.
+    """Calls ``run(overlay)`` in an overlay named ``what``, and keeps the writes when it has ended.
 
-    If another thread writes a variable between its being read and written here, it runs again, with the variable
-    reserved: no update is lost, of the other thread or of this one.
+    If another thread writes a variable between a read and a write here, the call runs again with the variable reserved,
+    so that neither thread's update is lost.
 
     Args:
-        reserved: variables that are known to be written; grows.
+        reserved: variables that are known to be written; variables found on the way are added.
     """
     while True:
         overlay = ValueOverlay(what)
-        known = reserved.copy()  # other threads may find some too
+        known = reserved.copy()  # other threads may add to it
         try:
             with overlay.keeping(), overlay:
                 overlay.reserve(known)
@@ -418,7 +421,7 @@ def keep_writes(what: str, run: Callable[[ValueOverlay], _Result], reserved: dic
 
 
 class InnerOverlay(ValueOverlay):
-    """The overlay inside a transform of ours, under the tracer that it has started."""
+    """The overlay that a transform of ours opens under the tracer that it has started."""
 
     __slots__ = ()
 

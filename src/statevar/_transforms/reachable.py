@@ -1,4 +1,4 @@
-"""Which variables a function can reach, and so which library compiles it."""
+"""Finds the variables that a function can reach, and so the library that compiles it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ __all__ = ["backend_of"]
 
 
 def backend_of(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Backend:
-    """Whose variables a function can reach; else whose arrays it gets; else what it imports; else NumPy."""
+    """The library of the variables that a function can reach, else of its arguments or modules, else NumPy."""
     met: dict[int, Any] = {}
     found = list(dict.fromkeys(_reachable([fn, args, kwargs], met)))
     backends = list(dict.fromkeys(variable._backend for variable in found))
     if len(backends) > 1:
         names = " and ".join(backend.name for backend in backends)
         raise TraceError.of(
-                "jit", f"a program is compiled by one library, and {names} variables are in reach",
-                hint="keep them in different functions")  # fmt: skip
+                "jit", f"one library compiles a function, but this one can reach variables of {names}",
+                hint="use a function of its own for the variables of each library")  # fmt: skip
     if backends:
         return backends[0]
     arrays = (owner_of(each) for each in met.values() if not isinstance(each, dict | list | tuple | ModuleType))
@@ -56,7 +56,7 @@ def _reachable(roots: list[Any], met: dict[int, Any]) -> Iterator[Variable]:
         elif isinstance(each, MethodType):
             stack.extend([each.__func__, each.__self__])
         elif isinstance(each, FunctionType):
-            stack.extend(_held_by(each))
+            stack.extend(_used_by(each))
         elif isinstance(each, dict):
             stack.extend(each.values())
         elif isinstance(each, list | tuple | set | frozenset):
@@ -73,7 +73,7 @@ def _reachable(roots: list[Any], met: dict[int, Any]) -> Iterator[Variable]:
             stack.extend(getattr(each, slot) for slot in slots_of(type(each)) if hasattr(each, slot))
 
 
-def _held_by(function: FunctionType) -> list[Any]:
+def _used_by(function: FunctionType) -> list[Any]:
     cells = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
     named = [function.__globals__[name] for name in _names(function.__code__) if name in function.__globals__]
     return [*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *named]

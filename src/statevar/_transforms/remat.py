@@ -1,4 +1,4 @@
-"""`remat`: a gradient that computes again what it would else have kept; what the code writes is written once."""
+"""`remat`: recomputes intermediate results for the gradient instead of storing them; writes are made once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["remat"]
 
 
 class _Reading(InnerOverlay):
-    """Remembers what was read, so that the code can run again on the same values."""
+    """Remembers the values that were read, so that the code can run again on the same values."""
 
     __slots__ = ("seen",)
 
@@ -35,9 +35,9 @@ class _Reading(InnerOverlay):
 
 @public()
 def remat(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, whose intermediate results are computed again for the gradient, and not kept till then.
+    """Returns the function with its intermediate results recomputed for the gradient instead of stored.
 
-    What it writes is written once.
+    Its writes are made once.
 
     Source: ``jax.checkpoint``.
 

@@ -1,4 +1,4 @@
-"""`GradientTape`: gradients of what a block has computed, as in TensorFlow."""
+"""`GradientTape`: gradients of the computations in a ``with`` block, as in TensorFlow."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ _UNCONNECTED = ("none", "zero")
 
 @public()
 class GradientTape:
-    """Records what a ``with`` block computes from variables, and gives gradients of it.
+    """Records the computations on variables in a ``with`` block, and computes gradients of the results.
 
-    Reads of trainable variables inside are watched. What the block writes is really written; a variable that is
-    written after it was read has the gradient of what was read.
+    Reads of trainable variables in the block are watched. Writes in the block take effect at once; for a variable that
+    is written after it was read, the gradient is that of the value that was read.
 
     Args:
-        persistent: `gradient` may be called more than once; what was recorded is kept as long as the tape.
-        watch_accessed_variables: False watches only what `watch` is told to.
+        persistent: `gradient` may be called more than once; the recording is kept as long as the tape.
+        watch_accessed_variables: False watches only the variables and arrays that are passed to `watch`.
 
-    For NumPy, torch and TensorFlow; JAX has no tape, and a read of its variables inside raises. Tapes nest: the outer
-    one sees the gradients that the inner one gives, for higher orders. What is computed after the block is not
-    recorded, except on torch. A tape belongs to the thread or task that entered it.
+    It works for NumPy, torch and TensorFlow; JAX has no tape, and a read of its variables in the block raises. Tapes
+    can be nested, for derivatives of higher order: the outer tape records the gradients that the inner one computes.
+    Computations after the block are not recorded, except on torch. A tape belongs to the thread or task that opened it.
 
     Raises:
-        TraceError: on reading inside: a variable is JAX's; or a NumPy value is turned into a plain number or array.
+        TraceError: in the block: a variable of JAX is read; or a NumPy value is turned into a plain number or array.
 
     Source: ``tf.GradientTape``.
 
@@ -62,7 +62,7 @@ class GradientTape:
         self._accessed = bool(watch_accessed_variables)
         self._recording = False
         self._entered = False
-        #: The overlay of values in which it was entered: it watches what is read from that one.
+        #: The overlay of values in which it was entered: only reads from that one are watched.
         self.around: Any = None
         self.reset()
 
@@ -70,7 +70,7 @@ class GradientTape:
 
     def __enter__(self) -> Self:
         if self._entered:
-            raise RuntimeError(describe("GradientTape", "it was entered before", hint="make a new one"))
+            raise RuntimeError(describe("GradientTape", "this tape was entered before", hint="create a new tape"))
         self._entered = self._recording = True
         self.around = overlays.current_values()
         overlays.open_tape(self)
@@ -82,21 +82,21 @@ class GradientTape:
 
     def _stop(self) -> None:
         self._recording = False
-        for tape in reversed(list(self._tapes.values())):  # torch counts those that are open
+        for tape in reversed(list(self._tapes.values())):  # torch counts the open tapes
             tape.close()
 
-    # -- what is watched ----------------------------------------------------------------------------------
+    # -- watching -----------------------------------------------------------------------------------------
 
     def watch(self, x: Any) -> Any:
-        """Watches a variable, an array, or each of those in a list, tuple or dict.
+        """Watches a variable, an array, or each of those in a pytree.
 
         Returns:
-            A variable as it is; an array to compute with in place of ``x``: NumPy and torch follow no other. Either
-            is accepted as a source.
+            For a variable, the variable; for an array, the array to compute with instead of ``x``: NumPy and torch
+            record only computations on that one. `gradient` accepts either as a source.
 
         Raises:
-            DTypeError: integers, booleans and strings have no gradients.
-            TypeError: it is neither a variable nor an array.
+            DTypeError: the dtype is an integer, boolean or string, which have no gradients.
+            TypeError: ``x`` is neither a variable nor an array.
 
         >>> import numpy as np
         >>> import statevar as sv
@@ -123,7 +123,7 @@ class GradientTape:
         return leaf
 
     def see(self, variable: Any, value: Array) -> Array:
-        """What a read of a variable gives, whose value is ``value``. Called by `Variable` while the tape is open."""
+        """Returns the value that a read of a variable returns. `Variable` calls it while the tape is open."""
         variable = getattr(variable, "_origin", variable)
         if not self._recording:
             return value
@@ -144,17 +144,17 @@ class GradientTape:
         if not transforms.tapes:
             raise TraceError.of(
                 "GradientTape",
-                f"{backend.name} computes gradients of functions, and records none",
+                f"{backend.name} differentiates functions and has no tape",
                 path,
-                "value, gradients = sv.value_and_grad(fn, variables)(…)",
+                "use value, gradients = sv.value_and_grad(fn, variables)(…)",
             )
         open_tapes(self.around, backend)
-        if backend not in self._tapes:  # it does not record now
+        if backend not in self._tapes:  # the tape does not record now
             self._tapes[backend] = transforms.tape()
         return self._tapes[backend]
 
     def open_tape(self, backend: Backend) -> None:
-        """Has the tape of a library made."""
+        """Creates the tape of a library, if it is needed."""
         if self._recording and backend not in self._tapes:
             self._tapes[backend] = transforms_of(backend).tape()
 
@@ -172,7 +172,7 @@ class GradientTape:
 
     @contextmanager
     def stop_recording(self) -> Iterator[None]:
-        """Records nothing inside: neither what is read nor what is computed from what was read before.
+        """Records nothing in a ``with`` block: neither reads nor computations on values that were read before.
 
         On torch, tapes around this one do not record either.
 
@@ -195,7 +195,7 @@ class GradientTape:
             self._recording = before
 
     def reset(self) -> None:
-        """Forgets what was recorded, and goes on recording if it did.
+        """Drops the recording; if the tape is recording, it continues with a new one.
 
         >>> import numpy as np
         >>> import statevar as sv
@@ -210,7 +210,7 @@ class GradientTape:
         for tape in reversed(list(getattr(self, "_tapes", {}).values())):
             tape.close()
         self._tapes: dict[Backend, Tape] = {}
-        #: For each thing watched, the values that it had, and what stands for each in the computation.
+        #: For each watched variable or array: its values, each with the array that is recorded instead.
         self._leaves: dict[Any, list[tuple[Array, Array]]] = {}
         self._used = False
 
@@ -222,19 +222,19 @@ class GradientTape:
         """The gradient of a target with respect to sources.
 
         Args:
-            target: what the block computed, of any shape: the gradient is that of its sum. Several, in a list, tuple
-                or dict, are added up.
-            sources: a variable, an array that was watched or computed, or a list, tuple or dict of those.
-            output_gradients: weights for the elements of ``target``; of its form and shape.
-            unconnected_gradients: what stands where the target does not depend on a source: ``"none"`` for None,
+            target: a result of the block, of any shape: the gradient is that of its sum. Several targets in a pytree
+                are added up.
+            sources: a variable, an array that was watched or computed, or a pytree of those.
+            output_gradients: weights for the elements of ``target``, with the structure and shapes of ``target``.
+            unconnected_gradients: the gradient where the target does not depend on a source: ``"none"`` for None,
                 ``"zero"`` for zeros.
 
         Returns:
-            Arrays, in the form of ``sources``.
+            Arrays, in the structure of ``sources``.
 
         Raises:
-            RuntimeError: it is the second call, and the tape is not persistent.
-            ValueError: ``unconnected_gradients`` is neither.
+            RuntimeError: this is the second call, and the tape is not persistent.
+            ValueError: ``unconnected_gradients`` is neither ``"none"`` nor ``"zero"``.
 
         Source: ``tf.GradientTape.gradient``.
 
@@ -264,8 +264,8 @@ class GradientTape:
         return tree_map(lambda source, gradient: _zeros_of(source) if gradient is None else gradient, sources, found)
 
     def _added_up(self, weighted: list[tuple[Any, Any]], sources: Any) -> Any:
-        """The gradients of the sum of some targets, each times its weight, in the form of the sources."""
-        # What stands for each source, and what is known of its gradient. An array that was given twice is two.
+        """The gradients of the sum of the targets, each times its weight, in the structure of the sources."""
+        # The recorded arrays of each source. An array that is given twice counts as two sources.
         parts = [(_backend_of(each, "sources"), self._standing_for(each)) for each in leaves(sources)]
         totals: list[Any] = [None] * len(parts)
         for target, weight in weighted:
@@ -286,10 +286,10 @@ class GradientTape:
             return [None] * len(wanted)
         if weight is not None:
             weight = to_value(weight, backend, backend.dtype_name(array[0]), operation="output_gradients", path="")
-        return tape.pull_back(array[0], weight, wanted, keep=True)  # it is freed with the tape
+        return tape.pull_back(array[0], weight, wanted, keep=True)  # the tape frees it
 
     def _standing_for(self, source: Any) -> list[Array]:
-        """What stands for a variable or an array in the computation."""
+        """The arrays that a variable or an array was recorded as."""
         found = self._leaves.get(source if isinstance(source, Variable) else _Identity(source))
         if found is not None:
             return [leaf for _, leaf in found]
@@ -300,8 +300,8 @@ class GradientTape:
             raise RuntimeError(
                 describe(
                     "gradient",
-                    "the tape is not persistent, and has given its gradients already",
-                    hint="ask for several at once, tape.gradient(y, [v, w]), or make it with persistent=True",
+                    "the tape is not persistent and has already computed gradients",
+                    hint="ask for all in one call, tape.gradient(y, [v, w]), or create the tape with persistent=True",
                 )
             )
         self._used = True
@@ -310,20 +310,23 @@ class GradientTape:
 
     def _done(self) -> None:
         if not self._persistent:
-            self._leaves = {key: [] for key in self._leaves}  # the variables are still told; the graph is freed
+            self._leaves = {
+                key: [] for key in self._leaves
+            }  # `watched_variables` still needs the keys; the graph is freed
             self._tapes.clear()
 
     def jacobian(self, target: Any, sources: Any) -> Any:
-        """The derivative of each element of a target with respect to each of the sources.
+        """The derivative of each element of a target with respect to each source.
 
         Args:
             target: an array that the block computed.
-            sources: as for `gradient`.
+            sources: a variable, an array that was watched or computed, or a pytree of those.
 
         Returns:
-            Arrays of shape ``target.shape + source.shape``, in the form of ``sources``; None where there is none.
+            Arrays of shape ``target.shape + source.shape``, in the structure of ``sources``; None where the target
+            does not depend on a source.
 
-        One pass for each element of the target.
+        It takes one pass for each element of the target.
 
         Source: ``tf.GradientTape.jacobian``.
 
@@ -349,7 +352,7 @@ class GradientTape:
 
 
 def _stacked(backend: Backend, parts: list[Any], shape: Any) -> Any:
-    """One array of the parts, with axes of this shape before their own; None if there is none."""
+    """The parts as one array, with axes of this shape before their own; None if the parts are None."""
     if parts[0] is None:
         return None
     for size in reversed(shape):
@@ -372,7 +375,7 @@ def _zeros_of(source: Any) -> Any:
 
 
 class _Identity:
-    """An array as a key: the same object, whatever it equals."""
+    """An array as a dict key that is compared by identity."""
 
     __slots__ = ("array",)
 

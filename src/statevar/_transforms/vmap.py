@@ -1,7 +1,7 @@
-"""`vmap`: code for one example, over many, with variables that have a value for each.
+"""`vmap`: maps code for one example over many, with variables that may have a value for each example.
 
-On JAX, and where a library traces, it is the library's own, with the variables among what it maps. Elsewhere it is a
-loop over the examples.
+On JAX, and where a library traces, it is the library's own map, over the values of the variables too. Elsewhere it is
+a loop over the examples.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ def vmap(
     axis_size: int | None = None,
     variable_axes: Mapping[Variable, int] | None = None,
 ) -> Callable[..., Any]:
-    """Maps a function of one example over an axis of its arguments, and of variables.
+    """Maps a function of one example over an axis of its arguments and of variables.
 
     Args:
         fn: may read and write variables.
-        in_axes: the axis of the arguments: an int or None for all, or one for each argument. None: the same for all
-            examples.
-        out_axes: the axis of the results along which the examples lie.
-        axis_size: how many examples; needed if nothing is mapped.
-        variable_axes: variables that have an element for each example along an axis: each example reads and writes
-            its own. Other variables are the same for all, and so must be what is written to them.
+        in_axes: the axis of the arguments that is mapped: an int or None for all arguments, or one for each. None
+            passes the whole argument to every example.
+        out_axes: the axis of the results along which the examples are stacked.
+        axis_size: the number of examples; required if nothing is mapped.
+        variable_axes: variables with an element for each example along an axis: each example reads and writes its own.
+            Other variables are shared by all examples; every example must write the same value to them.
 
     Raises:
-        ShapeError: on calling: the sizes of the axes differ, or there is none.
+        ShapeError: on calling: the mapped axes differ in size, or no axis is mapped.
         TraceError: on calling: examples write different values to a variable that is not in ``variable_axes``.
 
     Source: ``jax.vmap``.
@@ -111,7 +111,7 @@ class _Mapping:
     transforms: Transforms
 
     def by_library(self) -> Any:
-        """By the library's own map."""
+        """Maps with the library's own map."""
         mapped, axes, base, transforms = list(self.axes), self.axes, self.base, self.transforms
         values = [base.read(variable)._snapshot for variable in mapped]
         where = ([axes[variable] for variable in mapped], *self.in_axes)
@@ -137,7 +137,7 @@ class _Mapping:
         return out
 
     def in_python(self) -> Any:
-        """One example after the other, each beginning with what is outside."""
+        """Runs one example after the other, each starting with the values from outside."""
         axes, base, transforms = self.axes, self.base, self.transforms
         found, frames = [], []
         for i in range(self.size):
@@ -162,12 +162,12 @@ class _Mapping:
 
 
 class _Example(InnerOverlay):
-    """The variables of one example; those that are mapped have its part of the value, whatever is declared."""
+    """The variables of one example; a mapped variable has the example's part of the value."""
 
     __slots__ = ()
 
     def declare(self, draft: ValueDraft, outer: ValueDraft) -> None:
-        """Leaves the shape open: it has an axis less."""
+        """Declares no shape: the example's part of a value has one axis less than the declared shape."""
 
 
 def _take(leaf: Any, i: int, axis: int) -> Any:
@@ -183,7 +183,7 @@ def _equal(variable: Variable, values: list[Any]) -> bool:
 def _differs(variables: list[Variable]) -> TraceError:
     return TraceError.of(
         "vmap",
-        "each example writes its own value, and there is one for all",
+        "the examples write different values to a variable that they share",
         ", ".join(variable.path for variable in variables),
         "give the variable an axis: variable_axes={v: 0}",
     )

@@ -1,8 +1,8 @@
-"""JAX: immutable arrays; a write donates the old one when nobody else can have it.
+"""JAX: immutable arrays; a write donates the old array if it was never handed out.
 
-``published`` doubles as the mark that the array has been handed out: a writer that finds it set leaves the
-array alone. Counting references would not do: ``device_put`` and ``addressable_data`` make aliases that do
-not show in the count and die with the array that is donated.
+``published`` also marks an array that has been handed out, which a write must not donate. Reference counts would not
+do: ``device_put`` and ``addressable_data`` make aliases that do not show in the count and become invalid when the array
+is donated.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ class JAXBackend(Backend):
 
     def dtype(self, name: str) -> Any:
         if name == "string":
-            raise DTypeError.of("dtype", "JAX cannot hold strings", hint="use backend='numpy'")
+            raise DTypeError.of("dtype", "JAX cannot store strings", hint="use backend='numpy'")
         if name in _WIDE and not _has_64_bits():
             raise DTypeError.of(
                 "dtype",
-                f"JAX holds {name} only with 64 bits enabled",
+                f"JAX has {name} only with 64 bits enabled",
                 hint=f"pass dtype={_WIDE[name]!r}, or call jax.config.update('jax_enable_x64', True) first",
             )
         return HOST[name]
@@ -105,8 +105,8 @@ class JAXBackend(Backend):
         return None
 
     def from_host(self, array: HostArray, device: Any) -> Any:
-        # jit takes a NumPy array as it is, faster than a JAX one can be made (6.7 against 18 us), and may
-        # read it later: the copy is what the caller cannot change.
+        # jit takes a NumPy array as it is, in less time than it takes to make a JAX array (6.7 against 18 us). It may
+        # read the array later, so it gets a copy that the caller cannot change.
         return np.array(array)
 
     def to_host(self, array: Any) -> HostArray:
@@ -138,7 +138,7 @@ class JAXBackend(Backend):
     # -- a handle's life ---------------------------------------------------------------------------------
 
     def create(self, array: Any, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
-        if self.tracing.is_tracing():  # a variable made while JAX traces holds an array all the same
+        if self.tracing.is_tracing():  # the variable gets a real array although JAX traces
             with self.tracing.outside_trace():
                 return self._create(array, device)
         return self._create(array, device)
@@ -215,23 +215,23 @@ class JAXBackend(Backend):
         return array[where.coordinates()]
 
     def unseen_writes(self, handle: Any) -> int:
-        handle.array  # noqa: B018  # if a compiled program has it, this brings the variable's version up to date
+        handle.array  # noqa: B018  # if a compiled program has the array, this updates the variable's version
         return 0
 
 
-# Compiled on first use, one for each shape; the donating one writes in place.
+# Compiled on first use, once for each shape; the donating functions write in place.
 _apply = {op: jax.jit(op) for op in _CLOSED}
 _apply_donating = {op: jax.jit(op, donate_argnums=0) for op in _CLOSED}
 
 
 def _store(kept: list[Any], function: Any, *arguments: Any) -> Any:
-    """``function(*arguments)``, which C code stores before Python looks for signals."""
+    """Calls ``function(*arguments)``; C code stores the result before Python looks for signals."""
     kept.extend(map(function, *((each,) for each in arguments)))
     return kept[0]
 
 
 def _rescue(handle: _Handle, kept: list[Any]) -> None:
-    """Ctrl-C came before the caller had what a donating call made; the old array is gone: the handle gets the new."""
+    """Stores the result of a donating call that Ctrl-C interrupted, since the old array no longer exists."""
     if kept:
         handle.array = kept[0]
 
@@ -305,14 +305,14 @@ def _padded(coordinates: list[Any], values: Any, shape: Any) -> tuple[list[Any],
 
 
 def _like(x: Any, array: Any) -> Any:
-    """x, placed as an array of the variable is."""
+    """Moves ``x`` to the devices of the variable's array."""
     if x.sharding == array.sharding:
         return x
     return jax.device_put(x, array.sharding)
 
 
 def _beside(x: Any, array: Any) -> Any:
-    """x, moved to the device of the variable's array if it is committed to another."""
+    """Moves ``x`` to the device of the variable's array, if it is committed to another device."""
     if not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer) or isinstance(array, jax.core.Tracer):
         return x
     devices = array.sharding.device_set

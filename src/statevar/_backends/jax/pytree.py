@@ -1,4 +1,4 @@
-"""How JAX takes a variable apart among the arguments of a function: as its value, or as itself."""
+"""Variables as pytree nodes of JAX: among the arguments of a function they stand for their value, or themselves."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["by_identity", "register"]
 
 
 class _ByIdentity(threading.local):
-    """Whether variables among arguments stand for themselves, as in a call of `sv.jit`, and not for their values."""
+    """Whether variables among arguments stand for themselves, as in a call of `sv.jit`, not for their values."""
 
     on = False
 
@@ -20,7 +20,7 @@ by_identity = _ByIdentity()
 
 
 class Same:
-    """An object that JAX compares by identity, in what it knows of a call's arguments."""
+    """Wraps an object that JAX must compare by identity, as part of the structure of a call's arguments."""
 
     __slots__ = ("object",)
 
@@ -35,13 +35,13 @@ class Same:
 
 
 def register(variable_type: type, snapshot_type: type) -> None:
-    """Makes both types nodes of JAX's trees."""
+    """Registers both types as pytree nodes of JAX."""
 
     def flatten(variable: Any) -> tuple[tuple[Any, ...], Any]:
         return ((), Same(variable)) if by_identity.on else ((_leaf(variable),), None)
 
     def unflatten(same: Any, leaves: Any) -> Any:
-        # A transform must not make a variable: what it returns is a copy of the value, and says so on a write.
+        # A transform must not create a variable: it returns a copy of the value, which raises an error on a write.
         return snapshot_type(leaves[0]) if same is None else same.object
 
     jax.tree_util.register_pytree_node(variable_type, flatten, unflatten)
@@ -51,9 +51,9 @@ def register(variable_type: type, snapshot_type: type) -> None:
 
 
 def _leaf(variable: Any) -> Any:
-    """A variable of any backend as a leaf that JAX takes.
+    """The value of a variable of any backend as a leaf that JAX accepts.
 
-    A NumPy snapshot never changes, so JAX may read it as late as it likes.
+    A NumPy snapshot never changes, so JAX may read it later.
     """
     value = variable.value
     return value if isinstance(value, jax.Array) else variable.__array__()

@@ -1,11 +1,11 @@
-"""Where the arrays of a compiled program's variables live between its calls.
+"""Stores the arrays of a compiled program's variables between its calls.
 
-A call of a program over a thousand small variables would spend a fifth of its time on locking each, taking its array
-and storing the new one. So the program keeps the arrays, as a loop written by hand would, and a warm call is one lock
-and JAX's dispatch. Whoever reads or writes one of the variables in another way gets its array back first (`recall`);
-the next call asks for it again (`lend`).
+A call of a program over a thousand small variables would spend a fifth of its time on locking each variable, taking its
+array and storing the new one. So the program keeps the arrays, as a loop written by hand would, and a warm call is one
+lock and JAX's dispatch. Any other read or write of one of the variables first gives its array back (`recall`); the next
+call fetches it again (`lend`).
 
-Locks are taken in one order: those of variables, by id, and then the residence's.
+Locks are taken in one order: those of the variables, by id, and then that of the residence.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from ..._transforms.call import Retry
 
 __all__ = ["HELD", "Residence"]
 
-HELD: Final = "somebody else holds a variable"
+HELD: Final = "another thread or task holds a variable"
 
 _copy = jax.jit(jnp.copy)
 _everyone: WeakSet[Residence] = WeakSet()
 
 
 class Lent:
-    """The handle of a variable whose array a compiled program has, to write it without asking at every call.
+    """The handle of a variable whose array a compiled program has, so that its calls need not fetch the array.
 
-    Whoever looks at the array gets it back, and the variable is as any other.
+    A read of the array gives it back to the variable.
     """
 
     __slots__ = ("_lender", "index", "own", "published")
@@ -42,7 +42,7 @@ class Lent:
     def __init__(self, lender: Residence, index: int) -> None:
         self._lender = lender
         self.index = index
-        self.own: Any = None  # the array, once it was given back
+        self.own: Any = None  # the array, once it has been given back
         self.published: Any = None
 
     @property
@@ -67,12 +67,12 @@ class Residence(Hold):
 
     def __init__(self, variables: Sequence[Variable]) -> None:
         super().__init__("a compiled program")
-        # Weakly: each of them, through its handle, keeps the residence, and their arrays must die when they do.
+        # Weak, since the handle of each variable refers to the residence, and arrays must die with their variables.
         self._variables = [ref(variable) for variable in variables]
         self._bases = [0] * len(variables)
         self.lock = threading.RLock()
         self.values: list[Any] = [None] * len(variables)
-        self.missing = list(range(len(variables)))  # whose arrays are not here
+        self.missing = list(range(len(variables)))  # the indices of variables whose arrays are not here
         self.calls = 0
         _everyone.add(self)
 
@@ -80,17 +80,17 @@ class Residence(Hold):
         return False
 
     def is_writing(self, variable: Any) -> bool:
-        """A call may have changed it since its version was last brought up to date."""
+        """True: a call may have changed the variable since its version was last updated."""
         return True
 
     def lend(self, *, copies: bool) -> bool:
-        """Fetches what is missing.
+        """Fetches the missing arrays.
 
         Returns:
-            False if it cannot: a variable has no value yet, or somebody wants to be told of each of its versions.
+            False if that is impossible: a variable has no value yet, or watchers want to see each of its versions.
 
         Raises:
-            Retry: somebody else holds a variable (`HELD`).
+            Retry: another thread or task holds a variable (`HELD`).
         """
         missing = [(variable, i) for i in list(self.missing) if (variable := self._variables[i]()) is not None]
         places = dict(missing)
@@ -121,7 +121,7 @@ class Residence(Hold):
         return while_locked(places, body)
 
     def recall(self, handle: Lent) -> None:
-        """Gives an array back: the variable is as any other until it is lent again."""
+        """Gives an array back to its variable, until it is lent again."""
         with self.lock:
             if handle.own is not None:
                 return
@@ -135,17 +135,17 @@ class Residence(Hold):
             handle.own = array
 
     def give_back(self, variable: Any) -> None:
-        variable._handle.array  # noqa: B018  # looking at it recalls it
+        variable._handle.array  # noqa: B018  # reading it recalls it
 
     def give_all_back(self) -> None:
-        """After the program: the variables go on without it."""
+        """Gives all arrays back to the variables, when the program is deleted."""
         for each in self._variables:
             variable = each()
             if variable is not None and variable._holder is self:
                 self.give_back(variable)
 
     def drop_deleted(self) -> None:
-        """After an error in the middle of a program that has eaten its arrays: those variables have no value."""
+        """Removes the values of variables whose arrays were donated to a program that then failed."""
         with self.lock:
             for i, array in enumerate(self.values):
                 variable = self._variables[i]()

@@ -1,4 +1,4 @@
-"""What JAX traces, and which of its traces keep what they read."""
+"""Tells whether JAX is tracing, and which of its traces bake the values that they read into a program."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["JAXTracing", "is_eager"]
 
 
 def _hook(name: str) -> Any:
-    """A semi-public function or object of JAX, wherever this version keeps it; None if it has none."""
+    """Finds a semi-public function or object of JAX in the module where this version has it; None if there is none."""
     for module in ("jax.extend.core", "jax._src.core", "jax.core"):
-        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # it moves now and then
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # JAX moves it between versions
             found = getattr(sys.modules.get(module), name, None)
         if found is not None:
             return found
@@ -27,12 +27,12 @@ def _hook(name: str) -> Any:
 _context = _hook("trace_ctx")  # its ``trace`` is the fastest to ask
 _take = _hook("take_current_trace")
 _Eager = _hook("EvalTrace")
-# Of grad and vmap, which keep nothing. Any other may be that of jit, or of a body of scan, cond or checkpoint.
+# The traces of grad and vmap, which keep nothing. Any other may be that of jit, or of scan, cond or checkpoint.
 _PASSING = frozenset({"JVPTrace", "LinearizeTrace", "BatchTrace"})
 
 
 def _trace() -> Any:
-    """The trace that runs now, the eager one or that of a transform; where JAX does not tell, one like no other."""
+    """The current trace, eager or of a transform; a new object, equal to no other, where JAX does not tell."""
     if _context is not None:
         return _context.trace
     if _take is None:
@@ -42,7 +42,7 @@ def _trace() -> Any:
 
 
 def is_eager() -> bool:
-    """Whether no transform of JAX runs; where JAX does not tell, none that keeps what it traces."""
+    """Whether no transform of JAX is running; where JAX does not tell, none that bakes values into a program."""
     if _context is not None and _Eager is not None:
         return type(_context.trace) is _Eager
     if _take is None or _Eager is None:
@@ -51,7 +51,7 @@ def is_eager() -> bool:
 
 
 def _is_staged() -> bool:
-    """Whether a transform that keeps what it traces is running, directly or further out."""
+    """Whether a transform that bakes values into a program is running, directly or further out."""
     return not JAXTracing().may_read(None, _trace())
 
 
@@ -71,7 +71,7 @@ class JAXTracing(Tracing):
     def may_read(self, mark: Any, now: Any = None) -> bool:
         if now is None:
             if mark is None:
-                # The usual case, an eager read; else jit and its like keep what they trace, at whatever depth.
+                # The usual case is an eager read. Otherwise ask for a transform such as jit, at any depth.
                 return (_context is not None and type(_context.trace) is _Eager) or not _under_jit()
             now = _trace()
         while now is not mark:
@@ -81,7 +81,7 @@ class JAXTracing(Tracing):
             if cls.__name__ not in _PASSING:
                 return False
             now = getattr(now, "parent_trace", None)
-            if now is None:  # JAX does not tell: it may be anything
+            if now is None:  # JAX does not tell, so it may be a trace of jit
                 return False
         return True
 

@@ -1,8 +1,8 @@
-"""JAX's transforms, for variables whose values an overlay hands in and out.
+"""JAX's transforms, for code whose variables have values in an overlay.
 
-`Jit` keeps one jitted pure function of ``(written values, read values, *args)``. Which variables those are is found by
-tracing: a variable met for the first time aborts the trace, which begins again with its value given. So the lists only
-grow, and a warm call is JAX's own dispatch between two loops over the variables.
+`_Jit` has one jitted pure function of ``(written values, read values, *args)``. Tracing finds the variables: one that
+is met for the first time aborts the trace, which begins again with its value given. So the lists only grow, and a warm
+call is JAX's own dispatch between two loops over the variables.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .tracing import is_eager
 
 __all__ = ["TRANSFORMS"]
 
-_ATTEMPTS = 50  # each finds at least one variable more
+_ATTEMPTS = 50  # each finds at least one more variable
 
 
 class JAXTransforms(Transforms):
@@ -49,7 +49,7 @@ class JAXTransforms(Transforms):
     # -- compilation ---------------------------------------------------------------------------------------
 
     def jit(self, program: Program) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
-        return _Jit(program).run  # a bound method is called faster than an object
+        return _Jit(program).run  # a call of a bound method is faster than one of an object
 
     # -- control flow --------------------------------------------------------------------------------------
 
@@ -80,14 +80,14 @@ class JAXTransforms(Transforms):
         return jnp.stack([jnp.asarray(each) for each in arrays], axis)
 
 
-# Why a call is made again, beside `HELD`.
-_DISCOVERED: Final = "the trace met a variable for the first time: it begins again with its value given"
-_CHANGED: Final = "a variable was written, or called back, between two looks at it"
-_TRACES: Final = "JAX began to trace in the middle of a call, with locks taken: the trace is made without them"
+# The reasons to try a call again, besides `HELD`.
+_DISCOVERED: Final = "the trace met a variable for the first time and begins again with its value given"
+_CHANGED: Final = "a variable was written or recalled during the call"
+_TRACES: Final = "JAX began to trace during a call that has locks: the trace is made without them"
 
 
 class _Config:
-    """The variables that a program is known to touch, and the compiled function for them."""
+    """The variables that a program is known to use, and the compiled function for them."""
 
     __slots__ = ("__weakref__", "call", "caller", "careful", "cold", "home", "known", "read", "reshapes", "written")
 
@@ -95,9 +95,9 @@ class _Config:
         self.written, self.read = written, read
         self.known = written + read
         self.home = Residence(written)
-        self.cold = True  # nothing was compiled yet
-        self.caller = 0  # the thread whose call is under way, with a lock taken
-        self.reshapes = False  # whether a program gives a variable another shape
+        self.cold = True  # nothing has been compiled yet
+        self.caller = 0  # the thread whose call is running with a lock taken
+        self.reshapes = False  # whether the program changes the shape of a variable
         program = jit.program
         make = partial(
             jax.jit,
@@ -105,7 +105,7 @@ class _Config:
             static_argnums=tuple(n + 2 if n >= 0 else n for n in program.static_argnums) or None,
             static_argnames=program.static_argnames or None,
         )
-        self.careful = make()  # gives back the new values, and leaves the old
+        self.careful = make()  # returns the new values and keeps the old ones
         self.call = make(donate_argnums=(0,)) if program.donate else self.careful
 
     def __del__(self) -> None:
@@ -120,7 +120,7 @@ class _Jit:
         self._config = _Config(self, (), ())
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """One call."""
+        """Runs one call of the function."""
         config = self._config
         if config.cold or overlays.active or config.home.missing or not is_eager():
             return self._carefully(args, kwargs)
@@ -130,8 +130,8 @@ class _Jit:
             return self._carefully(args, kwargs)
 
     def _carefully(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A call that may have to trace, to wait, to fetch variables, or that is part of something."""
-        part = overlays.active and overlays.current() is not None
+        """Runs a call that may have to trace, wait or fetch variables, or that is part of a transaction or a trace."""
+        in_overlay = overlays.active and overlays.current() is not None
         eager = is_eager()
         for _ in range(_ATTEMPTS):
             config = self._config
@@ -140,7 +140,7 @@ class _Jit:
             try:
                 if not eager:
                     return self._in_a_trace(config, args, kwargs)
-                if part:
+                if in_overlay:
                     return self._within(config, args, kwargs)
                 if config.cold:
                     self._compile(config, args, kwargs)
@@ -159,24 +159,24 @@ class _Jit:
                     retry.variable._wait_until_free("jit")
             finally:
                 by_identity.on = False
-        return self._within(self._config, args, kwargs)  # others write all the time: keep them out
+        return self._within(self._config, args, kwargs)  # other threads keep writing: hold the variables
 
     def _compile(self, config: _Config, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Traces and compiles while no lock is held; the call that follows finds it done."""
+        """Traces and compiles without any lock, so that the call that follows need not."""
         values = [[_array(each) for each in some] for some in (config.written, config.read)]
         config.call.lower(*values, *args, **kwargs).compile()
         config.cold = False
 
     def _at_home(self, config: _Config, args: tuple[Any, ...], kwargs: dict[str, Any], caller: int) -> Any:
-        """A call outside of any transaction, on the arrays in its residence.
+        """Runs a call outside of any transaction, on the arrays in the residence.
 
         Args:
-            caller: the thread that calls, in which JAX must not trace now. 0 if the program was compiled for these
-                arguments a moment ago: should JAX have forgotten it already, it may trace again.
+            caller: the thread that calls, in which JAX must not trace now. 0 if the program has just been compiled for
+                these arguments: if JAX has dropped it already, it may trace again.
         """
         home = config.home
-        # Published snapshots, so that nobody donates them; if all are there still when the lock is taken, and no other
-        # write comes between, then they and what is written belong to one moment.
+        # Published snapshots, which no write donates. If all of them are still current when the lock is taken, they and
+        # the written values belong to one moment.
         read: list[Any] = []
         if config.read:
             read = [each._snapshot if each._snapshot is not None else _published(each) for each in config.read]
@@ -190,8 +190,8 @@ class _Jit:
             config.caller = caller
             by_identity.on = True
             try:
-                # The iterator is run by the unpacking, and Python looks for signals in neither that nor what follows:
-                # the old values are gone, so that the new ones must come to their place.
+                # The unpacking runs the iterator, and Python looks for signals neither there nor in the next statement:
+                # the old values are donated, so Ctrl-C must not come before the new ones are stored.
                 call = partial(config.call, **kwargs) if kwargs else config.call  # a keyword takes 0.1 us
                 [(out, home.values)] = starmap(call, ((home.values, read, *args),))
                 home.calls += 1
@@ -204,7 +204,7 @@ class _Jit:
         return out() if type(out) is partial else out
 
     def _within(self, config: _Config, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A call as a transaction, or as part of one."""
+        """Runs a call as a transaction, or as part of one."""
         with CompiledCall("jit", config.known) as call:
             values = [[call.read(each) for each in some] for some in (config.written, config.read)]
             out, news = config.careful(*values, *args, **kwargs)
@@ -212,23 +212,23 @@ class _Jit:
         return out() if type(out) is partial else out
 
     def _in_a_trace(self, config: _Config, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A call in a transform that is not ours: what it computes may be traced, and cannot be kept."""
+        """Runs a call in a transform of JAX, not ours: computed values may be traced, so no variable can be written."""
         for variable in config.read:
-            variable.value  # noqa: B018  # raises if the transform would keep it for ever
+            variable.value  # noqa: B018  # raises if the transform would bake the value in
         out, _ = config.careful(
             [_array(each) for each in config.written], [_array(each) for each in config.read], *args, **kwargs
         )
         if config.written:
             raise TraceError.of(
                 "jit",
-                "the function writes this variable, and is called inside a transform of JAX, which would lose it",
+                "the function writes this variable, but is called inside a transform of JAX: the write would be lost",
                 config.written[0].path,
-                "use sv.jit, sv.grad, sv.scan, sv.vmap… in place of that transform, or sv.functionalize",
+                "use sv.jit, sv.grad, sv.scan, sv.vmap… instead of that transform, or sv.functionalize",
             )
         return out() if type(out) is partial else out
 
     def trace(self, config: _Config, written: Any, read: Any, *args: Any, **kwargs: Any) -> Any:
-        """The pure function; runs only while JAX traces."""
+        """The pure function that JAX compiles; it runs only while JAX traces."""
         if config.caller == get_ident():
             raise Retry(_TRACES)
         by_identity.on = False
@@ -236,7 +236,7 @@ class _Jit:
             frame = TraceOverlay("jit", zip(config.known, (*written, *read), strict=True))
             with frame:
                 out = self.program.fn(*args, **kwargs)
-                out = jax.tree.map(lambda leaf: leaf, out)  # the values of variables in it, while they are here
+                out = jax.tree.map(lambda leaf: leaf, out)  # replaces variables in it by their values in the overlay
                 news = list(frame.values(config.written))
             config.reshapes |= any(
                 new is not None and old is not None and new.shape != old.shape
@@ -253,7 +253,7 @@ class _Jit:
             by_identity.on = True
 
     def _learn(self, config: _Config, touched: list[Variable], wrote: set[int]) -> None:
-        """Begins again if the trace has met variables that were not given."""
+        """Raises Retry if the trace has met variables that were not given."""
         written = dict.fromkeys([*config.written, *(each for each in touched if id(each) in wrote)])
         read = [each for each in dict.fromkeys([*config.read, *touched]) if each not in written]
         if len(written) > len(config.written) or len(read) > len(config.read):
@@ -263,7 +263,7 @@ class _Jit:
 
 
 class _Packed:
-    """A result that JAX would put together by somebody's code, with the variables' new values in its hands."""
+    """A result with a user's pytree node, whose code must not run before the variables' new values are stored."""
 
     def __init__(self, out: Any) -> None:
         self.out = out
@@ -275,8 +275,8 @@ def _flattened(packed: _Packed) -> tuple[list[Any], Callable[[Any], Any]]:
     return leaves, tree.unflatten
 
 
-# What JAX gives back is ``partial(tree.unflatten, leaves)``: made in C, where no error and no Ctrl-C comes from; to be
-# called once the new values are in their place.
+# JAX unflattens a `_Packed` into ``partial(tree.unflatten, leaves)``, which is made in C, without an error or Ctrl-C,
+# and called once the new values are stored.
 _unflattened: Any = partial
 jax.tree_util.register_pytree_node(_Packed, _flattened, _unflattened)
 

@@ -1,10 +1,10 @@
-"""NumPy: buffers written in place, copied when somebody still holds the old value.
+"""NumPy: buffers that are written in place, and copied while something still refers to the old value.
 
-Each variable owns one buffer, seen three ways: ``base`` owns the memory and is read-only, ``writer`` is a
+Each variable owns one buffer, through three arrays: ``base`` owns the memory and is read-only, ``writer`` is a
 writable view made before that, ``published`` is a read-only view for readers. NumPy refuses to make
 ``published`` writable, since its base is not. Whatever a reader derives from it (a slice, a memoryview, a
-tensor) holds a reference to ``published`` or to ``base``; a write that finds more references than a
-calibration at import found on a handle that nobody holds, leaves the buffer to its holders.
+tensor) keeps a reference to ``published`` or to ``base``. A write counts the references. If there are more than a
+calibration at import has found on an unshared handle, the write leaves the buffer to the readers and takes new memory.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from ..._arrays.types import HostArray, Operation
 
 __all__ = ["BACKEND"]
 
-# Below this a fresh result and a copy are cheaper than a ufunc's ``out=`` (measured: 0.45 against 0.8 us),
-# and nobody needs the alignment.
+# In bytes. Below this, a fresh result and a copy are cheaper than a ufunc's ``out=`` (measured: 0.45 against 0.8 us),
+# and alignment does not matter.
 _SMALL = 16 * 1024
 
 _IN_PLACE: dict[str, Any] = {
@@ -44,11 +44,11 @@ class _Handle:
     __slots__ = ("base", "published", "writer")
 
     def __init__(self, fresh: HostArray) -> None:
-        """Takes an array that nobody else holds, C-contiguous, owning its data or a part of its base."""
+        """Takes over an array without other references: C-contiguous, with its own data or a part of its base's."""
         self.writer = fresh.view()
         if (base := fresh.base) is None:
             fresh.setflags(write=False)
-            self.base, self.published = fresh, fresh.view()  # a view is as read-only as what it shows
+            self.base, self.published = fresh, fresh.view()  # a view of a read-only array is read-only
         else:
             base.setflags(write=False)
             self.base, self.published = base, fresh.view()
@@ -56,7 +56,7 @@ class _Handle:
 
 
 class _Shared(_Handle):
-    """A handle on a snapshot. Its ``writer`` is one reference more to ``published``: it is never exclusive."""
+    """A handle on a snapshot, never exclusive, since its ``writer`` is one more reference to ``published``."""
 
     __slots__ = ()
 
@@ -66,9 +66,10 @@ class _Shared(_Handle):
 
 
 class _Fork:
-    """What is written apart. Until somebody reads it, it is a bare array: three views of it take longer than a write.
+    """A value that is written apart from its variable, as in a transaction.
 
-    It starts with a snapshot, which the first write leaves to its holders.
+    Until it is read, it is a bare array, since three views take longer than a write. It starts with a snapshot, which
+    the first write leaves to its readers.
     """
 
     __slots__ = ("handle", "published", "writer")
@@ -76,23 +77,23 @@ class _Fork:
     def __init__(self, snapshot: HostArray) -> None:
         self.writer = snapshot
         self.published: HostArray | None = snapshot
-        self.handle: Any = None  # a handle, once something written here was read
+        self.handle: Any = None  # a handle, once a written value was read
 
     def publish(self) -> HostArray:
-        """What readers get."""
+        """Returns the read-only array for readers."""
         if self.published is None:
             self.handle = _Handle(self.writer)
             self.writer, self.published = self.handle.writer, self.handle.published
         return self.published
 
     def replace(self, fresh: HostArray) -> _Fork:
-        """Takes an array that nobody else holds."""
+        """Takes over an array without other references."""
         self.writer = fresh
         self.published = self.handle = None
         return self
 
     def exclusive(self) -> bool:
-        """Whether nobody holds what would be written."""
+        """Whether a write may change the memory, since no reader refers to it."""
         if (handle := self.handle) is None:
             return self.published is None
         return getrefcount(handle.published) == _UNHELD_PUBLISHED + 1 and getrefcount(handle.base) == _UNHELD_BASE
@@ -103,9 +104,9 @@ def _references(handle: _Handle) -> tuple[int, int]:
 
 
 def _calibrate() -> tuple[int, int]:
-    """The references of a handle that nobody holds; (-1, -1), which never matches, where they mean nothing.
+    """Returns the reference counts of an unshared handle; (-1, -1), which never matches, where counts prove nothing.
 
-    Measured and not assumed: Python 3.14 counts otherwise, and without the GIL counts are no proof.
+    They are measured, since Python 3.14 counts in another way, and counts prove nothing without the GIL.
     """
     gil = getattr(sys, "_is_gil_enabled", lambda: True)()
     unheld = _Handle(np.zeros(2)), _Handle(np.zeros(4)[1:3])
@@ -134,12 +135,12 @@ def _copy(array: HostArray) -> HostArray:
 
 
 def _with(handle: _Handle | _Fork, fresh: HostArray) -> _Handle | _Fork:
-    """A handle on an array that nobody else holds; a fork stays one."""
+    """Returns a handle on an array without other references; a fork stays a fork."""
     return _Handle(fresh) if type(handle) is not _Fork else handle.replace(fresh)
 
 
 def _may_raise() -> bool:
-    """Whether a floating-point condition would raise, which NumPy does after it has written the result."""
+    """Whether a floating-point error would raise an exception, which NumPy does after it has written the result."""
     modes = set(np.geterr().values())
     if modes <= {"ignore"}:
         return False
@@ -147,7 +148,7 @@ def _may_raise() -> bool:
 
 
 def _is_box(value: Any) -> bool:
-    """Whether it is an array around which the package autograd records; asking imports nothing."""
+    """Whether a value is a box of the package autograd, which records operations on it; imports nothing."""
     boxes = sys.modules.get("autograd.numpy.numpy_boxes")
     return boxes is not None and isinstance(value, boxes.ArrayBox)
 
@@ -208,7 +209,7 @@ class NumPyBackend(Backend):
     def cast(self, array: HostArray, dtype: Any) -> HostArray:
         if not _is_box(array):
             return np.asarray(array).astype(dtype)
-        with np.errstate(over="ignore"):  # whoever minds asks `in_range`
+        with np.errstate(over="ignore"):  # callers who care call `in_range`
             boxed: HostArray = array.astype(dtype)
         return boxed
 
@@ -233,7 +234,7 @@ class NumPyBackend(Backend):
         return dlpack_of_host(array, request)
 
     def round(self, array: Any, decimals: int) -> Any:
-        return np.asarray(np.round(_unboxed(array), decimals))  # its gradient is zero
+        return np.asarray(np.round(_unboxed(array), decimals))  # the gradient of `round` is zero
 
     # -- a handle's life ---------------------------------------------------------------------------------
 
@@ -308,9 +309,9 @@ class NumPyBackend(Backend):
         if other.published is not None:
             return other.handle or (handle if fresh is handle.published else _Shared(fresh))
         if fresh.nbytes < _SMALL and fresh.shape == handle.writer.shape and _exclusive(handle):
-            handle.writer[...] = fresh  # three views of the fresh one take longer
+            handle.writer[...] = fresh  # to make three views of the fresh array takes longer
             return handle
-        return _Handle(fresh if fresh.flags.writeable else _copy(fresh))  # read-only, if Ctrl-C came in here before
+        return _Handle(fresh if fresh.flags.writeable else _copy(fresh))  # read-only if Ctrl-C interrupted an adoption
 
     def compute(self, old: HostArray, x: Any, op: Operation) -> HostArray:
         result = op(old, x)
@@ -318,7 +319,7 @@ class NumPyBackend(Backend):
 
     def compute_put(self, old: HostArray, x: HostArray, operation: str, where: Selection) -> HostArray:
         if self.is_symbolic(old) or self.is_symbolic(x):
-            from .autograd import put  # noqa: PLC0415  # somebody has loaded it
+            from .autograd import put  # noqa: PLC0415  # it is loaded already
 
             boxed: HostArray = put(old, x, operation, where)
             return boxed

@@ -1,7 +1,7 @@
-"""Gradients of NumPy code, by the package ``autograd``. Imported when somebody asks for one.
+"""Gradients of NumPy code, computed by the package ``autograd``. Imported when the first gradient is needed.
 
-``autograd`` puts a box around an array and records what is computed from it. Its own boxes are made for
-``autograd.numpy``; ours also answer to plain ``np.*``, know their tape, and refuse to become a plain array unseen.
+``autograd`` puts a box around an array and records the computations on it. Its own boxes work with ``autograd.numpy``;
+ours also work with plain ``np.*``, know their tape, and raise an error where a box would silently become a plain array.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ from ...errors import TraceError
 
 __all__ = ["Tape", "put"]
 
-# -- what autograd records ---------------------------------------------------------------------------------
+# -- recorded steps ---------------------------------------------------------------------------------
 
 
 class _Node(VJPNode):  # type: ignore[misc]  # autograd has no types
-    """One step of a computation: what it was computed from, and how its gradient goes back there."""
+    """One step of a computation: the steps it depends on, and the function that passes its gradient back to them."""
 
     __slots__ = ("again", "parents", "tape", "vjp")
 
     def __init__(self, value: Any, fun: Any, args: Any, kwargs: Any, argnums: Any, parents: Any) -> None:
         self.tape: Tape = parents[0].tape
-        self.parents: Sequence[_Node] = ()  # what has none is not recorded
+        self.parents: Sequence[_Node] = ()  # a node without parents is not recorded
         self.again: Callable[[], Any] | None = None
         if not self.tape.recording or _is_whole(value):
             return
         if isbox(value) and value._trace >= self.tape.id:
-            # A variable among the arguments has given its own box, which autograd has not seen.
+            # A variable among the arguments has returned a box of its own, which autograd has not seen.
             self.again = lambda: _again(fun, args, kwargs, argnums, parents)
             return
         try:
             self.vjp = (_where if fun.fun is np.where else primitive_vjps[fun])(argnums, value, args, kwargs)
         except KeyError:
             _no_gradient(_name(fun))
-        except (AssertionError, NotImplementedError, TypeError) as error:  # for these arguments
+        except (AssertionError, NotImplementedError, TypeError) as error:  # there is no gradient for these arguments
             _no_gradient(_name(fun), str(error))
         self.parents = parents
 
@@ -64,12 +64,12 @@ class _Node(VJPNode):  # type: ignore[misc]  # autograd has no types
         return node
 
 
-# The set and not a copy: what is registered later counts too.
+# The set itself, not a copy, so that later registrations count too.
 notrace_primitives[_Node] = notrace_primitives[VJPNode]
 
 
 def _where(argnums: Any, _: Any, args: Any, kwargs: Any) -> Callable[[Any], Any]:
-    """The gradient of ``np.where``: autograd's own forgets what was broadcast."""
+    """The gradient of ``np.where``, since autograd's own does not undo the broadcasting."""
     condition = args[0]
 
     def part(argnum: int, g: Any) -> Any:
@@ -80,7 +80,7 @@ def _where(argnums: Any, _: Any, args: Any, kwargs: Any) -> Callable[[Any], Any]
 
 
 def _is_whole(value: Any) -> bool:
-    """Whether it is an integer or a boolean, where every gradient ends."""
+    """Whether a value is an integer or a boolean, which has no gradient."""
     dtype = getattr(value, "dtype", None)
     return isinstance(value, int) if dtype is None else dtype.kind in "biu"
 
@@ -99,8 +99,8 @@ def _name(function: Any) -> str:
 def _no_gradient(name: str, reason: str = "") -> NoReturn:
     raise TraceError.of(
         f"np.{name}",
-        f"the package autograd knows no gradient of it{reason and f' ({reason})'}",
-        hint="write it with other functions, or give autograd one with autograd.extend.defvjp",
+        f"the package autograd has no gradient for this function{reason and f' ({reason})'}",
+        hint="use other functions, or define its gradient with autograd.extend.defvjp",
     ) from None
 
 
@@ -111,13 +111,13 @@ def _unboxed(value: Any) -> Any:
 
 
 def _is_foreign(cls: type) -> bool:
-    """Whether a type answers to NumPy's functions and is neither NumPy's nor a box: a variable, a data frame."""
+    """Whether a type takes part in NumPy's dispatch and is not an array or a box: a variable, a data frame."""
     ufunc = getattr(cls, "__array_ufunc__", None)
     return ufunc is not None and ufunc is not np.ndarray.__array_ufunc__ and not issubclass(cls, Box)
 
 
-def _holds_box(value: Any) -> bool:
-    return isbox(value) or (type(value) in (list, tuple) and any(map(_holds_box, value)))
+def _has_box(value: Any) -> bool:
+    return isbox(value) or (type(value) in (list, tuple) and any(map(_has_box, value)))
 
 
 # -- the array that code computes with -----------------------------------------------------------------------
@@ -132,7 +132,7 @@ class NumPyBox(ArrayBox):  # type: ignore[misc]  # autograd has no types
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         if any(_is_foreign(type(each)) for each in inputs):
-            return NotImplemented  # it turns itself into an array, and asks again
+            return NotImplemented  # it turns itself into an array and calls the function again
         _refuse_out(ufunc, kwargs)
         if method == "reduce" and ufunc.__name__ in _REDUCTIONS and not kwargs.keys() - {"axis", "keepdims"}:
             return getattr(anp, _REDUCTIONS[ufunc.__name__])(inputs[0], **{"axis": 0, **kwargs})
@@ -151,21 +151,21 @@ class NumPyBox(ArrayBox):  # type: ignore[misc]  # autograd has no types
         if any(_is_foreign(each) for each in types):
             return NotImplemented
         _refuse_out(func, kwargs)
-        if any(map(_holds_box, kwargs.values())):
+        if any(map(_has_box, kwargs.values())):
             _by_position(func)
         function = _functions().get(func)
         if function is not None and not hasattr(function, "_is_autograd_primitive"):
-            return function(*args, **kwargs)  # concatenate and its like, written for boxes; shape and its like
+            return function(*args, **kwargs)  # such as `concatenate`, which is written for boxes, and `shape`
         if function is not None and (function in primitive_vjps or function in notrace_primitives[_Node]):
-            # autograd looks for boxes among the arguments and not in lists.
+            # autograd does not look for boxes in lists.
             return function(
-                *[anp.array(each) if _holds_box(each) and not isbox(each) else each for each in args], **kwargs
+                *[anp.array(each) if _has_box(each) and not isbox(each) else each for each in args], **kwargs
             )
         plain = getattr(func, "_implementation", None)
         if plain is None:
             _no_gradient(_name(func))
         try:
-            return plain(*args, **kwargs)  # it may be written with functions that have one
+            return plain(*args, **kwargs)  # it may consist of functions that have gradients
         except TraceError:
             _no_gradient(_name(func))
 
@@ -173,7 +173,7 @@ class NumPyBox(ArrayBox):  # type: ignore[misc]  # autograd has no types
         return np.array(self._plain("np.asarray"), dtype) if copy else np.asarray(self._plain("np.asarray"), dtype)
 
     def _plain(self, operation: str) -> Any:
-        """The array itself, once nobody records any more."""
+        """Returns the plain array once the tape has stopped recording; raises TraceError before."""
         if self._node.tape.recording:
             raise TraceError.of(
                 operation,
@@ -203,7 +203,9 @@ class NumPyBox(ArrayBox):  # type: ignore[misc]  # autograd has no types
 
     def __setitem__(self, index: Any, value: Any) -> None:
         raise TraceError.of(
-            "setitem", "an array whose gradient is recorded cannot change", hint="use np.where, or v.at[…]"
+            "setitem",
+            "an array whose gradient is being recorded cannot be changed in place",
+            hint="use np.where, or v.at[…]",
         )
 
     def __repr__(self) -> str:
@@ -229,11 +231,11 @@ class NumPyBox(ArrayBox):  # type: ignore[misc]  # autograd has no types
     nbytes = property(lambda self: np.asarray(_unboxed(self)).nbytes)
 
     def copy(self) -> Any:
-        return self  # nobody can write it
+        return self  # a box cannot be written
 
 
 def _deferring(plain: Any) -> Any:
-    """An operator that lets a variable's own do it, since autograd would not see the box that it gives."""
+    """Returns an operator that leaves the work to a variable's own, since autograd would not see the variable's box."""
 
     def operator(self: Any, other: Any) -> Any:
         return NotImplemented if _is_foreign(type(other)) else plain(self, other)
@@ -252,7 +254,7 @@ def _refuse_out(function: Any, kwargs: dict[str, Any]) -> None:
     out = kwargs.pop("out", None)
     if any(each is not None for each in (out if isinstance(out, tuple) else (out,))):
         raise TraceError.of(
-            f"np.{_name(function)}", "out= would lose the gradient", hint="use what the function returns"
+            f"np.{_name(function)}", "out= would lose the gradient", hint="use the result that the function returns"
         )
 
 
@@ -264,7 +266,7 @@ def _by_position(function: Any) -> NoReturn:
 
 @cache
 def _functions() -> dict[Any, Any]:
-    """Each function of NumPy, and what ``autograd`` has in place of it."""
+    """Maps each function of NumPy to the one that ``autograd`` has instead."""
     found: dict[Any, Any] = {}
     for plain, ours in ((np, anp), (np.linalg, anp.linalg), (np.fft, anp.fft)):
         for name, function in vars(ours).items():
@@ -274,7 +276,7 @@ def _functions() -> dict[Any, Any]:
 
 
 def _boxed(value: Any, trace: int, node: Any) -> Any:
-    """What a recorded step returns: a box; the plain value if the step is not recorded."""
+    """Returns the result of a step: a box, or the plain value if the step is not recorded."""
     if type(node) is not _Node:
         if _is_whole(value):
             raise TypeError(f"Can't differentiate w.r.t. type {type(value)}")  # as autograd does
@@ -285,7 +287,7 @@ def _boxed(value: Any, trace: int, node: Any) -> Any:
 
 
 def _register() -> None:
-    """Has autograd make our boxes where it follows our nodes, and its own where it follows its own."""
+    """Makes autograd use our boxes for our nodes, and its own boxes for its own nodes."""
     Box.types.add(NumPyBox)
     types = [cls for cls, box in Box.type_mappings.items() if box is ArrayBox]
     whole = [np.bool_, int, bool, *map(np.dtype, "bhilqBHILQ")]
@@ -310,13 +312,13 @@ defvjp(_scattered, lambda _ans, _values, positions, _size: lambda g: g[positions
 
 
 def put(old: Any, x: Any, operation: str, where: Selection) -> Any:
-    """`Backend.compute_put`, from functions that have gradients of every order."""
+    """Does what `Backend.compute_put` does, with functions that have gradients of every order."""
     positions = where.flat().reshape(-1)
     if not positions.size:
         return old
     shape = np.shape(_unboxed(old))
     target = anp.ravel(old)
-    extra = (1,) * (len(where.shape) - len(np.shape(_unboxed(x))))  # which autograd's `broadcast_to` does not add
+    extra = (1,) * (len(where.shape) - len(np.shape(_unboxed(x))))  # autograd's `broadcast_to` does not add these axes
     values = anp.ravel(anp.broadcast_to(anp.reshape(x, extra + np.shape(_unboxed(x))), where.shape))
     if operation == "set":
         result = _replaced(target, positions, values)
@@ -324,14 +326,14 @@ def put(old: Any, x: Any, operation: str, where: Selection) -> Any:
         result = target + _scattered(values if operation == "add" else -values, positions, int(np.prod(shape)))
     else:
         result = target
-        for turn in _turns(positions):  # an element selected twice is changed twice
+        for turn in _turns(positions):  # an element that is selected twice is changed twice
             at = positions[turn]
             result = _replaced(result, at, combine(operation, result[at], values[turn], anp.minimum, anp.maximum))
     return anp.reshape(result, shape)
 
 
 def _replaced(target: Any, positions: HostArray, values: Any) -> Any:
-    """With other values at some positions; the last one where a position stands twice."""
+    """Replaces the values at some positions; where a position occurs twice, the last value counts."""
     size = target.shape[0]
     source = np.arange(size)
     source[positions] = np.arange(size, size + positions.size)
@@ -339,7 +341,7 @@ def _replaced(target: Any, positions: HostArray, values: Any) -> Any:
 
 
 def _turns(positions: HostArray) -> list[HostArray]:
-    """Which positions to change at once, so that no turn has one of them twice."""
+    """Divides positions into turns, none of which has a position twice."""
     order = np.argsort(positions, kind="stable")
     line = positions[order]
     starts = np.flatnonzero(np.r_[True, line[1:] != line[:-1]])
@@ -350,16 +352,16 @@ def _turns(positions: HostArray) -> list[HostArray]:
 
 # -- the tape ---------------------------------------------------------------------------------------------------
 
-# Where boxes of two tapes meet, autograd takes the one with the larger number for that of the inner tape. Its own
-# counter goes down when a trace ends, in whatever thread: two tapes may get one number. Ours only grows, and is far
-# enough ahead that traces of autograd itself, open around or inside a tape of ours, keep their order.
+# Where boxes of two tapes meet, autograd takes the one with the larger number for the box of the inner tape. Its own
+# counter goes down when a trace ends in any thread, so two tapes may get the same number. Ours only grows, and is far
+# enough ahead that autograd's own traces, open around or within a tape of ours, keep their order.
 _ROOM = 1000
 _last: int = 0
 _lock = threading.Lock()
 
 
 def _new_number() -> int:
-    global _last  # noqa: PLW0603  # as autograd's own
+    global _last  # noqa: PLW0603  # like autograd's own counter
     with _lock:
         _last = max(_last, int(trace_stack.top)) + _ROOM
         trace_stack.top = _last + _ROOM // 2
@@ -367,7 +369,7 @@ def _new_number() -> int:
 
 
 class Tape(transforms.Tape):
-    """Records on boxes."""
+    """Records the computations on boxes."""
 
     def __init__(self) -> None:
         self.id = _new_number()
@@ -407,7 +409,7 @@ class Tape(transforms.Tape):
             self.recording = before
 
     def _mine(self, array: Any) -> Any:
-        """The box of this tape inside those of inner ones, if there is one."""
+        """Returns this tape's own box within the boxes of inner tapes; None if there is none."""
         while isbox(array) and array._trace > self.id:
             array = array._value
         return array if isbox(array) and array._trace == self.id else None
@@ -422,19 +424,19 @@ class Tape(transforms.Tape):
 
 
 def _like(gradient: Any, source: Any) -> Any:
-    """A gradient in the dtype of what it is a gradient of."""
+    """Converts a gradient to the dtype of its source."""
     dtype = source.dtype
     if gradient.shape != source.shape:
         raise TraceError.of(
             "gradient",
-            f"the package autograd gives one of shape {gradient.shape} for a value of shape {source.shape}",
-            hint="broadcast by hand: one of the functions used forgets it",
+            f"the package autograd computed a gradient of shape {gradient.shape} for a value of shape {source.shape}",
+            hint="broadcast explicitly: the gradient of one of the functions used does not undo broadcasting",
         )
     if isbox(gradient):
         return gradient if gradient.dtype == dtype else gradient.astype(dtype)
     if np.iscomplexobj(gradient) and dtype.kind != "c":
         gradient = np.real(gradient)
-    # A copy of what may be somebody else's, such as the seed.
+    # A copy: the array may belong to another object, such as the seed.
     return np.array(gradient, dtype)
 
 

@@ -1,4 +1,4 @@
-"""NumPy's transforms: gradients by the package ``autograd``; the rest is Python."""
+"""NumPy's transforms: gradients come from the package ``autograd``, everything else is plain Python."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class NumPyTransforms(Transforms):
 
     def tape(self) -> Tape:
         try:
-            from . import autograd  # noqa: PLC0415  # for those who differentiate
+            from . import autograd  # noqa: PLC0415  # only gradients need it
         except ModuleNotFoundError as error:
             if error.name is None or error.name.partition(".")[0] != "autograd":
-                raise  # it is there and broken: its own error says more
+                raise  # autograd is installed but broken: its own error says more
             raise BackendNotInstalledError.of(
                 "gradient",
-                "NumPy has none by itself, and the package autograd is not installed",
+                "NumPy itself computes no gradients, and the package autograd is not installed",
                 hint="pip install 'statevar[autograd]'",
             ) from error
         return autograd.Tape()

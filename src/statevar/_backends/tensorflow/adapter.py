@@ -1,8 +1,8 @@
-"""TensorFlow: a ``tf.Variable`` inside, kept in its copy-on-write mode.
+"""TensorFlow: a ``tf.Variable``, kept in its copy-on-write mode.
 
-TensorFlow shares the buffer with whoever read it and copies on the next write by itself. Its own scatter and
-slice ops would switch the variable to copy-on-read for ever (and tear under threads), so item writes compute
-the new value and assign it. Inside ``tf.function`` the same verbs build the variable's own graph ops.
+TensorFlow shares the buffer with readers, and itself copies it on the next write. Its own scatter and slice ops
+would switch the variable to copy-on-read permanently (and tear under threads), so item writes compute the new
+value and assign it. Inside ``tf.function`` the same verbs build the variable's own graph ops.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from .tracing import TensorFlowTracing, ours
 
 try:
     from tensorflow.python.eager.record import could_possibly_record
-except ImportError:  # not public: without it every read asks TensorFlow anew
+except ImportError:  # not public: without it, every read asks TensorFlow again
 
     def could_possibly_record() -> bool:
         return True
@@ -35,14 +35,14 @@ except ImportError:  # not public: without it every read asks TensorFlow anew
 
 try:
     from tensorflow.python.ops.resource_variable_ops import ResourceVariable as _Resource
-except ImportError:  # not public: without it, a tf.function lets variables be made in its first trace only
+except ImportError:  # not public: without it, a tf.function can create variables in its first trace only
     _Resource = tf.Variable
 
 __all__ = ["BACKEND"]
 
 # TensorFlow has no kernels for arithmetic or scatters of these.
 _ON_HOST = {"float8_e4m3fn", "float8_e5m2", "int4", "uint4"}
-# TensorFlow casts these to few others, and not each is on the way.
+# TensorFlow casts these to few other dtypes, so a cast goes through the dtype given here.
 _BRIDGE = {"float8_e4m3fn": tf.float32, "float8_e5m2": tf.float32, "int4": tf.int8, "uint4": tf.int8}
 _READ = tf.raw_ops.ReadVariableOp
 _ASSIGN = tf.raw_ops.AssignVariableOp
@@ -58,14 +58,14 @@ class _Handle:
     def __init__(self, variable: Any) -> None:
         self.variable = variable
         self.dtype = variable.dtype
-        self.published = None  # a reader must come through `snapshot`, so that a gradient tape sees it
+        self.published = None  # readers must call `snapshot`, so that a gradient tape sees the read
         self.cached: Any = None
         self.dimensions: Any = None
-        self.counter: Any = None  # writes by compiled graphs; exists once a graph writes
+        self.counter: Any = None  # counts the writes by compiled graphs; None until a graph writes
 
 
 class _Cell:
-    """What a fork holds in place of a variable, which takes 0.1 ms to make: the part of it that the verbs use."""
+    """Replaces the `tf.Variable` in a fork, with the methods that the verbs use, since one takes 0.1 ms to make."""
 
     def __init__(self, tensor: Any) -> None:
         self._tensor = tensor
@@ -110,7 +110,7 @@ class TensorFlowBackend(Backend):
         return bool(tf.is_symbolic_tensor(array))
 
     def attach(self, variable_type: type, snapshot_type: type) -> None:
-        # AutoGraph would rewrite our methods, locks and all: the first trace takes 4.1 s instead of 0.4.
+        # AutoGraph would rewrite our methods: the first trace would take 4.1 s instead of 0.4.
         for cls in (*variable_type.__mro__, *snapshot_type.__mro__):
             for member in vars(cls).values():
                 if isinstance(member, FunctionType) and cls is not object:
@@ -120,7 +120,7 @@ class TensorFlowBackend(Backend):
 
     def dtype(self, name: str) -> Any:
         if name == "string":
-            raise DTypeError.of("dtype", "TensorFlow variables hold no strings here", hint="use backend='numpy'")
+            raise DTypeError.of("dtype", "TensorFlow variables cannot store strings", hint="use backend='numpy'")
         return tf.as_dtype(name)
 
     def shape(self, array: Any) -> Shape:
@@ -129,7 +129,7 @@ class TensorFlowBackend(Backend):
             if None not in shape:
                 return shape
         raise ShapeError.of(
-            "shape", f"a traced value of unknown shape {array.shape}", hint="give it with tf.ensure_shape"
+            "shape", f"the shape {array.shape} of a traced value is not known", hint="set it with tf.ensure_shape"
         )
 
     def device(self, name: Any) -> Any:
@@ -200,10 +200,10 @@ class TensorFlowBackend(Backend):
         device = array.device if device is None else device
         make = tf.Variable if tf.executing_eagerly() else _Resource
         if tf.is_symbolic_tensor(array) and (known := tf.get_static_value(array)) is not None:
-            array = known  # a constant of the graph, which is not for `init_scope`
+            array = known  # `init_scope` cannot use a constant of the graph
         with tf.init_scope(), tf.device(device):
             shape = tf.TensorShape(None if declared is ... else declared)
-            # `tf.Variable` asks the tf.function that is traced, also here outside of it.
+            # `tf.Variable` would ask the tf.function that is being traced, even in `init_scope`.
             variable = make(array, trainable=trainable, shape=shape)
             variable._statevar = True
             return _Handle(variable)
@@ -241,7 +241,7 @@ class TensorFlowBackend(Backend):
             return self.assign(handle, self.compute(variable.read_value(), x, op))
         eager = _writing(handle)
         raw, method = _IN_PLACE[op]
-        if type(variable) is _Cell:  # the operation broadcasts
+        if type(variable) is _Cell:  # its operation broadcasts
             getattr(variable, method)(x, read_value=False)
             return handle
         if x.shape != variable.shape:
@@ -249,7 +249,7 @@ class TensorFlowBackend(Backend):
         if eager:
             raw(resource=variable.handle, value=_beside(x, variable))
         else:
-            getattr(variable, method)(x, read_value=False)  # abstract in tf.Variable; the instance has it
+            getattr(variable, method)(x, read_value=False)  # by name, since it is abstract in tf.Variable
         return handle
 
     def put(self, handle: Any, x: Any, operation: str, where: Selection) -> Any:
@@ -267,7 +267,7 @@ class TensorFlowBackend(Backend):
 
     def fork(self, handle: Any, array: Any) -> Any:
         cell = _Cell(self.snapshot(handle) if array is None else array)
-        cell.redeclared = array is not None  # it may be an older one, of another shape
+        cell.redeclared = array is not None  # an older value may have another shape
         return _Handle(cell)
 
     def adopt(self, handle: Any, other: Any) -> Any:
@@ -301,7 +301,7 @@ class TensorFlowBackend(Backend):
         return tf.gather(tf.reshape(array, [-1]), flat)
 
     def set_trainable(self, handle: Any, trainable: bool) -> None:
-        handle.variable._trainable = trainable  # read-only in public; the tape reads it at each access
+        handle.variable._trainable = trainable  # not public; a tape reads it at each access
 
     def parameter(self, handle: Any) -> Any:
         _expose(handle)
@@ -312,15 +312,15 @@ class TensorFlowBackend(Backend):
 
 
 def _short(device: str) -> str:
-    """``/job:localhost/replica:0/task:0/device:CPU:0`` as ``CPU:0``."""
+    """Shortens ``/job:localhost/replica:0/task:0/device:CPU:0`` to ``CPU:0``."""
     return device.rpartition("/")[2].removeprefix("device:")
 
 
 def _writing(handle: _Handle) -> bool:
-    """Drops our own reference to the buffer, so that the write is in place; a graph counts its writes.
+    """Prepares a write: drops our own reference to the buffer, so that it is in place; in a graph, counts it.
 
     Returns:
-        Whether the code runs eagerly, on a variable.
+        Whether the code runs eagerly, on a `tf.Variable`.
     """
     handle.cached = None
     if type(handle.variable) is _Cell:
@@ -333,7 +333,7 @@ def _writing(handle: _Handle) -> bool:
 
 
 def _dimensions(handle: _Handle) -> Any:
-    """The shape as a tensor, kept if it is declared: `tf.shape` takes 70 us."""
+    """The shape as a tensor, cached if it is fully declared, since `tf.shape` takes 70 us."""
     if handle.dimensions is None:
         shape = handle.variable.shape
         if not shape.is_fully_defined():
@@ -357,7 +357,7 @@ def _beside(x: Any, variable: Any) -> Any:
 
 
 def _put_block(old: Any, values: Any, where: Selection) -> Any:
-    """Sets what slices select, 12 times faster than by coordinates."""
+    """Sets the elements that slices select, 12 times faster than by coordinates."""
     spans = where.spans()
     sizes = [size for _, size, _ in spans]
     if sizes == old.shape.as_list() and all(step == 1 for _, _, step in spans):
@@ -374,14 +374,14 @@ def _put_block(old: Any, values: Any, where: Selection) -> Any:
 
 
 def _scatter(old: Any, values: Any, operation: str, where: Selection) -> Any:
-    """`Backend.compute_put` at coordinates, on the flattened array."""
+    """Does what `Backend.compute_put` does, at coordinates, on the flattened array."""
     positions = where.flat().reshape(-1)
     line = tf.reshape(old, [-1])
     if operation == "set":
         keep = last_of_each(positions)
         new = tf.tensor_scatter_nd_update(line, positions[keep, None], tf.gather(values, keep))
     elif operation in ("multiply", "divide"):
-        # No scatter multiplies: the factors of each position are multiplied first.
+        # TensorFlow has no scatter that multiplies, so the factors of each position are multiplied first.
         unique, segment = np.unique(positions, return_inverse=True)
         factor = tf.math.unsorted_segment_prod(values, segment, unique.size)
         new = combine(operation, tf.gather(line, unique), factor, tf.minimum, tf.maximum)
@@ -389,7 +389,7 @@ def _scatter(old: Any, values: Any, operation: str, where: Selection) -> Any:
     else:
         name = {"add": "add", "subtract": "sub", "min": "min", "max": "max"}[operation]
         new = getattr(tf, f"tensor_scatter_nd_{name}")(line, positions[:, None], values)
-        if name in ("min", "max") and values.dtype.is_floating:  # TensorFlow's leave out NaN
+        if name in ("min", "max") and values.dtype.is_floating:  # TensorFlow's scatters skip NaN
             lost = tf.where(tf.math.is_nan(values), values, tf.zeros_like(values))
             new = tf.tensor_scatter_nd_add(new, positions[:, None], lost)
     return tf.reshape(new, tf.shape(old))

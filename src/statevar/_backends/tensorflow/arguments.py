@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -13,6 +14,7 @@ import tensorflow as tf
 
 from ..._arrays.registry import owner_of
 from ..._arrays.transforms import Program
+from ..._arrays.trees import tree_map  # in `tf.nest`, the keys of a dict must be sortable
 from ..._core.variable import Variable
 from ...errors import describe
 
@@ -31,15 +33,15 @@ __all__ = [
 _DOUBLE = {"float64", "complex128"}
 _NARROW = {"int4", "int8", "int16", "uint4", "uint8", "uint16", "uint32", "uint64"}
 
-#: How numbers are passed: tensors of these dtypes; or as they are, part of the program.
+#: The ways to pass numbers: as tensors of single or double precision, or exactly, as part of the program.
 SINGLE_NUMBERS, _DOUBLE_NUMBERS, EXACT_NUMBERS = range(3)
 
 Key: TypeAlias = Any
-Static: TypeAlias = tuple[frozenset[int], frozenset[str]]  #: the positions and names of arguments that are not passed
+Static: TypeAlias = tuple[frozenset[int], frozenset[str]]  #: the positions and names of static arguments
 
 
 def static_of(program: Program) -> Static:
-    """The positions and names of arguments that are part of the program: each parameter by both."""
+    """The positions and names of static arguments: each static parameter is in both sets."""
     nums, names = set(program.static_argnums), set(program.static_argnames)
     with suppress(TypeError, ValueError):
         parameters = [
@@ -55,7 +57,7 @@ def static_of(program: Program) -> Static:
 
 
 class Arguments:
-    """The arguments of a call: what is the same for every call of one graph, and the tensors that are passed."""
+    """The arguments of a call: the key of the graph that it needs, and the tensors that are passed to the graph."""
 
     __slots__ = ("_args", "_kwargs", "_leaves", "_static", "full_key", "key", "mode", "numbers", "tensors")
 
@@ -79,7 +81,7 @@ class Arguments:
         self.mode = -1
 
     def _enter(self, each: Any) -> Any:
-        """Puts what is passed among the leaves; returns what tells it apart."""
+        """Adds the tensors and numbers of an argument to the leaves; returns its part of the key."""
         if isinstance(each, tf.Tensor):
             self._leaves.append(each)
             return each.dtype, tuple(each.shape)
@@ -103,7 +105,7 @@ class Arguments:
         return id(each) if isinstance(each, tf.Variable) else _hashable(each)
 
     def pass_numbers(self, mode: int) -> None:
-        """Decides how numbers are passed."""
+        """Sets the way in which numbers are passed."""
         if mode == self.mode:
             return
         self.mode = mode
@@ -119,28 +121,24 @@ class Arguments:
             self.full_key = (self.key, mode)
 
     def rebuilt(self, tensors: tuple[Any, ...]) -> tuple[list[Any], dict[str, Any]]:
-        """The arguments with other tensors in place of what is passed."""
+        """Returns the arguments with other tensors in place of those that are passed."""
         rest = iter(tensors)
         nums, names = self._static
-        args = [each if i in nums else self._leave(each, rest) for i, each in enumerate(self._args)]
+        leave = partial(self._leave, rest)
+        args = [each if i in nums else tree_map(leave, each) for i, each in enumerate(self._args)]
         kwargs = {
-            name: self._kwargs[name] if name in names else self._leave(self._kwargs[name], rest)
+            name: self._kwargs[name] if name in names else tree_map(leave, self._kwargs[name])
             for name in sorted(self._kwargs)
         }
         return args, kwargs
 
-    def _leave(self, each: Any, rest: Iterator[Any]) -> Any:
+    def _leave(self, rest: Iterator[Any], each: Any) -> Any:
         if isinstance(each, tf.Tensor | np.ndarray | np.generic):
             return next(rest)
         if isinstance(each, Variable | tf.Variable):
             return each
         if _is_number(each):
             return each if self.mode == EXACT_NUMBERS else next(rest)
-        if isinstance(each, list | tuple):
-            parts = [self._leave(inner, rest) for inner in each]
-            return type(each)(*parts) if hasattr(each, "_fields") else type(each)(parts)
-        if isinstance(each, dict):
-            return type(each)((name, self._leave(inner, rest)) for name, inner in each.items())
         if isinstance(each, tf.__internal__.CompositeTensor):
             parts = [next(rest) for _ in tf.nest.flatten(each, expand_composites=True)]
             return tf.nest.pack_sequence_as(each, parts, expand_composites=True)
@@ -148,7 +146,7 @@ class Arguments:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (float, int, complex)  # not bool, of which there are two; not NumPy's, which have a dtype
+    return type(value) in (float, int, complex)  # not bool, which has two values, nor NumPy's, which have a dtype
 
 
 def _number_dtype(value: Any, mode: int) -> Any:
@@ -160,14 +158,14 @@ def _number_dtype(value: Any, mode: int) -> Any:
 
 
 def better_for(numbers: tuple[Any, ...], mode: int, dtypes: set[str]) -> int:
-    """How numbers are passed to code that uses variables of these dtypes."""
+    """Returns the way to pass numbers to code that uses variables of these dtypes."""
     if mode == EXACT_NUMBERS:
         return mode
     for number in numbers:
         if type(number) is not int:
             mode = _DOUBLE_NUMBERS if dtypes & _DOUBLE else mode
         elif dtypes & (_NARROW if _number_dtype(number, mode) is tf.int32 else _NARROW | {"int32"}):
-            return EXACT_NUMBERS  # as a tensor, it would be cut to fit, and nobody could tell
+            return EXACT_NUMBERS  # a tensor would be cast to the dtype without a check
     return mode
 
 
@@ -178,46 +176,48 @@ def _hashable(value: Any) -> Any:
         raise TypeError(
             describe(
                 "jit",
-                f"an argument of type {type(value).__name__} is neither an array, nor a nest of arrays, nor hashable",
-                hint="pass arrays, or make it an attribute or a closure of the function",
+                f"an argument of type {type(value).__name__} is neither an array, nor a pytree of arrays, nor hashable",
+                hint="pass arrays, or let the function close over the object",
             )
         ) from None
     return type(value), value
 
 
 def emptied(out: Any, flat: list[Any]) -> Any:
-    """A result with an `_Out` in place of each tensor, which is put on a list."""
-    if isinstance(out, list | tuple):
-        parts = [emptied(each, flat) for each in out]
-        return type(out)(*parts) if hasattr(out, "_fields") else type(out)(parts)
-    if isinstance(out, dict):
-        return type(out)((name, emptied(each, flat)) for name, each in out.items())
-    if isinstance(out, np.ndarray):
-        out = tf.constant(out)
-    if isinstance(out, tf.__internal__.CompositeTensor) and not isinstance(out, tf.Variable):
-        return _Composite(tf.type_spec_from_value(out), emptied(tf.nest.flatten(out, expand_composites=True), flat))
-    if not isinstance(out, tf.Tensor):
-        return out
-    flat.append(out)
-    return _Out(len(flat) - 1)
+    """Returns the result of a function with an `_Out` in place of each tensor; appends the tensors to ``flat``."""
+
+    def place_of(leaf: Any) -> Any:
+        if isinstance(leaf, np.ndarray):
+            leaf = tf.constant(leaf)
+        if isinstance(leaf, tf.__internal__.CompositeTensor) and not isinstance(leaf, tf.Variable):
+            parts = tf.nest.flatten(leaf, expand_composites=True)
+            return _Composite(tf.type_spec_from_value(leaf), [place_of(each) for each in parts])
+        if not isinstance(leaf, tf.Tensor):
+            return leaf
+        flat.append(leaf)
+        return _Out(len(flat) - 1)
+
+    return tree_map(place_of, out)
 
 
 @dataclass(frozen=True, slots=True)
 class _Out:
-    """The place of a tensor in what the code returned."""
+    """The place of a tensor in the result of a function."""
 
     index: int
 
 
 @dataclass(frozen=True, slots=True)
 class _Composite:
-    """A tensor of several, such as a ragged one."""
+    """The place of a tensor that consists of several, such as a ragged one."""
 
     spec: Any
     parts: list[Any]
 
 
 def filled(out: Any, flat: list[Any]) -> Any:
+    """Returns the result that `emptied` has taken apart, with other tensors in its places."""
+    # By hand, since it runs at every call: `tree_map` takes four times as long.
     cls = type(out)
     if cls is _Out:
         return flat[out.index]

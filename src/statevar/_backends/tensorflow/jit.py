@@ -1,12 +1,12 @@
-"""`sv.jit` on TensorFlow: a graph that reads the variables' own resources, and writes them when all else is done.
+"""`sv.jit` on TensorFlow: a graph that reads the variables' own resources, and writes them at its end.
 
-The code is traced into one ``tf.function`` graph with its variables in an overlay. Their values are read from the
-resources that they live in, so that a call passes none, and their new values are assigned at the end, after everything
-in the graph that can fail. The locks are held meanwhile: nobody sees half of it.
+The code is traced into one ``tf.function`` graph with its variables in an overlay. The graph reads their values from
+their own resources, so that a call passes none, and assigns the new values at its end, after everything that can fail.
+The call has the locks of the variables, so that no thread sees half of it.
 
-Where that cannot be, the values go in as arguments and come out as results, which `CompiledCall` keeps: in a
+Where that is impossible, the values are passed as arguments and returned as results, which `CompiledCall` writes: in a
 transaction; for a variable without a value, or whose declared shape changes; where Python code runs within the graph,
-which might ask for the same locks; and where the graph runs for so long that readers should not wait for it.
+which might take the same locks; and where the graph runs for so long that readers should not wait for it.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ from .arguments import EXACT_NUMBERS, SINGLE_NUMBERS, Arguments, Key, better_for
 
 __all__ = ["Jitted"]
 
-_ATTEMPTS = 20  # each finds a variable more, or meets a variable that another thread has changed
-#: A graph that takes longer, in seconds and per variable, runs without the locks. Keeping values costs about that much.
+_ATTEMPTS = 20  # each finds one more variable, or one that another thread has changed
+#: Seconds, in all and per variable. A graph that takes longer runs without the locks, which costs about as much.
 _LONG, _LONG_EACH = 5e-3, 1e-4
 _PYTHON = {"PyFunc", "PyFuncStateless", "EagerPyFunc"}
 _HARMLESS = {"ReadVariableOp", "VarHandleOp", "Placeholder"}
 _IN_PLACE = {"AddV2": "assign_add", "Sub": "assign_sub"}
 
-# Why a call is made again.
-_STALE: Final = "a variable is not what the graph was traced for"
-_HELD: Final = "somebody else holds a variable"
+# The reasons to try a call again.
+_STALE: Final = "a variable has changed in a way that needs a new graph"
+_HELD: Final = "another thread or task holds a variable"
 
 
 class _Trace(TraceOverlay):
-    """Reads the resources of what was not given, and remembers their state."""
+    """Reads variables that were not given from their resources, and remembers their state."""
 
     __slots__ = ("_past", "first", "graph", "resources", "seen")
 
     def __enter__(self) -> Self:
         self.graph = tf.compat.v1.get_default_graph()
-        self.first: dict[Variable, Any] = {}  # what was read
+        self.first: dict[Variable, Any] = {}  # the first value read of each variable
         self._past: dict[Variable, int] = {}
         self.resources: list[Any] = []
         self.seen: dict[Variable, tuple[Any, ...]] = {}
@@ -63,7 +63,7 @@ class _Trace(TraceOverlay):
         return self
 
     def read(self, variable: Any) -> ValueDraft:
-        """As what it is around; read anew after an optimizer of TensorFlow, or another raw operation, has used it."""
+        """Reads a variable; again from its resource if a raw operation, such as an optimizer's, has used it since."""
         if variable in self.first and variable not in self.written and variable in self.drafts:
             past = len(_used_past(self.graph, variable))
             if past != self._past.get(variable, 0):
@@ -72,18 +72,18 @@ class _Trace(TraceOverlay):
         return super().read(variable)
 
     def check_past(self) -> None:
-        """Raises if something used a variable itself that has another value here."""
+        """Raises TraceError if a raw operation used a variable that has another value in the trace."""
         for variable, draft in self.drafts.items():
             if (variable in self.written or variable not in self.seen) and _used_past(self.graph, variable):
                 raise past_overlay(BACKEND.name, self.what, draft._path)
 
     def written_outside(self) -> list[Variable]:
-        """The variables that it has written and not made: the others start anew with each call, or are made twice."""
+        """The variables that the code wrote but did not create; those that it creates are created at each trace."""
         made = {id(variable) for variable in self.created_here()}
         return [variable for variable in self.written if id(variable) not in made]
 
     def seen_outside(self) -> dict[Variable, tuple[Any, ...]]:
-        """What it has seen of the variables that it has not made. Forgets it, so that those it has made can die."""
+        """The states of the variables that the code did not create. Drops all states, so that the others can die."""
         made = {id(variable) for variable in self.created_here()}
         seen = {variable: state for variable, state in self.seen.items() if id(variable) not in made}
         self.seen.clear()
@@ -98,26 +98,26 @@ class _Trace(TraceOverlay):
         return super()._discover(variable)
 
     def _place(self, backend: Backend) -> AbstractContextManager[None]:
-        if self.outer is not None:  # a transaction keeps what it has read; this trace only finds the variables
+        if self.outer is not None:  # a transaction stores its reads; this trace only finds the variables
             scope: AbstractContextManager[None] = tf.init_scope()
             return scope
         return super()._place(backend)
 
     def given(self, variable: Variable, value: Any) -> Any:
-        if not value.shape.is_fully_defined():  # declared so; the graph is for this shape
+        if not value.shape.is_fully_defined():  # the declared shape is partly unknown, but the graph is for this one
             value = tf.ensure_shape(value, variable._shape)
         self.first[variable] = value
         return value
 
 
 def _used_past(graph: Any, variable: Variable) -> list[Any]:
-    """The operations, other than reads, that got the resource of a variable."""
+    """The operations of a graph, other than reads, that use the resource of a variable."""
     handle = variable._handle
     if handle is None or not hasattr(handle.variable, "handle"):
         return []
     try:
         captures = graph.function_captures.by_val_internal
-    except AttributeError:  # not public; this is slower
+    except AttributeError:  # not public; this way is slower
         captures = {id(outside): inside for outside, inside in graph.captures}
     captured = captures.get(id(handle.variable.handle))
     return [] if captured is None else [op for op in captured.consumers() if op.type != "ReadVariableOp"]
@@ -125,28 +125,28 @@ def _used_past(graph: Any, variable: Variable) -> list[Any]:
 
 @dataclass(slots=True)
 class _Traced:
-    """A graph, and what it does to variables."""
+    """A graph, with the variables that it reads and writes."""
 
     call: Callable[[list[Any]], list[Any]]
     out: Any  # the pytree that was returned: `_Out` in place of each tensor
     known: list[Variable]
-    #: What was found on the way: each variable with its handle, shape, and whether it was trainable.
+    #: Each variable that the trace found, with its handle, its shape, and whether it was trainable.
     checks: list[tuple[Any, ...]]
     written: list[Variable]
     shapes: list[Any]
     #: Whether the graph itself writes the variables.
     direct: bool
-    #: What TensorFlow itself only refers to weakly: a variable that the code has made and dropped starts each call.
+    #: Keeps resources alive to which TensorFlow has only weak references: of variables that the code drops again.
     resources: list[Any]
     calls: int = 0
     long: int = 0
     locks: Locks | None = None
 
     def run(self, tensors: list[Any]) -> Any:
-        """Calls a direct one.
+        """Calls a graph that writes the variables itself.
 
         Raises:
-            Retry: `_STALE`, or `_HELD` with the variable.
+            Retry: for the reason `_STALE`, or `_HELD` with the variable.
         """
         started = 0.0
 
@@ -164,7 +164,7 @@ class _Traced:
                 results = self.call(tensors)
             except Exception:
                 raise
-            except BaseException:  # Ctrl-C: nobody knows whether it was done
+            except BaseException:  # Ctrl-C: the graph may have written or not
                 count_writes(self.written, self.shapes)
                 raise
             count_writes(self.written, self.shapes)
@@ -189,9 +189,9 @@ class _Traced:
 class Jitted:
     """One compiled function: a graph for each signature of its arguments.
 
-    Numbers are passed as tensors, so that another number does not trace again: as float32 or int32, and as float64
-    where variables are. Code that does not run so, such as ``range(n)``, and code that uses integer variables which a
-    number may not fit, gets them as they are, and is traced for each.
+    Numbers are passed as tensors, so that a new number is not traced again: as float32 or int32, or as float64 if a
+    variable has that dtype. Code that cannot run on tensors, such as ``range(n)``, or that uses integer variables into
+    which a number may not fit, gets the numbers themselves and is traced for each.
     Strings, booleans, None and other objects are part of the program, and so are variables, by identity.
     """
 
@@ -206,7 +206,7 @@ class Jitted:
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if not tf.executing_eagerly():
-            return self._fn(*args, **kwargs)  # part of a raw tf.function: TensorFlow's own reads and writes are right
+            return self._fn(*args, **kwargs)  # in a raw tf.function, TensorFlow's own reads and writes are right
         arguments = Arguments(args, kwargs, self._static)
         overlay = None
         if overlays.active:
@@ -232,12 +232,12 @@ class Jitted:
             with self._lock:
                 if self._direct.get(arguments.full_key) is traced:
                     del self._direct[arguments.full_key]
-        return self._call_pure(arguments)  # which waits for all, one after the other
+        return self._call_pure(arguments)  # it waits for all variables, one after the other
 
     # -- tracing ---------------------------------------------------------------------------------------------
 
     def _trace_direct(self, arguments: Arguments) -> _Traced | None:
-        """The graph for these arguments; None if they must be passed in another way."""
+        """Returns the graph for these arguments; None if the numbers must be passed in another way."""
         with self._lock:
             traced = self._direct.get(arguments.full_key)
             if traced is None:
@@ -249,7 +249,7 @@ class Jitted:
             return traced
 
     def _trace(self, arguments: Arguments, values: tuple[tuple[Variable, Any], ...]) -> _Traced | None:
-        """Traces, once more if variables were made: those that last are there by then."""
+        """Traces, and a second time if the first trace created variables that outlive it, since they exist by then."""
         key, mode = arguments.key, arguments.mode
         try:
             traced, lasting = self._trace_once(arguments, values)
@@ -263,9 +263,10 @@ class Jitted:
         if lasting:
             raise TraceError.of(
                 "jit",
-                "every call makes a variable that lives on, and a compiled function runs its Python code once",
+                "the function creates a new variable each time it is traced, but its Python code does not run at every "
+                "call",
                 lasting[0].path,
-                "make it on the first call only, or outside",
+                "create it outside the function, or in the first call only",
             )
         better = better_for(arguments.numbers, mode, {variable.dtype_name for variable in traced.known})
         if better != mode:
@@ -330,7 +331,7 @@ class Jitted:
                     return traced.results(results[:count])
             with self._lock:
                 self._known.setdefault(arguments.full_key, {}).update(dict.fromkeys(each[0] for each in traced.checks))
-        raise TraceError.of("jit", "the function touches other variables each time it is traced")
+        raise TraceError.of("jit", "each trace of the function uses different variables")
 
     def _traced_pure(self, arguments: Arguments, values: tuple[tuple[Variable, Any], ...]) -> _Traced | None:
         shapes = tuple(
@@ -348,7 +349,7 @@ class Jitted:
 
 
 def _is_direct(trace: _Trace, written: list[Variable]) -> bool:
-    """Whether the graph may write what the code has written."""
+    """Whether the graph itself may write the variables that the code has written."""
     for variable in written:
         handle = trace.seen[variable][0]
         if handle is None or not fits(tuple(trace.drafts[variable]._snapshot.shape), variable._declared):
@@ -357,7 +358,7 @@ def _is_direct(trace: _Trace, written: list[Variable]) -> bool:
 
 
 def _operations(graph: Any) -> Iterator[Any]:
-    """Those of a graph, and of the functions that it calls."""
+    """The operations of a graph and of the functions that it calls."""
     yield from graph.get_operations()
     for function in graph._functions.values() if hasattr(graph, "_functions") else ():
         inner = getattr(function, "graph", None)
@@ -366,18 +367,18 @@ def _operations(graph: Any) -> Iterator[Any]:
 
 
 def _assign_last(trace: _Trace, written: list[Variable], results: list[Any]) -> None:
-    """Writes the variables, once everything that the graph computes, checks or does has gone well."""
+    """Adds the writes of the variables to the graph, after everything else in it has succeeded."""
     writes = [_write_of(trace, variable) for variable in written]
     first = [op for op in trace.graph.get_operations() if op.op_def.is_stateful and op.type not in _HARMLESS]
     with tf.control_dependencies(None), tf.control_dependencies([*results, *first, *(x for _, x in writes)]):
-        done = tf.no_op()  # one for all: each pair of them would be an edge
+        done = tf.no_op()  # one node for all, else each pair of them would be an edge
     with tf.control_dependencies([done]):
         for write, x in writes:
             write(x, read_value=False)
 
 
 def _write_of(trace: _Trace, variable: Variable) -> tuple[Any, Any]:
-    """How a variable gets its new value, and what of: a sum is added in place, where nobody holds the old value."""
+    """Returns the method that writes a variable's new value, and its argument; a sum can be added in place."""
     resource, new = trace.seen[variable][0].variable, trace.drafts[variable]._snapshot
     if tf.is_symbolic_tensor(new) and new.op.type in _IN_PLACE:
         old, x = new.op.inputs
@@ -387,9 +388,9 @@ def _write_of(trace: _Trace, variable: Variable) -> tuple[Any, Any]:
 
 
 def _caller(function: Any) -> Callable[[list[Any]], list[Any]]:
-    """What calls a concrete function with a list of tensors; past its checks, where TensorFlow lets us."""
+    """Returns a function that calls a concrete function with a list of tensors, without its checks if possible."""
     flat, deferred = getattr(function, "_call_flat", None), getattr(function.graph, "deferred_external_captures", True)
-    if flat is None or deferred:  # not public: twice the dispatch without it
+    if flat is None or deferred:  # not public: without it, dispatch takes twice as long
         return lambda tensors: list(function(*tensors))
     captured = list(function.captured_inputs)
     return lambda tensors: list(flat(tensors, captured))
@@ -400,7 +401,7 @@ def _explained(error: Exception) -> Exception:
         return error
     return TraceError.of(
         "jit",
-        "the code asks for a value that only a call will have; what TensorFlow says: "
+        "the code needs a value that is only known when the compiled function runs; TensorFlow says: "
         + str(error).strip().partition("\n")[0].rstrip("."),
-        hint="use sv.cond, sv.while_loop or tf.where; or static_argnums for an argument",
+        hint="use sv.cond, sv.while_loop or tf.where; or make an argument static with static_argnums",
     )

@@ -1,8 +1,8 @@
 """An array API namespace for TensorFlow, which publishes none.
 
-What ``tensorflow.experimental.numpy`` has under NumPy's names is taken from there; what it lacks, calls
-otherwise, or breaks on (bfloat16, and integers where it calls ``.astype``) is written here on TensorFlow's own
-functions. Operands may be variables: TensorFlow's NumPy functions do not ask an object for its tensor.
+Most functions come from ``tensorflow.experimental.numpy``. Those that it lacks, names in another way, or breaks on
+(bfloat16, and integers where it calls ``.astype``) are written here with TensorFlow's own functions. Operands may be
+variables: TensorFlow's NumPy functions do not ask an object for its tensor.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _DTYPES = (
     *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("bfloat16", "float16", "float32", "float64", "complex64", "complex128"),
 )
-# Of one array, and the same for every dtype that the function has a meaning for.
+# Functions of one array that work for every dtype for which they are defined.
 _UNARY: dict[str, Callable[[Any], Any]] = {
     **{name: getattr(tf.math, name) for name in ("acos", "acosh", "asin", "asinh", "atan", "atanh", "cos", "cosh")},
     **{name: getattr(tf.math, name) for name in ("exp", "expm1", "log", "log1p", "sin", "sinh", "sqrt", "tan", "tanh")},
@@ -42,14 +42,14 @@ _UNARY: dict[str, Callable[[Any], Any]] = {
     "matrix_transpose": tf.linalg.matrix_transpose,
     "positive": tf.identity,
 }
-# Of one array; an integer is its own result.
+# Functions of one array that return integers unchanged.
 _ROUNDING = {
     "ceil": tf.math.ceil,
     "floor": tf.math.floor,
     "round": tf.math.round,
     "trunc": lambda x: tf.sign(x) * tf.floor(tf.abs(x)),
 }
-# Of one array; (function of floating-point numbers, result for others).
+# Functions of one array: (function for floating-point numbers, result for other dtypes).
 _TESTS = {"isfinite": (tf.math.is_finite, True), "isinf": (tf.math.is_inf, False), "isnan": (tf.math.is_nan, False)}
 
 
@@ -62,7 +62,7 @@ class _Finfo(NamedTuple):
     dtype: Any
 
 
-@functools.cache  # not kept as globals: `any` and `map` would hide Python's from this file
+@functools.cache  # not stored as globals: `any` and `map` would hide Python's own in this file
 def __getattr__(name: str) -> Any:
     if name in _DTYPES:
         return tf.as_dtype(name)
@@ -84,7 +84,7 @@ def __dir__() -> list[str]:
 
 
 def _tensor(x: Any) -> Any:
-    """The tensor of an object that has one, also in lists and tuples; anything else as it is."""
+    """Replaces objects that have a tensor, also in lists and tuples, by their tensor."""
     if type(x) in (list, tuple):
         return type(x)(_tensor(each) for each in x)
     if isinstance(x, tf.Tensor | tf.Variable) or not hasattr(x, "__tf_tensor__"):
@@ -98,7 +98,7 @@ def _taking_variables(function: Callable[..., Any], name: str) -> Callable[..., 
 
     call.__name__ = call.__qualname__ = name
     call.__doc__ = function.__doc__
-    call.__module__ = getattr(function, "__module__", None) or __name__  # its examples are theirs to test
+    call.__module__ = getattr(function, "__module__", None) or __name__  # TensorFlow tests its examples, not we
     return call
 
 

@@ -1,4 +1,4 @@
-"""Graphs that TensorFlow builds: under which one a value is right, and what uses a variable past an overlay."""
+"""Tells in which of TensorFlow's graphs a value may be used, and finds code that uses a variable past an overlay."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..._arrays.tracing import AccessCheck, Tracing
 
 try:
     from tensorflow.python.pywrap_tfe import TFE_Py_TapeSetIsStopped as _tapes_are_stopped
-except ImportError:  # not public: without it, a gradient that tf.recompute_grad cuts is not noticed
+except ImportError:  # not public: without it, a gradient that tf.recompute_grad drops is not noticed
 
     def _tapes_are_stopped() -> bool:
         return False
@@ -22,10 +22,10 @@ except ImportError:  # not public: without it, a gradient that tf.recompute_grad
 
 __all__ = ["TensorFlowTracing", "inlined", "ours"]
 
-# Graphs of loops and branches: they get what they read from around them anew, each time the code around them is traced.
+# Graphs of loops and branches, which get outer values again each time the code around them is traced.
 _INLINE = {"CondBranchFuncGraph", "WhileBodyFuncGraph", "WhileCondFuncGraph"}
 
-ours = threading.local()  # `reads`: it is the adapter that reads
+ours = threading.local()  # `ours.reads`: whether the adapter is reading
 
 
 class TensorFlowTracing(Tracing):
@@ -41,16 +41,16 @@ class TensorFlowTracing(Tracing):
         return mark
 
     def may_read(self, mark: Any, now: Any = None) -> bool:
-        if mark is None:  # the variable itself: its own operations are right in any graph
+        if mark is None:  # the operations of the variable itself are right in any graph
             return True
         opened, _, stopped = mark
         graph, _, stopped_now = _where() if now is None else now
-        if stopped_now != stopped:  # in tf.recompute_grad, which gives what it closes over no gradient
+        if stopped_now != stopped:  # in tf.recompute_grad, which gives captured values no gradient
             return False
         while graph is not opened:
             if graph is None:
                 return False
-            # A tf.function inside would capture the value of now, and be called again with it.
+            # An inner tf.function would capture the current value, and be called again with it.
             if type(graph).__name__ not in _INLINE and not getattr(graph, "_statevar_inlined", False):
                 return False
             graph = getattr(graph, "outer_graph", None)
@@ -73,7 +73,7 @@ class TensorFlowTracing(Tracing):
 
 
 def _where() -> tuple[Any, int, bool]:
-    """The graph that is being built, if any; how many vectorized maps are around us in it; whether tapes are off."""
+    """The graph that is being built, if any; the number of vectorized maps around; whether tapes are off."""
     if tf.executing_eagerly():
         return None, 0, _tapes_are_stopped()
     graph = tf.compat.v1.get_default_graph()
@@ -82,13 +82,13 @@ def _where() -> tuple[Any, int, bool]:
 
 
 def _accessed(check_access: AccessCheck, resource: Any) -> None:
-    """Asked by TensorFlow, of a thread's default graph, when code that runs eagerly uses a variable of TensorFlow."""
+    """Called by TensorFlow when code that runs eagerly uses a variable of TensorFlow."""
     foreign = not getattr(ours, "reads", False) and hasattr(resource, "_statevar")
     if not check_access((lambda handle: getattr(handle, "variable", None) is resource) if foreign else None):
-        with suppress(AttributeError):  # without us, a call of a compiled function is faster
+        with suppress(AttributeError):  # calls of compiled functions are faster without it
             del tf.compat.v1.get_default_graph().watch_variable
 
 
 def inlined() -> None:
-    """Says of the graph that is being built that it is used once, where it is made, as those of loops are."""
+    """Marks the graph that is being built as used only where it is made, like those of loops."""
     tf.compat.v1.get_default_graph()._statevar_inlined = True

@@ -1,4 +1,4 @@
-"""TensorFlow's transforms, for variables whose values an overlay hands in and out."""
+"""TensorFlow's transforms, for code whose variables have values in an overlay."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from ..._arrays.transforms import Program, Tape, Transforms
-from ..._arrays.trees import leaves, tree_map
+from ..._arrays.trees import leaves, tree_map  # in `tf.nest`, None is a leaf, and the keys of a dict must be sortable
 from ...errors import DTypeError, ShapeError, TraceError, describe
 from .jit import Jitted
 from .tracing import inlined
@@ -18,17 +18,17 @@ __all__ = ["TRANSFORMS"]
 
 
 class TensorFlowTape(Tape):
-    """A `tf.GradientTape` that watches only what it is told to; tapes around it see what it computes."""
+    """A `tf.GradientTape` that watches only what is passed to `watch`; outer tapes record what it computes."""
 
     def __init__(self) -> None:
-        # Persistent, since whether it will be asked again is known only when it is asked.
+        # Persistent, since only `gradients` is told whether another call follows.
         self._tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
         self._tape.__enter__()
         self._open = True
 
     def watch(self, array: Any) -> Any:
-        # A tensor of its own: two variables may share one, and a gradient is told apart by the tensor. An outer tape
-        # follows the copy, which shares the memory.
+        # A tensor of its own: two variables may share one, and the tape tells sources apart by their tensors. An outer
+        # tape records the copy, which shares the memory.
         leaf = tf.identity(array)
         self._tape.watch(leaf)
         return leaf
@@ -37,8 +37,8 @@ class TensorFlowTape(Tape):
         if not isinstance(target, tf.Tensor):
             raise TraceError.of(
                 "gradient",
-                f"the result is a {type(target).__name__}, which TensorFlow has not computed: it has no gradient",
-                hint="compute it by TensorFlow's functions, such as tf.reduce_sum",
+                f"expected a tensor that TensorFlow has computed, got {type(target).__name__}, which has no gradient",
+                hint="compute it with TensorFlow's functions, such as tf.reduce_sum",
             )
         if not (target.dtype.is_floating or target.dtype.is_complex):
             raise DTypeError.of("gradient", f"expected a real scalar, got {target.dtype.name}")
@@ -46,10 +46,10 @@ class TensorFlowTape(Tape):
         return [tf.zeros_like(source) if each is None else each for each, source in zip(found, sources, strict=True)]
 
     def pull_back(self, target: Any, weight: Any, sources: Sequence[Any], *, keep: bool) -> list[Any]:
-        # What is kept may be asked for a gradient of this one.
+        # If the tape is kept, the gradient of this gradient may be needed, so it is recorded.
         with self.paused() if self._open and not keep else nullcontext():
             found = self._tape.gradient(target, list(sources), output_gradients=weight)
-        return [None if each is None else tf.convert_to_tensor(each) for each in found]  # of tf.gather: IndexedSlices
+        return [None if each is None else tf.convert_to_tensor(each) for each in found]  # tf.gather has IndexedSlices
 
     def paused(self) -> AbstractContextManager[None]:
         result: AbstractContextManager[None] = self._tape.stop_recording()
@@ -77,7 +77,7 @@ class TensorFlowTransforms(Transforms):
 
     # -- control flow --------------------------------------------------------------------------------------
 
-    unrolls = 16.0  # a graph of a few steps is faster, and can be mapped by `vmap`
+    unrolls = 16.0  # a graph of a few unrolled steps is faster, and `vmap` can map it
 
     def stages_loops(self, pytree: Any) -> bool:
         return not tf.executing_eagerly()
@@ -92,7 +92,7 @@ class TensorFlowTransforms(Transforms):
         after, y = _results(body, carry, example)
         _check_carry("scan", carry, first, after)
         parts = list(leaves(y))
-        # As TensorArrays: the gradient of a slice would be as long as the whole, at each step.
+        # As TensorArrays, since the gradient of a slice would be as long as the whole at each step.
         inputs = [tf.TensorArray(each.dtype, count, element_shape=each.shape[1:]).unstack(each) for each in sequences]
         outputs = [tf.TensorArray(each.dtype, count, element_shape=each.shape) for each in parts]
 
@@ -155,7 +155,7 @@ class TensorFlowTransforms(Transforms):
                 found = _tensors(out)
                 for x, axis in zip(found, _spread(out_axes, out), strict=True):
                     if axis is None and _depends(x, elements):
-                        raise ValueError("vmap: a result has out_axes None, and depends on what is mapped")
+                        raise ValueError("vmap: a result with out_axes None depends on the mapped values")
                 results[:] = [out]
                 return [tf.constant(0), *found]
 
@@ -168,8 +168,8 @@ class TensorFlowTransforms(Transforms):
 
         return mapped
 
-    # `remat` is that of the base: nothing is computed again. tf.recompute_grad gives what the code closes over no
-    # gradient, and if all of that is passed as arguments, it refuses where its gradient is taken again.
+    # `remat` is inherited and recomputes nothing. tf.recompute_grad gives captured values no gradient, and if they are
+    # passed as arguments instead, it has no gradient of higher order.
 
     def stack(self, arrays: Sequence[Any], axis: int = 0) -> Any:
         return tf.stack(list(arrays), axis)
@@ -180,15 +180,15 @@ def _tensors(tree: Any) -> list[Any]:
 
 
 def _rebuilt(tree: Any, flat: Sequence[Any]) -> Any:
-    """A pytree of the form of another one, with these leaves."""
+    """Returns a pytree with the structure of another one and these leaves."""
     rest = iter(flat)
     return tree_map(lambda _: next(rest), tree)
 
 
 def _aligned(what: str, form: Any, tree: Any) -> list[Any]:
-    """The leaves of a pytree, in the order of another one that should have its form."""
+    """Returns the leaves of a pytree, in the order of another one, which must have the same structure."""
     if not _alike(form, tree):
-        raise TypeError(describe(what, f"expected a result of the form {_form(form)}, got {_form(tree)}"))
+        raise TypeError(describe(what, f"expected a result of the structure {_form(form)}, got {_form(tree)}"))
     found: list[Any] = []
     tree_map(lambda _, each: found.append(tf.convert_to_tensor(each)), form, tree)
     return found
@@ -211,14 +211,14 @@ def _check_carry(what: str, form: Any, before: Sequence[Any], after: Any) -> Non
         if old.dtype != new.dtype or not old.shape.is_compatible_with(new.shape):
             raise ShapeError.of(
                 what,
-                f"the carry must keep its shape and dtype: it was {old.dtype.name}{tuple(old.shape)}, and became "
+                f"the carry must keep its shape and dtype, but changed from {old.dtype.name}{tuple(old.shape)} to "
                 f"{new.dtype.name}{tuple(new.shape)}",
-                hint="cast what the body returns",
+                hint="cast the result of the body",
             )
 
 
 def _results(fn: Callable[..., Any], *args: Any) -> Any:
-    """What ``fn(*args)`` would give: shapes and dtypes. It is traced into a graph that nobody runs."""
+    """Returns the shapes and dtypes of the result of ``fn(*args)``, found with a trace that never runs."""
     found: list[Any] = []
 
     def probe(*flat: Any) -> None:
@@ -236,7 +236,7 @@ def _results(fn: Callable[..., Any], *args: Any) -> Any:
 
 
 def _spread(axes: Any, tree: Any) -> list[Any]:
-    """The axis of each leaf, of axes that stand for a leaf or for all of a pytree."""
+    """Returns the axis of each leaf, from axes that stand for one leaf or for a whole pytree."""
     if isinstance(axes, list | tuple):
         parts = tree.values() if isinstance(tree, dict) else tree
         return [axis for each, part in zip(axes, parts, strict=True) for axis in _spread(each, part)]
@@ -251,7 +251,7 @@ def _moved(x: Any, source: int, target: int) -> Any:
 
 
 def _depends(x: Any, on: list[Any]) -> bool:
-    """Whether a tensor of the graph that is being built was computed from others."""
+    """Whether a tensor in the graph that is being built was computed from one of the others."""
     wanted, met, stack = {id(each) for each in on}, set(), [x]
     while stack:
         each = stack.pop()

@@ -1,10 +1,10 @@
-"""PyTorch: one ``nn.Parameter`` for life; its memory is replaced when somebody still holds the old value.
+"""PyTorch: one ``nn.Parameter`` for life, which gets new memory while something still refers to the old value.
 
 A snapshot is a view of the parameter that carries the gradient to it. Every view, saved tensor, NumPy array
-and DLPack capsule holds the storage, and torch counts them: a write that finds more than the handle's own
-leaves the storage to its holders. Torch's lazy clones would do the same and guard against readers that write,
-but they hang when two threads let go of the last two at once (seen in torch 2.13, in the lock of the
-copy-on-write context), and an autograd thread lets go without the GIL.
+and DLPack capsule refers to the storage, and torch counts them: a write that finds more references than the
+handle's own leaves the storage to the readers. Torch's lazy clones would do the same and guard against readers
+that write, but they hang when two threads drop the last two references at once (seen in torch 2.13, in the lock
+of the copy-on-write context), and an autograd thread drops them without the GIL.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _DTYPES: dict[str, torch.dtype] = {
 }
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
-# These dtypes can be held and moved; torch has no arithmetic or indexing kernels for them on the CPU.
+# Torch can store and move these dtypes, but has no arithmetic or indexing kernels for them on the CPU.
 _ON_HOST = {_DTYPES[name] for name in ("uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2") if name in _DTYPES}
 # NumPy and torch exchange these only through integers of the same width.
 _AS_BITS: dict[torch.dtype, tuple[torch.dtype, Any, Any]] = {
@@ -61,7 +61,7 @@ _IN_PLACE: dict[Operation, Callable[[Any, Any], Any]] = {
 }
 _REDUCTIONS = {"add": "sum", "multiply": "prod", "min": "amin", "max": "amax"}
 
-# How many tensors see a storage. Private in torch 2.13; without it every write allocates.
+# Counts the tensors that share a storage. Private in torch 2.13; without it every write allocates.
 _use_count: Callable[[int], int] = getattr(torch._C, "_storage_Use_Count", lambda _: -1)
 
 _CONTIGUOUS = torch.contiguous_format
@@ -80,14 +80,14 @@ class _Handle:
         self.parameter = parameter
         self.published = None
         self.seen = parameter._version
-        self.shared = False  # somebody else may hold the parameter, write to it, replace its storage
-        self.traced = False  # a compiled graph writes to it, whoever holds a snapshot
+        self.shared = False  # user code has the parameter and may write to it or replace its storage
+        self.traced = False  # a compiled graph writes in place, even while snapshots exist
         self.bind(parameter.data)
 
     def bind(self, tensor: Tensor) -> None:
         """Remembers the alias to write through, and its storage."""
         self.tensor = tensor
-        self.plain = tensor.is_cpu and tensor.dtype not in _ON_HOST  # the usual case, asked at once
+        self.plain = tensor.is_cpu and tensor.dtype not in _ON_HOST  # the usual case, in one test
         self.storage = tensor.untyped_storage()
         self.address = self.storage._cdata
 
@@ -100,7 +100,7 @@ class _Handle:
         return _use_count(self.address) == _UNHELD
 
     def replace(self, fresh: Tensor) -> None:
-        """Takes on new memory and leaves the old to its holders; the parameter stays the same object."""
+        """Gives the parameter new memory, and leaves the old to its readers; it stays the same object."""
         if _is_inference() or fresh.is_inference():
             with torch.inference_mode(False):
                 self.replace(fresh.clone())
@@ -113,7 +113,7 @@ class _Handle:
 
 
 class _Fork:
-    """What is written apart: a tensor, where a handle has a parameter, which takes 5 us to make."""
+    """A value that is written apart from its variable: a bare tensor, since a parameter takes 5 us to make."""
 
     __slots__ = ("fresh", "parameter", "plain", "seen", "tensor")
 
@@ -123,20 +123,20 @@ class _Fork:
     def __init__(self, tensor: Tensor, plain: bool) -> None:
         self.tensor = self.parameter = tensor
         self.plain = plain
-        self.fresh = False  # whether it was made here
+        self.fresh = False  # whether the fork has made the tensor
 
     def exclusive(self) -> bool:
-        """Whether it was made here, and no snapshot or view shares the memory."""
+        """Whether the fork has made the tensor, and no snapshot or view shares its memory."""
         return self.fresh and _use_count(self.tensor.untyped_storage()._cdata) == _UNHELD_FORK
 
     def replace(self, fresh: Tensor) -> None:
-        """Takes a tensor that nobody else holds."""
+        """Takes over a tensor whose memory nothing else refers to."""
         self.tensor = self.parameter = fresh
         self.fresh = True
 
 
 class _Memento:
-    """What `adopt` puts back."""
+    """The value that `adopt` restores."""
 
     __slots__ = ("tensor",)
 
@@ -145,14 +145,14 @@ class _Memento:
 
 
 def _calibrate() -> int:
-    """The use count of a storage that only a handle holds; -2, which never matches, where it tells nothing."""
+    """Returns the use count of an unshared handle's storage; -2, which never matches, where counts prove nothing."""
     counts = []
-    for hold in (lambda _: None, lambda tensor: tensor.detach(), lambda tensor: tensor.detach().numpy()):
+    for share in (lambda _: None, lambda tensor: tensor.detach(), lambda tensor: tensor.detach().numpy()):
         parameter = torch.nn.Parameter(torch.zeros(4))
         tensor, storage = parameter.data, parameter.untyped_storage()
-        held = hold(parameter)
+        shared = share(parameter)
         counts.append(_use_count(storage._cdata))
-        del held, tensor
+        del shared, tensor
     return counts[0] if counts[0] not in counts[1:] else -2
 
 
@@ -178,7 +178,7 @@ class TorchBackend(Backend):
 
     def dtype(self, name: str) -> Any:
         if name not in _DTYPES:
-            raise DTypeError.of("dtype", f"torch {torch.__version__} cannot hold {name}")
+            raise DTypeError.of("dtype", f"torch {torch.__version__} cannot store {name}")
         return _DTYPES[name]
 
     def dtype_name(self, array: Tensor) -> str:
@@ -233,7 +233,7 @@ class TorchBackend(Backend):
     def import_array(self, array: Any, dtype: Any = None) -> Tensor:
         if isinstance(array, Tensor):
             return array
-        return _tensor(np.array(array))  # a copy: torch cannot be told not to write into it
+        return _tensor(np.array(array))  # a copy, since a torch tensor cannot be read-only
 
     def as_other_operand(self, array: HostArray) -> Any:
         return _tensor(np.array(array))
@@ -279,10 +279,10 @@ class TorchBackend(Backend):
         if _is_inference():
             with torch.inference_mode(False):
                 return self.create(array, declared=declared, device=device, trainable=trainable)
-        if _modes_open():  # `sv.jit` traces this code: a variable that it makes outlives the trace
+        if _modes_open():  # `sv.jit` traces this code, and the variable must outlive the trace
             with _disable_current_modes():
                 return self.create(array, declared=declared, device=device, trainable=trainable)
-        # Moved first and wrapped then: moving a Parameter gives a tensor that is none.
+        # First moved, then wrapped: a moved Parameter would be a plain tensor.
         tensor = array.detach()
         if device is not None:
             tensor = tensor.to(device)
@@ -298,7 +298,7 @@ class TorchBackend(Backend):
             return parameter.clone() if handle.shared or handle.traced else parameter.detach()
         if _is_grad_enabled() and not _is_inference():
             return _differentiable(handle)
-        # Recorded whatever the mode, as the parameter itself would be.
+        # Recorded in every mode, as for the parameter itself.
         with torch.inference_mode(False), torch.enable_grad():
             return _differentiable(handle)
 
@@ -345,7 +345,7 @@ class TorchBackend(Backend):
         return _written(handle)
 
     def _replace(self, handle: Any, x: Tensor) -> None:
-        if _is_inference():  # asked, since entering the context takes 2 us
+        if _is_inference():  # tested, since entering the context takes 2 us
             with torch.inference_mode(False):
                 self._replace(handle, x)
             return
@@ -405,7 +405,7 @@ class TorchBackend(Backend):
     def parameter(self, handle: Any) -> Any:
         if not handle.shared:
             if not handle.exclusive():
-                handle.replace(handle.tensor.clone())  # from now on others write in place, past the snapshots
+                handle.replace(handle.tensor.clone())  # from now on, user code may write to it in place
             handle.shared = True
         return handle.parameter
 
@@ -415,7 +415,7 @@ class TorchBackend(Backend):
 
 
 def _differentiable(handle: _Handle) -> Tensor:
-    """The value with a gradient to the parameter: a view, or a copy where others write past us in place."""
+    """The value with a gradient to the parameter: a view, or a copy where other code may write in place."""
     parameter = handle.parameter
     if handle.shared or handle.traced:
         return parameter.clone()
@@ -424,7 +424,7 @@ def _differentiable(handle: _Handle) -> Tensor:
 
 def _drop_gradient(parameter: Tensor, x: Tensor) -> None:
     if parameter.shape != x.shape:
-        parameter.grad = None  # it would not fit
+        parameter.grad = None  # its shape would be wrong
 
 
 def _written(handle: _Handle) -> _Handle:
@@ -433,15 +433,15 @@ def _written(handle: _Handle) -> _Handle:
 
 
 def _traced(handle: _Handle, x: Tensor) -> _Handle:
-    """A write by a compiled graph: always in place, and counted by the tensor, since Python runs only once."""
+    """Writes in a compiled graph: in place, counted by the tensor's own version, since Python runs only once."""
     handle.traced = True
     handle.parameter.detach().copy_(x.detach())
     return handle
 
 
 def _tensor(fresh: HostArray) -> Tensor:
-    """A tensor over a host array that nobody else holds."""
-    if _modes_open():  # of `sv.jit`, under which it would have no values
+    """Returns a tensor that shares the memory of a fresh host array."""
+    if _modes_open():  # under the modes of `sv.jit`, the tensor would have no values
         with _disable_current_modes():
             return _tensor(fresh)
     if fresh.dtype in _FROM_BITS:
@@ -451,7 +451,7 @@ def _tensor(fresh: HostArray) -> Tensor:
 
 
 def _put(target: Tensor, x: Tensor, operation: str, where: Selection) -> None:
-    """`Backend.put` on a contiguous tensor that nobody else sees."""
+    """Does what `Backend.put` does, on a contiguous tensor that is not shared."""
     if where.basic and not where.reverses:
         view = target[where.index]
         view.copy_(combine(operation, view, x, torch.minimum, torch.maximum))

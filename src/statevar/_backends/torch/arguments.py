@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..._arrays.trees import tree_map  # `torch.utils._pytree` takes subclasses of list and dict for leaves
 from ...errors import TraceError
 from .adapter import BACKEND
 
@@ -24,7 +25,7 @@ class Static:
 
 
 def signature(value: Any, tensors: list[Tensor]) -> Any:
-    """What of an argument makes a program another one."""
+    """Returns the part of an argument that belongs to the cache key; appends its tensors to ``tensors``."""
     cls = type(value)
     if cls in _PLAIN:
         return cls, value
@@ -50,26 +51,19 @@ def _cut(value: Tensor) -> Tensor:
     if _is_grad_enabled():
         raise TraceError.of(
             "jit",
-            "an argument requires a gradient, which does not go through a compiled function",
+            "an argument requires a gradient, but gradients do not pass through a compiled function",
             hint="call sv.value_and_grad inside or around it; or pass x.detach(), or call it under torch.no_grad()",
         )
     return value.detach()
 
 
 def replaced(value: Any, tensors: Iterator[Tensor]) -> Any:
-    """An argument with the next tensors in place of its own."""
-    if isinstance(value, Tensor | np.ndarray | np.generic):
-        return next(tensors)
-    if isinstance(value, list | tuple):
-        parts = [replaced(each, tensors) for each in value]
-        return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)
-    if isinstance(value, dict):
-        return type(value)((name, replaced(each, tensors)) for name, each in value.items())
-    return value
+    """Returns an argument with its arrays replaced by the next tensors, in the order of `signature`."""
+    return tree_map(lambda leaf: next(tensors) if isinstance(leaf, Tensor | np.ndarray | np.generic) else leaf, value)
 
 
 class Slot:
-    """The place of a tensor in what a function returned."""
+    """The place of a tensor in the result of a function."""
 
     __slots__ = ("index",)
 
@@ -78,19 +72,20 @@ class Slot:
 
 
 def template_of(out: Any, found: list[Tensor]) -> Any:
-    """What the function returned, with slots in place of its tensors, which are collected."""
-    if isinstance(out, Tensor):
-        found.append(out.detach() if out.requires_grad else out)
+    """Returns the result of a function with a `Slot` in place of each tensor; appends the tensors to ``found``."""
+
+    def slot_of(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        found.append(leaf.detach() if leaf.requires_grad else leaf)
         return Slot(len(found) - 1)
-    if isinstance(out, list | tuple):
-        parts = [template_of(each, found) for each in out]
-        return type(out)(*parts) if hasattr(out, "_fields") else type(out)(parts)
-    if isinstance(out, dict):
-        return type(out)((name, template_of(each, found)) for name, each in out.items())
-    return out
+
+    return tree_map(slot_of, out)
 
 
 def built(template: Any, found: Any) -> Any:
+    """Returns the result that a template describes, with tensors in its slots."""
+    # By hand, since it runs at every call: `tree_map` takes four times as long.
     if type(template) is Slot:
         return found[template.index]
     if isinstance(template, list | tuple):

@@ -1,4 +1,4 @@
-"""A compiled torch program, and how a call of it reads and writes the variables."""
+"""A compiled torch program, with the calls that read and write the variables."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ __all__ = ["Graph"]
 
 Tensor = torch.Tensor
 
-# Why a call is made in another way.
-_DIFFERS: Final = "a variable has another shape, dtype, device or layout than the program was traced for"
-_HELD: Final = "somebody else holds a variable"
+# The reasons to make a call in another way.
+_DIFFERS: Final = "a variable differs in shape, dtype, device or layout from the one that the program was traced for"
+_HELD: Final = "another thread or task holds a variable"
 
 _set_grad_enabled = torch._C._set_grad_enabled
 _is_grad_enabled = torch.is_grad_enabled
@@ -60,12 +60,12 @@ class Graph:
         self.shapes = [None if value is None else BACKEND.shape(value) for value in values]
         self.layouts = [_layout_of(value) for value in values]
         self.module: Any = None
-        self.written: list[bool] = []  # by the graph, in place of its input
-        self.extra: list[Variable] = []  # whose new values it returns: they have another shape, or had none
+        self.written: list[bool] = []  # which variables the graph writes, in place
+        self.extra: list[Variable] = []  # variables whose new values it returns: of another shape, or the first
         self.out: Any = None
-        self.copies = 0  # how many inputs it writes
-        self.outs = 0  # how many tensors of what it returns are the function's
-        self.in_place = False  # it writes its inputs; else it returns the new values
+        self.copies = 0  # the number of inputs that it writes
+        self.outs = 0  # the number of returned tensors that belong to the function's result
+        self.in_place = False  # whether it writes its inputs; otherwise it returns new values
         self.lean = False
         self.reshapes = False
         self._call: Callable[..., Any] | None = None
@@ -78,7 +78,7 @@ class Graph:
         self._locks: list[Any] = []
 
     def finish(self) -> None:
-        """Once all is known."""
+        """Prepares the calls, once the graph is complete."""
         self.in_place = not self.extra and None not in self.shapes
         self.lean = not self.reshapes and None not in self.shapes
         self._locks = [variable._lock for variable in self.variables]
@@ -90,12 +90,12 @@ class Graph:
     # -- running ------------------------------------------------------------------------------------------------
 
     def run(self, tensors: list[Tensor]) -> Any:
-        """A call outside of any scope, in place, with the locks held.
+        """Runs a call outside of any scope, in place, with the locks taken.
+
+        It is one long function, since each Python call takes 0.1 us of the 10 us that a small program takes.
 
         Raises:
-            Retry: it cannot be made so.
-
-        One function, since each call of Python's takes 0.1 us of the 10 that a small program takes.
+            Retry: the call must be made in another way.
         """
         call = self._call
         if call is None or not self.lean:
@@ -113,7 +113,7 @@ class Graph:
                 if handle is None or variable._shape != shape:
                     raise Retry(_DIFFERS)  # noqa: TRY301  # as Ctrl-C would, for the same end
                 if handle.shared:
-                    if not handle.exclusive() and writes:  # which looks whether its storage was replaced
+                    if not handle.exclusive() and writes:  # `exclusive` also finds a replaced storage
                         handle.replace(handle.tensor.clone())
                     if handle.tensor.shape != shape or _layout_of(handle.tensor) != layout:
                         raise Retry(_DIFFERS)  # noqa: TRY301  # as Ctrl-C would, for the same end
@@ -142,13 +142,13 @@ class Graph:
             for release in self._releases:
                 release()
         except BaseException:
-            # No call that Python runs stands before this loop: Ctrl-C comes where one begins.
+            # No Python call stands before this loop, since Ctrl-C is raised at the start of one.
             interrupt: KeyboardInterrupt | None = None
             while True:
                 try:
-                    if news:  # there is no way back, and the way on cannot fail
+                    if news:  # it cannot be undone, and the rest cannot fail
                         _store(news)
-                    if began:  # what it may have written by now has a number of its own
+                    if began:  # the graph may have written, so the versions must change
                         began = False
                         count_writes(self._targets)
                     if grad:
@@ -166,10 +166,10 @@ class Graph:
         return self._result(found)
 
     def run_carefully(self, tensors: list[Tensor]) -> Any:
-        """A call that may wait, takes part in a transaction, and keeps the old values until it has ended.
+        """Runs a call that may wait, may be part of a transaction, and keeps the old values until it has ended.
 
         Raises:
-            Retry: the program is for other variables.
+            Retry: the variables differ from those that the program was traced for.
         """
         with CompiledCall("jit", self.variables) as call:
             inputs, news = [], []
@@ -194,7 +194,7 @@ class Graph:
         return self._result(found)
 
     def _apart(self, found: Any) -> list[Tensor]:
-        """What came out, and never the very tensor of a variable: the next write would not find that it is held."""
+        """Detaches results that are tensors of variables, so that the next write finds them shared."""
         apart: list[Tensor] = list(found)
         for index in self._detached:
             apart[index] = apart[index].detach()
@@ -207,18 +207,20 @@ class Graph:
     # -- compiling ------------------------------------------------------------------------------------------------
 
     def compile(self, inputs: list[Tensor], tensors: list[Tensor]) -> None:
-        """Has Inductor compile it. The first call runs the graph as it was traced if that was not done before."""
+        """Compiles the graph with Inductor. Without it, the first call runs the graph as it was traced."""
         self._compiled = _compiled(self.module, [*inputs, *tensors])
 
     def _first(self, inputs: list[Tensor], tensors: list[Tensor]) -> Any:
-        """The first calls, which see what comes out as it went in."""
+        """Runs the first calls, which find the results that are also inputs or new values."""
         if self._compiled is None and self._ran:
             self.compile(inputs, tensors)
         self._ran = True
         given = [*inputs, *tensors]
         with torch.no_grad():
             found = (self._compiled or self.module)(*given)
-        known = {id(each) for each in [*given, *found[self.outs :]]}  # Inductor returns one tensor for equal results
+        known = {
+            id(each) for each in [*given, *found[self.outs :]]
+        }  # Inductor returns one tensor for two equal results
         self._detached = [i for i in range(self.outs) if id(found[i]) in known]
         self._call = self._compiled
         return found
@@ -229,25 +231,25 @@ def _layout_of(tensor: Tensor | None) -> Any:
 
 
 def _store(news: list[tuple[Variable, Tensor]]) -> None:
-    """Gives variables new memory. The locks are taken; begun again, it goes on."""
+    """Gives variables new memory, with the locks taken; a second call continues an interrupted one."""
     while news:
         variable, fresh = news[-1]
         storage = fresh.untyped_storage()
         if _use_count(storage._cdata) != _UNHELD_FORK or not fresh.is_contiguous() or storage.nbytes() != fresh.nbytes:
-            fresh = fresh.clone(memory_format=torch.contiguous_format)  # somebody else has it too
+            fresh = fresh.clone(memory_format=torch.contiguous_format)  # it is shared
         variable._handle.replace(fresh)
         news.pop()
 
 
 def _compiled(module: Any, inputs: list[Tensor]) -> Callable[..., Any]:
-    import torch._dynamo.config  # noqa: PLC0415  # a second
+    import torch._dynamo.config  # noqa: PLC0415  # takes a second
     import torch._inductor.config  # noqa: PLC0415  # only compiled functions need it
 
     call: Callable[..., Any] = module
     if torch._dynamo.config.disable:  # TORCH_COMPILE_DISABLE=1
         return call
     try:
-        # The inputs have been looked at. To be looked at again would take as long as a small program does.
+        # The inputs have been checked: Inductor's own checks would take as long as a small program.
         checks = torch._inductor.config.patch(size_asserts=not all(is_plain(node) for node in module.graph.nodes))
         with torch.no_grad(), checks, warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -256,7 +258,7 @@ def _compiled(module: Any, inputs: list[Tensor]) -> Callable[..., Any]:
         if "compiler" not in f"{type(error).__name__} {error}".lower():
             raise
         warnings.warn(
-            describe("jit", f"torch cannot compile here, so the program runs as it was traced: {error}"),
+            describe("jit", f"torch cannot compile here, so the program runs uncompiled: {error}"),
             RuntimeWarning,
             stacklevel=2,
         )

@@ -1,8 +1,8 @@
 """`sv.jit` on torch: the Python code becomes one graph of tensors for each signature, which Inductor compiles.
 
-The graph is made by ``make_fx``, which follows autograd and leaves Python behind, under an overlay that gives the
-variables' values as the graph's inputs. Dynamo is not asked: it cannot follow locks and ContextVars, and its guards at
-each call take three times as long as ours.
+``make_fx`` makes the graph, without Python code and with autograd's operations, under an overlay in which the values of
+the variables are the graph's inputs. Dynamo is not used: it cannot follow locks and ContextVars, and its guards at each
+call take three times as long as ours.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ __all__ = ["TorchJit"]
 
 Tensor = torch.Tensor
 
-_ATTEMPTS = 20  # each finds at least one variable more
-_EAGERLY = 4  # programs compiled at their first call; more of them run once as they were traced: a number may differ
+_ATTEMPTS = 20  # each finds at least one more variable
+_EAGERLY = 4  # programs compiled before their first call; later ones first run as traced, as numbers may keep changing
 
-#: What torch says when Python wants the value of a tensor that has none.
+#: Parts of torch's messages for Python code that needs the value of a tensor without one.
 _ASKED = (".numpy() is not supported for tensor subclasses", "is not tracked with proxy for")
 
-#: Tracing replaces parts of torch for the whole process.
+#: Taken during a trace, which replaces parts of torch for the whole process.
 _tracing = guarded(RLock())
 
 _is_compiling = torch.compiler.is_compiling
@@ -50,7 +50,7 @@ _default_dtype = torch.get_default_dtype
 
 
 class TorchJit:
-    """What runs the calls of one function."""
+    """Runs the calls of one function, with a graph for each signature of the arguments."""
 
     def __init__(self, program: Program) -> None:
         self._program = program
@@ -58,11 +58,11 @@ class TorchJit:
         self._count = 0
         self._limit = CreationLimit()
         self._statics = bool(program.static_argnums or program.static_argnames)
-        self._interpreted: Interpreted | None = None  # if torch cannot compile it
+        self._interpreted: Interpreted | None = None  # set if torch cannot compile the function
         self._name = getattr(program.fn, "__qualname__", None) or repr(program.fn)
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if _is_compiling():  # part of what `torch.compile` traces around it
+        if _is_compiling():  # the call is part of an outer `torch.compile`
             return self._program.fn(*args, **kwargs)
         if self._interpreted is not None:
             return self._interpreted(args, kwargs)
@@ -85,20 +85,20 @@ class TorchJit:
             try:
                 self._trace(key, args, kwargs, tensors)
             except UncompilableError as error:
-                warnings.warn(f"{error} {self._name} runs as it is, uncompiled.", RuntimeWarning, stacklevel=4)
+                warnings.warn(f"{error} {self._name} runs uncompiled.", RuntimeWarning, stacklevel=4)
                 self._interpreted = Interpreted(self._program)
                 return self._interpreted(args, kwargs)
-        raise TraceError.of("jit", f"the shapes of the variables of {self._name} change all the time")
+        raise TraceError.of("jit", f"the shapes of the variables that {self._name} uses keep changing")
 
     # -- the signature ----------------------------------------------------------------------------------------------
 
     def _key(self, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]) -> Any:
-        """What makes a program another one; its tensors are collected on the way."""
+        """Returns the cache key of a call; appends the tensors of its arguments to ``tensors``."""
         modes: Any = _default_dtype()
         if _is_any_autocast():
             modes = (
                 modes,
-                *((each, torch.is_autocast_enabled(each), torch.get_autocast_dtype(each)) for each in _kinds()),
+                *((each, torch.is_autocast_enabled(each), torch.get_autocast_dtype(each)) for each in _platforms()),
             )
         if overlays.active and (cast_to := scopes.autocast_dtype()) is not None:
             modes = (modes, cast_to)
@@ -132,7 +132,7 @@ class TorchJit:
         return key
 
     def _rebuilt(self, args: Any, kwargs: Any, tensors: Iterator[Tensor]) -> tuple[list[Any], dict[str, Any]]:
-        """The arguments with traced tensors in them, in the order of `_key`."""
+        """Returns the arguments with the tensors replaced by traced ones, in the order of `_key`."""
         program = self._program
         nums = {n % len(args) for n in program.static_argnums if -len(args) <= n < len(args)} if args else set()
         rebuilt = [each if i in nums else replaced(each, tensors) for i, each in enumerate(args)]
@@ -157,7 +157,7 @@ class TorchJit:
                 else:
                     break
             else:
-                raise TraceError.of("jit", f"every trace of {self._name} touches other variables")
+                raise TraceError.of("jit", f"each trace of {self._name} uses different variables")
             graph.finish()
             if self._count < _EAGERLY:
                 graph.compile(inputs, tensors)
@@ -203,27 +203,27 @@ class TorchJit:
         return graph, inputs, touched
 
     def _check(self, graph: Graph, values: list[Any]) -> None:
-        """Raises if the code has asked for a value, or written one in torch's own way."""
+        """Raises TraceError if the code needs the value of a tensor, or writes a variable's value in place."""
         nodes = list(graph.module.graph.nodes)
         if any(name_of(node) == "_local_scalar_dense" for node in nodes):
             raise self._asks_for_a_value()
         given = (variable for variable, value in zip(graph.variables, values, strict=True) if value is not None)
         inputs = dict(zip((node for node in nodes if node.op == "placeholder"), given, strict=False))
         wrote = [inputs[root] for node in nodes if (root := written_by(node)) in inputs]
-        for variable in wrote[: len(wrote) - graph.copies]:  # ours come last
+        for variable in wrote[: len(wrote) - graph.copies]:  # our own writes come last
             raise TraceError.of(
                 "jit",
-                "its value was written past it, by an operation of torch in place",
+                "an in-place operation of torch writes to the value directly, not through the variable",
                 variable.path,
-                "use v.assign, v.assign_add, v[…] = …; or change v.value.clone()",
+                "use v.assign, v.assign_add or v[…] = …; or work on a copy, v.value.clone()",
             )
 
     def _asks_for_a_value(self) -> TraceError:
         return TraceError.of(
             "jit",
-            f"the Python code of {self._name} asks for a value that only the compiled program will have",
-            hint="use sv.cond or torch.where, and tensors in place of .item() and .numpy(); or pass what it "
-            "depends on as a Python number",
+            f"the Python code of {self._name} needs a value that is only known when the compiled program runs",
+            hint="use sv.cond or torch.where, and tensors instead of .item() and .numpy(); or pass the value as a "
+            "Python number",
         )
 
     def _touched(self, frame: TraceOverlay) -> dict[Variable, None]:
@@ -237,7 +237,7 @@ class TorchJit:
 
 
 class _Trace(TraceOverlay):
-    """Hands out what it was not given as a tensor without values, which only the next trace will have."""
+    """An overlay in which variables that were not given have tensors without data; the next trace gets the data."""
 
     __slots__ = ("fake",)
 
@@ -245,26 +245,26 @@ class _Trace(TraceOverlay):
 
     def _discover(self, variable: Variable) -> Any:
         self.fake = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.FAKE)
-        with _disable_current_modes():  # or the snapshot itself would have none, and perhaps stay with a transaction
+        with _disable_current_modes():  # else the snapshot would have no data either, and a transaction might keep it
             return super()._discover(variable)
 
     def given(self, variable: Variable, value: Tensor) -> Tensor:
         if any(each() is variable for each, _ in self.created):
-            return value.detach().clone()  # a constant of the program, if nobody keeps the variable
+            return value.detach().clone()  # a constant of the program, unless the variable outlives the trace
         traced: Tensor = self.fake.from_tensor(value.detach(), static_shapes=True)
         return traced
 
 
 def _inlining() -> AbstractContextManager[Any]:
-    """In the block a function of ``torch.compile`` runs as the Python that it is, and becomes part of the trace."""
-    import torch._dynamo.config  # noqa: PLC0415  # a second, of which the compiler takes more
+    """In the block, functions of ``torch.compile`` run as plain Python and become part of the trace."""
+    import torch._dynamo.config  # noqa: PLC0415  # takes a second; compiling takes longer
 
     patched: AbstractContextManager[Any] = torch._dynamo.config.patch(error_on_nested_fx_trace=False)
     return patched
 
 
 def _outputs(graph: Graph, frame: TraceOverlay, own: list[Tensor | None], out: Any, *, in_place: bool) -> list[Tensor]:
-    """What the graph returns, after it has written the new values over its inputs, if it may."""
+    """Traces the writes of new values over the inputs, where allowed; returns the outputs of the graph."""
     found: list[Tensor] = []
     graph.out = template_of(out, found)
     graph.outs = len(found)
@@ -288,7 +288,7 @@ def _outputs(graph: Graph, frame: TraceOverlay, own: list[Tensor | None], out: A
         if frame.drafts[variable]._snapshot is not old:
             over.append((old, new))
     graph.written = [variable in written for variable in graph.variables]
-    lost = {_storage(old) for old, _ in over}  # what still shows an old value must be copied before
+    lost = {_storage(old) for old, _ in over}  # results that are views of old values must be copied before the write
     found = [each.clone() if _storage(each) in lost else each for each in [*found, *extra]]
     over = [(old, new.clone() if _storage(new) in lost else new) for old, new in over]
     for old, new in over:
@@ -305,6 +305,6 @@ def _normal(tensor: Tensor) -> Tensor:
     return tensor.clone() if tensor.is_inference() else tensor
 
 
-def _kinds() -> tuple[str, ...]:
+def _platforms() -> tuple[str, ...]:
     accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return ("cpu",) if accelerator is None else ("cpu", accelerator.type)

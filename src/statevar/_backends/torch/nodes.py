@@ -1,4 +1,4 @@
-"""What the operations of a torch graph do: which can fail, which write, and which Inductor knows."""
+"""Properties of the operations in a torch graph: which can fail, which write, and which Inductor knows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 __all__ = ["is_plain", "may_write", "name_of", "written_by"]
 
-# What cannot fail once it runs, beside the operations that torch tags as pointwise or as reductions. A program of
+# Operations that cannot fail once they run, besides those that torch tags as pointwise or as reductions. A program of
 # these writes in place; one that may fail halfway, at an index out of range, does not.
 _SURE = frozenset(
     (  # noqa: SIM905  # the list would take a page
@@ -30,7 +30,7 @@ _VIEWS = frozenset(
 
 
 def name_of(node: Any) -> str:
-    """The name of the operation of a node; empty if it is none of torch's own."""
+    """The name of the operation of a node; empty if it is not one of torch's own."""
     target = getattr(node, "target", None)
     if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten":
         return ""
@@ -38,7 +38,7 @@ def name_of(node: Any) -> str:
 
 
 def written_by(node: Any) -> Any:
-    """The node, no view of another, whose memory a node writes; None if it writes none."""
+    """The node whose memory a node writes, followed back through views; None if it writes none."""
     if not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.is_mutable:
         return None
     for argument, value in zip(node.target._schema.arguments, node.args, strict=False):
@@ -50,10 +50,10 @@ def written_by(node: Any) -> Any:
 
 
 def may_write(module: Any) -> bool:
-    """Whether a graph may write over its inputs: nothing in it can fail, as an index out of range would.
+    """Whether a graph may write over its inputs: nothing in it can fail, and no input gets the old value of another.
 
-    And no input gets the old value of another one. Inductor drops the copy that this takes, and two variables that
-    swap their values end with the same one (seen in torch 2.13, in ``torch.compile`` too).
+    Inductor drops the copy that the latter takes, and two variables that swap their values end with the same value
+    (seen in torch 2.13, in ``torch.compile`` too).
     """
     writes = [node for node in module.graph.nodes if node.target is torch.ops.aten.copy_.default]
     targets = {node.args[0] for node in writes}
@@ -63,11 +63,11 @@ def may_write(module: Any) -> bool:
             source = source.args[0]
         if source in targets:
             return False
-    return not any(_is_division(node) for node in module.graph.nodes) and all(map(_is_sure, module.graph.nodes))
+    return not any(_divides_integers(node) for node in module.graph.nodes) and all(map(_is_sure, module.graph.nodes))
 
 
 def _is_sure(node: Any) -> bool:
-    """Whether nothing that a node does can fail, beside a division of integers."""
+    """Whether a node cannot fail, except for a division of integers."""
     if node.op != "call_function":
         return True
     if not isinstance(node.target, torch._ops.OpOverload):
@@ -76,12 +76,12 @@ def _is_sure(node: Any) -> bool:
     return bool(name) and (torch.Tag.pointwise in tags or torch.Tag.reduction in tags or name in _SURE)
 
 
-def _is_division(node: Any) -> bool:
-    """Of integers."""
+def _divides_integers(node: Any) -> bool:
+    """Whether a node divides integers, which fails on zero."""
     value = node.meta.get("val")
     return name_of(node).startswith(_DIVISIONS) and not (isinstance(value, torch.Tensor) and value.is_floating_point())
 
 
 def is_plain(node: Any) -> bool:
-    """Whether Inductor knows what comes out: an operation of others may say what is not so, and it would go on."""
+    """Whether Inductor knows the shapes of a node's results; those that other libraries declare may be wrong."""
     return _is_sure(node) and not name_of(node).startswith("convolution")

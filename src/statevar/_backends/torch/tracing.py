@@ -1,4 +1,4 @@
-"""What Dynamo traces, and the modes in which torch traces for us."""
+"""Tells whether Dynamo is tracing, and leaves the modes in which torch traces for `sv.jit`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _modes_open = torch._C._len_torch_dispatch_stack
 
 
 class _Mark:
-    """What holds where an overlay opens: whether gradients are recorded."""
+    """Remembers whether gradients were recorded where an overlay was opened."""
 
     __slots__ = ("grad",)
 

@@ -1,4 +1,4 @@
-"""Torch's transforms, for variables whose values an overlay hands in and out."""
+"""Torch's transforms, for code whose variables have values in an overlay."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing, get_
 from torch.utils.checkpoint import checkpoint
 
 from ..._arrays.transforms import Program, Tape, Transforms
-from ..._arrays.trees import leaves, tree_map
+from ..._arrays.trees import leaves, tree_map  # in `torch.utils._pytree`, None is a leaf
 from ..._core import overlays
 from ..._transforms.interpreted import UncompilableError
 from ...errors import describe
@@ -29,7 +29,7 @@ _modes_open = torch._C._len_torch_dispatch_stack
 
 
 class _Open(local):
-    """How many tapes of the running thread record."""
+    """The number of recording tapes of the running thread."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -39,15 +39,15 @@ _open = _Open()
 
 
 class TorchTape(Tape):
-    """Autograd. What it watches is a leaf of its own, so that no gradient reaches the variable's parameter."""
+    """Records with autograd. A watched array is a leaf of its own: no gradient reaches the variable's parameter."""
 
     def __init__(self) -> None:
-        # The gradient of a gradient is wanted by a tape around this one, or by ``torch.func.grad``.
+        # An outer tape, or ``torch.func.grad``, needs the gradient of a gradient.
         self._nested = _open.count > 0 or torch._C._functorch.peek_interpreter_stack() is not None
         self._modes = ExitStack()
         if torch.is_inference_mode_enabled():
             self._modes.enter_context(torch.inference_mode(False))
-        if not torch.is_grad_enabled() and not _stopped_inside():
+        if not torch.is_grad_enabled() and not _turned_off_by_code():
             self._modes.enter_context(torch.enable_grad())
         self._closed = False
         _open.count += 1
@@ -77,7 +77,7 @@ class TorchTape(Tape):
         wanted = [each for each in sources if each.requires_grad]
         if not target.requires_grad or not wanted:
             return [None] * len(sources)
-        again = self._nested or (keep and not self._closed)  # a tape around, or this one, may be asked for more
+        again = self._nested or (keep and not self._closed)  # an outer tape, or this one, may compute more gradients
         found = iter(
             torch.autograd.grad(
                 target,
@@ -105,8 +105,8 @@ class TorchTape(Tape):
             self._modes.close()
 
 
-def _stopped_inside() -> bool:
-    """Whether the code itself, not its caller, has turned gradients off: it means them to be off."""
+def _turned_off_by_code() -> bool:
+    """Whether the code in the overlay, not its caller, has turned gradients off: they must then stay off."""
     overlay: Any = overlays.current() if overlays.active else None
     mark = getattr(overlay, "_marks", {}).get("torch")
     return mark is not None and bool(mark.grad)
@@ -124,7 +124,7 @@ class TorchTransforms(Transforms):
     # -- compilation ---------------------------------------------------------------------------------------
 
     def jit(self, program: Program) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
-        from .jit import TorchJit  # noqa: PLC0415  # for those who compile
+        from .jit import TorchJit  # noqa: PLC0415  # only compiling needs it
 
         return TorchJit(program)
 
@@ -155,7 +155,7 @@ class TorchTransforms(Transforms):
     def cond(self, predicate: Any, on_true: Callable[..., Any], on_false: Callable[..., Any], operands: Any) -> Any:
         if not isinstance(predicate, Tensor):
             return (on_true if predicate else on_false)(*operands)
-        # Both are computed: `torch.cond` takes no branch that closes over traced values.
+        # Both branches are computed: `torch.cond` takes no branch that closes over traced values.
         return tree_map(partial(_chosen, predicate.reshape(()).bool()), on_true(*operands), on_false(*operands))
 
     def while_loop(self, condition: Callable[..., Any], body: Callable[..., Any], carry: Any) -> Any:
@@ -165,8 +165,8 @@ class TorchTransforms(Transforms):
                 raise UncompilableError(
                     describe(
                         "while_loop",
-                        "under sv.jit, torch cannot compile a loop that ends by a value it computes",
-                        hint="use sv.fori_loop or sv.scan of a length that is a Python number",
+                        "under sv.jit, torch cannot compile a loop whose end depends on a computed value",
+                        hint="use sv.fori_loop or sv.scan with a length that is a Python number",
                     )
                 )
             if not goes_on:
@@ -185,20 +185,20 @@ class TorchTransforms(Transforms):
                 raise UncompilableError(
                     describe(
                         "vmap",
-                        "under sv.jit, torch cannot map what branches or loops by a value it computes",
-                        hint="use torch.where, or loops of a length that is a Python number",
+                        "under sv.jit, torch cannot map code that branches or loops on a computed value",
+                        hint="use torch.where, or loops with a length that is a Python number",
                     )
                 ) from error
             except ValueError as error:
                 if "BatchedTensor when out_dim is None" not in str(error):
                     raise
-                raise ValueError(f"out_axes: {error}") from error  # as the caller knows it
+                raise ValueError(f"out_axes: {error}") from error  # the caller's name of it
 
         return wrapped
 
     def remat(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         def wrapped(*args: Any) -> Any:
-            if _is_traced():  # Inductor decides itself what it computes again
+            if _is_traced():  # Inductor itself decides what to recompute
                 return fn(*args)
             return checkpoint(fn, *args, use_reentrant=False)
 
