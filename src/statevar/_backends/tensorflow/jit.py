@@ -78,7 +78,7 @@ class _Trace(TraceOverlay):
                 raise past_overlay(BACKEND.name, self.what, draft._path)
 
     def written_outside(self) -> list[Variable]:
-        """The variables that the code wrote but did not create; those that it creates are created at each trace."""
+        """The variables that the code wrote but did not create."""
         made = {id(variable) for variable in self.created_here()}
         return [variable for variable in self.written if id(variable) not in made]
 

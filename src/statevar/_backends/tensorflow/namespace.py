@@ -98,7 +98,7 @@ def _taking_variables(function: Callable[..., Any], name: str) -> Callable[..., 
 
     call.__name__ = call.__qualname__ = name
     call.__doc__ = function.__doc__
-    call.__module__ = getattr(function, "__module__", None) or __name__  # TensorFlow tests its examples, not we
+    call.__module__ = getattr(function, "__module__", None) or __name__  # so that our tests do not run its examples
     return call
 
 

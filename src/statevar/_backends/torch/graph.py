@@ -218,9 +218,7 @@ class Graph:
         given = [*inputs, *tensors]
         with torch.no_grad():
             found = (self._compiled or self.module)(*given)
-        known = {
-            id(each) for each in [*given, *found[self.outs :]]
-        }  # Inductor returns one tensor for two equal results
+        known = {id(each) for each in [*given, *found[self.outs :]]}  # Inductor may return one tensor for two results
         self._detached = [i for i in range(self.outs) if id(found[i]) in known]
         self._call = self._compiled
         return found
