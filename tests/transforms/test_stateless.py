@@ -84,7 +84,7 @@ def test_values_that_do_not_fit(backend: str) -> None:
         sv.errors.ShapeError, match=r"^a StatelessScope: expected shape \(2,\), got \(3,\), at 'w'\. Hint: "
     ):
         sv.StatelessScope({v: [1.0, 2.0, 3.0]})
-    with pytest.raises(sv.errors.DTypeError, match="^a StatelessScope: 2.5 is not representable as int32, at 'i'"):
+    with pytest.raises(sv.errors.DTypeError, match="^a StatelessScope: 2.5 cannot be represented as int32, at 'i'"):
         sv.StatelessScope({i: 2.5})
     with pytest.raises(sv.errors.RangeError, match=r"^a StatelessScope: .*, at 'i'"):
         sv.StatelessScope({i: 2**40})
