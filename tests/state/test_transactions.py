@@ -270,8 +270,8 @@ def test_a_variable_read_and_not_listed_is_checked(backend: str) -> None:
     with (
         pytest.raises(
             sv.errors.ConflictError,
-            match="transaction: another thread has written it since it was read here, "
-            "so nothing was committed, at 'rate'. Hint: list it",
+            match="transaction: another thread wrote the variable after this transaction had read it, "
+            "so nothing was committed, at 'rate'. Hint: list the variable",
         ),
         sv.transaction(v),
     ):
@@ -286,7 +286,7 @@ def test_a_variable_read_and_not_listed_is_checked(backend: str) -> None:
 
 def test_a_variable_read_first_and_written_then_is_checked(backend: str) -> None:
     v = sv.Variable(1.0, backend=backend)
-    with pytest.raises(sv.errors.ConflictError, match="another thread has written it"), sv.transaction():
+    with pytest.raises(sv.errors.ConflictError, match="another thread wrote the variable after"), sv.transaction():
         old = float(v)
         elsewhere(lambda: v.assign(50.0))
         v.assign(old + 1)
@@ -429,7 +429,7 @@ def test_it_ends_where_it_began() -> None:
             begun.__exit__(None)
         return str(error.value)
 
-    assert "it ends in another thread or task than it began in" in elsewhere(end)
+    assert "the with block ended in another thread or task than it began in" in elsewhere(end)
     begun.__exit__(None)
     v += 1
 

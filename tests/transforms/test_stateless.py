@@ -567,8 +567,8 @@ def test_values_of_another_form() -> None:
     for variables, values, message in [
         ([v, w], [1.0], "functionalize: expected values to be 2 values in a list or tuple, got 1"),
         ([v, w], 3.0, "functionalize: expected values to be 2 values in a list or tuple, got float"),
-        ({"v": v}, {"w": 1.0}, r"functionalize: expected values to be a dict of \['v'\], got \['w'\]"),
-        ({"v": v}, [1.0], r"functionalize: expected values to be a dict of \['v'\], got list"),
+        ({"v": v}, {"w": 1.0}, r"functionalize: expected values to be a dict with the keys \['v'\], got \['w'\]"),
+        ({"v": v}, [1.0], r"functionalize: expected values to be a dict with the keys \['v'\], got list"),
         ({"v": [v, w]}, {"v": [1.0]}, r"functionalize: expected values\['v'\] to be 2 values in a list"),
     ]:
         with pytest.raises(ValueError, match=message):
