@@ -206,8 +206,8 @@ def test_orthogonal_is_orthogonal() -> None:
         (lambda: sv.Variable("normal"), ValueError, "needs a shape without open axes, got None"),
         (lambda: sv.Variable("normal", shape=(None, 2)), ValueError, "needs a shape without open axes"),
         (lambda: sv.Variable("normal", shape=(2,), dtype="int32"), TypeError, "need a floating-point dtype"),
-        (lambda: sv.Variable("orthogonal", shape=(2,)), ValueError, "two axes or more, got \\(2,\\)"),
-        (lambda: sv.Variable("identity", shape=(2,)), ValueError, "two axes, got \\(2,\\)"),
+        (lambda: sv.Variable("orthogonal", shape=(2,)), ValueError, "a shape with at least two axes, got \\(2,\\)"),
+        (lambda: sv.Variable("identity", shape=(2,)), ValueError, "a shape with two axes, got \\(2,\\)"),
         (lambda: sv.Variable([1.0], seed=3), ValueError, "seed= works only with the name of an initializer"),
         (lambda: sv.Variable(lambda shape, dtype: np.ones(3), shape=(2,)), ValueError, "has shape \\(3,\\)"),
         (
