@@ -70,7 +70,7 @@ __all__ = [
 ]
 
 
-#: What is loaded when it is first used, by name: all of it would double the time of an import (docs/performance.md).
+#: The modules that are loaded on first use, by name: together they would double the import time (docs/performance.md).
 _LATER = {
     name: module
     for module, names in {
@@ -89,10 +89,10 @@ _LATER = {
     for name in names
 }
 
-#: A fork waits for it: else the lock that Python has for each module could stay taken in the child, for ever.
+#: A fork takes this lock first. Otherwise Python's own lock of a module being imported could stay locked in the child.
 _loading = guarded(RLock())
 
-if not TYPE_CHECKING:  # a type checker would take every name for one that is there
+if not TYPE_CHECKING:  # with `__getattr__`, a type checker would accept every name
 
     def __getattr__(name: str) -> object:
         if name not in _LATER:

@@ -1,4 +1,4 @@
-"""The name under which users know a class or a function, wherever it is defined."""
+"""Gives classes and functions the public module name that users import them from, wherever they are defined."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _Definition = TypeVar("_Definition", bound=type | Callable[..., object])
 
 
 def public(module: str = "statevar") -> Callable[[_Definition], _Definition]:
-    """Says that a class or a function belongs to a public module.
+    """Decorates a class or function so that it belongs to a public module.
 
-    Pickles and error messages of other libraries then hold no private name, so that a file of ours can move.
+    Pickles and the messages of other libraries then contain no private module name, so files of statevar can move.
     """
 
     def name(definition: _Definition) -> _Definition:
         definition.__module__ = module
         for member in vars(definition).values() if isinstance(definition, type) else ():
-            function = getattr(member, "__func__", member)  # of a class method, or a static one
+            function = getattr(member, "__func__", member)  # the function of a class method or static method
             if isinstance(function, FunctionType):
                 function.__module__ = module
         return definition

@@ -1,31 +1,31 @@
-"""What the author of an adapter for another array library needs; nothing here is for other users.
+"""The types and helpers for authors of adapters to other array libraries; users do not need this module.
 
-An adapter is a subclass of `Backend` and one instance of it. The docstring of each verb is its contract: who
-calls it, what was checked before, what it may change. ``docs/adding-a-backend.md`` goes through them with a
-worked example, and `statevar.testing.BackendSuite` checks them. What holds for every verb:
+An adapter is a subclass of `Backend` and one instance of it. The docstring of each method is its contract: who calls
+it, which checks were made before, what it may change. ``docs/adding-a-backend.md`` explains them with a worked example,
+and `statevar.testing.BackendSuite` checks them. These rules apply to every method:
 
-1. **An adapter serves one library.** It is imported when the first array of that library is met, or when its
-   name is asked for. Importing it may import the library; importing it must not be needed for anything else.
-2. **It knows nothing of variables**: no names, scopes, locks or versions. It gets handles, arrays of its
-   library, and NumPy arrays, and keeps no state of its own beside them.
-3. **A handle is what a variable owns.** Nobody else may see the memory that its verbs write. Its attribute
-   ``published`` is the snapshot that readers take without asking, or None if they must come through
+1. **An adapter serves one library.** It is imported when the first array of that library is used, or when its name is
+   requested. Importing it may import the library. Nothing else may depend on that import.
+2. **It knows nothing of variables**: no names, scopes, locks or versions. It gets handles, arrays of its library, and
+   NumPy arrays, and has no other state of its own.
+3. **A handle is the storage of one variable.** No other code may see the memory that the write verbs change. Its
+   attribute ``published`` is the snapshot that readers take without a call, or None if they must call
    `Backend.snapshot`.
-4. **A snapshot never changes.** A write verb that meets one still alive leaves it alone and makes a new
-   value. An adapter that cannot tell copies: in the write verbs, or, with ``published`` always None, in
+4. **A snapshot never changes.** While a snapshot is alive, a write verb leaves it as it is and makes a new value. An
+   adapter that cannot detect whether it is alive must copy: in the write verbs or, with ``published`` always None, in
    `Backend.snapshot`.
-5. **A write verb returns the handle to keep**, the same or another. If it raises, the handle is as it was.
-6. **An operand is not ours to keep or change.** A write verb copies what it stores, unless the library's
-   arrays are immutable. It may lie on another device than the handle; the result stays with the handle.
-7. **What NumPy does is right.** Selections follow NumPy's indexing; an element selected twice is changed
-   twice, and the last of several values set is kept. Where the library lacks an operation,
-   `Backend.compute_on_host` and `Backend.put_on_host` have it.
-8. **An error is typed**: `statevar.errors`, its message built by `statevar.errors.describe`. A dtype or a device
-   that the library lacks is refused by `Backend.dtype` or `Backend.device`, never replaced by another.
+5. **A write verb returns the handle to keep**, the same or another. If it raises, the handle is unchanged.
+6. **An operand belongs to the caller.** A write verb copies the operand to store it, unless the library's arrays are
+   immutable. The operand may be on another device than the handle; the result is on the device of the handle.
+7. **NumPy's behaviour is the reference.** Selections follow NumPy's indexing; an element selected twice is changed
+   twice, and ``set`` keeps the last of several values. Where the library lacks an operation, use
+   `Backend.compute_on_host` and `Backend.put_on_host`.
+8. **An error has a class of** `statevar.errors`, and a message built by `statevar.errors.describe`. `Backend.dtype` and
+   `Backend.device` raise for a dtype or device that the library lacks, and never replace it by another.
 
-Register the instance under the entry point group ``statevar.backends``, with the *root module of the library's
-arrays* as the name, which is also the adapter's `Backend.name`: so that asking whose an array is loads no other
-adapter.
+Register the instance under the entry point group ``statevar.backends``. Its name there is the *root module of the
+library's arrays*, and also the adapter's `Backend.name`, so that no other adapter is loaded to find the owner of an
+array.
 
 .. code-block:: toml
 
@@ -75,10 +75,10 @@ __all__ = [
 
 
 def host_dtype(name: str) -> np.dtype[Any]:
-    """The NumPy dtype that holds a dtype on the host, those of ``ml_dtypes`` among them.
+    """Returns the NumPy dtype of a dtype name, including those of ``ml_dtypes``.
 
     Raises:
-        DTypeError: no dtype has that name.
+        DTypeError: there is no dtype of that name.
 
     >>> host_dtype("float32"), host_dtype("bfloat16")
     (dtype('float32'), dtype(bfloat16))

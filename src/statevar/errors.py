@@ -1,4 +1,4 @@
-"""Every exception that statevar raises, each a subclass of the builtin a caller would catch.
+"""The exceptions that statevar raises, each also a subclass of the built-in exception that fits.
 
 ::
 
@@ -22,7 +22,7 @@
     ├── UninitializedError        (RuntimeError)
     └── UnknownBackendError       (ValueError)
 
-A message says what was asked, what was got, where, and how to mend it:
+A message names the operation, what it expected and got, where, and a way to fix it:
 ``assign: expected shape (3, 4), got (4, 3), at 'encoder/kernel'. Hint: …``.
 """
 
@@ -55,7 +55,7 @@ __all__ = [
 
 
 def describe(operation: str, problem: str, path: str = "", hint: str = "") -> str:
-    """Builds the one form that every message has.
+    """Builds a message in the form that all messages have.
 
     >>> describe("assign", "expected shape (2,), got (3,)", "w", "pass validate_shape=False")
     "assign: expected shape (2,), got (3,), at 'w'. Hint: pass validate_shape=False."
@@ -66,11 +66,11 @@ def describe(operation: str, problem: str, path: str = "", hint: str = "") -> st
 
 
 class StatevarError(Exception):
-    """The root of every exception that statevar raises on purpose."""
+    """The base class of every exception that statevar defines."""
 
     @classmethod
     def of(cls, operation: str, problem: str, path: str = "", hint: str = "") -> Self:
-        """The exception with the message that `describe` builds.
+        """Makes the exception with the message that `describe` builds.
 
         >>> ShapeError.of("assign", "expected shape (2,), got (3,)", "w")
         ShapeError("assign: expected shape (2,), got (3,), at 'w'.")
@@ -78,52 +78,52 @@ class StatevarError(Exception):
         return cls(describe(operation, problem, path, hint))
 
     if not TYPE_CHECKING:
-        # TensorFlow's AutoGraph raises the same class again only if it is made as an Exception is.
+        # TensorFlow's AutoGraph keeps the class of an exception only if the class has the constructor of Exception.
         __init__ = Exception.__init__
 
 
 class BackendNotInstalledError(StatevarError, ImportError):
-    """Raised when a known backend is asked for and its library is not installed."""
+    """Raised when a known backend is requested whose library is not installed."""
 
 
 class CheckpointError(StatevarError, ValueError):
-    """Raised when what was saved is damaged, or is not what can be loaded."""
+    """Raised when a checkpoint is damaged, or is in a form that cannot be loaded."""
 
 
 class CheckpointMismatchError(CheckpointError):
-    """Raised when what was saved is whole, and does not fit the object that it is loaded into."""
+    """Raised when an intact checkpoint does not fit the object that it is loaded into."""
 
 
 class ConflictError(StatevarError, RuntimeError):
-    """Raised when waiting for another thread or task would never end, or what it wrote undoes what was read."""
+    """Raised when waiting for another thread or task would be a deadlock, or when it has overwritten a value read."""
 
 
 class DeviceError(StatevarError, ValueError):
-    """Raised when a device does not exist, or its library does not know the name."""
+    """Raised when a device does not exist, or its name is not valid."""
 
 
 class DTypeError(StatevarError, TypeError):
-    """Raised when a dtype is unknown, cannot be held, or a cast would change the kind of a value."""
+    """Raised when a dtype is unknown or the library does not have it, or a cast would change the kind of a value."""
 
 
 class IndexingError(StatevarError, IndexError):
-    """Raised when an index does not select anything from the variable's shape."""
+    """Raised when an index is not valid for the variable's shape."""
 
 
 class InitializerError(StatevarError, ValueError):
-    """Raised when the initial value cannot be made: ragged, of objects, or by an unknown name."""
+    """Raised when a value is ragged or cannot be read as an array, or an initializer is unknown."""
 
 
 class NameScopeError(StatevarError, ValueError):
-    """Raised when a name is not a non-empty string without slashes, or no path can be written for a variable."""
+    """Raised when a name is empty, not a string or contains a slash, or when a path is missing or ambiguous."""
 
 
 class RangeError(StatevarError, OverflowError):
-    """Raised when a value is too large (or not a number) for the dtype that is to hold it."""
+    """Raised when a number is out of the range of the dtype it is cast to."""
 
 
 class ReadOnlyError(StatevarError, TypeError):
-    """Raised on a write to what only looks like the variable: a copy that a transform made of it."""
+    """Raised on a write to a read-only array, or to the copy of a variable that a transform has made."""
 
 
 class ReentrantWriteError(StatevarError, RuntimeError):
@@ -131,27 +131,27 @@ class ReentrantWriteError(StatevarError, RuntimeError):
 
 
 class ShapeError(StatevarError, ValueError):
-    """Raised when a value does not fit the variable's shape, or a shape is malformed."""
+    """Raised when a value does not fit the variable's shape, or a shape is not valid."""
 
 
 class StorageError(StatevarError, OSError):
-    """Raised when the system cannot write or read a file: ``errno`` says why."""
+    """Raised when the system cannot write or read a file; ``errno`` has the reason."""
 
     def __str__(self) -> str:
-        return str(self.args[0]) if self.args else ""  # OSError shows its number and no more
+        return str(self.args[0]) if self.args else ""  # OSError would show only the number and its text
 
 
 class CheckpointNotFoundError(StorageError, FileNotFoundError):
-    """Raised when nothing was saved there."""
+    """Raised when there is no checkpoint at a path."""
 
 
 class TraceError(StatevarError, RuntimeError):
-    """Raised when a write inside a traced function would be lost, or would leak a tracer."""
+    """Raised when a read or write in a traced function would be wrong, lost, or leak a traced value."""
 
 
 class UninitializedError(StatevarError, RuntimeError):
-    """Raised when a variable is read before anything was assigned to it."""
+    """Raised when a variable is read that has no value yet."""
 
 
 class UnknownBackendError(StatevarError, ValueError):
-    """Raised when no backend has the name, or none owns the array."""
+    """Raised when there is no backend with a name, or an entry point does not refer to a backend."""

@@ -1,7 +1,7 @@
 """Initial values by name: pure functions ``(shape, dtype, seed) -> array``.
 
-Values are drawn on the host from NumPy's Philox generator and then handed to the backend, so that a seed
-gives the same numbers everywhere. Scales and names follow Keras.
+Values are drawn on the host from NumPy's Philox generator and then passed to the backend, so that a seed gives the same
+numbers on every backend. Scales and names follow Keras.
 
 >>> import statevar as sv
 >>> sv.Variable("glorot_uniform", shape=(2, 3), seed=0).shape
@@ -44,94 +44,94 @@ __all__ = [
 HostArray = np.ndarray[Any, Any]
 Initializer = Callable[..., HostArray]
 
-#: The standard deviation of a standard normal cut off at two of its own.
+#: The standard deviation of a standard normal distribution that is truncated at -2 and 2.
 _TRUNCATED_STDDEV = 0.87962566103423978
 
 
 def zeros(shape: Shape, dtype: Any = "float32", seed: int | None = None) -> HostArray:
-    """All zeros; a dtype of any kind."""
+    """Returns zeros of any dtype."""
     return np.zeros(shape, HOST[dtype_name(dtype)])
 
 
 def ones(shape: Shape, dtype: Any = "float32", seed: int | None = None) -> HostArray:
-    """All ones; a dtype of any kind."""
+    """Returns ones of any dtype."""
     return np.ones(shape, HOST[dtype_name(dtype)])
 
 
 def constant(shape: Shape, dtype: Any = "float32", seed: int | None = None, value: Any = 0) -> HostArray:
-    """One value everywhere; a dtype of any kind."""
+    """Returns an array of any dtype with ``value`` in every element."""
     return np.full(shape, value, HOST[dtype_name(dtype)])
 
 
 def normal(
     shape: Shape, dtype: Any = "float32", seed: int | None = None, mean: float = 0.0, stddev: float = 0.05
 ) -> HostArray:
-    """Normally distributed."""
+    """Draws from a normal distribution."""
     return _draw(lambda rng: rng.normal(mean, stddev, shape), dtype, seed)
 
 
 def uniform(
     shape: Shape, dtype: Any = "float32", seed: int | None = None, low: float = -0.05, high: float = 0.05
 ) -> HostArray:
-    """Uniformly distributed in ``[low, high)``."""
+    """Draws from a uniform distribution over ``[low, high)``."""
     return _draw(lambda rng: rng.uniform(low, high, shape), dtype, seed)
 
 
 def truncated_normal(
     shape: Shape, dtype: Any = "float32", seed: int | None = None, mean: float = 0.0, stddev: float = 0.05
 ) -> HostArray:
-    """Normally distributed, drawn again where farther than two ``stddev`` from the mean."""
+    """Draws from a normal distribution, and again where a value is more than two ``stddev`` from the mean."""
     return _draw(lambda rng: mean + stddev * _truncated(rng, shape), dtype, seed)
 
 
 def glorot_uniform(shape: Shape, dtype: Any = "float32", seed: int | None = None) -> HostArray:
-    """Uniform within ``sqrt(6 / (fan_in + fan_out))`` (Glorot and Bengio, 2010)."""
+    """Draws uniformly from ``±sqrt(6 / (fan_in + fan_out))`` (Glorot and Bengio, 2010)."""
     return _scaled_uniform(shape, dtype, seed, 1.0, sum(_fans(shape)) / 2)
 
 
 def glorot_normal(shape: Shape, dtype: Any = "float32", seed: int | None = None) -> HostArray:
-    """Truncated normal of variance ``2 / (fan_in + fan_out)`` (Glorot and Bengio, 2010)."""
+    """Draws from a truncated normal of variance ``2 / (fan_in + fan_out)`` (Glorot and Bengio, 2010)."""
     return _scaled_normal(shape, dtype, seed, 1.0, sum(_fans(shape)) / 2)
 
 
 def he_uniform(shape: Shape, dtype: Any = "float32", seed: int | None = None) -> HostArray:
-    """Uniform within ``sqrt(6 / fan_in)`` (He et al., 2015)."""
+    """Draws uniformly from ``±sqrt(6 / fan_in)`` (He et al., 2015)."""
     return _scaled_uniform(shape, dtype, seed, 2.0, _fans(shape)[0])
 
 
 def he_normal(shape: Shape, dtype: Any = "float32", seed: int | None = None) -> HostArray:
-    """Truncated normal of variance ``2 / fan_in`` (He et al., 2015)."""
+    """Draws from a truncated normal of variance ``2 / fan_in`` (He et al., 2015)."""
     return _scaled_normal(shape, dtype, seed, 2.0, _fans(shape)[0])
 
 
 def lecun_uniform(shape: Shape, dtype: Any = "float32", seed: int | None = None) -> HostArray:
-    """Uniform within ``sqrt(3 / fan_in)`` (LeCun et al., 1998)."""
+    """Draws uniformly from ``±sqrt(3 / fan_in)`` (LeCun et al., 1998)."""
     return _scaled_uniform(shape, dtype, seed, 1.0, _fans(shape)[0])
 
 
 def lecun_normal(shape: Shape, dtype: Any = "float32", seed: int | None = None) -> HostArray:
-    """Truncated normal of variance ``1 / fan_in`` (LeCun et al., 1998)."""
+    """Draws from a truncated normal of variance ``1 / fan_in`` (LeCun et al., 1998)."""
     return _scaled_normal(shape, dtype, seed, 1.0, _fans(shape)[0])
 
 
 def orthogonal(shape: Shape, dtype: Any = "float32", seed: int | None = None, gain: float = 1.0) -> HostArray:
-    """``gain`` times a matrix with orthonormal rows or columns; leading axes count as rows (Saxe et al., 2014)."""
+    """Draws a matrix with orthonormal rows or columns, times ``gain``; all axes but the last are rows (Saxe, 2014)."""
     if len(shape) < 2:
-        raise ShapeError.of("orthogonal", f"expected a shape of two axes or more, got {shape}")
+        raise ShapeError.of("orthogonal", f"expected a shape with at least two axes, got {shape}")
     rows, columns = math.prod(shape[:-1]), shape[-1]
 
     def draw(rng: np.random.Generator) -> HostArray:
         q, r = np.linalg.qr(rng.normal(size=(max(rows, columns), min(rows, columns))))
-        q = q * np.where(np.diag(r) < 0, -1.0, 1.0)  # without the signs the matrix is not uniform
+        q = q * np.where(np.diag(r) < 0, -1.0, 1.0)  # without the signs the distribution is not uniform
         return gain * (q if rows >= columns else q.T).reshape(shape)
 
     return _draw(draw, dtype, seed)
 
 
 def identity(shape: Shape, dtype: Any = "float32", seed: int | None = None) -> HostArray:
-    """Ones on the diagonal of a matrix, zeros elsewhere; a dtype of any kind."""
+    """Returns a matrix of any dtype with ones on the diagonal and zeros elsewhere."""
     if len(shape) != 2:
-        raise ShapeError.of("identity", f"expected a shape of two axes, got {shape}")
+        raise ShapeError.of("identity", f"expected a shape with two axes, got {shape}")
     return np.eye(*shape).astype(HOST[dtype_name(dtype)])
 
 
@@ -157,10 +157,10 @@ _BY_NAME: dict[str, Initializer] = {
 
 
 def get(name: str) -> Initializer:
-    """The initializer of that name.
+    """Returns the initializer of a name.
 
     Raises:
-        InitializerError: there is none; the message lists those there are.
+        InitializerError: there is no such initializer; the message lists the known names.
     """
     try:
         return _BY_NAME[name]
@@ -168,14 +168,16 @@ def get(name: str) -> Initializer:
         raise InitializerError.of(
             "initializer",
             f"unknown initializer {name!r}",
-            hint=f"known initializers are {', '.join(_BY_NAME)}; for a string as a value write [{name!r}]",
+            hint=f"known initializers are {', '.join(_BY_NAME)}; for a string as the value, write [{name!r}]",
         ) from None
 
 
 def _draw(draw: Callable[[np.random.Generator], HostArray], dtype: Any, seed: int | None) -> HostArray:
     name = dtype_name(dtype)
     if not is_floating(name):
-        raise DTypeError.of("initializer", f"random values need a floating-point dtype, got {name}")
+        raise DTypeError.of(
+            "initializer", f"random values need a floating-point dtype, got {name}", hint="pass dtype='float32'"
+        )
     # Always drawn in float64, so that float32 and float64 variables get the same numbers.
     return np.asarray(draw(np.random.Generator(np.random.Philox(seed)))).astype(HOST[name])
 
@@ -188,7 +190,7 @@ def _truncated(rng: np.random.Generator, shape: Shape) -> HostArray:
 
 
 def _fans(shape: Shape) -> tuple[float, float]:
-    """Inputs and outputs of one unit; the axes before the last two are a convolution's window, as in Keras."""
+    """The fan-in and fan-out of a weight; the axes before the last two are a convolution's window, as in Keras."""
     if len(shape) < 2:
         size = float(math.prod(shape))
         return size, size

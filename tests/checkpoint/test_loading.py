@@ -280,7 +280,7 @@ def test_what_cannot_be_cast_is_named_with_the_rest(backend: str, path: Path) ->
     message = mismatch(target, path, cast=True)
     assert message.count("\n") == 3
     assert "mismatched  a: load: cannot cast float32 to int32" in message
-    assert "mismatched  b: load: 300 is out of the range of int8, -128 to 127" in message
+    assert "mismatched  b: load: 300 is out of the range of int8, which is -128 to 127" in message
     assert "mismatched  c: load: " in message
     report = sv.load(target, path, cast=True, strict=False)
     assert report.loaded == ["d"]

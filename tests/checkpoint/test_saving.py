@@ -300,11 +300,11 @@ def test_a_variable_alone_has_its_own_path(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ({"": 0}, "a key is empty, or has NUL or half a surrogate pair: ''"),
-        ({"a\0b": 0}, "a key is empty, or has NUL"),
+        ({"": 0}, "a key is empty, or contains NUL or half a surrogate pair: ''"),
+        ({"a\0b": 0}, "a key is empty, or contains NUL"),
         ({"\ud800": 0}, "half a surrogate pair"),
         ({1.5: 0}, "expected a string or an integer as key, got 1.5"),
-        ({1: 0, "1": 0}, "two keys are written '1'"),
+        ({1: 0, "1": 0}, "two keys are both written '1' in a path"),
         ({"__metadata__": 0}, "the file format reserves this name"),
     ],
     ids=["empty", "NUL", "surrogate", "float", "twice", "metadata"],

@@ -38,8 +38,8 @@ def test_plain_arrays_are_read_and_written_as_variables_are() -> None:
     [
         ([1.0, 2.0, 3.0], ValueError, r"set_value: expected shape \(2,\), got \(3,\)"),
         (1.0, ValueError, r"expected shape \(2,\), got \(\)"),
-        ([2.5, 1.0], TypeError, "set_value: 2.5 is not representable as int32"),
-        ([float("nan"), 1.0], TypeError, "nan is not representable as int32"),
+        ([2.5, 1.0], TypeError, "set_value: 2.5 cannot be represented as int32"),
+        ([float("nan"), 1.0], TypeError, "nan cannot be represented as int32"),
         (np.array([1.0, 2.0]), TypeError, "cannot cast float64 to int32"),
         ([2**40, 0], OverflowError, "out of the range of int32"),
         (None, ValueError, "a value of type NoneType"),

@@ -83,7 +83,9 @@ def test_a_container_may_have_attributes_too() -> None:
     assert paths(bag) == ["a", "extra"]
     assert len(sv.variables(bag)) == 2
     bag.a = scalar()
-    with pytest.raises(sv.errors.NameScopeError, match="named_variables: two keys are written 'a', and a Variable"):
+    with pytest.raises(
+        sv.errors.NameScopeError, match="named_variables: two keys are both written 'a' in a path, and a Variable"
+    ):
         paths(bag)
     assert len(sv.variables(bag)) == 3
     stack = Stack(top=scalar())
@@ -413,13 +415,16 @@ class Level(enum.IntEnum):
         (lambda: {True: scalar()}, "expected a string or an integer as key, got True"),
         (lambda: {b"w": scalar()}, "expected a string or an integer as key, got b'w'"),
         (lambda: {None: scalar()}, "expected a string or an integer as key, got None"),
-        (lambda: {"": scalar()}, "a key is empty, or has NUL or half a surrogate pair: ''"),
-        (lambda: {"a\0b": scalar()}, r"a key is empty, or has NUL or half a surrogate pair: 'a\\x00b'"),
-        (lambda: {"\ud800": scalar()}, r"a key is empty, or has NUL or half a surrogate pair: '\\ud800'"),
+        (lambda: {"": scalar()}, "a key is empty, or contains NUL or half a surrogate pair: ''"),
+        (lambda: {"a\0b": scalar()}, r"a key is empty, or contains NUL or half a surrogate pair: 'a\\x00b'"),
+        (lambda: {"\ud800": scalar()}, r"a key is empty, or contains NUL or half a surrogate pair: '\\ud800'"),
         (lambda: module_of({"": scalar()}), "a key is empty"),
-        (lambda: {"x": {1: scalar(), "1": scalar()}}, "two keys are written '1', and a .* path, at 'x'. Hint: keep"),
-        (lambda: {1: 3.0, "1": [scalar()]}, "two keys are written '1'"),
-        (lambda: {1: [scalar()], "1": 3.0}, "two keys are written '1'"),
+        (
+            lambda: {"x": {1: scalar(), "1": scalar()}},
+            "two keys are both written '1' in a path, and a .* path, at 'x'. Hint: keep",
+        ),
+        (lambda: {1: 3.0, "1": [scalar()]}, "two keys are both written '1' in a path"),
+        (lambda: {1: [scalar()], "1": 3.0}, "two keys are both written '1' in a path"),
     ],
 )
 def test_what_has_no_path_is_an_error_that_says_where(make: Callable[[], Any], message: str) -> None:

@@ -333,7 +333,7 @@ def test_a_write_inside_a_write_is_an_error(backend: str) -> None:
 
     v = sv.Variable([1.0], name="w", backend=backend)
     v.constraint = again
-    with pytest.raises(RuntimeError, match="assign: a write of this variable is under way in this thread, at 'w'"):
+    with pytest.raises(RuntimeError, match="assign: this thread is already inside a write of this variable, at 'w'"):
         v.assign([2.0])
     v.constraint = lambda value: value + v.value  # a read is not
     assert_same(v.assign([2.0]), [3.0])

@@ -41,7 +41,7 @@ def test_a_task_made_inside_is_outside(backend: str) -> None:
     async def child() -> list[float]:
         seen: list[float] = v.numpy().tolist()
         with pytest.raises(
-            sv.errors.ConflictError, match="it is held by the transaction in which this thread or task was started"
+            sv.errors.ConflictError, match="the variable is held by the transaction that started this thread or task"
         ):
             v.assign([50.0])
         return seen
@@ -62,7 +62,7 @@ def test_a_worker_thread_started_inside_is_outside() -> None:
         async with sv.transaction(v):
             v.assign([2.0])
             assert (await asyncio.to_thread(v.numpy)).tolist() == [1.0]
-            with pytest.raises(sv.errors.ConflictError, match="the transaction may wait for this code"):
+            with pytest.raises(sv.errors.ConflictError, match="since it may be waiting for this code"):
                 await asyncio.to_thread(v.assign, [3.0])
 
     asyncio.run(asyncio.wait_for(main(), PATIENCE))
@@ -85,7 +85,8 @@ def test_a_plain_write_to_what_another_task_holds_is_an_error() -> None:
         for write in (lambda: v.assign([3.0]), lambda: v.update(lambda a: a), sv.transaction(v).__enter__):
             with pytest.raises(
                 sv.errors.ConflictError,
-                match="another asyncio task of this thread holds it for a transaction, at 'w'. Hint: use `async with",
+                match="another asyncio task of this thread holds the variable for a transaction, at 'w'. "
+                "Hint: use `async with",
             ):
                 write()
         assert_same(v, [1.0])

@@ -100,9 +100,9 @@ def test_at_accumulates_like_numpy(backend: str, case: Any, kind: str, data: st.
         ((0, 0, 0), "too many indices"),
         (([0, 3],), "index 3 is out of bounds"),
         (np.array([True, False]), "boolean index did not match"),
-        ("a", "only integers, slices"),
-        (1.5, "only integers, slices"),
-        ([0.5], "only integers, slices"),
+        ("a", "expected an index of integers, slices"),
+        (1.5, "expected an index of integers, slices"),
+        ([0.5], "expected an index of integers, slices"),
         (slice(0, 1, 0), "slice step cannot be zero"),
         ((..., ...), "ellipsis"),
     ],
@@ -112,14 +112,14 @@ def test_bad_indices_are_refused_by_reads_and_writes(backend: str, index: Any, m
     for use in (lambda: v[index], lambda: v.__setitem__(index, 1.0), lambda: v.at[index].add(1.0)):
         with pytest.raises(IndexError, match=message):
             use()
-    with pytest.raises(IndexError, match=r"index: .* \(shape \(3, 2\)\), at 'w'. Hint: an index follows NumPy's rules"):
+    with pytest.raises(IndexError, match=r"index: .* \(shape \(3, 2\)\), at 'w'. Hint: indexing follows NumPy's rules"):
         v[index] = 1.0
     assert v.version == 0
 
 
 def test_a_value_that_does_not_broadcast_into_the_selection(backend: str) -> None:
     v = sv.Variable(np.zeros((3, 2), "float32"), name="w", backend=backend)
-    message = r"setitem: shape \(3,\) does not broadcast into the selected \(2,\), at 'w'"
+    message = r"setitem: shape \(3,\) does not broadcast into the selected shape \(2,\), at 'w'"
     with pytest.raises(sv.errors.ShapeError, match=message):
         v[0] = [1.0, 2.0, 3.0]
     with pytest.raises(sv.errors.ShapeError, match="at.add: shape"):

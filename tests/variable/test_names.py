@@ -38,7 +38,7 @@ def test_a_scope_ends_with_an_exception() -> None:
 
 @pytest.mark.parametrize("name", ["", "a/b", 3, None, b"w"])
 def test_bad_names_are_refused(name: object) -> None:
-    message = "name: expected a non-empty string without '/', got .*Hint: nest name_scope for a path"
+    message = "name: expected a non-empty string without '/', got .*Hint: for a path, nest name_scope blocks"
     with pytest.raises(ValueError, match=message), sv.name_scope(name):  # type: ignore[arg-type]
         pass
     if name is not None:

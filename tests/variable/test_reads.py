@@ -129,7 +129,7 @@ def test_scalars_convert_to_numbers_of_python_and_others_do_not(backend: str) ->
         operator.index(s)
     v = sv.Variable([1.0, 2.0], backend=backend)
     for convert in (float, int, bool, complex, operator.index):
-        with pytest.raises(TypeError, match=r"only a scalar converts, got shape \(2,\). Hint: index it first"):
+        with pytest.raises(TypeError, match=r"expected a scalar, got shape \(2,\). Hint: index it first"):
             convert(v)
 
 

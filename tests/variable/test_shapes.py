@@ -131,7 +131,10 @@ def test_without_a_value_reads_fail_until_it_is_assigned(backend: str) -> None:
 
 def test_without_a_value_and_an_open_shape(backend: str) -> None:
     v = sv.Variable(shape=(None, 2), name="u", backend=backend)
-    with pytest.raises(sv.errors.UninitializedError, match=r"shape: declared as \(None, 2\), and no value yet, at 'u'"):
+    with pytest.raises(
+        sv.errors.UninitializedError,
+        match=r"shape: the variable has no value yet, and its declared shape \(None, 2\) is open, at 'u'",
+    ):
         _ = v.shape
     assert "shape=(None, 2)" in repr(v)
     v.assign([[1.0, 2.0]])

@@ -86,7 +86,7 @@ def test_update_without_a_value_is_an_error(backend: str) -> None:
 )
 def test_update_inside_an_update_is_an_error(backend: str, again: Any) -> None:
     v = sv.Variable([1.0], name="w", backend=backend)
-    with pytest.raises(sv.errors.ReentrantWriteError, match="an update of this variable is under way in this thread"):
+    with pytest.raises(sv.errors.ReentrantWriteError, match="this thread is already inside an update of this variable"):
         v.update(lambda a: again(v))
     assert_same(v.assign_add(1.0), [2.0])
 
@@ -146,7 +146,9 @@ def test_two_updates_that_wait_for_each_other_do_not_hang(backend: str) -> None:
 
     in_threads(lambda: crossing(a, b), lambda: crossing(b, a))
     assert len(failed) == 1, "one of them goes on"
-    assert "waiting for an update of another thread would never end: it waits for this one, at '" in failed[0]
+    assert (
+        "waiting for an update of another thread would be a deadlock: that thread waits for this one, at '" in failed[0]
+    )
     assert "Hint: list all the variables in one sv.transaction" in failed[0]
     assert int(a) + int(b) == 2, "the other one wrote both"
 
@@ -231,7 +233,7 @@ def test_an_edit_in_an_edit_is_an_error(backend: str) -> None:
     with (
         pytest.raises(
             sv.errors.ReentrantWriteError,
-            match="assign_add: an edit of this variable is under way in this thread, at 'w'",
+            match="assign_add: this thread is already inside an edit of this variable, at 'w'",
         ),
         v.edit(),
     ):

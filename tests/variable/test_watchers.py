@@ -31,7 +31,7 @@ def test_wait_returns_at_the_version(backend: str) -> None:
 
 def test_waiting_for_what_nobody_else_can_write_is_an_error(backend: str) -> None:
     v = sv.Variable(0, name="w", backend=backend)
-    message = "wait: this thread holds it for a transaction, so that nobody can write version 1, at 'w'"
+    message = "wait: this thread holds the variable for a transaction, so no other thread can write version 1, at 'w'"
     with sv.transaction(v):
         with pytest.raises(sv.errors.ConflictError, match=message):
             v.wait(1)
@@ -138,7 +138,7 @@ def test_what_a_subscriber_raises_is_logged(caplog: pytest.LogCaptureFixture) ->
     assert told == [1, 2], "the next one is called, and the write is done"
     assert int(v) == 2
     assert "broken" in caplog.text
-    assert "failed on version 1 of 'w'" in caplog.text
+    assert "raised an exception on version 1 of 'w'" in caplog.text
     assert "ZeroDivisionError: oh" in caplog.text
 
 

@@ -1,1 +1,1 @@
-"""What array libraries are: their contracts, dtypes, shapes and selections. No variable is known here."""
+"""Array libraries: the contracts of their adapters, dtypes, shapes and selections. Nothing here knows variables."""

@@ -1,14 +1,14 @@
-"""The seam between the variable and array libraries: the `Backend` that an adapter implements.
+"""The interface between the variable and array libraries: the `Backend` that an adapter implements.
 
-The laws of an adapter:
+The rules for an adapter:
 
-1. It is imported only when its library is used; nothing outside it names the library.
-2. It knows nothing of `Variable`: it gets handles and arrays, and no names, scopes, locks or versions.
-3. The caller has converted and checked everything before a verb runs; a verb that fails halfway through
-   leaves the handle whole.
-4. A *handle* is what the variable owns. Its attribute ``published`` is the snapshot that readers may take
-   without the lock, or None if they must come through `Backend.snapshot`. A write verb returns the handle
-   to keep, whether it changed the one it got or made another.
+1. It is imported only when its library is used; no code outside it names the library.
+2. It knows nothing of `Variable`: it gets handles and arrays, but no names, scopes, locks or versions.
+3. The caller has converted and checked everything before a verb runs. A verb that fails halfway leaves the handle as it
+   was.
+4. A *handle* is the library's storage of a variable. Its attribute ``published`` is the snapshot that readers may take
+   without the lock, or None if they must call `Backend.snapshot`. A write verb returns the handle to keep: the one it
+   got, or a new one.
 """
 
 from __future__ import annotations
@@ -38,55 +38,59 @@ _BITWISE = (operator.and_, operator.or_, operator.xor)
 
 @public("statevar.backends")
 class Handle(Protocol):
-    """What a variable owns in its library."""
+    """The storage of one variable in its library."""
 
     published: Any
 
 
 @public("statevar.backends")
 class Backend(ABC):
-    """One array library, as the variable sees it. Verbs stand in the same order in every adapter."""
+    """One array library, as the variable uses it. The methods are in the same order in every adapter."""
 
-    #: The name users write: ``backend="numpy"``.
+    #: The name that users write: ``backend="numpy"``.
     name: ClassVar[str]
-    #: Whether its arrays are NumPy's own.
+    #: Whether the arrays of the library are NumPy arrays.
     is_host: ClassVar[bool] = False
-    #: Whether a handle may be replaced while another thread writes it: nothing outside holds what is in it.
+    #: Whether a handle may be replaced while another thread writes it, since no user code refers to its contents.
     replaceable: ClassVar[bool] = False
-    #: What tells whether code is being traced by this library; None if it traces none.
+    #: The `Tracing` of this library; None if the library traces no code.
     tracing: ClassVar[Tracing | None] = None
 
-    # -- whose is it ---------------------------------------------------------------------------------
+    # -- ownership -----------------------------------------------------------------------------------
 
     @abstractmethod
     def owns(self, value: Any) -> bool:
-        """Whether the value is an array of this library. Asked of other libraries' arrays too."""
+        """Whether the value is an array of this library. Called with arrays of other libraries too."""
 
     def is_symbolic(self, array: Array) -> bool:
-        """Whether an array of ours stands for a value of a traced program, or for one whose gradient is recorded."""
+        """Whether an array of this library stands for a value in a traced program, or has its gradient recorded."""
         return False
 
     def transforms(self) -> Transforms:
-        """The gradients, the compiler and the loops of the library. Asked through `registry.transforms_of`.
+        """The gradients, the compiler and the loops of the library. Called through `registry.transforms_of`.
 
         Raises:
-            NotImplementedError: the library has none.
+            NotImplementedError: the adapter has no transforms.
         """
         raise NotImplementedError(
-            describe("transforms", f"{self.name} has none", hint="its adapter can have a method transforms()")
+            describe(
+                "transforms",
+                f"the adapter of {self.name} has no gradients, compiler or loops",
+                hint="implement its method Backend.transforms",
+            )
         )
 
     def attach(self, variable_type: type, snapshot_type: type) -> None:
-        """Tells the library of our types, where it keeps a registry. Called once, when both are there."""
+        """Registers statevar's types with a library that has a registry of types. Called once."""
 
     # -- dtypes, shapes and devices -------------------------------------------------------------------
 
     @abstractmethod
     def dtype(self, name: str) -> Any:
-        """The library's dtype object.
+        """The library's dtype object for a canonical name.
 
         Raises:
-            DTypeError: the library cannot hold it, with the way to make it, if any.
+            DTypeError: the library does not have the dtype; the hint says how to enable it, if that is possible.
         """
 
     def dtype_name(self, array: Array) -> str:
@@ -107,64 +111,71 @@ class Backend(ABC):
 
     @abstractmethod
     def device_of(self, array: Array) -> Any:
-        """Where an array lies, as `device` returns it."""
+        """The device of an array, as `device` returns it."""
 
     @abstractmethod
     def device_name(self, device: Any) -> str:
-        """The portable name of a device: ``"CPU:0"``."""
+        """The portable name of a device, such as ``"CPU:0"``."""
 
     # -- conversion ------------------------------------------------------------------------------------
 
     @abstractmethod
     def operand(self, value: Any, dtype: Any) -> Array | None:
-        """The value, if a write verb can take it as it is: ours and of this dtype. Else None.
+        """Returns the value if it is an array of this library and of this dtype, ready for a write verb. Else None.
 
-        The hot path of every write: no more than two tests. The result is cut from any gradient. Whatever
-        `cast` returns for the dtype must be accepted.
+        Every write calls it, so it should make no more than two tests. The result has no gradient. It must accept every
+        result of `cast` to the dtype.
         """
 
     @abstractmethod
     def from_host(self, array: HostArray, device: Any) -> Array:
-        """A host array as an operand of the write verbs, which copy what they store.
+        """Turns a host array into an operand of the write verbs, which copy what they store.
 
-        The array may be the caller's: what outlives this call and the verb must not alias it. It may also be
-        the result of `compute_on_host`, in a dtype that the library lacks. ``device`` is None for its default.
+        The array may belong to the caller, who may overwrite it a moment later: the value that the verb stores must not
+        share its memory. It may also be the result of `compute_on_host`, in a dtype that the library lacks.
+
+        Args:
+            device: None for the library's default.
         """
 
     @abstractmethod
     def to_host(self, array: Array) -> HostArray:
-        """An array as NumPy, to be read at once. Zero-copy where the library can; never writable then."""
+        """Converts an array to a NumPy array to be read at once: without a copy if possible, and then read-only."""
 
     @abstractmethod
     def import_array(self, array: Array, dtype: Any = None) -> Array:
-        """A snapshot of ours or of NumPy as an array of ours, to be read only. Zero-copy where possible.
+        """Converts a snapshot of this library or of NumPy to a read-only array of this library, if possible uncopied.
 
         Args:
-            dtype: what the library asked for when it called us by its protocol, if anything.
+            dtype: the dtype that the library's protocol asked for, or None.
         """
 
-    #: Functions of the library to which a variable is its parameter, not its value.
+    #: Functions of the library that must get the variable's parameter instead of its value.
     wants_parameters: ClassVar[frozenset[Any]] = frozenset()
 
     def as_other_operand(self, array: HostArray) -> Any:
-        """A NumPy array or scalar as the other operand of the library's own operators."""
+        """Converts a NumPy array or scalar to an operand of the library's own operators."""
         return array
 
     @abstractmethod
     def cast(self, array: Array, dtype: Any) -> Array:
-        """An array of ours in another dtype, as the library casts; differentiable where the library is."""
+        """Casts an array of this library to another dtype; differentiable where the library is."""
 
     def without_weak_type(self, array: Array) -> Array:
-        """An array of ours as a variable stores it, traced or not: without marks such as JAX's weak type."""
+        """The array without marks such as JAX's weak type, as a variable stores it. The array may be traced."""
         return array
 
     def as_immutable(self, array: Array, *, fresh: bool) -> Array:
-        """The array as nobody can change it, so that it can be a snapshot: a copy, unless it is ``fresh`` from us."""
+        """The array in a form that nobody can change, to be a snapshot.
+
+        Args:
+            fresh: the caller has made the array and nobody else refers to it, so it need not be copied.
+        """
         return array
 
     @abstractmethod
     def in_range(self, before: Array, after: Array) -> bool:
-        """Whether a cast kept every value in range: integers equal, finite values finite."""
+        """Whether a cast has left every integer equal and every finite value finite."""
 
     @abstractmethod
     def namespace(self) -> Any:
@@ -181,130 +192,131 @@ class Backend(ABC):
 
     @abstractmethod
     def round(self, array: Array, decimals: int) -> Array:
-        """Rounds to a number of decimals, half to even."""
+        """Rounds an array to a number of decimals, half to even."""
 
-    # -- a handle's life ---------------------------------------------------------------------------------
+    # -- handles -----------------------------------------------------------------------------------------
 
     @abstractmethod
     def create(self, array: Array, *, declared: DeclaredShape, device: Any, trainable: bool) -> Handle:
-        """A handle that owns a copy of an operand, unless the operand is immutable."""
+        """Makes a handle that stores an operand: a copy of it, unless it is immutable."""
 
     @abstractmethod
     def device_of_handle(self, handle: Handle) -> Any:
-        """Where the value lies, as `device` returns it."""
+        """The device of the value in a handle, as `device` returns it."""
 
     @abstractmethod
     def snapshot(self, handle: Handle) -> Array:
         """The current value, which later writes do not change. Called under the variable's lock.
 
-        May set ``handle.published`` to it.
+        May set ``handle.published`` to the value.
         """
 
-    # Each write verb is called under the lock, with the operand's dtype and shape checked, while no
-    # reader can reach ``handle.published``. They share one signature so that there is one call site. An
-    # operand may lie on another device: the verb moves it, the variable stays where it is.
+    # Each write verb is called under the lock, with the operand's dtype and shape checked, while no reader can reach
+    # ``handle.published``. They share one signature so that there is one call site. An operand on another device is
+    # moved to the device of the variable.
 
     @abstractmethod
     def assign(self, handle: Handle, x: Array, _op: Any = None, _where: Any = None) -> Handle:
-        """Stores x. The shape is the handle's, or fits what was declared."""
+        """Stores x, whose shape fits the declared shape."""
 
     @abstractmethod
     def apply(self, handle: Handle, x: Array, op: Operation, _where: Any = None) -> Handle:
-        """Stores ``op(value, x)`` for `operator.add`, sub, mul, and_, or_ or xor; x broadcasts."""
+        """Stores ``op(value, x)`` where op is `operator.add`, sub, mul, and_, or_ or xor, and x broadcasts."""
 
     @abstractmethod
     def put(self, handle: Handle, x: Array, operation: str, where: Selection) -> Handle:
-        """Does one of `AT_OPERATIONS` at a selection; x broadcasts to it.
+        """Applies one of `AT_OPERATIONS` at a selection, into which x broadcasts.
 
-        An element selected twice is changed twice; of several values set, the last is kept.
+        An element selected twice is changed twice; ``set`` keeps the last of several values.
         """
 
     @abstractmethod
     def redeclare(self, handle: Handle, x: Array, _op: Any = None, _where: Any = None) -> Handle:
-        """Stores x of any shape, which is also the shape declared from now on."""
+        """Stores x, which may have any shape; the handle has that declared shape from now on."""
 
-    # The next three copy, unless an adapter knows better.
+    # `fork`, `fork_from_host`, `adopt` and `savepoint` copy here. An adapter can override them to share memory.
 
     def fork(self, handle: Handle, array: Array | None) -> Handle:
-        """A handle that starts with a snapshot of this one, and is written apart by the same verbs.
+        """Makes a second handle that starts with a snapshot of this one and is then written independently of it.
 
-        ``array`` is that snapshot, or an older one; None stands for the present value. Somebody holds it until the
-        fork is adopted or dropped, so that a handle which counts its readers may be its own fork.
+        A better implementation shares the memory until it is written, and makes a lighter handle than `create` does.
 
-        Better: the memory is shared until it is written, and the handle is lighter than what `create` makes.
+        Args:
+            array: a snapshot of this handle, of any age; None for the present value. The caller keeps it until the fork
+                is adopted or dropped, so a handle that counts its readers may be its own fork.
         """
         array = self.snapshot(handle) if array is None else array
         return self.create(array, declared=self.shape(array), device=self.device_of_handle(handle), trainable=False)
 
     def fork_from_host(self, handle: Handle, array: HostArray) -> Handle:
-        """`fork`, starting with a host array that is given up to us: read-only from now on, for everybody.
+        """Makes a handle like `fork`, but from a host array that nobody will write again.
 
-        Better: its memory is used.
+        A better implementation uses the memory of the array.
         """
         return self.fork(handle, self.from_host(array, self.device_of_handle(handle)))
 
     def adopt(self, handle: Handle, other: Handle) -> Handle:
-        """Stores what a fork holds, of any shape; the fork is not used again. Called under the lock.
+        """Stores the value of a fork, which may have any shape. Called under the lock; the fork is not used again.
 
-        Better: nothing is copied, since a commit adopts one after the other while readers wait.
+        A better implementation copies nothing, since a commit adopts one fork after the other while readers wait.
         """
         return self.redeclare(handle, self.snapshot(other))
 
-    #: Whether `adopt` never fails, and may be called again with the same fork after Ctrl-C came in the middle of it.
+    #: Whether `adopt` never fails, and may be called again with the same fork after Ctrl-C interrupted it.
     adopt_cannot_fail: ClassVar[bool] = False
 
     def savepoint(self, handle: Handle) -> Handle:
-        """A handle from which `adopt` puts back the present value if a commit fails. Not called if `adopt_cannot_fail`.
+        """Makes a handle from which `adopt` restores the present value if a commit fails.
 
-        Better: lighter than a fork, since it is never written.
+        Not called if `adopt_cannot_fail`. A better implementation is lighter than a fork, since it is never written.
         """
         return self.fork(handle, None)
 
     def compute(self, old: Array, x: Array, op: Operation) -> Array:
-        """``op(old, x)``, changing nothing; the result may have another dtype or shape."""
+        """Returns ``op(old, x)`` and changes neither; the result may have another dtype or shape."""
         return op(old, x)
 
     @abstractmethod
     def compute_put(self, old: Array, x: Array, operation: str, where: Selection) -> Array:
-        """What `put` would store, changing nothing."""
+        """Returns the value that `put` would store, and changes neither array."""
 
     @abstractmethod
     def get(self, array: Array, where: Selection) -> Array:
-        """The selected elements; differentiable where the library is."""
+        """Returns the selected elements; differentiable where the library is."""
 
     def set_trainable(self, handle: Handle, trainable: bool) -> None:
-        """Tells the library whether gradients are wanted."""
+        """Tells the library whether gradients of the handle are wanted."""
 
     def parameter(self, handle: Handle) -> Any:
-        """The library's own mutable object, if it has one that its optimizers hold; else None."""
+        """The library's own mutable object that its optimizers write, or None if the library has none."""
         return None
 
-    #: Whether the version counts all writes, those of the library's own functions through `parameter` too.
+    #: Whether the version counts every write, including those of the library's own functions through `parameter`.
     counts_all_writes: ClassVar[bool] = True
 
     def unseen_writes(self, handle: Handle) -> int:
-        """How many writes reached the handle without coming through the verbs."""
+        """The number of writes to the handle that did not come through the write verbs."""
         return 0
 
     # -- for adapters whose library lacks an operation for a dtype ---------------------------------------
 
     def compute_on_host(self, old: Array, x: Array, op: Operation) -> Array:
-        """`compute` by NumPy."""
+        """Implements `compute` with NumPy."""
         host = self.to_host(old)
         result = np.asarray(op(host, self.to_host(x)))
         if op in _BITWISE:
-            result = result.astype(host.dtype, copy=False)  # NumPy widens four bits
+            result = result.astype(host.dtype, copy=False)  # NumPy widens int4 and uint4
         return self.from_host(result, self.device_of(old))
 
     def in_range_on_host(self, before: Array, after: Array) -> bool:
-        """`in_range` by NumPy."""
+        """Implements `in_range` with NumPy."""
         old, new = self.to_host(before), self.to_host(after)
         if dtypes.is_integer(self.dtype_name(after)):
             return bool(((new.astype(old.dtype) == old) & ((new < 0) == (old < 0))).all())
         return bool((np.isfinite(new) | ~np.isfinite(old)).all())
 
     def put_on_host(self, old: Array, x: Array, operation: str, where: Selection) -> Array:
-        """`compute_put` by NumPy."""
+        """Implements `compute_put` with NumPy."""
         result = np.array(self.to_host(old))
         put_in_place(result, self.to_host(x), operation, where)
         return self.from_host(result, self.device_of(old))

@@ -1,13 +1,12 @@
 """Canonical dtype names, the default dtypes, and the rule by which values are cast.
 
-A dtype travels through the core as its name (``"float32"``, ``"bfloat16"``); an adapter turns the name
-into its library's object. The casting rule is one for all libraries:
+The core passes a dtype by its name (``"float32"``, ``"bfloat16"``); an adapter turns the name into its library's
+object. The casting rule is the same for all libraries:
 
 * a cast never changes the kind downwards (float to int, complex to real) unless the value is a Python
   number that the target represents exactly;
-* a cast never makes a finite value infinite, nor an integer another integer.
-
-Precision may be rounded, as in every library.
+* a cast never makes a finite value infinite, and never changes the value of an integer;
+* a cast may round to a lower precision, as in every library.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ __all__ = [
 
 HostArray: TypeAlias = "np.ndarray[Any, Any]"
 
-#: Every dtype that a variable may have, by name, as NumPy holds it on the host.
+#: Every dtype that a variable may have, by name, as a NumPy dtype.
 HOST: dict[str, np.dtype[Any]] = {
     **{
         name: np.dtype(name)
@@ -55,7 +54,7 @@ HOST: dict[str, np.dtype[Any]] = {
     "string": np.dtypes.StringDType(),
 }
 
-#: The policy: what a Python value becomes when nobody asks for a dtype.
+#: The default dtype of each Python type.
 DEFAULTS: dict[type, str] = {
     bool: "bool",
     int: "int32",
@@ -64,23 +63,24 @@ DEFAULTS: dict[type, str] = {
     str: "string",
 }
 
-#: Filled as dtypes are asked for: every assignment of a foreign array asks.
+#: A cache for `dtype_name`, which every assignment of a foreign array calls.
 _names: dict[Any, str] = {}
 
 _RANK = {"string": -1, "bool": 0, "int": 1, "uint": 1, "float": 2, "complex": 3}
 
 
-# Dicts and no functools.cache: torch.compile follows a write to here, and warns of every lru_cache it meets.
+# A dict and not functools.cache: torch.compile traces a write up to here, and warns of every lru_cache on the way.
 _KINDS = {name: "float" if name == "bfloat16" else name.partition("_")[0].rstrip("0123456789") for name in HOST}
 
 
 def dtype_kind(name: str) -> str:
-    """One of bool, int, uint, float, complex, string."""
+    """Returns the kind of a dtype: bool, int, uint, float, complex or string."""
     return _KINDS[name]
 
 
 @public("statevar.backends")
 def is_integer(name: str) -> bool:
+    """Whether a dtype is a signed or unsigned integer."""
     return dtype_kind(name) in ("int", "uint")
 
 
@@ -93,10 +93,10 @@ def is_differentiable(name: str) -> bool:
 
 
 def dtype_name(dtype: Any) -> str:
-    """The canonical name of a dtype given by name, as a Python type, or as any library's object.
+    """Returns the canonical name of a dtype given by name, as a Python type, or as any library's dtype object.
 
     Raises:
-        DTypeError: nothing known has that name.
+        DTypeError: there is no such dtype.
 
     >>> dtype_name(float), dtype_name(np.int8), dtype_name("bfloat16")
     ('float32', 'int8', 'bfloat16')
@@ -119,7 +119,7 @@ def _candidates(dtype: Any) -> list[str]:
     if isinstance(dtype, type) and dtype in DEFAULTS:
         return [DEFAULTS[dtype]]
     names = [getattr(dtype, "name", "")]
-    # Some libraries print 'library.float32', some classes are called float32.
+    # Some libraries print 'library.float32', and some have classes that are named float32.
     names += [str(dtype).rpartition(".")[2], getattr(dtype, "__name__", "")]
     try:
         as_numpy = np.dtype(dtype)
@@ -130,8 +130,8 @@ def _candidates(dtype: Any) -> list[str]:
 
 
 def default_for(array: HostArray) -> str:
-    """The dtype of a variable made from Python numbers, which NumPy read as ``array``."""
-    # A list has no dtype of its own: NumPy's 64 bits are its guess, anything else came from an element.
+    """The dtype of a variable that is made from Python numbers, which NumPy has read as ``array``."""
+    # A list has no dtype of its own: 64 bits are NumPy's guess, any other dtype comes from an element.
     guesses = {"int64": int, "uint64": int, "float64": float, "complex128": complex}
     name = dtype_name(array.dtype)
     return DEFAULTS[guesses[name]] if name in guesses else name
@@ -144,13 +144,13 @@ def check_kind(source: str, target: str, operation: str, path: str) -> None:
             operation,
             f"cannot cast {source} to {target} without losing information",
             path,
-            f"cast it yourself first if that is meant: x.astype({target!r})",
+            f"if that is intended, cast it first: x.astype({target!r})",
         )
 
 
 @functools.cache
 def narrows(source: str, target: str) -> bool:
-    """Whether some value of ``source`` is out of the range of ``target`` (of the same or a higher kind)."""
+    """Whether dtype ``source`` has values out of the range of ``target``, which is of the same or a higher kind."""
     if source == target or dtype_kind(source) in ("bool", "string") or dtype_kind(target) in ("bool", "string"):
         return False
     low, high = _bounds(source)
@@ -171,9 +171,9 @@ def _bounds(name: str) -> tuple[float, float]:
 
 
 def number_to_host(value: Any, target: str) -> HostArray | None:
-    """A Python number as a host array, if it is of a kind that the dtype takes, and in its range; else None.
+    """Converts a Python number to a host array if the dtype can take its type and value; else returns None.
 
-    The common case of `cast_host`, at a fifth of its cost.
+    This is the common case of `cast_host`, in a fifth of the time.
     """
     limits = _RANGES.get((type(value), target))
     if limits is not None and limits[0] <= value <= limits[1]:
@@ -181,7 +181,7 @@ def number_to_host(value: Any, target: str) -> HostArray | None:
     return None
 
 
-#: The Python numbers that NumPy casts as `cast_host` does. A larger integer would be rounded twice, by way of a double.
+#: The range in which NumPy casts Python numbers as `cast_host` does. Larger integers would be rounded twice.
 _RANGES: dict[tuple[type, str], tuple[float, float]] = {
     **{(each, name): _bounds(name) for name in HOST if is_integer(name) for each in (int, bool)},
     **{(float, name): _bounds(name) for name in HOST if is_floating(name)},
@@ -198,7 +198,7 @@ def cast_host(array: HostArray, target: str, *, exact: bool, operation: str, pat
     """Casts a host array by the rule of this module; returns it unchanged if it has the dtype already.
 
     Args:
-        exact: the values are Python numbers, so any cast that represents each exactly is allowed.
+        exact: the values are Python numbers, so a cast that represents each of them exactly is allowed.
 
     Raises:
         DTypeError: the kind would change downwards.
@@ -217,9 +217,9 @@ def cast_host(array: HostArray, target: str, *, exact: bool, operation: str, pat
         if downwards and not np.array_equal(_as(result, array.dtype), array):
             raise DTypeError.of(
                 operation,
-                f"{_first(array, _as(result, array.dtype) != array)} is not representable as {target}",
+                f"{_first(array, _as(result, array.dtype) != array)} cannot be represented as {target}",
                 path,
-                f"cast it yourself first if that is meant: np.asarray(x).astype({target!r})",
+                f"if that is intended, cast it first: np.asarray(x).astype({target!r})",
             )
         if narrows(source, target):
             _check_range(array, result, target, operation, path)
@@ -227,7 +227,7 @@ def cast_host(array: HostArray, target: str, *, exact: bool, operation: str, pat
 
 
 def _as(array: HostArray, dtype: np.dtype[Any]) -> HostArray:
-    """``array.astype``, also between int4 and uint4, for which NumPy has no cast."""
+    """Does ``array.astype``, and also casts between int4 and uint4, for which NumPy has no cast."""
     four_bits = array.dtype != dtype and {array.dtype, dtype} == {HOST["int4"], HOST["uint4"]}
     return (array.astype(np.int8) if four_bits else array).astype(dtype)
 
@@ -235,7 +235,7 @@ def _as(array: HostArray, dtype: np.dtype[Any]) -> HostArray:
 def _check_range(array: HostArray, result: HostArray, target: str, operation: str, path: str) -> None:
     if is_integer(target):
         lost = _as(result, array.dtype) != array
-        # A cast between int64 and uint64 wraps both ways: the sign tells.
+        # A cast between int64 and uint64 wraps in both directions, so only the sign shows the loss.
         lost |= (array < 0) != (result < 0)
     else:
         lost = np.isfinite(array) & ~np.isfinite(result.astype(_wide(target)))
@@ -243,7 +243,7 @@ def _check_range(array: HostArray, result: HostArray, target: str, operation: st
         low, high = _bounds(target)
         raise RangeError.of(
             operation,
-            f"{_first(array, lost)} is out of the range of {target}, {low} to {high}",
+            f"{_first(array, lost)} is out of the range of {target}, which is {low} to {high}",
             path,
             "use a wider dtype, or clip the value first",
         )

@@ -15,7 +15,7 @@ from .types import HostArray, Operation
 
 __all__ = ["AT_OPERATIONS", "combine", "dlpack_of_host", "empty_aligned", "put_in_place"]
 
-#: What ``v.at[i]`` can do, as NumPy's ufunc of two operands; ``set`` has none.
+#: The operations of ``v.at[i]``, each with its NumPy ufunc; ``set`` has none.
 AT_OPERATIONS: dict[str, Any] = {
     "set": None,
     "add": np.add,
@@ -33,12 +33,12 @@ _BINARY: dict[str, Operation] = {
     "divide": operator.truediv,
 }
 
-# JAX and TensorFlow take a host buffer without copying it only if it is aligned so; malloc gives 16.
+# JAX and TensorFlow share a host buffer only if it has this alignment in bytes; malloc gives 16.
 _ALIGNMENT = 64
 
 
 def empty_aligned(shape: Shape, dtype: Any) -> HostArray:
-    """A host array not yet written, C-contiguous, that every library can take without copying it."""
+    """Makes an uninitialized, C-contiguous host array that every library can share without a copy."""
     dtype = np.dtype(dtype)
     if dtype.hasobject or dtype.kind == "T":
         return np.empty(shape, dtype)
@@ -48,13 +48,13 @@ def empty_aligned(shape: Shape, dtype: Any) -> HostArray:
 
 @public("statevar.backends")
 def dlpack_of_host(array: HostArray, request: dict[str, Any]) -> Any:
-    """The capsule of a read-only host array; of a copy for a consumer that cannot be told so."""
+    """The DLPack capsule of a read-only host array, or of a copy if the consumer does not support read-only arrays."""
     return (array if request.get("max_version") else array.copy()).__dlpack__(**request)
 
 
 @public("statevar.backends")
 def put_in_place(target: HostArray, x: HostArray, operation: str, where: Selection) -> None:
-    """`Backend.put` on a writable NumPy array."""
+    """Does `Backend.put` in a writable NumPy array."""
     ufunc = AT_OPERATIONS[operation]
     if ufunc is None:
         target[where.index] = x
@@ -66,7 +66,7 @@ def put_in_place(target: HostArray, x: HostArray, operation: str, where: Selecti
 
 @public("statevar.backends")
 def combine(operation: str, old: Any, x: Any, minimum: Operation, maximum: Operation) -> Any:
-    """One of `AT_OPERATIONS` on arrays of a library whose minimum and maximum are given."""
+    """Computes one of `AT_OPERATIONS` on arrays of a library, with the minimum and maximum functions of the library."""
     if operation == "set":
         return x
     if operation == "min":

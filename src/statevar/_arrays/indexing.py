@@ -1,8 +1,8 @@
 """NumPy's indexing for libraries that lack part of it.
 
-JAX drops what is out of bounds, torch has no negative steps, TensorFlow has no integer arrays. So the
-index is checked here, once, against an array of the variable's shape that takes no memory, and adapters
-get a `Selection`: the index itself where it is basic, coordinates where it is not.
+JAX ignores indices that are out of bounds, torch has no negative steps, TensorFlow has no integer arrays. So the index
+is checked here, once, against an array of the variable's shape that takes no memory. Adapters get a `Selection`, from
+which they use the index itself if it is basic, and coordinates if it is not.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ class Selection:
 
     Attributes:
         index: a tuple of ints, slices, Ellipsis, None and NumPy arrays.
-        shape: the shape of what it selects.
-        basic: no arrays in the index, so nothing is selected twice.
-        reverses: a slice has a negative step.
+        shape: the shape of the selected elements.
+        of_shape: the shape of the array that is indexed.
+        basic: whether the index has no arrays, so that no element is selected twice.
+        reverses: whether a slice has a negative step.
     """
 
     __slots__ = ("basic", "index", "of_shape", "reverses", "shape")
@@ -46,8 +47,8 @@ class Selection:
         self.reverses = any(type(part) is slice and (part.step or 1) < 0 for part in index)
 
     def coordinates(self) -> tuple[HostArray, ...]:
-        """For each axis, the position of every selected element: integer arrays of `shape`."""
-        # Axis i is an arange seen with stride 0 along the other axes: no array of the full size is made.
+        """The positions of the selected elements along each axis: one integer array of `shape` per axis."""
+        # Axis i is an arange with stride 0 along the other axes, so no array of the full size is made.
         rank = len(self.of_shape)
         return tuple(
             np.lib.stride_tricks.as_strided(
@@ -60,7 +61,7 @@ class Selection:
         )
 
     def flat(self) -> HostArray:
-        """The position of every selected element in the flattened array: int64 of `shape`."""
+        """The positions of the selected elements in the flattened array: an int64 array of `shape`."""
         if not self.of_shape:
             return np.zeros(self.shape, np.int64)
         total = np.zeros(self.shape, np.int64)
@@ -71,7 +72,7 @@ class Selection:
         return total
 
     def spans(self) -> list[tuple[int, int, int]]:
-        """(start, size, step) along each axis of a basic selection; what None adds is left out."""
+        """(start, size, step) along each axis of a basic selection; axes that None adds are left out."""
         spans = []
         parts = [part for part in self.index if part is not None]
         for part, size in zip(_expand(tuple(parts), len(self.of_shape)), self.of_shape, strict=True):
@@ -94,7 +95,7 @@ class Selection:
 
 @public("statevar.backends")
 def last_of_each(positions: HostArray) -> HostArray:
-    """Where each distinct position occurs last: with duplicates, the last write wins, as in NumPy."""
+    """The index of the last occurrence of each distinct position, since the last write wins, as in NumPy."""
     reverse = positions.reshape(-1)[::-1]
     _, first = np.unique(reverse, return_index=True)
     return np.sort(reverse.size - 1 - first)
@@ -111,7 +112,7 @@ def select(index: Index, shape: Shape, path: str) -> Selection:
     """Checks an index against a shape.
 
     Raises:
-        IndexingError: out of bounds, too many indices, a mask of another shape, or not an index at all.
+        IndexingError: the index is out of bounds, has too many parts or a mask of another shape, or is no index.
     """
     try:
         parts = index if type(index) is tuple else (index,)
@@ -120,7 +121,7 @@ def select(index: Index, shape: Shape, path: str) -> Selection:
         return Selection(parts, shape)
     except (IndexError, TypeError, ValueError) as error:
         raise IndexingError.of(
-            "index", f"{error} (shape {shape})", path, "an index follows NumPy's rules on every backend"
+            "index", f"{error} (shape {shape})", path, "indexing follows NumPy's rules on every backend"
         ) from None
 
 
@@ -137,17 +138,19 @@ def _clean(part: Any) -> Any:
     if array.size == 0 and array.dtype.kind == "f":  # an empty list
         return array.astype(np.intp)
     if array.dtype.kind not in "biu":
-        raise IndexError(f"only integers, slices, Ellipsis, None, integer and boolean arrays index, got {part!r}")
+        raise IndexError(
+            f"expected an index of integers, slices, Ellipsis, None, and integer or boolean arrays, got {part!r}"
+        )
     return array if array.ndim or array.dtype.kind == "b" else int(array)
 
 
 def _probe(shape: Shape) -> HostArray:
-    """An array of any shape that takes one byte."""
+    """Makes an array of any shape that takes one byte of memory."""
     return np.ndarray(shape, np.uint8, _BYTE, 0, (0,) * len(shape))
 
 
 def _expand(index: tuple[Any, ...], rank: int) -> list[Any]:
-    """Writes the Ellipsis, given or implied, out as full slices."""
+    """Replaces the Ellipsis, given or implied, by full slices."""
     at = next((i for i, part in enumerate(index) if part is ...), len(index))
     before, after = index[:at], index[at + 1 :]
     return [*before, *[slice(None)] * (rank - len(before) - len(after)), *after]

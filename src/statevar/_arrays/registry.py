@@ -1,7 +1,7 @@
-"""Which backends there are, and which of them owns an array.
+"""Finds backends by name, and the backend that owns an array.
 
-The only place outside the adapters that names a library. Asking who owns an array imports nothing: a user
-who passes an array has imported its library already.
+This is the only place outside the adapters that names a library. Finding the owner of an array imports no library: a
+user who passes an array has imported its library already.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..errors import BackendNotInstalledError, UnknownBackendError
 from .backend import Backend
 from .import_hook import call_after_import
 
-if TYPE_CHECKING:  # each loads a dozen modules: a quarter of `import statevar`
+if TYPE_CHECKING:  # each loads a dozen modules, which would take a quarter of the time of `import statevar`
     from importlib.metadata import EntryPoint
 
     from .transforms import Transforms
@@ -38,7 +38,7 @@ _ADAPTERS = "statevar._backends"
 
 
 class _Row:
-    """One built-in backend. A named tuple would take 0.4 ms of every import.
+    """The facts about one built-in backend that are known without importing it.
 
     Args:
         roots: the root modules of its array types; the first is the package to install.
@@ -46,6 +46,7 @@ class _Row:
         attaches: whether the library keeps a registry of types, so that it must be told of ours.
     """
 
+    # No named tuple, which would take 0.4 ms of every import.
     def __init__(self, *roots: str, protocol: str = "", attaches: bool = False) -> None:
         self.roots = roots
         self.protocol = protocol
@@ -67,7 +68,7 @@ _owners: dict[type, Backend] = {}
 
 
 def default_backend() -> Backend:
-    """The backend of Python numbers and of NumPy arrays: the first row."""
+    """The backend for Python numbers and NumPy arrays."""
     return get_backend(next(iter(_ROWS)))
 
 
@@ -78,11 +79,11 @@ def backend_names() -> list[str]:
 
 
 def get_backend(name: str) -> Backend:
-    """The backend of that name, loaded on first use.
+    """Returns the backend of a name, which is loaded on first use.
 
     Raises:
-        BackendNotInstalledError: its library is missing; the message is the command that installs it.
-        UnknownBackendError: there is no such backend; the message lists those there are.
+        BackendNotInstalledError: its library is not installed; the message has the command that installs it.
+        UnknownBackendError: there is no such backend; the message lists the known backends.
 
     >>> get_backend("numpy").name
     'numpy'
@@ -100,7 +101,7 @@ def get_backend(name: str) -> Backend:
 
 
 def loaded_backends() -> list[Backend]:
-    """The backends in use, whose libraries are imported."""
+    """The backends that have been loaded, whose libraries are imported."""
     return list(_loaded.values())
 
 
@@ -118,9 +119,9 @@ def _import_builtin(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         library = _ROWS[name].roots[0]
         if error.name is None or error.name.partition(".")[0] != library:
-            raise  # the library is there and broken: its own error says more
+            raise  # the library is installed but broken: its own error says more
         raise BackendNotInstalledError.of(
-            "backend", f"{library} is not installed", hint=f"pip install 'statevar[{name}]'"
+            "backend", f"{library} is not installed", hint=f"run pip install 'statevar[{name}]'"
         ) from error
 
 
@@ -129,13 +130,13 @@ def _load_third_party(point: EntryPoint) -> Backend:
         backend = point.load()
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != point.name:
-            raise  # the library is there and broken: its own error says more
+            raise  # the library is installed but broken: its own error says more
         problem, hint = f"{point.name} is not installed", f"install the package that has the module {point.name}"
         raise BackendNotInstalledError.of("backend", problem, hint=hint) from error
     if not isinstance(backend, Backend) or backend.name != point.name:
         raise UnknownBackendError.of(
             "backend",
-            f"the entry point {point.name!r} gives {backend!r}",
+            f"the entry point {point.name!r} refers to {backend!r}",
             hint=f"{point.value} must be an instance of statevar.backends.Backend with name = {point.name!r}",
         )
     if point.name not in _loaded:
@@ -145,22 +146,22 @@ def _load_third_party(point: EntryPoint) -> Backend:
 
 
 def _third_party() -> dict[str, EntryPoint]:
-    # It takes milliseconds to read the metadata of every package, and each value of an unknown type asks.
+    # Cached, since reading the metadata of every package takes milliseconds, and every value of an unknown type asks.
     return _entry_points(tuple(sys.path))
 
 
 @lru_cache(maxsize=1)
 def _entry_points(_path: tuple[str, ...]) -> dict[str, EntryPoint]:
-    from importlib.metadata import entry_points  # noqa: PLC0415  # only wanted for names that are not ours
+    from importlib.metadata import entry_points  # noqa: PLC0415  # needed only for third-party backends
 
     return {point.name: point for point in entry_points(group=_GROUP)}
 
 
 def transforms_of(backend: Backend) -> Transforms:
-    """The gradients, the compiler and the loops of a backend, imported when they are first asked for.
+    """The gradients, the compiler and the loops of a backend, imported on first use.
 
     Raises:
-        NotImplementedError: the backend has none.
+        NotImplementedError: the backend has no transforms.
     """
     if backend.name not in _ROWS:
         return backend.transforms()
@@ -169,7 +170,7 @@ def transforms_of(backend: Backend) -> Transforms:
 
 
 def owner_of(value: Any) -> Backend | None:
-    """The backend whose array the value is, or None."""
+    """The backend that owns the value, or None if it is no library's array."""
     cls = type(value)
     if cls in _owners:
         return _owners[cls]
@@ -189,17 +190,17 @@ def _names_for(root: str) -> list[str]:
     if root in ("builtins", "statevar"):
         return []
     found = [name for name, row in _ROWS.items() if root in row.roots]
-    # A third-party backend is named after the root module of its arrays, so that asking loads no other.
+    # A third-party backend is named after the root module of its arrays, so that no other adapter is loaded.
     return found or [name for name in _third_party() if name == root]
 
 
 def backend_of_protocol(protocol: str) -> Backend:
-    """The backend whose library called us by a protocol."""
+    """The backend whose library asks for arrays by this protocol."""
     return get_backend(next(name for name, row in _ROWS.items() if row.protocol == protocol))
 
 
 def register_types(variable_type: type, snapshot_type: type) -> None:
-    """Registers our types with each library that keeps a registry, now or as soon as it is imported."""
+    """Registers our types with each library that has a registry of types, now or when the library is imported."""
     _attached.append((variable_type, snapshot_type))
     for name, row in _ROWS.items():
         if not row.attaches:
@@ -213,6 +214,6 @@ def register_types(variable_type: type, snapshot_type: type) -> None:
 
 
 def _after_import(name: str) -> None:
-    """Loads a backend whose library was just imported, unless it is our adapter that imports it."""
-    if f"{_ADAPTERS}.{name}.adapter" not in sys.modules:  # else `get_backend` will attach it
+    """Loads a backend whose library was just imported, unless our adapter has imported it."""
+    if f"{_ADAPTERS}.{name}.adapter" not in sys.modules:  # else `get_backend` attaches our types
         get_backend(name)

@@ -1,4 +1,4 @@
-"""Declared shapes: what a variable's shape may be, with open axes (``None``) or everything open (``...``)."""
+"""Declared shapes, which limit the shape of a variable: an axis may be open (``None``), or everything (``...``)."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def canonical_shape(shape: Any) -> DeclaredShape:
         raise ShapeError.of(
             "shape",
             f"expected non-negative integers or None, got {shape!r}",
-            hint="write shape=(3, None), or shape=... for any shape",
+            hint="write for example shape=(3, None), or shape=... for any shape",
         ) from None
 
 
@@ -47,12 +47,12 @@ def _dimension(size: Any) -> int:
 
 
 def is_static(declared: DeclaredShape) -> bool:
-    """Whether nothing is left open."""
+    """Whether a declared shape leaves nothing open."""
     return declared is not ... and None not in declared
 
 
 def fits(shape: Shape, declared: DeclaredShape) -> bool:
-    """Whether a shape is one of those declared."""
+    """Whether a shape fits a declared shape."""
     if declared is ... or shape == declared:
         return True
     return len(shape) == len(declared) and all(
@@ -61,7 +61,7 @@ def fits(shape: Shape, declared: DeclaredShape) -> bool:
 
 
 def broadcasts_into(shape: Shape, target: Shape) -> bool:
-    """Whether a value of this shape broadcasts to the target's shape and no further."""
+    """Whether a value of this shape can be broadcast to exactly the target shape."""
     return len(shape) <= len(target) and all(
         have in (1, want) for have, want in zip(reversed(shape), reversed(target), strict=False)
     )

@@ -1,4 +1,4 @@
-"""What the transforms of a library must do for ours: gradients, compilation, loops. On arrays, not on variables."""
+"""The interface to the transforms of a library: gradients, compilation, loops. It knows arrays, not variables."""
 
 from __future__ import annotations
 
@@ -16,40 +16,41 @@ __all__ = ["Program", "Tape", "Transforms"]
 
 @public("statevar.backends")
 class Tape(ABC):
-    """Records what is computed from the arrays it watches, from when it is made until it is closed."""
+    """A recording of the computations on the arrays it watches, from its creation until it is closed."""
 
     @abstractmethod
     def watch(self, array: Array) -> Array:
-        """What the code must compute with in place of the array, so that a gradient reaches it."""
+        """Returns the array that the code must compute with instead, so that its gradient is recorded."""
 
     @abstractmethod
     def gradients(self, target: Array, sources: Sequence[Array], *, keep: bool) -> list[Array]:
         """The gradient of a scalar with respect to each of the arrays that `watch` returned; zeros where there is none.
 
         Args:
-            keep: the tape will be asked again.
+            keep: the tape will be used for another gradient.
         """
 
     def pull_back(
         self, target: Array, weight: Array | None, sources: Sequence[Array], *, keep: bool
     ) -> list[Array | None]:
-        """`gradients` of the sum of ``target * weight``, of any shape; without a weight, of the sum of the target.
+        """The gradients of the sum of ``target * weight``, or of the sum of the target, which may have any shape.
 
-        The sources may be computed arrays too. None for one on which the target does not depend. For `GradientTape`.
+        The sources may be computed arrays too. The gradient is None for a source on which the target does not depend.
+        Only `GradientTape` calls it.
         """
         raise NotImplementedError
 
     def paused(self) -> AbstractContextManager[None]:
-        """Records nothing meanwhile. For `GradientTape`."""
+        """A block in which the tape records nothing. Only `GradientTape` calls it."""
         raise NotImplementedError
 
     def concrete(self, array: Array) -> Array:
-        """A computed array without what this tape has put around it; outer tapes still see it."""
+        """A computed array without the wrapper of this tape; outer tapes still record it."""
         return array
 
     @abstractmethod
     def close(self) -> None:
-        """Stops recording. May be called twice."""
+        """Stops the recording. May be called twice."""
 
     def __enter__(self) -> Self:
         return self
@@ -61,7 +62,7 @@ class Tape(ABC):
 @public("statevar.backends")
 @dataclass(frozen=True)
 class Program:
-    """What `sv.jit` was given."""
+    """The arguments of `sv.jit`."""
 
     fn: Callable[..., Any]
     static_argnums: tuple[int, ...]
@@ -71,40 +72,43 @@ class Program:
 
 @public("statevar.backends")
 class Transforms(ABC):
-    """The transforms of one library. `Backend.transforms` gives them."""
+    """The transforms of one library, which `Backend.transforms` returns."""
 
     # -- gradients -----------------------------------------------------------------------------------------
 
-    #: Whether gradients come from a `tape`; else from `value_and_grad`.
+    #: Whether gradients come from a `tape`; else they come from `value_and_grad`.
     tapes = True
 
     def tape(self) -> Tape:
-        """A new tape, recording."""
+        """Makes a tape that is recording."""
         raise NotImplementedError
 
     def value_and_grad(
         self, fn: Callable[[list[Array]], tuple[Array, Any]], values: list[Array]
     ) -> tuple[tuple[Array, Any], list[Array]]:
-        """``fn(values)``, which is a scalar and something else, and the gradients of the scalar."""
+        """Returns ``fn(values)``, which is a scalar and an auxiliary result, and the gradients of the scalar."""
         raise NotImplementedError
 
     @abstractmethod
     def zeros_like(self, array: Array) -> Array:
-        """The gradient where there is none."""
+        """Zeros like an array, which are its gradient if the target does not depend on it."""
 
     # -- compilation ---------------------------------------------------------------------------------------
 
     @abstractmethod
     def jit(self, program: Program) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
-        """What runs a call, given its positional and keyword arguments. Never called inside a `ValueOverlay`."""
+        """Returns a function that runs a call of the program, given its positional and keyword arguments.
+
+        The function is never called inside a `ValueOverlay`.
+        """
 
     # -- control flow --------------------------------------------------------------------------------------
     #
-    # Where `stages_loops` says no, our own Python loop runs, on arrays that compute at once, and only `stack` is asked.
-    # Where it says yes, the functions below get pure functions of pytrees (tuples, lists, dicts) of arrays, with the
+    # Where `stages_loops` is False, our own Python loop runs on arrays that compute at once, and only `stack` is used.
+    # Where it is True, the functions below get pure functions of pytrees (tuples, lists, dicts) of arrays, with the
     # values of the variables among them. They have the signatures of ``jax.lax``.
 
-    #: A loop of so many steps, known before, is written out where it would be lifted.
+    #: A staged loop is unrolled if its number of steps is known and not larger than this.
     unrolls = 0.0
 
     def stages_loops(self, pytree: Any) -> bool:
@@ -112,7 +116,7 @@ class Transforms(ABC):
         return False
 
     def written_by(self, fn: Callable[..., Any], *args: Any) -> None:
-        """Calls ``fn(*args)`` only to see which variables it writes: nothing is computed, no value leaves."""
+        """Calls ``fn(*args)`` only to find the variables that it writes, without computing anything."""
         raise NotImplementedError
 
     def scan(self, body: Callable[..., Any], carry: Any, xs: Any, length: int | None, *, reverse: bool) -> Any:
@@ -128,9 +132,9 @@ class Transforms(ABC):
         raise NotImplementedError
 
     def remat(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-        """``fn``, whose intermediate results are computed again for the gradient."""
+        """Returns ``fn`` with its intermediate results computed again, instead of stored, for the gradient."""
         return fn
 
     @abstractmethod
     def stack(self, arrays: Sequence[Any], axis: int = 0) -> Array:
-        """Arrays or numbers, all of one shape, as one array with an axis more."""
+        """Stacks arrays or numbers of one shape into an array with one more axis."""

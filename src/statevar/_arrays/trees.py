@@ -1,4 +1,4 @@
-"""Pytrees of arrays: tuples, lists, dicts and None, as the arguments of control flow are."""
+"""Pytrees of arrays, as the arguments of control flow are: tuples, lists, dicts and None."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["leaves", "tree_map"]
 
 
 def tree_map(fn: Callable[..., Any], tree: Any, *others: Any) -> Any:
-    """``fn`` of each leaf, and of the leaves at the same place in the others; None is no leaf.
+    """Applies ``fn`` to each leaf of a pytree and the leaves at the same place in the others; None is no leaf.
 
     >>> tree_map(lambda a, b: a + b, {"x": (1, [2]), "y": None}, {"x": (10, [20]), "y": None})
     {'x': (11, [22]), 'y': None}
@@ -25,7 +25,7 @@ def tree_map(fn: Callable[..., Any], tree: Any, *others: Any) -> Any:
 
 
 def leaves(tree: Any) -> Iterator[Any]:
-    """The leaves, from left to right."""
+    """Iterates over the leaves of a pytree, from left to right."""
     if isinstance(tree, dict):
         for each in tree.values():
             yield from leaves(each)

@@ -11,7 +11,7 @@ __all__ = ["Array", "HostArray", "Operation"]
 
 #: An array of any library.
 Array: TypeAlias = Any
-#: An array of NumPy's, in host memory.
+#: A NumPy array, in host memory.
 HostArray: TypeAlias = "np.ndarray[Any, Any]"
 #: A function of two operands, such as `operator.add`.
 Operation: TypeAlias = Callable[[Any, Any], Any]

@@ -1,1 +1,1 @@
-"""One variable: its public surface, its memory and locks, and the only code that writes it."""
+"""A single variable: its public methods, its memory and locks, and the only code that writes it."""

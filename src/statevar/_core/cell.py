@@ -1,10 +1,10 @@
-"""`Cell`: what a variable has in memory, its lock, and the only code that writes it.
+"""`Cell`: the memory of a variable, its lock, and the only code that writes it.
 
 Only this file and `draft` change a handle, a snapshot, a holder, a shape or a version. Every other file calls a method
-or a function of these two, and a test sees to it.
+or a function of these two, and a test checks that.
 
-A cell is *held* while something longer than one write is under way: an `update`, an edit, a write with a constraint, a
-transaction. Its owner writes it, or a draft in its place; readers pass, and other writers wait.
+A cell is *held* during anything longer than one write: an `update`, an edit, a write with a constraint, a transaction.
+The owner of the hold writes the cell, or a draft in its place. Readers do not wait; other writers do.
 """
 
 from __future__ import annotations
@@ -34,15 +34,16 @@ Aggregation = Literal["none", "mean", "sum", "only_first_replica"]
 
 
 class State:
-    """What a cell was at one moment. A named tuple would take 0.4 ms of every import.
+    """The state of a cell at one moment.
 
     Args:
         value: an array that no later write changes; None if there was no value.
-        shape: of the value; None if there was none.
-        declared: the shape that it might have.
-        version: the number of writes before.
+        shape: the shape of the value; None if there was no value.
+        declared: the declared shape.
+        version: the number of writes up to that moment.
     """
 
+    # No named tuple, which would take 0.4 ms of every import.
     __slots__ = ("declared", "shape", "value", "version")
 
     def __init__(self, value: Any, shape: Shape | None, declared: DeclaredShape, version: int) -> None:
@@ -53,7 +54,7 @@ class State:
 
 
 class Cell:
-    """The handle of a variable, what is known about it, and every way to write it."""
+    """The handle of a variable, the facts known about it, and every way to write it."""
 
     __slots__ = (
         "__weakref__",
@@ -115,7 +116,7 @@ class Cell:
         constraint: Callable[[Any], Any] | None,
         path: str,
     ) -> None:
-        """A cell with its first value, or None for a cell without a value, which has a declared shape."""
+        """Makes a cell with a first value. A cell without one (None) has a declared shape."""
         self._backend = backend
         self._dtype_name = dtype
         self._dtype = backend.dtype(dtype)
@@ -143,7 +144,7 @@ class Cell:
             x = to_operand(value, backend, dtype, operation="Variable", path=path, device=self._device)
         shape = backend.shape(x)
         if declared is not None and not fits(shape, declared):
-            problem = f"the initial value has shape {shape}, which does not fit the declared {declared}"
+            problem = f"the initial value has shape {shape}, which does not fit the declared shape {declared}"
             raise ShapeError.of("Variable", problem, path)
         self._declared = shape if declared is None else declared
         if not traced:
@@ -151,7 +152,7 @@ class Cell:
         if overlay is not None:
             overlay.on_create(self, x if traced else None)
 
-    # -- looking ---------------------------------------------------------------------------------------
+    # -- reading ---------------------------------------------------------------------------------------
 
     @property
     def shape(self) -> Shape:
@@ -167,32 +168,35 @@ class Cell:
         if is_static(declared):
             return declared  # type: ignore[return-value]  # is_static says so
         raise UninitializedError.of(
-            "shape", f"declared as {declared}, and no value yet", self._path, "read declared_shape"
+            "shape",
+            f"the variable has no value yet, and its declared shape {declared} is open",
+            self._path,
+            "assign a value first, or read declared_shape",
         )
 
     @property
     def declared_shape(self) -> DeclaredShape:
-        """The shapes that the value may have: ``None`` for an open axis, ``...`` for any shape."""
+        """The shape that every value must fit: ``None`` is an open axis, ``...`` is any shape."""
         return self._declared if not overlays.active else self._current()._declared
 
     def _current(self) -> Cell:
-        """The cell itself, or what stands for it in the overlay that is open."""
+        """The cell to read: this one, or the one that the open overlay has in its place."""
         overlay = overlays.current()
         current: Cell = self if overlay is None else overlay.read(self)
         return current
 
     def _initialized(self, operation: str) -> Any:
-        """The handle.
+        """The handle of a variable that has a value.
 
         Raises:
-            UninitializedError: there is none.
+            UninitializedError: the variable has no value.
         """
         if self._handle is None:
-            raise UninitializedError.of(operation, "the variable has no value yet", self._path, "assign one first")
+            raise UninitializedError.of(operation, "the variable has no value yet", self._path, "assign a value first")
         return self._handle
 
     def _stored(self) -> Any:
-        """The value in the dtype in which it is stored, whatever scopes are open."""
+        """The value in the dtype in which it is stored, even inside an `autocast` scope."""
         snapshot = self._snapshot
         if snapshot is not None:
             return snapshot
@@ -205,14 +209,14 @@ class Cell:
             holder = self._holder
             if holder is None or not holder.is_writing(self):  # a finalizer may read in the middle of a write
                 self._snapshot = handle.published
-                if self._handle is not handle:  # an unlocked write came between
+                if self._handle is not handle:  # a write without a lock has replaced it meanwhile
                     self._snapshot = None
             return value
 
     def _state(self) -> State:
-        """What the cell is now; the parts belong together."""
+        """The present state of the cell: value, shape and version are of the same moment."""
         with self._lock:
-            value = None if self._handle is None else self._stored()  # first: it may bring the version up to date
+            value = None if self._handle is None else self._stored()  # first, since it may update the version
             return State(value, self._shape, self._declared, self._version)
 
     # -- writing ---------------------------------------------------------------------------------------
@@ -220,14 +224,14 @@ class Cell:
     def _write(
         self, write: Write, value: Any, index: Any = None, locking: bool = True, hold: Hold | None = None
     ) -> Self:
-        """The only way a variable changes. Converts, locks, checks, hides the snapshot, writes, publishes.
+        """Changes the variable; nothing else does. Converts, locks, checks, hides the snapshot, writes, publishes.
 
         Args:
             write: the kind of write.
             value: the operand, of any type.
-            index: for a write at an index.
-            locking: False computes aside without a lock.
-            hold: of the caller, who holds the variable already and has applied its constraint.
+            index: the index, for a write at an index.
+            locking: False computes the new value without the lock and then replaces the handle.
+            hold: the hold of a caller who holds the variable already and has applied its constraint.
         """
         cell: Cell = self  # or, in a transaction, its draft
         overlay: overlays.Overlay | None = None
@@ -257,14 +261,14 @@ class Cell:
                 if handle is None:
                     cell._first_write(write, x)
                 else:
-                    check, op = write.check, write.op  # a call of write.check(…) would take 40 ns longer
+                    check, op = write.check, write.op  # calling write.check(…) itself would take 40 ns longer
                     where = check(cell, write.operation, x, index)
                     if (name := write.verb) is None:
                         x = cell._computed(write, backend.snapshot(handle), x, where)
                         verb = backend.assign
                     else:
                         verb = getattr(backend, name)
-                    cell._snapshot = None  # no new reader can take it now; those who did are counted
+                    cell._snapshot = None  # no new reader can get it now; the verb counts the readers that have it
                     try:
                         handle = verb(handle, x, op, where)
                         if where is not None and type(where) is tuple:  # a shape
@@ -283,11 +287,11 @@ class Cell:
         return self
 
     def _write_constrained(self, write: Write, x: Array, index: Any) -> None:
-        # Not in `_write`: there, all names that the function below closes over would be slower to reach (0.15 us).
+        # Not in `_write`, where every name that the lambda closes over would be slower to reach (0.15 us in all).
         self._while_held(write.operation, "a write", lambda target, hold: target._write_held(write, x, hold, index))
 
     def _write_held(self, write: Write, value: Any, hold: Hold, index: Any = None) -> None:
-        """A write by the owner of a hold. Runs the constraint without the lock: it is foreign code."""
+        """Writes for the owner of a hold. Runs the constraint without the lock, since it is the user's code."""
         if self._constraint is not None:
             x = to_operand(value, self._backend, self._dtype_name, operation=write.operation, path=self._path)
             old = None
@@ -296,18 +300,19 @@ class Cell:
             elif not write.first:
                 self._initialized(write.operation)
             value = self._computed(write, old, x, write.check(self, write.operation, x, index))
-            del old  # or the write could not be in place
+            del old  # a reference to the old value would keep the write from being in place
             write, index = (_redeclare if write.verb == "redeclare" else _assign)(write.operation), None
         self._write(write, value, index, True, hold)
 
     def _keep_value(self, value: Array, operation: str, hold: Hold) -> None:
-        """Stores a value of any shape, which code under a hold has computed, constraint and all."""
+        """Stores a value of any shape that the owner of a hold has computed and constrained."""
         self._write(_redeclare(operation), value, None, True, hold)
 
     def _write_unlocked(self, write: Write, x: Array, index: Any) -> Self:
-        """Computes aside and swaps. A write of another thread may be overwritten, whole; none is mixed.
+        """Computes the new value without the lock, then replaces the handle.
 
-        In place, two writers would meet in one buffer, under a reader's snapshot; on JAX, in a donated one.
+        It may overwrite the whole write of another thread, but never mixes two. It cannot write in place: two writers
+        would write to the same buffer, which may be a reader's snapshot or, on JAX, donated.
         """
         backend = self._backend
         check = write.check
@@ -315,10 +320,10 @@ class Cell:
         x = self._computed(write, self._stored(), x, where)
         shape = backend.shape(x)
         declared = self._declared if fits(shape, self._declared) else shape
-        if not backend.replaceable:  # somebody holds the parameter: it changes in a moment, under the lock
+        if not backend.replaceable:  # the user may have the parameter, so it must stay the same object: use the lock
             return self._write(_redeclare(write.operation), x)
         if backend.is_host and write.op is not None and x.flags.c_contiguous and x.flags.owndata:
-            self._handle = backend.fork_from_host(self._handle, x)  # computed here: nobody else has it
+            self._handle = backend.fork_from_host(self._handle, x)  # it was computed here, so nobody else has it
         else:
             self._handle = backend.create(x, declared=declared, device=self._device, trainable=self._trainable)
         self._snapshot = None  # the next reader publishes the handle that it then finds
@@ -339,21 +344,21 @@ class Cell:
         self._version += 1
 
     def _write_traced(self, tracing: Tracing, write: Write, x: Array, index: Any) -> Self:
-        """A write that becomes part of a traced program: no lock, no snapshot, no Python counter."""
+        """Writes as a step of the program that is being traced, without lock, snapshot or version."""
         backend = self._backend
         if not tracing.writes_when_traced:
             raise TraceError.of(
                 write.operation,
-                "this code is being traced: the write would happen once, now, and never again",
+                "this code is being traced: the write would happen once, during the trace, and not in later calls",
                 self._path,
                 "return the new value from the traced function and assign it outside",
             )
         if overlays.active and overlays.current() is not None:
             raise TraceError.of(
                 write.operation,
-                "a compiled function writes past the transaction it is called in, and could not be undone",
+                "a compiled function would write past the transaction, which could not undo the write",
                 self._path,
-                "call it before or after the transaction",
+                "call the compiled function before or after the transaction",
             )
         handle = self._initialized(write.operation)
         where = write.check(self, write.operation, x, index)
@@ -370,7 +375,7 @@ class Cell:
         shape = backend.shape(x) if op is None else self._shape
         new = x
         if old is not None and (cut := backend.operand(old, self._dtype)) is not None:
-            old = cut  # from its gradient: the stored value has none
+            old = cut  # without its gradient, since a stored value has none
         if isinstance(where, Selection):
             new = backend.compute_put(old, x, op, where)
         elif op is not None:
@@ -385,24 +390,24 @@ class Cell:
         return new
 
     def _create(self, x: Array, shape: Shape) -> None:
-        """Takes on a new handle of an operand."""
+        """Makes a handle that stores an operand, and takes it as the cell's own."""
         handle = self._backend.create(x, declared=self._declared, device=self._device, trainable=self._trainable)
         self._handle = handle
         self._snapshot = handle.published
         self._shape = shape
 
-    # -- being held ------------------------------------------------------------------------------------
+    # -- holds -----------------------------------------------------------------------------------------
 
     def _while_held(self, operation: str, what: str, body: Callable[[Any, Hold], Any]) -> Any:
-        """Calls ``body(cell to write, hold to do it with)``, and keeps every other writer out; no reader waits."""
+        """Calls ``body(cell, hold)`` with the cell to write and a hold of it: other writers wait, readers do not."""
         overlay = overlays.current() if overlays.active else None
         target: Cell = self if overlay is None else overlay.write(self)
         hold = Hold(what)
-        try:  # before it is taken: Ctrl-C may come between
+        try:  # begins before `_take`, since Ctrl-C may come right after it
             target._take(hold, operation, overlay)
             return body(target, hold)
         finally:
-            if target._holder is hold:  # no call before this: Ctrl-C comes where a call begins or ends
+            if target._holder is hold:  # stands first, with no call before it: Ctrl-C comes where a call begins or ends
                 target._holder = overlay
             hold.end()
             if target._watchers is not None:
@@ -410,7 +415,7 @@ class Cell:
 
     @contextmanager
     def _held(self, operation: str, what: str) -> Iterator[tuple[Cell, Hold]]:
-        """`_while_held` for a block of the user's."""
+        """Holds the cell during a ``with`` block, as `_while_held` does during a call."""
         overlay = overlays.current() if overlays.active else None
         target: Cell = self if overlay is None else overlay.write(self)
         hold = Hold(what)
@@ -426,10 +431,10 @@ class Cell:
     def _take(
         self, hold: Hold, operation: str, within: Hold | None = None, path_of: Callable[[Cell], str] | None = None
     ) -> None:
-        """Waits until nobody holds the cell but ``within``, and holds it.
+        """Waits until nobody but ``within`` holds the cell, then holds it.
 
         Args:
-            path_of: gives the path of the variable for errors, if it is not its own one.
+            path_of: returns the path to name in errors; by default the variable's own.
         """
         with self._lock:
             if self._holder is not within:
@@ -437,7 +442,7 @@ class Cell:
             self._holder = hold
 
     def _take_if_free(self, hold: Hold, operation: str, path_of: Callable[[Cell], str]) -> Hold | None:
-        """Holds the cell, or returns the hold that keeps us out."""
+        """Holds the cell and returns None, or returns the hold that prevents it."""
         with self._lock:
             holder = self._holder
             if holder is not None and holder.lends:
@@ -450,7 +455,7 @@ class Cell:
             return holder
 
     def _wait_for_holder(self, operation: str, path_of: Callable[[Cell], str] | None = None) -> None:
-        """Lets the lock go until nobody holds the cell. Called and left with the lock taken."""
+        """Waits until nobody holds the cell. The caller has the lock, which is released while waiting."""
 
         def path() -> str:
             return self._path if path_of is None else path_of(self)
@@ -462,9 +467,9 @@ class Cell:
             if overlays.active and overlays.inherits(holder) and not holder.is_mine():
                 raise ConflictError.of(
                     operation,
-                    "it is held by the transaction in which this thread or task was started",
+                    "the variable is held by the transaction that started this thread or task",
                     path(),
-                    "the transaction may wait for this code: let it end first",
+                    "write after that transaction has ended, since it may be waiting for this code",
                 )
             self._lock.release()
             try:
@@ -473,16 +478,16 @@ class Cell:
                 self._lock.acquire()
 
     def _wait_until_free(self, operation: str) -> None:
-        """Waits until nobody holds the cell."""
+        """Takes the lock and waits until nobody holds the cell."""
         with self._lock:
             self._wait_for_holder(operation)
 
     def _watched(self) -> Watchers:
-        """The watchers, made when they are first asked for."""
+        """The watchers of the variable, which are made on the first call."""
         with self._lock:
             if self._watchers is None:
                 if self._holder is not None and self._holder.lends:
-                    self._holder.give_back(self)  # a compiled program tells nobody of its writes
+                    self._holder.give_back(self)  # a compiled program does not notify watchers
                 self._watchers = Watchers()
             return self._watchers
 
@@ -497,10 +502,10 @@ class Cell:
         if self._watchers is not None:
             self._watchers.after_fork()
 
-    # -- a commit, which has the lock and has hidden the snapshot ----------------------------------------
+    # -- steps of a commit, which has taken the lock and hidden the snapshot -----------------------------
 
     def _adopt(self, draft: Cell) -> None:
-        """Becomes what a draft is."""
+        """Takes on the value, shape and version of a draft."""
         new = draft._handle
         if new is not None and (old := self._handle) is not None:
             new = self._backend.adopt(old, new)
@@ -510,7 +515,7 @@ class Cell:
         self._version = draft._version
 
     def _savepoint(self) -> tuple[Any, State]:
-        """What `_put_back` needs if the commit fails at another variable: the handle, and a state of savepoints."""
+        """The handle and the state from which `_put_back` undoes the commit if it fails at another variable."""
         handle = self._handle
         old = None if handle is None else self._backend.savepoint(handle)
         return handle, State(old, self._shape, self._declared, self._version)
@@ -522,23 +527,23 @@ class Cell:
             handle = self._backend.adopt(handle, state.value)
         self._handle = handle
 
-    # -- a loan: a compiled program keeps the value, and gives it back to whoever asks ---------------------
+    # -- loans: a compiled program keeps the value, and gives it back to the first reader or writer ---------
 
     def _lend(self, handle: Any, hold: Hold) -> None:
-        """The handle is the program's from now on. Called with the lock taken, while nobody holds the cell."""
+        """Lends the handle to a compiled program. Called with the lock taken, while nobody holds the cell."""
         self._snapshot = None
         self._handle = handle
         self._holder = hold
 
     def _end_loan(self, handle: Any, hold: Hold, writes: int) -> None:
-        """The program has written so many times, and gives the handle back."""
+        """Takes the handle back from a program that has written the variable ``writes`` times."""
         if self._handle is handle:
             self._version += writes
             if self._holder is hold:
                 self._holder = None
 
     def _lose_value(self) -> None:
-        """The program was interrupted after it had destroyed the value: there is none."""
+        """Leaves the cell without a value: a program was interrupted after it had destroyed the value."""
         self._handle = self._snapshot = self._shape = self._holder = None
 
 
@@ -552,14 +557,14 @@ def _redeclare(operation: str) -> Write:
     return REDECLARE.of(operation)
 
 
-# -- many cells: functions, since a call for each would take as long as what it does -------------------------
+# -- many cells at once: a method call for each would take as long as the work itself ------------------------
 
 
 def hold_each(cells: Iterable[Cell], hold: Hold, held: list[Any], otherwise: Callable[[Any], object]) -> None:
-    """Holds cells, in their order; calls ``otherwise(cell)`` for each that somebody holds already.
+    """Holds cells in their order; calls ``otherwise(cell)`` for each cell that is held already.
 
     Args:
-        held: gets each cell that is held here, before it is held: Ctrl-C may come between.
+        held: each cell is appended before it is held, since Ctrl-C may come between.
     """
     for cell in cells:
         with cell._lock:
@@ -571,20 +576,20 @@ def hold_each(cells: Iterable[Cell], hold: Hold, held: list[Any], otherwise: Cal
 
 
 def release_each(cells: Iterable[Cell], hold: Hold) -> None:
-    """Ends the hold of each cell that has it still."""
+    """Ends a hold on each cell that it still holds."""
     for cell in cells:
         if cell._holder is hold:
             cell._holder = None
 
 
 def count_writes(cells: Iterable[Cell], shapes: Iterable[Shape] | None = None) -> bool:
-    """Counts one write of each, which a compiled program has made under their locks.
+    """Counts one write of each cell, which a compiled program has made under the locks of the cells.
 
     Args:
-        shapes: those that they have now, if they may have changed: their snapshots are taken away as well.
+        shapes: the new shapes, if they may have changed; the snapshots are then removed as well.
 
     Returns:
-        Whether somebody watches one of them.
+        Whether any of the cells has watchers.
     """
     watched = False
     for cell in cells:

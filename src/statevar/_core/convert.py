@@ -1,4 +1,4 @@
-"""From any value to an operand of a backend's write verbs, cast by the one rule of `_dtypes`."""
+"""Converts any value to an operand of a backend's write verbs, by the casting rule of `_arrays.dtypes`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["host_from_python", "inferred_dtype", "to_operand", "to_value", "unwr
 
 
 def unwrapped(value: Any) -> Any:
-    """The stored array of a variable, or of what stands for it in a transaction; any other value as it is."""
+    """The stored array if the value is a variable, as the open transaction sees it; any other value as it is."""
     if isinstance(value, Operators):
         current = getattr(value, "_current", None)
         return current()._stored() if current is not None else value.value
@@ -45,7 +45,7 @@ def to_operand(value: Any, backend: Backend, dtype: str, *, operation: str, path
     if owner is not None and owner.is_symbolic(value) and not (owner is backend and _keeps_symbolic(backend)):
         raise TraceError.of(
             operation,
-            "a traced value cannot be stored: it dies with the trace",
+            "a traced value cannot be stored in a variable: it is only valid while the function is being traced",
             path,
             "return it from the traced function and assign it outside",
         )
@@ -59,15 +59,16 @@ def to_operand(value: Any, backend: Backend, dtype: str, *, operation: str, path
 
 
 def _keeps_symbolic(backend: Backend) -> bool:
-    """Whether a symbolic value can be written: in a traced program, or because it has a value, as NumPy's have."""
+    """Whether symbolic values can be stored: the write is traced too, or they have values, as with NumPy autograd."""
     return backend.tracing is None or backend.tracing.writes_when_traced
 
 
 def to_value(value: Any, backend: Backend, dtype: str, *, operation: str, path: str) -> Array:
-    """`to_operand` for a value that is kept as it is: it may be traced, and keeps its gradient.
+    """Converts and casts a value that may be traced, and keeps its gradient; otherwise like `to_operand`.
 
     Raises:
-        What `to_operand` raises; TraceError, if another library traces the value.
+        DTypeError, InitializerError, RangeError: as `to_operand`.
+        TraceError: the value is traced by another library.
     """
     value = unwrapped(value)
     if owner_of(value) is not backend:
@@ -77,7 +78,7 @@ def to_value(value: Any, backend: Backend, dtype: str, *, operation: str, path: 
         return backend.without_weak_type(value)
     check_kind(source, dtype, operation, path)
     result = backend.cast(value, backend.dtype(dtype))
-    known = backend.is_host or not backend.is_symbolic(value)  # NumPy's are, also where a gradient is recorded
+    known = backend.is_host or not backend.is_symbolic(value)  # NumPy values are known even under a gradient
     if narrows(source, dtype) and known and not backend.in_range(value, result):
         raise _out_of_range(source, dtype, operation, path)
     return result
@@ -97,9 +98,9 @@ def _cast_native(value: Array, backend: Backend, dtype: str, native: Any, operat
 def _out_of_range(source: str, dtype: str, operation: str, path: str) -> RangeError:
     return RangeError.of(
         operation,
-        f"a value of the {source} array is out of the range of {dtype}",
+        f"the {source} array has an element out of the range of {dtype}",
         path,
-        f"use a wider dtype, clip the value first, or cast it yourself to {dtype}",
+        f"use a wider dtype, clip the value first, or cast it to {dtype} yourself",
     )
 
 
@@ -107,24 +108,26 @@ def host_from_python(value: Any, operation: str, path: str) -> tuple[HostArray, 
     """Reads numbers, nested sequences, and anything with ``__array__``.
 
     Returns:
-        The array, and whether its elements are Python's own, so that exact casts are allowed.
+        The array, and whether its elements are Python numbers, for which exact casts are allowed.
     """
     problem = ""
     try:
         host = np.asarray(value)
     except StatevarError:
         raise
-    except Exception as error:  # noqa: BLE001  # whatever an object's own conversion raises
+    except Exception as error:  # noqa: BLE001  # an object's own conversion may raise anything
         problem = f"cannot be read as an array ({type(error).__name__}: {error})"
         host = np.empty(0, object)
     if host.dtype == object:
         if not problem and _is_integers(value):
-            raise RangeError.of(operation, "an integer exceeds 64 bits", path, "use a floating-point dtype")
+            raise RangeError.of(
+                operation, "an integer does not fit into 64 bits", path, "pass floats instead of integers"
+            )
         raise InitializerError.of(
             operation,
-            f"a value of type {type(value).__name__} {problem or 'is not an array'}",
+            f"a value of type {type(value).__name__} {problem or 'cannot be read as an array'}",
             path,
-            "pass numbers, nested lists of one shape, or an array",
+            "pass a number, a nested list whose rows have equal lengths, or an array",
         )
     return host, isinstance(value, bool | int | float | complex | str | list | tuple | range)
 
@@ -136,7 +139,7 @@ def _is_integers(value: Any) -> bool:
 
 
 def inferred_dtype(value: Any, operation: str) -> str:
-    """The dtype of a variable made from a value when none is asked for."""
+    """The dtype of a variable that is made from this value without ``dtype=``."""
     owner = owner_of(value)
     if owner is not None:
         return owner.dtype_name(value)

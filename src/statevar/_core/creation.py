@@ -1,4 +1,4 @@
-"""What a variable is made from: values, names of initializers, callables, or nothing yet."""
+"""Finds the initial value of a variable from a value, the name of an initializer, a callable, or None."""
 
 from __future__ import annotations
 
@@ -19,18 +19,23 @@ __all__ = ["initial_value"]
 def initial_value(
     initializer: Any, declared: DeclaredShape | None, dtype: str | None, seed: int | None
 ) -> tuple[Any, str | None]:
-    """The initial value, called for if need be, and the dtype to cast it to; None for what is left open."""
+    """The initial value and the dtype to cast it to. Calls the initializer if it is a callable.
+
+    The value is None if the variable has none yet; the dtype is None if it follows from the value.
+    """
     if isinstance(initializer, str):
         initializer = partial(initializers.get(initializer), seed=seed)
     elif seed is not None:
         raise InitializerError.of(
-            "Variable", "seed= is for named initializers only", hint="give your callable its own seed"
+            "Variable",
+            "seed= works only with the name of an initializer",
+            hint="pass a name such as 'normal', or seed your callable yourself",
         )
     if initializer is None:
         if declared is None:
             raise InitializerError.of(
                 "Variable",
-                "neither an initial value nor a shape",
+                "got neither an initial value nor a shape",
                 hint="pass a value, or shape= and dtype= for a variable that is assigned later",
             )
         return None, dtype
@@ -38,11 +43,13 @@ def initial_value(
         return unwrapped(initializer), dtype
     if declared is None or not is_static(declared):
         raise ShapeError.of(
-            "Variable", f"an initializer needs a shape without open axes, got {declared}", hint="pass shape="
+            "Variable",
+            f"an initializer needs a shape without open axes, got {declared}",
+            hint="pass a full shape, such as shape=(3, 4)",
         )
     dtype = dtype or "float32"
     with ExitStack() as stack:
-        if overlays.active:  # it may be called while a library traces
+        if overlays.active:  # a library may be tracing this code
             for backend in loaded_backends():
                 if backend.tracing is not None:
                     stack.enter_context(backend.tracing.outside_trace())

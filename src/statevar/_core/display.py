@@ -1,4 +1,4 @@
-"""How a variable is shown: one line of facts, then the value, abridged. Never raises."""
+"""The text that shows a variable: one line of facts, then the value, abridged. Never raises."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .._arrays.types import HostArray
 
 __all__ = ["variable_repr"]
 
-# NumPy's own: below, every element is printed; above, three at each end of each axis.
+# NumPy's own limits: a larger array is printed with three elements at each end of each axis.
 _THRESHOLD = 1000
 _EDGE = 3
 
@@ -38,7 +38,7 @@ def variable_repr(variable: Any) -> str:
 
 
 def value_text(variable: Any) -> str:
-    """The value as NumPy prints it, on new lines if it needs more than one."""
+    """The value as NumPy prints it; it starts on a new line if it has several."""
     if not variable.is_initialized:
         return "<uninitialized>"
     try:
@@ -63,7 +63,7 @@ def _text(backend: Backend, value: Any) -> str:
 
 
 def _edges(backend: Backend, value: Any, shape: tuple[int, ...]) -> HostArray:
-    """The corners of a large array, around one line for NumPy to leave out: only they leave the device."""
+    """The corners of a large array, with one row between that NumPy abridges. Only the corners leave the device."""
     ends = [_ends(size) for size in shape]
     dtype = backend.to_host(backend.get(value, select((slice(0, 1),) * len(shape), shape, ""))).dtype
     result = np.zeros([min(size, 2 * _EDGE + 1) for size in shape], dtype)

@@ -1,4 +1,4 @@
-"""`Draft`: what the owner of a hold reads and writes in place of a variable; and the commit of several drafts."""
+"""`Draft`: the cell that the owner of a hold reads and writes in place of a variable; and the commit of several."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Draft", "commit", "draft_of", "fork", "look", "value_draft"]
 _new = object.__new__
 _lock_of = attrgetter("_lock")
 _ATTEMPTS = (None,) * 100  # Ctrl-C does not come a hundred times in a millisecond
-#: The handle of a draft that is a value: only asked whether there is one.
+#: The handle of a draft that is a value: a placeholder that is only compared with None.
 _VALUE: Final = object()
 
 
@@ -27,9 +27,9 @@ def _of_origin(name: str) -> Any:
 
 
 class Draft(Cell):
-    """A cell that has a value of its own, and asks its variable for the rest.
+    """A cell with a value of its own that takes everything else from its variable.
 
-    There is one for each variable that a transaction writes, and copying ten slots more took longer than the write.
+    A transaction makes one for each variable it writes, and copying ten more slots took longer than the write.
     """
 
     __slots__ = ("_origin",)
@@ -48,13 +48,13 @@ class Draft(Cell):
         return self
 
     def _take_on(self, handle: Any, shape: Shape) -> None:
-        """Takes on another handle."""
+        """Takes on another handle, and the shape of its value."""
         self._handle = handle
         self._snapshot = handle.published
         self._shape = shape
 
     def _restore(self, value: Any, declared: DeclaredShape) -> None:
-        """Takes on a snapshot of its variable, taken at any time, or no value."""
+        """Takes on a snapshot of its variable, of any age, or no value if it is None."""
         backend = self._backend
         if value is None:
             self._handle = self._snapshot = self._shape = None
@@ -68,7 +68,7 @@ class Draft(Cell):
         self._version += 1
 
     def _give(self, host: HostArray | None) -> None:
-        """Takes on a host array of its dtype that is given up to it, or no value."""
+        """Takes ownership of a host array of its dtype; None leaves it without a value."""
         if host is None:
             self._restore(None, self._declared)
             return
@@ -80,7 +80,7 @@ class Draft(Cell):
         self._version += 1
 
     def _become(self, value: Any, shape: Shape | None, declared: DeclaredShape, version: int) -> None:
-        """Takes on the parts of a `State` whose value no handle has: for a draft that is a value."""
+        """Takes on the fields of a `State` without making a handle: for a draft that is a value."""
         self._snapshot = value
         self._handle = None if value is None else _VALUE
         self._shape = shape
@@ -92,7 +92,7 @@ _Draft = TypeVar("_Draft", bound=Draft)
 
 
 def draft_of(cell: Cell, hold: Hold, lock: Any) -> Draft:
-    """A draft of a cell to read, for the owner of a hold. `fork` makes one to write."""
+    """Makes a draft that the owner of a hold can read; `fork` makes one that it can write."""
     draft: Draft = _new(Draft)
     draft._origin = cell
     draft._handle = cell._handle
@@ -106,17 +106,17 @@ def draft_of(cell: Cell, hold: Hold, lock: Any) -> Draft:
 
 
 def look(cell: Cell, hold: Overlay) -> Draft:
-    """A draft to read, whatever other threads write: value and version belong together."""
+    """Makes a draft to read while other threads may write: its value and its version are of the same moment."""
     with cell._lock:
-        value = None if cell._handle is None else cell._stored()  # first: it may bring the version up to date
+        value = None if cell._handle is None else cell._stored()  # first, since it may update the version
         draft = draft_of(cell, hold, hold.lock)
         draft._snapshot = value
         return draft
 
 
 def fork(cell: Cell, hold: Overlay) -> Draft:
-    """A draft to write."""
-    draft: Draft = _new(Draft)  # `draft_of`, written out: a transaction makes one for each first write
+    """Makes a draft that the owner of a hold can write."""
+    draft: Draft = _new(Draft)  # `draft_of` inlined for speed: a transaction makes one for each variable it writes
     draft._origin = cell
     draft._shape = cell._shape
     draft._declared = cell._declared
@@ -136,7 +136,7 @@ def fork(cell: Cell, hold: Overlay) -> Draft:
 
 
 def value_draft(cls: type[_Draft], cell: Cell, overlay: Overlay, declared: DeclaredShape, version: int) -> _Draft:
-    """A draft of a class whose drafts are values; it has none yet."""
+    """Makes a draft of a class whose drafts are values; it has no value yet."""
     draft = _new(cls)
     draft._origin = cell
     draft._holder = draft._handle = draft._snapshot = draft._shape = None
@@ -150,13 +150,13 @@ def value_draft(cls: type[_Draft], cell: Cell, overlay: Overlay, declared: Decla
 
 
 def commit(drafts: Mapping[Any, Draft], check: Callable[[], None] | None = None) -> None:
-    """Makes each variable what its draft is. The caller holds the variables.
+    """Gives each variable the value, shape and version of its draft. The caller holds the variables.
 
-    No reader sees some of them new and then another one old: first every snapshot is hidden, so that readers come
-    for the lock, then all values and versions change, and only then the first snapshot is published.
+    No reader sees one variable new and then another one old: first every snapshot is hidden, so that readers must
+    wait for the lock, then all values and versions change, and only then the first snapshot is published.
 
     Args:
-        check: called when nobody can read any more; what it raises leaves everything as it was.
+        check: called while no thread can read the variables; if it raises, nothing has changed.
     """
     cells: list[Cell] = sorted(drafts, key=id)
     release = releasing(map(_lock_of, cells))
@@ -169,7 +169,7 @@ def commit(drafts: Mapping[Any, Draft], check: Callable[[], None] | None = None)
 
 
 def _exchange(cells: list[Cell], drafts: Mapping[Any, Draft], check: Callable[[], None] | None) -> None:
-    """The part of `commit` under the locks: first all that can fail, then all that cannot."""
+    """Does the part of `commit` under the locks: first the steps that can fail, then those that cannot."""
     before: list[tuple[Cell, tuple[Any, State]]] = []
     for cell in cells:
         cell._snapshot = None
@@ -183,7 +183,7 @@ def _exchange(cells: list[Cell], drafts: Mapping[Any, Draft], check: Callable[[]
                     before.append((cell, cell._savepoint()))
                 cell._adopt(drafts[cell])
     except BaseException:
-        with ExitStack() as undo:  # puts each back, even if another one cannot be
+        with ExitStack() as undo:  # puts each variable back even if that fails for another
             undo.callback(_publish, cells)
             for cell, savepoint in before:
                 undo.callback(cell._put_back, savepoint)
@@ -198,7 +198,7 @@ def _exchange(cells: list[Cell], drafts: Mapping[Any, Draft], check: Callable[[]
                 if (handle := cell._handle) is not None:
                     cell._snapshot = handle.published
             break
-        except BaseException as error:  # noqa: BLE001  # Ctrl-C: there is no way back, and the way on can be gone again
+        except BaseException as error:  # noqa: BLE001  # Ctrl-C: it is too late to undo, and the loop can be repeated
             interrupt = error
     for cell in cells:
         if cell._watchers is not None:

@@ -1,4 +1,4 @@
-"""``with v.edit() as array``: a writable copy on the host, stored when the block ends."""
+"""Implements ``with v.edit() as array``: a writable host copy that is stored when the block ends."""
 
 from __future__ import annotations
 
@@ -24,24 +24,24 @@ _ASSIGN, _PUT = ASSIGN.of("edit"), PUT.of("edit")
 
 @contextmanager
 def edit(cell: Cell, index: Any) -> Iterator[HostArray]:
-    """What `Variable.edit` returns."""
+    """The context manager that `Variable.edit` returns."""
     backend = cell._backend
     with cell._held("edit", "an edit") as (target, hold):
         target._initialized("edit")
         where = None if index is ... else select(index, target.shape, target._path)
         array = _copy(backend.to_host(target._stored() if where is None else backend.get(target._stored(), where)))
         yield array
-        # Counted here and not in a function: torch.compile switches off Python's inlined calls (PEP 523), and not
-        # always on again, and an argument of a function is then held twice.
-        unheld = (getrefcount(array), getrefcount(array.base)) == _UNHELD
+        # Counted here and not in a function: torch.compile switches off Python's inlined calls (PEP 523), not always
+        # on again, and the argument of a function then has one more reference.
+        unshared = (getrefcount(array), getrefcount(array.base)) == _UNSHARED
         if where is not None:
             target._write_held(_PUT, array, hold, index)
-        elif unheld and target._constraint is None and not target._is_value:
+        elif unshared and target._constraint is None and not target._is_value:
             draft = draft_of(target, hold, target._lock)
             draft._give(array)
             hold.committing = True
             commit({target: draft})
-        else:  # a view of it is left, which could write into the variable's memory
+        else:  # something else refers to the array and could write into the variable's memory, so copy
             target._write_held(_ASSIGN, array, hold)
         if array.base is not None:
             array.base.setflags(write=False)
@@ -55,7 +55,10 @@ def _copy(host: HostArray) -> HostArray:
 
 
 def _calibrate() -> tuple[int, int]:
-    """The references of an array that is known by the name after ``as`` and by no other."""
+    """Counts the references to an array, and to its base, that only the name after ``as`` refers to.
+
+    (-1, -1), which no count equals, where the counts cannot tell that from a second reference.
+    """
     counts = []
 
     @contextmanager
@@ -75,4 +78,4 @@ def _calibrate() -> tuple[int, int]:
     return counts[0] if gil and counts[0] not in counts[1:] else (-1, -1)
 
 
-_UNHELD = _calibrate()
+_UNSHARED = _calibrate()

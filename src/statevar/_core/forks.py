@@ -1,8 +1,8 @@
-"""What a fork does to locks: it finds every one of ours free, so that none is left locked in the child.
+"""Takes all of statevar's locks around a fork of the process, so that none stays locked in the child.
 
-A fork copies the memory of all threads and runs one of them. A lock that another thread held would stay locked
-in the child for ever, over half a write. So the fork takes every lock first, which is short work since each is
-only held for moments, and lets them go on both sides.
+A fork copies the memory of all threads but runs only one of them. A lock that another thread had taken would stay
+locked in the child for ever, in the middle of a write. So every lock is taken before the fork, which is quick since
+each is only taken for moments, and released afterwards in both processes.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ _Lock = TypeVar("_Lock")
 if TYPE_CHECKING:  # a protocol takes 0.1 ms of every import
 
     class Lockable(Protocol):
-        """A variable, as a fork sees it."""
+        """The part of a variable that a fork needs."""
 
         _lock: Any
 
         def _after_fork(self) -> None:
-            """Called in the child: drops what other threads had begun."""
+            """Drops the holds and calls of other threads. Called in the child."""
 
 
 _everyone: set[weakref.ReferenceType[Any]] = set()
@@ -35,29 +35,29 @@ _module_locks: list[Any] = []
 _child_calls: list[Callable[[], object]] = []
 _forking = ExitStack()
 _one_fork = threading.Lock()
-#: Seconds that a fork waits for one lock. Only a finalizer that writes may hold one while it waits for another.
+#: Seconds that a fork waits for one lock. Only a finalizer that writes may keep one while it waits for another.
 _PATIENCE = 5.0
 
 
 def register(each: Lockable) -> None:
-    """Makes it known to a fork, while it lives."""
+    """Has forks take the lock of an object, for as long as the object lives."""
     _everyone.add(weakref.ref(each, _everyone.discard))
 
 
 def guarded(lock: _Lock) -> _Lock:
-    """A module's own lock, made known to a fork."""
+    """Has forks take the lock of a module; returns the lock."""
     _module_locks.append(lock)
     return lock
 
 
 def in_child(call: Callable[[], object]) -> None:
-    """Has something called in every child, once the locks are free."""
+    """Has ``call()`` run in every child process, once the locks are free."""
     _child_calls.append(call)
 
 
 def living() -> list[Any]:
-    """The variables that there are."""
-    # In the order in which a commit takes several: else each could have what the other one waits for.
+    """All registered objects that are alive, in the order in which a commit takes their locks."""
+    # Two orders would be a deadlock: each side could have the lock that the other one waits for.
     return sorted((each for ref in _everyone.copy() if (each := ref()) is not None), key=id)
 
 

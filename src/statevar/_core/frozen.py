@@ -1,4 +1,4 @@
-"""What a library's transform sees in place of a variable."""
+"""`FrozenVariable`: the read-only copy that a library's transform gets in place of a variable."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = ["FrozenVariable"]
 class FrozenVariable(Protocols):
     """The value of a variable inside or after a transform that copies its arguments, such as ``jax.jit``.
 
-    It reads and computes like the variable. A write to it would be lost, and raises `ReadOnlyError`. What a
-    transform returns for a variable, such as its gradient, is one of these: take ``.value``.
+    It reads and computes like the variable. A write to it would be lost, so it raises `ReadOnlyError`. A transform
+    also returns one for each variable, for example for its gradient: take ``.value``.
     """
 
     __slots__ = ("__weakref__", "_value")
@@ -28,12 +28,12 @@ class FrozenVariable(Protocols):
         self._value = value
 
     @property
-    def _backend(self) -> Backend:  # type: ignore[override]  # a slot of Variable, computed here
+    def _backend(self) -> Backend:  # type: ignore[override]  # a slot in Variable, a property here
         return owner_of(self._value) or default_backend()
 
     @property
     def value(self) -> Any:
-        """The array, or whatever the transform put in its place."""
+        """The array, or the object that the transform put in its place."""
         return self._value
 
     @property
@@ -48,7 +48,7 @@ class FrozenVariable(Protocols):
 
     @property
     def ndim(self) -> int:
-        """How many axes the value has."""
+        """The number of axes of the value."""
         return len(self.shape)
 
     def __repr__(self) -> str:
@@ -57,20 +57,20 @@ class FrozenVariable(Protocols):
     def _apply(self, operation: str, other: Any) -> NoReturn:
         raise ReadOnlyError.of(
             operation,
-            "this is the copy of a variable that a transform made; the write would be lost",
+            "this is a copy of the variable that a transform made, and the write would be lost",
             hint="return the new value from the transformed function and assign it to the variable outside",
         )
 
     def assign(self, value: Any, *_: Any, **__: Any) -> NoReturn:
-        """Raises `ReadOnlyError`."""
+        """Raises `ReadOnlyError`, since the copy cannot be written."""
         self._apply("assign", value)
 
     def assign_add(self, value: Any, *_: Any, **__: Any) -> NoReturn:
-        """Raises `ReadOnlyError`."""
+        """Raises `ReadOnlyError`, since the copy cannot be written."""
         self._apply("assign_add", value)
 
     def assign_sub(self, value: Any, *_: Any, **__: Any) -> NoReturn:
-        """Raises `ReadOnlyError`."""
+        """Raises `ReadOnlyError`, since the copy cannot be written."""
         self._apply("assign_sub", value)
 
     def __setitem__(self, index: Any, value: Any) -> NoReturn:
@@ -78,5 +78,5 @@ class FrozenVariable(Protocols):
 
     @property
     def at(self) -> NoReturn:
-        """Raises `ReadOnlyError`."""
+        """Raises `ReadOnlyError`, since the copy cannot be written."""
         self._apply("at", None)

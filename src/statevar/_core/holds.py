@@ -1,8 +1,8 @@
-"""Holds and locks: who alone may write a variable, for a while or for a moment, and who waits for whom.
+"""Holds and locks: the exclusive right to write a variable, and the detection of deadlocks between waiting threads.
 
-A variable's own lock is taken for moments and never while foreign code runs, so nobody waits for it long and
-no order of taking it matters. What takes longer (an `update`, an edit, a transaction) marks the variable with
-a hold and lets the lock go: readers pass, writers wait for the hold to end.
+The lock of a variable is taken for moments and never while the user's code runs, so nobody waits for it long and the
+order of taking locks does not matter. A longer operation (an `update`, an edit, a transaction) marks the variable with
+a hold and releases the lock: readers do not wait, writers wait for the hold to end.
 """
 
 from __future__ import annotations
@@ -20,18 +20,17 @@ from .forks import guarded, in_child
 
 __all__ = ["BUSY", "Hold", "Locks", "drain", "releasing", "running_task", "while_locked"]
 
-_waiting: dict[int, Hold] = {}  # by thread: what it waits for
-_graph = guarded(threading.Lock())  # guards _waiting, and the list of each hold
+_waiting: dict[int, Hold] = {}  # by thread, the hold that it waits for
+_graph = guarded(threading.Lock())  # guards `_waiting` and the `_calls` of each hold
 in_child(_waiting.clear)
-_PATIENCE = 0.5  # seconds
-
+_PATIENCE = 0.5  # seconds between two looks at a hold that is waited for
 
 _running_loop: Callable[[], Any] | None = None  # asyncio's, once somebody has imported it
 
 
 def running_task() -> Any:
-    """The asyncio task that runs, if any; asyncio is not imported for it."""
-    global _running_loop  # noqa: PLW0603  # found once: this is asked at every read and write in a transaction
+    """The asyncio task that is running, or None. Does not import asyncio."""
+    global _running_loop  # noqa: PLW0603  # found once, since every read and write in a transaction comes here
     if _running_loop is None:
         if (asyncio := sys.modules.get("asyncio")) is None:
             return None
@@ -40,15 +39,15 @@ def running_task() -> Any:
 
 
 class Hold:
-    """One thread's, or one asyncio task's, right to write some variables alone, until it ends.
+    """The exclusive right of one thread or asyncio task to write some variables, until the hold ends.
 
     Args:
-        what: for errors: ``"update"``, ``"edit"``, ``"transaction"``.
+        what: the operation to name in errors: ``"an update"``, ``"an edit"``, ``"a transaction"``.
     """
 
     __slots__ = ("_calls", "_ended", "_over", "_task", "_thread", "committing", "what")
 
-    #: Whether nobody need wait for it: `give_back` ends it for one variable.
+    #: Whether a reader or writer calls `give_back`, which ends it for one variable, instead of waiting.
     lends: ClassVar[bool] = False
 
     def __init__(self, what: str) -> None:
@@ -62,23 +61,23 @@ class Hold:
         self._ended.acquire()  # released once it ends
 
     def is_mine(self) -> bool:
-        """Whether the thread and the task that run now are those that made it, and it has not ended."""
+        """Whether the running thread and task made this hold, and it has not ended."""
         return self._thread == get_ident() and self._task is running_task() and not self._over
 
     def is_over(self) -> bool:
-        """Whether it has ended."""
+        """Whether the hold has ended."""
         return self._over
 
     def is_writing(self, variable: Any) -> bool:
-        """Whether a variable is changing at this moment."""
+        """Whether the owner is changing a variable at this moment."""
         return self.committing
 
     def give_back(self, variable: Any) -> None:
-        """Lets one variable go, at once. Called with its lock taken."""
+        """Ends the hold on one variable, at once. Called with the lock of the variable taken."""
         raise NotImplementedError
 
     def end(self) -> None:
-        """Lets everybody go who waits. May be called again if Ctrl-C came between."""
+        """Ends the hold and wakes every waiting thread. May be called again, for example after Ctrl-C."""
         self._over = True
         if self._ended.locked():
             self._ended.release()
@@ -86,7 +85,7 @@ class Hold:
             self.wake()
 
     def wake(self) -> None:
-        """Calls those back who asked for it."""
+        """Calls the functions that were given to `when_over`."""
         if self._calls is not None:
             with _graph:
                 calls, self._calls = self._calls, None
@@ -94,25 +93,34 @@ class Hold:
                 call()
 
     def when_over(self, call: Callable[[], object]) -> None:
-        """Calls back once it has ended, in the thread that ends it; at once if it has. It may come too early."""
+        """Has ``call()`` run when the hold ends, in the thread that ends it; at once if it has ended.
+
+        The call may also come earlier, so the caller must check again.
+        """
         with _graph:
             self._calls = [*(self._calls or ()), call]
         if self._over:
             self.wake()
 
     def wait(self, operation: str, path: Callable[[], str], still: Callable[[], bool]) -> None:
-        """Blocks until it ends. Whoever made it, or could never be let go, gets an error instead.
+        """Blocks until the hold ends.
 
         Args:
-            path: gives the path of the variable, for errors.
-            still: whether it is in the way; asked now and then, since Ctrl-C may keep its owner from telling us.
+            path: returns the path of the variable, for errors.
+            still: whether the hold still prevents the caller from going on. It is asked again from time to time, since
+                Ctrl-C may keep the owner from waking the caller.
 
         Raises:
-            ConflictError: the one who holds it waits, directly or not, for this thread.
-            ReentrantWriteError: it is the caller's own.
+            ConflictError: the owner of the hold waits, directly or indirectly, for this thread.
+            ReentrantWriteError: the caller owns the hold.
         """
         if self.is_mine():
-            raise ReentrantWriteError.of(operation, f"{self.what} of this variable is under way in this thread", path())
+            raise ReentrantWriteError.of(
+                operation,
+                f"this thread is already inside {self.what} of this variable",
+                path(),
+                f"write before or after {self.what}",
+            )
         me = get_ident()
         with _graph:
             self._check_cycle(me, operation, path)
@@ -120,34 +128,34 @@ class Hold:
         try:
             while still():
                 if self._ended.acquire(timeout=_PATIENCE):
-                    self._ended.release()  # lets the next one go
+                    self._ended.release()  # for the next waiting thread
                     break
         finally:
             _waiting.pop(me, None)
 
     def _check_cycle(self, me: int, operation: str, path: Callable[[], str]) -> None:
-        """Raises if the chain of those who wait leads back to this thread."""
+        """Raises ConflictError if waiting for the hold would be a deadlock."""
         if self._thread == me:
             raise ConflictError.of(
                 operation,
-                f"another asyncio task of this thread holds it for {self.what}",
+                f"another asyncio task of this thread holds the variable for {self.what}",
                 path(),
                 "use `async with sv.transaction(…)`, which waits without blocking the event loop",
             )
         hold: Hold | None = self
-        while hold is not None and not hold._over:  # who waited for one that is over is about to go on
+        while hold is not None and not hold._over:  # a thread that waited for a hold that is over is about to go on
             if hold._thread == me:
                 raise ConflictError.of(
                     operation,
-                    f"waiting for {self.what} of another thread would never end: it waits for this one",
+                    f"waiting for {self.what} of another thread would be a deadlock: that thread waits for this one",
                     path(),
-                    "list all the variables in one sv.transaction(…), which takes them in one order",
+                    "list all the variables in one sv.transaction(…), which always takes them in the same order",
                 )
             hold = _waiting.get(hold._thread)
 
 
 class _Busy(Hold):
-    """The mark of a write under way, under the lock: who meets it is inside that write, in the same thread."""
+    """The hold that marks a write in progress under the lock: only code inside that write can find it."""
 
     __slots__ = ()
 
@@ -163,15 +171,15 @@ BUSY: Final = _Busy("a write")
 
 # -- many locks at once, which Ctrl-C cannot leave taken -------------------------------------------------------
 #
-# Python looks for signals where a Python function begins, after a call, and where a loop goes back. So a loop in Python
-# that releases locks can be left half-way. Here it is an iterator made beforehand, of functions that run in C only, and
-# one call in C goes through it: nothing comes between.
+# Python checks for signals where a Python function begins, after a call, and where a loop repeats. So Ctrl-C can leave
+# a Python loop that releases locks half-way. The code here makes an iterator of C functions beforehand and runs through
+# it in one call of a C function, which no signal interrupts.
 
 
 if TYPE_CHECKING:  # a protocol takes 0.1 ms of every import
 
     class Lockable(Protocol):
-        """A cell, as these functions see it."""
+        """The part of a cell that these functions need."""
 
         _lock: Any
 
@@ -179,7 +187,7 @@ if TYPE_CHECKING:  # a protocol takes 0.1 ms of every import
 _Lockable = TypeVar("_Lockable", bound="Lockable")
 _Result = TypeVar("_Result")
 
-#: Goes through an iterator. To be called in a ``finally`` with what `releasing` has returned, and nothing before it.
+#: Consumes an iterator. Call it first in a ``finally``, with the iterator that `releasing` has returned.
 drain: Final[Callable[[Iterable[Any]], None]] = deque[Any](maxlen=0).extend
 
 _lock_of = attrgetter("_lock")
@@ -188,12 +196,12 @@ _is_taken, _release = _RLock._is_owned, _RLock.release
 
 
 def releasing(locks: Iterable[Any]) -> Iterator[Any]:
-    """An iterator that releases those of some reentrant locks that the thread has, while `drain` goes through it."""
+    """Returns an iterator which, as `drain` consumes it, releases those of the reentrant locks that this thread has."""
     return map(_release, filter(_is_taken, locks))
 
 
 def while_locked(cells: Iterable[_Lockable], body: Callable[[list[_Lockable]], _Result]) -> _Result:
-    """``body(cells)`` with all their locks taken, in one order for everybody."""
+    """Calls ``body(cells)`` with the locks of all cells taken, always in the same order."""
     ordered = sorted(cells, key=id)
     release = releasing(map(_lock_of, ordered))
     try:
@@ -205,7 +213,7 @@ def while_locked(cells: Iterable[_Lockable], body: Callable[[list[_Lockable]], _
 
 
 class Locks:
-    """The locks of the same variables, to be taken many times: sorted once, which takes as long as taking them."""
+    """The locks of some variables, sorted once to be taken many times: sorting takes as long as taking them."""
 
     __slots__ = ("_acquires", "_locks")
 
@@ -214,7 +222,7 @@ class Locks:
         self._acquires = [lock.acquire for lock in self._locks]
 
     def while_taken(self, body: Callable[[], _Result]) -> _Result:
-        """``body()`` with all of them taken."""
+        """Calls ``body()`` with all of the locks taken."""
         release = releasing(self._locks)
         try:
             for acquire in self._acquires:

@@ -1,6 +1,6 @@
-"""What makes an object with a ``value`` behave like that value: operators, conversions, iteration.
+"""Operators, conversions and iteration, which make an object with a ``value`` behave like that value.
 
-Each dunder is one line. What an operator does is what the library's own operator does with the value.
+Each dunder is one line. An operator does what the library's own operator does with the value.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .._arrays.indexing import select
 from .._arrays.registry import owner_of
 from .._arrays.shapes import Shape
 from .._arrays.types import HostArray, Operation
-from ..errors import TraceError
+from ..errors import TraceError, describe
 
 __all__ = ["Operators"]
 
@@ -25,7 +25,7 @@ _NUMBERS = (bool, int, float, complex)
 
 
 class Operators(ABC):
-    """Operators on ``self.value``; in-place ones write the object and keep the name bound to it."""
+    """Operators on ``self.value``; an in-place operator writes the object and returns it."""
 
     __slots__ = ()
 
@@ -41,7 +41,7 @@ class Operators(ABC):
 
     @abstractmethod
     def _apply(self, operation: str, other: Any) -> Any:
-        """Writes the result of an operator, given by its name, and returns self."""
+        """Writes the result of the operator with this name, and returns self."""
 
     def _binary(self, op: Operation, other: Any) -> Any:
         value, other = self._operands(other)
@@ -52,29 +52,32 @@ class Operators(ABC):
         return other if other is NotImplemented else op(other, value)
 
     def _operands(self, other: Any) -> tuple[Any, Any]:
-        """Our value and the other operand for one library; NotImplemented lets the other's own try."""
+        """Our value and the other operand, as one library takes them.
+
+        The other is NotImplemented where its own reflected operator must be tried.
+        """
         if type(other) in _NUMBERS:
             return self.value, other
         ours = self._backend
         if isinstance(other, Operators):
             theirs = other._backend
-            if not (theirs is ours or theirs.is_host):  # Python asks no second variable: we answer for it
+            if not (theirs is ours or theirs.is_host):  # Python does not ask an operand of the same type, so act for it
                 return theirs.as_other_operand(self._host()), other.value
             other = other.value
         owner = owner_of(other)
         if owner is ours:
             return self.value, other
         if owner is None:
-            # A frame, a sparse matrix: what takes part in NumPy's dispatch wants a NumPy operand.
+            # A DataFrame, a sparse matrix or another type in NumPy's dispatch wants a NumPy operand.
             foreign = hasattr(type(other), "__array_priority__") or hasattr(type(other), "__array_ufunc__")
             return self._host() if foreign else self.value, other
         return self.value, ours.as_other_operand(other) if owner.is_host else NotImplemented
 
     def _host(self, operation: str = "np.asarray") -> HostArray:
-        """The value as NumPy.
+        """The value as a NumPy array.
 
         Raises:
-            TraceError: NumPy records a gradient, which would be lost.
+            TraceError: the gradient of the value is being recorded by NumPy, and would be lost.
         """
         value, backend = self.value, self._backend
         if backend.is_host and type(value) is not ndarray and operation != "bool" and backend.is_symbolic(value):
@@ -88,7 +91,9 @@ class Operators(ABC):
 
     def _item(self, operation: str) -> Any:
         if self.shape:
-            raise TypeError(f"{operation}: only a scalar converts, got shape {self.shape}. Hint: index it first.")
+            raise TypeError(
+                describe(operation, f"expected a scalar, got shape {self.shape}", hint="index it first: v[0]")
+            )
         return self._host(operation)[()]
 
     # -- arithmetic ----------------------------------------------------------------------------------
@@ -137,14 +142,14 @@ class Operators(ABC):
     def __invert__(self) -> Any: return ~self.value
     def __round__(self, ndigits: int = 0) -> Any: return self._backend.round(self.value, ndigits)
 
-    # -- comparison: elementwise; None equals nothing --------------------------------------------------
+    # -- comparison: elementwise; nothing is equal to None ----------------------------------------------
     def __eq__(self, other: object) -> Any: return other is not None and self._binary(operator.eq, other)
     def __ne__(self, other: object) -> Any: return other is None or self._binary(operator.ne, other)
     def __lt__(self, other: Any) -> Any: return self._binary(operator.lt, other)
     def __le__(self, other: Any) -> Any: return self._binary(operator.le, other)
     def __gt__(self, other: Any) -> Any: return self._binary(operator.gt, other)
     def __ge__(self, other: Any) -> Any: return self._binary(operator.ge, other)
-    __hash__ = object.__hash__  # a class with __eq__ has none of its own
+    __hash__ = object.__hash__  # a class that defines __eq__ loses it otherwise
 
     # -- Python's own types: scalars only ---------------------------------------------------------------
     def __bool__(self) -> bool: return bool(self._item("bool"))
@@ -158,7 +163,7 @@ class Operators(ABC):
 
     def __len__(self) -> int:
         if not self.shape:
-            raise TypeError("len: a scalar has no length")
+            raise TypeError(describe("len", "a scalar has no length"))
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> Any:
@@ -166,13 +171,13 @@ class Operators(ABC):
         value = self.value
         parts = index if type(index) is tuple else (index,)
         if any(self._backend.is_symbolic(part) for part in parts):
-            return value[index]  # known only to the traced program
+            return value[index]  # only the traced program knows the index
         return self._backend.get(value, select(index, self._backend.shape(value), ""))
 
     def __iter__(self) -> Iterator[Any]:
         if not self.shape:
-            raise TypeError("iter: a scalar has no elements")
-        value = self.value  # one snapshot: the elements belong together
+            raise TypeError(describe("iter", "a scalar has no elements to iterate over"))
+        value = self.value  # one snapshot, so that all elements are of the same moment
         shape = self._backend.shape(value)
         return (self._backend.get(value, select(i, shape, "")) for i in range(shape[0]))
 

@@ -1,6 +1,6 @@
-"""Overlays: what redirects the reads and writes of the running code, such as a transaction; and open gradient tapes.
+"""Overlays, such as a transaction, which redirect the reads and writes of the running code; and open gradient tapes.
 
-Which overlay is open is a ContextVar, so it holds in its own thread or asyncio task and nowhere else.
+The open overlay is a ContextVar, so it is seen by its own thread or asyncio task and by no other.
 """
 
 from __future__ import annotations
@@ -32,59 +32,63 @@ class Overlay(Hold, ABC):
 
     __slots__ = ("lock",)
 
-    lock: Any  # of its drafts, which nobody else knows
-    #: Whether its drafts are values that each write replaces: an overlay of values, and not a transaction.
+    lock: Any  # the lock of its drafts, which no other thread uses
+    #: Whether its drafts are values that each write replaces, as in an overlay of values but not in a transaction.
     holds_values: ClassVar[bool] = False
 
     def on_create(self, variable: Any, value: Any) -> None:
-        """Called when a variable was made inside; ``value`` is its traced value, which only this overlay may have."""
+        """Called after a variable was made under this overlay.
+
+        Args:
+            value: its initial value if that is traced, which only this overlay may store; else None.
+        """
 
     @abstractmethod
     def read(self, variable: Any) -> Any:
-        """The cell to read in place of the variable."""
+        """Returns the cell to read in place of the variable."""
 
     @abstractmethod
     def write(self, variable: Any) -> Any:
-        """The cell to write in place of the variable; this overlay holds it."""
+        """Returns the cell to write in place of the variable, after this overlay has taken hold of the variable."""
 
 
 _overlay: ContextVar[Overlay | None] = ContextVar("statevar_overlay", default=None)
 _tapes: ContextVar[tuple[Any, ...]] = ContextVar("statevar_tapes", default=())
 
-#: An element for each overlay, gradient tape and autocast scope that is open in the process. While it is empty nobody
-#: need ask the ContextVars. A list, since its `append` and `pop` are atomic: a counter would need a lock.
+#: One element for each overlay, gradient tape and autocast scope that is open in the process. While it is empty, no
+#: read or write looks at the ContextVars. It is a list, since `append` and `pop` are atomic: a counter needs a lock.
 active: list[None] = []
 
 
 def current() -> Overlay | None:
-    """The overlay that the running thread or task has opened, if any."""
+    """The overlay that the running thread or task has opened, or None."""
     found = _overlay.get()
-    # `is_mine`, written out: asked at every read and write inside.
+    # `is_mine` inlined, since every read and write under an overlay comes here.
     if found is None or found._over or found._thread != get_ident() or found._task is not running_task():
         return None
     return found
 
 
 def current_values() -> Overlay | None:
-    """The overlay of values that is open, if the innermost one is: a transaction has the variable's own values."""
+    """The innermost open overlay if it is an overlay of values, else None."""
     found = current()
     return found if found is not None and found.holds_values else None
 
 
 def inherits(hold: Any) -> bool:
-    """Whether the running code got its context from the owner of an overlay, as a task or a worker thread does."""
+    """Whether the running code inherited its context from the owner of this overlay, as a task or worker thread may."""
     return _overlay.get() is hold
 
 
 def push(new: Overlay) -> Overlay | None:
-    """Opens an overlay for the running code, and returns the one around it. The caller appends to `active` before."""
+    """Opens an overlay for the running code and returns the one around it. Append to `active` before the call."""
     around = _overlay.get()
     _overlay.set(new)
     return around
 
 
 def pop(old: Overlay, around: Overlay | None) -> None:
-    """Closes an overlay; may be called twice. The caller pops from `active` after it, once."""
+    """Closes an overlay; may be called twice. Pop from `active` once, after the call."""
     if _overlay.get() is old:
         _overlay.set(around)
 
@@ -95,22 +99,22 @@ def tapes() -> tuple[Any, ...]:
 
 
 def open_tape(tape: Any) -> None:
-    """Opens a tape: every read asks it."""
+    """Opens a gradient tape, which then sees every read."""
     active.append(None)
     _tapes.set((*_tapes.get(), tape))
 
 
 def close_tape(tape: Any) -> None:
-    """Closes a tape: no read asks it any more."""
+    """Closes a gradient tape, which then sees no further reads."""
     _tapes.set(tuple(each for each in _tapes.get() if each is not tape))
     active.pop()
 
 
 def seen_by_tapes(variable: Any, value: Any, around: Overlay | None) -> Any:
-    """The value that a read returns, after the open tapes have seen it.
+    """The value for a read to return, after the open tapes have seen it.
 
     Args:
-        around: the overlay of values that the value comes from; None for the variable's own.
+        around: the overlay of values that the value comes from; None for the variable's own value.
     """
     for tape in _tapes.get():
         if tape.around is around:

@@ -1,8 +1,8 @@
 """The protocols by which array libraries ask a foreign object for an array.
 
-What each buys on each backend is a table in ``docs/protocols.md``, and a test. ``__array_function__`` is
-left out: ``__array__`` covers what it would, and xarray would keep the live variable for the sake of it. Only
-inside an overlay or a tape NumPy finds it, since there the value may be what NumPy's gradients are recorded on.
+A table in ``docs/protocols.md`` shows the effect of each on each backend; a test checks it. There is no
+``__array_function__``: ``__array__`` is enough, and xarray would store the live variable because of it. NumPy finds it
+only inside an overlay or a tape, where NumPy's gradients may be recorded on the value.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from .._arrays.backend import Backend
 from .._arrays.registry import backend_of_protocol
 from .._arrays.types import HostArray
+from ..errors import describe
 from . import overlays
 from .operators import Operators
 
@@ -43,12 +44,12 @@ _OPERATORS: dict[Any, Any] = {
 
 
 def _host_or_recorded(variable: Operators) -> Any:
-    """The value as NumPy computes with it; with what records its gradient, if there is any."""
+    """The value for NumPy to compute with; if its gradient is being recorded, the recorded value."""
     return variable.value if variable._backend.is_host else np.asarray(variable)
 
 
 class _WhileRecording:
-    """A method that NumPy finds in the type while an overlay or a tape is open, and nobody else ever."""
+    """A method that exists only for NumPy, which looks it up in the type, and only inside an overlay or a tape."""
 
     def __get__(self, instance: object, owner: type) -> Any:
         if instance is not None or not overlays.active:
@@ -61,14 +62,14 @@ def _array_function(_: object, function: Any, types: Any, args: Any, kwargs: Any
 
 
 def _opened(argument: Any) -> Any:
-    """An argument of NumPy's with an array in place of every variable."""
+    """The argument of a NumPy function with an array in place of every variable."""
     if isinstance(argument, Operators):
         return _host_or_recorded(argument)
     return [_opened(each) for each in argument] if isinstance(argument, list | tuple) else argument
 
 
 class Protocols(Operators):
-    """Hands a snapshot, read-only where the library can say so, to whoever asks."""
+    """Gives each library that asks a snapshot, marked read-only where the library can express that."""
 
     __slots__ = ()
 
@@ -85,15 +86,22 @@ class Protocols(Operators):
         if copy:
             return np.array(host, dtype)
         if copy is False and dtype is not None and np.dtype(dtype) != host.dtype:
-            raise ValueError(f"array: a cast from {host.dtype} to {np.dtype(dtype)} needs a copy, and copy=False")
+            raise ValueError(
+                describe(
+                    "array",
+                    f"a cast from {host.dtype} to {np.dtype(dtype)} needs a copy, but got copy=False",
+                    hint="leave copy= out",
+                )
+            )
         return np.asarray(host, dtype)
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
         if any(isinstance(out, Operators) for out in kwargs.get("out", ())):
-            raise TypeError(f"{ufunc.__name__}: out= cannot be a variable. Hint: v.assign(np.{ufunc.__name__}(…)).")
+            name = ufunc.__name__
+            raise TypeError(describe(name, "out= cannot be a variable", hint=f"write v.assign(np.{name}(…))"))
         op = _OPERATORS.get(ufunc)
         if method == "__call__" and op is not None and not kwargs and not self._backend.is_host:
-            # An operator of ndarray and us: the result stays with our library, its device and its gradient.
+            # An operator between an ndarray and us: the result keeps our library, device and gradient.
             left, right = inputs
             result = self._binary(op, right) if left is self else self._reflected(op, left)
             if result is not NotImplemented:
@@ -101,7 +109,7 @@ class Protocols(Operators):
         hosts = [_host_or_recorded(each) if isinstance(each, Operators) else each for each in inputs]
         return getattr(ufunc, method)(*hosts, **kwargs)
 
-    #: For ``np.dot(v, x)`` where a gradient is recorded.
+    #: For ``np.dot(v, x)`` while a gradient is recorded.
     __array_function__ = _WhileRecording()
 
     def __array_namespace__(self, *, api_version: str | None = None) -> Any:
@@ -132,14 +140,20 @@ class Protocols(Operators):
             func, args, kwargs
         ):  # torch.compile cannot trace the test
             name = getattr(func, "__name__", str(func))
-            raise TypeError(f"{name}: would write into a variable's snapshot. Hint: v.assign(…) or v.parameter.")
-        leaf = func in backend.wants_parameters  # backward() and grad() ask for what the optimizer holds
+            raise TypeError(
+                describe(
+                    name,
+                    "this would write into a snapshot of the variable, which must not change",
+                    hint="write v.assign(…), or pass v.parameter",
+                )
+            )
+        leaf = func in backend.wants_parameters  # backward() and grad() need the parameters, not their values
         received = {key: _received(each, backend, leaf) for key, each in kwargs.items()} if kwargs else kwargs
         return func(*[_received(each, backend, leaf) for each in args], **received)
 
 
 def _writes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a function of torch would write into a variable among its arguments."""
+    """Whether a torch function would write into a variable among its arguments."""
     if _contains_variable(kwargs.get("out")) or (kwargs.get("inplace") and _contains_variable(args)):
         return True
     name = getattr(func, "__name__", "")
@@ -153,14 +167,14 @@ def _contains_variable(argument: Any) -> bool:
 
 
 def _received(argument: Any, backend: Backend, leaf: bool) -> Any:
-    """An argument with every variable in it replaced; written by hand, since a tree map costs 10 us.
+    """An argument with every variable in it replaced; written by hand, since torch's tree map takes 10 us.
 
     Args:
-        leaf: variables are wanted as their parameters, not as snapshots.
+        leaf: replaces each variable by its parameter instead of a snapshot.
     """
     if isinstance(argument, Protocols):
         if leaf:
-            return argument.parameter  # type: ignore[attr-defined]  # what has none says so
+            return argument.parameter  # type: ignore[attr-defined]  # a FrozenVariable has none, and raises
         return backend.import_array(argument._for(backend))
     if type(argument) in (list, tuple):
         return type(argument)([_received(each, backend, leaf) for each in argument])

@@ -1,6 +1,6 @@
 """Scopes: `name_scope`, `device` and `autocast`.
 
-Each is a ContextVar reset by token, so a scope holds in its own thread or asyncio task and nowhere else.
+Each is a ContextVar, so a scope affects its own thread or asyncio task and no other.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _taken_lock = guarded(threading.Lock())
 @public()
 @contextmanager
 def name_scope(name: str) -> Iterator[str]:
-    """Puts ``name/`` before the path of every variable made inside; scopes nest.
+    """Puts ``name/`` before the path of every variable made in the block; scopes can be nested.
 
     Yields:
         The path of the scope.
@@ -65,13 +65,13 @@ def name_scope(name: str) -> Iterator[str]:
 @public()
 @contextmanager
 def device(name: Any) -> Iterator[None]:
-    """Places the variables made inside on a device; the innermost scope wins, ``None`` lifts it.
+    """Places the variables made in the block on a device; the innermost scope wins, ``None`` is the default device.
 
     Args:
         name: ``"CPU:0"``, ``"GPU"``, ``"GPU:1"`` for every backend, or a device object of one library.
 
     Raises:
-        DeviceError: on making a variable, when its library has no such device.
+        DeviceError: a variable is made in the block, and its library has no such device.
 
     Source: ``tf.device``.
 
@@ -90,15 +90,15 @@ def device(name: Any) -> Iterator[None]:
 @public()
 @contextmanager
 def autocast(dtype: Any) -> Iterator[None]:
-    """Makes reads of floating-point variables inside return ``dtype``; what is stored never changes.
+    """Makes reads of floating-point variables in the block return ``dtype``; the stored values do not change.
 
     Args:
-        dtype: a floating-point dtype, or ``None`` to turn autocast off inside.
+        dtype: a floating-point dtype, or ``None`` to turn autocast off in the block.
 
     Raises:
         DTypeError: the dtype is not floating-point.
 
-    Source: ``keras.src.backend.common.AutocastScope``, which rounds what is stored (measured).
+    Source: ``keras.src.backend.common.AutocastScope``, which rounds the stored values (measured).
 
     >>> import statevar as sv
     >>> v = sv.Variable([1.0, 2.0])
@@ -119,7 +119,7 @@ def autocast(dtype: Any) -> Iterator[None]:
 
 
 def autocast_dtype() -> str | None:
-    """The dtype of the innermost autocast scope, if any."""
+    """The dtype of the innermost autocast scope, or None."""
     return _autocast.get()
 
 
@@ -132,18 +132,20 @@ def check_name(name: Any) -> None:
     """Raises NameScopeError unless the name is a non-empty string without slashes."""
     if not isinstance(name, str) or not name or "/" in name:
         raise NameScopeError.of(
-            "name", f"expected a non-empty string without '/', got {name!r}", hint="nest name_scope for a path"
+            "name",
+            f"expected a non-empty string without '/', got {name!r}",
+            hint="for a path, nest name_scope blocks",
         )
 
 
 def path_of(name: str) -> str:
-    """The path that a name has in the current scope."""
+    """The path of a name in the current scope."""
     names = _names.get()
     return "/".join((*names, name)) if names else name
 
 
 def unique_name(stem: str) -> str:
-    """A default name that no other default name of the current scope has: stem, stem_1, stem_2, and so on."""
+    """Returns the next unused default name of the current scope: stem, stem_1, stem_2, and so on."""
     key = (_names.get(), stem)
     with _taken_lock:
         count = _taken.get(key, 0)

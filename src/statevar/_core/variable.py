@@ -1,4 +1,4 @@
-"""`Variable`: a named, mutable, thread-safe array of any library. A method is a docstring and a line or two."""
+"""`Variable`: a named, mutable, thread-safe array of any library. Its methods are docstrings and a line or two each."""
 
 from __future__ import annotations
 
@@ -35,30 +35,30 @@ _AGGREGATIONS = ("none", "mean", "sum", "only_first_replica")
 class Variable(Cell, Protocols):
     """A named, mutable, thread-safe array that behaves the same on every array library.
 
-    Reading takes a snapshot that no later write changes; nothing is copied for it. A write is in place when
-    nobody holds the old value, happens whole or not at all, and is never lost to another thread.
+    Reading returns a snapshot that no later write changes, without a copy. A write is in place if nobody has a snapshot
+    of the old value, happens as a whole or not at all, and is never lost to another thread.
 
     Args:
         initializer: a number or nested list; an array of any library, whose library the variable then
             follows; another variable; the name of an initializer (``"glorot_uniform"``); a callable
             ``(shape, dtype)``; or None, for a variable that has no value yet.
-        shape: what the shape may be. ``None`` leaves an axis open, ``...`` leaves everything open. Needed
-            for names, callables and variables without a value.
+        shape: the shape that every value must fit: ``None`` is an open axis, ``...`` is any shape. Needed for names,
+            callables and variables without a value.
         dtype: a name, a Python type, or any library's dtype. By default an array keeps its own; Python
             numbers become float32, int32, bool or complex64.
-        trainable: whether gradients are wanted. Always False for dtypes that have none.
-        autocast: whether `autocast` scopes change what reads return.
+        trainable: whether gradients are wanted; always False for dtypes without gradients.
+        autocast: whether reads follow `autocast` scopes.
         aggregation: how replicas are combined: ``"none"``, ``"mean"``, ``"sum"`` or ``"only_first_replica"``.
-        name: not unique unless left out.
-        backend: ``"numpy"``, ``"jax"``, ``"torch"``, ``"tensorflow"``, or a third party's. By default the
-            library of the initial array, else NumPy.
-        device: ``"CPU:0"``, ``"GPU:1"``, or a device of the library; by default that of the `device` scope,
-            of the initial array, or of the library.
-        constraint: a callable applied to the new value by every write, in the same atomic step.
-        seed: for named random initializers: the same seed gives the same numbers on every backend.
+        name: need not be unique; if omitted, a unique name is generated.
+        backend: ``"numpy"``, ``"jax"``, ``"torch"``, ``"tensorflow"``, or the name of a third-party backend. By default
+            the library of the initial array, else NumPy.
+        device: ``"CPU:0"``, ``"GPU:1"``, or a device object of the library. By default the device of the `device`
+            scope, of the initial array, or the default of the library.
+        constraint: a callable that every write applies to the new value, in the same atomic step.
+        seed: the seed of a named random initializer. A seed gives the same numbers on every backend.
 
     Raises:
-        DTypeError: the dtype is unknown, the library cannot hold it, or the value does not fit it.
+        DTypeError: the dtype is unknown, the library does not have it, or the value cannot be cast to it.
         InitializerError: the initial value cannot be made.
         RangeError: a number is out of the dtype's range.
         ShapeError: the value does not have the declared shape.
@@ -125,36 +125,36 @@ class Variable(Cell, Protocols):
         self._path = scopes.path_of(self._name)
         register(self)
 
-    # -- what it is ------------------------------------------------------------------------------------
+    # -- properties ------------------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
-        """The name given at creation, or a default one that is unique within its scope."""
+        """The name given at creation, or a generated name that is unique within its scope."""
         return self._name
 
     @property
     def path(self) -> str:
-        """The names of the scopes at creation and the variable's own, joined by slashes."""
+        """The names of the scopes open at creation and the variable's own name, joined by slashes."""
         return self._path
 
     @property
     def dtype(self) -> Any:
-        """The dtype of what is stored, as an object of the variable's library."""
+        """The dtype of the stored value, as a dtype object of the variable's library."""
         return self._dtype
 
     @property
     def dtype_name(self) -> str:
-        """The dtype's name, the same on every backend."""
+        """The name of the dtype, which is the same on every backend."""
         return self._dtype_name
 
     @property
     def ndim(self) -> int:
-        """How many axes the value has."""
+        """The number of axes of the value."""
         return len(self.shape)
 
     @property
     def size(self) -> int:
-        """How many elements the value has."""
+        """The number of elements of the value."""
         count = 1
         for length in self.shape:
             count *= length
@@ -162,12 +162,12 @@ class Variable(Cell, Protocols):
 
     @property
     def nbytes(self) -> int:
-        """How many bytes the value's elements take, as NumPy would store them."""
+        """The number of bytes that the elements of the value would take in NumPy."""
         return self.size * HOST[self._dtype_name].itemsize
 
     @property
     def device(self) -> Any:
-        """Where the value lies, as the library names it."""
+        """The device of the value, as the library represents it."""
         handle = self._handle
         if handle is not None:
             return self._backend.device_of_handle(handle)
@@ -180,7 +180,7 @@ class Variable(Cell, Protocols):
 
     @property
     def version(self) -> int:
-        """How many writes there were. A write by the library's own optimizer counts where it can be seen.
+        """The number of writes so far. Writes by the library's own optimizer are counted where they can be detected.
 
         >>> import statevar as sv
         >>> sv.Variable(0).assign_add(1).assign_add(1).version
@@ -188,22 +188,20 @@ class Variable(Cell, Protocols):
         """
         current = self._current() if overlays.active else self
         handle = self._handle
-        unseen = (
-            0 if handle is None else self._backend.unseen_writes(handle)
-        )  # first: it may bring the other up to date
+        unseen = 0 if handle is None else self._backend.unseen_writes(handle)  # first, since it may update `_version`
         return current._version + unseen
 
     @property
     def is_initialized(self) -> bool:
-        """Whether there is a value."""
+        """Whether the variable has a value."""
         return (self._current() if overlays.active else self)._handle is not None
 
     @property
     def parameter(self) -> Any:
-        """The library's own mutable object, for its own optimizers: ``nn.Parameter``, ``tf.Variable``.
+        """The library's own mutable object, for the library's optimizers: ``nn.Parameter`` or ``tf.Variable``.
 
         Raises:
-            AttributeError: the library has none.
+            AttributeError: the library has no such object.
         """
         with self._lock:
             parameter = self._backend.parameter(self._initialized("parameter"))
@@ -217,10 +215,10 @@ class Variable(Cell, Protocols):
 
     @property
     def trainable(self) -> bool:
-        """Whether gradients are wanted.
+        """Whether gradients of the variable are wanted.
 
         Raises:
-            DTypeError: on setting it to True for a dtype that has no gradients.
+            DTypeError: it is set to True for a dtype that has no gradients.
         """
         return self._trainable
 
@@ -235,7 +233,7 @@ class Variable(Cell, Protocols):
 
     @property
     def constraint(self) -> Callable[[Any], Any] | None:
-        """The callable that every write applies to the new value, if any."""
+        """The callable that every write applies to the new value, or None."""
         return self._constraint
 
     @constraint.setter
@@ -246,7 +244,7 @@ class Variable(Cell, Protocols):
 
     @property
     def autocast(self) -> bool:
-        """Whether `autocast` scopes change what reads return."""
+        """Whether reads return the dtype of an open `autocast` scope."""
         return self._autocast
 
     @property
@@ -261,7 +259,7 @@ class Variable(Cell, Protocols):
         """A snapshot of the value, as an array of the variable's library. No later write changes it.
 
         Raises:
-            UninitializedError: nothing was assigned yet.
+            UninitializedError: no value has been assigned yet.
 
         >>> import statevar as sv
         >>> v = sv.Variable([1, 2])
@@ -301,7 +299,7 @@ class Variable(Cell, Protocols):
         return self._backend.cast(value, self._backend.dtype(cast_to))
 
     def numpy(self) -> HostArray:
-        """The value as a NumPy array of the caller's own, writable.
+        """Returns a copy of the value as a writable NumPy array.
 
         >>> import statevar as sv
         >>> v = sv.Variable([1.0, 2.0])
@@ -319,12 +317,12 @@ class Variable(Cell, Protocols):
         """Replaces the value.
 
         Args:
-            value: a number, nested list, variable, or an array of any library, of the variable's shape; it
-                is not broadcast. Cast if that loses neither kind nor range.
-            validate_shape: False takes on the shape of ``value``, and declares it if it was not allowed.
-            use_locking: False computes aside without a lock, and always copies: each write happens whole, and may
-                overwrite that of another thread.
-            name: taken for compatibility with ``tf.Variable.assign``, and without effect there too.
+            value: a number, nested list, variable, or array of any library, of the variable's shape; it is not
+                broadcast. It is cast if its kind of dtype and its range allow that without loss.
+            validate_shape: False changes the shape to that of ``value``, and the declared shape too if need be.
+            use_locking: False computes the new value without a lock, and always copies. The write still happens as a
+                whole, but it may overwrite a write of another thread.
+            name: accepted for compatibility with ``tf.Variable.assign``; it has no effect, as in TensorFlow.
 
         Returns:
             The variable.
@@ -332,7 +330,7 @@ class Variable(Cell, Protocols):
         Raises:
             DTypeError: the cast would lose the fraction, the imaginary part, or a NaN.
             RangeError: a number is out of the dtype's range.
-            ShapeError: ``value`` has another shape than declared.
+            ShapeError: the shape of ``value`` does not fit the declared shape.
 
         Source: ``tf.Variable.assign``, ``tf.raw_ops.Assign``.
 
@@ -346,7 +344,7 @@ class Variable(Cell, Protocols):
     def assign_add(self, value: Any, use_locking: bool = True, name: str | None = None) -> Self:
         """Adds to the value; ``value`` broadcasts into the variable's shape.
 
-        Args and errors are those of `assign`. No update is lost between threads.
+        Arguments and errors are those of `assign`. Of two threads that add at the same time, neither update is lost.
 
         Source: ``tf.Variable.assign_add``.
 
@@ -357,7 +355,7 @@ class Variable(Cell, Protocols):
         return self._apply("assign_add", value, use_locking)
 
     def assign_sub(self, value: Any, use_locking: bool = True, name: str | None = None) -> Self:
-        """Subtracts from the value; otherwise as `assign_add`.
+        """Subtracts from the value; otherwise like `assign_add`.
 
         >>> import statevar as sv
         >>> sv.Variable([1, 2]).assign_sub(1).value
@@ -373,20 +371,20 @@ class Variable(Cell, Protocols):
         return self._write(write, other, None, use_locking)
 
     def update(self, fn: Callable[..., Any], *args: Any) -> Any:
-        """Replaces the value by ``fn(value, *args)``, in one step that no other write comes between.
+        """Replaces the value by ``fn(value, *args)`` in one atomic step.
 
-        Other threads read the old value meanwhile; those that write wait.
+        Meanwhile other threads read the old value; threads that write the variable wait.
 
         Args:
-            fn: gets the snapshot and returns the new value; called once. It may read and write other variables.
+            fn: gets the snapshot and returns the new value; it is called once, and may read and write other variables.
 
         Returns:
-            The value that was written, as `value` returned it at that moment.
+            The value that was written.
 
         Raises:
-            ConflictError: waiting for another thread would never end, since it waits for this one.
-            DTypeError, RangeError, ShapeError: as `assign`, of what ``fn`` returned; nothing has changed then,
-                nor has it if ``fn`` raises.
+            ConflictError: waiting for another thread would be a deadlock.
+            DTypeError, RangeError, ShapeError: as `assign`, for the result of ``fn``. The variable has not changed
+                then, nor if ``fn`` raises.
             ReentrantWriteError: ``fn`` writes the same variable.
 
         >>> import statevar as sv
@@ -407,16 +405,16 @@ class Variable(Cell, Protocols):
         return self._while_held("update", "an update", body)
 
     def edit(self, index: Any = ...) -> AbstractContextManager[HostArray]:
-        """A writable NumPy array of the value, which is stored when the ``with`` block ends.
+        """Returns a context manager that gives a writable NumPy array, and stores it when the ``with`` block ends.
 
-        It is one copy of what ``index`` selects, and stored in one write; an exception drops it. Other threads read
-        the old value meanwhile; those that write wait. The array is read-only once the block has ended.
+        The array is a copy of the elements, stored in one write; if the block raises, it is dropped. Meanwhile other
+        threads read the old value; threads that write the variable wait. After the block the array is read-only.
 
         Args:
-            index: edits these elements only; NumPy's indexing.
+            index: selects the elements to edit, by NumPy's indexing; by default all.
 
         Raises:
-            IndexingError: the index selects nothing of this shape.
+            IndexingError: the index is not valid for the variable's shape.
             ReentrantWriteError: the block writes the variable in another way, or edits it again.
 
         >>> import statevar as sv
@@ -431,16 +429,17 @@ class Variable(Cell, Protocols):
     def wait(self, version: int, timeout: float | None = None) -> bool:
         """Waits until the variable has reached a version.
 
+        Writes by a compiled function or by the library's own optimizer do not end the wait.
+
         Args:
-            version: `version` counts writes: ``v.wait(v.version + 1)`` waits for the next one.
-            timeout: in seconds; None waits for ever.
+            version: a `version`, which counts the writes: ``v.wait(v.version + 1)`` waits for the next write.
+            timeout: the longest time to wait, in seconds; None is without limit.
 
         Returns:
-            Whether it has; False after the timeout. What a compiled function or an optimizer of the library writes
-            wakes nobody.
+            True if the version was reached, False after the timeout.
 
         Raises:
-            ConflictError: the caller holds the variable, in a transaction, an update or an edit.
+            ConflictError: the caller holds the variable in a transaction, an update or an edit.
 
         >>> import statevar as sv
         >>> v = sv.Variable(0)
@@ -455,18 +454,18 @@ class Variable(Cell, Protocols):
         if holder is not None and holder is not BUSY and holder.is_mine():
             raise ConflictError.of(
                 "wait",
-                f"this thread holds it for {holder.what}, so that nobody can write version {version}",
+                f"this thread holds the variable for {holder.what}, so no other thread can write version {version}",
                 self._path,
-                "wait before or after",
+                f"wait before or after {holder.what}",
             )
         return self._watched().wait_for(lambda: self.version >= version, timeout)
 
     def subscribe(self, callback: Callback) -> Subscription:
-        """Calls ``callback(variable, version)`` after every write that is committed, in order.
+        """Calls ``callback(variable, version)`` after every committed write, in order.
 
-        It is called without a lock, in the thread that wrote or in one that wrote meanwhile. What it raises is
-        logged (logger ``"statevar"``); the write is done. If it is a bound method, the subscription ends with the
-        object; any other callable is kept until `Subscription.cancel`.
+        The callback runs without a lock, in the thread that wrote or in another that wrote at the same time. If it
+        raises, the exception is logged (logger ``"statevar"``) and the write stays done. If it is a bound method, the
+        subscription ends with its object; any other callable is kept alive until `Subscription.cancel`.
 
         >>> import statevar as sv
         >>> v = sv.Variable(0)
@@ -485,7 +484,7 @@ class Variable(Cell, Protocols):
 
     @property
     def at(self) -> At:
-        """Writes at an index: ``v.at[i].add(x)``; also set, subtract, multiply, divide, min, max.
+        """Writes elements: ``v.at[i].add(x)``, and likewise set, subtract, multiply, divide, min and max.
 
         An element that is selected twice is changed twice.
 
@@ -558,7 +557,7 @@ _Put: TypeAlias = Callable[[str, Any, Any], Variable]
 
 
 class At:
-    """``v.at``: waits for an index."""
+    """The object ``v.at``, which takes an index in brackets."""
 
     __slots__ = ("_put",)
 
@@ -570,7 +569,7 @@ class At:
 
 
 class _AtIndex:
-    """``v.at[i]``: every method writes at the index and returns the variable."""
+    """The object ``v.at[i]``, whose methods write at the index and return the variable."""
 
     __slots__ = ("_index", "_put")
 
@@ -589,5 +588,5 @@ class _AtIndex:
     # fmt: on
 
 
-# Lets `jnp.sin(v)` and `jax.jit(f)(v)` take a variable of any backend.
+# So that `jnp.sin(v)` and `jax.jit(f)(v)` accept a variable of any backend.
 register_types(Variable, FrozenVariable)

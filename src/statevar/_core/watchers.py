@@ -1,4 +1,4 @@
-"""Who waits for a variable's next version, and who wants to be called after it."""
+"""The threads that wait for the next version of a variable, and the functions that are called after it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ Callback = Callable[[Any, int], object]
 
 
 class Subscription:
-    """What `Variable.subscribe` returns: `cancel` it, or use it in a ``with`` statement.
+    """A subscription that `Variable.subscribe` returns: `cancel` it, or use it in a ``with`` statement.
 
-    It ends by itself when the object dies whose method was given; any other callable is kept alive by it.
+    If the callback is a bound method, the subscription ends with its object. Any other callable is kept alive.
     """
 
     __slots__ = ("_callback", "_watchers")
@@ -31,7 +31,7 @@ class Subscription:
         )
 
     def cancel(self) -> None:
-        """Ends it; a call that is under way is not waited for. Does nothing the second time."""
+        """Ends the subscription, without waiting for a call in progress. May be called again."""
         self._watchers.remove(self)
 
     def __enter__(self) -> Self:
@@ -42,42 +42,42 @@ class Subscription:
 
 
 class Watchers:
-    """The subscribers of one variable, and a condition for those who wait."""
+    """The subscribers of one variable, and the condition on which threads wait for its next version."""
 
     __slots__ = ("_calls", "_changed", "_delivering", "_subscriptions")
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()  # reentrant: a subscriber may die in here
+        self._changed = threading.Condition()  # reentrant, since a subscriber may be collected under it
         self._subscriptions: tuple[Subscription, ...] = ()
         self._calls: deque[int] = deque()
         self._delivering = False
 
     def add(self, callback: Callback) -> Subscription:
-        """Adds a subscriber; it is called for what is committed from now on."""
+        """Adds a subscriber, which is called for every later commit."""
         subscription = Subscription(self, callback)
         with self._changed:
             self._subscriptions += (subscription,)
         return subscription
 
     def remove(self, subscription: Subscription) -> None:
-        """Removes it, if it is there."""
+        """Removes a subscription, if it has not been removed."""
         with self._changed:
             self._subscriptions = tuple(each for each in self._subscriptions if each is not subscription)
 
     def record(self, version: int) -> None:
-        """Called under the variable's lock, so that versions stand in order."""
+        """Notes a version for the subscribers. Called under the variable's lock, so that versions are in order."""
         if self._subscriptions:
             self._calls.append(version)
 
     def wait_for(self, reached: Callable[[], bool], timeout: float | None) -> bool:
-        """Blocks until it holds."""
+        """Blocks until ``reached()`` is true or the timeout is over; returns whether it is true."""
         with self._changed:
             return self._changed.wait_for(reached, timeout)
 
     def deliver(self, variable: Any) -> None:
-        """Wakes who waits and calls the subscribers, in order; called with no lock and no hold of the variable.
+        """Wakes the waiting threads and calls the subscribers. The caller has no lock and no hold of the variable.
 
-        One thread delivers at a time. Another that commits meanwhile leaves its version to that one; so does a
+        One thread delivers at a time. A thread that commits meanwhile leaves its version to that thread, and so does a
         subscriber that writes the variable.
         """
         with self._changed:
@@ -87,7 +87,7 @@ class Watchers:
             self._delivering = True
         try:
             self._deliver(variable)
-        except BaseException:  # Ctrl-C: the next commit goes on
+        except BaseException:  # Ctrl-C: the next commit delivers the rest
             self._delivering = False
             raise
 
@@ -105,7 +105,7 @@ class Watchers:
                     _call(callback, variable, version)
 
     def after_fork(self) -> None:
-        """In a child: another thread may have been in here."""
+        """Starts afresh in a child process, since another thread may have been delivering."""
         self._changed = threading.Condition()
         self._calls.clear()
         self._delivering = False
@@ -114,9 +114,9 @@ class Watchers:
 def _call(callback: Callback, variable: Any, version: int) -> None:
     try:
         callback(variable, version)
-    except Exception:  # the write is done and is not theirs to fail
-        import logging  # noqa: PLC0415  # 8 ms that nobody else needs
+    except Exception:  # the write is done, so it must not fail
+        import logging  # noqa: PLC0415  # takes 8 ms, and is needed only here
 
         logging.getLogger("statevar").exception(
-            "subscribe: %r failed on version %d of %r", callback, version, variable.path
+            "subscribe: the callback %r raised an exception on version %d of %r", callback, version, variable.path
         )

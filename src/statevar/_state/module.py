@@ -1,4 +1,4 @@
-"""`Module`: an object that knows the variables it holds; `variables` and `named_variables` of anything else."""
+"""`Module`: an object that finds its own variables; and `variables` and `named_variables` for any object."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from .paths import Container, named_in, objects_in, paths_in, variables_in
 
 __all__ = ["Module", "named_variables", "variables"]
 
-_LINES = 20  # of the tree that is printed
+_LINES = 20  # the longest tree of submodules that is printed
 
 _hooks: list[Callable[[Module], object]] = []
-_hooks_lock = guarded(threading.RLock())  # again by a finalizer that ends a hook
+_hooks_lock = guarded(threading.RLock())  # reentrant, since a finalizer may remove a hook
 
 
 class _DefaultName:
-    """``name``, until there is an attribute of this name. None on the class: a field of a dataclass has no default."""
+    """The default of ``Module.name``, until the instance has an attribute of this name.
+
+    The class itself has no such attribute, or a dataclass would take it as the default of its field ``name``.
+    """
 
     def __get__(self, module: Module | None, owner: type) -> str:
         if module is None:
@@ -33,18 +36,18 @@ class _DefaultName:
 
 @public()
 class Module(Container):
-    """Base class of what holds variables: a layer, an optimizer, a filter, a simulation.
+    """Base class for objects with variables: a layer, an optimizer, a filter, a simulation.
 
-    Variables and submodules are found in attributes, and in lists, tuples, dicts and objects there, at the moment in
-    which they are asked for: what was appended, replaced or deleted since is seen. A variable has the path of
-    attributes that leads to it, such as ``encoder/layers/0/kernel``, so that nobody need choose unique names.
+    Variables and submodules are found in attributes, and in lists, tuples, dicts and objects there. They are looked up
+    on every access, so a variable that was appended, replaced or deleted is noticed. The path of a variable is made of
+    the attributes that lead to it, such as ``encoder/layers/0/kernel``, so nobody need choose unique names.
 
     Args:
-        name: of its `name_scope`; by default the name of the class in snake case. A subclass need not call
+        name: the name of its `name_scope`; by default the name of the class in snake case. A subclass need not call
             ``super().__init__()``.
 
-    It can be copied with `copy.deepcopy` and pickled, with its variables. What an attribute of the class holds, and
-    not of the instance, belongs to no module.
+    A module can be copied with `copy.deepcopy` and pickled, with its variables. Attributes of the class, as opposed to
+    the instance, belong to no module.
 
     Source: ``tf.Module``, ``torch.nn.Module``.
 
@@ -77,7 +80,7 @@ class Module(Container):
             self.name = name
 
     def name_scope(self) -> AbstractContextManager[str]:
-        """Puts the module's name before the path of every variable made inside the ``with`` block.
+        """Puts the module's name before the path of every variable made in the ``with`` block.
 
         Raises:
             NameScopeError: the name is empty, not a string, or contains a slash.
@@ -93,30 +96,30 @@ class Module(Container):
 
     @property
     def variables(self) -> tuple[Variable, ...]:
-        """The variables inside, each once, in the order of attributes and items, depth first."""
+        """The variables in the module, each once, in the order of attributes and items, depth first."""
         return tuple(objects_in(self, Variable))
 
     @property
     def trainable_variables(self) -> tuple[Variable, ...]:
-        """Those of the `variables` that gradients are wanted for."""
+        """The `variables` of the module that are trainable."""
         return tuple(variable for variable in self.variables if variable.trainable)
 
     @property
     def non_trainable_variables(self) -> tuple[Variable, ...]:
-        """The other `variables`."""
+        """The `variables` of the module that are not trainable."""
         return tuple(variable for variable in self.variables if not variable.trainable)
 
     @property
     def submodules(self) -> tuple[Module, ...]:
-        """The modules inside, at any depth, each once, in the order of `variables`; not the module itself."""
+        """The modules in this module, at any depth and each once, in the order of `variables`; without itself."""
         return tuple(objects_in(self, Module))
 
     def named_variables(self) -> dict[str, Variable]:
-        """The `variables` by path, as the function `named_variables` gives them."""
+        """The `variables` of the module by path, like the function `named_variables`."""
         return dict(paths_in("named_variables", self).variables)
 
     def named_submodules(self) -> dict[str, Module]:
-        """The `submodules` by path. Errors are those of `named_variables`.
+        """The `submodules` of the module by path. Errors are those of `named_variables`.
 
         >>> import statevar as sv
         >>> outer, inner = sv.Module(), sv.Module()
@@ -135,22 +138,22 @@ class Module(Container):
                 f"{'  ' * depth}{path}: {_line(each)}" for depth, path, each in _tree(self.named_submodules(), _LINES)
             ]
             more = len(self.submodules) - len(lines)
-        except Exception:  # noqa: BLE001  # it never raises
+        except Exception:  # noqa: BLE001  # printing never raises
             return _line(self)
         return "\n".join([_line(self), *lines, *([f"  … and {more:,} more"] if more > 0 else [])])
 
 
 @public()
 def variables(obj: Any) -> tuple[Variable, ...]:
-    """The variables in anything, each once, in the order of attributes and items, depth first.
+    """The variables in any object, each once, in the order of attributes and items, depth first.
+
+    Functions, classes, Python modules, and the attributes of a variable are not searched.
 
     Args:
         obj: a variable; a `Module`; a dict, list, tuple or set; a dataclass; any object with attributes; any mix.
 
-    Functions, classes, modules of Python, and what a variable itself refers to, are not looked into.
-
     Raises:
-        TypeError: there is no variable in it, and it is no `Module` and no empty container.
+        TypeError: the object contains no variable, and is neither a `Module` nor an empty container.
 
     >>> import statevar as sv
     >>> v, w = sv.Variable(1.0, name="v"), sv.Variable(2.0, name="w")
@@ -162,17 +165,18 @@ def variables(obj: Any) -> tuple[Variable, ...]:
 
 @public()
 def named_variables(obj: Any) -> dict[str, Variable]:
-    """The variables in anything by path: the attributes, indices and keys that lead to each, joined by slashes.
+    """The variables in any object by path: the attributes, indices and keys that lead to each, joined by slashes.
 
-    In keys, ``~`` is written ``~0`` and ``/`` is written ``~1``, as in JSON pointers (RFC 6901). A variable that is
-    reached twice has its first path.
+    In keys, ``~`` is written ``~0`` and ``/`` is written ``~1``, as in JSON pointers (RFC 6901). A variable that can be
+    reached by several paths has the first of them.
 
     Args:
-        obj: as for `variables`. A variable alone has its own `Variable.path`.
+        obj: an object as for `variables`. A variable that is passed itself has its own `Variable.path`.
 
     Raises:
-        NameScopeError: a variable has no path: it is in a set only, or under a key that is no string and no integer.
-        TypeError: there is no variable in it, and it is no `Module` and no empty container.
+        NameScopeError: a variable has no path, since it is only in a set, or only under a key that is neither a string
+            nor an integer.
+        TypeError: the object contains no variable, and is neither a `Module` nor an empty container.
 
     Source: ``torch.nn.Module.named_parameters``, RFC 6901.
 
@@ -185,11 +189,11 @@ def named_variables(obj: Any) -> dict[str, Variable]:
 
 
 def _on_setattr(hook: Callable[[Module], object]) -> Callable[[], None]:
-    """Has it called with each module of which an attribute was just set; what is returned ends that."""
+    """Has ``hook(module)`` called after every setting of an attribute of a module; returns a function that stops it."""
     with _hooks_lock:
         _hooks.append(hook)
-        # Only while somebody listens: a `__setattr__` in Python takes 0.4 us, and Python's own 0.02 us.
-        Module.__setattr__ = _told  # type: ignore[method-assign]  # by one of the same form
+        # Only while there is a hook: a `__setattr__` in Python takes 0.4 us, the built-in one 0.02 us.
+        Module.__setattr__ = _set_and_call_hooks  # type: ignore[method-assign]  # it has the same signature
 
     def remove() -> None:
         with _hooks_lock:
@@ -201,14 +205,14 @@ def _on_setattr(hook: Callable[[Module], object]) -> Callable[[], None]:
     return remove
 
 
-def _told(module: Any, name: str, value: Any) -> None:
+def _set_and_call_hooks(module: Any, name: str, value: Any) -> None:
     super(Module, module).__setattr__(name, value)
     for hook in _hooks.copy():
         hook(module)
 
 
 def _snake_case(name: str) -> str:
-    """The name of a class as that of a scope.
+    """Turns the name of a class into the name of a scope.
 
     >>> _snake_case("MLP"), _snake_case("DenseLayer2D"), _snake_case("_HTTPCache")
     ('mlp', 'dense_layer2_d', 'http_cache')
@@ -218,7 +222,7 @@ def _snake_case(name: str) -> str:
 
 
 def _line(module: Module) -> str:
-    """The counts of what is in a module, in one line. Never raises."""
+    """The numbers of variables, elements and bytes in a module, in one line. Never raises."""
     name = type(module).__name__
     try:
         variables = objects_in(module, Variable)
@@ -238,15 +242,15 @@ def _count(number: int, what: str) -> str:
 
 
 def _tree(modules: dict[str, Module], most: int) -> list[tuple[int, str, Module]]:
-    """(depth, path from the module above, module) of the first few. A module above comes before what it holds."""
+    """(depth, path from the parent module, module) of the first few modules; a parent comes before its children."""
     rows: list[tuple[int, str, Module]] = []
-    above: list[str] = []
+    parents: list[str] = []
     for path, each in modules.items():
         if len(rows) == most:
             break
-        while above and not path.startswith(f"{above[-1]}/"):
-            above.pop()
-        start = len(above[-1]) + 1 if above else 0
-        above.append(path)
-        rows.append((len(above), path[start:], each))
+        while parents and not path.startswith(f"{parents[-1]}/"):
+            parents.pop()
+        start = len(parents[-1]) + 1 if parents else 0
+        parents.append(path)
+        rows.append((len(parents), path[start:], each))
     return rows

@@ -1,4 +1,4 @@
-"""Finds the variables in anything, and names them: containers, dataclasses, objects with attributes."""
+"""Finds the variables in any object, and their paths: in containers, dataclasses, objects with attributes."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ _VARIABLES = {Variable}
 
 @dataclass(frozen=True)
 class Paths:
-    """The variables in something by path, in the order in which they are met, depth first.
+    """The variables in an object by path, in the order in which they are found, depth first.
 
     A segment of a path is the name of an attribute or a field, the index in a list or tuple, or the key of a mapping.
-    In keys, ``~`` is written ``~0`` and ``/`` is written ``~1``, as in JSON pointers (RFC 6901). So no two places have
-    one path.
+    In keys, ``~`` is written ``~0`` and ``/`` is written ``~1``, as in JSON pointers (RFC 6901), so that no two places
+    have the same path.
 
     Attributes:
-        variables: by the first path.
-        aliases: for each place where a variable, or a container with variables, stands again: the place where it stood
-            first, empty for the object itself. So all further paths are known, however many they are: forty lists that
-            hold the next one twice have 2**40.
+        variables: each variable once, by its first path.
+        aliases: maps each further path of a variable, or of a container with variables, to its first path, which is
+            empty for the object itself. All other paths follow from these, so that they need not be listed: forty
+            lists, each of which contains the next one twice, have 2**40.
 
     >>> import statevar as sv
     >>> dense = {"kernel": sv.Variable([[1.0]]), "bias": sv.Variable([0.0])}
@@ -57,12 +57,12 @@ class Paths:
     aliases: dict[str, str] = field(default_factory=dict)
 
     def find(self, path: str) -> Variable | None:
-        """The variable to which a path leads, the first one or any other; None if there is none."""
+        """The variable at a path, which may be its first path or any other; None if there is none."""
         return self.variables.get(followed(path, self.aliases))
 
 
 def followed(path: str, aliases: Mapping[str, str]) -> str:
-    """The first path of what a path leads to.
+    """The first path of the object at a path.
 
     >>> followed("again/kernel", {"again": "first"})
     'first/kernel'
@@ -77,10 +77,10 @@ def followed(path: str, aliases: Mapping[str, str]) -> str:
 
 
 def variables_in(operation: str, targets: Iterable[Any]) -> list[Variable]:
-    """Each variable once, in the order in which they are met.
+    """The variables in all targets, each once, in the order in which they are found.
 
     Raises:
-        TypeError: one of the targets holds no variable, and is no empty container.
+        TypeError: one of the targets contains no variable, and is not an empty container.
     """
     targets = list(targets)
     if len(targets) == 1 and _is_plain(targets[0]):
@@ -90,27 +90,27 @@ def variables_in(operation: str, targets: Iterable[Any]) -> list[Variable]:
         if isinstance(target, Variable):  # the usual case
             found[target] = None
             continue
-        target = _gone_through(target)  # noqa: PLW2901  # an iterator can be gone through once
+        target = _listed(target)  # noqa: PLW2901  # an iterator can be consumed only once
         if _is_plain(target):
             found |= dict.fromkeys(target)
             continue
-        inside = dict.fromkeys(each for each in walk(target) if isinstance(each, Variable))
-        if not inside:
+        in_target = dict.fromkeys(each for each in walk(target) if isinstance(each, Variable))
+        if not in_target:
             _check_empty(operation, target)
-        found |= inside
+        found |= in_target
     return list(found)
 
 
 def paths_in(operation: str, target: Any) -> Paths:
-    """The variables in something, by path. One that is given alone has its own `Variable.path`.
+    """The variables in an object by path. A variable that is passed itself has its own `Variable.path`.
 
     Raises:
-        NameScopeError: a variable can be reached by no path that can be written down.
-        TypeError: there is no variable, and it is no empty container.
+        NameScopeError: a variable has no path that can be written.
+        TypeError: the object contains no variable, and is not an empty container.
     """
     if isinstance(target, Variable):
         return Paths({target.path: target})
-    target = _gone_through(target)
+    target = _listed(target)
     variables, names = _named(target, Variable)
     names.check(operation, variables, Variable)
     if not variables:
@@ -119,16 +119,16 @@ def paths_in(operation: str, target: Any) -> Paths:
 
 
 class Targets:
-    """The variables that a function such as `snapshot` was given, and the path of each in the object that was given.
+    """The variables that were passed to a function such as `snapshot`, with their paths in the passed objects.
 
-    A variable that was given itself has its own `Variable.path`; so has one that can be reached by no path in the
-    object, as in a set.
+    A variable that was passed itself has its own `Variable.path`, and so has a variable without a path in its object,
+    for example one in a set.
 
     Attributes:
-        variables: each once, in the order in which they are met.
+        variables: each variable once, in the order in which they are found.
 
     Raises:
-        TypeError: one of the targets holds no variable, and is no empty container.
+        TypeError: one of the targets contains no variable, and is not an empty container.
 
     >>> import statevar as sv
     >>> w = sv.Variable(0.0, name="w")
@@ -143,7 +143,7 @@ class Targets:
 
     def __init__(self, operation: str, targets: Iterable[Any]) -> None:
         self._operation = operation
-        #: Each as a variable, a list of variables, or paths; the first two are named when somebody asks.
+        #: Each target as a variable, a list of variables, or paths. The paths of the first two are made when needed.
         self._parts: list[Variable | list[Variable] | Paths] = []
         self._by_path: dict[str, Variable] | None = None
         self._path_of: dict[Variable, str] | None = None
@@ -155,7 +155,7 @@ class Targets:
     def _parts_of(self, target: Any) -> list[Variable | list[Variable] | Paths]:
         if isinstance(target, Variable):
             return [target]
-        target = _gone_through(target)
+        target = _listed(target)
         if _is_plain(target):
             return [list(target)]
         variables, names = _named(target, Variable)
@@ -165,10 +165,10 @@ class Targets:
         return [Paths(variables, names.aliases(variables.values())), *unnamed]
 
     def find(self, path: str) -> Variable | None:
-        """The variable to which a path leads in the targets; else the only one whose own path it is; else None.
+        """The variable at a path in the targets; else the only one with this `Variable.path`; else None.
 
         Raises:
-            NameScopeError: the path leads to two variables, in two of the targets.
+            NameScopeError: some path leads to different variables in two of the targets.
         """
         found = self.by_path.get(path)
         if found is not None:
@@ -191,10 +191,10 @@ class Targets:
 
     @property
     def by_path(self) -> dict[str, Variable]:
-        """The variables by path.
+        """The variables of all targets by path.
 
         Raises:
-            NameScopeError: a path leads to two variables, in two of the targets.
+            NameScopeError: a path leads to different variables in two of the targets.
         """
         if self._by_path is None:
             found: dict[str, Variable] = {}
@@ -204,7 +204,7 @@ class Targets:
                         self._operation,
                         "two variables have this path",
                         path,
-                        "index by the variable, or give one object that holds both",
+                        "index by the variable, or pass one object that contains both",
                     )
             self._by_path = found
         return self._by_path
@@ -229,28 +229,28 @@ def _variables_of(part: Variable | list[Variable] | Paths) -> Iterable[Variable]
 
 
 def named_in(operation: str, target: Any, cls: type[_Object]) -> dict[str, _Object]:
-    """The objects of a class inside something, by their first paths. Errors are those of `paths_in`."""
+    """The objects of a class in a target, by their first paths. Errors are those of `paths_in`."""
     found, names = _named(target, cls)
     names.check(operation, found, cls)
     return found
 
 
 def objects_in(target: Any, cls: type[_Object]) -> list[_Object]:
-    """The objects of a class inside something, each once, in the order in which they are met."""
+    """The objects of a class in a target, each once, in the order in which they are found, without the target."""
     found = {id(each): each for each in walk(target) if isinstance(each, cls)}
     found.pop(id(target), None)
     return list(found.values())
 
 
 def _is_plain(target: Any) -> bool:
-    """Whether it is a list of variables and of nothing else: a thousand take 0.02 ms."""
+    """Whether an object is a list or tuple of variables only. It takes 0.02 ms for a thousand variables."""
     if type(target) is not list and type(target) is not tuple:
         return False
     types = set(map(type, target))
     return types == _VARIABLES or all(issubclass(cls, Variable) for cls in types)
 
 
-def _gone_through(target: Any) -> Any:
+def _listed(target: Any) -> Any:
     return list(target) if isinstance(target, Iterator) else target
 
 
@@ -262,7 +262,7 @@ def _check_empty(operation: str, target: Any) -> None:
         describe(
             operation,
             f"found no variable in {type(target).__name__}",
-            hint="pass variables, containers of them, or objects that have them as attributes",
+            hint="pass variables, containers of variables, or objects that have them as attributes",
         )
     )
 
@@ -274,43 +274,43 @@ def _named(target: Any, cls: type[_Object]) -> tuple[dict[str, _Object], _Names]
     names = _Names(target)
     places, paths = names.places, names.paths
     found: dict[str, _Object] = {}
-    for holder, key, each in edges(target, names.met, names.children):
-        # No calls for each variable: who saves a checkpoint waits for this.
+    for parent, key, each in edges(target, names.met, names.children):
+        # Without a call for each variable, since the saving of a checkpoint waits for this loop.
         if (which := id(each)) in places:
-            names.again.append((holder, key, which))
+            names.again.append((parent, key, which))
             continue
-        places[which] = (holder, key, each)
+        places[which] = (parent, key, each)
         if isinstance(each, cls):
-            path = paths[holder] if holder in paths else names.path_to(holder)
+            path = paths[parent] if parent in paths else names.path_to(parent)
             found[f"{path}/{key}" if path else str(key)] = each
     return found, names
 
 
 class _Names:
-    """The first path to each thing that is met.
+    """The first path to each object that a walk finds.
 
-    Paths are made for what is asked only: those of 10,000 things in a chain have 100 MB.
+    A path is made only when it is needed: those of 10,000 objects in a chain would take 100 MB.
     """
 
     def __init__(self, target: Any) -> None:
         self.met: dict[int, Any] = {}
         self._opener = Opener()
-        # The holder, the key in it, and the thing, which is kept: no id comes again.
+        #: For the id of each object: the id of its parent, its key there, and the object, so that its id stays its own.
         self.places: dict[int, tuple[int, Any, Any]] = {id(target): (id(target), "", target)}
         self.paths = {id(target): ""}
-        #: What was met again: the holder, the key, and which it is.
+        #: The objects that were found again: the id of the parent, the key, and the id of the object.
         self.again: list[tuple[int, Any, int]] = []
-        #: What cannot be named: the holder, the key, and the thing.
+        #: The objects whose key cannot be in a path: the id of the parent, the key, and the object.
         self._aside: list[tuple[int, Any, Any]] = []
 
     def children(self, each: Any) -> Children | None:
-        """What it holds; each key is an index, or the segment of a path. What cannot be named is put aside."""
-        held = self._opener(each)
-        if not isinstance(held, dict) or _is_simple(held):
-            return held
+        """The children of an object, by index or path segment. Those without a possible segment are put aside."""
+        children = self._opener(each)
+        if not isinstance(children, dict) or _is_simple(children):
+            return children
         named: dict[str, Any] = {}
         twice: dict[str, None] = {}
-        for key, value in held.items():
+        for key, value in children.items():
             if not _is_nameable(key):
                 self._aside.append((id(each), key, value))
                 continue
@@ -322,9 +322,9 @@ class _Names:
             self._aside.append((id(each), _Twice(segment), named.pop(segment)))
         return named
 
-    def path(self, holder: int, key: Any) -> str:
-        """The path of what a thing has at a key."""
-        return _joined(self.path_to(holder), key)
+    def path(self, parent: int, key: Any) -> str:
+        """The path of the child that a parent has at a key."""
+        return _joined(self.path_to(parent), key)
 
     def path_to(self, which: int) -> str:
         keys: list[str] = []
@@ -336,54 +336,54 @@ class _Names:
         return path
 
     def aliases(self, variables: Iterable[Variable]) -> dict[str, str]:
-        """`Paths.aliases`."""
+        """The aliases of these variables and of the containers with them, for `Paths.aliases`."""
         if not self.again:
             return {}
         reach = self._reach(variables)
-        again = [step for step in self.again if step[2] in reach]
-        holders = {holder for holder, _, _ in again}
-        for which in self.places:  # from above: each path has the one before to build on
-            if which in holders:
+        again = [edge for edge in self.again if edge[2] in reach]
+        parents = {parent for parent, _, _ in again}
+        for which in self.places:  # parents come first, so that each path extends one that is made
+            if which in parents:
                 self.path_to(which)
-        return {self.path(holder, key): self.path_to(which) for holder, key, which in again}
+        return {self.path(parent, key): self.path_to(which) for parent, key, which in again}
 
     def _reach(self, variables: Iterable[Variable]) -> set[int]:
-        """From where a step or more lead to a variable."""
-        holders: dict[int, list[int]] = {}
-        for holder, _, which in self.again:
-            holders.setdefault(which, []).append(holder)
+        """The ids of the variables and of all objects that contain one of them."""
+        parents: dict[int, list[int]] = {}
+        for parent, _, which in self.again:
+            parents.setdefault(which, []).append(parent)
         reach = set(map(id, variables))
-        todo = list(reach) if holders else []
+        todo = list(reach) if parents else []
         while todo:
             which = todo.pop()
-            above = {self.places[which][0], *holders.get(which, ())} - reach
-            reach |= above
-            todo.extend(above)
+            new = {self.places[which][0], *parents.get(which, ())} - reach
+            reach |= new
+            todo.extend(new)
         return reach
 
     def check(self, operation: str, found: dict[str, Any], cls: type) -> None:
-        """Raises NameScopeError if something of the class was put aside, and has no path anywhere else."""
-        for holder, key, _ in self.unnamed(found, cls):
+        """Raises NameScopeError if an object of the class has no path."""
+        for parent, key, _ in self.unnamed(found, cls):
             raise NameScopeError.of(
                 operation,
                 f"{_problem(key)}, and a {cls.__name__} has no other path",
-                self.path_to(holder),
-                "keep it in an attribute, a list, or a dict of strings",
+                self.path_to(parent),
+                "keep it in an attribute, in a list, or in a dict with string keys",
             )
 
     def unnamed(self, found: dict[str, Any], cls: type[_Object]) -> Iterator[tuple[int, Any, _Object]]:
-        """What was put aside, is of the class, and has no path anywhere else: the holder, the key, and the thing."""
+        """The objects of the class that have no path: the id of the parent, the key, and the object."""
         named = set(map(id, found.values())) if self._aside else set()
-        for holder, key, each in self._aside:
-            inside = (one for _, _, one in edges(each, self.met, self._opener))
-            for one in (each, *inside):
+        for parent, key, each in self._aside:
+            descendants = (one for _, _, one in edges(each, self.met, self._opener))
+            for one in (each, *descendants):
                 if isinstance(one, cls) and id(one) not in named:
-                    yield holder, key, one
+                    yield parent, key, one
 
 
 @dataclass(frozen=True)
 class _Twice:
-    """The key of what has the same segment as something else."""
+    """The key of an object whose path segment is also that of another object, as with the keys 1 and "1"."""
 
     segment: str
 
@@ -393,7 +393,7 @@ def _joined(path: str, key: Any) -> str:
 
 
 def _is_simple(keys: dict[Any, Any]) -> bool:
-    """Whether all keys are segments as they are: this is quick to see."""
+    """Whether all keys are strings that need no escaping, by a quick test."""
     if not set(map(type, keys)) <= {str} or "" in keys:
         return False
     text = "".join(keys)
@@ -412,24 +412,24 @@ def _is_nameable(key: Any) -> bool:
 def _is_text(key: str) -> bool:
     try:
         key.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which no file can hold
+    except UnicodeEncodeError:  # half of a surrogate pair, which no file can store
         return False
     return True
 
 
 def _problem(key: Any) -> str:
-    """Why it cannot."""
+    """The reason why a key cannot be the segment of a path."""
     if isinstance(key, Unordered):
         return "a set has no order"
     if isinstance(key, _Twice):
-        return f"two keys are written {key.segment!r}"
+        return f"two keys are both written {key.segment!r} in a path"
     if isinstance(key, str) and not isinstance(key, Enum):
-        return f"a key is empty, or has NUL or half a surrogate pair: {key!r}"
+        return f"a key is empty, or contains NUL or half a surrogate pair: {key!r}"
     return f"expected a string or an integer as key, got {key!r}"
 
 
 def _segment(key: Any) -> str:
-    """A key as the segment of a path.
+    """Writes a key as the segment of a path.
 
     >>> _segment("input/output~old"), _segment(7)
     ('input~1output~0old', '7')

@@ -1,4 +1,4 @@
-"""`snapshot`: what many variables held at one moment; `restore` and `rollback` put it back."""
+"""`snapshot`: the values of many variables at one moment; `restore` and `rollback` put them back."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ _declared = attrgetter("_declared")
 
 @public()
 class Snapshot(Mapping[str, Array]):
-    """The values that variables had at one moment: a read-only mapping of path to array, in the order they were given.
+    """The values of variables at one moment: a read-only mapping of path to array, in the order of the arguments.
 
     No later write changes it. A variable without a value is left out. It is indexed by path, or by the variable.
 
-    The path of a variable is that in the object that was given, such as ``layers/0/kernel``. A variable that was given
-    itself has its own `Variable.path`. A key that is no path in the object is looked up among the variables' own paths.
+    The path of a variable is its path in the object that was passed, such as ``layers/0/kernel``. A variable that was
+    passed itself has its own `Variable.path`. A key that is no path in the object is looked up among the variables' own
+    paths.
     """
 
     __slots__ = ("_declared_shapes", "_places", "_targets", "_values", "_versions")
@@ -58,7 +59,7 @@ class Snapshot(Mapping[str, Array]):
         i = self._place(variable)
         if variable is None or i < 0 or self._values[i] is None:
             raise KeyError(key)
-        return variable._backend.operand(self._values[i], variable._dtype)  # cut from any gradient
+        return variable._backend.operand(self._values[i], variable._dtype)  # without any gradient
 
     def __iter__(self) -> Iterator[str]:
         named = self._targets.by_path.items()
@@ -69,7 +70,7 @@ class Snapshot(Mapping[str, Array]):
 
     @property
     def versions(self) -> dict[str, int]:
-        """The `Variable.version` of each, by path."""
+        """The `Variable.version` of each variable at the moment of the snapshot, by path."""
         return {path: self._versions[self._place(each)] for path, each in self._targets.by_path.items()}
 
     def __repr__(self) -> str:
@@ -78,15 +79,14 @@ class Snapshot(Mapping[str, Array]):
 
 @public()
 def snapshot(*variables: Any) -> Snapshot:
-    """What all of the variables held at one moment. Nothing is copied, and no writer waits.
+    """Takes the values of all variables at one moment. Nothing is copied, and no writer waits.
 
-    A later write to one of them makes a copy while the snapshot lives.
+    While the snapshot is alive, the next write to one of the variables makes a copy. Inside a transaction, the snapshot
+    has the values that the transaction has written. A write by the library's own optimizer or compiled function at the
+    same moment may be in the snapshot for one variable and not for another.
 
     Args:
-        variables: variables, of any backends; containers of them; objects that have them as attributes.
-
-    Inside a transaction it has what the transaction has written. What a library's own optimizer or compiled function
-    writes at this very moment is not part of the promise.
+        variables: variables, of any backends; containers of variables; objects that have them as attributes.
 
     >>> import statevar as sv
     >>> with sv.name_scope("counts"):
@@ -107,8 +107,8 @@ def _snapshot(targets: Targets) -> Snapshot:
     if overlay is not None:
         return _taken(targets, [overlay.read(variable) for variable in found])
     for _ in range(_ATTEMPTS):
-        # A writer raises the version before it publishes. So if no version changed from before the first value was
-        # taken until after the last, all of them were there at once.
+        # A writer raises the version before it publishes the value. So if no version changed from before the first
+        # value was read until after the last, the variables had all these values at the same time.
         versions = list(map(_version, found))
         values = list(map(_published, found))
         if type(None) in set(map(type, values)):
@@ -119,7 +119,7 @@ def _snapshot(targets: Targets) -> Snapshot:
         declared = list(map(_declared, found))
         if versions == list(map(_version, found)):
             return Snapshot(targets, values, versions, declared)
-    # For writers that never pause: all locks at once.
+    # The writers never pause, so take all locks at once.
     return while_locked(found, lambda _: _taken(targets, found))
 
 
@@ -130,7 +130,7 @@ def _taken(targets: Targets, cells: Sequence[Cell]) -> Snapshot:
 
 @public()
 def restore(snapshot: Snapshot) -> None:
-    """Gives every variable of a snapshot the value, the shape and the declared shape that it had, in one transaction.
+    """Gives each variable of a snapshot back its value, shape and declared shape, in one transaction.
 
     Nothing is copied: the variables share memory with the snapshot until they are written.
 
@@ -160,16 +160,16 @@ def _restore(transaction: Transaction, snapshot: Snapshot, which: Iterable[int])
 @public()
 @contextmanager
 def rollback(*variables: Any) -> Iterator[Snapshot]:
-    """Tries something and puts it back: what the block writes is dropped when it ends, however it ends.
+    """Undoes every write of the ``with`` block when it ends, with or without an exception.
 
-    Other threads see none of it, and wait before they write. What the library's own optimizer writes through
-    `Variable.parameter` is put back too, but seen meanwhile.
+    Other threads never see the writes of the block, and wait until it ends before they write. Writes by the library's
+    own optimizer through `Variable.parameter` are undone too, but other threads see them until then.
 
     Args:
-        variables: as for `transaction`. Writes to variables that are not listed are dropped as well.
+        variables: variables as for `transaction`. Writes to variables that are not listed are undone as well.
 
     Yields:
-        What the variables held before.
+        The `Snapshot` of the variables before the block.
 
     >>> import statevar as sv
     >>> v = sv.Variable([1.0, 2.0])

@@ -1,4 +1,4 @@
-"""Containers of variables, and of values keyed like them."""
+"""`Structure`: the pytree in which variables were passed, and pytrees of values of the same form."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ __all__ = ["Structure"]
 
 
 class Structure:
-    """How some variables were given: alone, in a list, a tuple, a dict, any pytree of these, or in an object.
+    """The form in which variables were passed: alone, in a list, tuple or dict, in a pytree of these, or in an object.
 
-    What an object holds is keyed by path.
+    The variables in an object are keyed by path.
 
     >>> import statevar as sv
     >>> v, w = sv.Variable(1, name="v"), sv.Variable(2, name="w")
@@ -35,14 +35,14 @@ class Structure:
         self.variables = list(found)
 
     def build(self, leaf: Callable[[Variable], Any]) -> Any:
-        """The same pytree with something in place of each variable."""
+        """Builds a pytree of this form, with ``leaf(variable)`` in place of each variable."""
         return _mapped(self._tree, leaf)
 
     def pairs(self, values: Any) -> list[tuple[Variable, Any]]:
-        """Each variable with its value in a pytree of values of the same form.
+        """Pairs each variable with its value in a pytree of values.
 
         Raises:
-            ValueError: the form is another one.
+            ValueError: the values have another form than the variables.
         """
         found: dict[Variable, Any] = {}
         for variable, value in _zipped(self._operation, self._tree, values, "values"):
@@ -81,7 +81,7 @@ def _zipped(operation: str, tree: Any, values: Any, where: str) -> list[tuple[Va
         if not isinstance(values, Mapping) or values.keys() != tree.keys():
             got = sorted(map(str, values)) if isinstance(values, Mapping) else type(values).__name__
             raise ValueError(
-                describe(operation, f"expected {where} to be a dict of {sorted(map(str, tree))}, got {got}")
+                describe(operation, f"expected {where} to be a dict with the keys {sorted(map(str, tree))}, got {got}")
             )
         return [pair for key in tree for pair in _zipped(operation, tree[key], values[key], f"{where}[{key!r}]")]
     if not isinstance(values, list | tuple) or len(values) != len(tree):

@@ -1,4 +1,4 @@
-"""`transaction`: several variables change together, for everybody at once, or not at all."""
+"""`transaction`: changes several variables in one step that all threads see at once, or not at all."""
 
 from __future__ import annotations
 
@@ -17,39 +17,39 @@ from .._core.holds import Hold
 from .._core.overlays import Overlay
 from .._core.variable import Variable
 from .._public import public
-from ..errors import ConflictError, ReentrantWriteError
+from ..errors import ConflictError, ReentrantWriteError, describe
 from .paths import Targets
 
 __all__ = ["PathOf", "Transaction", "TransactionOverlay", "transaction"]
 
 
-#: Gives the path of a variable in an object; None if it is not in it.
+#: A function that returns the path of a variable in an object, or None if it is not there.
 PathOf: TypeAlias = Callable[[Any], str | None]
 
 
 @public()
 def transaction(*variables: Any) -> Transaction:
-    """Makes everything that the ``with`` block writes one step: all of it happens, or, on an exception, none.
+    """Makes all writes of the ``with`` block one atomic step: all of them happen or, on an exception, none.
 
-    Inside, reads see what the block has written. Other threads see none of it before the block ends, then all.
-    Transactions that run at once give what they would give one after the other.
+    Reads in the block see its writes. Other threads see none of them until the block ends, then all at once.
+    Transactions that run at the same time have the same result as if they ran one after the other.
+
+    A transaction in another one is part of it: if the inner one fails, only its own writes are dropped, else they are
+    committed with the outer one. In asyncio, ``async with`` waits without blocking the event loop, and another task of
+    the same thread is kept out like another thread. Functions compiled by a library write past a transaction.
 
     Args:
-        variables: variables, of any backends; containers of them; objects that have them as attributes. The block
-            waits until no other thread is writing them, and keeps other writers out until it ends. They are
-            taken in one order, so that transactions which list what they write never meet a deadlock.
+        variables: variables, of any backends; containers of variables; objects that have them as attributes. The block
+            waits until no other thread is writing them, and keeps other writers out until it ends. They are always
+            taken in the same order, so transactions that list the variables they write cannot deadlock.
 
-            A variable that is not listed may be used too. Its first write takes it, and waits for it. If it is
-            only read, others may go on writing it; should one of them do so before the block ends, the block
-            fails.
+            The block may use variables that are not listed. The first write to one waits until no other thread is
+            writing it, and then keeps other writers out. If the block only reads one, other threads can still write it;
+            if one does so before the block ends, the block fails.
 
     Raises:
-        ConflictError: when the block ends: a variable that was read, and not listed, has been written by another
-            thread. On a write: waiting for the variable would never end. Nothing has changed then.
-
-    A transaction inside another one belongs to it: its writes are dropped alone if it fails, and committed with
-    the outer one. In asyncio, ``async with`` waits without blocking the event loop, and another task of the same
-    thread is kept out like another thread. Functions compiled by a library write past a transaction.
+        ConflictError: at the end of the block, another thread has written a variable that was read and not listed; or a
+            write would wait in a deadlock. Nothing has changed then.
 
     >>> import statevar as sv
     >>> savings, cash = sv.Variable(100), sv.Variable(0)
@@ -73,7 +73,10 @@ def transaction(*variables: Any) -> Transaction:
 
 
 class Transaction:
-    """What `transaction` returns, for ``with`` and ``async with``. It may be used again, and by several threads."""
+    """The context manager that `transaction` returns, for ``with`` and ``async with``.
+
+    It can be entered again, and by several threads.
+    """
 
     __slots__ = ("_begun", "_ordered", "_path_of")
 
@@ -82,7 +85,7 @@ class Transaction:
         self._path_of = path_of  # for errors
         self._begun: list[tuple[TransactionOverlay, int]] = []
 
-    # The next three are for a transaction that one thread uses once.
+    # `_cell`, `_store` and `_drop` are for a transaction that one thread uses once.
 
     def _cell(self, variable: Variable) -> Draft:
         """The draft that the block writes in place of a variable."""
@@ -90,15 +93,15 @@ class Transaction:
         return draft
 
     def _store(self, variable: Variable, value: Array | None, declared: DeclaredShape) -> None:
-        """Writes a snapshot of a variable, taken at any time, or no value."""
+        """Writes a snapshot of a variable, of any age, or removes its value if it is None."""
         self._cell(variable)._restore(value, declared)
 
     def _drop(self) -> None:
-        """Forgets what the block has written."""
+        """Drops the writes of the block so far."""
         self._begun[-1][0].drop()
 
     def __del__(self) -> None:
-        # Ctrl-C may come before the first instruction of __exit__: then what is left open ends with the exception.
+        # Ctrl-C may come before the first instruction of `__exit__`, which leaves levels open: they are dropped here.
         for overlay, depth in getattr(self, "_begun", ()):
             overlay.abandon(depth)
 
@@ -121,7 +124,7 @@ class Transaction:
             overlay = _running()
             depth = overlay.depth() - 1
             overlay.leave(commits=error_type is None)
-        except BaseException:  # the commit failed; or Ctrl-C came, anywhere
+        except BaseException:  # the commit failed, or Ctrl-C came at any point
             if overlay is None:
                 overlay = _running()
                 depth = overlay.depth() - 1
@@ -148,7 +151,7 @@ class Transaction:
         self.__exit__(error_type)
 
     def _give_up(self, overlay: TransactionOverlay, *, inside: bool) -> None:
-        """The block was not entered: what stays open is the transaction around it, if there is one."""
+        """Cleans up if the block could not be entered; the transaction around it, if any, stays open."""
         entry = (overlay, overlay.depth())
         if entry in self._begun:
             self._begun.remove(entry)
@@ -159,20 +162,29 @@ class Transaction:
 def _running() -> TransactionOverlay:
     overlay: Any = overlays.current()
     if overlay is None:
-        raise RuntimeError("transaction: it ends in another thread or task than it began in")
+        raise RuntimeError(
+            describe(
+                "transaction",
+                "the with block ended in another thread or task than it began in",
+                hint="use one transaction per thread or task",
+            )
+        )
     found: TransactionOverlay = overlay
     return found
 
 
 async def _over(hold: Hold, *, inside: bool) -> None:
-    """Waits, in a task, for a hold to end; one that holds others meanwhile might wait for ever."""
+    """Waits for a hold to end, without blocking the event loop.
+
+    Raises ConflictError inside a transaction, which would keep its own variables while it waits: a possible deadlock.
+    """
     if inside:
         raise ConflictError.of(
             "transaction",
-            "another task holds a variable, and waiting for it inside a transaction might never end",
+            "another task holds a variable, and waiting for it inside a transaction could be a deadlock",
             hint="list it in the outer transaction",
         )
-    import asyncio  # noqa: PLC0415  # 40 ms, for those who await
+    import asyncio  # noqa: PLC0415  # takes 40 ms, and only code that awaits needs it
 
     over, loop = asyncio.Event(), asyncio.get_running_loop()
     hold.when_over(partial(loop.call_soon_threadsafe, over.set))
@@ -180,11 +192,12 @@ async def _over(hold: Hold, *, inside: bool) -> None:
 
 
 class TransactionOverlay(Overlay):
-    """What a transaction holds, has written and has read.
+    """The overlay of a transaction: the variables it holds, its drafts, and the versions it has read.
 
-    Two-phase locking: every variable that is listed or written is held to the end. What was only read is compared
-    at the end, while the variables written are hidden from readers and marked in `_committing`: of two transactions
-    that each read what the other one writes, the second to look finds the mark or the new version of the first.
+    It uses two-phase locking: every variable that is listed or written is held to the end. The version of a variable
+    that was only read is compared at the end, while the written variables are hidden from readers and marked in
+    `_committing`. So if two transactions each read a variable that the other one writes, the second to compare finds
+    the mark or the new version of the first.
     """
 
     __slots__ = ("_around", "_committing", "_held", "_levels", "_lost_to", "_opened", "_paths", "_seen")
@@ -192,19 +205,19 @@ class TransactionOverlay(Overlay):
     def __init__(self) -> None:
         Hold.__init__(self, "a transaction")
         self.lock = RLock()
-        self._levels: list[dict[Variable, Draft]] = []  # drafts; one level more for each transaction inside
+        self._levels: list[dict[Variable, Draft]] = []  # the drafts, with one level for each open transaction
         self._held: list[Variable] = []
-        self._seen: dict[Variable, Draft] = {}  # as they were when they were read, and not listed
+        self._seen: dict[Variable, Draft] = {}  # the variables that are not held, as they were at their first read
         self._committing: dict[Variable, Draft] = {}
-        self._around: Overlay | None = None  # the overlay outside, which is another task's
+        self._around: Overlay | None = None  # the overlay that was open before, which belongs to another task
         self._opened = False
         self._lost_to: Hold | None = None
-        self._paths: list[PathOf] = []  # which name the variables in errors
+        self._paths: list[PathOf] = []  # the paths of the variables, for errors
 
-    # -- as `overlays.current` -------------------------------------------------------------------------
+    # -- as an overlay ---------------------------------------------------------------------------------
 
     def read(self, variable: Any) -> Any:
-        """Its draft; else itself, if it is held; else what it was when it was read first."""
+        """Returns the draft of a variable; else the variable if it is held; else its state at the first read."""
         for level in reversed(self._levels):
             if variable in level:
                 return level[variable]
@@ -215,7 +228,7 @@ class TransactionOverlay(Overlay):
         return self._seen[variable]
 
     def write(self, variable: Any) -> Any:
-        """Its draft on the innermost level."""
+        """Returns the draft of a variable on the innermost level, and holds the variable."""
         levels = self._levels
         level = levels[-1]
         draft = level.get(variable)
@@ -227,16 +240,16 @@ class TransactionOverlay(Overlay):
         return draft
 
     def is_writing(self, variable: Any) -> bool:
-        """Whether it is being committed."""
+        """Whether a variable is being committed."""
         return variable in self._committing
 
-    # -- its life -------------------------------------------------------------------------------------
+    # -- holds, levels and the commit -------------------------------------------------------------------
 
     def hold_all(self, variables: list[Variable], path_of: PathOf | None = None) -> None:
-        """`hold` of each, faster where nobody holds them.
+        """Holds all variables to the end, faster than `hold` for each.
 
         Args:
-            path_of: gives the path of a variable for errors, if it is not its own.
+            path_of: returns the path of a variable to name in errors; by default the variable's own.
         """
         if path_of is not None:
             self._paths.append(path_of)
@@ -247,7 +260,7 @@ class TransactionOverlay(Overlay):
             hold_each(variables, self, self._held, self.hold)
 
     def hold(self, variable: Variable) -> None:
-        """Waits until nobody else holds it, and holds it to the end."""
+        """Waits until nobody else holds a variable, then holds it to the end of the transaction."""
         if variable._holder is not self:
             self._held.append(variable)
             try:
@@ -259,7 +272,7 @@ class TransactionOverlay(Overlay):
                 self._compare(variable)
 
     def hold_if_free(self, variables: list[Variable], path_of: PathOf | None) -> Hold | None:
-        """Holds all of them, or none of them and returns the hold that keeps us out."""
+        """Holds all variables and returns None, or holds none and returns the hold that prevents it."""
         if path_of is not None and path_of not in self._paths:
             self._paths.append(path_of)
         before = len(self._held)
@@ -276,30 +289,34 @@ class TransactionOverlay(Overlay):
         return None
 
     def _compare(self, variable: Variable) -> None:
-        """Raises if it was written between being read here and being held."""
+        """Raises ConflictError if a variable was written after it was read here and before it was held."""
         seen = self._seen.pop(variable, None)
         if seen is not None and seen._version != variable._version:
             raise self._changed(variable)
 
     def begin(self) -> None:
-        """Opens a level; on the first, reads and writes of this thread or task come here from now on."""
+        """Opens a level. With the first level, reads and writes of this thread or task come to this overlay."""
         if not self._levels:
             self._opened = True
-            overlays.active.append(None)  # Ctrl-C comes after a call, so not between these two lines
+            overlays.active.append(None)  # Ctrl-C comes after a call, so not between this line and the one above
             self._around = overlays.push(self)
         self._levels.append({})
 
     def opened_for(self, what: str) -> None:
-        """Opens a level for code that writes `TransactionOverlay.write` itself, and is no overlay."""
+        """Opens a level for code that calls `write` itself, without redirecting the reads and writes of the thread."""
         self.what = what
         self._levels.append({})
 
     def drop(self) -> None:
-        """Forgets what the innermost level has written."""
+        """Drops the writes of the innermost level."""
         self._levels[-1].clear()
 
     def leave(self, *, commits: bool) -> None:
-        """Closes a level: gives its drafts to the one around it, or commits them."""
+        """Closes the innermost level: its drafts are moved to the outer level, committed if it is the last, or dropped.
+
+        Args:
+            commits: False drops the drafts.
+        """
         drafts = self._levels.pop()
         if self._levels:
             if commits:
@@ -311,7 +328,7 @@ class TransactionOverlay(Overlay):
                 commit(drafts, self._validate if self._seen else None)
         finally:
             self.release()
-            self._committing = self._seen = {}  # or the drafts and we would keep each other until a collection
+            self._committing = self._seen = {}  # breaks the reference cycle between the drafts and this overlay
             if not commits:
                 self._give_way()
         for variable in drafts:
@@ -319,9 +336,9 @@ class TransactionOverlay(Overlay):
                 watchers.deliver(variable)
 
     def _give_way(self) -> None:
-        """Waits, with empty hands, for the one we lost to. Who tries again at once would only lose to it again."""
+        """Waits, without a hold, until the winner of a conflict has ended, so that an immediate retry succeeds."""
         winner, self._lost_to = self._lost_to, None
-        if winner is not None and self._task is None:  # an event loop must not wait
+        if winner is not None and self._task is None:  # an event loop must not block
             with suppress(ConflictError, ReentrantWriteError):
                 winner.wait("transaction", lambda: "", lambda: not winner.is_over())
 
@@ -332,21 +349,21 @@ class TransactionOverlay(Overlay):
                 raise self._changed(variable)
 
     def release(self) -> None:
-        """Lets everything go."""
+        """Ends the overlay and its hold on all variables."""
         overlays.pop(self, self._around)
         release_each(self._held, self)
         self._held.clear()
         self.end()
         if self._opened:
             self._opened = False
-            overlays.active.pop()  # should Ctrl-C keep this from happening, reads are slower from then on, and right
+            overlays.active.pop()  # if Ctrl-C prevents this, later reads are correct but slower
 
     def depth(self) -> int:
-        """How many levels are open."""
+        """The number of open levels."""
         return len(self._levels)
 
     def abandon(self, depth: int) -> None:
-        """Drops the levels above, if they are still there, and lets everything go if none is left."""
+        """Drops the levels from a depth on, if they are open, and ends the overlay if no level is left."""
         del self._levels[depth:]
         if not self._levels:
             self.release()
@@ -356,7 +373,7 @@ class TransactionOverlay(Overlay):
         del self._held[after:]
 
     def _path(self, variable: Cell) -> str:
-        """The path of a variable in what a transaction was given; its own if it was not listed."""
+        """The path of a variable in the arguments of the transaction; its own path if it was not listed."""
         for path_of in reversed(self._paths):
             if (path := path_of(variable)) is not None:
                 return path
@@ -365,7 +382,7 @@ class TransactionOverlay(Overlay):
     def _changed(self, variable: Variable) -> ConflictError:
         return ConflictError.of(
             "transaction",
-            "another thread has written it since it was read here, so nothing was committed",
+            "another thread wrote the variable after this transaction had read it, so nothing was committed",
             self._path(variable),
-            "list it: sv.transaction(…, v) keeps other writers out",
+            "list the variable: sv.transaction(…, v) keeps other writers out",
         )

@@ -1,4 +1,4 @@
-"""What holds what: the items of containers, the attributes of objects; and the walk through all of it."""
+"""The children of objects, which are items and attributes; and the walk through all of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
     "walk",
 ]
 
-#: What something holds: in a list, or by key.
+#: The children of an object: in a list, or by key.
 Children = list[Any] | dict[Any, Any]
 Open = Callable[[Any], Children | None]
 
@@ -34,57 +34,57 @@ SETS = (set, frozenset)
 
 
 class Container:
-    """The base of a class of ours that may hold variables or none: it is entered by attribute, whatever else it is."""
+    """Base class for objects that may contain no variable, and whose attributes are always searched."""
 
 
 def walk(target: Any) -> Iterator[Any]:
-    """Each variable, maybe again, and each thing that may hold some, once: a cycle is fine.
+    """Iterates over the variables in an object and over the objects that may contain variables, depth first.
 
-    Depth first, without recursion.
+    Each object comes once, even in a cycle; a variable comes as often as it is found. Does not recurse.
     """
-    met: dict[int, Any] = {}  # keeps what it met, so that no id comes again
+    met: dict[int, Any] = {}  # keeps the objects alive, so that no id is used again
     opener = Opener()
     stack = [target]
     while stack:
         each = stack.pop()
         if isinstance(each, Variable):
             yield each
-        elif id(each) not in met and (held := opener(each)) is not None:
+        elif id(each) not in met and (children := opener(each)) is not None:
             met[id(each)] = each
             yield each
-            stack.extend(reversed(held.values() if isinstance(held, dict) else held))
+            stack.extend(reversed(children.values() if isinstance(children, dict) else children))
 
 
 def edges(target: Any, met: dict[int, Any], opener: Open) -> Iterator[tuple[int, Any, Any]]:
-    """(id of the holder, key, what it holds), in the order of `walk`. What is met again comes again.
+    """Iterates over (id of the parent, key, child) in the order of `walk`, with every further occurrence of a child.
 
     Args:
-        met: what was entered, by id; it grows.
+        met: the objects that were entered, by id. More are added during the iteration.
     """
-    if id(target) in met or (held := opener(target)) is None:
+    if id(target) in met or (children := opener(target)) is None:
         return
     met[id(target)] = target
-    frames = [(id(target), _items(held))]
+    frames = [(id(target), _items(children))]
     while frames:
-        holder, rest = frames[-1]
+        parent, rest = frames[-1]
         for key, each in rest:
             if isinstance(each, Variable) or (entered := id(each)) in met:
-                yield holder, key, each
-            elif (held := opener(each)) is not None:
+                yield parent, key, each
+            elif (children := opener(each)) is not None:
                 met[entered] = each
-                yield holder, key, each
-                frames.append((entered, _items(held)))
+                yield parent, key, each
+                frames.append((entered, _items(children)))
                 break
         else:
             frames.pop()
 
 
-def _items(held: Children) -> Iterator[tuple[Any, Any]]:
-    return iter(held.items() if isinstance(held, dict) else enumerate(held))
+def _items(children: Children) -> Iterator[tuple[Any, Any]]:
+    return iter(children.items() if isinstance(children, dict) else enumerate(children))
 
 
 class Opener:
-    """Opens objects, and remembers for each type how."""
+    """Returns the children of objects, and remembers for each type how to find them."""
 
     def __init__(self) -> None:
         self._openers = _OPENERS.copy()
@@ -95,20 +95,20 @@ class Opener:
             opener = self._openers[cls]
         except KeyError:
             opener = _opener(each)
-            if each.__class__ is cls:  # a weakref.proxy has the class of what it stands for
+            if each.__class__ is cls:  # not for a weakref.proxy, which has the class of its referent
                 self._openers[cls] = opener
         return None if opener is None else opener(each)
 
 
 def _opener(each: Any) -> Open | None:
-    """How to open it, and what is of its type."""
+    """The function that returns the children of objects of this type; None if they have none."""
     if isinstance(each, _LEAVES):
         return None
     contents = _contents(each)
     if type(each).__module__ == "builtins":
         return contents
     if contents is not None and not isinstance(each, (dict, *SEQUENCES, *SETS, Container)):
-        return contents  # what a mapping is made of is its own affair
+        return contents  # the attributes of other mappings are implementation details
     attributes = _attributes(each)
     if contents is None or attributes is None:
         return contents or attributes
@@ -128,7 +128,7 @@ def _contents(each: Any) -> Open | None:
     if isinstance(each, Mapping):
         return dict
     if isinstance(each, SEQUENCES):
-        fields = getattr(type(each), "_fields", None)  # of a namedtuple
+        fields = getattr(type(each), "_fields", None)  # a namedtuple has them
         return list if fields is None else lambda each: dict(zip(fields, each, strict=True))
     return _unordered if isinstance(each, SETS) else None
 
@@ -144,32 +144,32 @@ def _attributes(each: Any) -> Open | None:
         return None
 
     def opened(each: Any) -> Children | None:
-        held = dict(getattr(each, "__dict__", None) or {})
-        if ours and "__wrapped__" in held:  # a function that `jit` compiled is a function
+        named = dict(getattr(each, "__dict__", None) or {})
+        if ours and "__wrapped__" in named:  # a function that `jit` has compiled, and functions are not searched
             return None
         for slot in slots:
             if hasattr(each, slot):
-                held[slot] = getattr(each, slot)
-        return held
+                named[slot] = getattr(each, slot)
+        return named
 
     return opened
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """The key of an attribute of what has items as well."""
+    """The key of an attribute, if the object has items as well."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class Unordered:
-    """The key of what a set holds."""
+    """The key of an element of a set."""
 
     number: int
 
 
-#: For types that need no look.
+#: The openers of built-in types, known beforehand.
 _OPENERS: dict[type, Open | None] = {
     **dict.fromkeys((bool, bytes, complex, float, int, str, type(None))),
     **dict.fromkeys((list, tuple), list),

@@ -1,4 +1,4 @@
-"""Get and set state by function, whoever's it is: ours, or a NumPy array."""
+"""Functions that get and set the value of a variable or of a NumPy array."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["assign", "batch_get_value", "batch_set_value", "get_value", "set_val
 
 @public()
 def get_value(x: Variable | HostArray) -> HostArray:
-    """The value as a NumPy array of the caller's own.
+    """Returns a copy of the value as a writable NumPy array.
 
     Raises:
         TypeError: ``x`` is neither a variable nor a NumPy array.
@@ -39,14 +39,14 @@ def get_value(x: Variable | HostArray) -> HostArray:
 
 @public()
 def set_value(x: Variable | HostArray, value: Any) -> None:
-    """Sets the value from anything of the same shape, by the casting rule of `Variable.assign`.
+    """Sets the value, which must have the same shape, by the casting rule of `Variable.assign`.
 
     Raises:
-        DTypeError, RangeError, ShapeError: as `Variable.assign`; nothing has changed then.
+        DTypeError, RangeError, ShapeError: as `Variable.assign`; ``x`` has not changed then.
         ReadOnlyError: ``x`` is a read-only array.
         TypeError: ``x`` is neither a variable nor a NumPy array.
 
-    Source: ``tf.keras.backend.set_value``, which stores 2 when 2.7 is set into an int variable.
+    Source: ``tf.keras.backend.set_value``, which stores 2 if an int variable is set to 2.7.
 
     >>> import statevar as sv
     >>> v = sv.Variable(2.0)
@@ -59,7 +59,7 @@ def set_value(x: Variable | HostArray, value: Any) -> None:
 
 @public()
 def batch_get_value(xs: Iterable[Variable | HostArray]) -> list[HostArray]:
-    """`get_value` of each.
+    """Returns a list with `get_value` of each variable or array.
 
     >>> import statevar as sv
     >>> sv.batch_get_value([sv.Variable(1), sv.Variable(2)])
@@ -70,10 +70,10 @@ def batch_get_value(xs: Iterable[Variable | HostArray]) -> list[HostArray]:
 
 @public()
 def batch_set_value(pairs: Iterable[tuple[Variable | HostArray, Any]]) -> None:
-    """`set_value` of each pair ``(x, value)``: all of it happens, for everybody at once, or, on an exception, none.
+    """Sets the value of ``x`` for each pair ``(x, value)``: all of them or, on an exception, none.
 
     Every pair is checked before anything is written, and the variables change in one transaction. In code that a
-    library traces, each write becomes part of the traced program by itself.
+    library traces, each write becomes a separate part of the traced program.
 
     >>> import statevar as sv
     >>> a, b = sv.Variable(0), sv.Variable([0, 0])
@@ -111,11 +111,11 @@ def assign(
 
 
 def _together(variables: list[Variable]) -> AbstractContextManager[object]:
-    """A transaction, if there are several to write, and no library traces the code."""
+    """Returns a transaction if there are several variables and no library traces the code, else an empty context."""
     traced = any(each is not None and each.is_tracing() for each in {v._backend.tracing for v in variables})
     if len(variables) < 2 or traced:
         return nullcontext()
-    from .._state.transaction import transaction  # noqa: PLC0415  # a tenth of the time of an import of statevar
+    from .._state.transaction import transaction  # noqa: PLC0415  # it would take a tenth of `import statevar`
 
     return transaction(variables)
 
@@ -126,7 +126,7 @@ def _check_target(x: Any, operation: str) -> None:
 
 
 def _checked(x: Any, value: Any) -> Any:
-    """The value, converted for its target; raises what setting it would."""
+    """Converts a value for its target; raises every error that setting it would raise."""
     _check_target(x, "set_value")
     if isinstance(x, Variable):
         operand = to_operand(value, x._backend, x.dtype_name, operation="set_value", path=x.path)
