@@ -54,7 +54,6 @@ class Checkpoint(Mapping[str, HostArray]):
 
     def __init__(self, path: Path, parts: list[TensorFile], texts: dict[str, str], *, mapped: bool) -> None:
         self.path = path
-        self._parts = parts
         self._mapped = mapped
         self._part_of = {name: part for part in parts for name in part.variables}
         self.variables: Mapping[str, VariableRecord] = MappingProxyType(
