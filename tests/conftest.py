@@ -56,8 +56,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     processes.install(config)
-    hidden = frozenset(BACKENDS[1:]) - set(chosen(config))
-    sys.meta_path[:] = [Without(hidden, each) if each is PathFinder else each for each in sys.meta_path]
+    if hidden := frozenset(BACKENDS[1:]) - set(chosen(config)):
+        sys.meta_path[:] = [Without(hidden, each) if each is PathFinder else each for each in sys.meta_path]
+        adapters = [str(Path(__file__).parents[1] / "src/statevar/_backends" / each / "*") for each in hidden]
+        config.option.ignore_glob = [*(config.option.ignore_glob or ()), *adapters]
 
 
 class Without:
@@ -87,11 +89,18 @@ def pytest_collection_finish() -> None:
 @pytest.hookimpl(trylast=True)  # when -k and -m have chosen
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     name = config.getoption("--touching")
-    if name is None:
-        return
-    dropped = [item for item in items if not can_touch(item, name)]
-    config.hook.pytest_deselected(items=dropped)
-    items[:] = [item for item in items if can_touch(item, name)]
+    kept = [item for item in items if shows_only(item, chosen(config)) and (name is None or can_touch(item, name))]
+    if dropped := [item for item in items if item not in set(kept)]:
+        config.hook.pytest_deselected(items=dropped)
+        items[:] = kept
+
+
+def shows_only(item: pytest.Item, shown: list[str]) -> bool:
+    """Whether it is no example in the documentation that uses a backend which the run hides."""
+    if not isinstance(item, pytest.DoctestItem):
+        return True
+    sources = " ".join(example.source for example in item.dtest.examples)
+    return not any(name in sources or "backend_names()" in sources for name in BACKENDS if name not in shown)
 
 
 def can_touch(item: pytest.Item, name: str) -> bool:
