@@ -234,7 +234,7 @@ def test_missing_backend_gives_the_command_to_install_it(name: str) -> None:
         "else: raise SystemExit('no error')\n"
     )
     result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert f"BackendNotInstalledError backend: {name} is not installed. Hint: run pip install 'statevar[{name}]'." in (
+    assert f"BackendNotInstalledError backend: {name} is not installed. Hint: pip install 'statevar[{name}]'." in (
         result.stderr
     )
 

@@ -121,7 +121,7 @@ def _import_builtin(name: str) -> ModuleType:
         if error.name is None or error.name.partition(".")[0] != library:
             raise  # the library is installed but broken: its own error says more
         raise BackendNotInstalledError.of(
-            "backend", f"{library} is not installed", hint=f"run pip install 'statevar[{name}]'"
+            "backend", f"{library} is not installed", hint=f"pip install 'statevar[{name}]'"
         ) from error
 
 
