@@ -8,6 +8,7 @@ from typing import TypeVar
 
 __all__ = ["public"]
 
+_OURS = __name__.partition(".")[0]
 _Definition = TypeVar("_Definition", bound=type | Callable[..., object])
 
 
@@ -21,8 +22,8 @@ def public(module: str = "statevar") -> Callable[[_Definition], _Definition]:
         definition.__module__ = module
         for member in vars(definition).values() if isinstance(definition, type) else ():
             function = getattr(member, "__func__", member)  # the function of a class method or static method
-            if isinstance(function, FunctionType):
-                function.__module__ = module
+            if isinstance(function, FunctionType) and function.__module__.partition(".")[0] == _OURS:
+                function.__module__ = module  # not `__replace__`, which Python 3.13 shares between all dataclasses
         return definition
 
     return name
