@@ -60,13 +60,14 @@ def test_where_there_is_no_object_a_variable_has_its_own_path(backend: str) -> N
     assert set(sv.snapshot({v, w})) == {"encoder/v", "w"}, "a set has no order"
 
 
-def test_a_list_is_an_object(backend: str) -> None:
+def test_a_list_of_variables_is_the_same_as_the_variables_one_by_one(backend: str) -> None:
     v, w = sv.Variable(1.0, name="v", backend=backend), sv.Variable(2.0, name="w", backend=backend)
     cut = sv.snapshot([v, w, v])
-    assert list(cut) == ["0", "1"]
+    assert list(cut) == list(cut.versions) == ["v", "w"]
     assert len(cut) == 2
-    assert_same(cut["2"], 1.0)
     assert_same(cut["w"], 2.0)
+    assert_same(cut["2"], 1.0)  # a path that a checkpoint of the list has
+    assert "3" not in cut
 
 
 def test_further_paths_lead_to_the_same_variable(backend: str) -> None:
@@ -80,8 +81,13 @@ def test_a_path_that_two_objects_share_is_an_error_where_it_is_looked_up(backend
     one, other = Layer(backend, 1.0), Layer(backend, 2.0)
     cut = sv.snapshot(one, other)
     assert_same(cut[other.kernel], [2.0, 2.0])
-    with pytest.raises(sv.errors.NameScopeError, match="^snapshot: two variables have this path, at 'kernel'. Hint: "):
-        cut["kernel"]
+    for look_up in (lambda: cut["kernel"], lambda: list(cut), lambda: cut.versions):
+        with pytest.raises(
+            sv.errors.NameScopeError, match="^snapshot: two variables have this path, at 'kernel'. Hint: "
+        ):
+            look_up()
+    more = sv.snapshot(one, other, {"layers": [one]})
+    assert_same(more["layers/0/kernel"], [1.0, 1.0], dtype=False)  # no other path is concerned
     one.kernel.assign([9.0, 9.0])
     sv.restore(cut)
     assert_same(one.kernel, [1.0, 1.0])

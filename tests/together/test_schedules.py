@@ -253,7 +253,7 @@ class Counter:
         self.value = value + 1
 
 
-def take_nothing(self: sv.Variable, hold: Any, operation: str, within: Any = None) -> None:
+def take_nothing(self: sv.Variable, hold: Any, operation: str, within: Any = None, path_of: Any = None) -> None:
     pass
 
 

@@ -349,8 +349,8 @@ def yield_then(function: Callable[..., Any]) -> Callable[..., Any]:
 
 BROKEN: dict[str, tuple[Any, str, Any]] = {
     "no lock": (cell_module, "RLock", NoLock),
-    "no hold": (sv.Variable, "_take", lambda self, hold, operation, within=None: None),
-    "no waiting": (sv.Variable, "_wait_for_holder", lambda self, operation: None),
+    "no hold": (sv.Variable, "_take", lambda self, hold, operation, within=None, path_of=None: None),
+    "no waiting": (sv.Variable, "_wait_for_holder", lambda self, operation, path_of=None: None),
     "no comparing": (transactions.TransactionOverlay, "_validate", lambda self: None),
 }
 

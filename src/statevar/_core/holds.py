@@ -11,7 +11,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from operator import attrgetter
+from operator import attrgetter, methodcaller
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeVar
 
@@ -191,8 +191,8 @@ _Result = TypeVar("_Result")
 drain: Final[Callable[[Iterable[Any]], None]] = deque[Any](maxlen=0).extend
 
 _lock_of = attrgetter("_lock")
-_RLock: Any = type(threading.RLock())
-_is_taken, _release = _RLock._is_owned, _RLock.release
+_is_taken = methodcaller("_is_owned")
+_release = methodcaller("release")
 
 
 def releasing(locks: Iterable[Any]) -> Iterator[Any]:

@@ -121,8 +121,8 @@ def paths_in(operation: str, target: Any) -> Paths:
 class Targets:
     """The variables that were passed to a function such as `snapshot`, with their paths in the passed objects.
 
-    A variable that was passed itself has its own `Variable.path`, and so has a variable without a path in its object,
-    for example one in a set.
+    A variable has its own `Variable.path` if it was passed itself, or in a list or tuple of variables and nothing else;
+    and if it has no path in its object, as in a set.
 
     Attributes:
         variables: each variable once, in the order in which they are found.
@@ -139,13 +139,13 @@ class Targets:
     ('layers/1', True)
     """
 
-    __slots__ = ("_by_path", "_operation", "_parts", "_path_of", "variables")
+    __slots__ = ("_operation", "_parts", "_path_of", "_places", "variables")
 
     def __init__(self, operation: str, targets: Iterable[Any]) -> None:
         self._operation = operation
-        #: Each target as a variable, a list of variables, or paths. The paths of the first two are made when needed.
+        #: Each target as a variable, a list of variables, or paths.
         self._parts: list[Variable | list[Variable] | Paths] = []
-        self._by_path: dict[str, Variable] | None = None
+        self._places: dict[str, Variable | None] | None = None  # None for a path of two variables
         self._path_of: dict[Variable, str] | None = None
         for target in targets:
             self._parts += self._parts_of(target)
@@ -168,18 +168,19 @@ class Targets:
         """The variable at a path in the targets; else the only one with this `Variable.path`; else None.
 
         Raises:
-            NameScopeError: some path leads to different variables in two of the targets.
+            NameScopeError: the path leads to two variables.
         """
-        found = self.by_path.get(path)
-        if found is not None:
+        places = self._by_path()
+        if path in places:
+            if (found := places[path]) is None:
+                raise self._ambiguous(path)
             return found
-        others = (paths_in(self._operation, part) if isinstance(part, list) else part for part in self._parts)
-        further = (part.find(path) for part in others if isinstance(part, Paths) and part.aliases)
-        found = next((each for each in further if each is not None), None)
-        if found is None:
-            own = [variable for variable in self.variables if variable.path == path]
-            found = own[0] if len(own) == 1 else None
-        return found
+        for part in self._parts:
+            further = part.find(path) if isinstance(part, Paths) else _at(part, path) if type(part) is list else None
+            if further is not None:
+                return further
+        own = [variable for variable in self.variables if variable.path == path]
+        return own[0] if len(own) == 1 else None
 
     def path(self, variable: Any) -> str | None:
         """The first path of a variable; None if it is not among the targets."""
@@ -194,32 +195,39 @@ class Targets:
         """The variables of all targets by path.
 
         Raises:
-            NameScopeError: a path leads to different variables in two of the targets.
+            NameScopeError: a path leads to two variables.
         """
-        if self._by_path is None:
-            found: dict[str, Variable] = {}
+        found: dict[str, Variable] = {}
+        for path, variable in self._by_path().items():
+            if variable is None:
+                raise self._ambiguous(path)
+            found[path] = variable
+        return found
+
+    def _by_path(self) -> dict[str, Variable | None]:
+        if self._places is None:
+            places: dict[str, Variable | None] = {}
             for path, variable in self._named():
-                if found.setdefault(path, variable) is not variable:
-                    raise NameScopeError.of(
-                        self._operation,
-                        "two variables have this path",
-                        path,
-                        "index by the variable, or pass one object that contains both",
-                    )
-            self._by_path = found
-        return self._by_path
+                if places.setdefault(path, variable) is not variable:
+                    places[path] = None
+            self._places = places
+        return self._places
+
+    def _ambiguous(self, path: str) -> NameScopeError:
+        hint = "index by the variable, or give one object that contains both"
+        return NameScopeError.of(self._operation, "two variables have this path", path, hint)
 
     def _named(self) -> Iterator[tuple[str, Variable]]:
         for part in self._parts:
-            if isinstance(part, Variable):
-                yield part.path, part
-            elif isinstance(part, Paths):
+            if isinstance(part, Paths):
                 yield from part.variables.items()
             else:
-                met: dict[Variable, str] = {}
-                for i, variable in enumerate(part):
-                    met.setdefault(variable, str(i))
-                yield from ((path, variable) for variable, path in met.items())
+                yield from ((variable.path, variable) for variable in dict.fromkeys(_variables_of(part)))
+
+
+def _at(variables: list[Variable], path: str) -> Variable | None:
+    """The variable at an index that is written as a path."""
+    return variables[int(path)] if path.isdecimal() and int(path) < len(variables) else None
 
 
 def _variables_of(part: Variable | list[Variable] | Paths) -> Iterable[Variable]:
