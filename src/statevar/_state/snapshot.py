@@ -33,8 +33,8 @@ class Snapshot(Mapping[str, Array]):
     No later write changes it. A variable without a value is left out. It is indexed by path, or by the variable.
 
     The path of a variable is its path in the object that was passed, such as ``layers/0/kernel``. A variable that was
-    passed itself, or in a list of variables, has its own `Variable.path`. A key that is no path in the object is looked up among the variables' own
-    paths.
+    passed itself, or in a list of variables, has its own `Variable.path`. A key that is no path in the object is looked
+    up among the variables' own paths.
     """
 
     __slots__ = ("_declared_shapes", "_places", "_targets", "_values", "_versions")
