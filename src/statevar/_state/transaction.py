@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
-from threading import RLock
 from typing import Any, Self, TypeAlias
 
 from .._arrays.shapes import DeclaredShape
@@ -204,7 +204,7 @@ class TransactionOverlay(Overlay):
 
     def __init__(self) -> None:
         Hold.__init__(self, "a transaction")
-        self.lock = RLock()
+        self.lock = threading.RLock()
         self._levels: list[dict[Variable, Draft]] = []  # the drafts, with one level for each open transaction
         self._held: list[Variable] = []
         self._seen: dict[Variable, Draft] = {}  # the variables that are not held, as they were at their first read
