@@ -38,6 +38,7 @@ __all__ = [
     "orthogonal",
     "truncated_normal",
     "uniform",
+    "variance_scaling",
     "zeros",
 ]
 
@@ -114,6 +115,33 @@ def lecun_normal(shape: Shape, dtype: Any = "float32", seed: int | None = None) 
     return _scaled_normal(shape, dtype, seed, 1.0, _fans(shape)[0])
 
 
+def variance_scaling(
+    shape: Shape,
+    dtype: Any = "float32",
+    seed: int | None = None,
+    scale: float = 1.0,
+    mode: str = "fan_in",
+    distribution: str = "truncated_normal",
+) -> HostArray:
+    """Draws with the variance ``scale / n``, where ``mode`` says what n is.
+
+    Args:
+        mode: ``"fan_in"``, ``"fan_out"`` or ``"fan_avg"``.
+        distribution: ``"truncated_normal"``, ``"untruncated_normal"`` or ``"uniform"``.
+    """
+    fan_in, fan_out = _fans(shape)
+    fans = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}
+    draws = {
+        "truncated_normal": _scaled_normal,
+        "uniform": _scaled_uniform,
+        "untruncated_normal": _scaled_untruncated,
+    }
+    for given, known, argument in ((mode, fans, "mode"), (distribution, draws, "distribution")):
+        if given not in known:
+            raise InitializerError.of("variance_scaling", f"expected {argument} in {', '.join(known)}, got {given!r}")
+    return draws[distribution](shape, dtype, seed, scale, fans[mode])
+
+
 def orthogonal(shape: Shape, dtype: Any = "float32", seed: int | None = None, gain: float = 1.0) -> HostArray:
     """Draws a matrix with orthonormal rows or columns, times ``gain``; all axes but the last are rows (Saxe, 2014)."""
     if len(shape) < 2:
@@ -150,6 +178,7 @@ _BY_NAME: dict[str, Initializer] = {
         he_normal,
         lecun_uniform,
         lecun_normal,
+        variance_scaling,
         orthogonal,
         identity,
     )
@@ -157,19 +186,34 @@ _BY_NAME: dict[str, Initializer] = {
 
 
 def get(name: str) -> Initializer:
-    """Returns the initializer of a name.
+    """Returns the initializer of a name, in our spelling or in any of Keras: ``"GlorotUniform"``, ``"random_normal"``.
 
     Raises:
         InitializerError: there is no such initializer; the message lists the known names.
     """
-    try:
-        return _BY_NAME[name]
-    except KeyError:
-        raise InitializerError.of(
-            "initializer",
-            f"unknown initializer {name!r}",
-            hint=f"known initializers are {', '.join(_BY_NAME)}; for a string as the value, write [{name!r}]",
-        ) from None
+    function = _BY_NAME.get(name) or _BY_NAME.get(_folded(name))
+    if function is not None:
+        return function
+    from difflib import get_close_matches  # noqa: PLC0415
+
+    close = get_close_matches(_folded(name), _BY_NAME, n=1)
+    raise InitializerError.of(
+        "initializer",
+        f"unknown initializer {name!r}",
+        hint=f"{f'did you mean {close[0]!r}? ' if close else ''}known initializers are {', '.join(_BY_NAME)}; for a "
+        f"string as the value, write [{name!r}]",
+    )
+
+
+#: Other names of Keras for the same initializers.
+_ALIASES = {"random_normal": "normal", "random_uniform": "uniform", "zero": "zeros", "one": "ones"}
+
+
+def _folded(name: str) -> str:
+    """A name as we spell it: Keras also writes ``GlorotUniform`` and ``OrthogonalInitializer``."""
+    snake = "".join(f"_{each.lower()}" if each.isupper() else each for each in name).strip("_")
+    snake = snake.removesuffix("_initializer")
+    return _ALIASES.get(snake, snake)
 
 
 def _draw(draw: Callable[[np.random.Generator], HostArray], dtype: Any, seed: int | None) -> HostArray:
@@ -205,3 +249,7 @@ def _scaled_uniform(shape: Shape, dtype: Any, seed: int | None, scale: float, fa
 
 def _scaled_normal(shape: Shape, dtype: Any, seed: int | None, scale: float, fan: float) -> HostArray:
     return truncated_normal(shape, dtype, seed, 0.0, math.sqrt(scale / max(fan, 1.0)) / _TRUNCATED_STDDEV)
+
+
+def _scaled_untruncated(shape: Shape, dtype: Any, seed: int | None, scale: float, fan: float) -> HostArray:
+    return normal(shape, dtype, seed, 0.0, math.sqrt(scale / max(fan, 1.0)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -215,7 +216,7 @@ def test_orthogonal_is_orthogonal() -> None:
             ValueError,
             "shape \\(1,\\), which does not fit the declared shape \\(2,\\)",
         ),
-        (lambda: sv.Variable([1.0], shape="abc"), ValueError, "expected non-negative integers or None, got 'abc'"),
+        (lambda: sv.Variable([1.0], shape="abc"), ValueError, "expected non-negative integers or None, got 'abc'"),  # type: ignore[arg-type]
         (lambda: sv.Variable([1.0], shape=(-1,)), ValueError, "got \\(-1,\\)"),
         (lambda: sv.Variable([1.0], name="a/b"), ValueError, "without '/', got 'a/b'"),
         (lambda: sv.Variable([1.0], name=""), ValueError, "non-empty"),
@@ -224,7 +225,7 @@ def test_orthogonal_is_orthogonal() -> None:
             ValueError,
             "there is no device 'GPU:7'.*available devices are 'CPU:0'",
         ),
-        (lambda: sv.Variable([1.0], foo=1), TypeError, "foo"),  # type: ignore[call-arg]
+        (lambda: sv.Variable([1.0], foo=1), TypeError, "foo"),  # type: ignore[arg-type]
     ],
 )
 def test_what_makes_no_variable_is_an_error_that_says_why(make: Any, error: type[Exception], message: str) -> None:
@@ -260,11 +261,316 @@ def test_strings_are_held_written_and_not_mixed_with_numbers() -> None:
         v.assign([1, 2])
 
 
-def test_64_bits_on_jax_are_refused_unless_they_are_enabled() -> None:
+def test_64_bits_that_are_asked_for_are_refused_on_jax_unless_they_are_enabled() -> None:
     jax = pytest.importorskip("jax")
-    with pytest.raises(
-        sv.errors.DTypeError, match=r"pass dtype='float32', or call jax.config.update\('jax_enable_x64'"
-    ):
-        sv.Variable(np.ones(2), backend="jax")
+    hint = r"pass dtype='float32', or call jax.config.update\('jax_enable_x64'"
+    with pytest.raises(sv.errors.DTypeError, match=hint):
+        sv.Variable(np.ones(2), dtype="float64", backend="jax")
+    with pytest.raises(sv.errors.DTypeError, match="JAX has int64 only with 64 bits enabled"):
+        sv.Variable(shape=(2,), dtype=np.int64, backend="jax")
     with jax.experimental.enable_x64() if hasattr(jax.experimental, "enable_x64") else jax.enable_x64(True):
         assert host(sv.Variable(np.ones(2), backend="jax")).dtype == np.float64
+
+
+WIDE = {
+    "float64": ("float32", np.array([1.5, -2.0])),
+    "complex128": ("complex64", np.array([1.5j, -2.0])),
+    "int64": ("int32", np.array([1, -(2**31)])),
+    "uint64": ("uint32", np.array([1, 2**32 - 1], np.uint64)),
+}
+
+
+class Child(sv.Variable):
+    pass
+
+
+@pytest.mark.parametrize("wide", WIDE)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda array, backend: sv.Variable(array, backend=backend),
+        lambda array, backend: Child(array, backend=backend),
+        lambda array, backend: sv.Variable(sv.Variable(array), backend=backend),
+        lambda array, backend: sv.Variable(lambda: array, backend=backend),
+        lambda array, backend: sv.Variable(array, shape=(None,), backend=backend),
+        lambda array, backend: sv.Variable(array[:1][0].reshape(1), backend=backend),
+    ],
+)
+def test_an_array_of_64_bits_is_taken_on_every_backend(backend: str, wide: str, make: Any) -> None:
+    narrow, array = WIDE[wide]
+    v = make(array, backend)
+    assert v.dtype_name == (narrow if backend == "jax" else wide)
+    assert_same(v, array[: v.shape[0]])
+    assert_same(v.assign(array[: v.shape[0]]), array[: v.shape[0]])
+
+
+@pytest.mark.parametrize(
+    ("array", "number", "narrow"),
+    [
+        (np.array([1, 2**31]), "2147483648", "int32"),
+        (np.array([2**40], np.uint64), "1099511627776", "uint32"),
+        (np.array([1e300]), r"1e\+300", "float32"),
+    ],
+)
+def test_a_number_that_needs_64_bits_is_an_error_on_jax(array: Any, number: str, narrow: str) -> None:
+    pytest.importorskip("jax")
+    with pytest.raises(sv.errors.RangeError, match=f"Variable: {number} is out of the range of {narrow}"):
+        sv.Variable(array, backend="jax")
+
+
+def test_a_pickle_of_64_bits_is_not_narrowed(backend: str) -> None:
+    """A dtype that was stored was asked for."""
+    if backend != "jax":
+        return
+    state = sv.Variable(np.ones(2)).__reduce__()[1][0] | {"backend": "jax"}
+    with pytest.raises(sv.errors.DTypeError, match="JAX has float64 only with 64 bits enabled"):
+        sv.Variable._restore(state)
+
+
+def zero(i: int = 3) -> float:
+    return 2.0 * i
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "value", "dtype"),
+    [
+        (lambda: 1, None, 1, "int32"),
+        (lambda: [1.0, 2.0], None, [1.0, 2.0], "float32"),
+        (lambda: np.ones((2, 1)), None, [[1.0], [1.0]], "float64"),
+        (lambda: [1.0, 2.0], (2,), [1.0, 2.0], "float32"),
+        (lambda: [1.0, 2.0], (None,), [1.0, 2.0], "float32"),
+        (lambda: [1.0, 2.0], ..., [1.0, 2.0], "float32"),
+        (lambda *, scale=2: scale, (), 2, "int32"),
+        (zero, None, 6.0, "float32"),
+        (lambda shape: np.ones(shape), (2,), [1.0, 1.0], "float32"),
+        (lambda shape, dtype: np.ones(shape, dtype), (2,), [1.0, 1.0], "float32"),
+        (lambda s, d: np.ones(s, d), (2,), [1.0, 1.0], "float32"),
+        (lambda shape, d: np.ones(shape, d), (2,), [1.0, 1.0], "float32"),
+        (lambda s, dtype=None: np.ones(s, dtype), (2,), [1.0, 1.0], "float32"),
+        (lambda dtype, shape: np.ones(shape, dtype), (2,), [1.0, 1.0], "float32"),
+        (lambda *, shape, dtype: np.ones(shape, dtype), (2,), [1.0, 1.0], "float32"),
+        (lambda shape, **keywords: np.ones(shape, keywords["dtype"]), (2,), [1.0, 1.0], "float32"),
+        (lambda *a, **kw: 1.0, (), 1.0, "float32"),
+        (lambda *a: np.ones(*a), (2,), [1.0, 1.0], "float32"),
+        (np.zeros, (2,), [0.0, 0.0], "float32"),
+        (partial(np.full, fill_value=3), (2,), [3.0, 3.0], "float32"),
+        (Ones, (2,), [1.0, 1.0], "float32"),
+        (Ones(), (2,), [1.0, 1.0], "float32"),
+    ],
+)
+def test_an_initializer_is_called_as_its_signature_says(
+    backend: str, make: Any, shape: Any, value: Any, dtype: str
+) -> None:
+    v = sv.Variable(make, shape, backend=backend)
+    assert_same(v, value)
+    assert v.dtype_name == ("float32" if backend == "jax" and dtype == "float64" else dtype)
+    assert sv.Variable(make, shape, "float16", backend=backend).dtype_name == "float16"
+
+
+def test_a_callable_without_arguments_follows_the_library_of_its_array(backend: str) -> None:
+    v = sv.Variable(lambda: array_of(backend, [1.0, 2.0], "float16"))
+    assert (v.backend, v.dtype_name) == (backend, "float16")
+    made = sv.Variable(lambda: v)
+    v.assign_add(1.0)
+    assert_same(made, [1.0, 2.0])
+
+
+def fails() -> None:
+    raise RuntimeError("of the user")
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: sv.Variable(fails), RuntimeError, "of the user"),
+        (
+            lambda: sv.Variable(lambda: None),
+            sv.errors.InitializerError,
+            "Variable: the initializer <lambda> returned None",
+        ),
+        (
+            lambda: sv.Variable(lambda: [1.0], shape=(2,)),
+            ValueError,
+            r"initial value has shape \(1,\), which does not fit",
+        ),
+        (lambda: sv.Variable(lambda shape: np.ones(shape)), ValueError, "needs a shape without open axes, got None"),
+        (lambda: sv.Variable(np.zeros), ValueError, "needs a shape without open axes, got None"),
+        (
+            lambda: sv.Variable(zero, shape=()),
+            ValueError,
+            r"zero takes \(i\), of which none is named shape.*lambda shape",
+        ),
+        (lambda: sv.Variable(lambda x: x, shape=()), ValueError, r"<lambda> takes \(x\), of which none is named shape"),
+        (
+            lambda: sv.Variable(lambda key, shape, dtype=None: 1, shape=()),
+            ValueError,
+            r"or with nothing; <lambda> takes \(key, shape, dtype\), and needs key as well. Hint: write a function",
+        ),
+        (
+            lambda: sv.Variable(lambda a, b, c: 1, shape=()),
+            ValueError,
+            r"takes \(a, b, c\), of which none is named shape",
+        ),
+        (lambda: sv.Variable(lambda a, b=1: 1, shape=()), ValueError, r"takes \(a, b\), of which none is named shape"),
+        (
+            lambda: sv.Variable(np.random.rand, shape=(2,)),
+            ValueError,
+            r"the initializer rand cannot be called with the shape \(2,\) and the dtype 'float32' \(.*dtype: rand",
+        ),
+        (
+            lambda: sv.Variable(float),
+            ValueError,
+            "the class float is no initial value. Hint: for a dtype, write dtype='float32'",
+        ),
+        (lambda: sv.Variable(dict), ValueError, "the class dict is no initial value. Hint: pass a value, a list"),
+        (
+            lambda: sv.Variable(partial),
+            ValueError,
+            r"the class partial cannot be made without arguments .*partial\(…\)",
+        ),
+    ],
+)
+def test_an_initializer_that_cannot_be_called_is_an_error_that_says_how(
+    make: Any, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("random_normal", "normal"),
+        ("RandomNormal", "normal"),
+        ("random_uniform", "uniform"),
+        ("RandomUniform", "uniform"),
+        ("TruncatedNormal", "truncated_normal"),
+        ("GlorotUniform", "glorot_uniform"),
+        ("GlorotNormal", "glorot_normal"),
+        ("HeUniform", "he_uniform"),
+        ("HeNormal", "he_normal"),
+        ("LecunUniform", "lecun_uniform"),
+        ("LecunNormal", "lecun_normal"),
+        ("VarianceScaling", "variance_scaling"),
+        ("Orthogonal", "orthogonal"),
+        ("OrthogonalInitializer", "orthogonal"),
+        ("Identity", "identity"),
+        ("IdentityInitializer", "identity"),
+        ("Constant", "constant"),
+        ("Ones", "ones"),
+        ("one", "ones"),
+        ("Zeros", "zeros"),
+        ("zero", "zeros"),
+    ],
+)
+def test_an_initializer_may_be_named_as_in_keras(backend: str, theirs: str, ours: str) -> None:
+    assert_same(*(sv.Variable(name, (2, 2), seed=0, backend=backend) for name in (theirs, ours)))
+
+
+def test_every_name_of_keras_is_known_or_answered() -> None:
+    keras = pytest.importorskip("keras")
+    for name in sorted(keras.src.initializers.ALL_OBJECTS_DICT):
+        snake = keras.src.utils.naming.to_snake_case(name)
+        if snake in ("stft", "stft_initializer", "initializer"):  # of audio layers; the base class
+            with pytest.raises(sv.errors.InitializerError, match=f"unknown initializer '{name}'"):
+                sv.initializers.get(name)
+        else:
+            assert callable(sv.initializers.get(name)), name
+
+
+def test_a_misspelled_initializer_is_told_the_nearest_one() -> None:
+    with pytest.raises(
+        sv.errors.InitializerError, match="unknown initializer 'gloro_uniform'. Hint: did you mean 'glorot_"
+    ):
+        sv.Variable("gloro_uniform", (2, 2))
+
+
+@pytest.mark.parametrize("mode", ["fan_in", "fan_out", "fan_avg"])
+@pytest.mark.parametrize("distribution", ["truncated_normal", "untruncated_normal", "uniform"])
+def test_variance_scaling_has_the_variance_of_keras(mode: str, distribution: str) -> None:
+    keras = pytest.importorskip("keras")
+    arguments = {"scale": 3.0, "mode": mode, "distribution": distribution}
+    theirs = np.asarray(keras.initializers.VarianceScaling(**arguments, seed=1)((300, 200)))
+    ours = sv.initializers.variance_scaling((300, 200), "float32", 1, **arguments)  # type: ignore[arg-type]
+    assert ours.std() == pytest.approx(theirs.std(), rel=0.02)
+    with pytest.raises(sv.errors.InitializerError, match="expected mode in fan_in, fan_out, fan_avg, got 'fan'"):
+        sv.initializers.variance_scaling((2, 2), mode="fan")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tf", "unknown backend 'tf'. Hint: did you mean 'tensorflow'[?] known backends are numpy"),
+        ("TensorFlow", "did you mean 'tensorflow'"),
+        ("pytorch", "did you mean 'torch'"),
+        ("PyTorch", "did you mean 'torch'"),
+        ("np", "did you mean 'numpy'"),
+        ("jnp", "did you mean 'jax'"),
+        ("keras", "did you mean 'tensorflow'"),
+        ("mxnet", "unknown backend 'mxnet'. Hint: known backends are numpy, jax, torch, tensorflow"),
+        (np, "the module numpy. Hint: did you mean 'numpy'"),
+        (3, "unknown backend 3"),
+        (["numpy"], r"unknown backend \['numpy'\]"),
+    ],
+)
+def test_a_backend_by_another_name_is_told_which_was_meant(name: Any, message: str) -> None:
+    with pytest.raises(sv.errors.UnknownBackendError, match=message):
+        sv.Variable(1.0, backend=name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"initial_value": 1.0},
+            "Variable: got an unexpected keyword argument 'initial_value'. Hint: write the first argument, i",
+        ),
+        ({"requires_grad": False}, "Hint: write trainable="),
+        ({"validate_shape": False}, "Hint: write shape=..., which lets the shape change"),
+        ({"read_value": False}, r"Hint: write v.assign\(x, read_value=False\)"),
+        ({"caching_device": "CPU:0"}, "Hint: write device="),
+        ({"synchronization": "auto"}, "Hint: write nothing: a variable has one value"),
+        ({"framework": "jax"}, "Hint: write backend="),
+        ({"traineable": True}, "Hint: did you mean trainable="),
+        ({"shpe": (2,)}, "Hint: did you mean shape="),
+        (
+            {"zzz": 1},
+            "Hint: the arguments are initializer, shape, dtype, trainable, autocast, aggregation, name, backend",
+        ),
+    ],
+)
+def test_an_argument_of_another_library_is_told_what_to_write(arguments: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        sv.Variable(1.0, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: sv.Variable(1.0, True), ValueError, "integers or None, got True.*trainable= and name= by name"),
+        (lambda: sv.Variable(1.0, "float16"), ValueError, "got 'float16'.*so pass dtype="),  # type: ignore[arg-type]
+        (lambda: sv.Variable(1.0, None, None, "w"), TypeError, "trainable: expected True or False, got 'w'"),  # type: ignore[arg-type]
+        (lambda: sv.Variable(1.0, trainable=None), TypeError, "trainable: expected True or False, got None"),  # type: ignore[arg-type]
+        (lambda: sv.Variable(1.0, autocast="no"), TypeError, "autocast: expected True or False, got 'no'"),  # type: ignore[arg-type]
+    ],
+)
+def test_an_argument_in_the_place_of_another_is_an_error(make: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_trainable_is_a_truth_value(backend: str) -> None:
+    v = sv.Variable(1.0, trainable=np.bool_(False), autocast=0, backend=backend)  # type: ignore[arg-type]
+    assert (v.trainable, v.autocast) == (False, False)
+    with pytest.raises(TypeError, match="trainable: expected True or False, got 'yes', at 'variable"):
+        v.trainable = "yes"  # type: ignore[assignment]
+    assert v.trainable is False
+
+
+def test_an_aggregation_may_be_none_or_a_member_of_an_enumeration() -> None:
+    tf = pytest.importorskip("tensorflow")
+    assert sv.Variable(1.0, aggregation=None).aggregation == "none"
+    for member in tf.VariableAggregation:
+        assert sv.Variable(1.0, aggregation=member).aggregation == member.name.lower()
+    with pytest.raises(ValueError, match="expected one of none, mean, sum, only_first_replica, got 'SUM'"):
+        sv.Variable(1.0, aggregation="SUM")  # type: ignore[arg-type]

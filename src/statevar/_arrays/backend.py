@@ -93,6 +93,14 @@ class Backend(ABC):
             DTypeError: the library does not have the dtype; the hint says how to enable it, if that is possible.
         """
 
+    def default_dtype(self, name: str) -> str:
+        """The dtype of a variable that is made, without ``dtype=``, from a value of the dtype with this name.
+
+        It is the same dtype, or the widest one of the same kind if the library has this one only after a setting of
+        its own. The value is then cast by the usual rule, so a number that does not fit is an error.
+        """
+        return name
+
     def dtype_name(self, array: Array) -> str:
         """The canonical name of an array's dtype."""
         return dtypes.dtype_name(array.dtype)

@@ -140,12 +140,10 @@ def default_for(array: HostArray) -> str:
 def check_kind(source: str, target: str, operation: str, path: str) -> None:
     """Raises DTypeError if a cast from one dtype to the other would change the kind downwards."""
     if _RANK[dtype_kind(source)] > _RANK[dtype_kind(target)] or (source == "string") != (target == "string"):
-        raise DTypeError.of(
-            operation,
-            f"cannot cast {source} to {target} without losing information",
-            path,
-            f"if that is intended, cast it first: x.astype({target!r})",
-        )
+        hint = f"if that is intended, cast it first: x.astype({target!r})"
+        if source == "string":
+            hint = "a text is no number: convert it yourself; of an initializer, assign the array that it makes"
+        raise DTypeError.of(operation, f"cannot cast {source} to {target} without losing information", path, hint)
 
 
 @functools.cache

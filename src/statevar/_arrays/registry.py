@@ -42,22 +42,26 @@ class _Row:
 
     Args:
         roots: the root modules of its array types; the first is the package to install.
+        nicknames: what its users call it.
         protocol: the method by which the library asks a foreign object for its own array.
         attaches: whether the library keeps a registry of types, so that it must be told of ours.
     """
 
     # No named tuple, which would take 0.4 ms of every import.
-    def __init__(self, *roots: str, protocol: str = "", attaches: bool = False) -> None:
+    def __init__(
+        self, *roots: str, nicknames: tuple[str, ...] = (), protocol: str = "", attaches: bool = False
+    ) -> None:
         self.roots = roots
+        self.nicknames = nicknames
         self.protocol = protocol
         self.attaches = attaches
 
 
 _ROWS = {
-    "numpy": _Row("numpy", "autograd"),  # the default
-    "jax": _Row("jax", "jaxlib", protocol="__jax_array__", attaches=True),
-    "torch": _Row("torch", protocol="__torch_function__"),
-    "tensorflow": _Row("tensorflow", protocol="__tf_tensor__"),
+    "numpy": _Row("numpy", "autograd", nicknames=("np",)),  # the default
+    "jax": _Row("jax", "jaxlib", nicknames=("jnp", "flax", "nnx"), protocol="__jax_array__", attaches=True),
+    "torch": _Row("torch", nicknames=("pytorch", "pt"), protocol="__torch_function__"),
+    "tensorflow": _Row("tensorflow", nicknames=("tf", "keras"), protocol="__tf_tensor__"),
 }
 
 _PYTHON_TYPES = frozenset({bool, int, float, complex, str, bytes, list, tuple, range, dict, type(None)})
@@ -88,6 +92,8 @@ def get_backend(name: str) -> Backend:
     >>> get_backend("numpy").name
     'numpy'
     """
+    if not isinstance(name, str):
+        raise _unknown(name)
     if name in _loaded:
         return _loaded[name]
     if name in _ROWS:
@@ -95,9 +101,20 @@ def get_backend(name: str) -> Backend:
     elif name in (third_party := _third_party()):
         backend = _load_third_party(third_party[name])
     else:
-        known = ", ".join(backend_names())
-        raise UnknownBackendError.of("backend", f"unknown backend {name!r}", hint=f"known backends are {known}")
+        raise _unknown(name)
     return _loaded.setdefault(name, backend)
+
+
+def _unknown(name: Any) -> UnknownBackendError:
+    """The error for a name that no backend has. It names the backend that was meant, if that can be told."""
+    if isinstance(name, ModuleType):
+        given, root = f"the module {name.__name__}", name.__name__.partition(".")[0]
+    else:
+        given, root = f"unknown backend {name!r}", str(name).lower()
+    known = backend_names()
+    meant = next((each for each, row in _ROWS.items() if root in (each, *row.roots, *row.nicknames)), None)
+    hint = f"known backends are {', '.join(known)}"
+    return UnknownBackendError.of("backend", given, hint=f"did you mean {meant!r}? {hint}" if meant else hint)
 
 
 def loaded_backends() -> list[Backend]:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from types import EllipsisType
-from typing import Any, TypeAlias
+from typing import Any, SupportsIndex, TypeAlias
 
 from ..errors import ShapeError
 
-__all__ = ["DeclaredShape", "Shape", "broadcasts_into", "canonical_shape", "fits", "is_static"]
+__all__ = ["DeclaredShape", "Shape", "ShapeLike", "broadcasts_into", "canonical_shape", "fits", "is_static"]
 
 Shape: TypeAlias = tuple[int, ...]
 DeclaredShape: TypeAlias = "tuple[int | None, ...] | EllipsisType"
+#: What users write for a declared shape: ``3``, ``(3, None)``, ``[3, 4]``, ``...``.
+ShapeLike: TypeAlias = SupportsIndex | Iterable[SupportsIndex | None] | EllipsisType
 
 
 def canonical_shape(shape: Any) -> DeclaredShape:
@@ -32,16 +35,15 @@ def canonical_shape(shape: Any) -> DeclaredShape:
             return (_dimension(shape),)
         return tuple(None if size is None else _dimension(size) for size in shape)
     except (TypeError, ValueError):
-        raise ShapeError.of(
-            "shape",
-            f"expected non-negative integers or None, got {shape!r}",
-            hint="write for example shape=(3, None), or shape=... for any shape",
-        ) from None
+        hint = "write for example shape=(3, None), or shape=... for any shape"
+        if isinstance(shape, bool | str):
+            hint += "; the second argument is the shape, so pass dtype=, trainable= and name= by name"
+        raise ShapeError.of("shape", f"expected non-negative integers or None, got {shape!r}", hint=hint) from None
 
 
 def _dimension(size: Any) -> int:
     dimension = operator.index(size)
-    if dimension < 0:
+    if dimension < 0 or isinstance(size, bool):
         raise ValueError
     return dimension
 

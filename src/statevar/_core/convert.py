@@ -11,6 +11,7 @@ from .._arrays.dtypes import cast_host, check_kind, default_for, dtype_name, nar
 from .._arrays.registry import owner_of
 from .._arrays.types import Array, HostArray
 from ..errors import InitializerError, RangeError, StatevarError, TraceError
+from .foreign import array_in, described, is_one_array
 from .operators import Operators
 
 __all__ = ["host_from_python", "inferred_dtype", "to_operand", "to_value", "unwrapped"]
@@ -54,6 +55,8 @@ def to_operand(value: Any, backend: Backend, dtype: str, *, operation: str, path
     if owner is not None:
         host, exact = owner.to_host(value), False
     else:
+        if (inner := array_in(value)) is not value:
+            return to_operand(inner, backend, dtype, operation=operation, path=path, device=device)
         host, exact = host_from_python(value, operation, path)
     return backend.from_host(cast_host(host, dtype, exact=exact, operation=operation, path=path), device)
 
@@ -110,26 +113,36 @@ def host_from_python(value: Any, operation: str, path: str) -> tuple[HostArray, 
     Returns:
         The array, and whether its elements are Python numbers, for which exact casts are allowed.
     """
+    exact = isinstance(value, bool | int | float | complex | str | list | tuple | range)
     problem = ""
     try:
-        host = np.asarray(value)
+        host = np.asarray(value if exact or is_one_array(value) else None)
     except StatevarError:
         raise
     except Exception as error:  # noqa: BLE001  # an object's own conversion may raise anything
-        problem = f"cannot be read as an array ({type(error).__name__}: {error})"
+        problem = f" ({type(error).__name__}: {error})"
         host = np.empty(0, object)
+        if isinstance(value, list | tuple):
+            try:
+                host = np.asarray(_to_host(value))  # a tensor may have to be detached, or brought from its device
+            except Exception as inner:  # noqa: BLE001
+                problem = f" ({type(inner).__name__}: {inner})"
     if host.dtype == object:
         if not problem and _is_integers(value):
             raise RangeError.of(
                 operation, "an integer does not fit into 64 bits", path, "pass floats instead of integers"
             )
-        raise InitializerError.of(
-            operation,
-            f"a value of type {type(value).__name__} {problem or 'cannot be read as an array'}",
-            path,
-            "pass a number, a nested list whose rows have equal lengths, or an array",
-        )
-    return host, isinstance(value, bool | int | float | complex | str | list | tuple | range)
+        what, hint = described(value)
+        raise InitializerError.of(operation, f"{what}{problem}", path, hint)
+    return host, exact
+
+
+def _to_host(value: Any) -> Any:
+    """A nested list with the arrays in it as NumPy arrays."""
+    if isinstance(value, list | tuple):
+        return [_to_host(each) for each in value]
+    owner = owner_of(value := array_in(value))
+    return value if owner is None else owner.to_host(value)
 
 
 def _is_integers(value: Any) -> bool:

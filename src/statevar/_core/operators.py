@@ -8,7 +8,7 @@ from __future__ import annotations
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 from numpy import ndarray
 
@@ -40,7 +40,7 @@ class Operators(ABC):
     def shape(self) -> Shape: ...
 
     @abstractmethod
-    def _apply(self, operation: str, other: Any) -> Any:
+    def _apply(self, operation: str, other: Any) -> Self:
         """Writes the result of the operator with this name, and returns self."""
 
     def _binary(self, op: Operation, other: Any) -> Any:
@@ -124,17 +124,17 @@ class Operators(ABC):
     def __rxor__(self, other: Any) -> Any: return self._reflected(operator.xor, other)
     def __rdivmod__(self, other: Any) -> Any: return other // self, other % self
 
-    def __iadd__(self, other: Any) -> Any: return self._apply("add", other)
-    def __isub__(self, other: Any) -> Any: return self._apply("subtract", other)
-    def __imul__(self, other: Any) -> Any: return self._apply("multiply", other)
-    def __itruediv__(self, other: Any) -> Any: return self._apply("divide", other)
-    def __ifloordiv__(self, other: Any) -> Any: return self._apply("floor_divide", other)
-    def __imod__(self, other: Any) -> Any: return self._apply("remainder", other)
-    def __ipow__(self, other: Any) -> Any: return self._apply("pow", other)
-    def __imatmul__(self, other: Any) -> Any: return self._apply("matmul", other)
-    def __iand__(self, other: Any) -> Any: return self._apply("bitwise_and", other)
-    def __ior__(self, other: Any) -> Any: return self._apply("bitwise_or", other)
-    def __ixor__(self, other: Any) -> Any: return self._apply("bitwise_xor", other)
+    def __iadd__(self, other: Any) -> Self: return self._apply("add", other)
+    def __isub__(self, other: Any) -> Self: return self._apply("subtract", other)
+    def __imul__(self, other: Any) -> Self: return self._apply("multiply", other)
+    def __itruediv__(self, other: Any) -> Self: return self._apply("divide", other)
+    def __ifloordiv__(self, other: Any) -> Self: return self._apply("floor_divide", other)
+    def __imod__(self, other: Any) -> Self: return self._apply("remainder", other)
+    def __ipow__(self, other: Any) -> Self: return self._apply("pow", other)
+    def __imatmul__(self, other: Any) -> Self: return self._apply("matmul", other)
+    def __iand__(self, other: Any) -> Self: return self._apply("bitwise_and", other)
+    def __ior__(self, other: Any) -> Self: return self._apply("bitwise_or", other)
+    def __ixor__(self, other: Any) -> Self: return self._apply("bitwise_xor", other)
 
     def __neg__(self) -> Any: return -self.value
     def __pos__(self) -> Any: return self.value  # TensorFlow has no unary plus

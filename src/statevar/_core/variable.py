@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Self, TypeAlias
+from typing import Any, Never, Self, TypeAlias
 
 from .._arrays.dtypes import HOST, dtype_name, is_differentiable, is_floating
 from .._arrays.registry import default_backend, get_backend, owner_of, register_types
-from .._arrays.shapes import canonical_shape
+from .._arrays.shapes import ShapeLike, canonical_shape
 from .._arrays.types import HostArray
 from .._public import public
 from ..errors import ConflictError, DTypeError, TraceError, describe
 from . import overlays, scopes
 from .cell import Aggregation, Cell
 from .convert import inferred_dtype
-from .creation import initial_value
+from .creation import initial_value, unexpected
 from .display import variable_repr
 from .edit import edit
 from .forks import register
@@ -28,7 +28,7 @@ from .writes import ASSIGN, PUT, REDECLARE, refused
 __all__ = ["Variable"]
 
 _UPDATE = ASSIGN.of("update")
-_AGGREGATIONS = ("none", "mean", "sum", "only_first_replica")
+_AGGREGATIONS: tuple[Aggregation, ...] = ("none", "mean", "sum", "only_first_replica")
 
 
 @public()
@@ -40,15 +40,18 @@ class Variable(Cell, Protocols):
 
     Args:
         initializer: a number or nested list; an array of any library, whose library the variable then
-            follows; another variable; the name of an initializer (``"glorot_uniform"``); a callable
-            ``(shape, dtype)``; or None, for a variable that has no value yet.
+            follows; another variable, also of another framework; the name of an initializer (``"glorot_uniform"``);
+            a callable that takes ``(shape, dtype)``, the shape alone, or nothing; or None, for a variable that has no
+            value yet.
         shape: the shape that every value must fit: ``None`` is an open axis, ``...`` is any shape. Needed for names,
             callables and variables without a value.
         dtype: a name, a Python type, or any library's dtype. By default an array keeps its own; Python
-            numbers become float32, int32, bool or complex64.
+            numbers become float32, int32, bool or complex64. On JAX without 64 bits an array of 64 bits becomes one
+            of 32, if its values fit.
         trainable: whether gradients are wanted; always False for dtypes without gradients.
         autocast: whether reads follow `autocast` scopes.
-        aggregation: how replicas are combined: ``"none"``, ``"mean"``, ``"sum"`` or ``"only_first_replica"``.
+        aggregation: how replicas are combined: ``"none"``, ``"mean"``, ``"sum"`` or ``"only_first_replica"``. None, and
+            a member of ``tf.VariableAggregation``, mean the one of their name.
         name: need not be unique; if omitted, a unique name is generated.
         backend: ``"numpy"``, ``"jax"``, ``"torch"``, ``"tensorflow"``, or the name of a third-party backend. By default
             the library of the initial array, else NumPy.
@@ -79,22 +82,23 @@ class Variable(Cell, Protocols):
     def __init__(
         self,
         initializer: Any = None,
-        shape: Any = None,
+        shape: ShapeLike | None = None,
         dtype: Any = None,
         trainable: bool = True,
         autocast: bool = True,
-        aggregation: Aggregation = "mean",
+        aggregation: Aggregation | None = "mean",
         name: str | None = None,
         *,
         backend: str | None = None,
         device: Any = None,
         constraint: Callable[[Any], Any] | None = None,
         seed: int | None = None,
+        **unknown: Never,
     ) -> None:
+        if unknown:
+            raise unexpected(unknown, _ARGUMENTS)
         if aggregation not in _AGGREGATIONS:
-            raise ValueError(
-                describe("aggregation", f"expected one of {', '.join(_AGGREGATIONS)}, got {aggregation!r}")
-            )
+            aggregation = _aggregation(aggregation)
         if name is not None:
             scopes.check_name(name)
         declared = None if shape is None else canonical_shape(shape)
@@ -102,13 +106,13 @@ class Variable(Cell, Protocols):
         value, asked = initial_value(initializer, declared, asked, seed)
         library = get_backend(backend) if backend is not None else owner_of(value) or default_backend()
         if value is not None:
-            asked = asked or inferred_dtype(value, "Variable")
+            asked = asked or library.default_dtype(inferred_dtype(value, "Variable"))
         asked = asked or "float32"
         place = scopes.current_device() if device is None else device
         path = "" if name is None else scopes.path_of(name)
         if constraint is not None:
             _check_constraint(constraint, path)
-        self._autocast = bool(autocast) and is_floating(asked)
+        self._autocast = _flag("autocast", autocast) and is_floating(asked)
         self._aggregation = aggregation
         Cell.__init__(
             self,
@@ -117,7 +121,7 @@ class Variable(Cell, Protocols):
             value,
             declared,
             device=place,
-            trainable=bool(trainable),
+            trainable=_flag("trainable", trainable),
             constraint=constraint,
             path=path,
         )
@@ -224,10 +228,11 @@ class Variable(Cell, Protocols):
 
     @trainable.setter
     def trainable(self, trainable: bool) -> None:
+        trainable = _flag("trainable", trainable, self._path)
         if trainable and not is_differentiable(self._dtype_name):
             raise DTypeError.of("trainable", f"{self._dtype_name} has no gradients", self._path)
         with self._lock:
-            self._trainable = bool(trainable)
+            self._trainable = trainable
             if self._handle is not None:
                 self._backend.set_trainable(self._handle, self._trainable)
 
@@ -545,6 +550,31 @@ class Variable(Cell, Protocols):
 
     def __repr__(self) -> str:
         return variable_repr(self)
+
+
+#: The arguments of `Variable`.
+_ARGUMENTS = [each for each in Variable.__init__.__annotations__ if each not in ("unknown", "return")]
+
+
+def _aggregation(given: Any) -> Aggregation:
+    """The aggregation that is meant by None or by a member of an enumeration of another library."""
+    name = "none" if given is None else str(getattr(given, "name", given)).lower()
+    for each in _AGGREGATIONS:
+        if each == name and not isinstance(given, str):
+            return each
+    raise ValueError(describe("aggregation", f"expected one of {', '.join(_AGGREGATIONS)}, got {given!r}"))
+
+
+def _flag(name: str, given: Any, path: str = "") -> bool:
+    """A truth value, also of NumPy or as 0 or 1. Anything else may be a misplaced argument, and None a default."""
+    if isinstance(given, bool):
+        return given
+    try:
+        if not isinstance(given, str) and given in (0, 1):
+            return bool(given)
+    except (TypeError, ValueError):
+        pass
+    raise TypeError(describe(name, f"expected True or False, got {given!r}", path))
 
 
 def _check_constraint(constraint: Any, path: str) -> None:

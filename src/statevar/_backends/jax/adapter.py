@@ -77,6 +77,9 @@ class JAXBackend(Backend):
             )
         return HOST[name]
 
+    def default_dtype(self, name: str) -> str:
+        return name if _has_64_bits() else _WIDE.get(name, name)
+
     def device(self, name: Any) -> Any:
         if name is None:
             return jax.config.values.get("jax_default_device") or jax.devices()[0]

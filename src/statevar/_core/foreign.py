@@ -1,0 +1,100 @@
+"""Values that are no array of a library: variables of other frameworks, and what to say of everything else.
+
+No framework is named here. Whatever can be asked for its array is asked, and an error describes any other value by what
+it can do.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from itertools import islice
+from typing import Any
+
+from .._arrays.registry import owner_of
+from .operators import Operators
+
+__all__ = ["array_in", "described", "is_one_array", "lists_arrays"]
+
+#: How another framework's variable gives its array: a method, or the property ``value``.
+_METHODS = ("__jax_array__", "__tf_tensor__")
+
+#: The names under which models, optimizers and metrics list their arrays.
+_LISTINGS = ("state_dict", "named_parameters", "named_variables", "trainable_variables", "variables", "weights")
+
+
+def array_in(value: Any) -> Any:
+    """The array of another framework's variable, such as a Keras or NNX variable; any other value as it is."""
+    cls = type(value)
+    if cls.__module__ == "builtins" or isinstance(value, type | Operators) or owner_of(value) is not None:
+        return value
+    for name in _METHODS:
+        if hasattr(cls, name):
+            found = getattr(value, name)()
+            return found if owner_of(found) is not None else value
+    if isinstance(getattr(cls, "value", None), property):
+        found = value.value
+        return found if owner_of(found) is not None else value
+    return value
+
+
+def is_one_array(value: Any) -> bool:
+    """Whether NumPy reads a value as the array that it means, and not as the keys of a mapping or of a model."""
+    if isinstance(value, Sequence | deque):
+        return True
+    if isinstance(value, Mapping | AbstractSet):
+        return False
+    if not hasattr(type(value), "__getitem__"):
+        return True  # NumPy asks it, and says what is wrong
+    if any(hasattr(value, name) for name in ("__array__", "__array_interface__", "__array_struct__")):
+        return True
+    try:
+        memoryview(value)
+    except TypeError:
+        return False
+    return True
+
+
+def lists_arrays(cls: type) -> bool:
+    """Whether objects of a class list arrays of their own, as models, optimizers and metrics do."""
+    return any(hasattr(cls, name) for name in _LISTINGS)
+
+
+def described(value: Any) -> tuple[str, str]:
+    """What a value is, if it is no array, and what to do instead: the problem and the hint of an error."""
+    cls = type(value)
+    name = cls.__name__
+    if value is None:
+        return "None is no value", "pass a number, a list or an array"
+    if isinstance(value, type):
+        return f"the class {value.__name__} is no value", f"pass an object of the class: {value.__name__}(…)"
+    if isinstance(value, Mapping):
+        keys = ", ".join(repr(key) for key in islice(value, 3)) + (", …" if len(value) > 3 else "")
+        return (
+            f"a value of type {name} is a mapping and not one array; its keys are {keys or 'none'}",
+            "make one variable of each value: {key: sv.Variable(x) for key, x in mapping.items()}",
+        )
+    if isinstance(value, AbstractSet):
+        return f"a value of type {name} has no order, so it is no array", "pass sorted(values)"
+    if isinstance(value, Iterator):
+        return f"a value of type {name} is an iterator and not an array", "pass list(values)"
+    if lists_arrays(cls):
+        return (
+            f"an object of type {name} holds several arrays and is not one array itself",
+            "make one variable of each of its arrays: [sv.Variable(x) for x in arrays]",
+        )
+    if callable(value):
+        return (
+            f"a value of type {name} is a callable and not an array",
+            "pass the value that it returns, or use v.update(fn) to compute it from the old value",
+        )
+    if isinstance(value, list | tuple):
+        return (
+            f"a value of type {name} cannot be read as an array",
+            "the rows of a nested list must have equal lengths; arrays of several shapes are variables of their own",
+        )
+    return (
+        f"a value of type {name} cannot be read as an array",
+        "pass a number, a nested list whose rows have equal lengths, or an array",
+    )
