@@ -16,6 +16,7 @@ from statevar._core import cell as cell_module  # which makes the locks
 from statevar._core import holds, overlays
 from statevar._core.holds import while_locked
 from statevar._core.watchers import Watchers
+from statevar._state import left_out
 from statevar._state import module as tracking
 from statevar._state import snapshot as snapshots
 from statevar._state import transaction as transactions
@@ -62,6 +63,7 @@ __all__ = [
     "items_of",
     "laid_out",
     "last_of_each",
+    "left_out",
     "named_in",
     "objects_in",
     "overlays",

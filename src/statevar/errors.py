@@ -9,6 +9,7 @@
     ├── ConflictError             (RuntimeError)
     ├── DeviceError               (ValueError)
     ├── DTypeError                (TypeError)
+    ├── ForeignStateError         (TypeError)
     ├── IndexingError             (IndexError)
     ├── InitializerError          (ValueError)
     ├── NameScopeError            (ValueError)
@@ -38,6 +39,7 @@ __all__ = [
     "ConflictError",
     "DTypeError",
     "DeviceError",
+    "ForeignStateError",
     "IndexingError",
     "InitializerError",
     "NameScopeError",
@@ -45,6 +47,7 @@ __all__ = [
     "ReadOnlyError",
     "ReentrantWriteError",
     "ShapeError",
+    "StateWarning",
     "StatevarError",
     "StorageError",
     "TraceError",
@@ -106,6 +109,10 @@ class DTypeError(StatevarError, TypeError):
     """Raised when a dtype is unknown or the library does not have it, or a cast would change the kind of a value."""
 
 
+class ForeignStateError(StatevarError, TypeError):
+    """Raised when an object contains state that another library keeps, which would be left out."""
+
+
 class IndexingError(StatevarError, IndexError):
     """Raised when an index is not valid for the variable's shape."""
 
@@ -155,3 +162,7 @@ class UninitializedError(StatevarError, RuntimeError):
 
 class UnknownBackendError(StatevarError, ValueError):
     """Raised when there is no backend with a name, or an entry point does not refer to a backend."""
+
+
+class StateWarning(UserWarning):
+    """Warns once that an array, a generator or a variable of a function is left out of a save or a snapshot."""

@@ -1,7 +1,7 @@
 """`Module`: names, flags, display, copies, and who hears of its attributes."""
 
 # Attributes are set from outside, as a person does who tries things.
-# mypy: disable-error-code="attr-defined"
+# mypy: disable-error-code="attr-defined, assignment"
 
 from __future__ import annotations
 
@@ -213,7 +213,6 @@ def test_hooks_hear_of_attributes() -> None:
     model.more = 4
     assert heard == [(model, ["w"]), (model, ["other", "w"])]
     assert not tracking._hooks
-    assert "__setattr__" not in vars(sv.Module)
 
 
 def test_a_hook_may_end_itself_and_fail() -> None:
@@ -233,7 +232,6 @@ def test_a_hook_may_end_itself_and_fail() -> None:
         last()
     assert calls == [model]
     assert not tracking._hooks
-    assert "__setattr__" not in vars(sv.Module)
 
 
 def test_a_hook_that_ends_itself_leaves_the_others() -> None:
@@ -268,6 +266,109 @@ def test_setattr_passes_on_to_other_bases() -> None:
     Both().v = 1
     remove()
     assert heard == ["w", "v", "hook"]
+
+
+# -- variables in attributes --------------------------------------------------------------------------------------
+
+
+def test_a_value_does_not_replace_a_variable(backend: str) -> None:
+    model = Dense(backend=backend)
+    kernel = model.kernel
+    hint = r"at 'kernel'\. Hint: write the variable: module\.kernel\.assign\(\.\.\.\); or delete it first: del"
+    for value in (
+        model.kernel * 0.9,
+        model.kernel.value,
+        np.ones((2, 2)),
+        1,
+        2.5,
+        True,
+        np.float32(1.0),
+        [[1.0], (2,)],
+    ):
+        with pytest.raises(
+            TypeError, match=rf"setattr: .* would replace the variable in this attribute of Dense.*{hint}"
+        ):
+            model.kernel = value
+        with pytest.raises(TypeError, match="setattr: "):
+            setattr(model, "kernel", value)  # noqa: B010
+    assert model.kernel is kernel
+    assert list(model.named_variables()) == ["kernel", "bias", "calls"]
+    model.kernel *= 0.5
+    model.kernel @= np.ones((2, 2), "float32")
+    assert model.kernel is kernel
+
+
+def test_a_variable_may_be_replaced_by_an_object_or_removed(backend: str) -> None:
+    model = Dense(backend=backend)
+    new = model.kernel = sv.Variable(1.0, backend=backend)
+    assert model.variables[0] is new
+    model.kernel = Dense()
+    model.bias = None
+    assert list(model.named_variables()) == ["kernel/kernel", "kernel/bias", "kernel/calls", "calls"]
+    model.calls = "not needed"
+    model.bias = sv.Variable(1.0)
+    del model.bias
+    model.bias = 3.0
+    assert model.variables == model.kernel.variables
+
+
+def test_values_do_not_replace_variables_in_slots_and_behind_properties() -> None:
+    class Slotted(sv.Module):
+        __slots__ = ("w",)
+
+    class Behind(sv.Module):
+        def __init__(self) -> None:
+            self._w = scalar()
+
+        @property
+        def w(self) -> Any:
+            return self._w
+
+        @w.setter
+        def w(self, value: Any) -> None:
+            if isinstance(value, float):
+                self._w.assign(value)
+            else:
+                self._w = value
+
+    slotted, behind = Slotted(), Behind()
+    slotted.w = scalar()
+    for module in (slotted, behind):
+        with pytest.raises(TypeError, match="setattr: numpy.ndarray would replace the variable"):
+            module.w = np.zeros(2)
+    behind.w = 3.0
+    assert float(behind._w) == 3.0
+    text = sv.Module()
+    text.words = sv.Variable(["a"])
+    with pytest.raises(TypeError, match="setattr: list would replace"):
+        text.words = ["b"]
+
+
+def test_a_module_has_no_flag_trainable() -> None:
+    model = Dense()
+    with pytest.raises(
+        AttributeError, match="trainable: Dense has no such flag, only its variables have. Hint: for v in"
+    ):
+        model.trainable = False
+    assert not hasattr(model, "trainable")
+    assert model.trainable_variables == (model.kernel, model.bias)
+
+    @dataclass(eq=False)
+    class Declared(sv.Module):
+        trainable: bool
+
+    class Derived(sv.Module):
+        @property
+        def trainable(self) -> bool:
+            return self._trainable
+
+        @trainable.setter
+        def trainable(self, value: bool) -> None:
+            self._trainable = value
+
+    for each in (Declared(True), Derived()):
+        each.trainable = False
+        assert each.trainable is False
 
 
 # -- what others do ---------------------------------------------------------------------------------------------------

@@ -100,7 +100,7 @@ def test_a_compiled_function_is_a_function(backend: str) -> None:
     model.step = sv.jit(lambda: v.assign_add(w).value)
     model.v = v
     model.step()
-    assert paths_in("save", model) == Paths({"v": v})
+    assert paths_in("load", model) == Paths({"v": v})
     assert model.variables == (v,)
 
 
@@ -129,8 +129,8 @@ def test_functions_classes_and_variables_are_not_looked_into() -> None:
     model.before = sv.snapshot(v)
     model.module, model.constant = np, np.zeros(3)
     assert model.variables == own
-    assert len(paths_in("save", model).variables) == len(own)
-    assert not paths_in("save", model).aliases
+    assert len(paths_in("load", model).variables) == len(own)
+    assert not paths_in("load", model).aliases
     held = sv.Variable(1.0, constraint=Clip(v))
     assert sv.variables({"held": held}) == (held,)
 

@@ -299,6 +299,10 @@ class Backend(ABC):
         """The library's own mutable object that its optimizers write, or None if the library has none."""
         return None
 
+    def is_parameter(self, handle: Handle, thing: Any) -> bool:
+        """Whether an object is what `parameter` returns. Unlike `parameter`, it changes nothing."""
+        return False
+
     #: Whether the version counts every write, including those of the library's own functions through `parameter`.
     counts_all_writes: ClassVar[bool] = True
 

@@ -6,13 +6,18 @@ import re
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from types import MemberDescriptorType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from .._core import scopes
 from .._core.forks import guarded
 from .._core.variable import Variable
 from .._public import public
-from .paths import Container, named_in, objects_in, paths_in, variables_in
+from ..errors import describe
+from .paths import Container, contents_of, named_in, objects_in, paths_in, variables_in
+from .walk import kind_of
 
 __all__ = ["Module", "named_variables", "variables"]
 
@@ -34,6 +39,28 @@ class _DefaultName:
         return _snake_case(owner.__name__)
 
 
+class _NoFlag:
+    """Refuses ``module.trainable = …``, which would set an attribute that nothing reads, unless the class declares it.
+
+    The class itself has no such attribute, or a dataclass would take it as the default of its field ``trainable``.
+    """
+
+    def __get__(self, module: Module | None, owner: type) -> Any:
+        if module is not None and "trainable" in module.__dict__:
+            return module.__dict__["trainable"]
+        raise AttributeError(f"{owner.__name__!r} object has no attribute 'trainable'")
+
+    def __set__(self, module: Module, value: Any) -> None:
+        if not any("trainable" in getattr(cls, "__annotations__", ()) for cls in type(module).__mro__):
+            problem = f"{type(module).__name__} has no such flag, only its variables have"
+            hint = "for v in module.variables: v.trainable = …; or declare your own in the class: trainable: bool"
+            raise AttributeError(describe("trainable", problem, hint=hint))
+        module.__dict__["trainable"] = value
+
+    def __delete__(self, module: Module) -> None:
+        module.__dict__.pop("trainable", None)
+
+
 @public()
 class Module(Container):
     """Base class for objects with variables: a layer, an optimizer, a filter, a simulation.
@@ -48,6 +75,9 @@ class Module(Container):
 
     A module can be copied with `copy.deepcopy` and pickled, with its variables. Attributes of the class, as opposed to
     the instance, belong to no module.
+
+    An attribute that is a variable can be deleted, or replaced by another variable, by an object that is no value, or
+    by None. Replacing it by a number or an array is a TypeError: to write the variable, use `Variable.assign`.
 
     Source: ``tf.Module``, ``torch.nn.Module``.
 
@@ -73,11 +103,28 @@ class Module(Container):
     """
 
     name: str = _DefaultName()  # type: ignore[assignment]  # gives a string
+    if not TYPE_CHECKING:  # for a type checker there is no such attribute
+        trainable = _NoFlag()
 
     def __init__(self, name: str | None = None) -> None:
         if name is not None:
             scopes.check_name(name)
             self.name = name
+
+    if not TYPE_CHECKING:  # else a type checker would accept every attribute
+
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name in (attributes := self.__dict__):
+                old = attributes[name]
+            else:
+                slot = getattr(type(self), name, None)
+                old = getattr(self, name, None) if type(slot) is MemberDescriptorType else None
+            if isinstance(old, Variable) and not isinstance(value, Variable):
+                _check_replacement(self, name, old, value)
+            super().__setattr__(name, value)
+            if _hooks:
+                for hook in _hooks.copy():
+                    hook(self)
 
     def name_scope(self) -> AbstractContextManager[str]:
         """Puts the module's name before the path of every variable made in the ``with`` block.
@@ -97,7 +144,7 @@ class Module(Container):
     @property
     def variables(self) -> tuple[Variable, ...]:
         """The variables in the module, each once, in the order of attributes and items, depth first."""
-        return tuple(objects_in(self, Variable))
+        return tuple(contents_of("variables", self))
 
     @property
     def trainable_variables(self) -> tuple[Variable, ...]:
@@ -192,23 +239,40 @@ def _on_setattr(hook: Callable[[Module], object]) -> Callable[[], None]:
     """Has ``hook(module)`` called after every setting of an attribute of a module; returns a function that stops it."""
     with _hooks_lock:
         _hooks.append(hook)
-        # Only while there is a hook: a `__setattr__` in Python takes 0.4 us, the built-in one 0.02 us.
-        Module.__setattr__ = _set_and_call_hooks  # type: ignore[method-assign]  # it has the same signature
 
     def remove() -> None:
         with _hooks_lock:
             if hook in _hooks:
                 _hooks.remove(hook)
-                if not _hooks:
-                    del Module.__setattr__
 
     return remove
 
 
-def _set_and_call_hooks(module: Any, name: str, value: Any) -> None:
-    super(Module, module).__setattr__(name, value)
-    for hook in _hooks.copy():
-        hook(module)
+def _check_replacement(module: Module, name: str, old: Variable, value: Any) -> None:
+    """Raises TypeError if an attribute that is a variable would become a number or an array."""
+    if _is_value(value, old):
+        raise TypeError(
+            describe(
+                "setattr",
+                f"{_name_of(type(value))} would replace the variable in this attribute of {type(module).__name__}, "
+                "which would then be neither saved nor trained",
+                name,
+                f"write the variable: module.{name}.assign(...); or delete it first: del module.{name}",
+            )
+        )
+
+
+def _is_value(value: Any, old: Variable) -> bool:
+    """Whether a value is a number or an array, or a list of them, rather than an object that has state."""
+    if isinstance(value, bool | int | float | complex | np.generic) or kind_of(type(value)).is_array:
+        return True
+    if isinstance(value, str | bytes):
+        return old.dtype_name == "string"
+    return isinstance(value, list | tuple) and bool(value) and all(_is_value(each, old) for each in value)
+
+
+def _name_of(cls: type) -> str:
+    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
 
 
 def _snake_case(name: str) -> str:

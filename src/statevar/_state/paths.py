@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import chain
@@ -11,12 +11,14 @@ from typing import Any, TypeVar
 
 from .._core.variable import Variable
 from ..errors import NameScopeError, describe
-from .walk import SEQUENCES, SETS, Attribute, Children, Container, Opener, Unordered, edges, slots_of, walk
+from .left_out import refuse_lost_state, warn_of_plain_state
+from .walk import SEQUENCES, SETS, Attribute, Children, Container, Opener, Unordered, edges, segment, slots_of, walk
 
 __all__ = [
     "Container",
     "Paths",
     "Targets",
+    "contents_of",
     "followed",
     "named_in",
     "objects_in",
@@ -70,8 +72,8 @@ def followed(path: str, aliases: Mapping[str, str]) -> str:
     if not aliases:
         return path
     place = ""
-    for segment in path.split("/"):
-        place = f"{place}/{segment}" if place else segment
+    for step in path.split("/"):
+        place = f"{place}/{step}" if place else step
         place = aliases.get(place, place)
     return place
 
@@ -80,6 +82,7 @@ def variables_in(operation: str, targets: Iterable[Any]) -> list[Variable]:
     """The variables in all targets, each once, in the order in which they are found.
 
     Raises:
+        ForeignStateError: one of the targets contains state of another library.
         TypeError: one of the targets contains no variable, and is not an empty container.
     """
     targets = list(targets)
@@ -94,9 +97,9 @@ def variables_in(operation: str, targets: Iterable[Any]) -> list[Variable]:
         if _is_plain(target):
             found |= dict.fromkeys(target)
             continue
-        in_target = dict.fromkeys(each for each in walk(target) if isinstance(each, Variable))
-        if not in_target:
-            _check_empty(operation, target)
+        opener = Opener()
+        in_target = dict.fromkeys(each for each in walk(target, opener) if isinstance(each, Variable))
+        _check(operation, target, opener, in_target)
         found |= in_target
     return list(found)
 
@@ -105,6 +108,7 @@ def paths_in(operation: str, target: Any) -> Paths:
     """The variables in an object by path. A variable that is passed itself has its own `Variable.path`.
 
     Raises:
+        ForeignStateError: the object contains state of another library.
         NameScopeError: a variable has no path that can be written.
         TypeError: the object contains no variable, and is not an empty container.
     """
@@ -113,8 +117,7 @@ def paths_in(operation: str, target: Any) -> Paths:
     target = _listed(target)
     variables, names = _named(target, Variable)
     names.check(operation, variables, Variable)
-    if not variables:
-        _check_empty(operation, target)
+    _check(operation, target, names.opener, variables.values())
     return Paths(variables, names.aliases(variables.values()))
 
 
@@ -128,6 +131,7 @@ class Targets:
         variables: each variable once, in the order in which they are found.
 
     Raises:
+        ForeignStateError: one of the targets contains state of another library.
         TypeError: one of the targets contains no variable, and is not an empty container.
 
     >>> import statevar as sv
@@ -160,8 +164,7 @@ class Targets:
             return [list(target)]
         variables, names = _named(target, Variable)
         unnamed = [variable for _, _, variable in names.unnamed(variables, Variable)]
-        if not variables and not unnamed:
-            _check_empty(self._operation, target)
+        _check(self._operation, target, names.opener, [*variables.values(), *unnamed])
         return [Paths(variables, names.aliases(variables.values())), *unnamed]
 
     def find(self, path: str) -> Variable | None:
@@ -243,6 +246,18 @@ def named_in(operation: str, target: Any, cls: type[_Object]) -> dict[str, _Obje
     return found
 
 
+def contents_of(operation: str, target: Any) -> list[Variable]:
+    """The variables in an object, which may have none, each once, in the order in which they are found.
+
+    Raises:
+        ForeignStateError: the object contains state of another library.
+    """
+    opener = Opener()
+    found = dict.fromkeys(each for each in walk(target, opener) if isinstance(each, Variable))
+    refuse_lost_state(operation, target, opener.aside, found)
+    return list(found)
+
+
 def objects_in(target: Any, cls: type[_Object]) -> list[_Object]:
     """The objects of a class in a target, each once, in the order in which they are found, without the target."""
     found = {id(each): each for each in walk(target) if isinstance(each, cls)}
@@ -260,6 +275,14 @@ def _is_plain(target: Any) -> bool:
 
 def _listed(target: Any) -> Any:
     return list(target) if isinstance(target, Iterator) else target
+
+
+def _check(operation: str, target: Any, opener: Opener, found: Collection[Variable]) -> None:
+    """Raises an error if nothing was found, or if what was found is not all the state; warns of plain arrays."""
+    refuse_lost_state(operation, target, opener.aside, found)
+    if not found:
+        _check_empty(operation, target)
+    warn_of_plain_state(operation, target, opener.aside, found)
 
 
 def _check_empty(operation: str, target: Any) -> None:
@@ -302,7 +325,7 @@ class _Names:
 
     def __init__(self, target: Any) -> None:
         self.met: dict[int, Any] = {}
-        self._opener = Opener()
+        self.opener = Opener()
         #: For the id of each object: the id of its parent, its key there, and the object, so that its id stays its own.
         self.places: dict[int, tuple[int, Any, Any]] = {id(target): (id(target), "", target)}
         self.paths = {id(target): ""}
@@ -313,7 +336,7 @@ class _Names:
 
     def children(self, each: Any) -> Children | None:
         """The children of an object, by index or path segment. Those without a possible segment are put aside."""
-        children = self._opener(each)
+        children = self.opener(each)
         if not isinstance(children, dict) or _is_simple(children):
             return children
         named: dict[str, Any] = {}
@@ -322,12 +345,12 @@ class _Names:
             if not _is_nameable(key):
                 self._aside.append((id(each), key, value))
                 continue
-            segment = _segment(key)
-            if named.setdefault(segment, value) is not value:
-                self._aside.append((id(each), _Twice(segment), value))
-                twice[segment] = None
-        for segment in twice:
-            self._aside.append((id(each), _Twice(segment), named.pop(segment)))
+            step = segment(key)
+            if named.setdefault(step, value) is not value:
+                self._aside.append((id(each), _Twice(step), value))
+                twice[step] = None
+        for step in twice:
+            self._aside.append((id(each), _Twice(step), named.pop(step)))
         return named
 
     def path(self, parent: int, key: Any) -> str:
@@ -383,7 +406,7 @@ class _Names:
         """The objects of the class that have no path: the id of the parent, the key, and the object."""
         named = set(map(id, found.values())) if self._aside else set()
         for parent, key, each in self._aside:
-            descendants = (one for _, _, one in edges(each, self.met, self._opener))
+            descendants = (one for _, _, one in edges(each, self.met, self.opener))
             for one in (each, *descendants):
                 if isinstance(one, cls) and id(one) not in named:
                     yield parent, key, one
@@ -434,14 +457,3 @@ def _problem(key: Any) -> str:
     if isinstance(key, str) and not isinstance(key, Enum):
         return f"a key is empty, or contains NUL or half a surrogate pair: {key!r}"
     return f"expected a string or an integer as key, got {key!r}"
-
-
-def _segment(key: Any) -> str:
-    """Writes a key as the segment of a path.
-
-    >>> _segment("input/output~old"), _segment(7)
-    ('input~1output~0old', '7')
-    """
-    if isinstance(key, Attribute):
-        key = key.name
-    return key.replace("~", "~0").replace("/", "~1") if isinstance(key, str) else str(int(key))

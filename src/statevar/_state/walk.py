@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import gc
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from .._core.variable import Variable
+from .foreign import StateIn, is_array, is_generator, state_in
 
 __all__ = [
+    "FUNCTIONS",
     "SEQUENCES",
     "SETS",
     "Attribute",
     "Children",
     "Container",
+    "Kind",
     "Open",
     "Opener",
     "Unordered",
     "edges",
+    "is_ours_compiled",
+    "kind_of",
+    "segment",
     "slots_of",
     "walk",
 ]
@@ -28,7 +37,8 @@ __all__ = [
 Children = list[Any] | dict[Any, Any]
 Open = Callable[[Any], Children | None]
 
-_LEAVES = (str, bytes, type, ModuleType, FunctionType, BuiltinFunctionType, MethodType)
+_LEAVES = (str, bytes, type, ModuleType, BuiltinFunctionType)
+FUNCTIONS = (FunctionType, MethodType, partial)
 SEQUENCES = (list, tuple, deque)
 SETS = (set, frozenset)
 
@@ -37,13 +47,13 @@ class Container:
     """Base class for objects that may contain no variable, and whose attributes are always searched."""
 
 
-def walk(target: Any) -> Iterator[Any]:
+def walk(target: Any, opener: Opener | None = None) -> Iterator[Any]:
     """Iterates over the variables in an object and over the objects that may contain variables, depth first.
 
     Each object comes once, even in a cycle; a variable comes as often as it is found. Does not recurse.
     """
     met: dict[int, Any] = {}  # keeps the objects alive, so that no id is used again
-    opener = Opener()
+    opener = opener or Opener()
     stack = [target]
     while stack:
         each = stack.pop()
@@ -83,27 +93,102 @@ def _items(children: Children) -> Iterator[tuple[Any, Any]]:
     return iter(children.items() if isinstance(children, dict) else enumerate(children))
 
 
+@dataclass(frozen=True)
+class Kind:
+    """The facts about a class that decide how its objects are searched.
+
+    Attributes:
+        state_in: lists the state that another library keeps in an object; None if its objects never have any.
+        is_array: whether its objects are arrays of any library.
+        is_generator: whether its objects are random generators.
+    """
+
+    state_in: StateIn | None
+    is_array: bool
+    is_generator: bool
+
+
+_kinds: WeakKeyDictionary[type, Kind] = WeakKeyDictionary()
+
+
+def kind_of(cls: type) -> Kind:
+    """The kind of a class. It takes microseconds, so it is remembered."""
+    kind = _kinds.get(cls)
+    if kind is None:
+        kind = _kinds[cls] = Kind(state_in(cls), is_array(cls), is_generator(cls))
+    return kind
+
+
 class Opener:
-    """Returns the children of objects, and remembers for each type how to find them."""
+    """Returns the children of objects, and remembers for each type how to find them.
+
+    Attributes:
+        aside: the objects that are not entered and are no plain values, as often as they were found: state of other
+            libraries, arrays, generators, functions with variables of their own, and objects that cannot be searched.
+    """
 
     def __init__(self) -> None:
         self._openers = _OPENERS.copy()
+        self.aside: list[Any] = []
 
     def __call__(self, each: Any) -> Children | None:
         cls = type(each)
         try:
             opener = self._openers[cls]
         except KeyError:
-            opener = _opener(each)
+            opener = self._opener(each, cls)
             if each.__class__ is cls:  # not for a weakref.proxy, which has the class of its referent
                 self._openers[cls] = opener
         return None if opener is None else opener(each)
+
+    def _opener(self, each: Any, cls: type) -> Open | None:
+        kind = kind_of(cls)
+        if kind.is_generator or (kind.is_array and kind.state_in is None):
+            return self._put_aside
+        if issubclass(cls, FUNCTIONS):
+            return self._put_function_aside
+        opener = _opener(each)
+        if kind.state_in is not None:
+            return partial(self._open_foreign, kind.state_in, opener)
+        if opener is None:
+            return None if isinstance(each, _LEAVES) else self._put_tracked_aside
+        return partial(self._open_ours, opener) if cls.__module__.startswith("statevar.") else opener
+
+    def _put_aside(self, each: Any) -> None:
+        self.aside.append(each)
+
+    def _put_function_aside(self, each: Any) -> None:
+        if not isinstance(each, FunctionType) or each.__closure__ or each.__defaults__ or each.__kwdefaults__:
+            self.aside.append(each)
+
+    def _put_tracked_aside(self, each: Any) -> None:
+        if gc.is_tracked(each):  # else it refers to no other object
+            self.aside.append(each)
+
+    def _open_foreign(self, state: StateIn, opener: Open | None, each: Any) -> Children | None:
+        if state(each):
+            self.aside.append(each)
+            return None
+        return None if opener is None else opener(each)
+
+    def _open_ours(self, opener: Open, each: Any) -> Children | None:
+        if is_ours_compiled(each):
+            self.aside.append(each)
+            return None
+        return opener(each)
+
+
+def is_ours_compiled(each: Any) -> bool:
+    """Whether an object is a function that `jit` has compiled. It is not searched, as no function is."""
+    return type(each).__module__.startswith("statevar.") and "__wrapped__" in getattr(each, "__dict__", ())
 
 
 def _opener(each: Any) -> Open | None:
     """The function that returns the children of objects of this type; None if they have none."""
     if isinstance(each, _LEAVES):
         return None
+    if isinstance(each, Mapping) and type(each).__module__.partition(".")[0] == "statevar":
+        return None  # a snapshot or a checkpoint: it has values and not variables, and may read them from a file
     contents = _contents(each)
     if type(each).__module__ == "builtins":
         return contents
@@ -139,14 +224,11 @@ def _unordered(each: Any) -> Children:
 
 def _attributes(each: Any) -> Open | None:
     slots = list(dict.fromkeys(slots_of(type(each))))
-    ours = type(each).__module__.startswith("statevar.")
     if not slots and not hasattr(each, "__dict__"):
         return None
 
     def opened(each: Any) -> Children | None:
         named = dict(getattr(each, "__dict__", None) or {})
-        if ours and "__wrapped__" in named:  # a function that `jit` has compiled, and functions are not searched
-            return None
         for slot in slots:
             if hasattr(each, slot):
                 named[slot] = getattr(each, slot)
@@ -192,3 +274,14 @@ def _slots(cls: type) -> list[str]:
 def _mangled(name: str, cls: type) -> str:
     owner = cls.__name__.lstrip("_")
     return f"_{owner}{name}" if name.startswith("__") and not name.endswith("__") and owner else name
+
+
+def segment(key: Any) -> str:
+    """Writes a key as the segment of a path.
+
+    >>> segment("input/output~old"), segment(7)
+    ('input~1output~0old', '7')
+    """
+    if isinstance(key, Attribute):
+        key = key.name
+    return key.replace("~", "~0").replace("/", "~1") if isinstance(key, str) else str(int(key))

@@ -307,6 +307,9 @@ class TensorFlowBackend(Backend):
         _expose(handle)
         return handle.variable
 
+    def is_parameter(self, handle: Any, thing: Any) -> bool:
+        return handle.variable is thing
+
     def unseen_writes(self, handle: Any) -> int:
         return 0 if handle.counter is None else int(handle.counter.numpy())
 

@@ -409,6 +409,9 @@ class TorchBackend(Backend):
             handle.shared = True
         return handle.parameter
 
+    def is_parameter(self, handle: Any, thing: Any) -> bool:
+        return handle.parameter is thing
+
     def unseen_writes(self, handle: Any) -> int:
         unseen: int = handle.parameter._version - handle.seen
         return unseen

@@ -1,0 +1,229 @@
+"""Finds what a search leaves out although it is state: an error where variables or models are lost, else a warning."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import warnings
+from collections.abc import Collection, Iterable, Iterator
+from functools import partial
+from types import FunctionType, MethodType
+from typing import Any
+
+from .._core.variable import Variable
+from ..errors import ForeignStateError, NameScopeError, StateWarning, describe
+from .foreign import is_foreign, library_of
+from .walk import FUNCTIONS, Attribute, Opener, is_ours_compiled, kind_of, segment, walk
+
+__all__ = ["refuse_lost_state", "warn_of_plain_state"]
+
+#: The operations that keep the values of variables, and so would lose those of arrays.
+_KEEPING = frozenset({"rollback", "save", "snapshot"})
+_NAMED = 5  # objects that one error names
+
+_warned: set[tuple[str, str]] = set()  # the class of the object that was passed, and the path in it
+_BUILTIN_CONTAINERS = (list, tuple, dict, set, frozenset)
+
+
+def refuse_lost_state(operation: str, target: Any, aside: list[Any], found: Collection[Variable]) -> None:
+    """Raises an error if an object contains state that a search cannot take along.
+
+    Args:
+        aside: the objects that the search did not enter, from `Opener.aside`.
+        found: the variables that the search found.
+
+    Raises:
+        ForeignStateError: the object contains state of another library.
+        NameScopeError: it contains variables in an object that cannot be searched.
+    """
+    if not aside:
+        return
+    things = {id(each): each for each in aside}
+    foreign = {which: each for which, each in things.items() if _is_lost(each, found)}
+    if foreign:
+        raise _foreign_error(operation, list(_located(target, foreign)))
+    known = set(found)
+    for which, each in things.items():
+        if _is_opaque(each) and not known.issuperset(_variables_held_by(each)):
+            ((path, _),) = _located(target, {which: each})
+            problem = f"{_article(type(each))} contains a variable, but such an object cannot be searched"
+            raise NameScopeError.of(operation, problem, path, "keep the variable in an attribute, a list or a dict")
+
+
+def warn_of_plain_state(operation: str, target: Any, aside: list[Any], found: Collection[Variable]) -> None:
+    """Warns once of each array and generator that an operation leaves out, and of each variable only a function has."""
+    if not aside or operation not in _KEEPING:
+        return
+    known = set(found)
+    things = {id(each): each for each in aside}
+    wanted = {which: each for which, each in things.items() if _is_plain_state(each) or _uses_more(each, known)}
+    if not wanted:
+        return
+    cls = type(target)
+    for path, each in _located(target, wanted):
+        key = f"{cls.__module__}.{cls.__qualname__}", path
+        if key not in _warned:
+            message = describe(operation, *_warning(each, path))
+            warnings.warn(message, StateWarning, stacklevel=_caller())
+            _warned.add(key)  # after the warning, which may be an error
+
+
+# -- state of other libraries ------------------------------------------------------------------------------------------
+
+
+def _is_lost(each: Any, found: Collection[Variable]) -> bool:
+    """Whether an object has state of its library that is not the memory of one of the variables."""
+    state = kind_of(type(each)).state_in
+    return state is not None and any(not _is_ours(thing, found) for thing in state(each))
+
+
+def _is_ours(thing: Any, found: Iterable[Variable]) -> bool:
+    """Whether a library's object is the `Variable.parameter` of one of the variables."""
+    return any(
+        variable._handle is not None and variable._backend.is_parameter(variable._handle, thing) for variable in found
+    )
+
+
+def _foreign_error(operation: str, places: list[tuple[str, Any]]) -> ForeignStateError:
+    (path, first), *others = places
+    library = library_of(type(first))
+    more = ", ".join(f"{_article(type(each))} at {where!r}" for where, each in others[: _NAMED - 1])
+    if len(others) >= _NAMED:
+        more += f" and {len(others) - _NAMED + 1} more"
+    problem = f"{_article(type(first))} has state of {library}, which statevar would leave out"
+    if more:
+        problem += f" (and so would be {more})"
+    hint = (
+        f"keep it outside of the object that you pass and save it with {library}'s own functions, "
+        "or copy its arrays into variables: sv.Variable(array)"
+    )
+    return ForeignStateError.of(operation, problem, path, hint)
+
+
+def _article(cls: type) -> str:
+    """The name of a class in a sentence: with its module, or with the library it comes from."""
+    name = f"{cls.__module__}.{cls.__qualname__}" if cls.__module__ != "builtins" else cls.__qualname__
+    library = library_of(cls)
+    inherits = library and not cls.__module__.startswith(library)  # the arrays of jax are from jaxlib
+    return f"the {name}" + (f" (a subclass of {library}'s)" if inherits else "")
+
+
+# -- arrays, generators and functions ----------------------------------------------------------------------------------
+
+
+def _is_plain_state(each: Any) -> bool:
+    kind = kind_of(type(each))
+    return kind.state_in is None and (kind.is_array or kind.is_generator)
+
+
+def _warning(each: Any, path: str) -> tuple[str, str, str]:
+    """The problem, the path and the hint of a warning."""
+    silence = "or ignore the warning: warnings.simplefilter('ignore', sv.errors.StateWarning)"
+    if kind_of(type(each)).is_generator:
+        problem = f"{_article(type(each))} is not a variable, so its state is left out"
+        return problem, path, f"keep the state in a variable, or in the metadata of the checkpoint; {silence}"
+    if kind_of(type(each)).is_array:
+        problem = f"{_article(type(each))} is not a variable, so it is left out"
+        return problem, path, f"if it changes, make it one: sv.Variable(x, trainable=False); {silence}"
+    problem = "a function uses a variable that the object does not contain, so the variable is left out"
+    return problem, path, f"keep the variable in an attribute as well; {silence}"
+
+
+def _is_opaque(each: Any) -> bool:
+    """Whether an object has children that no path leads to, such as an iterator or an array of objects."""
+    kind = kind_of(type(each))
+    if kind.is_array:
+        return str(getattr(each, "dtype", "")) == "object"
+    return kind.state_in is None and not kind.is_generator and not _is_function(each)
+
+
+def _is_function(each: Any) -> bool:
+    return isinstance(each, FUNCTIONS) or is_ours_compiled(each)
+
+
+def _uses_more(each: Any, known: set[Variable]) -> bool:
+    """Whether a function uses variables that were not found."""
+    return _is_function(each) and not known.issuperset(_variables_held_by(each))
+
+
+def _variables_held_by(root: Any) -> Iterator[Variable]:
+    """The variables in what a function or an opaque object refers to."""
+    stack, met = list(_referents(root)), {id(root)}
+    while stack:
+        each = stack.pop()
+        if isinstance(each, Variable):
+            yield each
+        elif id(each) in met or isinstance(each, type):
+            continue
+        elif _is_function(each) or isinstance(each, (*_BUILTIN_CONTAINERS, Iterator)):
+            met.add(id(each))
+            stack += _referents(each)
+        elif _is_function(root) and kind_of(type(each)).state_in is None:
+            met.add(id(each))
+            yield from (one for one in walk(each) if isinstance(one, Variable))
+
+
+def _referents(each: Any) -> Iterable[Any]:
+    if isinstance(each, FunctionType):
+        cells = (cell.cell_contents for cell in each.__closure__ or () if _is_filled(cell))
+        return [*cells, *(each.__defaults__ or ()), *(each.__kwdefaults__ or {}).values()]
+    if isinstance(each, MethodType):
+        return [each.__self__, each.__func__]
+    if isinstance(each, partial):
+        return [each.func, *each.args, *each.keywords.values()]
+    if is_ours_compiled(each):
+        return [each.__wrapped__]
+    if isinstance(each, dict):
+        return list(each.values())
+    if isinstance(each, _BUILTIN_CONTAINERS):
+        return list(each)
+    return each.ravel().tolist() if kind_of(type(each)).is_array else gc.get_referents(each)
+
+
+def _is_filled(cell: Any) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018  # raises if it is empty
+    except ValueError:
+        return False
+    return True
+
+
+# -- where it is -------------------------------------------------------------------------------------------------------
+
+
+def _located(target: Any, wanted: dict[int, Any]) -> Iterator[tuple[str, Any]]:
+    """The path of each wanted object, in the order of a walk; or of the outermost object of its library around it."""
+    opener, met = Opener(), set()
+    named: set[int] = set()
+    stack: list[tuple[str, Any, tuple[str, Any] | None]] = [("", target, None)]
+    while stack:
+        path, each, around = stack.pop()
+        if id(each) in met or isinstance(each, Variable):
+            continue
+        met.add(id(each))
+        if around is None and is_foreign(type(each)):
+            around = path, each
+        if id(each) in wanted:
+            place = path, each
+            if around is not None and kind_of(type(each)).state_in is not None:
+                place = around
+            if id(place[1]) not in named:
+                named.add(id(place[1]))
+                yield place
+            continue
+        children = opener(each) or {}
+        items = children.items() if isinstance(children, dict) else enumerate(children)
+        steps = [(f"{path}/{_step(key)}" if path else _step(key), child, around) for key, child in items]
+        stack += reversed(steps)
+
+
+def _step(key: Any) -> str:
+    return segment(key) if isinstance(key, str | int | Attribute) else repr(key)
+
+
+def _caller() -> int:
+    """The number of frames between the caller of this function and the code that called statevar."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).partition(".")[0] == "statevar":
+        level, frame = level + 1, frame.f_back
+    return level

@@ -1,0 +1,373 @@
+"""State that a search does not take along: of other libraries, in arrays, generators and functions, out of reach."""
+
+# mypy: disable-error-code="attr-defined"
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import statevar as sv
+from tests.helpers import array_of
+from tests.internals import left_out, paths_in
+from tests.state.models import Plain, module_of, scalar
+
+
+@pytest.fixture(autouse=True)
+def _nothing_was_warned_of() -> None:
+    left_out._warned.clear()
+
+
+def of_torch(case: str) -> tuple[Any, str]:
+    torch = pytest.importorskip("torch")
+    net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    optimizer = torch.optim.SGD(net.parameters(), 0.1)
+    made = {
+        "module": net,
+        "buffers": torch.nn.BatchNorm1d(2, affine=False),
+        "parameter": net[0].weight,
+        "optimizer": optimizer,
+        "scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1),
+        "generator": torch.Generator(),
+    }
+    return made[case], "torch"
+
+
+def of_tensorflow(case: str) -> tuple[Any, str]:
+    tf = pytest.importorskip("tensorflow")
+    if case == "variable":
+        return tf.Variable(1.0), "tensorflow"
+    if case == "generator":
+        return tf.random.Generator.from_seed(1), "tensorflow"
+    module = tf.Module()
+    module.w = tf.Variable(1.0)
+    return module, "tensorflow"
+
+
+def of_keras(case: str) -> tuple[Any, str]:
+    pytest.importorskip("tensorflow")
+    keras = pytest.importorskip("keras")
+    if case == "variable":
+        return keras.Variable(1.0), "keras"
+    if case == "optimizer":
+        return keras.optimizers.Adam(), "keras"
+    if case == "seed":
+        return keras.random.SeedGenerator(0), "keras"
+    model = keras.Sequential([keras.layers.Dense(2)])
+    model.build((None, 3))
+    return model, "keras"
+
+
+def of_jax(case: str) -> tuple[Any, str]:
+    jax = pytest.importorskip("jax")
+    if case == "ref":
+        return jax.new_ref(jax.numpy.ones(2)), "jax"
+    optax = pytest.importorskip("optax")
+    return optax.adam(1e-3).init({"w": jax.numpy.ones(2)})[0], "optax"
+
+
+def like(module: str, name: str, **attributes: Any) -> Any:
+    """An object of a class that looks as if it were of a library that is not installed here."""
+    cls = type(name, (), {"__module__": module})
+    each = cls()
+    vars(each).update(attributes)
+    return each
+
+
+def of_others(case: str) -> tuple[Any, str]:
+    param = like("flax.nnx.variablelib", "Variable", value=np.ones(2))
+    made = {
+        "nnx variable": (param, "flax"),
+        "nnx module": (like("flax.nnx.nn.linear", "Linear", kernel=param), "flax"),
+        "equinox module": (like("equinox.nn", "Linear", weight=np.ones(2), layers=[1, "x"]), "equinox"),
+        "sklearn": (like("sklearn.linear_model", "LinearRegression", coef_=np.ones(2)), "sklearn"),
+        "tf_keras": (like("tf_keras.src.engine", "Model", variables=[1]), "tf_keras"),
+    }
+    # `variables` of a Keras object is an attribute of its class.
+    type(made["tf_keras"][0]).variables = property(lambda self: vars(self)["variables"])
+    return made[case]
+
+
+FOREIGN: dict[str, Callable[[], tuple[Any, str]]] = {
+    **{f"torch {case}": partial(of_torch, case)
+       for case in ("module", "buffers", "parameter", "optimizer", "scheduler", "generator")},
+    **{f"tensorflow {case}": partial(of_tensorflow, case) for case in ("variable", "module", "generator")},
+    **{f"keras {case}": partial(of_keras, case) for case in ("variable", "optimizer", "seed", "model")},
+    **{f"jax {case}": partial(of_jax, case) for case in ("ref", "optax")},
+    **{case: partial(of_others, case)
+       for case in ("nnx variable", "nnx module", "equinox module", "sklearn", "tf_keras")},
+}  # fmt: skip
+
+OPERATIONS: dict[str, Callable[[Any, Path], Any]] = {
+    "variables": lambda obj, _: sv.variables(obj),
+    "named_variables": lambda obj, _: sv.named_variables(obj),
+    "snapshot": lambda obj, _: sv.snapshot(obj),
+    "rollback": lambda obj, _: sv.rollback(obj).__enter__(),
+    "transaction": lambda obj, _: sv.transaction(obj),
+    "save": lambda obj, folder: sv.save(obj, folder / "x.safetensors"),
+    "load": lambda obj, folder: sv.load(obj, folder / "x.safetensors"),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_state_of_another_library_is_never_left_out_in_silence(case: str, tmp_path: Path) -> None:
+    thing, library = FOREIGN[case]()
+    for target in (
+        {"v": scalar(), "deep": [1, {"net": thing}]},
+        module_of({"v": scalar(), "deep": [1, {"net": thing}]}),
+    ):
+        for name, operation in OPERATIONS.items():
+            with pytest.raises(sv.errors.ForeignStateError) as caught:
+                operation(target, tmp_path)
+            text = str(caught.value)
+            assert text.startswith(f"{name}: the ")
+            assert f" has state of {library}, which statevar would leave out" in text
+            assert "at 'deep/1/net'" in text
+            assert (
+                f"Hint: keep it outside of the object that you pass and save it with {library}'s own functions" in text
+            )
+    assert not list(tmp_path.iterdir())
+    module = module_of({"v": scalar(), "net": thing})
+    for attribute in ("variables", "trainable_variables", "non_trainable_variables"):
+        with pytest.raises(sv.errors.ForeignStateError, match="variables: the .* at 'net'"):
+            getattr(module, attribute)
+    assert "Module: 1 variable" in repr(module)
+    with sv.CheckpointManager(tmp_path, module) as manager, pytest.raises(sv.errors.ForeignStateError, match="save: "):
+        manager.save(1)
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_state_of_another_library_alone_is_named(case: str, tmp_path: Path) -> None:
+    thing, library = FOREIGN[case]()
+    with pytest.raises(sv.errors.ForeignStateError, match=f"save: the .* has state of {library}.*leave out. Hint"):
+        sv.save(thing, tmp_path / "x.safetensors")
+
+
+def test_one_error_names_several() -> None:
+    made = {f"net{i}": of_others("equinox module")[0] for i in range(8)}
+    with pytest.raises(sv.errors.ForeignStateError) as caught:
+        sv.snapshot({"v": scalar(), **made})
+    assert "at 'net1', the equinox.nn.Linear at 'net2'" in str(caught.value)
+    assert "and 3 more), at 'net0'" in str(caught.value)
+
+
+def test_the_outermost_object_of_the_library_is_named() -> None:
+    tf = pytest.importorskip("tensorflow")
+    torch = pytest.importorskip("torch")
+
+    class Net(torch.nn.Module):  # type: ignore[name-defined,misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = torch.nn.Linear(1, 1)
+
+    with pytest.raises(sv.errors.ForeignStateError, match=r"Net \(a subclass of torch's\) has .*, at 'nets/0'\. "):
+        sv.variables({"v": scalar(), "nets": [Net()]})
+    with pytest.raises(sv.errors.ForeignStateError, match="at 'rng'"):
+        sv.variables({"v": scalar(), "rng": tf.random.Generator.from_seed(1)})
+
+
+def test_objects_of_other_libraries_without_state_are_no_error() -> None:
+    torch = pytest.importorskip("torch")
+    optax = pytest.importorskip("optax")
+    jax = pytest.importorskip("jax")
+    v = scalar()
+    relu = torch.nn.ReLU()
+    assert sv.variables({"v": v, "act": relu, "drop": torch.nn.Dropout(), "device": torch.device("cpu")}) == (v,)
+    assert sv.variables([v, optax.adam(1e-3), jax.jit(lambda x: x), jax.numpy.tanh, jax.numpy.float32]) == (v,)
+    relu.ours = scalar()
+    assert sv.variables({"act": relu}) == (relu.ours,)
+
+
+def test_an_activation_of_keras_and_a_function_of_tensorflow_are_no_error() -> None:
+    tf = pytest.importorskip("tensorflow")
+    keras = pytest.importorskip("keras")
+    v = scalar()
+    assert sv.variables([v, keras.layers.ReLU(), tf.function(lambda x: x), tf.float32, tf.TensorShape([1])]) == (v,)
+
+
+@pytest.mark.parametrize("name", ["torch", "tensorflow"])
+def test_the_parameter_of_a_variable_is_not_state_of_its_own(name: str) -> None:
+    pytest.importorskip(name)
+    v = sv.Variable([1.0, 2.0], backend=name)
+    assert sv.variables({"p": v.parameter, "v": v}) == (v,)
+    with pytest.raises(sv.errors.ForeignStateError, match="at 'p'"):
+        sv.variables({"p": v.parameter, "w": sv.Variable(0.0, backend=name)})
+    if name == "torch":
+        import torch
+
+        net = torch.nn.Linear(2, 1, bias=False)
+        net.weight = v.parameter
+        assert sv.variables({"net": net, "v": v}) == (v,)
+
+
+def test_no_library_is_imported(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "import sys, numpy as np, statevar as sv\n"
+        "m = sv.Module(); m.v = sv.Variable(1.); m.a = np.ones(2); m.f = lambda x, y=1: x\n"
+        "import warnings; warnings.simplefilter('ignore')\n"
+        "sv.snapshot(m); sv.named_variables(m)\n"
+        "assert not {'torch', 'jax', 'tensorflow', 'keras', 'flax', 'sklearn'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# -- arrays and generators ---------------------------------------------------------------------------------------------
+
+
+class Model(sv.Module):
+    def __init__(self, **attributes: Any) -> None:
+        self.v = scalar()
+        vars(self).update(attributes)
+
+
+def test_a_plain_array_is_warned_of_once(backend: str, tmp_path: Path) -> None:
+    model = Model(stats={"window": array_of(backend, [1.0, 2.0])})
+    with pytest.warns(sv.errors.StateWarning) as caught:
+        sv.save(model, tmp_path / "x.safetensors")
+    (only,) = caught
+    text = str(only.message)
+    assert text.startswith("save: the ")
+    assert "is not a variable, so it is left out, at 'stats/window'. Hint: " in text
+    assert "sv.Variable(x, trainable=False)" in text
+    assert "warnings.simplefilter('ignore', sv.errors.StateWarning)" in text
+    assert only.filename == __file__
+    sv.save(model, tmp_path / "x.safetensors")
+    sv.snapshot(model)
+    model.other = np.zeros(2)
+    with pytest.warns(sv.errors.StateWarning, match="snapshot: .* at 'other'"):
+        sv.snapshot(model)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [np.random.default_rng, np.random.RandomState, np.random.PCG64, random.Random],
+    ids=lambda each: each.__name__,
+)
+def test_a_generator_is_warned_of(make: Callable[[int], Any]) -> None:
+    with pytest.warns(
+        sv.errors.StateWarning, match="its state is left out, at 'rng'. Hint: keep the state in a variable"
+    ):
+        sv.snapshot(Model(rng=make(0)))
+
+
+def test_the_warning_can_be_turned_off_and_can_be_an_error() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):  # the second one is not lost because the first was an error
+            with pytest.raises(sv.errors.StateWarning):
+                sv.snapshot(Model(a=np.zeros(2)))
+        warnings.simplefilter("ignore", sv.errors.StateWarning)
+        sv.snapshot(Model(a=np.zeros(2)))
+
+
+def test_numbers_and_names_are_hyperparameters() -> None:
+    sv.snapshot(Model(rate=0.1, steps=3, on=True, z=1j, name="x", none=None, scalar=np.float32(2.0), size=(1, 2)))
+
+
+def test_only_what_keeps_values_warns() -> None:
+    model = Model(a=np.zeros(2))
+    sv.variables(model), sv.named_variables(model), model.variables
+    with sv.transaction(model):
+        model.v.assign(1.0)
+    with pytest.warns(sv.errors.StateWarning, match="rollback: "), sv.rollback(model):
+        pass
+
+
+def test_an_array_in_place_of_a_variable_in_a_list_is_warned_of() -> None:
+    model = Model(parts=[sv.Variable([1.0, 2.0])])
+    model.parts[0] = model.parts[0] * 0.9
+    with pytest.warns(sv.errors.StateWarning, match="at 'parts/0'"):
+        sv.snapshot(model)
+
+
+# -- functions, and what cannot be searched ----------------------------------------------------------------------------
+
+
+def with_default(w: sv.Variable) -> Callable[[], sv.Variable]:
+    def function(v: sv.Variable = w) -> sv.Variable:
+        return v
+
+    return function
+
+
+FUNCTIONS: dict[str, Callable[[sv.Variable], Any]] = {
+    "closure": lambda w: lambda: w,
+    "default": with_default,
+    "partial": lambda w: partial(print, w),
+    "keyword": lambda w: partial(print, end={"w": [w]}),
+    "nested": lambda w: partial(lambda: w),
+    "method": lambda w: w.assign,
+    "method of an object": lambda w: Plain(w=w).__repr__,
+    "compiled": lambda w: sv.jit(lambda: w.assign_add(1.0)),
+}
+
+
+@pytest.mark.parametrize("how", FUNCTIONS)
+def test_a_variable_that_only_a_function_has_is_warned_of(how: str) -> None:
+    w = scalar()
+    if how == "method of an object":
+        Plain.method = lambda self: self.w
+        function = Plain(w=w).method
+        del Plain.method
+    else:
+        function = FUNCTIONS[how](w)
+    model = Model(update=function)
+    assert len(model.variables) == 1
+    with pytest.warns(sv.errors.StateWarning, match="a function uses a variable that .*, at 'update'. Hint: keep the"):
+        sv.snapshot(model)
+    left_out._warned.clear()
+    model.w = w
+    sv.snapshot(model)
+
+
+def test_functions_without_variables_are_nothing() -> None:
+    x = 3
+    sv.snapshot(Model(f=lambda: x, g=np.sin, h=partial(int, base=8), sort=[].sort, kind=int))
+
+
+def generated(w: sv.Variable) -> Iterator[sv.Variable]:
+    yield w
+
+
+def in_an_array(w: sv.Variable) -> Any:
+    array = np.empty(2, object)
+    array[1] = w
+    return array
+
+
+UNSEARCHED: dict[str, Callable[[sv.Variable], Any]] = {
+    "dict_values": lambda w: {"w": w}.values(),
+    "list_iterator": lambda w: iter([w]),
+    "map": lambda w: map(str, [w]),
+    "generator": generated,
+    "ndarray": in_an_array,
+}
+
+
+@pytest.mark.parametrize("how", UNSEARCHED)
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_a_variable_out_of_reach_is_an_error(how: str, operation: str, tmp_path: Path) -> None:
+    w = scalar()
+    model = Model(hidden=UNSEARCHED[how](w))
+    problem = f"the .*{how} contains a variable, but such an object cannot be searched"
+    with pytest.raises(sv.errors.NameScopeError, match=f"{operation}: {problem}, at 'hidden'. Hint: "):
+        OPERATIONS[operation](model, tmp_path)
+    model.w = w  # now it is found
+    assert set(sv.variables(model)) == {model.v, w}
+
+
+def test_a_mapping_of_ours_is_not_read(tmp_path: Path) -> None:
+    v = scalar()
+    sv.save({"v": v}, tmp_path / "x.safetensors")
+    with sv.load(tmp_path / "x.safetensors") as saved:
+        assert list(paths_in("save", {"v": v, "saved": saved, "before": sv.snapshot(v)}).variables) == ["v"]
