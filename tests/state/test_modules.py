@@ -331,7 +331,8 @@ def test_values_do_not_replace_variables_in_slots_and_behind_properties() -> Non
             else:
                 self._w = value
 
-    slotted, behind = Slotted(), Behind()
+    slotted: Any = Slotted()
+    behind: Any = Behind()
     slotted.w = scalar()
     for module in (slotted, behind):
         with pytest.raises(TypeError, match="setattr: numpy.ndarray would replace the variable"):
