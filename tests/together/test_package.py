@@ -47,16 +47,22 @@ def frameworks_named_in(source: str) -> set[str]:
     return found & set(FRAMEWORKS)
 
 
+#: By file, the table that names the frameworks: the backends, and the libraries whose state is not ours.
+TABLES = {"registry": "_ROWS", "foreign": "_RULES"}
+
+
 @pytest.mark.parametrize("path", modules(), ids=lambda path: path.stem)
-def test_a_framework_is_named_only_by_its_adapter_and_the_registry(path: Path) -> None:
+def test_a_framework_is_named_only_by_its_adapter_and_in_two_tables(path: Path) -> None:
     named = frameworks_named_in(path.read_text())
     if path.parent.parent.name == "_backends":
         library = path.parent.name
         assert named <= {library, f"{library}lib"}
-    elif path.stem == "registry":
+    elif path.stem in TABLES:
         tree = ast.parse(path.read_text())
         rows = next(
-            node for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "_ROWS"
+            node
+            for node in tree.body
+            if isinstance(node, ast.Assign | ast.AnnAssign) and TABLES[path.stem] in ast.unparse(node).split("=")[0]
         )
         tree.body.remove(rows)
         assert not frameworks_named_in(ast.unparse(tree))
