@@ -48,7 +48,7 @@ def frameworks_named_in(source: str) -> set[str]:
 
 
 #: By file, the table that names the frameworks: the backends, and the libraries whose state is not ours.
-TABLES = {"registry": "_ROWS", "foreign": "_RULES"}
+TABLES = {"registry": "_ROWS", "kinds": "_RULES"}
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: path.stem)

@@ -12,7 +12,7 @@ from typing import Any
 
 from .._core.variable import Variable
 from ..errors import ForeignStateError, NameScopeError, StateWarning, describe
-from .foreign import is_foreign, library_of
+from .kinds import is_foreign, library_of
 from .walk import FUNCTIONS, Attribute, Opener, is_ours_compiled, kind_of, segment, walk
 
 __all__ = ["refuse_lost_state", "warn_of_plain_state"]

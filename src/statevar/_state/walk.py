@@ -12,7 +12,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from .._core.variable import Variable
-from .foreign import StateIn, is_array, is_generator, state_in
+from .kinds import StateIn, is_array, is_generator, state_in
 
 __all__ = [
     "FUNCTIONS",
