@@ -43,7 +43,7 @@ from ._arrays.backend import Backend, Handle
 from ._arrays.dtypes import HOST, dtype_name, is_integer
 from ._arrays.host import AT_OPERATIONS, combine, dlpack_of_host, put_in_place
 from ._arrays.indexing import Selection, last_of_each
-from ._arrays.placement import no_such_device, parse_device
+from ._arrays.placement import Spread, no_such_device, parse_device
 from ._arrays.shapes import DeclaredShape, Shape
 from ._arrays.tracing import Tracing
 from ._arrays.transforms import Program, Tape, Transforms
@@ -60,6 +60,7 @@ __all__ = [
     "Program",
     "Selection",
     "Shape",
+    "Spread",
     "Tape",
     "Tracing",
     "Transforms",

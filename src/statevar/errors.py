@@ -102,7 +102,7 @@ class ConflictError(StatevarError, RuntimeError):
 
 
 class DeviceError(StatevarError, ValueError):
-    """Raised when a device does not exist, or its name is not valid."""
+    """Raised when a device does not exist or its name is not valid, or a value lies on several devices or processes."""
 
 
 class DTypeError(StatevarError, TypeError):

@@ -37,6 +37,9 @@ second[0] = first.value[1]; stays("write an item of the other device")
 second.at[[0, 0]].add(first.value); stays("accumulate")
 second *= first.value; stays("multiply by an array of the other device")
 second /= first.value; stays("divide by an array of the other device")
+second.assign([3.0, 4.0], use_locking=False); stays("assign a list without a lock")
+second.assign(first.value, use_locking=False); stays("assign an array of the other device without a lock")
+second.assign_add(1.0, use_locking=False); stays("add a number without a lock")
 second.assign([[1.0]], validate_shape=False); stays("change the shape")
 assert second.numpy().tolist() == [[1.0]]
 for made in (copy.copy(second), copy.deepcopy(second), pickle.loads(pickle.dumps(second))):
@@ -62,6 +65,66 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 """,
 }
+
+
+#: The default device that the user has chosen in torch is not where our own tensors belong.
+DEFAULT = """
+import torch
+torch.set_default_device("meta")  # as "cuda" would be, on a machine that has it
+import numpy as np
+import statevar as sv
+
+def has(v, *values):
+    assert v.value.device.type == "cpu" and v.numpy().reshape(-1).tolist() == list(values), v
+
+v = sv.Variable([1.0, 2.0], backend="torch", device="CPU:0", trainable=False)
+address = v.value.data_ptr()
+v.assign_add(1.0)
+v += np.ones(2, "float32")
+assert v.value.data_ptr() == address, "a write is not in place"
+has(v, 3.0, 4.0)
+v.assign([5.0, 6.0]); has(v, 5.0, 6.0)
+v /= 2; has(v, 2.5, 3.0)
+v[0] = 7; v.at[[1, 1]].add([1.0, 2.0]); has(v, 7.0, 6.0)
+v[v.numpy() > 6.5] = 0; has(v, 0.0, 6.0)
+v.update(lambda a: a + 1); has(v, 1.0, 7.0)
+with v.edit() as array:
+    array[0] = 3
+has(v, 3.0, 7.0)
+with sv.transaction():
+    v.assign([8.0, 9.0])
+    v.assign_sub(1)
+has(v, 7.0, 8.0)
+with sv.rollback(v):
+    v.assign(0 * v.value)
+has(v, 7.0, 8.0)
+v.assign([[1, 2, 3]], validate_shape=False); has(v, 1.0, 2.0, 3.0)
+step = sv.jit(lambda x: (v.assign_add(x), v.value.sum())[1])
+assert float(step(torch.ones(3, device="cpu"))) == 9.0
+sv.jit(lambda: v.assign([[0.0, 0.0, 2.0]]))(); has(v, 0.0, 0.0, 2.0)
+t = sv.Variable([3.0], backend="torch", device="CPU:0")
+assert sv.grad(lambda: (t * t).sum(), t)().tolist() == [6.0]
+total = sv.scan(lambda carry, x: (carry + x, carry), torch.zeros((), device="cpu"), torch.ones(3, device="cpu"))[0]
+assert float(total) == 3.0
+for place in (None, torch.device("meta")):
+    try:
+        sv.Variable([1.0], backend="torch", device=place, name="w")
+    except sv.errors.DeviceError as error:
+        assert "got a tensor on the device 'meta', which has no elements" in str(error), error
+        assert "at 'w'. Hint: pass device='CPU:0'; or shape=" in str(error), error
+    else:
+        raise AssertionError("no error")
+late = sv.Variable(shape=(2,), backend="torch")
+late.assign(torch.ones(2, device="cpu")); has(late, 1.0, 1.0)
+torch.set_default_device("cpu")
+assert sv.Variable([1.0], backend="torch").value.device.type == "cpu"
+"""
+
+
+def test_torchs_default_device_is_for_first_values_only() -> None:
+    sv.Variable(0.0, backend="torch")  # it is installed
+    result = subprocess.run([sys.executable, "-c", DEFAULT], check=False, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
 
 
 @pytest.mark.parametrize("name", PRELUDE)

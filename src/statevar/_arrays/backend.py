@@ -24,6 +24,7 @@ from ..errors import describe
 from . import dtypes
 from .host import put_in_place
 from .indexing import Selection
+from .placement import Spread
 from .shapes import DeclaredShape, Shape
 from .tracing import Tracing
 from .types import Array, HostArray, Operation
@@ -125,6 +126,18 @@ class Backend(ABC):
     def device_name(self, device: Any) -> str:
         """The portable name of a device, such as ``"CPU:0"``."""
 
+    def spread(self, value: Any) -> Spread | None:
+        """Says how an array of this library is spread over several devices or processes; None if it is in one place.
+
+        A variable lies in one place. This is asked of a first value and of the operands that `operand` returns None
+        for: it must do so for an array whose elements cannot be moved to another device.
+        """
+        return None
+
+    def spread_handle(self, handle: Handle) -> Spread | None:
+        """Does what `spread` does for a handle that `create` has just made."""
+        return None
+
     # -- conversion ------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -145,6 +158,13 @@ class Backend(ABC):
         Args:
             device: None for the library's default.
         """
+
+    def operand_from_host(self, array: HostArray) -> Array:
+        """Does what `from_host` does, for a write of a variable that has a value: the verb moves the operand there.
+
+        So the library's default device plays no part: it may be far away, or one that stores no values.
+        """
+        return self.from_host(array, None)
 
     @abstractmethod
     def to_host(self, array: Array) -> HostArray:
@@ -178,6 +198,13 @@ class Backend(ABC):
 
         Args:
             fresh: the caller has made the array and nobody else refers to it, so it need not be copied.
+        """
+        return array
+
+    def beside(self, array: Array, other: Array) -> Array:
+        """The array on the device of another one; differentiable where the library is. May return it as it is.
+
+        Only called with arrays of this library. A library that itself computes with arrays of two devices needs none.
         """
         return array
 

@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Literal, Self
 from .._arrays.backend import Backend
 from .._arrays.dtypes import is_differentiable
 from .._arrays.indexing import Selection
+from .._arrays.registry import owner_of
 from .._arrays.shapes import DeclaredShape, Shape, fits, is_static
 from .._arrays.tracing import Tracing
 from .._arrays.types import Array
@@ -259,7 +260,7 @@ class Cell:
             try:
                 handle = cell._handle
                 if handle is None:
-                    cell._first_write(write, x)
+                    cell._first_write(write, x, value)
                 else:
                     check, op = write.check, write.op  # calling write.check(…) itself would take 40 ns longer
                     where = check(cell, write.operation, x, index)
@@ -325,7 +326,10 @@ class Cell:
         if backend.is_host and write.op is not None and x.flags.c_contiguous and x.flags.owndata:
             self._handle = backend.fork_from_host(self._handle, x)  # it was computed here, so nobody else has it
         else:
-            self._handle = backend.create(x, declared=declared, device=self._device, trainable=self._trainable)
+            device, home = self._device, None if backend.is_host else backend.device_of_handle(self._handle)
+            if home is not None and backend.device_of(x) != home:
+                device = home  # as every write stays on the device of the variable
+            self._handle = backend.create(x, declared=declared, device=device, trainable=self._trainable)
         self._snapshot = None  # the next reader publishes the handle that it then finds
         self._shape, self._declared = shape, declared
         self._version += 1
@@ -334,9 +338,12 @@ class Cell:
             self._watchers.deliver(self)
         return self
 
-    def _first_write(self, write: Write, x: Array) -> None:
+    def _first_write(self, write: Write, x: Array, value: Any) -> None:
         if not write.first:
             self._initialized(write.operation)
+        backend = self._backend
+        if not backend.is_host and owner_of(unwrapped(value)) is not backend:  # then it was made anywhere
+            x = backend.from_host(backend.to_host(x), self._device)
         shape = write.check(self, write.operation, x, None)
         if not fits(shape, self._declared):
             self._declared = shape
@@ -392,6 +399,8 @@ class Cell:
     def _create(self, x: Array, shape: Shape) -> None:
         """Makes a handle that stores an operand, and takes it as the cell's own."""
         handle = self._backend.create(x, declared=self._declared, device=self._device, trainable=self._trainable)
+        if (spread := self._backend.spread_handle(handle)) is not None:
+            raise spread.refused("Variable", self._path)
         self._handle = handle
         self._snapshot = handle.published
         self._shape = shape

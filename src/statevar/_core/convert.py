@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -14,7 +14,10 @@ from ..errors import InitializerError, RangeError, StatevarError, TraceError
 from .foreign import array_in, described, is_one_array
 from .operators import Operators
 
-__all__ = ["host_from_python", "inferred_dtype", "to_operand", "to_value", "unwrapped"]
+#: Where an operand of a write is made: the verb moves it to the device of the variable.
+ANYWHERE: Final = object()
+
+__all__ = ["ANYWHERE", "host_from_python", "inferred_dtype", "to_operand", "to_value", "unwrapped"]
 
 
 def unwrapped(value: Any) -> Any:
@@ -25,18 +28,22 @@ def unwrapped(value: Any) -> Any:
     return value
 
 
-def to_operand(value: Any, backend: Backend, dtype: str, *, operation: str, path: str, device: Any = None) -> Array:
+def to_operand(value: Any, backend: Backend, dtype: str, *, operation: str, path: str, device: Any = ANYWHERE) -> Array:
     """Converts and casts a value for a backend.
+
+    Args:
+        device: for a first value, the device that was asked for, or None for the library's default.
 
     Raises:
         DTypeError: the cast would change the kind downwards.
+        DeviceError: the elements are spread over several devices or processes, and cannot be moved to one.
         InitializerError: the value is ragged, of objects, or otherwise no array.
         RangeError: an element is out of the dtype's range.
         TraceError: the value exists only inside a traced function.
     """
     number = number_to_host(value, dtype)
     if number is not None:
-        return backend.from_host(number, device)
+        return backend.operand_from_host(number) if device is ANYWHERE else backend.from_host(number, device)
     value = unwrapped(value)
     native = backend.dtype(dtype)
     operand = backend.operand(value, native)
@@ -50,6 +57,8 @@ def to_operand(value: Any, backend: Backend, dtype: str, *, operation: str, path
             path,
             "return it from the traced function and assign it outside",
         )
+    if owner is not None and (spread := owner.spread(value)) is not None:
+        raise spread.refused(operation, path)
     if owner is backend and not backend.is_host:
         return _cast_native(value, backend, dtype, native, operation, path)
     if owner is not None:
@@ -58,7 +67,8 @@ def to_operand(value: Any, backend: Backend, dtype: str, *, operation: str, path
         if (inner := array_in(value)) is not value:
             return to_operand(inner, backend, dtype, operation=operation, path=path, device=device)
         host, exact = host_from_python(value, operation, path)
-    return backend.from_host(cast_host(host, dtype, exact=exact, operation=operation, path=path), device)
+    host = cast_host(host, dtype, exact=exact, operation=operation, path=path)
+    return backend.operand_from_host(host) if device is ANYWHERE else backend.from_host(host, device)
 
 
 def _keeps_symbolic(backend: Backend) -> bool:
@@ -66,8 +76,11 @@ def _keeps_symbolic(backend: Backend) -> bool:
     return backend.tracing is None or backend.tracing.writes_when_traced
 
 
-def to_value(value: Any, backend: Backend, dtype: str, *, operation: str, path: str) -> Array:
+def to_value(value: Any, backend: Backend, dtype: str, *, operation: str, path: str, old: Array | None = None) -> Array:
     """Converts and casts a value that may be traced, and keeps its gradient; otherwise like `to_operand`.
+
+    Args:
+        old: the value that it replaces, on whose device it must lie; None for a first value.
 
     Raises:
         DTypeError, InitializerError, RangeError: as `to_operand`.
@@ -75,7 +88,13 @@ def to_value(value: Any, backend: Backend, dtype: str, *, operation: str, path: 
     """
     value = unwrapped(value)
     if owner_of(value) is not backend:
-        return backend.import_array(to_operand(value, backend, dtype, operation=operation, path=path))
+        device = None if old is None else ANYWHERE
+        made = backend.import_array(to_operand(value, backend, dtype, operation=operation, path=path, device=device))
+        return made if old is None else backend.beside(made, old)
+    if old is not None:
+        value = backend.beside(value, old)
+    if (spread := backend.spread(value)) is not None:
+        raise spread.refused(operation, path)
     source = backend.dtype_name(value)
     if source == dtype:
         return backend.without_weak_type(value)

@@ -62,6 +62,7 @@ class Variable(Cell, Protocols):
 
     Raises:
         DTypeError: the dtype is unknown, the library does not have it, or the value cannot be cast to it.
+        DeviceError: there is no such device, or the value is spread over several devices or processes.
         InitializerError: the initial value cannot be made.
         RangeError: a number is out of the dtype's range.
         ShapeError: the value does not have the declared shape.
@@ -104,12 +105,15 @@ class Variable(Cell, Protocols):
         declared = None if shape is None else canonical_shape(shape)
         asked = None if dtype is None else dtype_name(dtype)
         value, asked = initial_value(initializer, declared, asked, seed)
-        library = get_backend(backend) if backend is not None else owner_of(value) or default_backend()
+        owner = owner_of(value)
+        path = "" if name is None else scopes.path_of(name)
+        if owner is not None and (spread := owner.spread(value)) is not None:
+            raise spread.refused("Variable", path)
+        library = get_backend(backend) if backend is not None else owner or default_backend()
         if value is not None:
             asked = asked or library.default_dtype(inferred_dtype(value, "Variable"))
         asked = asked or "float32"
         place = scopes.current_device() if device is None else device
-        path = "" if name is None else scopes.path_of(name)
         if constraint is not None:
             _check_constraint(constraint, path)
         self._autocast = _flag("autocast", autocast) and is_floating(asked)

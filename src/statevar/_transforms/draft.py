@@ -25,7 +25,9 @@ class ValueDraft(Draft):
     _overlay: Any  # the overlay of values that it belongs to; its module imports this one
 
     def _convert(self, value: Any, operation: str) -> Array:
-        return to_value(value, self._backend, self._dtype_name, operation=operation, path=self._path)
+        return to_value(
+            value, self._backend, self._dtype_name, operation=operation, path=self._path, old=self._snapshot
+        )
 
     def _write(self, write: Write, value: Any, index: Any = None, locking: bool = True, hold: Any = None) -> Self:
         """Does what `Cell._write` does, by computing a new value."""

@@ -285,7 +285,9 @@ class GradientTape:
         if tape is None or not array or not wanted:
             return [None] * len(wanted)
         if weight is not None:
-            weight = to_value(weight, backend, backend.dtype_name(array[0]), operation="output_gradients", path="")
+            weight = to_value(
+                weight, backend, backend.dtype_name(array[0]), operation="output_gradients", path="", old=array[0]
+            )
         return tape.pull_back(array[0], weight, wanted, keep=True)  # the tape frees it
 
     def _standing_for(self, source: Any) -> list[Array]:

@@ -19,10 +19,10 @@ from ..._arrays.backend import Backend
 from ..._arrays.dtypes import HOST, is_integer
 from ..._arrays.host import combine
 from ..._arrays.indexing import Selection, last_of_each
-from ..._arrays.placement import no_such_device, parse_device
+from ..._arrays.placement import Spread, no_such_device, parse_device
 from ..._arrays.shapes import DeclaredShape
 from ..._arrays.types import HostArray, Operation
-from ...errors import DTypeError
+from ...errors import DeviceError, DTypeError
 from .pytree import register
 from .tracing import JAXTracing
 
@@ -37,6 +37,10 @@ _CLOSED: tuple[Operation, ...] = (
     operator.or_,
     operator.xor,
 )
+
+
+_Tracer = jax.core.Tracer
+_SingleDevice = jax.sharding.SingleDeviceSharding
 
 
 class _Handle:
@@ -82,28 +86,49 @@ class JAXBackend(Backend):
 
     def device(self, name: Any) -> Any:
         if name is None:
-            return jax.config.values.get("jax_default_device") or jax.devices()[0]
+            return jax.config.values.get("jax_default_device") or jax.local_devices()[0]
+        if isinstance(name, jax.sharding.Sharding) and len(name.device_set) > 1:
+            raise DeviceError.of(
+                "device",
+                f"expected one device, got a sharding over {len(name.device_set)} devices",
+                hint="pass one of jax.local_devices(); a variable is stored in one place",
+            )
         if not isinstance(name, str):
             return name
         platform, index = parse_device(name)
-        try:
-            return jax.devices(platform)[index]
+        try:  # of those of this process: no other process can read what lies on the others
+            return jax.local_devices(backend=platform)[index]
         except (RuntimeError, IndexError):
-            known = ", ".join(f"'{each.platform.upper()}:{each.id}'" for each in jax.devices())
+            known = ", ".join(repr(self.device_name(each)) for each in jax.local_devices())
             raise no_such_device(name, known) from None
 
     def device_of(self, array: Any) -> Any:
+        if isinstance(array, np.ndarray):  # an operand, which JAX will put there
+            return self.device(None)
         return array.sharding if len(array.sharding.device_set) > 1 else next(iter(array.sharding.device_set))
 
     def device_name(self, device: Any) -> str:
         if not hasattr(device, "platform"):
             return str(device)
-        return f"{device.platform.upper()}:{device.id}"
+        platform = device.platform.upper()
+        if device.process_index != jax.process_index():
+            return f"{platform}:{device.id} of process {device.process_index}"  # no name that `device` accepts
+        return f"{platform}:{jax.local_devices(backend=device.platform).index(device)}"
+
+    def spread(self, value: Any) -> Spread | None:
+        if isinstance(value, _Tracer) or (isinstance(value, jax.Array) and value.is_fully_addressable):
+            return None  # a variable that has a value moves it to its device
+        return _spread(value)
+
+    def spread_handle(self, handle: Any) -> Spread | None:
+        return None if type(handle.array.sharding) is _SingleDevice else _spread(handle.array)
 
     # -- conversion ------------------------------------------------------------------------------------
 
     def operand(self, value: Any, dtype: Any) -> Any | None:
-        if isinstance(value, jax.Array) and value.dtype == dtype and not isinstance(value, jax.core.Tracer):
+        if isinstance(value, jax.Array) and value.dtype == dtype and not isinstance(value, _Tracer):
+            if type(value.sharding) is not _SingleDevice and not value.is_fully_addressable:
+                return None
             return jax.lax.convert_element_type(value, dtype) if value.weak_type else value
         return None
 
@@ -123,6 +148,9 @@ class JAXBackend(Backend):
 
     def without_weak_type(self, array: Any) -> Any:
         return jax.lax.convert_element_type(array, array.dtype) if array.weak_type else array
+
+    def beside(self, array: Any, other: Any) -> Any:
+        return _beside(array, other)
 
     def in_range(self, before: Any, after: Any) -> bool:
         if isinstance(after, jax.core.Tracer):
@@ -305,6 +333,17 @@ def _padded(coordinates: list[Any], values: Any, shape: Any) -> tuple[list[Any],
     outside = [np.full(missing, size, np.int32) for size in shape]
     padded = [np.concatenate(pair) for pair in zip(coordinates, outside, strict=True)]
     return padded, np.concatenate([values, np.zeros(missing, values.dtype)])
+
+
+def _spread(array: Any) -> Spread | None:
+    devices = array.sharding.device_set
+    if array.is_fully_addressable and len(devices) == 1:
+        return None
+    if array.is_fully_addressable:
+        hint = "pass jax.device_put(x, jax.local_devices()[0]), or give the variable a device: device='CPU:0'"
+        return Spread(f"a JAX array over {len(devices)} devices ({array.sharding})", hint)
+    hint = "pass the part of this process: x.addressable_data(0), or a value that is the same in all processes"
+    return Spread(f"a JAX array of which other processes have a part ({array.sharding})", hint)
 
 
 def _like(x: Any, array: Any) -> Any:

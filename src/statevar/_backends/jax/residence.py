@@ -61,7 +61,7 @@ class Lent:
 class Residence(Hold):
     """The arrays of some variables, in the order of the program."""
 
-    __slots__ = ("__weakref__", "_bases", "_variables", "calls", "lock", "missing", "values")
+    __slots__ = ("__weakref__", "_bases", "_variables", "calls", "homes", "lock", "missing", "place", "values")
 
     lends = True
 
@@ -73,6 +73,8 @@ class Residence(Hold):
         self.lock = threading.RLock()
         self.values: list[Any] = [None] * len(variables)
         self.missing = list(range(len(variables)))  # the indices of variables whose arrays are not here
+        self.homes: list[Any] = [None] * len(variables)  # where each variable lies, as a sharding
+        self.place: Any = None  # the sharding of a result that lies there
         self.calls = 0
         _everyone.add(self)
 
@@ -113,6 +115,7 @@ class Residence(Hold):
                 with self.lock:
                     i = places[variable]
                     self.values[i] = array
+                    self.homes[i] = array.sharding
                     self._bases[i] = self.calls
                     variable._lend(Lent(self, i), self)
                     self.missing.remove(i)
@@ -133,6 +136,16 @@ class Residence(Hold):
             if variable is not None:
                 variable._end_loan(handle, self, self.calls - self._bases[i])
             handle.own = array
+
+    def bring_home(self) -> None:
+        """Moves the results of a call back to the devices of the variables; called with the lock, with a new `place`.
+
+        JAX computes where the arguments lie, and a variable that was not placed on a device follows them.
+        """
+        for i, (array, home) in enumerate(zip(self.values, self.homes, strict=True)):
+            if array.sharding.device_set != home.device_set:
+                self.values[i] = jax.device_put(array, home)
+        self.place = self.values[0].sharding
 
     def give_back(self, variable: Any) -> None:
         variable._handle.array  # noqa: B018  # reading it recalls it

@@ -21,7 +21,7 @@ from ..._arrays.transforms import Program, Transforms
 from ..._core import overlays
 from ..._core.variable import Variable
 from ..._transforms.call import CompiledCall, CreationLimit, Retry, TraceOverlay, check_library
-from ...errors import TraceError
+from ...errors import DeviceError, TraceError
 from .adapter import BACKEND
 from .pytree import by_identity
 from .residence import Residence
@@ -164,6 +164,7 @@ class _Jit:
     def _compile(self, config: _Config, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Traces and compiles without any lock, so that the call that follows need not."""
         values = [[_array(each) for each in some] for some in (config.written, config.read)]
+        _check_places(config.known, [*values[0], *values[1]], (args, kwargs))
         config.call.lower(*values, *args, **kwargs).compile()
         config.cold = False
 
@@ -195,6 +196,8 @@ class _Jit:
                 call = partial(config.call, **kwargs) if kwargs else config.call  # a keyword takes 0.1 us
                 [(out, home.values)] = starmap(call, ((home.values, read, *args),))
                 home.calls += 1
+                if home.values and home.values[0].sharding is not home.place:  # all lie on the same devices
+                    home.bring_home()
             except BaseException:
                 home.drop_deleted()
                 raise
@@ -288,6 +291,24 @@ def _packed(out: Any) -> Any:
 def _array(variable: Variable) -> Any:
     handle = variable._handle
     return None if handle is None else handle.array
+
+
+def _check_places(variables: Sequence[Variable], values: Sequence[Any], arguments: Any) -> None:
+    """Raises DeviceError if an argument lies on several devices: a variable would follow it."""
+    own = [(variable, value) for variable, value in zip(variables, values, strict=True) if value is not None]
+    if not own:
+        return
+    for argument in jax.tree.leaves(arguments):
+        if isinstance(argument, jax.Array) and not isinstance(argument, jax.core.Tracer):
+            there, (variable, value) = argument.sharding.device_set, own[0]
+            if len(there) > 1:
+                raise DeviceError.of(
+                    "jit",
+                    f"an argument is a JAX array over {len(there)} devices ({argument.sharding}), but the variables of "
+                    f"the function lie on {variable._backend.device_name(next(iter(value.sharding.device_set)))}",
+                    variable.path,
+                    "pass jax.device_put(x, v.device); or use jax.jit, and sv.functionalize to get a pure function",
+                )
 
 
 def _published(variable: Variable) -> Any:

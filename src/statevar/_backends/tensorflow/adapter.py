@@ -18,7 +18,7 @@ from ..._arrays.backend import Backend
 from ..._arrays.dtypes import is_integer
 from ..._arrays.host import combine, dlpack_of_host
 from ..._arrays.indexing import Selection, last_of_each
-from ..._arrays.placement import no_such_device, parse_device
+from ..._arrays.placement import Spread, no_such_device, parse_device
 from ..._arrays.shapes import DeclaredShape, Shape
 from ..._arrays.types import HostArray, Operation
 from ...errors import DTypeError, ShapeError
@@ -44,6 +44,7 @@ __all__ = ["BACKEND"]
 _ON_HOST = {"float8_e4m3fn", "float8_e5m2", "int4", "uint4"}
 # TensorFlow casts these to few other dtypes, so a cast goes through the dtype given here.
 _BRIDGE = {"float8_e4m3fn": tf.float32, "float8_e5m2": tf.float32, "int4": tf.int8, "uint4": tf.int8}
+_Distributed = tf.distribute.DistributedValues
 _READ = tf.raw_ops.ReadVariableOp
 _ASSIGN = tf.raw_ops.AssignVariableOp
 _IN_PLACE: dict[Operation, Any] = {
@@ -104,7 +105,7 @@ class TensorFlowBackend(Backend):
     # -- whose is it ---------------------------------------------------------------------------------
 
     def owns(self, value: Any) -> bool:
-        return isinstance(value, tf.Tensor | tf.Variable)
+        return isinstance(value, tf.Tensor | tf.Variable | _Distributed)
 
     def is_symbolic(self, array: Any) -> bool:
         return bool(tf.is_symbolic_tensor(array))
@@ -135,7 +136,8 @@ class TensorFlowBackend(Backend):
     def device(self, name: Any) -> Any:
         known = [_short(each.name) for each in tf.config.list_logical_devices()]
         if name is None:
-            return next((each for each in known if each.startswith("GPU")), "CPU:0")
+            with tf.init_scope():
+                return _short(tf.constant(0.0).device)  # that of the innermost `tf.device`, or a GPU, or the CPU
         platform, index = parse_device(_short(name if isinstance(name, str) else name.name))
         name = f"{platform.upper()}:{index}"
         if name not in known:
@@ -148,16 +150,35 @@ class TensorFlowBackend(Backend):
     def device_name(self, device: Any) -> str:
         return str(device)
 
+    def spread(self, value: Any) -> Spread | None:
+        if isinstance(value, _Distributed):
+            hint = "pass the value of one replica: strategy.experimental_local_results(x)[0], or strategy.reduce(…)"
+            return Spread(f"a {type(value).__name__} of tf.distribute, which has a value for each replica", hint)
+        if "CUSTOM" in getattr(value, "device", ""):
+            hint = "pass tf.experimental.dtensor.relayout to a replicated layout, and then .numpy()"
+            return Spread("a tensor of tf.experimental.dtensor, which is spread over a mesh", hint)
+        return None
+
+    def spread_handle(self, handle: Any) -> Spread | None:
+        several = tf.distribute.has_strategy() and tf.distribute.get_strategy().num_replicas_in_sync > 1
+        if not several and not isinstance(handle.variable, _Distributed):
+            return None
+        strategy = type(tf.distribute.get_strategy()).__name__
+        hint = "make it outside of `strategy.scope()` and `strategy.run`"
+        return Spread(f"a variable for each replica, since a {strategy} is in scope", hint)
+
     # -- conversion ------------------------------------------------------------------------------------
 
     def operand(self, value: Any, dtype: Any) -> Any | None:
         if isinstance(value, tf.Tensor) and value.dtype is dtype:  # 1.4 us less than ==
             return value
         if isinstance(value, tf.Variable) and value.dtype == dtype:
-            return value.read_value()
+            return None if isinstance(value, _Distributed) else value.read_value()
         return None
 
     def from_host(self, array: HostArray, device: Any) -> Any:
+        if device is None:  # `tf.device(None)` would lift the scope that the user may have opened
+            return tf.constant(array)
         with tf.device(device):
             return tf.constant(array)
 

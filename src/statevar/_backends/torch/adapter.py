@@ -24,10 +24,11 @@ from ..._arrays.backend import Backend
 from ..._arrays.dtypes import HOST, is_differentiable, is_integer
 from ..._arrays.host import combine, dlpack_of_host
 from ..._arrays.indexing import Selection, last_of_each
-from ..._arrays.placement import no_such_device, parse_device
+from ..._arrays.placement import Spread, no_such_device, parse_device
 from ..._arrays.shapes import DeclaredShape
 from ..._arrays.types import HostArray, Operation
 from ...errors import DTypeError, describe
+from .spread import Places, spread_of
 from .tracing import TorchTracing
 
 __all__ = ["BACKEND"]
@@ -74,13 +75,25 @@ _modes_open = torch._C._len_torch_dispatch_stack
 
 
 class _Handle:
-    __slots__ = ("address", "parameter", "plain", "published", "seen", "shared", "storage", "tensor", "traced")
+    __slots__ = (
+        "address",
+        "parameter",
+        "places",
+        "plain",
+        "published",
+        "seen",
+        "shared",
+        "storage",
+        "tensor",
+        "traced",
+    )
 
     def __init__(self, parameter: Tensor) -> None:
         self.parameter = parameter
         self.published = None
         self.seen = parameter._version
         self.shared = False  # user code has the parameter and may write to it or replace its storage
+        self.places: Places | None = None  # the modules that have the parameter, once user code has it
         self.traced = False  # a compiled graph writes in place, even while snapshots exist
         self.bind(parameter.data)
 
@@ -94,6 +107,8 @@ class _Handle:
     def exclusive(self) -> bool:
         """Whether no snapshot, view, graph, NumPy array or capsule shares the memory."""
         if self.shared:
+            if self.places is not None:
+                self.places.check()
             # ``.data = …`` and ``module.to()`` replace the storage. ``detach`` shares the version counter,
             # so that autograd refuses a graph that used the parameter before this write.
             self.bind(self.parameter.detach())
@@ -148,7 +163,7 @@ def _calibrate() -> int:
     """Returns the use count of an unshared handle's storage; -2, which never matches, where counts prove nothing."""
     counts = []
     for share in (lambda _: None, lambda tensor: tensor.detach(), lambda tensor: tensor.detach().numpy()):
-        parameter = torch.nn.Parameter(torch.zeros(4))
+        parameter = torch.nn.Parameter(torch.zeros(4, device="cpu"))
         tensor, storage = parameter.data, parameter.untyped_storage()
         shared = share(parameter)
         counts.append(_use_count(storage._cdata))
@@ -186,7 +201,7 @@ class TorchBackend(Backend):
 
     def device(self, name: Any) -> Any:
         if name is None:
-            return torch.get_default_device()
+            return torch.empty(0).device  # torch.get_default_device() takes 5 us
         if isinstance(name, torch.device):
             return name
         platform, index = parse_device(name)
@@ -205,20 +220,34 @@ class TorchBackend(Backend):
     def device_name(self, device: Any) -> str:
         return f"{'CPU' if device.type == 'cpu' else 'GPU'}:{device.index or 0}"
 
+    def spread(self, value: Any) -> Spread | None:
+        return None if type(value) is Tensor else spread_of(value)
+
+    def spread_handle(self, handle: Any) -> Spread | None:
+        if not handle.parameter.is_meta:
+            return None
+        hint = "pass device='CPU:0'; or shape= and dtype= for a variable that gets its value later"
+        return Spread("a tensor on the device 'meta', which has no elements", hint)
+
     # -- conversion ------------------------------------------------------------------------------------
 
     def operand(self, value: Any, dtype: Any) -> Tensor | None:
         if isinstance(value, Tensor) and value.dtype is dtype:
+            if type(value) is not Tensor and spread_of(value) is not None:
+                return None
             return value.detach() if value.requires_grad else value
         return None
 
     def from_host(self, array: HostArray, device: Any) -> Tensor:
-        if _is_compiling():
-            return torch.as_tensor(array)  # Dynamo cannot follow an array's dtype
-        tensor = _tensor(np.array(array))
+        tensor = self.operand_from_host(array)
         if device is None:
-            device = torch.empty(0).device  # torch.get_default_device() takes 5 us
+            device = self.device(None)
         return tensor if device.type == "cpu" else tensor.to(device)
+
+    def operand_from_host(self, array: HostArray) -> Tensor:
+        if _is_compiling():
+            return torch.as_tensor(array, device="cpu")  # Dynamo cannot follow an array's dtype
+        return _tensor(np.array(array))
 
     def to_host(self, array: Tensor) -> HostArray:
         tensor = array.detach().resolve_conj().resolve_neg().cpu()
@@ -243,6 +272,9 @@ class TorchBackend(Backend):
 
     def as_immutable(self, array: Tensor, *, fresh: bool) -> Tensor:
         return array if fresh else array.clone()
+
+    def beside(self, array: Tensor, other: Tensor) -> Tensor:
+        return array if array.device == other.device else array.to(other.device)
 
     def in_range(self, before: Tensor, after: Tensor) -> bool:
         if torch.compiler.is_compiling():
@@ -294,6 +326,8 @@ class TorchBackend(Backend):
 
     def snapshot(self, handle: Any) -> Tensor:
         parameter: torch.nn.Parameter = handle.parameter
+        if handle.shared and handle.places is not None:
+            handle.places.check()
         if not parameter.requires_grad:
             return parameter.clone() if handle.shared or handle.traced else parameter.detach()
         if _is_grad_enabled() and not _is_inference():
@@ -407,6 +441,7 @@ class TorchBackend(Backend):
             if not handle.exclusive():
                 handle.replace(handle.tensor.clone())  # from now on, user code may write to it in place
             handle.shared = True
+            handle.places = Places(handle.parameter)
         return handle.parameter
 
     def is_parameter(self, handle: Any, thing: Any) -> bool:

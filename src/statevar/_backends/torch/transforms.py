@@ -205,7 +205,7 @@ class TorchTransforms(Transforms):
         return wrapped
 
     def stack(self, arrays: Sequence[Any], axis: int = 0) -> Tensor:
-        return torch.stack([torch.as_tensor(each) for each in arrays], axis)
+        return torch.stack(_tensors(arrays), axis)
 
 
 def _is_traced() -> bool:
@@ -213,8 +213,15 @@ def _is_traced() -> bool:
     return _modes_open() > 0 and get_proxy_mode() is not None
 
 
+def _tensors(values: Sequence[Any], beside: Tensor | None = None) -> list[Tensor]:
+    """The values as tensors; numbers on the device of the first tensor, whatever torch's default device is."""
+    first = next((each for each in values if isinstance(each, Tensor)), beside)
+    device = torch.device("cpu") if first is None else first.device
+    return [each if isinstance(each, Tensor) else torch.as_tensor(each, device=device) for each in values]
+
+
 def _chosen(predicate: Tensor, yes: Any, no: Any) -> Tensor:
-    yes, no = torch.as_tensor(yes), torch.as_tensor(no)
+    yes, no = _tensors([yes, no], predicate)
     if yes.shape != no.shape or yes.dtype != no.dtype:
         raise TypeError(
             describe(
