@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from . import errors, initializers
 from ._arrays.registry import backend_names
+from ._arrays.shapes import ShapeLike as Shape
 from ._core.forks import guarded
 from ._core.frozen import FrozenVariable
 from ._core.scopes import autocast, device, name_scope
@@ -33,6 +34,7 @@ __all__ = [
     "FrozenVariable",
     "GradientTape",
     "Module",
+    "Shape",
     "Snapshot",
     "StatelessScope",
     "Variable",

@@ -13,7 +13,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from threading import RLock
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Never, Self
 
 from .._arrays.backend import Backend
 from .._arrays.dtypes import is_differentiable
@@ -22,7 +22,7 @@ from .._arrays.registry import owner_of
 from .._arrays.shapes import DeclaredShape, Shape, fits, is_static
 from .._arrays.tracing import Tracing
 from .._arrays.types import Array
-from ..errors import ConflictError, ShapeError, TraceError, UninitializedError
+from ..errors import ConflictError, ShapeError, TraceError, UninitializedError, describe
 from . import overlays
 from .convert import to_operand, to_value, unwrapped
 from .holds import BUSY, Hold
@@ -174,6 +174,11 @@ class Cell:
             self._path,
             "assign a value first, or read declared_shape",
         )
+
+    @shape.setter
+    def shape(self, shape: Never) -> None:
+        hint = "write v.assign(v.value.reshape(…), validate_shape=False)"
+        raise AttributeError(describe("shape", "a shape changes with the value", self._path, hint))
 
     @property
     def declared_shape(self) -> DeclaredShape:

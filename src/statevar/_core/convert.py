@@ -141,11 +141,13 @@ def host_from_python(value: Any, operation: str, path: str) -> tuple[HostArray, 
     except Exception as error:  # noqa: BLE001  # an object's own conversion may raise anything
         problem = f" ({type(error).__name__}: {error})"
         host = np.empty(0, object)
-        if isinstance(value, list | tuple):
-            try:
-                host = np.asarray(_to_host(value))  # a tensor may have to be detached, or brought from its device
-            except Exception as inner:  # noqa: BLE001
-                problem = f" ({type(inner).__name__}: {inner})"
+    if host.dtype == object and isinstance(value, list | tuple):
+        try:
+            host = np.asarray(_to_host(value))  # a tensor may have to be detached, or brought from its device
+        except StatevarError:
+            raise
+        except Exception as error:  # noqa: BLE001
+            problem = f" ({type(error).__name__}: {error})"
     if host.dtype == object:
         if not problem and _is_integers(value):
             raise RangeError.of(
@@ -160,7 +162,7 @@ def _to_host(value: Any) -> Any:
     """A nested list with the arrays in it as NumPy arrays."""
     if isinstance(value, list | tuple):
         return [_to_host(each) for each in value]
-    owner = owner_of(value := array_in(value))
+    owner = owner_of(value := array_in(unwrapped(value)))
     return value if owner is None else owner.to_host(value)
 
 

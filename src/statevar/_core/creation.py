@@ -49,9 +49,9 @@ def initial_value(
                 hint="pass a value, or shape= and dtype= for a variable that is assigned later",
             )
         return None, dtype
-    value = array_in(initializer)  # first, since another framework's variable may be callable
+    value = array_in(unwrapped(initializer))  # first, since another framework's variable may be callable
     if value is not initializer or not callable(value):
-        return unwrapped(value), dtype
+        return value, dtype
     if isinstance(initializer, type):
         initializer = _made(initializer)
     if lists_arrays(type(initializer)):
@@ -71,7 +71,7 @@ def initial_value(
     if value is None:
         name = getattr(initializer, "__name__", type(initializer).__name__)
         raise InitializerError.of("Variable", f"the initializer {name} returned None", hint="return the initial value")
-    return unwrapped(array_in(value)), dtype
+    return array_in(unwrapped(value)), dtype
 
 
 def _static(declared: DeclaredShape | None) -> tuple[int, ...]:

@@ -13,21 +13,26 @@ from itertools import islice
 from typing import Any
 
 from .._arrays.registry import owner_of
-from .operators import Operators
 
 __all__ = ["array_in", "described", "is_one_array", "lists_arrays"]
 
 #: How another framework's variable gives its array: a method, or the property ``value``.
 _METHODS = ("__jax_array__", "__tf_tensor__")
 
+_TAKEN = "pass a number, a list or an array"
+_TAKEN_ROWS = "pass a number, a nested list whose rows have equal lengths, or an array"
+
 #: The names under which models, optimizers and metrics list their arrays.
 _LISTINGS = ("state_dict", "named_parameters", "named_variables", "trainable_variables", "variables", "weights")
 
 
 def array_in(value: Any) -> Any:
-    """The array of another framework's variable, such as a Keras or NNX variable; any other value as it is."""
+    """The array of another framework's variable, such as a Keras or NNX variable; any other value as it is.
+
+    Not for variables of ours: `convert.unwrapped` returns the array of one.
+    """
     cls = type(value)
-    if cls.__module__ == "builtins" or isinstance(value, type | Operators) or owner_of(value) is not None:
+    if cls.__module__ == "builtins" or isinstance(value, type) or owner_of(value) is not None:
         return value
     for name in _METHODS:
         if hasattr(cls, name):
@@ -66,14 +71,14 @@ def described(value: Any) -> tuple[str, str]:
     cls = type(value)
     name = cls.__name__
     if value is None:
-        return "None is no value", "pass a number, a list or an array"
+        return "a value of type NoneType is no array", _TAKEN
     if isinstance(value, type):
         return f"the class {value.__name__} is no value", f"pass an object of the class: {value.__name__}(…)"
     if isinstance(value, Mapping):
         keys = ", ".join(repr(key) for key in islice(value, 3)) + (", …" if len(value) > 3 else "")
         return (
             f"a value of type {name} is a mapping and not one array; its keys are {keys or 'none'}",
-            "make one variable of each value: {key: sv.Variable(x) for key, x in mapping.items()}",
+            f"{_TAKEN}; or make one variable of each value: {{key: sv.Variable(x) for key, x in mapping.items()}}",
         )
     if isinstance(value, AbstractSet):
         return f"a value of type {name} has no order, so it is no array", "pass sorted(values)"
@@ -89,12 +94,5 @@ def described(value: Any) -> tuple[str, str]:
             f"a value of type {name} is a callable and not an array",
             "pass the value that it returns, or use v.update(fn) to compute it from the old value",
         )
-    if isinstance(value, list | tuple):
-        return (
-            f"a value of type {name} cannot be read as an array",
-            "the rows of a nested list must have equal lengths; arrays of several shapes are variables of their own",
-        )
-    return (
-        f"a value of type {name} cannot be read as an array",
-        "pass a number, a nested list whose rows have equal lengths, or an array",
-    )
+    separate = "; arrays of several shapes are variables of their own" if isinstance(value, list | tuple) else ""
+    return f"a value of type {name} cannot be read as an array", f"{_TAKEN_ROWS}{separate}"

@@ -18,6 +18,7 @@ from .._arrays.registry import owner_of
 from .._arrays.shapes import Shape
 from .._arrays.types import HostArray, Operation
 from ..errors import TraceError, describe
+from .foreign import array_in
 
 __all__ = ["Operators"]
 
@@ -65,6 +66,10 @@ class Operators(ABC):
                 return theirs.as_other_operand(self._host()), other.value
             other = other.value
         owner = owner_of(other)
+        if owner is None and (inner := array_in(other)) is not other:
+            other, owner = inner, owner_of(inner)  # of a Keras variable, say, which may know nothing of our library
+            if owner is not None and not (owner is ours or owner.is_host):
+                return owner.as_other_operand(self._host()), other
         if owner is ours:
             return self.value, other
         if owner is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, Never, Self, TypeAlias
+from typing import Any, Literal, Never, Self, TypeAlias, overload
 
 from .._arrays.dtypes import HOST, dtype_name, is_differentiable, is_floating
 from .._arrays.registry import default_backend, get_backend, owner_of, register_types
@@ -18,6 +18,7 @@ from .convert import inferred_dtype
 from .creation import initial_value, unexpected
 from .display import variable_repr
 from .edit import edit
+from .elsewhere import Elsewhere
 from .forks import register
 from .frozen import FrozenVariable
 from .holds import BUSY, Hold
@@ -32,7 +33,7 @@ _AGGREGATIONS: tuple[Aggregation, ...] = ("none", "mean", "sum", "only_first_rep
 
 
 @public()
-class Variable(Cell, Protocols):
+class Variable(Cell, Protocols, Elsewhere):
     """A named, mutable, thread-safe array that behaves the same on every array library.
 
     Reading returns a snapshot that no later write changes, without a copy. A write is in place if nobody has a snapshot
@@ -78,7 +79,7 @@ class Variable(Cell, Protocols):
     np.float32(2.0)
     """
 
-    __slots__ = ()
+    __slots__ = ("__dict__",)  # for attributes of the user's own; it costs 16 bytes, and no time
 
     def __init__(
         self,
@@ -149,6 +150,11 @@ class Variable(Cell, Protocols):
     def dtype(self) -> Any:
         """The dtype of the stored value, as a dtype object of the variable's library."""
         return self._dtype
+
+    @dtype.setter
+    def dtype(self, dtype: Never) -> None:
+        hint = "make another variable of that dtype: sv.Variable(v, dtype=…)"
+        raise AttributeError(describe("dtype", "the dtype of a variable never changes", self._path, hint))
 
     @property
     def dtype_name(self) -> str:
@@ -284,6 +290,11 @@ class Variable(Cell, Protocols):
             raise self._frozen_read()
         return snapshot
 
+    @value.setter
+    def value(self, value: Never) -> None:
+        hint = "write v.assign(x), or v[...] = x for a value that broadcasts"
+        raise AttributeError(describe("value", "a value is read-only", self._path, hint))
+
     def _frozen_read(self) -> TraceError:
         return TraceError.of(
             "read",
@@ -320,9 +331,34 @@ class Variable(Cell, Protocols):
 
     # -- writing ---------------------------------------------------------------------------------------
 
+    @overload
     def assign(
-        self, value: Any, validate_shape: bool = True, use_locking: bool = True, name: str | None = None
-    ) -> Self:
+        self,
+        value: Any,
+        validate_shape: bool = True,
+        use_locking: bool = True,
+        name: str | None = None,
+        *,
+        read_value: Literal[True] = True,
+    ) -> Self: ...
+    @overload
+    def assign(
+        self,
+        value: Any,
+        validate_shape: bool = True,
+        use_locking: bool = True,
+        name: str | None = None,
+        *,
+        read_value: Literal[False],
+    ) -> None: ...
+    def assign(
+        self,
+        value: Any,
+        validate_shape: bool = True,
+        use_locking: bool = True,
+        name: str | None = None,
+        read_value: bool = True,
+    ) -> Self | None:
         """Replaces the value.
 
         Args:
@@ -332,6 +368,7 @@ class Variable(Cell, Protocols):
             use_locking: False computes the new value without a lock, and always copies. The write still happens as a
                 whole, but it may overwrite a write of another thread.
             name: accepted for compatibility with ``tf.Variable.assign``; it has no effect, as in TensorFlow.
+            read_value: False returns None, as in TensorFlow.
 
         Returns:
             The variable.
@@ -348,9 +385,20 @@ class Variable(Cell, Protocols):
         >>> v.assign([3.0, 4.0]).assign([[5.0]], validate_shape=False).shape
         (1, 1)
         """
-        return self._write(ASSIGN if validate_shape else REDECLARE, value, None, use_locking)
+        written = self._write(ASSIGN if validate_shape else REDECLARE, value, None, use_locking)
+        return written if read_value else None
 
-    def assign_add(self, value: Any, use_locking: bool = True, name: str | None = None) -> Self:
+    @overload
+    def assign_add(
+        self, value: Any, use_locking: bool = True, name: str | None = None, *, read_value: Literal[True] = True
+    ) -> Self: ...
+    @overload
+    def assign_add(
+        self, value: Any, use_locking: bool = True, name: str | None = None, *, read_value: Literal[False]
+    ) -> None: ...
+    def assign_add(
+        self, value: Any, use_locking: bool = True, name: str | None = None, read_value: bool = True
+    ) -> Self | None:
         """Adds to the value; ``value`` broadcasts into the variable's shape.
 
         Arguments and errors are those of `assign`. Of two threads that add at the same time, neither update is lost.
@@ -361,16 +409,28 @@ class Variable(Cell, Protocols):
         >>> sv.Variable([1, 2]).assign_add(1).value
         array([2, 3], dtype=int32)
         """
-        return self._apply("assign_add", value, use_locking)
+        written = self._apply("assign_add", value, use_locking)
+        return written if read_value else None
 
-    def assign_sub(self, value: Any, use_locking: bool = True, name: str | None = None) -> Self:
+    @overload
+    def assign_sub(
+        self, value: Any, use_locking: bool = True, name: str | None = None, *, read_value: Literal[True] = True
+    ) -> Self: ...
+    @overload
+    def assign_sub(
+        self, value: Any, use_locking: bool = True, name: str | None = None, *, read_value: Literal[False]
+    ) -> None: ...
+    def assign_sub(
+        self, value: Any, use_locking: bool = True, name: str | None = None, read_value: bool = True
+    ) -> Self | None:
         """Subtracts from the value; otherwise like `assign_add`.
 
         >>> import statevar as sv
         >>> sv.Variable([1, 2]).assign_sub(1).value
         array([0, 1], dtype=int32)
         """
-        return self._apply("assign_sub", value, use_locking)
+        written = self._apply("assign_sub", value, use_locking)
+        return written if read_value else None
 
     def _apply(self, operation: str, other: Any, use_locking: bool = True) -> Self:
         try:

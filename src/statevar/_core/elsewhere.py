@@ -1,0 +1,174 @@
+"""The names that variables of other libraries have and ours do not, each with what to write here.
+
+A name raises AttributeError with that, so ``hasattr`` is False. This is done with one descriptor for each name, since a
+``__getattr__`` would make every access to every attribute slower. `docs/migrating.md` has the same names; a test
+compares them and runs both sides.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from ..errors import describe
+
+__all__ = ["Elsewhere"]
+
+_UPDATE: Final = "v.update(lambda t: t.clone().{}(…)) on torch, or v.update(fn) with any function of the value"
+
+#: What to write for each name. The code is that of the table in docs/migrating.md.
+_WRITE: Final = {
+    # tf.Variable
+    "read_value": "v.value",
+    "read_value_no_copy": "v.value",
+    "initialized_value": "v.value",
+    "eval": "v.numpy()",
+    "load": "v.assign(x)",
+    "get_shape": "v.shape",
+    "set_shape": "shape= when you make the variable, or v.assign(x, validate_shape=False)",
+    "ref": "v",
+    "experimental_ref": "v",
+    "sparse_read": "v[i]",
+    "gather_nd": "v[tuple(np.transpose(nd))]",
+    "scatter_update": "v.at[i].set(x)",
+    "scatter_add": "v.at[i].add(x)",
+    "scatter_sub": "v.at[i].subtract(x)",
+    "scatter_mul": "v.at[i].multiply(x)",
+    "scatter_div": "v.at[i].divide(x)",
+    "scatter_min": "v.at[i].min(x)",
+    "scatter_max": "v.at[i].max(x)",
+    "scatter_nd_update": "v.at[tuple(np.transpose(nd))].set(u)",
+    "scatter_nd_add": "v.at[tuple(np.transpose(nd))].add(u)",
+    "scatter_nd_sub": "v.at[tuple(np.transpose(nd))].subtract(u)",
+    "scatter_nd_min": "v.at[tuple(np.transpose(nd))].min(u)",
+    "scatter_nd_max": "v.at[tuple(np.transpose(nd))].max(u)",
+    "batch_scatter_update": "v.at[np.arange(len(j))[:, None], j].set(x)",
+    "count_up_to": "v.update(fn), where fn raises at the limit",
+    "initial_value": "sv.snapshot(v) at the beginning, and sv.restore(snapshot) to return to it",
+    "initializer": "v.assign(x) for the first value of a variable made with shape= and dtype=",
+    "handle": "v.parameter for TensorFlow's own variable",
+    "op": "v.parameter for TensorFlow's own variable",
+    "graph": "v.parameter for TensorFlow's own variable",
+    "synchronization": "nothing: a variable has one value, which every reader sees",
+    "to_proto": "pickle.dumps(v), or sv.save(v, path)",
+    "from_proto": "pickle.loads(text), or sv.load(v, path)",
+    # keras.Variable
+    "regularizer": "the regularizer in the loss; or v.regularizer = fn, which only your code uses",
+    "overwrite_with_gradient": "v.assign(gradient); or v.overwrite_with_gradient = True, which only your code uses",
+    # nn.Parameter
+    "data": "v.value to read, v.assign(x) to write",
+    "grad": "loss, gradients = sv.value_and_grad(fn)(…), and gradients[v]",
+    "requires_grad": "v.trainable",
+    "requires_grad_": "v.trainable = True",
+    "backward": "sv.value_and_grad(fn)(…)",
+    "detach": "v.value",
+    "detach_": "v.trainable = False",
+    "clone": "sv.Variable(v)",
+    "cpu": "sv.Variable(v, device='CPU:0')",
+    "cuda": "sv.Variable(v, device='GPU:0')",
+    "to": "sv.Variable(v, dtype=…, device=…)",
+    "numel": "v.size",
+    "dim": "v.ndim",
+    "copy_": "v.assign(x)",
+    "set_": "v.assign(x, validate_shape=False)",
+    "fill_": "v[...] = 7.0",
+    "zero_": "v[...] = 0.0",
+    "add_": "v += x",
+    "sub_": "v -= x",
+    "subtract_": "v -= x",
+    "mul_": "v *= x",
+    "multiply_": "v *= x",
+    "div_": "v /= x",
+    "divide_": "v /= x",
+    "true_divide_": "v /= x",
+    "floor_divide_": "v //= x",
+    "remainder_": "v %= x",
+    "pow_": "v **= 2.0",
+    "bitwise_and_": "v &= x",
+    "bitwise_or_": "v |= x",
+    "bitwise_xor_": "v ^= x",
+    **{
+        f"{name}_": _UPDATE.format(f"{name}_")
+        for name in (
+            *(
+                "abs",
+                "addcdiv",
+                "addcmul",
+                "bernoulli",
+                "ceil",
+                "clamp",
+                "clamp_max",
+                "clamp_min",
+                "clip",
+                "cos",
+                "erf",
+            ),
+            *("exp", "exponential", "fill_diagonal", "floor", "index_add", "index_copy", "index_fill", "index_put"),
+            *("lerp", "log", "logical_and", "logical_not", "logical_or", "masked_fill", "masked_scatter", "nan_to_num"),
+            *("neg", "normal", "random", "reciprocal", "relu", "round", "rsqrt", "scatter", "scatter_add", "sigmoid"),
+            *("sign", "sin", "sqrt", "square", "tanh", "tril", "triu", "trunc", "uniform"),
+        )
+    },
+    # nnx.Variable
+    "get_value": "v.value",
+    "raw_value": "v.value",
+    "get_raw_value": "v.value",
+    "set_value": "v.assign(x)",
+    "set_raw_value": "v.assign(x)",
+    "copy_from": "v.assign(w)",
+    "update_from_state": "v.assign(w)",
+    "replace": "sv.Variable(x)",
+    "copy": "sv.Variable(v)",
+    "get_metadata": "an attribute of your own: v.tag",
+    "set_metadata": "an attribute of your own: v.tag = 3",
+    "has_metadata": "hasattr(v, 'tag')",
+    "del_metadata": "del v.tag",
+}
+
+#: Names that must not become attributes of the user's own: whoever sets them wants to change the variable.
+_REFUSED: Final = ("data", "grad", "requires_grad")
+
+
+class _Name:
+    """A name that raises AttributeError until the user gives an attribute of that name to the variable."""
+
+    def __init__(self, name: str, write: str) -> None:
+        self._name = name
+        self._write = write
+        self.__doc__ = f"Not here: write {write}."
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is not None and self._name in (own := vars(instance)):
+            return own[self._name]
+        raise self._missing(instance, owner)
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        if self._name in _REFUSED:
+            raise self._missing(instance, type(instance))
+        vars(instance)[self._name] = value
+
+    def __delete__(self, instance: Any) -> None:
+        if vars(instance).pop(self._name, self) is self:
+            raise self._missing(instance, type(instance))
+
+    def _missing(self, instance: Any, owner: type) -> AttributeError:
+        path = getattr(instance, "_path", "")
+        return AttributeError(
+            describe(owner.__name__, f"has no attribute {self._name!r}", path, f"write {self._write}")
+        )
+
+
+class Elsewhere:
+    """Names of `tf.Variable`, `keras.Variable`, `nn.Parameter` and `nnx.Variable` that say what to write here instead.
+
+    Each raises AttributeError, so a variable does not have it.
+    """
+
+    __slots__ = ()
+
+    def __dir__(self) -> list[str]:
+        own = getattr(self, "__dict__", {})
+        return [name for name in super().__dir__() if name not in _WRITE or name in own or hasattr(self, name)]
+
+
+for _each, _text in _WRITE.items():
+    setattr(Elsewhere, _each, _Name(_each, _text))
