@@ -13,7 +13,7 @@ from statevar._arrays.indexing import Selection, last_of_each
 from statevar._arrays.registry import get_backend
 from statevar._arrays.shapes import broadcasts_into, canonical_shape, fits
 from statevar._core import cell as cell_module  # which makes the locks
-from statevar._core import holds, overlays
+from statevar._core import copies, holds, overlays
 from statevar._core.holds import while_locked
 from statevar._core.watchers import Watchers
 from statevar._state import left_out
@@ -50,6 +50,7 @@ __all__ = [
     "broadcasts_into",
     "canonical_shape",
     "cell_module",
+    "copies",
     "decode",
     "digest_of",
     "dtype_kind",

@@ -51,6 +51,14 @@ class FrozenVariable(Protocols):
         """The number of axes of the value."""
         return len(self.shape)
 
+    def __getstate__(self) -> Any:
+        state: tuple[Any, dict[str, Any]] = object.__getstate__(self)  # type: ignore[assignment]  # there is a slot
+        attributes, slots = state
+        owner = owner_of(self._value)
+        if owner is not None and (value := owner.operand(self._value, self._value.dtype)) is not None:
+            slots["_value"] = value  # without its gradient, which neither a copy nor a pickle can have
+        return attributes, slots
+
     def __repr__(self) -> str:
         return f"<FrozenVariable {self._value!r}>"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from copy import deepcopy
 from typing import Any, Literal, Never, Self, TypeAlias, overload
 
 from .._arrays.dtypes import HOST, dtype_name, is_differentiable, is_floating
@@ -13,8 +14,9 @@ from .._arrays.types import HostArray
 from .._public import public
 from ..errors import ConflictError, DTypeError, TraceError, describe
 from . import overlays, scopes
-from .cell import Aggregation, Cell
+from .cell import Aggregation, Cell, State
 from .convert import inferred_dtype
+from .copies import LOADING, Loading, added_state, is_copied, set_added_state, token
 from .creation import initial_value, unexpected
 from .display import variable_repr
 from .edit import edit
@@ -576,41 +578,74 @@ class Variable(Cell, Protocols, Elsewhere):
     # -- copies ----------------------------------------------------------------------------------------
 
     def __copy__(self) -> Self:
-        return self._restore(self._arguments(self._current()._stored() if self.is_initialized else None))
+        copied = self._rebuilt()
+        copied._constraint = self._constraint
+        set_added_state(copied, self.__getstate__())
+        return copied
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        return self.__copy__()
+    def __deepcopy__(self, memo: dict[Any, Any]) -> Self:
+        copied = self._rebuilt()
+        is_copied(self, copied, memo)
+        copied._constraint = deepcopy(self._constraint, memo)
+        set_added_state(copied, deepcopy(self.__getstate__(), memo))
+        return copied
 
     def __reduce__(self) -> tuple[Any, ...]:
-        value = self._backend.to_host(self._current()._stored()).copy() if self.is_initialized else None
-        state = self._arguments(value)
-        if self.is_initialized and self._device is None:
-            state["device"] = self._backend.device_name(self.device)
-        elif self._device is not None:
-            state["device"] = self._backend.device_name(self._device)
-        return type(self)._restore, (state,)
+        facts = self._pickled(self._current()._state())
+        constraint, state = self._constraint, self.__getstate__()
+        if constraint is None and state is None:
+            return type(self)._restore, (facts,)
+        # Apart from the facts, since they may refer to the variable.
+        return type(self)._restore, (facts,), (constraint, state), None, None, Variable._set_added
 
-    def _arguments(self, value: Any) -> dict[str, Any]:
+    def __getstate__(self) -> Any:
+        """The attributes that a subclass has added; a subclass may return something else, for its ``__setstate__``."""
+        return added_state(self, Variable)
+
+    def _rebuilt(self) -> Self:
+        state = self._current()._state()
+        return self._restore(self._facts(state.value, state.declared) | {"device": self._device})
+
+    def _pickled(self, state: State) -> dict[str, Any]:
+        """The facts for a pickle of the variable as it was at one moment."""
+        backend = self._backend
+        value = None if state.value is None else backend.to_host(state.value).copy()
+        device = self._device if state.value is None else self.device
+        facts = self._facts(value, state.declared)
+        facts["device"] = None if device is None else backend.device_name(device)
+        return facts | {"token": token(self), "loading": LOADING}
+
+    def _facts(self, value: Any, declared: Any) -> dict[str, Any]:
         return {
             "initializer": value,
-            "shape": self.declared_shape,
+            "shape": declared,
             "dtype": self._dtype_name,
             "trainable": self._trainable,
             "autocast": self._autocast,
             "aggregation": self._aggregation,
             "name": self._name,
             "backend": self._backend.name,
-            "device": self._device,
-            "constraint": self._constraint,
             "path": self._path,
         }
 
     @classmethod
-    def _restore(cls, state: dict[str, Any]) -> Self:
-        path = state.pop("path")
-        variable = cls(**state)
+    def _restore(cls, facts: dict[str, Any]) -> Self:
+        """Makes a variable of the facts in a pickle or a copy. A subclass's ``__init__`` may need other arguments."""
+        facts = facts.copy()
+        path, number, loading = facts.pop("path"), facts.pop("token", None), facts.pop("loading", None)
+        variable = object.__new__(cls)
+        Variable.__init__(variable, **facts)
         variable._path = path
+        if loading is not None:
+            loading.loaded[number] = variable
         return variable
+
+    @staticmethod
+    def _set_added(variable: Variable, added: tuple[Any, Any]) -> None:
+        variable._constraint, state = added
+        set_added_state(variable, state)
+
+    _Loading = Loading  # the name of the class in pickles
 
     def __repr__(self) -> str:
         return variable_repr(self)

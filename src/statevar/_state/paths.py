@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from itertools import chain
 from numbers import Integral
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from .._core.variable import Variable
 from ..errors import NameScopeError, describe
@@ -167,6 +167,41 @@ class Targets:
         _check(self._operation, target, names.opener, [*variables.values(), *unnamed])
         return [Paths(variables, names.aliases(variables.values())), *unnamed]
 
+    def replaced(self, other: Mapping[Variable, Variable]) -> Targets:
+        """The same targets, with other variables in place of some."""
+        new = object.__new__(Targets)
+        new._operation = self._operation
+        new._parts = [_replaced(part, other) for part in self._parts]
+        new._places = new._path_of = None
+        new.variables = [other.get(each, each) for each in self.variables]
+        return new
+
+    def outline(self) -> list[Any]:
+        """The parts with the number of each variable in its place, for a pickle."""
+        number = {each: i for i, each in enumerate(self.variables)}
+        return [
+            (number[part],)
+            if isinstance(part, Variable)
+            else ({path: number[each] for path, each in part.variables.items()}, part.aliases)
+            if isinstance(part, Paths)
+            else [number[each] for each in part]
+            for part in self._parts
+        ]
+
+    @classmethod
+    def from_outline(cls, operation: str, outline: list[Any], variables: list[Variable]) -> Self:
+        """The targets that `outline` has described, with these variables."""
+        new = cls(operation, ())
+        for part in outline:
+            if isinstance(part, list):
+                new._parts.append([variables[i] for i in part])
+            elif len(part) == 1:
+                new._parts.append(variables[part[0]])
+            else:
+                new._parts.append(Paths({path: variables[i] for path, i in part[0].items()}, part[1]))
+        new.variables = variables
+        return new
+
     def find(self, path: str) -> Variable | None:
         """The variable at a path in the targets; else the only one with this `Variable.path`; else None.
 
@@ -226,6 +261,16 @@ class Targets:
                 yield from part.variables.items()
             else:
                 yield from ((variable.path, variable) for variable in dict.fromkeys(_variables_of(part)))
+
+
+def _replaced(
+    part: Variable | list[Variable] | Paths, other: Mapping[Variable, Variable]
+) -> Variable | list[Variable] | Paths:
+    if isinstance(part, Variable):
+        return other.get(part, part)
+    if isinstance(part, Paths):
+        return Paths({path: other.get(each, each) for path, each in part.variables.items()}, part.aliases)
+    return [other.get(each, each) for each in part]
 
 
 def _at(variables: list[Variable], path: str) -> Variable | None:

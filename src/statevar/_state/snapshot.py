@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 from .._arrays.shapes import DeclaredShape
 from .._arrays.types import Array
 from .._core import overlays
-from .._core.cell import Cell
+from .._core.cell import Cell, State
+from .._core.copies import LOADING, Loading, follow, living, process
 from .._core.holds import while_locked
 from .._core.variable import Variable
 from .._public import public
@@ -26,6 +27,10 @@ _published = attrgetter("_snapshot")
 _declared = attrgetter("_declared")
 
 
+#: The tokens of the variables of a loaded snapshot, the process that they are of, and the load.
+_Links: TypeAlias = tuple[list[int | None], str, Loading]
+
+
 @public()
 class Snapshot(Mapping[str, Array]):
     """The values of variables at one moment: a read-only mapping of path to array, in the order of the arguments.
@@ -35,19 +40,36 @@ class Snapshot(Mapping[str, Array]):
     The path of a variable is its path in the object that was passed, such as ``layers/0/kernel``. A variable that was
     passed itself, or in a list of variables, has its own `Variable.path`. A key that is no path in the object is looked
     up among the variables' own paths.
+
+    A copy of a snapshot has the same values, and `restore` of it writes the same variables. If `copy.deepcopy` or a
+    pickle copies the variables in the same call, as in ``copy.deepcopy((model, snapshot))``, the copy of the snapshot
+    belongs to the copies of the variables. A snapshot that is loaded in another process, without its variables, can be
+    read but not restored.
     """
 
-    __slots__ = ("_declared_shapes", "_places", "_targets", "_values", "_versions")
+    __slots__ = ("_absent", "_declared_shapes", "_found", "_loaded", "_moved", "_places", "_values", "_versions")
 
     def __init__(
         self, targets: Targets, values: list[Any], versions: list[int], declared_shapes: list[DeclaredShape]
     ) -> None:
         # Lists in the order of the variables, and not a `State` for each: a thousand of those take 0.3 ms.
-        self._targets = targets
+        self._found = targets
         self._values = values
         self._versions = versions
         self._declared_shapes = declared_shapes
         self._places: dict[Variable, int] | None = None
+        self._moved: dict[Variable, Variable] | None = None  # the variables that were copied after the snapshot was
+        self._loaded: _Links | None = None  # until the variables of a loaded snapshot are looked for
+        self._absent: frozenset[Variable] = frozenset()  # the variables that stand for those that do not exist here
+
+    @property
+    def _targets(self) -> Targets:
+        if self._loaded is not None:
+            self._find_variables(self._loaded)
+        if self._moved is not None:
+            self._replace(self._moved)
+            self._moved = None
+        return self._found
 
     def _place(self, variable: Variable | None) -> int:
         if self._places is None:
@@ -72,6 +94,68 @@ class Snapshot(Mapping[str, Array]):
     def versions(self) -> dict[str, int]:
         """The `Variable.version` of each variable at the moment of the snapshot, by path."""
         return {path: self._versions[self._place(each)] for path, each in self._targets.by_path.items()}
+
+    # -- copies and pickles ----------------------------------------------------------------------------
+
+    def __copy__(self) -> Snapshot:
+        return self._copied()
+
+    def __deepcopy__(self, memo: dict[Any, Any]) -> Snapshot:
+        copied = memo[id(self)] = self._copied()  # no later write changes the values, so they are shared
+        copied._replace({each: memo[id(each)] for each in copied._found.variables if id(each) in memo})
+        follow(memo, copied._follow)
+        return copied
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        targets = self._targets
+        facts = []
+        for variable, value, declared in zip(targets.variables, self._values, self._declared_shapes, strict=True):
+            fact = variable._pickled(State(value, None, declared, 0))
+            if variable in self._absent:
+                fact["token"] = None
+            del fact["loading"]  # a variable that only stands for another one is not that variable's copy
+            facts.append(fact)
+        return Snapshot._restored, (facts, targets.outline(), self._versions, process(), LOADING)
+
+    @staticmethod
+    def _restored(facts: list[Any], outline: list[Any], versions: list[int], origin: str, loading: Loading) -> Snapshot:
+        tokens = [fact.pop("token") for fact in facts]
+        variables = [Variable._restore(fact) for fact in facts]
+        values = [variable._stored() if variable.is_initialized else None for variable in variables]
+        declared = [variable.declared_shape for variable in variables]
+        snapshot = Snapshot(Targets.from_outline("snapshot", outline, variables), values, versions, declared)
+        snapshot._loaded = tokens, origin, loading
+        return snapshot
+
+    def _find_variables(self, links: _Links) -> None:
+        """Puts the variables that exist in the places of those that stand for them since the load."""
+        tokens, origin, loading = links
+        self._loaded = None
+        found: dict[Variable, Variable] = {}
+        for stand_in, number in zip(self._found.variables, tokens, strict=True):
+            variable = None if number is None else loading.loaded.get(number)
+            if variable is None and number is not None and origin == process():
+                variable = living(number)
+            if variable is not None:
+                found[stand_in] = variable
+        self._absent = frozenset(each for each in self._found.variables if each not in found)
+        self._replace(found)
+
+    def _copied(self) -> Snapshot:
+        copied = Snapshot(self._targets, self._values, self._versions, self._declared_shapes)
+        copied._absent = self._absent
+        return copied
+
+    def _follow(self, variable: Variable, copy: Variable) -> None:
+        """Called by `copy.deepcopy` when it copies a variable after it has copied this snapshot."""
+        if self._place(variable) >= 0:
+            self._moved = (self._moved or {}) | {variable: copy}
+
+    def _replace(self, other: Mapping[Variable, Variable]) -> None:
+        if other:
+            self._found = self._found.replaced(other)
+            self._absent -= other.keys()
+            self._places = None
 
     def __repr__(self) -> str:
         return f"<Snapshot of {len(self._values)} variables>"
@@ -134,6 +218,9 @@ def restore(snapshot: Snapshot) -> None:
 
     Nothing is copied: the variables share memory with the snapshot until they are written.
 
+    Raises:
+        ValueError: the snapshot was loaded from a pickle, and one of its variables does not exist in this process.
+
     >>> import statevar as sv
     >>> v = sv.Variable([1.0, 2.0])
     >>> before = sv.snapshot(v)
@@ -148,13 +235,25 @@ def restore(snapshot: Snapshot) -> None:
                 "restore", f"expected a Snapshot, got {type(snapshot).__name__}", hint="take it with sv.snapshot(…)"
             )
         )
-    with Transaction(snapshot._targets.variables, snapshot._targets.path) as transaction:
+    targets = snapshot._targets
+    if snapshot._absent:
+        gone = next(each for each in targets.variables if each in snapshot._absent)
+        raise ValueError(
+            describe(
+                "restore",
+                "the snapshot was loaded from a pickle, and its variable does not exist in this process",
+                targets.path(gone) or gone.path,
+                "write its values: for path, v in sv.named_variables(model).items(): v.assign(snapshot[path])",
+            )
+        )
+    with Transaction(targets.variables, targets.path) as transaction:
         _restore(transaction, snapshot, range(len(snapshot._values)))
 
 
 def _restore(transaction: Transaction, snapshot: Snapshot, which: Iterable[int]) -> None:
+    variables = snapshot._targets.variables
     for i in which:
-        transaction._store(snapshot._targets.variables[i], snapshot._values[i], snapshot._declared_shapes[i])
+        transaction._store(variables[i], snapshot._values[i], snapshot._declared_shapes[i])
 
 
 @public()

@@ -105,6 +105,10 @@ class Transaction:
         for overlay, depth in getattr(self, "_begun", ()):
             overlay.abandon(depth)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        problem = "a transaction belongs to the code that has opened it, and cannot be copied or pickled"
+        raise TypeError(describe("transaction", problem, hint="make a new one with sv.transaction(…)"))
+
     def __enter__(self) -> Self:
         outer: Any = overlays.current() if overlays.active else None
         overlay: TransactionOverlay = TransactionOverlay() if outer is None else outer
