@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # each loads a dozen modules, which would take a quarter of t
     from .transforms import Transforms
 
 __all__ = [
+    "LIBRARIES",
     "backend_names",
     "backend_of_protocol",
     "default_backend",
@@ -63,6 +64,9 @@ _ROWS = {
     "torch": _Row("torch", nicknames=("pytorch", "pt"), protocol="__torch_function__"),
     "tensorflow": _Row("tensorflow", nicknames=("tf", "keras"), protocol="__tf_tensor__"),
 }
+
+#: The root modules of the built-in backends.
+LIBRARIES = frozenset(root for row in _ROWS.values() for root in row.roots)
 
 _PYTHON_TYPES = frozenset({bool, int, float, complex, str, bytes, list, tuple, range, dict, type(None)})
 

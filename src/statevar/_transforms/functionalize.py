@@ -111,7 +111,7 @@ def functionalize(fn: Callable[..., Any], variables: Any) -> Callable[..., tuple
     structure = Structure("functionalize", variables)
 
     @wraps(fn)
-    def pure(values: Any, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    def pure(values: Any, /, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         with ValueOverlay("functionalize", structure.pairs(values), only=structure.variables) as overlay:
             out = fn(*args, **kwargs)
             new = dict(zip(structure.variables, overlay.values(structure.variables), strict=True))

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import replace
 from functools import update_wrapper, wraps
-from typing import Any
-from weakref import WeakKeyDictionary, ref
+from typing import Any, TypeAlias
+from weakref import ref
 
 from .._arrays.registry import get_backend, transforms_of
 from .._arrays.transforms import Program
 from .._core import overlays
+from .._core.variable import Variable
 from .._public import public
 from ..errors import describe
+from .guard import Guard
 from .reachable import backend_of
 
 __all__ = ["Jit", "jit"]
+
+_OTHERS = 8  # programs to keep beside the present one
+
+_Run: TypeAlias = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 
 
 @public()
@@ -78,40 +85,188 @@ class Jit:
         update_wrapper(self, program.fn)
         self._program = program
         self._backend = backend
-        self._bound: WeakKeyDictionary[Any, Jit] = WeakKeyDictionary()
-        self._run: Callable[[tuple[Any, ...], dict[str, Any]], Any] | None = None
+        self._bound: dict[int, Jit] = {}  # the methods of objects, by the identities of the objects
+        self._owner: Jit | None = None  # of a method: the function in the class
+        self._instance: Callable[[], Any] = _no_instance  # of a method: a weak reference, so that the object can die
+        self._kept: Any = None
+        self._roots: list[Any] = [program.fn]
+        self._run: _Run | None = None
+        self._holds: Callable[[], bool] | None = None
+        self._guard: Guard | None = None
+        self._others: list[tuple[_Run, Guard]] = []  # programs for the same variables in other places
+        self._used: list[ref[Variable]] = []
+        self._traced = False
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Calls the function, compiled."""
         if overlays.active and (overlay := overlays.current()) is not None and overlay.holds_values:
             return self._program.fn(*args, **kwargs)  # it is part of an outer trace
         run = self._run
         if run is None:
-            name, program = self._backend, self._program
-            backend = get_backend(name) if name is not None else backend_of(program.fn, args, kwargs)
-            run = self._run = transforms_of(backend).jit(program)
-        return run(args, kwargs)
+            run = self._compiler(args, kwargs)
+        elif (holds := self._holds) is not None:
+            try:
+                same = holds()
+            except Exception:  # noqa: BLE001  # a way to a variable that does not exist any more
+                same = False
+            if not same:
+                run = self._renewed(args, kwargs)
+        try:
+            return run(args, kwargs)
+        finally:
+            if self._traced:
+                self._watch()
+
+    # -- which variables the function finds -----------------------------------------------------------------
+
+    def _compiler(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Run:
+        """Returns a new, empty program."""
+        name, program = self._backend, self._program
+        backend = get_backend(name) if name is not None else backend_of(program.fn, args, kwargs)
+        if not backend.is_host:  # else the function runs at each call, and needs nobody to notice anything
+            program = replace(program, fn=self._noting(program.fn))
+        self._guard = self._holds = None
+        self._used = []
+        run = self._run = transforms_of(backend).jit(program)
+        return run
+
+    def _noting(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, which notes the variables that each trace of it uses."""
+
+        @wraps(fn)
+        def traced(*args: Any, **kwargs: Any) -> Any:
+            out = fn(*args, **kwargs)
+            overlay = overlays.current_values() if overlays.active else None
+            if overlay is not None:
+                self._used.extend(map(ref, getattr(overlay, "drafts", ())))
+                self._traced = True
+            return out
+
+        return traced
+
+    def _watch(self) -> None:
+        """Remembers how the variables that were used in a trace are found."""
+        self._traced = False
+        used = {id(variable): variable for each in self._used if (variable := each()) is not None}
+        self._used = list(map(ref, used.values()))
+        guard = self._guard = Guard(self._roots, used.values())
+        self._holds = guard.holds
+        self._others = [each for each in self._others if each[1].variables == guard.variables]
+
+    def _renewed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Run:
+        """Returns the program for the variables that the function finds now."""
+        guard, run = self._guard, self._run
+        assert guard is not None, "there is a program to renew"
+        assert run is not None, "there is a program to renew"
+        if guard.still_holds():
+            self._holds = guard.holds
+            return run
+        self._others = [(run, guard), *self._others]
+        for number, (another, its_guard) in enumerate(self._others[1:], 1):
+            if its_guard.still_holds():
+                del self._others[number]
+                self._run, self._guard, self._holds = another, its_guard, its_guard.holds
+                return another
+        del self._others[_OTHERS:]
+        return self._compiler(args, kwargs)
+
+    # -- methods --------------------------------------------------------------------------------------------
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         if instance is None:
             return self
-        bound = self._bound.get(instance)
-        if bound is None:
-            bound = self._bound[instance] = Jit(_bound_program(self._program, instance), self._backend)
+        bound = self._bound.get(id(instance))
+        if bound is None or bound._instance() is not instance:
+            bound = self._bound[id(instance)] = self._bind(instance)
         return bound
+
+    def _bind(self, instance: Any) -> Jit:
+        """Makes the method of an object, which is told apart by identity and is no argument of the program."""
+        number, all_bound = id(instance), self._bound
+
+        def forget(gone: ref[Any]) -> None:
+            if (bound := all_bound.get(number)) is not None and bound._instance is gone:
+                del all_bound[number]
+
+        try:
+            weak = ref(instance, forget)
+        except TypeError:
+            raise TypeError(
+                describe(
+                    "jit",
+                    "a compiled method needs a weak reference to its object, which "
+                    f"{type(instance).__name__} does not allow",
+                    hint="add '__weakref__' to its __slots__, or compile a function of the variables",
+                )
+            ) from None
+        program = self._program
+        method = program.fn
+
+        @wraps(method)
+        def fn(*args: Any, **kwargs: Any) -> Any:
+            if (living := weak()) is None:
+                raise ReferenceError(
+                    describe(
+                        "jit",
+                        f"the object of the compiled method {method.__name__} no longer exists",
+                        hint="keep a reference to the object as long as you use its method",
+                    )
+                )
+            return method(living, *args, **kwargs)
+
+        nums = tuple(n - 1 if n > 0 else n for n in program.static_argnums if n != 0)
+        bound = Jit(replace(program, fn=fn, static_argnums=nums), self._backend)
+        bound._owner, bound._instance, bound._roots = self, weak, [method, weak]
+        return bound
+
+    # -- copies ---------------------------------------------------------------------------------------------
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Jit:
         """Copies it with an object that contains it, so that a bound method of the copy is bound to the copy."""
+        if self._owner is not None:
+            found: Jit = self._owner.__get__(deepcopy(self._instance(), memo))
+            return found
         return Jit(replace(self._program, fn=deepcopy(self._program.fn, memo)), self._backend)
 
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """Pickles it like a function: by its name or, in picklers that can do so, with its code. It compiles anew."""
+        if self._owner is not None:
+            return _bound_to, (self._owner, self._instance())
+        if self._is_importable() and not (self.__module__ == "__main__" and _pickles_code()):
+            return self.__qualname__
+        return _compiled_anew, (self._program, self._backend)
 
-def _bound_program(program: Program, instance: Any) -> Program:
-    """The program of a method of one instance, which is no argument of the program."""
-    weak = ref(instance)  # the compiled function must not keep the instance alive
+    def _is_importable(self) -> bool:
+        """Whether its name in its module stands for it, and not for something else."""
+        found: Any = sys.modules.get(getattr(self, "__module__", None) or "")
+        for name in getattr(self, "__qualname__", "<>").split("."):
+            found = getattr(found, name, None)
+        return found is self
 
-    @wraps(program.fn)
-    def fn(*args: Any, **kwargs: Any) -> Any:
-        return program.fn(weak(), *args, **kwargs)
 
-    nums = tuple(n - 1 if n > 0 else n for n in program.static_argnums if n != 0)
-    return replace(program, fn=fn, static_argnums=nums)
+def _no_instance() -> None:
+    return None
+
+
+def _bound_to(function: Jit, instance: Any) -> Any:
+    bound = function._bind(instance)
+    bound._kept = instance  # nothing else may refer to an object that was pickled with its method
+    return bound
+
+
+def _compiled_anew(program: Program, backend: str | None) -> Jit:
+    return Jit(program, backend)
+
+
+def _pickles_code() -> bool:
+    """Whether the pickler that is running stores the code of what stands in ``__main__``, as cloudpickle and dill do.
+
+    The standard pickler calls the same method, and it can store only the name.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", ""))
+        if "cloudpickle" in module or module.partition(".")[0] == "dill":
+            return True
+        frame = frame.f_back  # type: ignore[assignment]
+    return False

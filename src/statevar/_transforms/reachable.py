@@ -1,27 +1,42 @@
-"""Finds the variables that a function can reach, and so the library that compiles it."""
+"""Finds the variables that a function can reach, and through which objects, attributes, items and names.
+
+This tells which library compiles the function, and which variables a compiled function has (`guard`).
+"""
 
 from __future__ import annotations
 
+import sys
+from collections import deque
 from collections.abc import Iterator
 from functools import partial
-from types import CodeType, FunctionType, MethodType, ModuleType
-from typing import Any
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any, NamedTuple
 from weakref import ref
 
 from .._arrays.backend import Backend
-from .._arrays.registry import default_backend, loaded_backends, owner_of
+from .._arrays.registry import LIBRARIES, default_backend, loaded_backends, owner_of
 from .._core.variable import Variable
 from .._state.paths import slots_of
 from ..errors import TraceError
 
-__all__ = ["backend_of"]
+__all__ = ["Edge", "Graph", "backend_of", "reach"]
+
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+#: Python calls these without the code naming them.
+_IMPLICIT = ("__call__", "__enter__", "__exit__", "__getattr__", "__getitem__", "__iter__", "__len__")
+#: The code of these is not searched, since it has no variables of the user.
+_OTHERS = frozenset({*LIBRARIES, *sys.stdlib_module_names, "keras", "statevar"}) - {"__main__"}
+_CODE = (FunctionType, MethodType, ModuleType, type)
+_MOST = 100_000  # objects to search
 
 
 def backend_of(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Backend:
     """The library of the variables that a function can reach, else of its arguments or modules, else NumPy."""
-    met: dict[int, Any] = {}
-    found = list(dict.fromkeys(_reachable([fn, args, kwargs], met)))
-    backends = list(dict.fromkeys(variable._backend for variable in found))
+    graph = Graph([fn, args, kwargs])
+    backends = list(dict.fromkeys(variable._backend for variable in graph.variables()))
+    if not backends:  # perhaps only code that the function calls by name has any
+        graph.search_names()
+        backends = list(dict.fromkeys(variable._backend for variable in graph.variables()))
     if len(backends) > 1:
         names = " and ".join(backend.name for backend in backends)
         raise TraceError.of(
@@ -29,54 +44,176 @@ def backend_of(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Backen
                 hint="use a function of its own for the variables of each library")  # fmt: skip
     if backends:
         return backends[0]
-    arrays = (owner_of(each) for each in met.values() if not isinstance(each, dict | list | tuple | ModuleType))
+    met = graph.objects.values()
+    arrays = (owner_of(each) for each in met if not isinstance(each, dict | list | tuple | ModuleType))
     owner = next((owner for owner in arrays if owner is not None and not owner.is_host), None)
     if owner is not None:
         return owner
-    roots = {each.__name__.partition(".")[0] for each in met.values() if isinstance(each, ModuleType)}
+    roots = {each.__name__.partition(".")[0] for each in met if isinstance(each, ModuleType)}
     libraries = [backend for backend in loaded_backends() if backend.name in roots and not backend.is_host]
     return libraries[0] if len(libraries) == 1 else default_backend()
 
 
-def _reachable(roots: list[Any], met: dict[int, Any]) -> Iterator[Variable]:
-    """The variables in arguments, closures, bound objects, and the globals that the code names."""
-    stack = list(reversed(roots))
-    while stack:
-        each = stack.pop()
-        if isinstance(each, Variable):
-            yield each
-            continue
-        if id(each) in met or each is None:
-            continue
-        met[id(each)] = each
-        if isinstance(each, ref):
-            stack.append(each())
-        elif isinstance(each, partial):
-            stack.extend([each.func, each.args, each.keywords])
-        elif isinstance(each, MethodType):
-            stack.extend([each.__func__, each.__self__])
-        elif isinstance(each, FunctionType):
-            stack.extend(_used_by(each))
-        elif isinstance(each, dict):
-            stack.extend(each.values())
-        elif isinstance(each, list | tuple | set | frozenset):
-            stack.extend(each)
-        elif hasattr(each, "__wrapped__"):
-            stack.append(each.__wrapped__)
-        else:
-            if isinstance(each, ModuleType | type):
+def reach(roots: list[Any]) -> Graph:
+    """All that functions and objects can reach, also by names in their code."""
+    graph = Graph(roots)
+    graph.search_names()
+    return graph
+
+
+class Edge(NamedTuple):
+    """A way from an object to another one.
+
+    Args:
+        step: the kind of way: ``"item"``, ``"attribute"``, ``"global"``, ``"cell"``, ``"member"``, ``"key"`` (the
+            child is a key of a dict or an element of a set), ``"referent"``, ``"class"``.
+        key: the item, attribute or name.
+        child: the object at its end.
+    """
+
+    step: str
+    key: Any
+    child: Any
+
+
+class Graph:
+    """The objects that can be reached, and the edges between them."""
+
+    def __init__(self, roots: list[Any]) -> None:
+        self.objects: dict[int, Any] = {}  # keeps them alive, so that no id is used again
+        self.edges: dict[int, list[Edge]] = {}
+        self._names: dict[str, None] = dict.fromkeys(_IMPLICIT)
+        self._searched = 0  # the number of names that have been looked up
+        self._search(roots)
+        #: The roots, and the objects that they name, other than code.
+        self.named = set(map(id, roots))
+        for root in roots:
+            named = (edge.child for edge in self.edges.get(id(root), ()))
+            self.named |= {id(each) for each in named if id(each) in self.edges and not isinstance(each, _CODE)}
+
+    def variables(self) -> Iterator[Variable]:
+        """The variables, each as often as an edge leads to it; those among the roots come first."""
+        yield from (each for each in self.objects.values() if isinstance(each, Variable))
+        for edges in self.edges.values():
+            yield from (edge.child for edge in edges if isinstance(edge.child, Variable))
+
+    def _search(self, roots: list[Any]) -> None:
+        stack = list(reversed(roots))
+        objects, edges = self.objects, self.edges
+        while stack and len(objects) < _MOST:
+            each = stack.pop()
+            if id(each) in objects or isinstance(each, _PLAIN):
                 continue
+            objects[id(each)] = each
+            if isinstance(each, Variable):
+                continue
+            found = edges[id(each)] = list(self._children(each))
+            stack.extend(edge.child for edge in reversed(found) if not isinstance(edge.child, Variable))
+
+    def _children(self, each: Any) -> Iterator[Edge]:
+        if isinstance(each, ref):
+            yield Edge("referent", None, each())
+        elif isinstance(each, CellType):
+            yield from _contents(each)
+        elif isinstance(each, partial):
+            yield from (Edge("member", name, getattr(each, name)) for name in ("func", "args", "keywords"))
+        elif isinstance(each, MethodType):
+            yield from (Edge("member", name, getattr(each, name)) for name in ("__func__", "__self__"))
+        elif isinstance(each, staticmethod | classmethod):
+            yield Edge("member", "__func__", each.__func__)
+        elif isinstance(each, property):
+            yield Edge("member", "fget", each.fget)
+        elif isinstance(each, FunctionType):
+            if not _is_foreign(each):
+                yield from self._used_by(each)
+        elif isinstance(each, dict):
+            yield from (Edge("key", key, key) for key in each if isinstance(key, Variable))
+            yield from (Edge("item", key, child) for key, child in each.items() if _counts(child))
+        elif isinstance(each, list | tuple | deque):
+            yield from (Edge("item", index, child) for index, child in enumerate(each) if _counts(child))
+        elif isinstance(each, set | frozenset):
+            yield from (Edge("key", child, child) for child in each)
+        elif isinstance(each, ModuleType | type):
+            return
+        elif hasattr(each, "__wrapped__"):
+            yield Edge("member", "__wrapped__", each.__wrapped__)
+        else:
             call = vars(type(each)).get("__call__")
             if isinstance(call, FunctionType):
-                stack.append(call)
-            stack.extend(getattr(each, "__dict__", {}).values())
-            stack.extend(getattr(each, slot) for slot in slots_of(type(each)) if hasattr(each, slot))
+                yield Edge("class", (type(each), "__call__"), call)
+            named = getattr(each, "__dict__", None)
+            if isinstance(named, dict):
+                yield from (Edge("attribute", name, child) for name, child in named.items() if _counts(child))
+            slots = slots_of(type(each))
+            yield from (Edge("member", slot, getattr(each, slot)) for slot in slots if hasattr(each, slot))
+
+    def _used_by(self, function: FunctionType) -> Iterator[Edge]:
+        for index, cell in enumerate(function.__closure__ or ()):
+            for edge in _contents(cell):
+                yield Edge("cell", index, edge.child)
+        yield Edge("member", "__defaults__", function.__defaults__)
+        yield Edge("member", "__kwdefaults__", function.__kwdefaults__)
+        names = list(_names(function.__code__))
+        self._names.update(dict.fromkeys(names))
+        for name in names:
+            if name in function.__globals__:
+                yield Edge("global", name, function.__globals__[name])
+
+    # -- code and variables that are only reached by a name: methods, attributes of classes and of modules -----------
+
+    def search_names(self) -> None:
+        """Looks up all names that the code uses in the modules and classes that were met."""
+        looked: dict[tuple[int, str], None] = {}
+        while self._searched < len(self._names) + len(self.objects) and len(self.objects) < _MOST:
+            self._searched = len(self._names) + len(self.objects)
+            names = list(self._names)
+            found: list[Any] = []
+            for each in list(self.objects.values()):
+                for owner in _owners(each):
+                    namespace = vars(owner)
+                    for name in names:
+                        if name not in namespace or (id(each), name) in looked:
+                            continue
+                        looked[id(each), name] = None
+                        child = namespace[name]
+                        if not isinstance(child, _PLAIN):
+                            self.edges.setdefault(id(each), []).append(Edge("class", (owner, name), child))
+                            found.append(child)
+            self._search([each for each in found if not isinstance(each, Variable)])
 
 
-def _used_by(function: FunctionType) -> list[Any]:
-    cells = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
-    named = [function.__globals__[name] for name in _names(function.__code__) if name in function.__globals__]
-    return [*cells, *(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values(), *named]
+def _owners(each: Any) -> tuple[Any, ...]:
+    """The class or module in which names are looked up for an object: those of the user, not those of a library."""
+    if isinstance(each, ModuleType):
+        return () if _root(each.__name__) in _OTHERS else (each,)
+    cls = each if isinstance(each, type) else type(each)
+    if _root(cls.__module__) in _OTHERS:
+        return ()
+    return tuple(base for base in cls.__mro__ if _root(base.__module__) not in _OTHERS)
+
+
+def _is_foreign(function: FunctionType) -> bool:
+    """Whether a library has the function: not one that wraps a function of the user, nor one in a docstring."""
+    name = function.__globals__.get("__name__", "")
+    if function.__closure__ or _root(name) not in _OTHERS:
+        return False
+    return vars(sys.modules.get(name, sys)) is function.__globals__
+
+
+def _counts(child: Any) -> bool:
+    """Whether a child may lead to variables, now or, if it is None, later."""
+    return child is None or not isinstance(child, _PLAIN)
+
+
+def _root(module: Any) -> str:
+    return str(module).partition(".")[0]
+
+
+def _contents(cell: CellType) -> Iterator[Edge]:
+    try:
+        yield Edge("member", "cell_contents", cell.cell_contents)
+    except ValueError:  # it is empty
+        return
 
 
 def _names(code: CodeType) -> Iterator[str]:
@@ -85,11 +222,3 @@ def _names(code: CodeType) -> Iterator[str]:
     for each in code.co_consts:
         if isinstance(each, CodeType):
             yield from _names(each)
-
-
-def _filled(cell: Any) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018  # raises if it is empty
-    except ValueError:
-        return False
-    return True

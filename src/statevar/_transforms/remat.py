@@ -51,23 +51,23 @@ def remat(fn: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @wraps(fn)
-    def wrapped(*args: Any) -> Any:
-        transforms = transforms_of(library_of(args, fn))
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        transforms = transforms_of(library_of((args, kwargs), fn))
 
         def run(base: ValueOverlay) -> Any:
             seen: dict[Variable, Array] = {}
             written: list[Variable] = []
 
-            def pure(*args: Any) -> tuple[Any, list[Array]]:
+            def pure(args: Any, kwargs: Any) -> tuple[Any, list[Array]]:
                 frame = _Reading("remat", dict(seen) if written else seen)
                 with frame:
-                    out = tree_map(plain, fn(*args))
+                    out = tree_map(plain, fn(*args, **kwargs))
                     new = list(frame.values(frame.written))
                 if not written:
                     written.extend(frame.written)
                 return out, new
 
-            out, new = transforms.remat(pure)(*args)
+            out, new = transforms.remat(pure)(args, kwargs)
             for variable, value in zip(written, new, strict=True):
                 base.take_over(variable, value)
             return out

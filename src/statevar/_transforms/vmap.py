@@ -6,7 +6,7 @@ a loop over the examples.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Any
@@ -41,8 +41,8 @@ def vmap(
 
     Args:
         fn: may read and write variables.
-        in_axes: the axis of the arguments that is mapped: an int or None for all arguments, or one for each. None
-            passes the whole argument to every example.
+        in_axes: the axis of the positional arguments that is mapped: an int or None for all arguments, or one for
+            each. None passes the whole argument to every example. Keyword arguments are mapped along axis 0.
         out_axes: the axis of the results along which the examples are stacked.
         axis_size: the number of examples; required if nothing is mapped.
         variable_axes: variables with an element for each example along an axis: each example reads and writes its own.
@@ -64,10 +64,11 @@ def vmap(
     axes = dict(variable_axes or {})
 
     @wraps(fn)
-    def mapped(*args: Any) -> Any:
+    def mapped(*args: Any, **kwargs: Any) -> Any:
         each_axis = tuple(in_axes) if isinstance(in_axes, list | tuple) else (in_axes,) * len(args)
         if len(each_axis) != len(args):
             raise ValueError(describe("vmap", f"expected {len(each_axis)} arguments, as in in_axes, got {len(args)}"))
+        args, each_axis = (*args, kwargs), (*each_axis, 0)
         backend = next(iter(axes))._backend if axes else library_of(args, fn)
         transforms = transforms_of(backend)
 
@@ -102,13 +103,17 @@ class _Mapping:
     """One call of a mapped function."""
 
     fn: Callable[..., Any]
-    args: tuple[Any, ...]
+    args: tuple[Any, ...]  # the last one has the keyword arguments
     in_axes: tuple[Any, ...]
     out_axes: int
     size: int
     axes: dict[Variable, int]
     base: ValueOverlay
     transforms: Transforms
+
+    def _call(self, args: Sequence[Any]) -> Any:
+        *positional, named = args
+        return tree_map(plain, self.fn(*positional, **named))
 
     def by_library(self) -> Any:
         """Maps with the library's own map."""
@@ -120,7 +125,7 @@ class _Mapping:
         def pure(values: list[Array], *args: Any) -> tuple[Any, list[Array]]:
             frame = _Example("vmap", zip(mapped, values, strict=True))
             with frame:
-                out = tree_map(plain, self.fn(*args))
+                out = self._call(args)
                 written[:] = frame.written
                 return out, list(frame.values(frame.written))
 
@@ -148,7 +153,7 @@ class _Mapping:
             seeds = [(variable, _take(base.read(variable)._snapshot, i, axis)) for variable, axis in axes.items()]
             frame = _Example("vmap", seeds)
             with frame:
-                found.append(tree_map(plain, self.fn(*part)))
+                found.append(self._call(part))
             frames.append(frame)
         for variable in dict.fromkeys(each for frame in frames for each in frame.written):
             values = [frame.drafts[variable]._snapshot if variable in frame.drafts else None for frame in frames]

@@ -230,8 +230,9 @@ class _Jit:
             )
         return out() if type(out) is partial else out
 
-    def trace(self, config: _Config, written: Any, read: Any, *args: Any, **kwargs: Any) -> Any:
+    def trace(self, config: _Config, _written_: Any, _read_: Any, /, *args: Any, **kwargs: Any) -> Any:
         """The pure function that JAX compiles; it runs only while JAX traces."""
+        written, read = _written_, _read_  # JAX mistakes a keyword argument of the same name for them
         if config.caller == get_ident():
             raise Retry(_TRACES)
         by_identity.on = False
