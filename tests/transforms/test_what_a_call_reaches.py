@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -46,6 +46,13 @@ class Plain:
 
     def __init__(self, **attributes: Any) -> None:
         self.__dict__.update(attributes)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(name)
+
+    if TYPE_CHECKING:
+
+        def __setattr__(self, name: str, value: Any) -> None: ...
 
 
 class Tree(sv.Module):
@@ -191,7 +198,7 @@ def test_a_list_that_changes(change: str, elements: tuple[int, ...], backend: st
     def filled() -> list[Any]:
         return [var(backend, np.zeros(elements)) for _ in range(6)]
 
-    def walk(vs: list[Any]) -> Callable[[], None]:
+    def walk(vs: list[Any]) -> Callable[[], object]:
         return lambda: [v.assign_add(float(i + 1)) for i, v in enumerate(vs)] and None
 
     def program(run: Callable[[Any], Any]) -> list[Any]:

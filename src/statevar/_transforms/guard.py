@@ -242,5 +242,5 @@ class _Code:
 
 def _differs_from_others(variable: Variable) -> bool:
     """Whether ``variable == other`` is an array of several elements, or raises: it is true for no other variable."""
-    shape = variable._declared
+    shape: Any = variable._declared
     return is_static(shape) and math.prod(shape) > 1 and type(variable).__eq__ is Variable.__eq__

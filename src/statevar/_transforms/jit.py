@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import replace
 from functools import update_wrapper, wraps
+from types import FrameType
 from typing import Any, TypeAlias
 from weakref import ref
 
@@ -233,7 +234,7 @@ class Jit:
         if self._owner is not None:
             return _bound_to, (self._owner, self._instance())
         if self._is_importable() and not (self.__module__ == "__main__" and _pickles_code()):
-            return self.__qualname__
+            return str(vars(self)["__qualname__"])
         return _compiled_anew, (self._program, self._backend)
 
     def _is_importable(self) -> bool:
@@ -263,10 +264,10 @@ def _pickles_code() -> bool:
 
     The standard pickler calls the same method, and it can store only the name.
     """
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         module = str(frame.f_globals.get("__name__", ""))
         if "cloudpickle" in module or module.partition(".")[0] == "dill":
             return True
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
     return False
