@@ -25,7 +25,7 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 #: Python calls these without the code naming them.
 _IMPLICIT = ("__call__", "__enter__", "__exit__", "__getattr__", "__getitem__", "__iter__", "__len__")
 #: The code of these is not searched, since it has no variables of the user.
-_OTHERS = frozenset({*LIBRARIES, *sys.stdlib_module_names, "keras", "statevar"}) - {"__main__"}
+_OTHERS = frozenset({*LIBRARIES, *sys.stdlib_module_names, "statevar"}) - {"__main__"}
 _CODE = (FunctionType, MethodType, ModuleType, type)
 _MOST = 100_000  # objects to search
 
