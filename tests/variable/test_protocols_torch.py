@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import pickle
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import pytest
 
+import statevar as sv
 from tests.helpers import assert_same
 from tests.variable.protocols import OTHER, VALUE, Call, assert_result, calls, row, variable
 
@@ -73,24 +75,130 @@ def test_torch_compares_variables(backend: str, torch: Any) -> None:
     assert torch.numel(v) == 4
 
 
+def _function_of_a_user(torch: Any, t: Any) -> Any:
+    """A function in Python that asks our protocol, as torchvision's do, and then calls several operations."""
+    if torch.overrides.has_torch_function_unary(t):
+        return torch.overrides.handle_torch_function(_function_of_a_user, (t,), torch, t)
+    with torch.no_grad():
+        return torch.reshape(t, (2, 2))[0].add_(1.0).sum()
+
+
 TORCH_WRITES: dict[str, Call] = {
     "relu_(v)": lambda torch, v: torch.relu_(v),
+    "relu_(input=v)": lambda torch, v: torch.relu_(input=v),
+    "fill_": lambda torch, v: torch.fill_(v, 7.0),
+    "index_put_": lambda torch, v: torch.index_put_(v, (torch.tensor([0]),), torch.tensor(7.0)),
     "sin(t, out=v)": lambda torch, v: torch.sin(torch.ones(4), out=v),
     "max(t, 0, out=(v, i))": lambda torch, v: torch.max(
         torch.ones(2, 4), 0, out=(v, torch.zeros(4, dtype=torch.int64))
     ),
+    "ops.aten.add_": lambda torch, v: torch.ops.aten.add_(v, 1.0),
+    "ops.aten.add_.Tensor": lambda torch, v: torch.ops.aten.add_.Tensor(v, torch.ones(4)),
+    "ops.aten.add.out": lambda torch, v: torch.ops.aten.add.out(torch.ones(4), torch.ones(4), out=v),
     "F.relu(v, inplace=True)": lambda torch, v: torch.nn.functional.relu(v, inplace=True),
-    "_foreach_add_([v], 1)": lambda torch, v: torch._foreach_add_([v], 1.0),
+    "F.elu(input=v, inplace=True)": lambda torch, v: torch.nn.functional.elu(input=v, inplace=True),
+    "F.dropout(v, inplace=True)": lambda torch, v: torch.nn.functional.dropout(v, inplace=True),
+    "F.normalize(t, out=v)": lambda torch, v: torch.nn.functional.normalize(torch.ones(4), dim=0, out=v),
+    "nn.ReLU(inplace=True)(v)": lambda torch, v: torch.nn.ReLU(inplace=True)(v),
+    "F.batch_norm(t, v, w)": lambda torch, v: torch.nn.functional.batch_norm(
+        torch.ones(3, 4), v, torch.ones(4), training=True
+    ),
+    "F.batch_norm(t, w, v)": lambda torch, v: torch.nn.functional.batch_norm(
+        torch.ones(3, 4), torch.ones(4), v, training=True
+    ),
+    "torch.batch_norm": lambda torch, v: torch.batch_norm(
+        torch.ones(3, 4), None, None, v, torch.ones(4), True, 0.1, 1e-5, False
+    ),
+    "F.instance_norm": lambda torch, v: torch.nn.functional.instance_norm(torch.ones(2, 4, 3), v, torch.ones(4)),
+    "_foreach_add_([v], 1)": lambda torch, v: torch._foreach_add_([torch.ones(4), v], 1.0),
+    "_foreach_copy_([v], [t])": lambda torch, v: torch._foreach_copy_([v], [torch.ones(4)]),
+    "_fused_sgd_([v])": lambda torch, v: torch._fused_sgd_(
+        [v],
+        [torch.ones(4)],
+        [],
+        weight_decay=0.0,
+        momentum=0.0,
+        lr=0.1,
+        dampening=0.0,
+        nesterov=False,
+        maximize=False,
+        is_first_step=True,
+    ),
+    "init.constant_(v)": lambda torch, v: torch.nn.init.constant_(v, 5.0),
+    "init.uniform_(tensor=v)": lambda torch, v: torch.nn.init.uniform_(tensor=v),
+    "a function of a user": lambda torch, v: _function_of_a_user(torch, v),
 }
 
 
+@pytest.mark.parametrize("trainable", [False, True])
 @calls(TORCH_WRITES)
-def test_torch_does_not_write_into_a_variable(backend: str, torch: Any, call: Call) -> None:
-    v = variable(backend, VALUE.reshape(-1), trainable=False)
-    with pytest.raises(TypeError, match=r"Hint: write v\.assign"):
-        call(torch, v)
-    assert_same(v, VALUE.reshape(-1))
+def test_torch_does_not_write_into_a_variable(backend: str, torch: Any, call: Call, trainable: bool) -> None:
+    v = variable(backend, VALUE.reshape(-1), trainable=trainable, name="w")
+    before = v.value
+    message = r"this would write into a snapshot of the variable, which must not change, at 'w'\. Hint: write v\.assign"
+    for scope in (nullcontext(), torch.no_grad(), sv.transaction(v)):
+        with pytest.raises(sv.errors.ReadOnlyError, match=message), scope:
+            call(torch, v)
+        assert_same(v, VALUE.reshape(-1))
+        assert_same(before, VALUE.reshape(-1))
     assert v.version == 0
+
+
+def test_torch_does_not_write_into_a_table_of_embeddings(torch: Any) -> None:
+    v, i = variable("torch", trainable=False), torch.tensor([0, 1])
+    with pytest.raises(sv.errors.ReadOnlyError, match="embedding: this would write"):
+        torch.nn.functional.embedding(i, v, max_norm=0.1)
+    assert_same(torch.nn.functional.embedding(i, v), VALUE)
+    assert_same(v, VALUE)
+
+
+def test_torch_does_not_write_into_a_variable_that_is_compiled(torch: Any) -> None:
+    v = variable("torch", trainable=False)
+    with pytest.raises(sv.errors.ReadOnlyError, match="constant_: this would write"):
+        sv.jit(lambda: torch.nn.init.constant_(v, 3.0))()
+    assert_same(v, VALUE)
+
+
+ONLY_READ: dict[str, tuple[Call, Call]] = {
+    "t.copy_(v)": (lambda torch, v: torch.Tensor.copy_(torch.zeros(2, 2), v), np.asarray),
+    "_foreach_copy_([t], [v])": (lambda torch, v: _foreach_copied(torch, v), np.asarray),
+    "add(v, 1, out=t)": (lambda torch, v: torch.add(v, 1.0, out=torch.zeros(2, 2)), lambda a: a + 1),
+    "sort": (lambda torch, v: torch.sort(v, descending=True).values, lambda a: a[:, ::-1]),
+    "F.relu": (lambda torch, v: torch.nn.functional.relu(v, inplace=False), np.asarray),
+    "F.relu_ of a copy": (lambda torch, v: torch.nn.functional.relu_(torch.mul(v, -1.0)), lambda a: a * 0),
+    "F.dropout": (lambda torch, v: torch.nn.functional.dropout(v, training=False), np.asarray),
+    "F.batch_norm": (
+        lambda torch, v: torch.nn.functional.batch_norm(
+            torch.ones(1, 4), torch.reshape(v, (-1,)), torch.ones(4), eps=0.0
+        ),
+        lambda a: 1 - a.reshape(1, -1),
+    ),
+    "batch_norm with our weights": (
+        lambda torch, v: torch.nn.functional.batch_norm(
+            torch.tensor([[1.0] * 4, [-1.0] * 4]), torch.zeros(4), torch.ones(4), *[_flat(v)] * 2, True, eps=1e-12
+        ),
+        lambda a: np.stack([a.reshape(-1) * 2, a.reshape(-1) * 0]),
+    ),
+}
+
+
+def _flat(v: sv.Variable) -> sv.Variable:
+    return variable(v.backend, v.numpy().reshape(-1), trainable=False)
+
+
+def _foreach_copied(torch: Any, v: Any) -> Any:
+    target = torch.zeros(2, 2)
+    torch._foreach_copy_([target], [v])
+    return target
+
+
+@row(ONLY_READ)
+def test_torch_may_read_a_variable_and_write_what_is_its_own(
+    backend: str, torch: Any, call: Call, expected: Call
+) -> None:
+    v = variable(backend, trainable=False)
+    assert_result(call(torch, v), "torch", expected(VALUE))
+    assert_same(v, VALUE)
 
 
 def test_what_torch_makes_of_a_variable_of_another_library_is_not_the_variable(backend: str, torch: Any) -> None:

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from collections.abc import Callable, Container, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 
@@ -32,7 +33,10 @@ from .types import Array, HostArray, Operation
 if TYPE_CHECKING:
     from .transforms import Transforms
 
-__all__ = ["Backend", "Handle"]
+__all__ = ["Backend", "Handle", "Refusal"]
+
+#: Makes the error for a write to the lent array with this number.
+Refusal: TypeAlias = Callable[[int], Exception]
 
 _BITWISE = (operator.and_, operator.or_, operator.xor)
 
@@ -180,6 +184,27 @@ class Backend(ABC):
 
     #: Functions of the library that must get the variable's parameter instead of its value.
     wants_parameters: ClassVar[frozenset[Any]] = frozenset()
+
+    #: Functions of the library of which it is known that they write no argument but ``out=``. It may grow.
+    only_reading: ClassVar[Container[Any]] = frozenset()
+
+    def call_reading(
+        self,
+        function: Callable[..., Any],
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        lent: Sequence[Array],
+        refusal: Refusal,
+    ) -> Any:
+        """Calls a function of the library whose arguments contain snapshots in place of variables.
+
+        A library whose functions can write their arguments overrides it, and raises ``refusal(number)`` before a
+        function writes into ``lent[number]``.
+
+        Args:
+            lent: the snapshots, as they are among the arguments.
+        """
+        return function(*args, **kwargs)
 
     def as_other_operand(self, array: HostArray) -> Any:
         """Converts a NumPy array or scalar to an operand of the library's own operators."""

@@ -8,6 +8,7 @@ only inside an overlay or a tape, where NumPy's gradients may be recorded on the
 from __future__ import annotations
 
 import operator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from .._arrays.backend import Backend
 from .._arrays.registry import backend_of_protocol
 from .._arrays.types import HostArray
-from ..errors import describe
+from ..errors import ReadOnlyError, describe
 from . import overlays
 from .operators import Operators
 
@@ -133,49 +134,44 @@ class Protocols(Operators):
     def __torch_function__(
         cls, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
         backend = backend_of_protocol("__torch_function__")
-        tracing = backend.tracing
-        if not (tracing is not None and tracing.is_tracing()) and _writes(
-            func, args, kwargs
-        ):  # torch.compile cannot trace the test
-            name = getattr(func, "__name__", str(func))
-            raise TypeError(
-                describe(
-                    name,
-                    "this would write into a snapshot of the variable, which must not change",
-                    hint="write v.assign(…), or pass v.parameter",
-                )
-            )
         leaf = func in backend.wants_parameters  # backward() and grad() need the parameters, not their values
-        received = {key: _received(each, backend, leaf) for key, each in kwargs.items()} if kwargs else kwargs
-        return func(*[_received(each, backend, leaf) for each in args], **received)
+        lent: list[Any] = []
+        owners: list[Protocols] = []
+        received = [_received(each, backend, leaf, lent, owners) for each in args]
+        named = {key: _received(each, backend, leaf, lent, owners) for key, each in (kwargs or {}).items()}
+        if leaf or (func in backend.only_reading and "out" not in named):
+            return func(*received, **named)
+        tracing = backend.tracing
+        if tracing is not None and tracing.is_tracing():  # torch.compile cannot trace the test
+            return func(*received, **named)
+        return backend.call_reading(func, received, named, lent, partial(_written_snapshot, func, owners))
 
 
-def _writes(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a torch function would write into a variable among its arguments."""
-    if _contains_variable(kwargs.get("out")) or (kwargs.get("inplace") and _contains_variable(args)):
-        return True
-    name = getattr(func, "__name__", "")
-    return name.endswith("_") and not name.endswith("__") and _contains_variable(args[:1])
-
-
-def _contains_variable(argument: Any) -> bool:
-    return isinstance(argument, Operators) or (
-        type(argument) in (list, tuple) and any(map(_contains_variable, argument))
+def _written_snapshot(function: Any, owners: list[Protocols], number: int) -> ReadOnlyError:
+    return ReadOnlyError.of(
+        getattr(function, "__name__", str(function)),
+        "this would write into a snapshot of the variable, which must not change",
+        getattr(owners[number], "_path", ""),
+        "write v.assign(…), or pass v.parameter",
     )
 
 
-def _received(argument: Any, backend: Backend, leaf: bool) -> Any:
+def _received(argument: Any, backend: Backend, leaf: bool, lent: list[Any], owners: list[Protocols]) -> Any:
     """An argument with every variable in it replaced; written by hand, since torch's tree map takes 10 us.
 
     Args:
         leaf: replaces each variable by its parameter instead of a snapshot.
+        lent: each snapshot is appended.
+        owners: the variable of each snapshot is appended.
     """
     if isinstance(argument, Protocols):
         if leaf:
             return argument.parameter  # type: ignore[attr-defined]  # a FrozenVariable has none, and raises
-        return backend.import_array(argument._for(backend))
+        array = backend.import_array(argument._for(backend))
+        lent.append(array)
+        owners.append(argument)
+        return array
     if type(argument) in (list, tuple):
-        return type(argument)([_received(each, backend, leaf) for each in argument])
+        return type(argument)([_received(each, backend, leaf, lent, owners) for each in argument])
     return argument

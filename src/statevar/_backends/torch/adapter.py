@@ -28,6 +28,7 @@ from ..._arrays.placement import Spread, no_such_device, parse_device
 from ..._arrays.shapes import DeclaredShape
 from ..._arrays.types import HostArray, Operation
 from ...errors import DTypeError, describe
+from .functions import call_reading, only_reading
 from .spread import Places, spread_of
 from .tracing import TorchTracing
 
@@ -179,6 +180,7 @@ class TorchBackend(Backend):
     name = "torch"
     counts_all_writes = False  # its fused optimizers
     tracing = TorchTracing()
+    only_reading = only_reading
     wants_parameters = frozenset({torch.autograd.backward, torch.autograd.grad, Tensor.backward})
 
     # -- whose is it ---------------------------------------------------------------------------------
@@ -263,6 +265,9 @@ class TorchBackend(Backend):
         if isinstance(array, Tensor):
             return array
         return _tensor(np.array(array))  # a copy, since a torch tensor cannot be read-only
+
+    def call_reading(self, function: Any, args: Any, kwargs: Any, lent: Any, refusal: Any) -> Any:
+        return call_reading(function, args, kwargs, lent, refusal)
 
     def as_other_operand(self, array: HostArray) -> Any:
         return _tensor(np.array(array))
