@@ -57,8 +57,11 @@ def call_reading(
         argument = args[position] if position < len(args) else kwargs.get(name)
         if argument is None and name == "self":
             argument = kwargs.get("input")  # the name of it in Python
-        if is_list == isinstance(argument, list | tuple):  # `aten::sort` sorts a list in place, but no tensor
-            _check(argument if is_list else (argument,), lent, refusal)
+        if isinstance(argument, list | tuple):
+            if is_list:
+                _check(argument, lent, refusal)
+        elif not is_list:  # `aten::sort` sorts a list in place, but no tensor
+            _check((argument,), lent, refusal)
     if "out" in kwargs:
         out = kwargs["out"]
         _check(out if isinstance(out, list | tuple) else (out,), lent, refusal)
@@ -122,13 +125,13 @@ def _tensors(argument: Any) -> Iterator[Tensor]:
             yield from _tensors(each)
 
 
-class _Guard(TorchDispatchMode):
+class _Guard(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types there
     """Looks at every operation before it is done, and raises if it would write into the memory of a lent tensor."""
 
     supports_higher_order_operators = True
 
     def __init__(self, lent: Sequence[Tensor], refusal: Refusal) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._numbers = {_memory_of(each): number for number, each in enumerate(lent)}
         self._refusal = refusal
 
