@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from functools import partial
 
 import pytest
 
 import statevar as sv
 from tests.helpers import PATIENCE, assert_same
+from tests.internals import holds
 
 
 def test_tasks_take_turns(backend: str) -> None:
@@ -207,3 +210,82 @@ def test_scopes_of_two_tasks_do_not_mix() -> None:
         return [*await asyncio.gather(named("a"), named("b"))]
 
     assert asyncio.run(main()) == ["a/v", "b/v"]
+
+
+def test_a_hold_ends_once() -> None:
+    """A second `end` would take the lock from a thread that stands between two instructions of `wait`."""
+    hold = holds.Hold("a test")
+    hold.end()
+    assert hold._ended.acquire(blocking=False), "a thread that waits goes on"
+    hold.end()
+    assert hold._ended.locked(), "the second end has released the lock of the waiting thread"
+
+
+def test_every_callback_of_an_end_is_called_whatever_the_others_raise(caplog: pytest.LogCaptureFixture) -> None:
+    hold = holds.Hold("a test")
+    called: list[str] = []
+
+    def fails() -> None:
+        called.append("fails")
+        raise RuntimeError("Event loop is closed")
+
+    forgotten = partial(called.append, "forgotten")
+    for call in (fails, partial(called.append, "first"), forgotten, partial(called.append, "second")):
+        hold.when_over(call)
+    hold.forget(forgotten)
+    hold.forget(forgotten)  # may be repeated
+    hold.end()
+    assert called == ["fails", "first", "second"]
+    assert "a test: a callback of its end raised an exception" in caplog.text
+
+
+def test_a_waiter_whose_loop_was_closed_disturbs_nobody(backend: str) -> None:
+    """One task gives up and its loop closes; the commit is whole, is told to subscribers, and wakes living loops."""
+    v = sv.Variable([0.0], backend=backend)
+    told: list[int] = []
+    v.subscribe(lambda variable, version: told.append(version))
+    held, go_on, waits = threading.Event(), threading.Event(), threading.Event()
+    errors: list[BaseException] = []
+
+    def owner() -> None:
+        try:
+            with sv.transaction(v):
+                v.assign_add(1.0)
+                held.set()
+                assert go_on.wait(PATIENCE)
+        except BaseException as error:  # noqa: BLE001  # the test looks at it
+            errors.append(error)
+
+    async def times_out() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                async with sv.transaction(v):
+                    pass
+
+    async def waiting() -> None:
+        waits.set()
+        async with sv.transaction(v):
+            v.assign_add(1.0)
+
+    thread = threading.Thread(target=owner)
+    thread.start()
+    assert held.wait(PATIENCE)
+    for _ in range(3):
+        asyncio.run(times_out())
+    hold = v._holder
+    assert hold is not None
+    assert not hold._calls, "the waiters that gave up have left their callbacks"
+    hold.when_over(fail_as_a_closed_loop)
+    living = threading.Thread(target=lambda: asyncio.run(asyncio.wait_for(waiting(), PATIENCE)))
+    living.start()
+    assert waits.wait(PATIENCE)
+    go_on.set()
+    thread.join(PATIENCE)
+    living.join(PATIENCE)
+    assert not errors
+    assert_same(v, [2.0])
+    assert told == [1, 2]
+
+
+def fail_as_a_closed_loop() -> None:
+    raise RuntimeError("Event loop is closed")

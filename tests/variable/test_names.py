@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import statevar as sv
+from tests.internals import scopes
 
 
 def test_default_names_are_unique_in_their_scope() -> None:
@@ -15,6 +16,17 @@ def test_default_names_are_unique_in_their_scope() -> None:
     with sv.name_scope("test_default_names"):
         paths.append(sv.Variable(0).path)
     assert paths == [f"test_default_names/variable{end}" for end in ("", "_1", "_2", "_3")]
+
+
+def test_default_names_of_ever_new_scopes_are_unique_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scopes, "_MANY", 10)
+    paths: list[str] = []
+    for _ in range(3):
+        for step in range(20):
+            with sv.name_scope(f"step-{step}"):
+                paths += [sv.Variable(0).path for _ in range(2)]
+            assert len(scopes._taken) <= 10
+    assert len(set(paths)) == len(paths)
 
 
 def test_explicit_names_may_repeat(backend: str) -> None:

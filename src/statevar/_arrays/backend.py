@@ -271,6 +271,17 @@ class Backend(ABC):
         May set ``handle.published`` to the value.
         """
 
+    def snapshot_within_write(self, handle: Handle) -> Array:
+        """A copy of the current value, for code that reads in the middle of a write of its own thread.
+
+        A signal handler may run between two instructions of a write verb, which has perhaps found that nobody holds the
+        value and is about to change it. So nothing here may share memory with the handle, or change what it caches.
+        """
+        host = np.array(self.to_host(self.snapshot(handle)))
+        device = self.device_of_handle(handle)
+        x = self.from_host(host, device)
+        return self.snapshot(self.create(x, declared=host.shape, device=device, trainable=False))
+
     # Each write verb is called under the lock, with the operand's dtype and shape checked, while no reader can reach
     # ``handle.published``. They share one signature so that there is one call site. An operand on another device is
     # moved to the device of the variable.

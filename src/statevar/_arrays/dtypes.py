@@ -173,23 +173,26 @@ def number_to_host(value: Any, target: str) -> HostArray | None:
 
     This is the common case of `cast_host`, in a fifth of the time.
     """
-    limits = _RANGES.get((type(value), target))
+    limits = _RANGES[target].get(type(value))
     if limits is not None and limits[0] <= value <= limits[1]:
         return np.array(value, HOST[target])
     return None
 
 
-#: The range in which NumPy casts Python numbers as `cast_host` does. Larger integers would be rounded twice.
-_RANGES: dict[tuple[type, str], tuple[float, float]] = {
-    **{(each, name): _bounds(name) for name in HOST if is_integer(name) for each in (int, bool)},
-    **{(float, name): _bounds(name) for name in HOST if is_floating(name)},
-    **{
-        (each, name): (max(_bounds(name)[0], -(2**53)), min(_bounds(name)[1], 2**53))
-        for name in HOST
-        if is_floating(name)
-        for each in (int, bool)
-    },
-}
+def _ranges(name: str) -> dict[type, tuple[float, float]]:
+    """The range in which NumPy casts Python numbers of each type to a dtype as `cast_host` does."""
+    if is_integer(name):
+        return dict.fromkeys((int, bool), _bounds(name))
+    if not is_floating(name):
+        return {}
+    low, high = _bounds(name)
+    rounded_once = (max(low, -(2**53)), min(high, 2**53))  # larger integers would be rounded twice
+    return {float: (low, high), int: rounded_once, bool: rounded_once}
+
+
+#: By dtype and then by type. One dict with pairs as keys would be 10 to 1000 times slower from several threads without
+#: the GIL: a pair that another thread has made is compared under the lock of the dict.
+_RANGES: dict[str, dict[type, tuple[float, float]]] = {name: _ranges(name) for name in HOST}
 
 
 def cast_host(array: HostArray, target: str, *, exact: bool, operation: str, path: str) -> HostArray:

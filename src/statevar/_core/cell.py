@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from threading import RLock
+from threading import RLock, get_ident
 from typing import Any, ClassVar, Literal, Never, Self
 
 from .._arrays.backend import Backend
@@ -25,7 +25,7 @@ from .._arrays.types import Array
 from ..errors import ConflictError, ShapeError, TraceError, UninitializedError, describe
 from . import overlays
 from .convert import to_operand, to_value, unwrapped
-from .holds import BUSY, Hold
+from .holds import BUSY, IN_PROGRAMS, Hold
 from .watchers import Watchers
 from .writes import ASSIGN, REDECLARE, Write, writes_of
 
@@ -211,12 +211,14 @@ class Cell:
             return tracing.traced_value(self._initialized("read"))
         with self._lock:
             handle = self._initialized("read")
+            if (holder := self._holder) is not None and holder.writes_here(self):
+                return backend.snapshot_within_write(handle)
+            if IN_PROGRAMS and id(self) in IN_PROGRAMS.get(get_ident(), ()):
+                return backend.snapshot_within_write(handle)
             value = backend.snapshot(handle)
-            holder = self._holder
-            if holder is None or not holder.is_writing(self):  # a finalizer may read in the middle of a write
-                self._snapshot = handle.published
-                if self._handle is not handle:  # a write without a lock has replaced it meanwhile
-                    self._snapshot = None
+            self._snapshot = handle.published
+            if self._handle is not handle:  # a write without a lock has replaced it meanwhile
+                self._snapshot = None
             return value
 
     def _state(self) -> State:
@@ -543,10 +545,22 @@ class Cell:
 
     # -- loans: a compiled program keeps the value, and gives it back to the first reader or writer ---------
 
-    def _lend(self, handle: Any, hold: Hold) -> None:
-        """Lends the handle to a compiled program. Called with the lock taken, while nobody holds the cell."""
-        self._snapshot = None
-        self._handle = handle
+    def _lend(self, handle: Any, hold: Hold, take: Callable[[], Callable[[], object]]) -> None:
+        """Lends the handle to a compiled program. Called with the lock taken, while nobody holds the cell.
+
+        Args:
+            handle: the handle that the variable has meanwhile.
+            take: takes the value for the program, and returns what must be called once the variable is lent.
+        """
+        self._holder = BUSY  # so that code in the middle of this, such as a signal handler, reads a copy
+        try:
+            done = take()
+            self._snapshot = None
+            self._handle = handle
+            done()
+        except BaseException:
+            self._holder = None
+            raise
         self._holder = hold
 
     def _end_loan(self, handle: Any, hold: Hold, writes: int) -> None:

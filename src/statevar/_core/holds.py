@@ -11,6 +11,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from operator import attrgetter, methodcaller
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeVar
@@ -18,12 +19,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeVar
 from ..errors import ConflictError, ReentrantWriteError
 from .forks import guarded, in_child
 
-__all__ = ["BUSY", "Hold", "Locks", "drain", "releasing", "running_task", "while_locked"]
+__all__ = ["BUSY", "IN_PROGRAMS", "PATIENCE", "Hold", "Locks", "drain", "releasing", "running_task", "while_locked"]
 
 _waiting: dict[int, Hold] = {}  # by thread, the hold that it waits for
-_graph = guarded(threading.Lock())  # guards `_waiting` and the `_calls` of each hold
+_graph = guarded(threading.Lock())  # guards `_waiting`, and the making of the `_calls` of a hold
 in_child(_waiting.clear)
-_PATIENCE = 0.5  # seconds between two looks at a hold that is waited for
+PATIENCE: Final = 0.5  # seconds between two looks at a hold that is waited for
 
 _running_loop: Callable[[], Any] | None = None  # asyncio's, once somebody has imported it
 
@@ -56,7 +57,7 @@ class Hold:
         self._task = running_task()
         self._over = False
         self.committing = False
-        self._calls: list[Callable[[], object]] | None = None
+        self._calls: deque[Callable[[], object]] | None = None
         self._ended = threading.Lock()
         self._ended.acquire()  # released once it ends
 
@@ -72,35 +73,56 @@ class Hold:
         """Whether the owner is changing a variable at this moment."""
         return self.committing
 
+    def writes_here(self, variable: Any) -> bool:
+        """Whether the running code was called in the middle of a write of the owner, in the owner's thread.
+
+        A signal handler, a finalizer and a trace function may be. The lock does not keep them out.
+        """
+        return self._thread == get_ident() and self.is_writing(variable)
+
     def give_back(self, variable: Any) -> None:
         """Ends the hold on one variable, at once. Called with the lock of the variable taken."""
         raise NotImplementedError
 
     def end(self) -> None:
         """Ends the hold and wakes every waiting thread. May be called again, for example after Ctrl-C."""
-        self._over = True
-        if self._ended.locked():
-            self._ended.release()
+        if not self._over:
+            self._over = True
+            self._ended.release()  # once: a second release would take the lock from a thread that `wait` wakes
         if self._calls is not None:
             self.wake()
 
     def wake(self) -> None:
-        """Calls the functions that were given to `when_over`."""
-        if self._calls is not None:
-            with _graph:
-                calls, self._calls = self._calls, None
-            for call in calls or ():
-                call()
+        """Calls the functions that were given to `when_over`: each of them, whatever the others raise."""
+        calls = self._calls
+        for _ in range(len(calls or ())):
+            try:
+                calls.popleft()()  # type: ignore[union-attr]  # there are calls
+            except IndexError:  # another thread has called the rest
+                return
+            except Exception:  # the hold has ended, and a write that was committed must not fail
+                import logging  # noqa: PLC0415  # takes 8 ms, and is needed only here
+
+                logging.getLogger("statevar").exception("%s: a callback of its end raised an exception", self.what)
 
     def when_over(self, call: Callable[[], object]) -> None:
         """Has ``call()`` run when the hold ends, in the thread that ends it; at once if it has ended.
 
-        The call may also come earlier, so the caller must check again.
+        The call may also come earlier, or be lost to Ctrl-C, so the caller must look again from time to time. A caller
+        who has stopped waiting takes it back with `forget`.
         """
         with _graph:
-            self._calls = [*(self._calls or ()), call]
+            if self._calls is None:
+                self._calls = deque()
+        self._calls.append(call)
         if self._over:
             self.wake()
+
+    def forget(self, call: Callable[[], object]) -> None:
+        """Takes back a function that was given to `when_over`, if it has not been called."""
+        if self._calls is not None:
+            with suppress(ValueError):
+                self._calls.remove(call)
 
     def wait(self, operation: str, path: Callable[[], str], still: Callable[[], bool]) -> None:
         """Blocks until the hold ends.
@@ -127,7 +149,7 @@ class Hold:
             _waiting[me] = self
         try:
             while still():
-                if self._ended.acquire(timeout=_PATIENCE):
+                if self._ended.acquire(timeout=PATIENCE):
                     self._ended.release()  # for the next waiting thread
                     break
         finally:
@@ -154,6 +176,11 @@ class Hold:
             hold = _waiting.get(hold._thread)
 
 
+#: By thread, the ids of the variables that a compiled program of the thread is writing in place at this moment.
+IN_PROGRAMS: Final[dict[int, frozenset[int]]] = {}
+in_child(IN_PROGRAMS.clear)
+
+
 class _Busy(Hold):
     """The hold that marks a write in progress under the lock: only code inside that write can find it."""
 
@@ -163,6 +190,9 @@ class _Busy(Hold):
         return True
 
     def is_writing(self, variable: Any) -> bool:
+        return True
+
+    def writes_here(self, variable: Any) -> bool:
         return True
 
 

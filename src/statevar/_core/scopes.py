@@ -32,6 +32,8 @@ _names: ContextVar[tuple[str, ...]] = ContextVar("statevar_names", default=())
 _device: ContextVar[Any] = ContextVar("statevar_device", default=None)
 _autocast: ContextVar[str | None] = ContextVar("statevar_autocast", default=None)
 _taken: dict[tuple[tuple[str, ...], str], int] = {}
+_least = 0  # the first number of a name that is not in `_taken`
+_MANY = 10_000  # about 2 MB
 _taken_lock = guarded(threading.Lock())
 
 
@@ -145,9 +147,17 @@ def path_of(name: str) -> str:
 
 
 def unique_name(stem: str) -> str:
-    """Returns the next unused default name of the current scope: stem, stem_1, stem_2, and so on."""
+    """Returns the next unused default name of the current scope: stem, stem_1, stem_2, and so on.
+
+    A process that opens ever new scopes keeps the numbers of the last few thousand. Later scopes then begin with a
+    higher number.
+    """
+    global _least  # noqa: PLW0603  # as `_taken`, under the lock
     key = (_names.get(), stem)
     with _taken_lock:
-        count = _taken.get(key, 0)
+        count = _taken.get(key, _least)
+        if len(_taken) >= _MANY:  # forgets them, and never gives a number again that one of them has had
+            _least = max(_least, *_taken.values())
+            _taken.clear()
         _taken[key] = count + 1
     return f"{stem}_{count}" if count else stem

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import partial
 from typing import Any, Self, TypeAlias
 
 from .._arrays.shapes import DeclaredShape
@@ -13,7 +12,7 @@ from .._arrays.types import Array
 from .._core import overlays
 from .._core.cell import Cell, hold_each, release_each
 from .._core.draft import Draft, commit, fork, look
-from .._core.holds import Hold
+from .._core.holds import PATIENCE, Hold
 from .._core.overlays import Overlay
 from .._core.variable import Variable
 from .._public import public
@@ -191,8 +190,18 @@ async def _over(hold: Hold, *, inside: bool) -> None:
     import asyncio  # noqa: PLC0415  # takes 40 ms, and only code that awaits needs it
 
     over, loop = asyncio.Event(), asyncio.get_running_loop()
-    hold.when_over(partial(loop.call_soon_threadsafe, over.set))
-    await over.wait()
+
+    def tell() -> None:
+        with suppress(RuntimeError):  # the loop was closed, so nobody waits
+            loop.call_soon_threadsafe(over.set)
+
+    hold.when_over(tell)
+    try:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE):  # the caller looks again, since Ctrl-C may have kept `tell` from us
+                await over.wait()
+    finally:
+        hold.forget(tell)
 
 
 class TransactionOverlay(Overlay):
@@ -225,6 +234,8 @@ class TransactionOverlay(Overlay):
         for level in reversed(self._levels):
             if variable in level:
                 return level[variable]
+        if variable in self._committing:  # a signal handler or a finalizer reads in the middle of the commit
+            return self._committing[variable]
         if variable._holder is self:
             return variable
         if variable not in self._seen:
@@ -234,6 +245,14 @@ class TransactionOverlay(Overlay):
     def write(self, variable: Any) -> Any:
         """Returns the draft of a variable on the innermost level, and holds the variable."""
         levels = self._levels
+        if not levels:
+            raise ReentrantWriteError.of(
+                "transaction",
+                "the transaction of this thread is being committed",
+                self._path(variable),
+                "write before or after the transaction: code that runs in the middle of a commit, such as a signal "
+                "handler or a finalizer, can only read",
+            )
         level = levels[-1]
         draft = level.get(variable)
         if draft is None:

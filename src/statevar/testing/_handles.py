@@ -72,6 +72,7 @@ class Handles(SuiteBase):
         # The reader keeps only this object: a view of a snapshot must protect the memory as the snapshot does.
         ways: dict[str, Callable[[Handle], Array]] = {
             "snapshot": adapter.snapshot,
+            "snapshot within a write": adapter.snapshot_within_write,
             "published": lambda handle: adapter.snapshot(handle) if handle.published is None else handle.published,
             "selection of a snapshot": lambda handle: adapter.get(
                 adapter.snapshot(handle), _where(adapter.shape(adapter.snapshot(handle)), ...)

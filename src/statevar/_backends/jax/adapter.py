@@ -22,7 +22,7 @@ from ..._arrays.indexing import Selection, last_of_each
 from ..._arrays.placement import Spread, no_such_device, parse_device
 from ..._arrays.shapes import DeclaredShape
 from ..._arrays.types import HostArray, Operation
-from ...errors import DeviceError, DTypeError
+from ...errors import DeviceError, DTypeError, ReentrantWriteError
 from .pytree import register
 from .tracing import JAXTracing
 
@@ -44,11 +44,17 @@ _SingleDevice = jax.sharding.SingleDeviceSharding
 
 
 class _Handle:
-    __slots__ = ("array", "published")
+    __slots__ = ("array", "fresh", "published")
 
     def __init__(self, array: jax.Array, published: jax.Array | None = None) -> None:
         self.array = array
         self.published = published
+        self.fresh: list[Any] | None = None  # gets the result of a write that donates the array
+
+    @property
+    def present(self) -> jax.Array:
+        """The array, without taking it from a compiled program that has it, as a handle of `Residence` may."""
+        return self.array
 
 
 class JAXBackend(Backend):
@@ -189,6 +195,16 @@ class JAXBackend(Backend):
         handle.published = handle.array
         return handle.array
 
+    def snapshot_within_write(self, handle: Any) -> Any:
+        array = handle.fresh[0] if handle.fresh else handle.present
+        if not array.is_deleted():
+            return jnp.copy(array)
+        raise ReentrantWriteError.of(
+            "read",
+            "a write of this thread is under way: JAX has destroyed the old value and not yet returned the new one",
+            hint="read the variable before or after the write",
+        )
+
     def assign(self, handle: Any, x: Any, _op: Any = None, _where: Any = None) -> Any:
         if isinstance(x, np.ndarray):
             return _Handle(_like(jnp.array(x), handle.array))
@@ -199,9 +215,10 @@ class JAXBackend(Backend):
         x = _beside(x, handle.array)
         if handle.published is not None:
             return _Handle(_apply[op](handle.array, x))
-        kept: list[Any] = []
+        array = handle.array
+        handle.fresh = kept = []
         try:
-            return _Handle(_store(kept, _apply_donating[op], handle.array, x))
+            return _Handle(_store(kept, _apply_donating[op], array, x))
         except BaseException:
             _rescue(handle, kept)
             raise
@@ -211,9 +228,10 @@ class JAXBackend(Backend):
             return handle
         if handle.published is not None:
             return _Handle(_put(handle.array, x, operation, where, donate=False))
-        kept: list[Any] = []
+        array = handle.array
+        handle.fresh = kept = []
         try:
-            return _Handle(_put(handle.array, x, operation, where, donate=True, kept=kept))
+            return _Handle(_put(array, x, operation, where, donate=True, kept=kept))
         except BaseException:
             _rescue(handle, kept)
             raise
@@ -265,6 +283,7 @@ def _rescue(handle: _Handle, kept: list[Any]) -> None:
     """Stores the result of a donating call that Ctrl-C interrupted, since the old array no longer exists."""
     if kept:
         handle.array = kept[0]
+    handle.fresh = None
 
 
 def _has_64_bits() -> bool:

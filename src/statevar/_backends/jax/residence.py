@@ -11,7 +11,9 @@ Locks are taken in one order: those of the variables, by id, and then that of th
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from threading import get_ident
 from typing import Any, Final
 from weakref import WeakSet, ref
 
@@ -22,6 +24,7 @@ from ..._core.forks import in_child
 from ..._core.holds import Hold, while_locked
 from ..._core.variable import Variable
 from ..._transforms.call import Retry
+from ...errors import ReentrantWriteError
 
 __all__ = ["HELD", "Residence"]
 
@@ -37,19 +40,30 @@ class Lent:
     A read of the array gives it back to the variable.
     """
 
-    __slots__ = ("_lender", "index", "own", "published")
+    __slots__ = ("_lender", "fresh", "index", "own", "published")
 
     def __init__(self, lender: Residence, index: int) -> None:
         self._lender = lender
         self.index = index
         self.own: Any = None  # the array, once it has been given back
         self.published: Any = None
+        self.fresh: Any = None
 
     @property
     def array(self) -> Any:
         if self.own is None:
+            if self._lender.writes_here(None):
+                return self.present  # the program goes on with it
             self._lender.recall(self)
         return self.own
+
+    @property
+    def present(self) -> Any:
+        """The array, which stays where it is."""
+        if self.own is not None:
+            return self.own
+        lender = self._lender
+        return (lender.fresh[0][1] if lender.fresh else lender.values)[self.index]
 
     @array.setter
     def array(self, array: Any) -> None:
@@ -61,7 +75,19 @@ class Lent:
 class Residence(Hold):
     """The arrays of some variables, in the order of the program."""
 
-    __slots__ = ("__weakref__", "_bases", "_variables", "calls", "homes", "lock", "missing", "place", "values")
+    __slots__ = (
+        "__weakref__",
+        "_bases",
+        "_variables",
+        "calls",
+        "fresh",
+        "homes",
+        "lock",
+        "missing",
+        "place",
+        "running",
+        "values",
+    )
 
     lends = True
 
@@ -76,6 +102,8 @@ class Residence(Hold):
         self.homes: list[Any] = [None] * len(variables)  # where each variable lies, as a sharding
         self.place: Any = None  # the sharding of a result that lies there
         self.calls = 0
+        self.running = 0  # the thread that is inside a call
+        self.fresh: list[Any] | None = None  # gets the result of the call that is running
         _everyone.add(self)
 
     def is_mine(self) -> bool:
@@ -84,6 +112,10 @@ class Residence(Hold):
     def is_writing(self, variable: Any) -> bool:
         """True: a call may have changed the variable since its version was last updated."""
         return True
+
+    def writes_here(self, variable: Any) -> bool:
+        """Whether the running code was called in the middle of a call of the program, in the thread that calls it."""
+        return self.running == get_ident()
 
     def lend(self, *, copies: bool) -> bool:
         """Fetches the missing arrays.
@@ -109,19 +141,21 @@ class Residence(Hold):
                 handle = variable._handle
                 if variable._holder is self:
                     continue  # another thread was faster
-                array = handle.array
-                if copies and handle.published is not None:
-                    array = _copy(array)
                 with self.lock:
                     i = places[variable]
-                    self.values[i] = array
-                    self.homes[i] = array.sharding
-                    self._bases[i] = self.calls
-                    variable._lend(Lent(self, i), self)
-                    self.missing.remove(i)
+                    variable._lend(Lent(self, i), self, partial(self._take, handle, i, copies=copies))
             return True
 
         return while_locked(places, body)
+
+    def _take(self, handle: Any, i: int, *, copies: bool) -> Callable[[], object]:
+        array = handle.array
+        if copies and handle.published is not None:
+            array = _copy(array)
+        self.values[i] = array
+        self.homes[i] = array.sharding
+        self._bases[i] = self.calls
+        return partial(self.missing.remove, i)
 
     def recall(self, handle: Lent) -> None:
         """Gives an array back to its variable, until it is lent again."""
@@ -130,12 +164,16 @@ class Residence(Hold):
                 return
             i = handle.index
             variable = self._variables[i]()
-            if i not in self.missing:
-                self.missing.append(i)
-            array, self.values[i] = self.values[i], None
-            if variable is not None:
-                variable._end_loan(handle, self, self.calls - self._bases[i])
-            handle.own = array
+            around, self.running = self.running, get_ident()  # code in the middle of this reads copies
+            try:
+                if variable is not None:
+                    variable._end_loan(handle, self, self.calls - self._bases[i])
+                handle.own = self.values[i]
+                if i not in self.missing:
+                    self.missing.append(i)
+                self.values[i] = None
+            finally:
+                self.running = around
 
     def bring_home(self) -> None:
         """Moves the results of a call back to the devices of the variables; called with the lock, with a new `place`.
@@ -148,6 +186,13 @@ class Residence(Hold):
         self.place = self.values[0].sharding
 
     def give_back(self, variable: Any) -> None:
+        if self.writes_here(variable):
+            raise ReentrantWriteError.of(
+                "jit",
+                "this thread is already inside a call of a compiled program that writes this variable",
+                variable._path,
+                "write before or after the call",
+            )
         variable._handle.array  # noqa: B018  # reading it recalls it
 
     def give_all_back(self) -> None:

@@ -182,28 +182,34 @@ class _Jit:
         if config.read:
             read = [each._snapshot if each._snapshot is not None else _published(each) for each in config.read]
         with home.lock:
-            if home.missing:
-                raise Retry(_CHANGED)
-            if read:
-                for variable, value in zip(config.read, read, strict=True):
-                    if variable._snapshot is not value:
-                        raise Retry(_CHANGED)
+            home.running = caller or get_ident()  # from here on, code in the middle of this call recalls nothing
             config.caller = caller
             by_identity.on = True
+            home.fresh = kept = []
             try:
-                # The unpacking runs the iterator, and Python looks for signals neither there nor in the next statement:
-                # the old values are donated, so Ctrl-C must not come before the new ones are stored.
+                if home.missing:
+                    raise Retry(_CHANGED)  # noqa: TRY301  # the same end as that of any other error
+                if read:
+                    for variable, value in zip(config.read, read, strict=True):
+                        if variable._snapshot is not value:
+                            raise Retry(_CHANGED)  # noqa: TRY301  # as above
                 call = partial(config.call, **kwargs) if kwargs else config.call  # a keyword takes 0.1 us
-                [(out, home.values)] = starmap(call, ((home.values, read, *args),))
+                # The old values are donated, so no Python code may come before the new ones are stored: C code does it.
+                kept.extend(starmap(call, ((home.values, read, *args),)))
+                [(out, home.values)] = kept
                 home.calls += 1
                 if home.values and home.values[0].sharding is not home.place:  # all lie on the same devices
                     home.bring_home()
             except BaseException:
+                if kept and home.values is not kept[0][1]:  # Ctrl-C came right after the call
+                    home.values = kept[0][1]
+                    home.calls += 1
                 home.drop_deleted()
                 raise
             finally:
                 by_identity.on = False
-                config.caller = 0
+                config.caller = home.running = 0
+                home.fresh = None
         return out() if type(out) is partial else out
 
     def _within(self, config: _Config, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

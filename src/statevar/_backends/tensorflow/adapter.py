@@ -249,6 +249,9 @@ class TensorFlowBackend(Backend):
             handle.cached = value
         return handle.cached
 
+    def snapshot_within_write(self, handle: Any) -> Any:
+        return tf.identity(handle.variable.value())  # past the cache, which the write has just dropped
+
     def assign(self, handle: Any, x: Any, _op: Any = None, _where: Any = None) -> Any:
         if _writing(handle):
             _ASSIGN(resource=handle.variable.handle, value=_beside(x, handle.variable))

@@ -341,6 +341,10 @@ class TorchBackend(Backend):
         with torch.inference_mode(False), torch.enable_grad():
             return _differentiable(handle)
 
+    def snapshot_within_write(self, handle: Any) -> Tensor:
+        with torch.inference_mode(False), torch.set_grad_enabled(handle.parameter.requires_grad):
+            return handle.parameter.clone()  # with its gradient, as that of `snapshot`
+
     def assign(self, handle: Any, x: Tensor, _op: Any = None, _where: Any = None) -> Any:
         if _is_compiling():
             return _traced(handle, x)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from threading import get_ident
 from typing import Any, Final
 
 import torch
 
 from ..._core.cell import count_writes
-from ..._core.holds import drain, releasing
+from ..._core.holds import IN_PROGRAMS, drain, releasing
 from ..._core.variable import Variable
 from ..._transforms.call import CompiledCall, Retry
 from ...errors import describe
@@ -36,6 +37,7 @@ class Graph:
         "_call",
         "_compiled",
         "_detached",
+        "_ids",
         "_locks",
         "_plan",
         "_ran",
@@ -76,6 +78,7 @@ class Graph:
         self._targets: list[Variable] = []
         self._releases: list[Any] = []
         self._locks: list[Any] = []
+        self._ids: frozenset[int] = frozenset()
 
     def finish(self) -> None:
         """Prepares the calls, once the graph is complete."""
@@ -86,6 +89,7 @@ class Graph:
         acquires = [lock.acquire for lock in self._locks]
         self._plan = list(zip(acquires, self.variables, self.shapes, self.layouts, self.written, strict=True))
         self._targets = [each for each, writes in zip(self.variables, self.written, strict=True) if writes] + self.extra
+        self._ids = frozenset(map(id, self._targets))
 
     # -- running ------------------------------------------------------------------------------------------------
 
@@ -104,6 +108,11 @@ class Graph:
         news: list[tuple[Variable, Tensor]] = []
         began = watched = False
         grad = _is_grad_enabled()
+        around = None
+        # Before the variables are looked at: a signal handler that reads one later gets a copy.
+        if me := get_ident() if self.in_place else 0:
+            around = IN_PROGRAMS.get(me)
+            IN_PROGRAMS[me] = self._ids if around is None else self._ids | around
         try:
             for acquire, variable, shape, layout, writes in self._plan:
                 acquire()
@@ -139,6 +148,8 @@ class Graph:
                     handle.seen = handle.parameter._version
             if grad:
                 _set_grad_enabled(True)
+            if me:
+                _end_program(me, around)
             for release in self._releases:
                 release()
         except BaseException:
@@ -153,6 +164,8 @@ class Graph:
                         count_writes(self._targets)
                     if grad:
                         _set_grad_enabled(True)
+                    if me:
+                        _end_program(me, around)
                     drain(releasing(self._locks))
                     break
                 except KeyboardInterrupt as another:
@@ -222,6 +235,14 @@ class Graph:
         self._detached = [i for i in range(self.outs) if id(found[i]) in known]
         self._call = self._compiled
         return found
+
+
+def _end_program(thread: int, around: frozenset[int] | None) -> None:
+    """Unmarks the variables of a program that has ended; one around it, whose callback has called it, goes on."""
+    if around is None:
+        IN_PROGRAMS.pop(thread, None)
+    else:
+        IN_PROGRAMS[thread] = around
 
 
 def _layout_of(tensor: Tensor | None) -> Any:
