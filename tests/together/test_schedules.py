@@ -58,7 +58,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(snapshots, "_published", lambda v: v._snapshot)
     monkeypatch.setattr(sv.Variable, "__repr__", object.__repr__)  # its trace shows keys, which would read the value
     monkeypatch.setattr(holds, "_graph", holds._graph)  # put back what `explore` replaces
-    monkeypatch.setattr(holds, "_PATIENCE", -1, raising=False)  # a wait that looks up now and then has no end here
+    monkeypatch.setattr(holds, "PATIENCE", -1)  # a wait that looks up now and then has no end here
     yield
     overlays.active.clear()
     holds._waiting.clear()
