@@ -216,7 +216,8 @@ class JAXBackend(Backend):
         if handle.published is not None:
             return _Handle(_apply[op](handle.array, x))
         array = handle.array
-        handle.fresh = kept = []
+        kept: list[Any] = []
+        handle.fresh = kept
         try:
             return _Handle(_store(kept, _apply_donating[op], array, x))
         except BaseException:
@@ -229,7 +230,8 @@ class JAXBackend(Backend):
         if handle.published is not None:
             return _Handle(_put(handle.array, x, operation, where, donate=False))
         array = handle.array
-        handle.fresh = kept = []
+        kept: list[Any] = []
+        handle.fresh = kept
         try:
             return _Handle(_put(array, x, operation, where, donate=True, kept=kept))
         except BaseException:

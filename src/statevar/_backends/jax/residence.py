@@ -57,6 +57,12 @@ class Lent:
             self._lender.recall(self)
         return self.own
 
+    @array.setter
+    def array(self, array: Any) -> None:
+        if self.own is None:
+            self._lender.recall(self)
+        self.own = array
+
     @property
     def present(self) -> Any:
         """The array, which stays where it is."""
@@ -64,12 +70,6 @@ class Lent:
             return self.own
         lender = self._lender
         return (lender.fresh[0][1] if lender.fresh else lender.values)[self.index]
-
-    @array.setter
-    def array(self, array: Any) -> None:
-        if self.own is None:
-            self._lender.recall(self)
-        self.own = array
 
 
 class Residence(Hold):

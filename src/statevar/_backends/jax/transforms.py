@@ -185,7 +185,8 @@ class _Jit:
             home.running = caller or get_ident()  # from here on, code in the middle of this call recalls nothing
             config.caller = caller
             by_identity.on = True
-            home.fresh = kept = []
+            kept: list[Any] = []
+            home.fresh = kept
             try:
                 if home.missing:
                     raise Retry(_CHANGED)  # noqa: TRY301  # the same end as that of any other error

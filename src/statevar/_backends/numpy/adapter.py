@@ -250,7 +250,9 @@ class NumPyBackend(Backend):
         return result
 
     def snapshot_within_write(self, handle: Any) -> HostArray:
-        return self.as_immutable(handle.writer.copy(), fresh=True)
+        copy: HostArray = handle.writer.copy()
+        copy.setflags(write=False)
+        return copy
 
     def assign(self, handle: Any, x: HostArray, _op: Any = None, _where: Any = None) -> Any:
         writer = handle.writer

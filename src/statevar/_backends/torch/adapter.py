@@ -343,7 +343,8 @@ class TorchBackend(Backend):
 
     def snapshot_within_write(self, handle: Any) -> Tensor:
         with torch.inference_mode(False), torch.set_grad_enabled(handle.parameter.requires_grad):
-            return handle.parameter.clone()  # with its gradient, as that of `snapshot`
+            value: Tensor = handle.parameter.clone()  # with its gradient, as that of `snapshot`
+            return value
 
     def assign(self, handle: Any, x: Tensor, _op: Any = None, _where: Any = None) -> Any:
         if _is_compiling():
