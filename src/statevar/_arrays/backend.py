@@ -215,7 +215,10 @@ class Backend(ABC):
         """Casts an array of this library to another dtype; differentiable where the library is."""
 
     def without_weak_type(self, array: Array) -> Array:
-        """The array without marks such as JAX's weak type, as a variable stores it. The array may be traced."""
+        """The array as a variable stores it, without marks such as JAX's weak type; or a variable's value.
+
+        The array may be traced.
+        """
         return array
 
     def as_immutable(self, array: Array, *, fresh: bool) -> Array:
@@ -252,13 +255,13 @@ class Backend(ABC):
 
     @abstractmethod
     def round(self, array: Array, decimals: int) -> Array:
-        """Rounds an array to a number of decimals, half to even."""
+        """Rounds an array to a number of decimals, half to even. The result is no view, as of `get`."""
 
     # -- handles -----------------------------------------------------------------------------------------
 
     @abstractmethod
     def create(self, array: Array, *, declared: DeclaredShape, device: Any, trainable: bool) -> Handle:
-        """Makes a handle that stores an operand: a copy of it, unless it is immutable."""
+        """Makes a handle that stores an operand: a copy of it, even if it is immutable, as in `assign`."""
 
     @abstractmethod
     def device_of_handle(self, handle: Handle) -> Any:
@@ -288,7 +291,13 @@ class Backend(ABC):
 
     @abstractmethod
     def assign(self, handle: Handle, x: Array, _op: Any = None, _where: Any = None) -> Handle:
-        """Stores x, whose shape fits the declared shape."""
+        """Stores x, whose shape fits the declared shape: a copy of it, even if it is immutable.
+
+        An immutable array may share the memory of somebody who can write it, for instance through DLPack.
+
+        Args:
+            _op: anything but None if x was computed from values of the variable, so that it need not be copied.
+        """
 
     @abstractmethod
     def apply(self, handle: Handle, x: Array, op: Operation, _where: Any = None) -> Handle:
@@ -303,7 +312,7 @@ class Backend(ABC):
 
     @abstractmethod
     def redeclare(self, handle: Handle, x: Array, _op: Any = None, _where: Any = None) -> Handle:
-        """Stores x, which may have any shape; the handle has that declared shape from now on."""
+        """Stores x as `assign` does; it may have any shape, and the handle has that declared shape from now on."""
 
     # `fork`, `fork_from_host`, `adopt` and `savepoint` copy here. An adapter can override them to share memory.
 
@@ -353,7 +362,10 @@ class Backend(ABC):
 
     @abstractmethod
     def get(self, array: Array, where: Selection) -> Array:
-        """Returns the selected elements; differentiable where the library is."""
+        """Returns the selected elements; differentiable where the library is.
+
+        A write to the result must not change the array, so it is no view, unless the library has no such writes.
+        """
 
     def set_trainable(self, handle: Handle, trainable: bool) -> None:
         """Tells the library whether gradients of the handle are wanted."""

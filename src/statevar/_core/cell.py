@@ -27,7 +27,7 @@ from . import overlays
 from .convert import to_operand, to_value, unwrapped
 from .holds import BUSY, IN_PROGRAMS, Hold
 from .watchers import Watchers
-from .writes import ASSIGN, REDECLARE, Write, writes_of
+from .writes import ASSIGN, KEPT, REDECLARE, Write, writes_of
 
 __all__ = ["Aggregation", "Cell", "State", "count_writes", "hold_each", "release_each"]
 
@@ -314,7 +314,7 @@ class Cell:
 
     def _keep_value(self, value: Array, operation: str, hold: Hold) -> None:
         """Stores a value of any shape that the owner of a hold has computed and constrained."""
-        self._write(_redeclare(operation), value, None, True, hold)
+        self._write(_kept(operation), value, None, True, hold)
 
     def _write_unlocked(self, write: Write, x: Array, index: Any) -> Self:
         """Computes the new value without the lock, then replaces the handle.
@@ -376,11 +376,11 @@ class Cell:
             )
         handle = self._initialized(write.operation)
         where = write.check(self, write.operation, x, index)
-        verb = None if write.verb is None else getattr(backend, write.verb)
+        verb, op = None if write.verb is None else getattr(backend, write.verb), write.op
         if verb is None or self._constraint is not None:
             x = self._computed(write, tracing.traced_value(handle), x, where)
-            verb = backend.assign
-        self._handle = verb(handle, x, write.op, where)
+            verb, op = backend.assign, op if self._constraint is None else None
+        self._handle = verb(handle, x, op, where)
         return self
 
     def _computed(self, write: Write, old: Any, x: Array, where: Any) -> Array:
@@ -583,6 +583,11 @@ def _assign(operation: str) -> Write:
 @functools.cache
 def _redeclare(operation: str) -> Write:
     return REDECLARE.of(operation)
+
+
+@functools.cache
+def _kept(operation: str) -> Write:
+    return REDECLARE.of(operation, KEPT)
 
 
 # -- many cells at once: a method call for each would take as long as the work itself ------------------------

@@ -142,7 +142,7 @@ class Operators(ABC):
     def __ixor__(self, other: Any) -> Self: return self._apply("bitwise_xor", other)
 
     def __neg__(self) -> Any: return -self.value
-    def __pos__(self) -> Any: return self.value  # TensorFlow has no unary plus
+    def __pos__(self) -> Any: return self[...]  # no alias, as in NumPy; TensorFlow has no unary plus
     def __abs__(self) -> Any: return abs(self.value)
     def __invert__(self) -> Any: return ~self.value
     def __round__(self, ndigits: int = 0) -> Any: return self._backend.round(self.value, ndigits)
@@ -172,7 +172,11 @@ class Operators(ABC):
         return self.shape[0]
 
     def __getitem__(self, index: Any) -> Any:
-        """The elements that NumPy's indexing selects, as an array of the variable's library."""
+        """The elements that NumPy's indexing selects, as an array of the variable's library.
+
+        It is a copy, on every library: ``v[0] += x`` reads, computes and writes the variable with ``v[0] = …``, and
+        ``row = v[0]; row += x`` changes ``row`` only. ``v.value[0]`` is a view where the library has views.
+        """
         value = self.value
         parts = index if type(index) is tuple else (index,)
         if any(self._backend.is_symbolic(part) for part in parts):

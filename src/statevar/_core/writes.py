@@ -18,7 +18,7 @@ from .._arrays.shapes import DeclaredShape, Shape, broadcasts_into, fits
 from .._arrays.types import Array
 from ..errors import DTypeError, ShapeError
 
-__all__ = ["ASSIGN", "PUT", "REDECLARE", "Write", "refused", "writes_of"]
+__all__ = ["ASSIGN", "KEPT", "PUT", "REDECLARE", "Write", "refused", "writes_of"]
 
 
 if TYPE_CHECKING:  # a protocol takes 0.1 ms of every import
@@ -123,6 +123,8 @@ def selects(cell: Shaped, operation: str, x: Array, index: Any) -> Selection:
 ASSIGN: Final = Write("assign", "assign", fits_declared, first=True)
 REDECLARE: Final = Write("assign", "redeclare", redeclares, first=True)
 PUT: Final = Write("setitem", "put", selects, "set")
+#: The operator of an assignment whose operand is a value of ours already, so that no caller can write its memory.
+KEPT: Final = "kept"
 
 #: The operators that write a variable, by the name of the operation.
 _OPERATORS: dict[str, Any] = {

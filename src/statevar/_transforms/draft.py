@@ -54,7 +54,8 @@ class ValueDraft(Draft):
             new = self._constraint(new)
         if new is not x:
             new = self._convert(new, operation)
-        new = backend.as_immutable(new, fresh=new is not x)
+        # A constraint may return an array that it has kept.
+        new = backend.as_immutable(new, fresh=new is not x and self._constraint is None)
         shape, expected = backend.shape(new), self._shape
         if op is None or expected is None:  # an assignment may change the shape as far as the declaration allows
             expected = backend.shape(x)

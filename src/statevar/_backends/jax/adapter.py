@@ -3,6 +3,9 @@
 ``published`` also marks an array that has been handed out, which a write must not donate. Reference counts would not
 do: ``device_put`` and ``addressable_data`` make aliases that do not show in the count and become invalid when the array
 is donated.
+
+An array that comes in is copied. It cannot be written itself, but ``jax.device_put`` and ``jax.dlpack.from_dlpack``
+make arrays that share the memory of somebody who can write it, and JAX does not tell which arrays those are.
 """
 
 from __future__ import annotations
@@ -155,6 +158,9 @@ class JAXBackend(Backend):
     def without_weak_type(self, array: Any) -> Any:
         return jax.lax.convert_element_type(array, array.dtype) if array.weak_type else array
 
+    def as_immutable(self, array: Any, *, fresh: bool) -> Any:
+        return array if fresh else _copied(array)
+
     def beside(self, array: Any, other: Any) -> Any:
         return _beside(array, other)
 
@@ -184,9 +190,7 @@ class JAXBackend(Backend):
         if isinstance(array, np.ndarray):
             fresh = jnp.array(array) if device is None else jax.device_put(array.copy(), device)
             return _Handle(fresh)
-        if device is not None:
-            array = jax.device_put(array, device)
-        return _Handle(array, published=array)
+        return _Handle(_copied(array if device is None else jax.device_put(array, device)))
 
     def device_of_handle(self, handle: Any) -> Any:
         return self.device_of(handle.array)
@@ -206,20 +210,31 @@ class JAXBackend(Backend):
         )
 
     def assign(self, handle: Any, x: Any, _op: Any = None, _where: Any = None) -> Any:
+        old = handle.array
         if isinstance(x, np.ndarray):
-            return _Handle(_like(jnp.array(x), handle.array))
-        moved = _like(x, handle.array)
-        return _Handle(moved, published=moved)
+            return _Handle(_like(jnp.array(x), old))
+        moved = _like(x, old)
+        if _op is not None:  # computed from the variable's own value, so nobody can write its memory
+            return _Handle(moved, published=moved)
+        if handle.published is not None or old.shape != moved.shape:
+            return _Handle(_copied(moved))
+        kept: list[Any] = []
+        handle.fresh = kept
+        try:
+            return _Handle(_settled(_store(kept, _replace_donating, old, moved), moved))
+        except BaseException:
+            _rescue(handle, kept)
+            raise
 
     def apply(self, handle: Any, x: Any, op: Operation, _where: Any = None) -> Any:
         x = _beside(x, handle.array)
         if handle.published is not None:
-            return _Handle(_apply[op](handle.array, x))
+            return _Handle(_settled(_apply[op](handle.array, x), x))
         array = handle.array
         kept: list[Any] = []
         handle.fresh = kept
         try:
-            return _Handle(_store(kept, _apply_donating[op], array, x))
+            return _Handle(_settled(_store(kept, _apply_donating[op], array, x), x))
         except BaseException:
             _rescue(handle, kept)
             raise
@@ -228,18 +243,18 @@ class JAXBackend(Backend):
         if 0 in where.shape:
             return handle
         if handle.published is not None:
-            return _Handle(_put(handle.array, x, operation, where, donate=False))
+            return _Handle(_settled(_put(handle.array, x, operation, where, donate=False), x))
         array = handle.array
         kept: list[Any] = []
         handle.fresh = kept
         try:
-            return _Handle(_put(array, x, operation, where, donate=True, kept=kept))
+            return _Handle(_settled(_put(array, x, operation, where, donate=True, kept=kept), x))
         except BaseException:
             _rescue(handle, kept)
             raise
 
     def redeclare(self, handle: Any, x: Any, _op: Any = None, _where: Any = None) -> Any:
-        return self.assign(handle, x)
+        return self.assign(handle, x, _op)
 
     def fork(self, handle: Any, array: Any) -> Any:
         array = self.snapshot(handle) if array is None else array
@@ -273,6 +288,35 @@ class JAXBackend(Backend):
 # Compiled on first use, once for each shape; the donating functions write in place.
 _apply = {op: jax.jit(op) for op in _CLOSED}
 _apply_donating = {op: jax.jit(op, donate_argnums=0) for op in _CLOSED}
+_copy = jax.jit(jnp.copy)
+
+
+def _second(_: Any, x: Any) -> Any:
+    return jnp.copy(x)
+
+
+_replace_donating = jax.jit(_second, donate_argnums=0, keep_unused=True)
+
+
+def _copied(array: Any) -> Any:
+    """A copy of an array whose memory somebody else may write."""
+    copy = _copy(array)
+    if isinstance(copy, jax.core.Tracer):
+        return copy  # XLA removes the copy, unless the program would return one of its arguments
+    _settled(copy, array)
+    # The compiler may place the copy elsewhere than the array, for instance an array in pinned memory.
+    return copy if copy.sharding == array.sharding else jax.device_put(array, array.sharding, may_alias=False)
+
+
+def _settled(result: Any, x: Any) -> Any:
+    """Waits for the result if JAX may read ``x`` later, and the caller may write the memory of ``x`` before that.
+
+    JAX computes while Python goes on. An array that shares the memory of a NumPy array is complete when it is made, so
+    nothing waits for an ``x`` that is still being computed; nor on an accelerator, which computes in order.
+    """
+    if isinstance(x, jax.Array) and x.is_ready() and not result.is_ready() and result.platform() == "cpu":
+        result.block_until_ready()
+    return result
 
 
 def _store(kept: list[Any], function: Any, *arguments: Any) -> Any:
@@ -377,6 +421,8 @@ def _like(x: Any, array: Any) -> Any:
 def _beside(x: Any, array: Any) -> Any:
     """Moves ``x`` to the device of the variable's array, if it is committed to another device."""
     if not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer) or isinstance(array, jax.core.Tracer):
+        return x
+    if x.sharding == array.sharding:
         return x
     devices = array.sharding.device_set
     if x.sharding.device_set == devices or len(devices) > 1:

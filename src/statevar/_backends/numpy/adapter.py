@@ -214,10 +214,12 @@ class NumPyBackend(Backend):
         return boxed
 
     def as_immutable(self, array: Any, *, fresh: bool) -> Any:
-        if type(array) is np.ndarray and array.flags.writeable:
-            array = array if fresh else array.copy()
-            array.setflags(write=False)
-        return array
+        if type(array) is not np.ndarray:
+            return array
+        # Also a read-only array is copied: it may be a view of memory that can be written, or be made writable again.
+        array = array if fresh else array.copy()
+        array.setflags(write=False)
+        return array.view()  # which cannot be made writable again, since its base is read-only
 
     def in_range(self, before: HostArray, after: HostArray) -> bool:
         before, after = _unboxed(before), _unboxed(after)
@@ -333,7 +335,8 @@ class NumPyBackend(Backend):
         return result
 
     def get(self, array: HostArray, where: Selection) -> Any:
-        return array[where.index]
+        part = array[where.index]
+        return part.copy() if where.basic and type(part) is np.ndarray else part  # else it would be a view
 
 
 BACKEND = NumPyBackend()

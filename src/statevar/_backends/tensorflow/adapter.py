@@ -3,11 +3,16 @@
 TensorFlow shares the buffer with readers, and itself copies it on the next write. Its own scatter and slice ops
 would switch the variable to copy-on-read permanently (and tear under threads), so item writes compute the new
 value and assign it. Inside ``tf.function`` the same verbs build the variable's own graph ops.
+
+A tensor that comes in is copied. It cannot be written itself, but ``tf.experimental.dlpack.from_dlpack``, and
+``tf.convert_to_tensor`` of a tensor of torch, make tensors that share the memory of somebody who can write it, and
+TensorFlow does not tell which tensors those are.
 """
 
 from __future__ import annotations
 
 import operator
+from contextlib import suppress
 from types import FunctionType
 from typing import Any
 
@@ -47,6 +52,7 @@ _BRIDGE = {"float8_e4m3fn": tf.float32, "float8_e5m2": tf.float32, "int4": tf.in
 _Distributed = tf.distribute.DistributedValues
 _READ = tf.raw_ops.ReadVariableOp
 _ASSIGN = tf.raw_ops.AssignVariableOp
+_SNAPSHOT = tf.raw_ops.Snapshot
 _IN_PLACE: dict[Operation, Any] = {
     operator.add: (tf.raw_ops.AssignAddVariableOp, "assign_add"),
     operator.sub: (tf.raw_ops.AssignSubVariableOp, "assign_sub"),
@@ -180,7 +186,9 @@ class TensorFlowBackend(Backend):
         if device is None:  # `tf.device(None)` would lift the scope that the user may have opened
             return tf.constant(array)
         with tf.device(device):
-            return tf.constant(array)
+            tensor = tf.constant(array)  # which copies an array
+        tensor._statevar_owned = True  # so that `_owned` need not copy it again
+        return tensor
 
     def to_host(self, array: Any) -> HostArray:
         if isinstance(array, tf.Tensor) and array.shape.rank:
@@ -196,6 +204,12 @@ class TensorFlowBackend(Backend):
             for name in (array.dtype.name, dtype.name):
                 array = tf.cast(array, _BRIDGE.get(name, array.dtype))
         return tf.cast(array, dtype)
+
+    def without_weak_type(self, array: Any) -> Any:
+        return array.read_value() if isinstance(array, tf.Variable) else array  # a value, and no variable
+
+    def as_immutable(self, array: Any, *, fresh: bool) -> Any:
+        return array if fresh else _owned(array)
 
     def in_range(self, before: Any, after: Any) -> bool:
         name = self.dtype_name(after)
@@ -222,6 +236,7 @@ class TensorFlowBackend(Backend):
         make = tf.Variable if tf.executing_eagerly() else _Resource
         if tf.is_symbolic_tensor(array) and (known := tf.get_static_value(array)) is not None:
             array = known  # `init_scope` cannot use a constant of the graph
+        array = array if tf.is_symbolic_tensor(array) else _owned(array)
         with tf.init_scope(), tf.device(device):
             shape = tf.TensorShape(None if declared is ... else declared)
             # `tf.Variable` would ask the tf.function that is being traced, even in `init_scope`.
@@ -253,6 +268,10 @@ class TensorFlowBackend(Backend):
         return tf.identity(handle.variable.value())  # past the cache, which the write has just dropped
 
     def assign(self, handle: Any, x: Any, _op: Any = None, _where: Any = None) -> Any:
+        return self._store(handle, x if _op is not None else _owned(x))
+
+    def _store(self, handle: Any, x: Any) -> Any:
+        """Stores a tensor whose memory nobody else can write."""
         if _writing(handle):
             _ASSIGN(resource=handle.variable.handle, value=_beside(x, handle.variable))
         else:
@@ -262,7 +281,7 @@ class TensorFlowBackend(Backend):
     def apply(self, handle: Any, x: Any, op: Operation, _where: Any = None) -> Any:
         variable = handle.variable
         if op not in _IN_PLACE or handle.dtype.name in _ON_HOST:
-            return self.assign(handle, self.compute(variable.read_value(), x, op))
+            return self._store(handle, self.compute(variable.read_value(), x, op))
         eager = _writing(handle)
         raw, method = _IN_PLACE[op]
         if type(variable) is _Cell:  # its operation broadcasts
@@ -277,15 +296,15 @@ class TensorFlowBackend(Backend):
         return handle
 
     def put(self, handle: Any, x: Any, operation: str, where: Selection) -> Any:
-        return self.assign(handle, self.compute_put(handle.variable.read_value(), x, operation, where))
+        return self._store(handle, self.compute_put(handle.variable.read_value(), x, operation, where))
 
     def redeclare(self, handle: Any, x: Any, _op: Any = None, _where: Any = None) -> Any:
         variable = handle.variable
         if type(variable) is _Cell:
             variable.redeclared = True
-            return self.assign(handle, x)
+            return self.assign(handle, x, _op)
         if variable.shape.is_compatible_with(x.shape):
-            return self.assign(handle, x)
+            return self.assign(handle, x, _op)
         place = self.device_of(variable)
         return self.create(x, declared=tuple(x.shape), device=place, trainable=variable.trainable)
 
@@ -296,7 +315,7 @@ class TensorFlowBackend(Backend):
 
     def adopt(self, handle: Any, other: Any) -> Any:
         store = self.redeclare if other.variable.redeclared else self.assign
-        return store(handle, other.variable.read_value())
+        return store(handle, other.variable.read_value(), "adopt")
 
     def compute(self, old: Any, x: Any, op: Operation) -> Any:
         if old.dtype.name in _ON_HOST:
@@ -383,12 +402,32 @@ def _beside(x: Any, variable: Any) -> Any:
         return tf.identity(x)
 
 
+def _owned(x: Any) -> Any:
+    """A tensor whose memory nobody else can write: a copy, unless `from_host` has made the tensor."""
+    # Not by `getattr`, which takes 2 us where there is no such attribute. A constant may be a NumPy array here.
+    if not isinstance(x, tf.Tensor) or "_statevar_owned" in x.__dict__:
+        return x
+    if not tf.executing_eagerly() and x.dtype.name in _ON_HOST:
+        return x
+    try:
+        return _SNAPSHOT(input=x)  # a copy, except of what the program computes for this use only
+    except tf.errors.NotFoundError:  # it has no kernel for the dtypes of `_ON_HOST`
+        return tf.constant(np.array(x.numpy()))
+
+
+with suppress(KeyError):  # a version of TensorFlow may have the gradient that this one lacks
+
+    @tf.RegisterGradient("Snapshot")
+    def _gradient_of_snapshot(_: Any, gradient: Any) -> Any:
+        return gradient
+
+
 def _put_block(old: Any, values: Any, where: Selection) -> Any:
     """Sets the elements that slices select, 12 times faster than by coordinates."""
     spans = where.spans()
     sizes = [size for _, size, _ in spans]
     if sizes == old.shape.as_list() and all(step == 1 for _, _, step in spans):
-        return tf.reshape(values, sizes)
+        return tf.reshape(_owned(values), sizes)  # which shares the memory
     ends = [start + size * step for start, size, step in spans]
     return tf.raw_ops.TensorStridedSliceUpdate(
         input=old,

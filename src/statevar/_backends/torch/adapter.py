@@ -10,7 +10,9 @@ of the copy-on-write context), and an autograd thread drops them without the GIL
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Callable
+from sys import getrefcount
 from typing import Any
 
 import array_api_compat.torch
@@ -78,6 +80,7 @@ _modes_open = torch._C._len_torch_dispatch_stack
 class _Handle:
     __slots__ = (
         "address",
+        "data",
         "parameter",
         "places",
         "plain",
@@ -99,21 +102,29 @@ class _Handle:
         self.bind(parameter.data)
 
     def bind(self, tensor: Tensor) -> None:
-        """Remembers the alias to write through, and its storage."""
+        """Remembers the alias to write through, its storage, and where that lies."""
         self.tensor = tensor
         self.plain = tensor.is_cpu and tensor.dtype not in _ON_HOST  # the usual case, in one test
         self.storage = tensor.untyped_storage()
         self.address = self.storage._cdata
+        self.data = tensor.data_ptr()
 
     def exclusive(self) -> bool:
-        """Whether no snapshot, view, graph, NumPy array or capsule shares the memory."""
+        """Whether no snapshot, view, graph, NumPy array, capsule, storage or process shares the memory."""
         if self.shared:
             if self.places is not None:
                 self.places.check()
             # ``.data = …`` and ``module.to()`` replace the storage. ``detach`` shares the version counter,
             # so that autograd refuses a graph that used the parameter before this write.
             self.bind(self.parameter.detach())
-        return _use_count(self.address) == _UNHELD
+        return (
+            _use_count(self.address) == _UNHELD
+            # Torch has one Python object for a storage, which counts as one use, whoever has it.
+            and getrefcount(self.storage) == _UNHELD_STORAGE
+            # ``share_memory_`` and a queue of `torch.multiprocessing` move the memory to where other processes see it.
+            and self.tensor.data_ptr() == self.data
+            and (self.plain or not _is_lent(self.address))
+        )
 
     def replace(self, fresh: Tensor) -> None:
         """Gives the parameter new memory, and leaves the old to its readers; it stays the same object."""
@@ -124,6 +135,7 @@ class _Handle:
         self.parameter.data = self.tensor = fresh
         self.storage = fresh.untyped_storage()
         self.address = self.storage._cdata
+        self.data = fresh.data_ptr()
         if self.shared:
             torch.autograd.graph.increment_version(self.parameter)
 
@@ -131,7 +143,7 @@ class _Handle:
 class _Fork:
     """A value that is written apart from its variable: a bare tensor, since a parameter takes 5 us to make."""
 
-    __slots__ = ("fresh", "parameter", "plain", "seen", "tensor")
+    __slots__ = ("data", "fresh", "parameter", "plain", "seen", "tensor")
 
     published = None
     shared = traced = False
@@ -142,13 +154,28 @@ class _Fork:
         self.fresh = False  # whether the fork has made the tensor
 
     def exclusive(self) -> bool:
-        """Whether the fork has made the tensor, and no snapshot or view shares its memory."""
-        return self.fresh and _use_count(self.tensor.untyped_storage()._cdata) == _UNHELD_FORK
+        """Whether the fork has made the tensor, and nothing else shares its memory, as of a handle."""
+        if not self.fresh or self.tensor.data_ptr() != self.data:
+            return False
+        storage = self.tensor.untyped_storage()
+        address = storage._cdata
+        return (
+            _use_count(address) == _UNHELD_FORK
+            and getrefcount(storage) == _UNHELD_STORAGE
+            and (self.plain or not _is_lent(address))
+        )
 
     def replace(self, fresh: Tensor) -> None:
         """Takes over a tensor whose memory nothing else refers to."""
         self.tensor = self.parameter = fresh
         self.fresh = True
+        self.data = fresh.data_ptr()
+
+
+def _is_lent(address: int) -> bool:
+    """Whether a queue of `torch.multiprocessing` has sent the storage of a device to another process."""
+    sent = getattr(sys.modules.get("torch.multiprocessing.reductions"), "shared_cache", None)
+    return bool(sent) and any(each.cdata == address for each in list(sent.values()))
 
 
 class _Memento:
@@ -160,19 +187,26 @@ class _Memento:
         self.tensor = tensor
 
 
-def _calibrate() -> int:
-    """Returns the use count of an unshared handle's storage; -2, which never matches, where counts prove nothing."""
-    counts = []
-    for share in (lambda _: None, lambda tensor: tensor.detach(), lambda tensor: tensor.detach().numpy()):
-        parameter = torch.nn.Parameter(torch.zeros(4, device="cpu"))
-        tensor, storage = parameter.data, parameter.untyped_storage()
-        shared = share(parameter)
-        counts.append(_use_count(storage._cdata))
-        del shared, tensor
-    return counts[0] if counts[0] not in counts[1:] else -2
+def _calibrate() -> tuple[int, int]:
+    """Returns the use count of an unshared handle's storage, and the references to the storage's Python object.
+
+    (-2, -2), which never matches, where counts prove nothing.
+    """
+
+    def counts(share: Callable[[Tensor], Any]) -> tuple[int, int]:
+        handle = _Handle(torch.nn.Parameter(torch.zeros(4, device="cpu")))
+        shared = share(handle.parameter)
+        found = _use_count(handle.address), getrefcount(handle.storage)
+        del shared
+        return found
+
+    unheld = counts(lambda _: None)
+    held = [counts(share) for share in (Tensor.detach, lambda each: each.detach().numpy(), Tensor.untyped_storage)]
+    gil = getattr(sys, "_is_gil_enabled", lambda: True)()
+    return unheld if gil and unheld not in held else (-2, -2)
 
 
-_UNHELD = _calibrate()
+_UNHELD, _UNHELD_STORAGE = _calibrate()
 _UNHELD_FORK = _UNHELD - 1 if _UNHELD > 0 else -2  # a handle keeps an alias too
 
 
@@ -308,7 +342,7 @@ class TorchBackend(Backend):
         return array.__dlpack__(**request)
 
     def round(self, array: Any, decimals: int) -> Any:
-        return torch.round(array, decimals=decimals) if array.is_floating_point() else array
+        return torch.round(array, decimals=decimals) if array.is_floating_point() else array.clone()
 
     # -- a handle's life ---------------------------------------------------------------------------------
 
@@ -438,7 +472,7 @@ class TorchBackend(Backend):
 
     def get(self, array: Tensor, where: Selection) -> Tensor:
         if where.basic and not where.reverses:
-            part: Tensor = array[where.index]
+            part: Tensor = array[where.index].clone()  # since torch has no read-only view; the gradient passes
             return part
         flat = torch.from_numpy(where.flat()).to(array.device)
         return array.reshape(-1)[flat]
