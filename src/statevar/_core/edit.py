@@ -23,8 +23,8 @@ def edit(cell: Cell, index: Any) -> Iterator[HostArray]:
     """The context manager that `Variable.edit` returns.
 
     The array is copied when the block ends, and its memory is never adopted. No count of references tells whether
-    somebody can still write it: after ``a = memoryview(a)`` or ``a = torch.from_numpy(a)`` in the block, the array has as
-    many references as the name ``a`` gave it.
+    somebody can still write it: after ``a = memoryview(a)`` or ``a = torch.from_numpy(a)`` in the block, the array has
+    as many references as the name ``a`` gave it.
     """
     backend = cell._backend
     with cell._held("edit", "an edit") as (target, hold):

@@ -12,7 +12,7 @@ TensorFlow does not tell which tensors those are.
 from __future__ import annotations
 
 import operator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from types import FunctionType
 from typing import Any
 
@@ -183,9 +183,8 @@ class TensorFlowBackend(Backend):
         return None
 
     def from_host(self, array: HostArray, device: Any) -> Any:
-        if device is None:  # `tf.device(None)` would lift the scope that the user may have opened
-            return tf.constant(array)
-        with tf.device(device):
+        # `tf.device(None)` would lift the scope that the user may have opened.
+        with nullcontext() if device is None else tf.device(device):
             tensor = tf.constant(array)  # which copies an array
         tensor._statevar_owned = True  # so that `_owned` need not copy it again
         return tensor
