@@ -198,7 +198,7 @@ def _bytearray(array: Any) -> Any:
 
 
 def _ctypes(array: Any) -> Any:
-    kind = {"float32": ctypes.c_float, "int32": ctypes.c_int32}[array.dtype.name]
+    kind: Any = {"float32": ctypes.c_float, "int32": ctypes.c_int32}[array.dtype.name]
     return np.ctypeslib.as_array((kind * 9)(*array.ravel().tolist())).reshape(SHAPE)
 
 
@@ -236,11 +236,12 @@ def _jax(dtype: str) -> Iterator[tuple[str, Any, Callable[[], object]]]:
     import jax
     import jax.numpy as jnp
 
-    for name, make in {
+    ways: dict[str, Callable[[Any], Any]] = {
         "device_put": jax.device_put,
         "jnp.asarray": jnp.asarray,
         "jax.dlpack": jax.dlpack.from_dlpack,
-    }.items():
+    }
+    for name, make in ways.items():
         array = aligned(dtype)
         yield name, make(array), partial(_scribble_on_host, array)
 
@@ -263,16 +264,13 @@ def _torch(dtype: str) -> Iterator[tuple[str, Any, Callable[[], object]]]:
     array = aligned(dtype)
     yield "torch.from_numpy", torch.from_numpy(array), partial(_scribble_on_host, array)
     array = aligned(dtype)
-    yield "torch.from_dlpack", torch.from_dlpack(array), partial(_scribble_on_host, array)
+    yield "torch.from_dlpack", torch.utils.dlpack.from_dlpack(array), partial(_scribble_on_host, array)
     memory = bytearray(aligned(dtype).tobytes())
     tensor = torch.frombuffer(memory, dtype=getattr(torch, dtype)).reshape(SHAPE)
     yield "torch.frombuffer", tensor, partial(_scribble_on_host, np.frombuffer(memory, dtype))
     tensor = make()
-    yield (
-        "a storage",
-        torch.empty(0, dtype=tensor.dtype).set_(tensor.untyped_storage(), 0, SHAPE),
-        partial(tensor.fill_, 7),
-    )
+    stored = tensor.new_empty(0).set_(tensor.untyped_storage(), 0, SHAPE, (3, 1))
+    yield "a storage", stored, partial(tensor.fill_, 7)
 
 
 def _tensorflow(dtype: str) -> Iterator[tuple[str, Any, Callable[[], object]]]:
@@ -351,7 +349,7 @@ ALWAYS: dict[str, Hold] = {
     "+v": _keeping(lambda v: +v),
     "np.asarray": _keeping(np.asarray),
     "np.array(copy=False)": _keeping(lambda v: np.array(v, copy=False)),
-    "memoryview": _keeping(lambda v: memoryview(np.asarray(v))),
+    "memoryview": _keeping(lambda v: memoryview(np.asarray(v))),  # type: ignore[arg-type]  # NumPy's stubs omit Buffer for 3.11
     "the array interface": _keeping(lambda v: np.asarray(_Interface(np.asarray(v)))),
     "a view of np.asarray": _keeping(lambda v: np.asarray(v)[::-1].T),
     "a row": _keeping(lambda v: next(iter(v))),
@@ -370,7 +368,7 @@ def _torch_holds() -> dict[str, Hold]:
     import torch.multiprocessing  # which tells the pickler how tensors are sent
 
     def stored(storage: Any, dtype: Any) -> Any:
-        return torch.empty(0, dtype=dtype).set_(storage, 0, SHAPE).numpy().copy()
+        return torch.empty(0, dtype=dtype).set_(storage, 0, SHAPE, (3, 1)).numpy().copy()
 
     def untyped(v: sv.Variable) -> Callable[[], Any]:
         return partial(stored, v.value.untyped_storage(), v.dtype)
@@ -385,16 +383,18 @@ def _torch_holds() -> dict[str, Hold]:
         "numpy of the value": lambda t: t.numpy(),
         "memoryview of numpy": lambda t: memoryview(t.numpy()),
         "a narrow view": lambda t: t.narrow(0, 1, 1),
-        "torch.from_dlpack": torch.from_dlpack,
-        "to_dlpack": lambda t: torch.utils.dlpack.from_dlpack(torch.utils.dlpack.to_dlpack(t)),
+        "torch.from_dlpack": torch.utils.dlpack.from_dlpack,
+        "a DLPack capsule": lambda t: torch.utils.dlpack.from_dlpack(t.__dlpack__()),
         "np.from_dlpack of the value": np.from_dlpack,
         "a tensor that a queue has received": lambda t: pickle.loads(ForkingPickler.dumps(t)),
         "share_memory_": lambda t: t.share_memory_(),
-        "a tensor of the storage": lambda t: t.new_empty(0).set_(t.untyped_storage(), 0, SHAPE),
+        "a tensor of the storage": lambda t: t.new_empty(0).set_(t.untyped_storage(), 0, SHAPE, (3, 1)),
     }
-    found: dict[str, Hold] = {
-        name: _keeping(lambda t, get=get: get(t.detach()), of_value=True) for name, get in ways.items()
-    }
+
+    def of_detached(get: Callable[[Any], Any]) -> Hold:
+        return _keeping(lambda t: get(t.detach()), of_value=True)
+
+    found = {name: of_detached(get) for name, get in ways.items()}
     return found | {"untyped_storage": untyped, "typed storage": typed}
 
 
@@ -443,7 +443,7 @@ def _in_torch() -> dict[str, Hold]:
     return {
         "torch.as_tensor": _keeping(torch.as_tensor),
         "torch.asarray": _keeping(torch.asarray),
-        "torch.from_dlpack of the variable": _keeping(lambda v: torch.from_dlpack(_DLPack(v))),
+        "torch.from_dlpack of the variable": _keeping(lambda v: torch.utils.dlpack.from_dlpack(_DLPack(v))),
         "torch.from_numpy": _keeping(lambda v: torch.from_numpy(np.asarray(v))),
         "torch.reshape": _keeping(lambda v: torch.reshape(v, (9,))),
     }

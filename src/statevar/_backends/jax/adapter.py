@@ -314,7 +314,8 @@ def _settled(result: Any, x: Any) -> Any:
     JAX computes while Python goes on. An array that shares the memory of a NumPy array is complete when it is made, so
     nothing waits for an ``x`` that is still being computed; nor on an accelerator, which computes in order.
     """
-    if isinstance(x, jax.Array) and x.is_ready() and not result.is_ready() and result.platform() == "cpu":
+    known: Any = x if isinstance(x, jax.Array) else None
+    if known is not None and known.is_ready() and not result.is_ready() and result.platform() == "cpu":
         result.block_until_ready()
     return result
 

@@ -415,10 +415,7 @@ def _owned(x: Any) -> Any:
 
 
 with suppress(KeyError):  # a version of TensorFlow may have the gradient that this one lacks
-
-    @tf.RegisterGradient("Snapshot")
-    def _gradient_of_snapshot(_: Any, gradient: Any) -> Any:
-        return gradient
+    tf.RegisterGradient("Snapshot")(lambda _, gradient: gradient)
 
 
 def _put_block(old: Any, values: Any, where: Selection) -> Any:

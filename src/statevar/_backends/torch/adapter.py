@@ -174,7 +174,7 @@ class _Fork:
 
 def _is_lent(address: int) -> bool:
     """Whether a queue of `torch.multiprocessing` has sent the storage of a device to another process."""
-    sent = getattr(sys.modules.get("torch.multiprocessing.reductions"), "shared_cache", None)
+    sent: Any = getattr(sys.modules.get("torch.multiprocessing.reductions"), "shared_cache", None)
     return bool(sent) and any(each.cdata == address for each in list(sent.values()))
 
 
