@@ -97,6 +97,7 @@ _ENGINES = {
     "torch_graph": "statevar._backends.torch.graph",
     "torch_jit": "statevar._backends.torch.jit",
     "torch_nodes": "statevar._backends.torch.nodes",
+    "torch_streams": "statevar._backends.torch.streams",
 }
 
 

@@ -32,6 +32,7 @@ from ..._arrays.types import HostArray, Operation
 from ...errors import DTypeError, describe
 from .functions import call_reading, only_reading
 from .spread import Places, spread_of
+from .streams import Use, catch_up, renewed, streams
 from .tracing import TorchTracing
 
 __all__ = ["BACKEND"]
@@ -80,6 +81,7 @@ _modes_open = torch._C._len_torch_dispatch_stack
 class _Handle:
     __slots__ = (
         "address",
+        "careful",
         "data",
         "parameter",
         "places",
@@ -90,6 +92,7 @@ class _Handle:
         "storage",
         "tensor",
         "traced",
+        "use",
     )
 
     def __init__(self, parameter: Tensor) -> None:
@@ -99,25 +102,33 @@ class _Handle:
         self.shared = False  # user code has the parameter and may write to it or replace its storage
         self.places: Places | None = None  # the modules that have the parameter, once user code has it
         self.traced = False  # a compiled graph writes in place, even while snapshots exist
+        self.use: Use | None = None  # the streams that use the memory; None on the host
+        self.address = 0
         self.bind(parameter.data)
+        self.careful = self.use is not None  # whether it is shared, traced or used on streams: not the usual case
 
     def bind(self, tensor: Tensor) -> None:
         """Remembers the alias to write through, its storage, and where that lies."""
         self.tensor = tensor
         self.plain = tensor.is_cpu and tensor.dtype not in _ON_HOST  # the usual case, in one test
         self.storage = tensor.untyped_storage()
-        self.address = self.storage._cdata
+        if (address := self.storage._cdata) != self.address:
+            self.address = address
+            self.use = None if tensor.is_cpu and not streams.on_host else renewed(self.use, tensor)
         self.data = tensor.data_ptr()
 
     def exclusive(self) -> bool:
-        """Whether no snapshot, view, graph, NumPy array, capsule, storage or process shares the memory."""
+        """Whether no snapshot, view, graph, NumPy array, capsule, storage or process shares the memory.
+
+        The caller writes next: in place if it is true, and else into a copy. So the current stream may do that.
+        """
         if self.shared:
             if self.places is not None:
                 self.places.check()
             # ``.data = …`` and ``module.to()`` replace the storage. ``detach`` shares the version counter,
             # so that autograd refuses a graph that used the parameter before this write.
             self.bind(self.parameter.detach())
-        return (
+        exclusive = (
             _use_count(self.address) == _UNHELD
             # Torch has one Python object for a storage, which counts as one use, whoever has it.
             and getrefcount(self.storage) == _UNHELD_STORAGE
@@ -125,6 +136,15 @@ class _Handle:
             and self.tensor.data_ptr() == self.data
             and (self.plain or not _is_lent(self.address))
         )
+        if self.careful and self.use is not None:  # after the count: nobody can read it any more without asking
+            (self.use.write if exclusive else self.use.read)(self.tensor)
+        return exclusive
+
+    def copied(self) -> Tensor:
+        """A copy of the value, on the current stream."""
+        if self.use is not None:
+            self.use.read(self.tensor)
+        return self.tensor.clone()
 
     def replace(self, fresh: Tensor) -> None:
         """Gives the parameter new memory, and leaves the old to its readers; it stays the same object."""
@@ -136,8 +156,11 @@ class _Handle:
         self.storage = fresh.untyped_storage()
         self.address = self.storage._cdata
         self.data = fresh.data_ptr()
-        if self.shared:
-            torch.autograd.graph.increment_version(self.parameter)
+        if self.careful:
+            if self.use is not None:
+                self.use = renewed(self.use, fresh)
+            if self.shared:
+                torch.autograd.graph.increment_version(self.parameter)
 
 
 class _Fork:
@@ -146,7 +169,8 @@ class _Fork:
     __slots__ = ("data", "fresh", "parameter", "plain", "seen", "tensor")
 
     published = None
-    shared = traced = False
+    shared = traced = careful = False
+    use: Use | None = None
 
     def __init__(self, tensor: Tensor, plain: bool) -> None:
         self.tensor = self.parameter = tensor
@@ -178,13 +202,36 @@ def _is_lent(address: int) -> bool:
     return bool(sent) and any(each.cdata == address for each in list(sent.values()))
 
 
+class _ForkOnStreams(_Fork):
+    """A fork on an accelerator. Until it makes its own tensor, it has that of the variable, and its use."""
+
+    __slots__ = ("use",)
+
+    careful = True
+
+    def __init__(self, tensor: Tensor, use: Use | None) -> None:
+        super().__init__(tensor, False)
+        self.use = use
+
+    def exclusive(self) -> bool:
+        exclusive = super().exclusive()
+        if self.use is not None:
+            (self.use.write if exclusive else self.use.read)(self.tensor)
+        return exclusive
+
+    def replace(self, fresh: Tensor) -> None:
+        super().replace(fresh)
+        self.use = renewed(self.use, fresh)
+
+
 class _Memento:
     """The value that `adopt` restores."""
 
-    __slots__ = ("tensor",)
+    __slots__ = ("tensor", "use")
 
-    def __init__(self, tensor: Tensor) -> None:
+    def __init__(self, tensor: Tensor, use: Use | None) -> None:
         self.tensor = tensor
+        self.use = use
 
 
 def _calibrate() -> tuple[int, int]:
@@ -286,7 +333,10 @@ class TorchBackend(Backend):
         return _tensor(np.array(array))
 
     def to_host(self, array: Tensor) -> HostArray:
-        tensor = array.detach().resolve_conj().resolve_neg().cpu()
+        tensor = array.detach()
+        if not tensor.is_cpu or streams.on_host:
+            catch_up(tensor)  # another stream may have read it, such as that of the thread which saves
+        tensor = tensor.resolve_conj().resolve_neg().cpu()
         if tensor.dtype in _AS_BITS:
             same_width, _, host = _AS_BITS[tensor.dtype]
             result: HostArray = tensor.view(same_width).numpy().view(host)
@@ -364,18 +414,39 @@ class TorchBackend(Backend):
         return handle.parameter.device
 
     def snapshot(self, handle: Any) -> Tensor:
+        if handle.careful:
+            return self._snapshot_carefully(handle)
         parameter: torch.nn.Parameter = handle.parameter
-        if handle.shared and handle.places is not None:
-            handle.places.check()
         if not parameter.requires_grad:
-            return parameter.clone() if handle.shared or handle.traced else parameter.detach()
+            return parameter.detach()
         if _is_grad_enabled() and not _is_inference():
             return _differentiable(handle)
         # Recorded in every mode, as for the parameter itself.
         with torch.inference_mode(False), torch.enable_grad():
             return _differentiable(handle)
 
+    def _snapshot_carefully(self, handle: Any) -> Tensor:
+        """Reads a handle that is shared, traced or used on streams."""
+        if handle.shared:
+            if handle.places is not None:
+                handle.places.check()
+            if handle.use is not None:
+                handle.bind(handle.parameter.detach())  # finds memory that user code put there
+        if handle.use is not None:
+            handle.use.read(handle.tensor)
+        parameter: torch.nn.Parameter = handle.parameter
+        if not parameter.requires_grad:
+            value = parameter.clone() if handle.shared or handle.traced else parameter.detach()
+        else:
+            with torch.inference_mode(False), torch.enable_grad():
+                value = _differentiable(handle)
+        if handle.use is not None:
+            handle.use.done()
+        return value
+
     def snapshot_within_write(self, handle: Any) -> Tensor:
+        if handle.use is not None:
+            handle.use.read(handle.tensor)
         with torch.inference_mode(False), torch.set_grad_enabled(handle.parameter.requires_grad):
             value: Tensor = handle.parameter.clone()  # with its gradient, as that of `snapshot`
             return value
@@ -435,23 +506,41 @@ class TorchBackend(Backend):
         handle.replace(x.clone() if x.is_contiguous() else x.clone(memory_format=_CONTIGUOUS))
 
     def fork(self, handle: Any, array: Tensor | None) -> Any:
+        if handle.careful:
+            return self._fork_carefully(handle, array)
+        return _Fork((handle.tensor if array is None else array).detach(), handle.plain)
+
+    def _fork_carefully(self, handle: Any, array: Tensor | None) -> Any:
+        own = array is None and not (handle.shared or handle.traced)
         if array is None:
-            array = self.snapshot(handle) if handle.shared or handle.traced else handle.tensor
-        return _Fork(array.detach(), handle.plain)
+            array = handle.tensor if own else self.snapshot(handle)
+        if handle.use is None:
+            return _Fork(array.detach(), handle.plain)
+        if own:
+            return _ForkOnStreams(array.detach(), handle.use)
+        catch_up(array)  # another stream may have taken this snapshot
+        return _ForkOnStreams(array.detach(), renewed(handle.use, array))
 
     def fork_from_host(self, handle: Any, array: HostArray) -> Any:
-        return _Fork(_tensor(array).to(handle.parameter.device), handle.plain)
+        tensor = _tensor(array).to(handle.parameter.device)
+        if handle.use is not None:
+            return _ForkOnStreams(tensor, renewed(handle.use, tensor))
+        return _Fork(tensor, handle.plain)
 
     def adopt(self, handle: Any, other: Any) -> Any:
         fresh, parameter = other.tensor, handle.parameter
         if parameter.grad is not None:
             _drop_gradient(parameter, fresh)
         handle.replace(fresh)
+        if handle.careful and other.use is not None:
+            handle.use = other.use
+            handle.use.done()
         handle.seen = parameter._version
         return handle
 
     def savepoint(self, handle: Any) -> Any:
-        return _Memento(handle.parameter.detach() if handle.shared or handle.traced else handle.tensor)
+        own = not (handle.shared or handle.traced)
+        return _Memento(handle.tensor if own else handle.parameter.detach(), handle.use)
 
     def compute(self, old: Tensor, x: Any, op: Operation) -> Tensor:
         result: Tensor
@@ -483,9 +572,11 @@ class TorchBackend(Backend):
     def parameter(self, handle: Any) -> Any:
         if not handle.shared:
             if not handle.exclusive():
-                handle.replace(handle.tensor.clone())  # from now on, user code may write to it in place
-            handle.shared = True
+                handle.replace(handle.copied())  # from now on, user code may write to it in place
+            handle.shared = handle.careful = True
             handle.places = Places(handle.parameter)
+        if handle.use is not None:
+            handle.use.lend(handle.tensor)
         return handle.parameter
 
     def is_parameter(self, handle: Any, thing: Any) -> bool:
@@ -510,13 +601,15 @@ def _drop_gradient(parameter: Tensor, x: Tensor) -> None:
 
 
 def _written(handle: _Handle) -> _Handle:
+    if handle.careful and handle.use is not None:
+        handle.use.done()
     handle.seen = handle.parameter._version
     return handle
 
 
 def _traced(handle: _Handle, x: Tensor) -> _Handle:
     """Writes in a compiled graph: in place, counted by the tensor's own version, since Python runs only once."""
-    handle.traced = True
+    handle.traced = handle.careful = True
     handle.parameter.detach().copy_(x.detach())
     return handle
 

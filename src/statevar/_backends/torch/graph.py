@@ -39,6 +39,7 @@ class Graph:
         "_detached",
         "_ids",
         "_locks",
+        "_on_streams",
         "_plan",
         "_ran",
         "_releases",
@@ -79,11 +80,14 @@ class Graph:
         self._releases: list[Any] = []
         self._locks: list[Any] = []
         self._ids: frozenset[int] = frozenset()
+        self._on_streams = False  # whether the variables are on an accelerator
 
     def finish(self) -> None:
         """Prepares the calls, once the graph is complete."""
         self.in_place = not self.extra and None not in self.shapes
         self.lean = not self.reshapes and None not in self.shapes
+        handles = (variable._handle for variable in self.variables)
+        self._on_streams = any(handle is not None and handle.use is not None for handle in handles)
         self._locks = [variable._lock for variable in self.variables]
         self._releases = [lock.release for lock in self._locks]
         acquires = [lock.acquire for lock in self._locks]
@@ -123,17 +127,19 @@ class Graph:
                     raise Retry(_DIFFERS)  # noqa: TRY301  # as Ctrl-C would, for the same end
                 if handle.shared:
                     if not handle.exclusive() and writes:  # `exclusive` also finds a replaced storage
-                        handle.replace(handle.tensor.clone())
+                        handle.replace(handle.copied())
                     if handle.tensor.shape != shape or _layout_of(handle.tensor) != layout:
                         raise Retry(_DIFFERS)  # noqa: TRY301  # as Ctrl-C would, for the same end
                 elif writes and _use_count(handle.address) != _UNHELD:
-                    handle.replace(handle.tensor.clone())
+                    handle.replace(handle.copied())
                 tensor = handle.tensor
                 if not tensor.is_contiguous():  # as the program takes it to be
                     raise Retry(_DIFFERS)  # noqa: TRY301  # as Ctrl-C would, for the same end
                 values.append(tensor)
             if grad:
                 _set_grad_enabled(False)
+            if self._on_streams:
+                self._wait_for_streams()
             began = self.in_place
             found = call(*values, *tensors)
             if self._detached:
@@ -143,6 +149,8 @@ class Graph:
                 _store(news)
             watched = count_writes(self._targets)
             began = False
+            if self._on_streams:
+                self._done_on_streams()
             for variable in self._targets:
                 if (handle := variable._handle).shared:
                     handle.seen = handle.parameter._version
@@ -216,6 +224,18 @@ class Graph:
     def _result(self, found: Any) -> Any:
         out = self.out
         return found[out.index] if type(out) is Slot else None if out is None else built(out, found)
+
+    def _wait_for_streams(self) -> None:
+        """Has the current stream wait for the last write of each variable, and for reads of those that it writes."""
+        for _, variable, _, _, writes in self._plan:
+            handle = variable._handle
+            if handle.use is not None:
+                (handle.use.write if writes else handle.use.read)(handle.tensor)
+
+    def _done_on_streams(self) -> None:
+        for variable in self.variables:
+            if (use := variable._handle.use) is not None:
+                use.done()
 
     # -- compiling ------------------------------------------------------------------------------------------------
 
