@@ -229,16 +229,56 @@ def test_numpy_buffers_are_aligned_for_other_libraries() -> None:
         assert address(sv.Variable(np.zeros(100_000, "float32"))) % 64 == 0
 
 
-def test_numpy_without_meaningful_counts_every_write_is_fresh(monkeypatch: pytest.MonkeyPatch) -> None:
-    # What the calibration at import falls back to, without a GIL for instance.
-    monkeypatch.setattr(adapter("numpy"), "_UNHELD_PUBLISHED", -1)
-    v = sv.Variable(np.zeros(100_000, "float32"))
+@pytest.fixture
+def marks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NumPy's variables mark what was read, as where counts of references prove nothing: without the GIL."""
+    numpy = adapter("numpy")
+    monkeypatch.setattr(numpy, "_UNHELD", (-1, -1))
+    monkeypatch.setattr(numpy, "_UNHELD_PUBLISHED", -1)
+    monkeypatch.setattr(numpy, "_new", numpy._Marked)
+
+
+@pytest.mark.usefixtures("marks")
+@pytest.mark.parametrize("size", [3, 100_000])
+def test_numpy_without_meaningful_counts_writes_in_place_what_nobody_has_read(
+    size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    v = sv.Variable(np.zeros(size, "float32"))
+    kept: list[tuple[Any, Any]] = []
+    monkeypatch.setattr(adapter("numpy"), "_may_raise", lambda: False)  # warnings are errors in these tests
     for write in ("assign_add", "assign", "setitem", "at"):
-        place, before = address(v), v.value
+        WRITES[write](v)  # after this, nobody has read the value
+        place = address(v)
         WRITES[write](v)
-        assert address(v) != place
-        del before
-    assert_same(v[1:], np.full(99_999, 6.0))
+        assert address(v) == place, f"{write} of what nobody has read was not in place"
+        value = v.value
+        kept.append((value, value.copy()))
+        kept.append((v[1:], v[1:].copy()))
+        WRITES[write](v)
+        assert address(v) != place, f"{write} wrote what somebody has read"
+    for value, then in kept:
+        assert_same(value, then)
+
+
+@pytest.mark.usefixtures("marks")
+def test_numpy_without_meaningful_counts_keeps_every_snapshot() -> None:
+    v, w = sv.Variable(np.zeros(5, "float32")), sv.Variable(np.zeros(5, "float32"))
+    cuts: list[tuple[Any, Any, Any]] = []
+    for step in range(20):
+        with sv.transaction(v, w):
+            v.assign_add(1.0)
+            w[0] = v[0]
+            cuts.append((sv.snapshot(v, w), v.numpy(), w.numpy()))
+            w.assign_add(1.0)
+        with v.edit() as array:
+            array[1] = step
+        cuts.append((sv.snapshot(v, w), v.numpy(), w.numpy()))
+        v.at[[0, 0]].add(1.0)
+        sv.restore(sv.snapshot(w))
+        w.assign_sub(1.0)
+    for cut, a, b in cuts:
+        assert_same(cut[v], a)
+        assert_same(cut[w], b)
 
 
 class Unconvertible:

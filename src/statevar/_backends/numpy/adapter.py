@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable
 from sys import getrefcount
 from typing import Any
 
@@ -59,10 +60,37 @@ class _Shared(_Handle):
     """A handle on a snapshot, never exclusive, since its ``writer`` is one more reference to ``published``."""
 
     __slots__ = ()
+    least = 0
 
     def __init__(self, snapshot: HostArray) -> None:
         self.base = snapshot if snapshot.base is None else snapshot.base
         self.writer = self.published = snapshot
+
+    def exclusive(self) -> bool:
+        return False
+
+
+class _Marked(_Handle):
+    """A handle for a Python that does not count references exactly, such as one without the GIL.
+
+    Whoever reads the value comes through `publish`, under the lock, and that marks it as read. A value that nobody has
+    read is written in place. One that somebody has read is left to him, even if he has dropped it since.
+    """
+
+    __slots__ = ("_hidden",)
+    #: The number of bytes from which a write in place is faster than a fresh array.
+    least = 0
+
+    def __init__(self, fresh: HostArray) -> None:
+        super().__init__(fresh)
+        self._hidden, self.published = self.published, None  # type: ignore[assignment]  # as in a fork
+
+    def publish(self) -> HostArray:
+        self.published = self._hidden
+        return self._hidden
+
+    def exclusive(self) -> bool:
+        return self.published is None
 
 
 class _Fork:
@@ -73,6 +101,7 @@ class _Fork:
     """
 
     __slots__ = ("handle", "published", "writer")
+    least = _SMALL
 
     def __init__(self, snapshot: HostArray) -> None:
         self.writer = snapshot
@@ -82,8 +111,8 @@ class _Fork:
     def publish(self) -> HostArray:
         """Returns the read-only array for readers."""
         if self.published is None:
-            self.handle = _Handle(self.writer)
-            self.writer, self.published = self.handle.writer, self.handle.published
+            self.handle = _new(self.writer)
+            self.writer, self.published = self.handle.writer, _published(self.handle)
         return self.published
 
     def replace(self, fresh: HostArray) -> _Fork:
@@ -120,10 +149,21 @@ def _calibrate() -> tuple[int, int]:
 
 _UNHELD = _calibrate()
 _UNHELD_PUBLISHED, _UNHELD_BASE = _UNHELD
+_new: Callable[[HostArray], _Handle] = _Handle if _UNHELD_PUBLISHED > 0 else _Marked
 
 
-def _exclusive(handle: _Handle) -> bool:
-    return getrefcount(handle.published) == _UNHELD_PUBLISHED and getrefcount(handle.base) == _UNHELD_BASE
+def _published(handle: Any) -> HostArray:
+    published: HostArray | None = handle.published
+    result: HostArray = handle.publish() if published is None else published
+    return result
+
+
+def _exclusive(handle: Any) -> bool:
+    """Whether a write may change the memory, since no reader has it."""
+    if type(handle) is _Handle:
+        return getrefcount(handle.published) == _UNHELD_PUBLISHED and getrefcount(handle.base) == _UNHELD_BASE
+    exclusive: bool = handle.exclusive()
+    return exclusive
 
 
 def _copy(array: HostArray) -> HostArray:
@@ -136,7 +176,7 @@ def _copy(array: HostArray) -> HostArray:
 
 def _with(handle: _Handle | _Fork, fresh: HostArray) -> _Handle | _Fork:
     """Returns a handle on an array without other references; a fork stays a fork."""
-    return _Handle(fresh) if type(handle) is not _Fork else handle.replace(fresh)
+    return handle.replace(fresh) if isinstance(handle, _Fork) else _new(fresh)
 
 
 def _may_raise() -> bool:
@@ -241,15 +281,13 @@ class NumPyBackend(Backend):
     # -- a handle's life ---------------------------------------------------------------------------------
 
     def create(self, array: HostArray, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
-        return _Handle(_copy(array))
+        return _new(_copy(array))
 
     def device_of_handle(self, handle: Any) -> Any:
         return "cpu"
 
     def snapshot(self, handle: Any) -> HostArray:
-        published: HostArray | None = handle.published
-        result: HostArray = handle.publish() if published is None else published
-        return result
+        return _published(handle)
 
     def snapshot_within_write(self, handle: Any) -> HostArray:
         copy: HostArray = handle.writer.copy()
@@ -266,12 +304,12 @@ class NumPyBackend(Backend):
         ):
             writer[...] = x
             return handle
-        if type(handle) is _Fork and x.nbytes >= _SMALL and handle.exclusive() and x.shape == writer.shape:
+        if type(handle) is not _Handle and x.nbytes >= handle.least and handle.exclusive() and x.shape == writer.shape:
             writer[...] = x
             return handle
         fresh = x.copy("C") if x.nbytes < _SMALL else _copy(x)
         if type(handle) is not _Fork:
-            return _Handle(fresh)
+            return _new(fresh)
         handle.writer = fresh  # `replace`, written out
         handle.published = handle.handle = None
         return handle
@@ -283,9 +321,12 @@ class NumPyBackend(Backend):
             if getrefcount(handle.published) == _UNHELD_PUBLISHED and getrefcount(handle.base) == _UNHELD_BASE:
                 writer[...] = result
                 return handle
+            if type(handle) is not _Handle and writer.nbytes >= handle.least and handle.exclusive():
+                writer[...] = result
+                return handle
             return _with(handle, np.asarray(result, writer.dtype))  # bitwise operators widen int4
         ufunc = _IN_PLACE[op.__name__]
-        if (_exclusive(handle) or (type(handle) is _Fork and handle.exclusive())) and not _may_raise():
+        if _exclusive(handle) and not _may_raise():
             ufunc(writer, x, out=writer, casting="unsafe")
             return handle
         fresh = empty_aligned(writer.shape, writer.dtype)
@@ -294,8 +335,7 @@ class NumPyBackend(Backend):
 
     def put(self, handle: Any, x: HostArray, operation: str, where: Selection) -> Any:
         half_written = not where.basic and operation != "set" and _may_raise()
-        exclusive = handle.exclusive() if type(handle) is _Fork else _exclusive(handle)
-        if half_written or not exclusive:
+        if half_written or not _exclusive(handle):
             handle = _with(handle, _copy(handle.writer))
         put_in_place(handle.writer, x, operation, where)
         return handle
@@ -307,7 +347,7 @@ class NumPyBackend(Backend):
         return _Fork(array if array is not None else self.snapshot(handle))
 
     def fork_from_host(self, handle: Any, array: HostArray) -> Any:
-        return _Handle(array)
+        return _new(array)
 
     def adopt(self, handle: Any, other: Any) -> Any:
         if type(other) is not _Fork:
@@ -318,7 +358,7 @@ class NumPyBackend(Backend):
         if fresh.nbytes < _SMALL and fresh.shape == handle.writer.shape and _exclusive(handle):
             handle.writer[...] = fresh  # to make three views of the fresh array takes longer
             return handle
-        return _Handle(fresh if fresh.flags.writeable else _copy(fresh))  # read-only if Ctrl-C interrupted an adoption
+        return _new(fresh if fresh.flags.writeable else _copy(fresh))  # read-only if Ctrl-C interrupted an adoption
 
     def compute(self, old: HostArray, x: Any, op: Operation) -> HostArray:
         result = op(old, x)
