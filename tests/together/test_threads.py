@@ -34,6 +34,13 @@ def test_no_update_is_lost(backend: str) -> None:
     assert v.version == THREADS * ADDS
 
 
+def test_a_write_without_locking_is_counted_though_it_may_be_overwritten(backend: str) -> None:
+    v = sv.Variable(0.0, backend=backend)
+    in_threads(*[repeat(200, lambda: v.assign_add(1.0, use_locking=False))] * THREADS)
+    assert v.version == THREADS * 200
+    assert 0.0 < float(v) <= THREADS * 200
+
+
 def test_no_update_of_any_kind_is_lost(backend: str) -> None:
     v = sv.Variable(np.zeros(4, "float32"), backend=backend)
     turns = 200

@@ -217,8 +217,6 @@ class Cell:
                 return backend.snapshot_within_write(handle)
             value = backend.snapshot(handle)
             self._snapshot = handle.published
-            if self._handle is not handle:  # a write without a lock has replaced it meanwhile
-                self._snapshot = None
             return value
 
     def _state(self) -> State:
@@ -331,18 +329,23 @@ class Cell:
         if not backend.replaceable:  # the user may have the parameter, so it must stay the same object: use the lock
             return self._write(_redeclare(write.operation), x)
         if backend.is_host and write.op is not None and x.flags.c_contiguous and x.flags.owndata:
-            self._handle = backend.fork_from_host(self._handle, x)  # it was computed here, so nobody else has it
+            handle = backend.fork_from_host(self._handle, x)  # it was computed here, so nobody else has it
         else:
             device, home = self._device, None if backend.is_host else backend.device_of_handle(self._handle)
             if home is not None and backend.device_of(x) != home:
                 device = home  # as every write stays on the device of the variable
-            self._handle = backend.create(x, declared=declared, device=device, trainable=self._trainable)
-        self._snapshot = None  # the next reader publishes the handle that it then finds
-        self._shape, self._declared = shape, declared
-        self._version += 1
-        if self._watchers is not None:
-            self._watchers.record(self._version)
-            self._watchers.deliver(self)
+            handle = backend.create(x, declared=declared, device=device, trainable=self._trainable)
+        with self._lock:  # for a moment, so that no write goes uncounted
+            holder = self._holder
+            if holder is not None and (holder is BUSY or holder.lends):
+                self._wait_for_holder(write.operation)
+            self._handle = handle
+            self._snapshot = None  # the next reader publishes it
+            self._shape, self._declared = shape, declared
+            self._version += 1
+            if self._watchers is not None:
+                self._watchers.record(self._version)
+        self._deliver()
         return self
 
     def _first_write(self, write: Write, x: Array, value: Any) -> None:
