@@ -14,13 +14,15 @@ import math
 import operator
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 from .._arrays.shapes import is_static
 from .._core.variable import Variable
 from .reachable import Edge, Graph, reach
 
-__all__ = ["Guard"]
+__all__ = ["Guard", "Run"]
+
+Run: TypeAlias = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 
 _SIZED = (list, dict, set, deque)
 _MOST_LOCALS = 500  # of a function
@@ -34,13 +36,10 @@ class Guard:
         roots: the function, and a weak reference to its object if it is a method. They are kept alive.
         used: the variables that the program uses.
 
-    `holds` is a function that returns whether all ways still lead to the same variables; it may raise anything if they
-    do not. It is None if there is nothing to check.
     """
 
-    __slots__ = ("_refreshes", "_roots", "_routes", "_used", "holds", "variables")
+    __slots__ = ("_code", "_refreshes", "_roots", "_routes", "_used", "variables")
 
-    holds: Callable[[], bool] | None
     #: The identities of all variables that stand beside those used: programs for the same ones may be kept.
     variables: frozenset[int]
 
@@ -50,18 +49,22 @@ class Guard:
         self._refreshes = 0
         graph = reach(roots)
         self._routes, self.variables = _routes(graph, self._used)
-        self.holds = _written(graph, roots, self._used, lean=False)
+        self._code = _Code(graph, roots, self._used, lean=False)
+
+    def checked(self, run: Run, changed: Run) -> Run:
+        """Returns ``run`` with a check before: if a way leads to another variable now, ``changed`` runs instead."""
+        return self._code.function(run, changed)
 
     def still_holds(self) -> bool:
-        """Whether the code finds the same variables on the same ways, although `holds` found a difference.
+        """Whether the code finds the same variables on the same ways, although the check found a difference.
 
-        If so, `holds` is made anew for what has changed.
+        If so, `checked` then makes a check of what is there now.
         """
         graph = reach(self._roots)
         if _routes(graph, self._used)[0] != self._routes:
             return False
         self._refreshes += 1
-        self.holds = _written(graph, self._roots, self._used, lean=self._refreshes > _REFRESHES)
+        self._code = _Code(graph, self._roots, self._used, lean=self._refreshes > _REFRESHES)
         return True
 
 
@@ -105,22 +108,14 @@ def _leading(graph: Graph, used: dict[int, Variable]) -> set[int]:
     return found
 
 
-def _written(graph: Graph, roots: list[Any], used: dict[int, Variable], *, lean: bool) -> Callable[[], bool] | None:
-    """Writes the function that checks the ways to the used variables; None if there is nothing to check.
+class _Code:
+    """Writes the check of the ways to the used variables.
 
     Args:
         lean: leaves out what leads to no variable yet: None, and empty containers.
     """
-    code = _Code(graph, used, lean=lean)
-    for root in roots:
-        code.enter(root, code.constant(root), is_constant=True)
-    return code.function()
 
-
-class _Code:
-    """The lines of a function that is being written."""
-
-    def __init__(self, graph: Graph, used: dict[int, Variable], *, lean: bool) -> None:
+    def __init__(self, graph: Graph, roots: list[Any], used: dict[int, Variable], *, lean: bool) -> None:
         self.leading = _leading(graph, used)
         self._graph = graph
         self._used = used
@@ -129,6 +124,14 @@ class _Code:
         self._constants: dict[str, Any] = {"is_": operator.is_}
         self._names: dict[int, str] = {}  # the constant or local name of each object
         self._todo: list[tuple[Any, str, bool]] = []
+        for root in roots:
+            self.enter(root, self.constant(root), is_constant=True)
+        for number, owner in graph.owners.items():
+            if number in self.leading:
+                self.enter(owner, self.constant(owner), is_constant=True)
+        while self._todo:
+            self._check(*self._todo.pop())
+        del self._graph, self._names  # which keep objects alive
 
     def constant(self, each: Any) -> str:
         name = f"c{len(self._constants)}"
@@ -141,23 +144,32 @@ class _Code:
             self._names[id(each)] = name
             self._todo.append((each, name, is_constant))
 
-    def function(self) -> Callable[[], bool] | None:
-        while self._todo:
-            self._check(*self._todo.pop())
+    def function(self, run: Run, changed: Run) -> Run:
+        """The check as a function: it calls ``changed`` if a check fails or raises anything, else ``run``."""
         if not any(line.startswith("if ") for line in self._lines):
-            return None
-        source = "\n    ".join(["def holds():", *self._lines, "return True"])
-        exec(source, self._constants)  # noqa: S102  # names of attributes are literals in it, all else are constants
-        found: Callable[[], bool] = self._constants.pop("holds")
+            return run
+        source = "\n".join(
+            [
+                "def checked(args, kwargs):",
+                "    try:",
+                *(f"        {line}" for line in self._lines),
+                "    except Exception:",
+                "        return changed(args, kwargs)",
+                "    return run(args, kwargs)",
+            ]
+        )
+        namespace = {**self._constants, "run": run, "changed": changed}
+        exec(source, namespace)  # noqa: S102  # names of attributes are literals in it, all else are constants
+        found: Run = namespace.pop("checked")
         return found
 
     def _fails_if(self, condition: str) -> None:
-        self._lines.append(f"if {condition}: return False")
+        self._lines.append(f"if {condition}: raise ValueError")
 
     def _check(self, each: Any, name: str, is_constant: bool) -> None:
         edges = self._graph.edges.get(id(each), [])
         if isinstance(each, _SIZED):
-            if type(each) is list and len(edges) == len(each) > 3 and all(id(item) in self._used for item in each):
+            if type(each) is list and len(edges) == len(each) > 0 and all(id(item) in self._used for item in each):
                 self._check_items(each, name)
                 return
             self._fails_if(f"len({name}) != {len(each)}")
@@ -184,7 +196,7 @@ class _Code:
 
     def _check_items(self, variables: list[Variable], name: str) -> None:
         """Checks a list that has only used variables: all at once, which is much faster."""
-        if all(map(_differs_from_others, variables)):
+        if len(variables) > 3 and all(map(_differs_from_others, variables)):
             self._fails_if(f"{name} != {self.constant(variables.copy())}")  # identical items count as equal
         elif len(variables) > _MOST_LOCALS:
             self._fails_if(f"len({name}) != {len(variables)}")
@@ -221,8 +233,9 @@ class _Code:
                 return f"{self._constant_once(each.__globals__, namespaces, 'globals')}[{key!r}]"
             return f"{self._namespace(name, '__globals__', namespaces)}[{key!r}]"
         if step == "class":
-            owner, attribute = key
-            return f"{self._constant_once(owner, namespaces, f'class {id(owner)}')}.__dict__[{attribute!r}]"
+            return f"{self._namespace(name, '__dict__', namespaces)}[{key!r}]"
+        if step == "type":
+            return f"type({name}).__dict__[{key!r}]"
         return f"{name}.{key}"
 
     def _key(self, key: Any) -> str:

@@ -8,7 +8,7 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import update_wrapper, wraps
 from types import FrameType
-from typing import Any, TypeAlias
+from typing import Any
 from weakref import ref
 
 from .._arrays.registry import get_backend, transforms_of
@@ -17,14 +17,12 @@ from .._core import overlays
 from .._core.variable import Variable
 from .._public import public
 from ..errors import describe
-from .guard import Guard
+from .guard import Guard, Run
 from .reachable import backend_of
 
 __all__ = ["Jit", "jit"]
 
 _OTHERS = 8  # programs to keep beside the present one
-
-_Run: TypeAlias = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 
 
 @public()
@@ -91,82 +89,70 @@ class Jit:
         self._instance: Callable[[], Any] = _no_instance  # of a method: a weak reference, so that the object can die
         self._kept: Any = None
         self._roots: list[Any] = [program.fn]
-        self._run: _Run | None = None
-        self._holds: Callable[[], bool] | None = None
+        self._run: Run | None = None  # the program with a check before it
+        self._unchecked: Run | None = None
         self._guard: Guard | None = None
-        self._others: list[tuple[_Run, Guard]] = []  # programs for the same variables in other places
-        self._used: list[ref[Variable]] = []
-        self._traced = False
+        self._others: list[tuple[Run, Guard]] = []  # programs for the same variables in other places
+        self._notes = _Notes()
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Calls the function, compiled."""
         if overlays.active and (overlay := overlays.current()) is not None and overlay.holds_values:
             return self._program.fn(*args, **kwargs)  # it is part of an outer trace
-        run = self._run
-        if run is None:
-            run = self._compiler(args, kwargs)
-        elif (holds := self._holds) is not None:
-            try:
-                same = holds()
-            except Exception:  # noqa: BLE001  # a way to a variable that does not exist any more
-                same = False
-            if not same:
-                run = self._renewed(args, kwargs)
+        run = self._run or self._compiler(args, kwargs)
         try:
             return run(args, kwargs)
         finally:
-            if self._traced:
+            if self._notes.traced:
                 self._watch()
 
     # -- which variables the function finds -----------------------------------------------------------------
 
-    def _compiler(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Run:
-        """Returns a new, empty program."""
+    def _compiler(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run:
+        """Returns a new program, which is compiled when it is called."""
         name, program = self._backend, self._program
         backend = get_backend(name) if name is not None else backend_of(program.fn, args, kwargs)
-        if not backend.is_host:  # else the function runs at each call, and needs nobody to notice anything
-            program = replace(program, fn=self._noting(program.fn))
-        self._guard = self._holds = None
-        self._used = []
-        run = self._run = transforms_of(backend).jit(program)
+        self._notes = _Notes()
+        if not backend.is_host:  # else the function runs at each call, and finds its variables itself
+            program = replace(program, fn=self._notes.noting(program.fn))
+        self._guard = None
+        run = self._run = self._unchecked = transforms_of(backend).jit(program)
         return run
-
-    def _noting(self, fn: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, which notes the variables that each trace of it uses."""
-
-        @wraps(fn)
-        def traced(*args: Any, **kwargs: Any) -> Any:
-            out = fn(*args, **kwargs)
-            overlay = overlays.current_values() if overlays.active else None
-            if overlay is not None:
-                self._used.extend(map(ref, getattr(overlay, "drafts", ())))
-                self._traced = True
-            return out
-
-        return traced
 
     def _watch(self) -> None:
         """Remembers how the variables that were used in a trace are found."""
-        self._traced = False
-        used = {id(variable): variable for each in self._used if (variable := each()) is not None}
-        self._used = list(map(ref, used.values()))
-        guard = self._guard = Guard(self._roots, used.values())
-        self._holds = guard.holds
+        used = self._notes.taken()
+        guard = self._guard = Guard(self._roots, used)
         self._others = [each for each in self._others if each[1].variables == guard.variables]
+        self._check()
 
-    def _renewed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Run:
+    def _check(self) -> None:
+        """Has each call checked from now on."""
+        guard, run, me = self._guard, self._unchecked, ref(self)
+        assert guard is not None, "the program was traced"
+        assert run is not None, "the program was traced"
+
+        def changed(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            jit = me()
+            assert jit is not None, "it is being called"
+            return jit._renewed(args, kwargs)(args, kwargs)
+
+        self._run = guard.checked(run, changed)
+
+    def _renewed(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Run:
         """Returns the program for the variables that the function finds now."""
-        guard, run = self._guard, self._run
-        assert guard is not None, "there is a program to renew"
-        assert run is not None, "there is a program to renew"
+        guard, run = self._guard, self._unchecked
+        if guard is None or run is None:  # another thread is compiling
+            return self._compiler(args, kwargs)
         if guard.still_holds():
-            self._holds = guard.holds
+            self._check()
             return run
         self._others = [(run, guard), *self._others]
         for number, (another, its_guard) in enumerate(self._others[1:], 1):
             if its_guard.still_holds():
                 del self._others[number]
-                self._run, self._guard, self._holds = another, its_guard, its_guard.holds
+                self._unchecked, self._guard = another, its_guard
+                self._check()
                 return another
         del self._others[_OTHERS:]
         return self._compiler(args, kwargs)
@@ -243,6 +229,37 @@ class Jit:
         for name in getattr(self, "__qualname__", "<>").split("."):
             found = getattr(found, name, None)
         return found is self
+
+
+class _Notes:
+    """The variables that the traces of a program have used."""
+
+    __slots__ = ("_used", "traced")
+
+    def __init__(self) -> None:
+        self._used: list[ref[Variable]] = []  # weak, so that what the code has created can die
+        self.traced = False  # whether there was another trace
+
+    def noting(self, fn: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, which notes the variables that each trace of it uses."""
+
+        @wraps(fn)
+        def traced(*args: Any, **kwargs: Any) -> Any:
+            out = fn(*args, **kwargs)
+            overlay = overlays.current_values() if overlays.active else None
+            if overlay is not None:
+                self._used.extend(map(ref, getattr(overlay, "drafts", ())))
+                self.traced = True
+            return out
+
+        return traced
+
+    def taken(self) -> list[Variable]:
+        """The variables of all traces."""
+        self.traced = False
+        used = {id(variable): variable for each in self._used if (variable := each()) is not None}
+        self._used = list(map(ref, used.values()))
+        return list(used.values())
 
 
 def _no_instance() -> None:

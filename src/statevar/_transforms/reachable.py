@@ -9,6 +9,7 @@ import sys
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 from weakref import ref
@@ -66,7 +67,8 @@ class Edge(NamedTuple):
 
     Args:
         step: the kind of way: ``"item"``, ``"attribute"``, ``"global"``, ``"cell"``, ``"member"``, ``"key"`` (the
-            child is a key of a dict or an element of a set), ``"referent"``, ``"class"``.
+            child is a key of a dict or an element of a set), ``"referent"``, ``"type"`` (an attribute of the type of
+            the object), ``"class"`` (an attribute of a class or module).
         key: the item, attribute or name.
         child: the object at its end.
     """
@@ -83,7 +85,10 @@ class Graph:
         self.objects: dict[int, Any] = {}  # keeps them alive, so that no id is used again
         self.edges: dict[int, list[Edge]] = {}
         self._names: dict[str, None] = dict.fromkeys(_IMPLICIT)
-        self._searched = 0  # the number of names that have been looked up
+        #: The classes and modules in which something was found by its name.
+        self.owners: dict[int, Any] = {}
+        #: Whether a package is the user's own: not installed, or that of the function itself.
+        self._users = {name: name not in _OTHERS for each in roots for name in [_root(getattr(each, "__module__", ""))]}
         self._search(roots)
         #: The roots, and the objects that they name, other than code.
         self.named = set(map(id, roots))
@@ -135,24 +140,25 @@ class Graph:
             yield from (Edge("key", child, child) for child in each)
         elif isinstance(each, ModuleType | type):
             return
-        elif hasattr(each, "__wrapped__"):
-            yield Edge("member", "__wrapped__", each.__wrapped__)
+        elif (wrapped := _attribute(each, "__wrapped__")) is not None:
+            yield Edge("member", "__wrapped__", wrapped)
         else:
             call = vars(type(each)).get("__call__")
             if isinstance(call, FunctionType):
-                yield Edge("class", (type(each), "__call__"), call)
-            named = getattr(each, "__dict__", None)
+                yield Edge("type", "__call__", call)
+            named = _attribute(each, "__dict__")
             if isinstance(named, dict):
-                yield from (Edge("attribute", name, child) for name, child in named.items() if _counts(child))
-            slots = slots_of(type(each))
-            yield from (Edge("member", slot, getattr(each, slot)) for slot in slots if hasattr(each, slot))
+                yield from (Edge("attribute", name, child) for name, child in list(named.items()) if _counts(child))
+            for slot in slots_of(type(each)):
+                yield Edge("member", slot, _attribute(each, slot))
 
     def _used_by(self, function: FunctionType) -> Iterator[Edge]:
         for index, cell in enumerate(function.__closure__ or ()):
             for edge in _contents(cell):
                 yield Edge("cell", index, edge.child)
-        yield Edge("member", "__defaults__", function.__defaults__)
-        yield Edge("member", "__kwdefaults__", function.__kwdefaults__)
+        for name in ("__defaults__", "__kwdefaults__"):
+            if defaults := getattr(function, name):
+                yield Edge("member", name, defaults)
         names = list(_names(function.__code__))
         self._names.update(dict.fromkeys(names))
         for name in names:
@@ -162,34 +168,38 @@ class Graph:
     # -- code and variables that are only reached by a name: methods, attributes of classes and of modules -----------
 
     def search_names(self) -> None:
-        """Looks up all names that the code uses in the modules and classes that were met."""
-        looked: dict[tuple[int, str], None] = {}
-        while self._searched < len(self._names) + len(self.objects) and len(self.objects) < _MOST:
-            self._searched = len(self._names) + len(self.objects)
-            names = list(self._names)
-            found: list[Any] = []
-            for each in list(self.objects.values()):
-                for owner in _owners(each):
-                    namespace = vars(owner)
-                    for name in names:
-                        if name not in namespace or (id(each), name) in looked:
-                            continue
-                        looked[id(each), name] = None
-                        child = namespace[name]
-                        if not isinstance(child, _PLAIN):
-                            self.edges.setdefault(id(each), []).append(Edge("class", (owner, name), child))
-                            found.append(child)
-            self._search([each for each in found if not isinstance(each, Variable)])
+        """Looks up all names that the code uses in the user's modules, and in the classes of the objects."""
+        owners: dict[int, Any] = {}
+        met = looked = 0
+        while (met, looked) != (len(self.objects), len(self._names)):
+            for each in list(self.objects.values())[met:]:
+                owners.update((id(owner), owner) for owner in self._owners(each) if id(owner) not in owners)
+            met, looked = len(self.objects), len(self._names)
+            for owner in owners.values():
+                known = {edge.key for edge in self.edges.get(id(owner), ())}
+                found = [name for name in vars(owner).keys() & self._names.keys() if name not in known]
+                edges = [Edge("class", name, vars(owner)[name]) for name in sorted(found) if _counts(vars(owner)[name])]
+                if edges:
+                    self.objects[id(owner)] = owner
+                    self.owners[id(owner)] = owner
+                    self.edges.setdefault(id(owner), []).extend(edges)
+                    self._search([edge.child for edge in edges if not isinstance(edge.child, Variable)])
 
+    def _owners(self, each: Any) -> tuple[Any, ...]:
+        """The module or the classes in which names are looked up for an object: those of the user, not of libraries."""
+        if isinstance(each, ModuleType):
+            return (each,) if self._is_users(each.__name__) else ()
+        if isinstance(each, FunctionType | CellType | dict | list | tuple):
+            return ()
+        cls = each if isinstance(each, type) else type(each)
+        return tuple(base for base in cls.__mro__ if self._is_users(base.__module__))
 
-def _owners(each: Any) -> tuple[Any, ...]:
-    """The class or module in which names are looked up for an object: those of the user, not those of a library."""
-    if isinstance(each, ModuleType):
-        return () if _root(each.__name__) in _OTHERS else (each,)
-    cls = each if isinstance(each, type) else type(each)
-    if _root(cls.__module__) in _OTHERS:
-        return ()
-    return tuple(base for base in cls.__mro__ if _root(base.__module__) not in _OTHERS)
+    def _is_users(self, module: Any) -> bool:
+        root = str(module).partition(".")[0]
+        if root not in self._users:
+            file = str(getattr(sys.modules.get(root), "__file__", None) or "")
+            self._users[root] = root not in _OTHERS and not {"site-packages", "dist-packages"} & set(Path(file).parts)
+        return self._users[root]
 
 
 def _is_foreign(function: FunctionType) -> bool:
@@ -198,6 +208,14 @@ def _is_foreign(function: FunctionType) -> bool:
     if function.__closure__ or _root(name) not in _OTHERS:
         return False
     return vars(sys.modules.get(name, sys)) is function.__globals__
+
+
+def _attribute(each: Any, name: str) -> Any:
+    """An attribute; None if there is none, or if the object's own code fails, as that of a lazy import may."""
+    try:
+        return getattr(each, name, None)
+    except Exception:  # noqa: BLE001  # the code of others
+        return None
 
 
 def _counts(child: Any) -> bool:
