@@ -112,7 +112,7 @@ class Recorder:
 
         return operation
 
-    def _create(self, file: int, path: Path) -> None:
+    def _create(self, file: int, path: Path, _mode: int = 0) -> None:
         self._by_inode[files.identity(file)] = node = self._new(is_folder=False)
         self._change(path, node)
 
@@ -322,8 +322,11 @@ def names_in(folder: Path) -> set[str]:
 
 # -- the k-th operation fails ----------------------------------------------------------------------------------
 
+#: The names in `_files` that are no operations of the system.
+UNFAILING = ("kind_of_mode", "os_errors_as", "require_posix", "storage_error")
+
 #: Every operation of `_files` that asks the system: a new one fails in turn too.
-OPERATIONS = tuple(name for name in files.__all__ if name not in ("storage_error", "os_errors_as", "require_posix"))
+OPERATIONS = tuple(name for name in files.__all__ if name not in UNFAILING)
 
 
 class Fault:

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 import statevar as sv
-from tests.helpers import PATIENCE, address, assert_same, host, until
+from tests.helpers import PATIENCE, address, array_of, assert_same, host, until
 from tests.internals import files
 from tests.threads import in_threads, is_waiting
 
@@ -294,7 +295,8 @@ def test_bad_arguments_and_a_closed_manager_are_refused(tmp_path: Path) -> None:
             manager.save(step)  # type: ignore[arg-type]
     manager.save(1, wait=True)
     with pytest.raises(
-        ValueError, match=r"save: step 1 has a checkpoint already, at .* Hint: call delete\(1\) first\."
+        ValueError,
+        match=r"save: step 1 has a checkpoint already, at .* Hint: call delete\(1\) first, or pass exist_ok=",
     ):
         manager.save(1)
     with pytest.raises(TypeError, match="save: the metadata cannot be stored as JSON"):
@@ -439,3 +441,135 @@ def test_a_module_is_saved_and_restored(tmp_path: Path, backend: str) -> None:
         manager.restore()
         assert_same(dense.kernel, np.ones((2, 2), "float32"))
         assert int(dense.steps) == 0
+
+
+# -- steps, metrics and metadata ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [np.int64, np.uint8, np.array, int])
+def test_a_step_may_be_an_integer_of_any_kind(make: Callable[[int], Any], tmp_path: Path) -> None:
+    with sv.CheckpointManager(tmp_path, model(), np.int64(2), np.int32(3)) as manager:  # type: ignore[arg-type]
+        for step in range(1, 6):
+            manager.save(make(step))
+        manager.wait()
+        assert manager.steps() == [3, 4, 5]
+        assert all(type(step) is int for step in manager.steps())
+        restored = manager.restore(make(4))
+        assert restored is not None
+        assert restored.step == 4
+        manager.delete(make(4))
+        assert manager.steps() == [3, 5]
+
+
+def test_a_step_of_a_library(backend: str, tmp_path: Path) -> None:
+    with sv.CheckpointManager(tmp_path, model()) as manager:
+        manager.save(array_of(backend, 7, "int32"), wait=True)
+        assert manager.steps() == [7]
+
+
+@pytest.mark.parametrize("step", [1.0, np.float32(2.0), np.bool_(True), "3", None, np.array([1, 2]), -1, np.int8(-1)])
+def test_what_is_no_step(step: Any, tmp_path: Path) -> None:
+    with sv.CheckpointManager(tmp_path, model()) as manager:
+        with pytest.raises(ValueError, match="save: expected step to be an integer >= 0, got"):
+            manager.save(step)
+        assert manager.steps() == []
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_variable_as_step_is_read_from_the_cut(backend: str, inside: bool, tmp_path: Path) -> None:
+    """Another thread counts: the step of each checkpoint is the count that is in it."""
+    count, twin = sv.Variable(0, backend=backend), sv.Variable(0, backend=backend)
+    state = {"count": count, "twin": twin} if inside else {"twin": twin}
+    done = threading.Event()
+
+    def counts() -> None:
+        while not done.is_set():
+            with sv.transaction(count, twin):
+                count.assign_add(1)
+                twin.assign_add(1)
+
+    thread = threading.Thread(target=counts)
+    thread.start()
+    try:
+        with sv.CheckpointManager(tmp_path, state, keep=100) as manager:
+            for _ in range(10):
+                manager.save(count, {"twin": twin}, exist_ok=True)
+            manager.wait()
+            for step in manager.steps():
+                with sv.load(manager.path(step)) as saved:
+                    assert int(saved["twin"]) == step
+                    assert list(saved) == list(state)
+                assert manager.metrics(step) == {"twin": step}
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_a_variable_that_is_no_step(tmp_path: Path) -> None:
+    with sv.CheckpointManager(tmp_path, model()) as manager:
+        for variable in (sv.Variable([1, 2]), sv.Variable(shape=(), dtype="int32")):
+            with pytest.raises(ValueError, match="save: expected a variable with one element as a number, got <Var"):
+                manager.save(variable)
+        with pytest.raises(ValueError, match="save: expected step to be an integer >= 0, got 1.5"):
+            manager.save(sv.Variable(1.5))
+        manager.save(sv.Variable([3]), wait=True)
+        assert manager.steps() == [3]
+
+
+def test_a_step_that_exists_may_be_left_as_it_is(tmp_path: Path) -> None:
+    state = {"v": sv.Variable(1.0)}
+    with sv.CheckpointManager(tmp_path, state) as manager:
+        manager.save(1)
+        state["v"].assign(2.0)
+        manager.save(1, exist_ok=True)  # while it is written
+        manager.save(1, exist_ok=True, wait=True)
+        assert manager.restore() is not None
+        assert float(state["v"]) == 1.0
+        manager.save(sv.Variable(1), exist_ok=True)  # just restored
+        for step in (1, sv.Variable(1)):
+            with pytest.raises(ValueError, match=r"step 1 has a checkpoint already, at .*pass exist_ok=True to keep"):
+                manager.save(step)
+        assert manager.steps() == [1]
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+def test_a_number_that_is_not_finite_is_stored_and_never_the_best(mode: Any, tmp_path: Path) -> None:
+    losses: dict[int, Any] = {1: 0.5, 2: float("nan"), 3: np.float32("inf"), 4: -np.inf, 5: sv.Variable(float("nan"))}
+    with sv.CheckpointManager(tmp_path, model(), keep=9, best="loss", mode=mode) as manager:
+        for step, loss in losses.items():
+            manager.save(step, {"loss": loss})
+        manager.wait()
+        assert manager.best == 1
+    with sv.CheckpointManager(tmp_path, model(), keep=9, best="loss", mode=mode) as manager:
+        for step, loss in losses.items():
+            np.testing.assert_equal(manager.metrics(step), {"loss": float(loss)})
+        assert manager.best == 1
+        assert bool(sv.verify(manager.path(2)))
+    with sv.CheckpointManager(tmp_path / "alone", model(), best="loss", mode=mode) as manager:
+        manager.save(1, {"loss": float("nan")}, wait=True)
+        assert (manager.best, manager.steps()) == (None, [1])
+
+
+def test_metrics_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    with sv.CheckpointManager(tmp_path, model()) as manager:
+        for metrics in ({"loss": "low"}, {"loss": [1.0, 2.0]}, {"loss": None}):
+            with pytest.raises(TypeError, match="save: expected the metric 'loss' to be a number, got"):
+                manager.save(1, metrics)
+        for metrics in ({1: 2.0}, [("loss", 1.0)]):  # type: ignore[assignment]
+            with pytest.raises(TypeError, match="save: expected metrics to map strings to numbers, got"):
+                manager.save(1, metrics)
+        assert manager.steps() == []
+
+
+def test_metadata_takes_scalars_of_numpy(tmp_path: Path) -> None:
+    metadata = {"a": np.float32(0.1), "b": [np.int64(3), {"c": np.bool_(True)}], "d": np.str_("x"), "e": np.array(2)}
+    expected = {"a": float(np.float32(0.1)), "b": [3, {"c": True}], "d": "x", "e": 2}
+    with sv.CheckpointManager(tmp_path, model()) as manager:
+        manager.save(1, metadata=metadata, wait=True)
+        with sv.load(manager.path(1)) as saved:
+            assert saved.metadata == expected
+        for bad in (np.float32("nan"), np.array([1.0, 2.0]), np.complex64(1), object()):
+            with pytest.raises(TypeError, match="save: the metadata cannot be stored as JSON"):
+                manager.save(2, metadata={"x": bad})
+    sv.save(model(), tmp_path / "a", metadata=metadata)
+    assert sv.load(tmp_path / "a").metadata == expected

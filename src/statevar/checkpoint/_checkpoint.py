@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import weakref
@@ -15,14 +16,15 @@ from typing import Any, Self, TypeVar
 from .._arrays.types import HostArray
 from .._public import public
 from .._state.paths import followed
-from ..errors import CheckpointError, CheckpointNotFoundError, describe
+from ..errors import CheckpointError, CheckpointNotFoundError, StorageError, describe
 from . import _files
+from ._formats.others import other_at
 from ._formats.safetensors.header import Entry, parse_json, refuse
 from ._formats.safetensors.index import Index, decode_index, is_index
 from ._formats.safetensors.reader import TensorFile, neighbours, read_bytes
 from ._formats.safetensors.values import PARTIAL, VariableRecord, fresh_bytes, from_tensor
 
-__all__ = ["INDEX", "Checkpoint", "index_at", "open_checkpoint"]
+__all__ = ["INDEX", "Checkpoint", "encode_metrics", "index_at", "open_checkpoint"]
 
 _Result = TypeVar("_Result")
 
@@ -206,15 +208,33 @@ def _texts(texts: dict[str, str], key: str, path: Path) -> dict[str, str]:
     return value
 
 
+#: The numbers that JSON lacks, as texts.
+_NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+
+
+def encode_metrics(metrics: Mapping[str, float]) -> str:
+    """Returns JSON with the metrics of a checkpoint. Those that are not finite are texts in it."""
+    return json.dumps({name: x if math.isfinite(x) else str(x) for name, x in metrics.items()}, ensure_ascii=False)
+
+
 def _numbers(text: str, path: Path) -> dict[str, float]:
-    value = parse_json(text.encode(), path, numbers=True)
+    value = {
+        name: _NOT_FINITE.get(each, each) if isinstance(each, str) else each
+        for name, each in parse_json(text.encode(), path, numbers=True).items()
+    }
     try:
-        sound = all(type(each) in (int, float) and math.isfinite(each) for each in value.values())
+        return {name: float(each) for name, each in value.items() if _is_number(each, path)}
     except OverflowError:
-        sound = False
-    if not sound:
-        refuse("load", "statevar.metrics must map strings to finite numbers", path)
-    return {name: float(each) for name, each in value.items()}
+        refuse("load", _NUMBERS, path)
+
+
+_NUMBERS = "statevar.metrics must map strings to numbers"
+
+
+def _is_number(value: Any, path: Path) -> bool:
+    if type(value) not in (int, float):
+        refuse("load", _NUMBERS, path)
+    return True
 
 
 def _close_all(files: list[int]) -> None:
@@ -235,6 +255,22 @@ def open_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:
         CheckpointNotFoundError: the path does not exist, or is a folder without an index.
         StorageError: the system cannot read it.
     """
+    try:
+        return _open(path, mapped)
+    except (CheckpointError, StorageError) as error:
+        other = None
+        with suppress(OSError, ValueError):  # then the first error says more
+            other = other_at(path)
+        if other is None:
+            raise
+        what, hint = other
+        better = type(error).of("load", f"this is {what}, and no checkpoint of statevar", str(path), hint)
+        if isinstance(error, OSError) and isinstance(better, OSError):
+            better.errno, better.strerror, better.filename = error.errno, error.strerror, str(path)
+        raise better from error
+
+
+def _open(path: Path, mapped: bool) -> Checkpoint:
     for attempt in range(_ATTEMPTS):
         with _files.os_errors_as("load", path):
             place = Path(

@@ -8,9 +8,10 @@ from __future__ import annotations
 import errno
 import os
 import platform
+import stat
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,11 @@ except ImportError:  # Windows
     _missing = ["fcntl"]
 
 __all__ = [
+    "attributes",
     "close",
     "create",
     "identity",
+    "kind_of_mode",
     "link",
     "lock",
     "make_folder",
@@ -35,11 +38,13 @@ __all__ = [
     "open_file",
     "os_errors_as",
     "place_of",
+    "place_to_save",
     "read",
     "remove",
     "remove_folder",
     "rename",
     "require_posix",
+    "set_attributes",
     "size",
     "storage_error",
     "sync",
@@ -69,9 +74,110 @@ def require_posix(operation: str, path: Any) -> None:
         raise error
 
 
-def create(path: Path) -> int:
+def place_to_save(path: Path) -> Path:
+    """Returns the place of the file that a save at a path writes or replaces. Links are followed.
+
+    Raises:
+        StorageError: something that is not a file is there.
+    """
+    place = Path(os.path.realpath(path))
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return place
+    if stat.S_ISREG(mode):
+        return place
+    if stat.S_ISDIR(mode):
+        error = StorageError.of("save", "the path is a folder", str(path), "pass the path of a file in it")
+        error.errno = errno.EISDIR
+    else:
+        problem = f"the path is {kind_of_mode(mode) or 'no file'}, which a save does not replace"
+        error = StorageError.of("save", problem, str(path), "pass the path of a file, which need not exist")
+        error.errno = errno.EEXIST
+    error.strerror, error.filename = os.strerror(error.errno), os.fspath(path)
+    raise error
+
+
+def kind_of_mode(mode: int) -> str | None:
+    """The name of what is neither a file nor a folder, by its mode."""
+    kinds: tuple[tuple[Callable[[int], bool], str], ...] = (
+        (stat.S_ISFIFO, "a named pipe"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISCHR, "a device"),
+        (stat.S_ISBLK, "a device"),
+    )
+    return next((name for test, name in kinds if test(mode)), None)
+
+
+class Attributes:
+    """The mode, the owner and the extended attributes of a file."""
+
+    def __init__(self, path: Path) -> None:
+        status = path.stat()
+        self.mode = stat.S_IMODE(status.st_mode)
+        self.owner, self.group = status.st_uid, status.st_gid
+        self.extended: dict[str, bytes] = {}
+        for name in os.listxattr(path) if hasattr(os, "listxattr") and _keeps_xattrs(path) else ():
+            if not name.startswith(_OF_THE_CONTENT):
+                with _permitted():
+                    self.extended[name] = os.getxattr(path, name)
+
+
+_OF_THE_CONTENT = ("security.capability", "security.evm", "security.ima")  # of the bytes, which will be others
+_ACL = "system.posix_acl_access"
+
+
+@contextmanager
+def _permitted() -> Iterator[None]:
+    """Leaves out what the system or the file system does not allow this user."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENODATA):
+            raise
+
+
+def _keeps_xattrs(path: Path) -> bool:
+    try:
+        os.listxattr(path)
+    except OSError:
+        return False
+    return True
+
+
+def attributes(path: Path) -> Attributes | None:
+    """Returns the attributes of a file; None if there is none."""
+    try:
+        return Attributes(path)
+    except FileNotFoundError:
+        return None
+
+
+def set_attributes(file: int, wanted: Attributes) -> None:
+    """Gives an open file the attributes of another one, as far as this user may, and never more rights to anybody."""
+    status = os.fstat(file)
+    mode, extended = wanted.mode, dict(wanted.extended)
+    if status.st_gid != wanted.group:
+        try:
+            os.fchown(file, -1, wanted.group)
+        except PermissionError:  # the group is another one: it gets the rights of everybody
+            mode = mode & ~0o2070 | (mode & 0o007) << 3 & mode
+            extended.pop(_ACL, None)
+    if status.st_uid != wanted.owner:
+        try:
+            os.fchown(file, wanted.owner, -1)
+        except PermissionError:
+            mode &= ~stat.S_ISUID
+    if stat.S_IMODE(os.fstat(file).st_mode) != mode:
+        os.fchmod(file, mode)
+    for name, value in extended.items():
+        with _permitted():
+            os.setxattr(file, name, value)
+
+
+def create(path: Path, mode: int = 0o666) -> int:
     """Creates a file that must not exist, and opens it for writing. Its mode follows the user's umask."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
 
 
 def open_file(path: Path) -> int:
@@ -194,6 +300,10 @@ def os_errors_as(operation: str, path: Any, hint: str = "") -> Iterator[None]:
         raise
     except OSError as error:
         raise storage_error(operation, path, error, hint) from error
+    except ValueError as error:
+        if "\0" not in str(path):
+            raise
+        raise StorageError.of(operation, "a path cannot contain NUL", repr(str(path))) from error
 
 
 def storage_error(operation: str, path: Any, error: OSError, hint: str = "") -> StorageError:

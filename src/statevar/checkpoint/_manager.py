@@ -7,27 +7,30 @@ import os
 import sys
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent import futures
 from contextlib import suppress
 from dataclasses import dataclass
+from math import isfinite
+from operator import index
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, SupportsIndex
 
+from .._core.variable import Variable
 from .._public import public
 from .._state.paths import Paths, paths_in
 from .._state.snapshot import Snapshot, snapshot
 from ..errors import CheckpointError, CheckpointMismatchError, ConflictError, describe
 from . import _files
-from ._checkpoint import INDEX, open_checkpoint
+from ._checkpoint import INDEX, encode_metrics, open_checkpoint
 from ._formats.safetensors.header import digest_of
 from ._formats.safetensors.reader import is_whole
 from ._formats.safetensors.writer import FileDigest, ToWrite, write_all, write_tensors
 from ._load import load
 from ._match import LoadReport
-from ._save import Progress, index_of, items_of, json_of, nbytes_of, parsed_size, reporter, shards_of, texts_of
+from ._save import Progress, index_of, items_of, nbytes_of, parsed_size, reporter, shards_of, texts_of
 from ._step_folder import StepFolder
 
 __all__ = ["CheckpointManager", "Restored"]
@@ -127,9 +130,9 @@ class CheckpointManager:
         progress: Callable[[Progress], object] | None = None,
     ) -> None:
         _files.require_posix("CheckpointManager", directory)
-        _check_count("CheckpointManager", "keep", keep, 1)
+        keep = _count("CheckpointManager", "keep", keep, 1)
         if keep_every is not None:
-            _check_count("CheckpointManager", "keep_every", keep_every, 1)
+            keep_every = _count("CheckpointManager", "keep_every", keep_every, 1)
         if mode not in ("min", "max"):
             raise ValueError(describe("CheckpointManager", f"expected mode 'min' or 'max', got {mode!r}"))
         self._obj = obj
@@ -156,44 +159,68 @@ class CheckpointManager:
 
     def save(
         self,
-        step: int,
-        metrics: Mapping[str, float] | None = None,
+        step: SupportsIndex | Variable,
+        metrics: Mapping[str, Any] | None = None,
         wait: bool = False,
         *,
         metadata: Mapping[str, Any] | None = None,
+        exist_ok: bool = False,
     ) -> None:
         """Takes a consistent snapshot, and lets the background thread write it.
 
         Args:
-            step: the step of the program, which names the checkpoint.
-            metrics: numbers to store with the checkpoint, for `best`.
+            step: the step of the program, which names the checkpoint: an integer of Python or of any library; or a
+                variable, in the object or not, whose value in the snapshot is the step.
+            metrics: numbers to store with the checkpoint, for `best`. Those that are variables are read from the
+                snapshot. A number that is not finite, such as the loss of a run that diverged, is never the best.
             wait: whether to return only when the checkpoint is on the disk.
             metadata: a mapping to store with the checkpoint, as JSON.
+            exist_ok: whether a step that has a checkpoint already, or is being written, is left as it is. If False,
+                it is an error.
 
         Raises:
             ValueError: this step has a checkpoint already.
             StatevarError: an earlier save in the background failed, or this one did and ``wait`` is True.
         """
         self._check_usable("save")
-        _check_count("save", "step", step, 0)
         self._reap()
-        if step in self.steps() or any(step == other for other, _ in self._under_way):
-            raise ValueError(
-                describe(
-                    "save", f"step {step} has a checkpoint already", str(self.directory), f"call delete({step}) first"
-                )
-            )
         found = paths_in("save", self._obj)
-        texts = texts_of(found, metadata) | {"statevar.step": str(step), "statevar.metrics": _metrics_text(metrics)}
+        texts = texts_of(found, metadata)
+        if not isinstance(step, Variable):
+            step = _count("save", "step", step, 0)
+            if self._is_there(step, exist_ok=exist_ok, wait=wait):
+                return
         while len(self._under_way) >= _AT_ONCE:
             self._finish(*self._under_way[0])
-        request = _Request(step, found, snapshot(list(found.variables.values())), texts)
+        metrics = _checked_metrics(metrics)
+        cut, (number, *values) = _cut(found, [step, *metrics.values()])
+        step = _count("save", "step", number, 0)
+        if self._is_there(step, exist_ok=exist_ok, wait=wait):
+            return
+        texts |= {"statevar.step": str(step), "statevar.metrics": encode_metrics(_floats(metrics, values))}
+        request = _Request(step, found, cut, texts)
+        del cut
         older = [future for _, future in self._under_way]
         future = self._writers[bool(wait)].submit(self._write, request, older)
         self._under_way.append((step, future))
         del request
         if wait:
             self.wait()
+
+    def _is_there(self, step: int, *, exist_ok: bool, wait: bool) -> bool:
+        """Whether a step has a checkpoint, or is being written.
+
+        Raises:
+            ValueError: it has, and this is not ``exist_ok``.
+        """
+        if step not in self.steps() and all(step != other for other, _ in self._under_way):
+            return False
+        if not exist_ok:
+            hint = f"call delete({step}) first, or pass exist_ok=True to keep the one that is there"
+            raise ValueError(describe("save", f"step {step} has a checkpoint already", str(self.directory), hint))
+        if wait:
+            self.wait()
+        return True
 
     def wait(self) -> None:
         """Waits until all saves are on the disk.
@@ -301,22 +328,23 @@ class CheckpointManager:
         """The best step by the metric, or None if no checkpoint has the metric."""
         return self._best_of(self.steps())
 
-    def metrics(self, step: int) -> dict[str, float]:
+    def metrics(self, step: SupportsIndex) -> dict[str, float]:
         """Returns the metrics that were saved with a step.
 
         Raises:
             CheckpointError: the checkpoint is damaged.
             CheckpointNotFoundError: the step has no checkpoint.
         """
+        step = _count("metrics", "step", step, 0)
         known = self._metrics.get(step)
         if known is None:
             with open_checkpoint(self.path(step)) as checkpoint:
                 known = self._metrics[step] = checkpoint.metrics
         return known
 
-    def path(self, step: int) -> Path:
+    def path(self, step: SupportsIndex) -> Path:
         """Returns the folder of a step's checkpoint, which `load` and `verify` take."""
-        return self._folder.path(step)
+        return self._folder.path(_count("path", "step", step, 0))
 
     def _best_of(self, steps: Iterable[int]) -> int | None:
         best, least = None, float("inf")
@@ -324,13 +352,13 @@ class CheckpointManager:
             with suppress(CheckpointError, OSError):
                 value = self.metrics(step).get(self._best or "", float("nan"))
                 value = -value if self._mode == "max" else value
-                if value <= least:
+                if isfinite(value) and value <= least:
                     best, least = step, value
         return best
 
     # -- restoring -------------------------------------------------------------------------------------
 
-    def restore(self, step: int | None = None, **options: Any) -> Restored | None:
+    def restore(self, step: SupportsIndex | None = None, **options: Any) -> Restored | None:
         """Loads a checkpoint into the object: by default the newest that is whole.
 
         Newer checkpoints that are damaged are skipped with a warning.
@@ -350,6 +378,7 @@ class CheckpointManager:
         self._check_usable("restore")
         self.wait()
         if step is not None:
+            step = _count("restore", "step", step, 0)
             return Restored(step, {}, load(self._obj, self.path(step), **options))
         skipped: dict[int, str] = {}
         for each in reversed(self.steps()):
@@ -373,7 +402,7 @@ class CheckpointManager:
         problem = describe("restore", "every checkpoint is damaged, and nothing was loaded", str(self.directory))
         raise CheckpointError("\n".join([problem, *skipped.values()]))
 
-    def delete(self, step: int) -> None:
+    def delete(self, step: SupportsIndex) -> None:
         """Removes the checkpoint of a step.
 
         Raises:
@@ -381,6 +410,7 @@ class CheckpointManager:
             StorageError: the system cannot remove it.
         """
         self._check_usable("delete")
+        step = _count("delete", "step", step, 0)
         self.wait()
         with self._lock, _files.os_errors_as("delete", self.path(step)):
             self._delete(step)
@@ -448,9 +478,59 @@ def _stand_back() -> None:
             os.nice(15)
 
 
-def _check_count(operation: str, name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+def _count(operation: str, name: str, value: Any, least: int) -> int:
+    """An integer of Python or any library, as one of Python.
+
+    Raises:
+        ValueError: it is no integer, or too small.
+    """
+    try:
+        number = None if isinstance(value, bool) or "bool" in str(getattr(value, "dtype", "")) else index(value)
+    except TypeError:
+        number = None
+    if number is None or number < least:
         raise ValueError(describe(operation, f"expected {name} to be an integer >= {least}, got {value!r}"))
+    return number
+
+
+def _cut(found: Paths, numbers: Sequence[Any]) -> tuple[Snapshot, list[Any]]:
+    """Takes a snapshot of the variables that were found, and reads from it those of the numbers that are variables."""
+    own = list(found.variables.values())
+    cut = snapshot([*own, *(each for each in numbers if isinstance(each, Variable))])
+    read = [_in_cut(cut, each) if isinstance(each, Variable) else each for each in numbers]
+    for fields in (cut._values, cut._versions, cut._declared_shapes):
+        del fields[len(own) :]
+    return cut, read
+
+
+def _in_cut(cut: Snapshot, variable: Variable) -> Any:
+    """The value of a variable with one element in a snapshot, as a number of Python."""
+    value = cut.get(variable)  # type: ignore[call-overload]  # a snapshot is indexed by variables too
+    host = None if value is None else variable._backend.to_host(value)
+    if host is None or host.size != 1:
+        raise ValueError(
+            describe("save", f"expected a variable with one element as a number, got {variable!r}", variable.path)
+        )
+    return host.item()
+
+
+def _checked_metrics(metrics: Any) -> Mapping[str, Any]:
+    if metrics is None:
+        return {}
+    if not isinstance(metrics, Mapping) or not all(isinstance(name, str) for name in metrics):
+        raise TypeError(describe("save", f"expected metrics to map strings to numbers, got {metrics!r}"))
+    return metrics
+
+
+def _floats(metrics: Mapping[str, Any], values: Iterable[Any]) -> dict[str, float]:
+    floats = {}
+    for name, value in zip(metrics, values, strict=True):
+        try:
+            floats[name] = float(value)
+        except (TypeError, ValueError, OverflowError) as error:
+            problem = f"expected the metric {name!r} to be a number, got {value!r:.100}"
+            raise TypeError(describe("save", problem)) from error
+    return floats
 
 
 def _same(before: list[_Origin], now: list[_Origin]) -> bool:
@@ -467,10 +547,6 @@ def _unchanged(items: list[ToWrite], previous: _Shard) -> bool:
         or digest_of(item.tensor()) == previous.written.checksums.get(item.path)
         for item in items
     )
-
-
-def _metrics_text(metrics: Mapping[str, float] | None) -> str:
-    return json_of("metrics", {name: float(value) for name, value in (metrics or {}).items()})
 
 
 def _write_file(path: Path, content: bytes) -> None:

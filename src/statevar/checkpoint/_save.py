@@ -14,11 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .._arrays.dtypes import HOST
 from .._public import public
 from .._state.paths import Paths, paths_in
 from .._state.snapshot import Snapshot, snapshot
-from ..errors import CheckpointError, NameScopeError, StorageError, TraceError, describe
+from ..errors import CheckpointError, NameScopeError, TraceError, describe
 from . import _files
 from ._checkpoint import index_at
 from ._formats.safetensors.header import FORMAT, parse_json
@@ -76,10 +78,12 @@ def save(
     Args:
         obj: a `Module`, a variable, or any mix of containers, dataclasses and objects that contain variables. Each
             variable is saved under its path: ``layers/0/kernel``.
-        path: the path of the file. Its folder must exist. A symbolic link is followed.
+        path: the path of the file. Its folder must exist. A symbolic link is followed. The new file takes over the
+            mode, owner and extended attributes of the one that it replaces. Anything there but a file is an error.
         max_shard_size: a number of bytes, or a string such as ``"5GB"``. If the arrays take more, they are written to
             several files beside ``path``, which is then the index of these files.
-        metadata: a mapping to store with the variables, as JSON. `Checkpoint.metadata` returns it.
+        metadata: a mapping to store with the variables, as JSON. NumPy's scalars become numbers of Python.
+            `Checkpoint.metadata` returns it.
         progress: called after each write, with a `Progress`.
 
     Raises:
@@ -108,9 +112,7 @@ def save(
     total = sum(nbytes_of(item) for item in items)
     wrote = None if progress is None else reporter(progress, total)
     with _files.os_errors_as("save", path, "what was there before is untouched"):
-        target = Path(os.path.realpath(path))
-        if target.is_dir():
-            raise StorageError.of("save", "the path is a folder", str(path), "pass the path of a file in it")
+        target = _files.place_to_save(Path(path))
         if limit is None or total <= limit:
             with Replacement(target) as new:
                 write_tensors(new.file, items, texts, wrote)
@@ -130,7 +132,7 @@ def _save_shards(
         files: list[NewFile] = []
         written: list[FileDigest] = []
         for i, items in enumerate(shards, 1):
-            new = NewFile(target.parent, partial(_shard_name, stem, f"{i:05d}-of-{len(shards):05d}"))
+            new = NewFile(target.parent, partial(_shard_name, stem, f"{i:05d}-of-{len(shards):05d}"), target)
             files.append(open_files.enter_context(new))
             written.append(write_tensors(new.file, items, {}, wrote))
         _files.sync_folder(target.parent)  # the files must be on the disk before an index names them
@@ -185,6 +187,15 @@ def texts_of(found: Paths, metadata: Mapping[str, Any] | None) -> dict[str, str]
     return texts
 
 
+def _plain(value: Any) -> Any:
+    """Returns JSON's values with numbers of Python in place of NumPy's scalars, and of arrays without axes."""
+    if isinstance(value, dict):
+        return {_plain(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return value.item() if isinstance(value, np.generic | np.ndarray) and not value.shape else value
+
+
 def json_of(what: str, value: dict[str, Any]) -> str:
     """Returns JSON that is parsed to the same value again.
 
@@ -193,6 +204,7 @@ def json_of(what: str, value: dict[str, Any]) -> str:
     """
     text = ""
     try:
+        value = _plain(value)
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
         problem = (
             "" if parse_json(text.encode(), what, numbers=True) == value else "it would be another value after a load"
@@ -278,8 +290,8 @@ def parsed_size(size: int | str) -> int:
     >>> parsed_size("1.5GB"), parsed_size(4096)
     (1500000000, 4096)
     """
-    if isinstance(size, int) and not isinstance(size, bool) and size > 0:
-        return size
+    if isinstance(size, int | np.integer) and not isinstance(size, bool) and size > 0:
+        return int(size)
     match = (
         re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)B?", size.strip(), re.IGNORECASE) if isinstance(size, str) else None
     )

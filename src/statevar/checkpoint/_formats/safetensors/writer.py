@@ -185,14 +185,21 @@ class NewFile:
     """A new file with a unique name, which is removed when the block ends unless `keep` was called.
 
     It is locked until then, so that the `sweep` of another save leaves it alone.
+
+    Args:
+        folder: the folder.
+        name: returns the name of the file for eight random digits.
+        replaces: the file that it will replace, whose mode, owner and extended attributes it gets before any bytes.
     """
 
-    def __init__(self, folder: Path, name: Callable[[str], str]) -> None:
+    def __init__(self, folder: Path, name: Callable[[str], str], replaces: Path) -> None:
         self._keeps = False
+        attributes = _files.attributes(replaces)
         while True:
             self.path = folder / name(os.urandom(4).hex())
             try:
-                self.file = _files.create(self.path)
+                # Nobody may open it in between who may not open the old one.
+                self.file = _files.create(self.path, 0o666 if attributes is None else attributes.mode & 0o600)
             except FileExistsError:
                 continue
             try:
@@ -200,6 +207,8 @@ class NewFile:
                 with suppress(OSError):  # a file system without locks, where a sweep removes nothing
                     locked = _files.lock(self.file)
                 if locked and _files.place_of(self.path) == _files.identity(self.file):
+                    if attributes is not None:
+                        _files.set_attributes(self.file, attributes)
                     break
             except BaseException:
                 self._give_up()
@@ -239,7 +248,7 @@ class Replacement(NewFile):
         self.target = target
         stem = shared_stem(target)
         sweep(target.parent, re.compile(rf"\.{re.escape(stem)}\.[0-9a-f]{{8}}\.tmp"))
-        super().__init__(target.parent, lambda token: f".{stem}.{token}.tmp")
+        super().__init__(target.parent, lambda token: f".{stem}.{token}.tmp", target)
 
     def commit(self, others: Iterable[NewFile] = ()) -> None:
         """Replaces the target with this file, whose bytes are synced already. On return the name is synced too.
