@@ -383,7 +383,8 @@ def test_a_file_where_a_folder_should_be_is_told(tmp_path: Path) -> None:
 
 def test_a_folder_where_a_file_should_be_is_told(tmp_path: Path) -> None:
     (tmp_path / NAME).mkdir()
-XX
+    message = r"save: the path is a folder, at '.*'\. Hint: pass the path of a file in it\."
+    refused(tmp_path / NAME, message, errno.EISDIR)
     assert names_in(tmp_path) == {NAME}
 
 
