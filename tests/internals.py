@@ -91,10 +91,12 @@ PUBLIC = (
 
 #: How sv.jit compiles; each imports its framework.
 _ENGINES = {
+    "jax_indices": "statevar._backends.jax.indices",
     "jax_pytree": "statevar._backends.jax.pytree",
     "jax_tracing": "statevar._backends.jax.tracing",
     "tensorflow_jit": "statevar._backends.tensorflow.jit",
     "torch_graph": "statevar._backends.torch.graph",
+    "torch_indices": "statevar._backends.torch.indices",
     "torch_jit": "statevar._backends.torch.jit",
     "torch_nodes": "statevar._backends.torch.nodes",
     "torch_streams": "statevar._backends.torch.streams",

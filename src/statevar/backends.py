@@ -42,7 +42,7 @@ import numpy as np
 from ._arrays.backend import Backend, Handle
 from ._arrays.dtypes import HOST, dtype_name, is_integer
 from ._arrays.host import AT_OPERATIONS, combine, dlpack_of_host, put_in_place
-from ._arrays.indexing import Selection, last_of_each
+from ._arrays.indexing import OwnSelection, Selection, last_of_each
 from ._arrays.placement import Spread, no_such_device, parse_device
 from ._arrays.shapes import DeclaredShape, Shape
 from ._arrays.tracing import Tracing
@@ -57,6 +57,7 @@ __all__ = [
     "Handle",
     "HostArray",
     "Operation",
+    "OwnSelection",
     "Program",
     "Selection",
     "Shape",

@@ -24,7 +24,7 @@ from .._public import public
 from ..errors import describe
 from . import dtypes
 from .host import put_in_place
-from .indexing import Selection
+from .indexing import OwnSelection, Selection
 from .placement import Spread
 from .shapes import DeclaredShape, Shape
 from .tracing import Tracing
@@ -367,6 +367,21 @@ class Backend(ABC):
         A write to the result must not change the array, so it is no view, unless the library has no such writes.
         """
 
+    # An index may have arrays of the library that lie on a device. If `takes_index`, they stay there, and the verbs
+    # `get`, `put` and `compute_put` get an `OwnSelection`; else they are moved to the host, where NumPy checks them.
+
+    def takes_index(self, part: Any) -> bool:
+        """Whether a part of an index is an array of this library that should stay on its device."""
+        return False
+
+    def is_outside(self, indices: list[tuple[Array, int]]) -> bool:
+        """Whether any index is out of the range of its axis, which has the given size. Only asked if `takes_index`."""
+        raise NotImplementedError
+
+    def count_nonzero(self, mask: Array) -> int:
+        """The number of elements that a mask selects. Only asked if `takes_index`."""
+        raise NotImplementedError
+
     def set_trainable(self, handle: Handle, trainable: bool) -> None:
         """Tells the library whether gradients of the handle are wanted."""
 
@@ -404,6 +419,8 @@ class Backend(ABC):
 
     def put_on_host(self, old: Array, x: Array, operation: str, where: Selection) -> Array:
         """Implements `compute_put` with NumPy."""
+        if isinstance(where, OwnSelection):
+            where = where.on_host()
         result = np.array(self.to_host(old))
         put_in_place(result, self.to_host(x), operation, where)
         return self.from_host(result, self.device_of(old))

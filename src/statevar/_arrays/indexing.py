@@ -8,21 +8,23 @@ which they use the index itself if it is basic, and coordinates if it is not.
 from __future__ import annotations
 
 from types import EllipsisType
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
 
 from .._public import public
 from ..errors import IndexingError
+from .dtypes import is_integer
 from .shapes import Shape
 
-__all__ = ["Selection", "is_basic", "select"]
+__all__ = ["OwnSelection", "Selection", "is_basic", "last_of_each", "select"]
 
 Index: TypeAlias = Any
 HostArray: TypeAlias = "np.ndarray[Any, Any]"
 
 _BYTE = np.zeros(1, np.uint8)
 _BASIC = (int, slice, EllipsisType, type(None))
+_FOR_NUMPY: Any = object()
 
 
 @public("statevar.backends")
@@ -93,6 +95,52 @@ class Selection:
         return tuple(start for start, _, _ in spans), tuple(size for _, size, _ in spans)
 
 
+if TYPE_CHECKING:  # a protocol takes 0.1 ms of every import
+
+    class OwnArrays(Protocol):
+        """The part of a backend that finds out whether arrays of its own are valid indices, without moving them."""
+
+        def takes_index(self, part: Any) -> bool: ...
+        def is_outside(self, indices: list[tuple[Any, int]]) -> bool: ...
+        def count_nonzero(self, mask: Any) -> int: ...
+        def dtype_name(self, array: Any) -> str: ...
+        def to_host(self, array: Any) -> HostArray: ...
+
+
+@public("statevar.backends")
+class OwnSelection(Selection):
+    """A checked index with arrays of the variable's library, which stay on their device.
+
+    Only a backend with `takes_index` gets one. Either it is a mask, or its index has integer arrays.
+
+    Attributes:
+        mask: a boolean array of the library that covers the leading axes, or None.
+        index: without a mask, a tuple of ints, slices with positive steps, Ellipsis, None and arrays, also of NumPy.
+    """
+
+    __slots__ = ("_library", "_selected", "mask")
+
+    def __init__(self, library: OwnArrays, index: tuple[Any, ...], of_shape: Shape, mask: Any, shape: Any) -> None:
+        self._library = library
+        self.index = index
+        self.of_shape = of_shape
+        self.mask = mask
+        self.basic = self.reverses = False
+        self._selected: Shape | None = shape
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of the selected elements. For a mask, the device must first have counted them."""
+        if self._selected is None:
+            self._selected = (self._library.count_nonzero(self.mask), *self.of_shape[len(self.mask.shape) :])
+        return self._selected
+
+    def on_host(self) -> Selection:
+        """The same selection with NumPy arrays."""
+        take, to_host = self._library.takes_index, self._library.to_host
+        return Selection(tuple(to_host(part) if take(part) else part for part in self.index), self.of_shape)
+
+
 @public("statevar.backends")
 def last_of_each(positions: HostArray) -> HostArray:
     """The index of the last occurrence of each distinct position, since the last write wins, as in NumPy."""
@@ -108,8 +156,11 @@ def is_basic(index: Index) -> bool:
     return type(index) in _BASIC
 
 
-def select(index: Index, shape: Shape, path: str) -> Selection:
+def select(index: Index, shape: Shape, path: str, library: OwnArrays | None = None) -> Selection:
     """Checks an index against a shape.
+
+    Args:
+        library: the backend of the array that is indexed, whose own arrays may stay where they are.
 
     Raises:
         IndexingError: the index is out of bounds, has too many parts or a mask of another shape, or is no index.
@@ -117,12 +168,52 @@ def select(index: Index, shape: Shape, path: str) -> Selection:
     try:
         parts = index if type(index) is tuple else (index,)
         if not is_basic(parts):
+            if library is not None and any(library.takes_index(part) for part in parts):
+                if (own := _own(parts, shape, library)) is not None:
+                    return own
+                parts = tuple(library.to_host(part) if library.takes_index(part) else part for part in parts)
             parts = tuple(_clean(part) for part in parts)
         return Selection(parts, shape)
     except (IndexError, TypeError, ValueError) as error:
         raise IndexingError.of(
             "index", f"{error} (shape {shape})", path, "indexing follows NumPy's rules on every backend"
         ) from None
+
+
+def _own(parts: tuple[Any, ...], shape: Shape, library: OwnArrays) -> Selection | None:
+    """The selection of an index with arrays of a library; None if NumPy must look at it, or has an error to raise."""
+    if len(parts) == 1 and library.dtype_name(parts[0]) == "bool":
+        mask = parts[0]
+        rank = len(mask.shape)
+        return OwnSelection(library, parts, shape, mask, None) if rank and tuple(mask.shape) == shape[:rank] else None
+    cleaned = [_clean_own(part, library) for part in parts]
+    if any(part is _FOR_NUMPY for part in cleaned):
+        return None
+    arrays = [library.takes_index(part) for part in cleaned]
+    if not any(arrays):
+        return Selection(tuple(cleaned), shape)
+    # An index of zeros selects the same shape. The probe takes one byte for each selected element.
+    zeros = [
+        np.broadcast_to(np.intp(0), tuple(part.shape)) if own else part
+        for part, own in zip(cleaned, arrays, strict=True)
+    ]
+    selected = _probe(shape)[tuple(zeros)].shape
+    along = _expand(tuple(part for part in cleaned if part is not None), len(shape))
+    if library.is_outside([each for each in zip(along, shape, strict=True) if library.takes_index(each[0])]):
+        return None
+    return OwnSelection(library, tuple(cleaned), shape, None, selected)
+
+
+def _clean_own(part: Any, library: OwnArrays) -> Any:
+    """A part of an index beside or on a device; `_FOR_NUMPY` in place of a mask beside other parts, and the like."""
+    if library.takes_index(part):
+        if not is_integer(library.dtype_name(part)):
+            return _FOR_NUMPY
+        return part if part.shape else int(library.to_host(part))
+    part = _clean(part)
+    if isinstance(part, np.ndarray):
+        return _FOR_NUMPY if part.dtype.kind == "b" else part
+    return _FOR_NUMPY if isinstance(part, slice) and (part.step or 1) < 0 else part  # torch has no negative steps
 
 
 def _clean(part: Any) -> Any:

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from .._arrays.host import empty_aligned
-from .._arrays.indexing import select
 from .._arrays.types import HostArray
 from .cell import Cell
 from .draft import commit, draft_of
+from .operators import selection
 from .writes import ASSIGN, PUT
 
 __all__ = ["edit"]
@@ -29,7 +29,7 @@ def edit(cell: Cell, index: Any) -> Iterator[HostArray]:
     backend = cell._backend
     with cell._held("edit", "an edit") as (target, hold):
         target._initialized("edit")
-        where = None if index is ... else select(index, target.shape, target._path)
+        where = None if index is ... else selection(index, target.shape, target._path, backend)
         array = _copy(backend.to_host(target._stored() if where is None else backend.get(target._stored(), where)))
         yield array
         if where is not None:

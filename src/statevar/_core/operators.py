@@ -13,14 +13,14 @@ from typing import Any, Self
 from numpy import ndarray
 
 from .._arrays.backend import Backend
-from .._arrays.indexing import select
+from .._arrays.indexing import Selection, is_basic, select
 from .._arrays.registry import owner_of
 from .._arrays.shapes import Shape
 from .._arrays.types import HostArray, Operation
 from ..errors import TraceError, describe
 from .foreign import array_in
 
-__all__ = ["Operators"]
+__all__ = ["Operators", "selection"]
 
 _NUMBERS = (bool, int, float, complex)
 
@@ -181,7 +181,7 @@ class Operators(ABC):
         parts = index if type(index) is tuple else (index,)
         if any(self._backend.is_symbolic(part) for part in parts):
             return value[index]  # only the traced program knows the index
-        return self._backend.get(value, select(index, self._backend.shape(value), ""))
+        return self._backend.get(value, selection(index, self._backend.shape(value), "", self._backend))
 
     def __iter__(self) -> Iterator[Any]:
         if not self.shape:
@@ -192,3 +192,19 @@ class Operators(ABC):
 
     def __contains__(self, element: Any) -> bool:
         return bool(self._backend.to_host(self == element).any())
+
+
+def selection(index: Any, shape: Shape, path: str, backend: Backend) -> Selection:
+    """Checks an index as `select` does. It may have variables in it, and arrays of any library."""
+    if not is_basic(index):
+        index = tuple([_index_part(part, backend) for part in (index if type(index) is tuple else (index,))])
+    return select(index, shape, path, backend)
+
+
+def _index_part(part: Any, backend: Backend) -> Any:
+    """The array in a part of an index, which NumPy or the backend can take."""
+    value = part.value if isinstance(part, Operators) else part
+    owner = owner_of(value)
+    if owner is None or owner.is_host or owner.is_symbolic(value):
+        return part
+    return value if owner is backend else owner.to_host(value)

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 from .._arrays.backend import Backend
 from .._arrays.dtypes import dtype_kind
 from .._arrays.host import AT_OPERATIONS
-from .._arrays.indexing import Selection, select
+from .._arrays.indexing import Selection
 from .._arrays.shapes import DeclaredShape, Shape, broadcasts_into, fits
 from .._arrays.types import Array
 from ..errors import DTypeError, ShapeError
+from .operators import selection
 
 __all__ = ["ASSIGN", "KEPT", "PUT", "REDECLARE", "Write", "refused", "writes_of"]
 
@@ -111,9 +112,9 @@ def multiplies(cell: Shaped, operation: str, x: Array, index: None) -> None:
 
 def selects(cell: Shaped, operation: str, x: Array, index: Any) -> Selection:
     """Returns the selection of an index; raises ShapeError unless the operand broadcasts into it."""
-    where = select(index, cell.shape, cell._path)
+    where = selection(index, cell.shape, cell._path, cell._backend)
     shape = cell._backend.shape(x)
-    if not broadcasts_into(shape, where.shape):
+    if shape and not broadcasts_into(shape, where.shape):
         raise ShapeError.of(
             operation, f"shape {shape} does not broadcast into the selected shape {where.shape}", cell._path
         )

@@ -21,11 +21,12 @@ import numpy as np
 from ..._arrays.backend import Backend
 from ..._arrays.dtypes import HOST, is_integer
 from ..._arrays.host import combine
-from ..._arrays.indexing import Selection, last_of_each
+from ..._arrays.indexing import OwnSelection, Selection, last_of_each
 from ..._arrays.placement import Spread, no_such_device, parse_device
 from ..._arrays.shapes import DeclaredShape
 from ..._arrays.types import HostArray, Operation
 from ...errors import DeviceError, DTypeError, ReentrantWriteError
+from .indices import count_nonzero, get_own, is_outside, program_of_put, takes_index
 from .pytree import register
 from .tracing import JAXTracing
 
@@ -240,7 +241,7 @@ class JAXBackend(Backend):
             raise
 
     def put(self, handle: Any, x: Any, operation: str, where: Selection) -> Any:
-        if 0 in where.shape:
+        if not isinstance(where, OwnSelection) and 0 in where.shape:
             return handle
         if handle.published is not None:
             return _Handle(_settled(_put(handle.array, x, operation, where, donate=False), x))
@@ -271,14 +272,27 @@ class JAXBackend(Backend):
         return op(old, _beside(x, old))
 
     def compute_put(self, old: Any, x: Any, operation: str, where: Selection) -> Any:
-        return old if 0 in where.shape else _put(old, x, operation, where, donate=False)
+        if not isinstance(where, OwnSelection) and 0 in where.shape:
+            return old
+        return _put(old, x, operation, where, donate=False)
 
     def get(self, array: Any, where: Selection) -> Any:
         if where.basic:
             return array[where.index]
+        if isinstance(where, OwnSelection):
+            return get_own(array, _own_beside(where, array))
         if not where.of_shape:
             return array.reshape(1)[where.flat()]
         return array[where.coordinates()]
+
+    def takes_index(self, part: Any) -> bool:
+        return takes_index(part) and not self.tracing.is_tracing()
+
+    def is_outside(self, indices: list[tuple[Any, int]]) -> bool:
+        return is_outside(indices)
+
+    def count_nonzero(self, mask: Any) -> int:
+        return count_nonzero(mask)
 
     def unseen_writes(self, handle: Any) -> int:
         handle.array  # noqa: B018  # if a compiled program has the array, this updates the variable's version
@@ -365,6 +379,11 @@ _MASKED = {donate: jax.jit(_put_masked, donate_argnums=(0,) if donate else ()) f
 def _put(array: Any, x: Any, operation: str, where: Selection, *, donate: bool, kept: list[Any] | None = None) -> Any:
     x = _beside(x, array)
     kept = [] if kept is None else kept
+    if isinstance(where, OwnSelection):
+        if array.size < 2**31:
+            put, rest = program_of_put(x, operation, _own_beside(where, array), donate=donate)
+            return _store(kept, put, array, x, *rest)
+        where = where.on_host()  # a position in the array may not fit into JAX's integers
     if len(where.index) == 1 and operation == "set" and x.ndim == 0:
         mask = where.index[0]
         if isinstance(mask, np.ndarray) and mask.dtype == np.bool_ and mask.shape == array.shape:
@@ -417,6 +436,17 @@ def _like(x: Any, array: Any) -> Any:
     if x.sharding == array.sharding:
         return x
     return jax.device_put(x, array.sharding)
+
+
+def _own_beside(where: OwnSelection, array: Any) -> OwnSelection:
+    """The selection with its arrays on the device of the variable's array."""
+    parts = [where.mask, *where.index]
+    moved = [_beside(part, array) if isinstance(part, jax.Array) else part for part in parts]
+    if all(new is old for new, old in zip(moved, parts, strict=True)):
+        return where
+    return OwnSelection(
+        BACKEND, tuple(moved[1:]), where.of_shape, moved[0], None if moved[0] is not None else where.shape
+    )
 
 
 def _beside(x: Any, array: Any) -> Any:

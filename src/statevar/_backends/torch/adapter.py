@@ -25,12 +25,14 @@ from torch.utils._python_dispatch import _disable_current_modes
 from ..._arrays.backend import Backend
 from ..._arrays.dtypes import HOST, is_differentiable, is_integer
 from ..._arrays.host import combine, dlpack_of_host
-from ..._arrays.indexing import Selection, last_of_each
+from ..._arrays.indexing import OwnSelection, Selection, last_of_each
 from ..._arrays.placement import Spread, no_such_device, parse_device
 from ..._arrays.shapes import DeclaredShape
 from ..._arrays.types import HostArray, Operation
 from ...errors import DTypeError, describe
 from .functions import call_reading, only_reading
+from .indices import get_own, is_outside, last_of_same, put_masked, takes_index
+from .indices import positions as positions_of
 from .spread import Places, spread_of
 from .streams import Use, catch_up, renewed, streams
 from .tracing import TorchTracing
@@ -563,8 +565,20 @@ class TorchBackend(Backend):
         if where.basic and not where.reverses:
             part: Tensor = array[where.index].clone()  # since torch has no read-only view; the gradient passes
             return part
+        if isinstance(where, OwnSelection):
+            return get_own(array, where)
         flat = torch.from_numpy(where.flat()).to(array.device)
         return array.reshape(-1)[flat]
+
+    def takes_index(self, part: Any) -> bool:
+        return takes_index(part)
+
+    def is_outside(self, indices: list[tuple[Tensor, int]]) -> bool:
+        return is_outside(indices)
+
+    def count_nonzero(self, mask: Tensor) -> int:
+        with _disable_current_modes():
+            return int(mask.count_nonzero())
 
     def set_trainable(self, handle: Any, trainable: bool) -> None:
         handle.parameter.requires_grad_(trainable)
@@ -631,11 +645,20 @@ def _put(target: Tensor, x: Tensor, operation: str, where: Selection) -> None:
         view = target[where.index]
         view.copy_(combine(operation, view, x, torch.minimum, torch.maximum))
         return
-    positions = where.flat().reshape(-1)
+    own = isinstance(where, OwnSelection)
+    if isinstance(where, OwnSelection):
+        if where.mask is not None and not x.ndim:
+            put_masked(target, x, operation, where.mask)
+            return
+        flat = positions_of(where, target.device)
+    else:
+        positions = where.flat().reshape(-1)
+        flat = torch.from_numpy(positions).to(target.device)
     values = x.expand(where.shape).reshape(-1)
     line = target.view(-1)
-    flat = torch.from_numpy(positions).to(target.device)
-    if operation == "set":
+    if operation == "set" and own:
+        line[flat] = values[last_of_same(flat)]
+    elif operation == "set":
         keep = torch.from_numpy(last_of_each(positions)).to(target.device)
         line[flat[keep]] = values[keep]
     elif operation == "subtract":
