@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from .._arrays.host import empty_aligned
@@ -11,6 +10,7 @@ from .._arrays.types import HostArray
 from .cell import Cell
 from .draft import commit, draft_of
 from .operators import selection
+from .reentry import enterable_again
 from .writes import ASSIGN, PUT
 
 __all__ = ["edit"]
@@ -18,7 +18,7 @@ __all__ = ["edit"]
 _ASSIGN, _PUT = ASSIGN.of("edit"), PUT.of("edit")
 
 
-@contextmanager
+@enterable_again("edit")
 def edit(cell: Cell, index: Any) -> Iterator[HostArray]:
     """The context manager that `Variable.edit` returns.
 

@@ -1,19 +1,21 @@
 """Scopes: `name_scope`, `device` and `autocast`.
 
-Each is a ContextVar, so a scope affects its own thread or asyncio task and no other.
+Each is a ContextVar, so a scope affects its own thread or asyncio task and no other. Its value is a tuple with an
+element for each open scope, the innermost last. So a scope object has no state, and can be entered again, also inside
+itself.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ContextDecorator
 from contextvars import ContextVar
 from typing import Any
 
 from .._arrays.dtypes import dtype_name, is_floating
+from .._arrays.placement import parse_device
 from .._public import public
-from ..errors import DTypeError, NameScopeError
+from ..errors import DeviceError, DTypeError, NameScopeError
 from .forks import guarded
 from .overlays import active
 
@@ -29,21 +31,52 @@ __all__ = [
 ]
 
 _names: ContextVar[tuple[str, ...]] = ContextVar("statevar_names", default=())
-_device: ContextVar[Any] = ContextVar("statevar_device", default=None)
-_autocast: ContextVar[str | None] = ContextVar("statevar_autocast", default=None)
+_devices: ContextVar[tuple[Any, ...]] = ContextVar("statevar_devices", default=())
+_autocasts: ContextVar[tuple[str | None, ...]] = ContextVar("statevar_autocasts", default=())
 _taken: dict[tuple[tuple[str, ...], str], int] = {}
 _least = 0  # the first number of a name that is not in `_taken`
 _MANY = 10_000  # about 2 MB
 _taken_lock = guarded(threading.Lock())
 
 
+class _Scope(ContextDecorator):
+    """A ``with`` block, or a decorated function, in which a ContextVar has one more value."""
+
+    def __init__(self, values: ContextVar[tuple[Any, ...]], value: Any) -> None:
+        self._values = values
+        self._value = value
+
+    def __enter__(self) -> Any:
+        self._values.set((*self._values.get(), self._value))
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        self._values.set(self._values.get()[:-1])
+
+
+class _NameScope(_Scope):
+    def __enter__(self) -> str:
+        path = (*self._values.get(), self._value)
+        self._values.set(path)
+        return "/".join(path)
+
+
+class _Autocast(_Scope):
+    def __enter__(self) -> None:
+        active.append(None)
+        super().__enter__()
+
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
+        active.pop()
+
+
 @public()
-@contextmanager
-def name_scope(name: str) -> Iterator[str]:
+def name_scope(name: str) -> _NameScope:
     """Puts ``name/`` before the path of every variable made in the block; scopes can be nested.
 
-    Yields:
-        The path of the scope.
+    The ``with`` statement gives the path of the scope. A scope, like those of `device` and `autocast`, can be entered
+    again, also inside itself, and can decorate a function.
 
     Raises:
         NameScopeError: the name is empty, not a string, or contains a slash.
@@ -56,24 +89,19 @@ def name_scope(name: str) -> Iterator[str]:
     'encoder/dense/bias'
     """
     check_name(name)
-    path = (*_names.get(), name)
-    token = _names.set(path)
-    try:
-        yield "/".join(path)
-    finally:
-        _names.reset(token)
+    return _NameScope(_names, name)
 
 
 @public()
-@contextmanager
-def device(name: Any) -> Iterator[None]:
+def device(name: Any) -> _Scope:
     """Places the variables made in the block on a device; the innermost scope wins, ``None`` is the default device.
 
     Args:
         name: ``"CPU:0"``, ``"GPU"``, ``"GPU:1"`` for every backend, or a device object of one library.
 
     Raises:
-        DeviceError: a variable is made in the block, and its library has no such device.
+        DeviceError: the name is not that of a device; or a variable is made in the block, and its library has no such
+            device.
 
     Source: ``tf.device``.
 
@@ -82,16 +110,15 @@ def device(name: Any) -> Iterator[None]:
     ...     sv.Variable(0.0).device
     'cpu'
     """
-    token = _device.set(name)
-    try:
-        yield
-    finally:
-        _device.reset(token)
+    if isinstance(name, str):
+        parse_device(name.rpartition("/")[2])  # TensorFlow's own names have slashes
+    elif isinstance(name, bytes | bool | int | float | list | tuple | dict | set):
+        raise DeviceError.of("device", f"expected a name such as 'CPU:0' or 'GPU:1', got {name!r}")
+    return _Scope(_devices, name)
 
 
 @public()
-@contextmanager
-def autocast(dtype: Any) -> Iterator[None]:
+def autocast(dtype: Any) -> _Autocast:
     """Makes reads of floating-point variables in the block return ``dtype``; the stored values do not change.
 
     Args:
@@ -111,23 +138,19 @@ def autocast(dtype: Any) -> Iterator[None]:
     name = None if dtype is None else dtype_name(dtype)
     if name is not None and not is_floating(name):
         raise DTypeError.of("autocast", f"expected a floating-point dtype, got {name}")
-    active.append(None)
-    token = _autocast.set(name)
-    try:
-        yield
-    finally:
-        _autocast.reset(token)
-        active.pop()
+    return _Autocast(_autocasts, name)
 
 
 def autocast_dtype() -> str | None:
     """The dtype of the innermost autocast scope, or None."""
-    return _autocast.get()
+    scopes = _autocasts.get()
+    return scopes[-1] if scopes else None
 
 
 def current_device() -> Any:
     """The device of the innermost device scope, or None."""
-    return _device.get()
+    scopes = _devices.get()
+    return scopes[-1] if scopes else None
 
 
 def check_name(name: Any) -> None:

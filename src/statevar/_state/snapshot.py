@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from operator import attrgetter
 from typing import Any, TypeAlias
 
@@ -13,6 +13,7 @@ from .._core import overlays
 from .._core.cell import Cell, State
 from .._core.copies import LOADING, Loading, follow, living, process
 from .._core.holds import while_locked
+from .._core.reentry import enterable_again
 from .._core.variable import Variable
 from .._public import public
 from ..errors import describe
@@ -257,8 +258,7 @@ def _restore(transaction: Transaction, snapshot: Snapshot, which: Iterable[int])
 
 
 @public()
-@contextmanager
-def rollback(*variables: Any) -> Iterator[Snapshot]:
+def rollback(*variables: Any) -> AbstractContextManager[Snapshot]:
     """Undoes every write of the ``with`` block when it ends, with or without an exception.
 
     Other threads never see the writes of the block, and wait until it ends before they write. Writes by the library's
@@ -267,8 +267,9 @@ def rollback(*variables: Any) -> Iterator[Snapshot]:
     Args:
         variables: variables as for `transaction`. Writes to variables that are not listed are undone as well.
 
-    Yields:
-        The `Snapshot` of the variables before the block.
+    Returns:
+        A context manager, which gives the `Snapshot` of the variables before the block. It can be entered again once
+        the block has ended.
 
     >>> import statevar as sv
     >>> v = sv.Variable([1.0, 2.0])
@@ -279,7 +280,11 @@ def rollback(*variables: Any) -> Iterator[Snapshot]:
     >>> v.value
     array([1., 2.], dtype=float32)
     """
-    targets = Targets("rollback", variables)
+    return _rollback(Targets("rollback", variables))
+
+
+@enterable_again("rollback")
+def _rollback(targets: Targets) -> Iterator[Snapshot]:
     found = targets.variables
     with Transaction(found, targets.path) as transaction:
         before = _snapshot(targets)

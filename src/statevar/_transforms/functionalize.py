@@ -27,7 +27,8 @@ class StatelessScope:
         DTypeError, RangeError, ShapeError: a value does not fit its variable.
         TypeError: a key is not a variable.
 
-    Scopes can be nested: an inner one starts with the values of the outer one. A scope belongs to the thread or asyncio
+    Scopes can be nested: an inner one starts with the values of the outer one. A scope that has ended can be entered
+    again, with the values that it has then; while it is open, it cannot. A scope belongs to the thread or asyncio
     task that opened it, keeps its variables alive, and still returns values after it has ended.
 
     Source: ``keras.StatelessScope``.
@@ -42,7 +43,7 @@ class StatelessScope:
     (array([11., 21.], dtype=float32), array([1., 2.], dtype=float32))
     """
 
-    __slots__ = ("_overlay", "_values")
+    __slots__ = ("_is_open", "_overlay", "_values")
 
     def __init__(self, state_mapping: Mapping[Variable, Any] | Iterable[tuple[Variable, Any]] | None = None) -> None:
         pairs: Any = state_mapping.items() if isinstance(state_mapping, Mapping) else state_mapping
@@ -57,12 +58,18 @@ class StatelessScope:
                     )
                 )
         self._overlay = ValueOverlay("a StatelessScope", self._values)
+        self._is_open = False
 
     def __enter__(self) -> Self:
+        if self._is_open:
+            problem = "this scope is open already, here or in another thread"
+            raise RuntimeError(describe("StatelessScope", problem, hint="make one for each block"))
         self._overlay.__enter__()
+        self._is_open = True
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._is_open = False
         self._overlay.__exit__(*exception)
         again = ValueOverlay("a StatelessScope", self._values)  # for another entry, with the present values
         for variable, draft in self._overlay.drafts.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import Any, Self
 
 import numpy as np
@@ -16,6 +16,7 @@ from .._arrays.trees import leaves, tree_map
 from .._arrays.types import Array
 from .._core import overlays
 from .._core.convert import to_value
+from .._core.reentry import enterable_again
 from .._core.variable import Variable
 from .._public import public
 from ..errors import DTypeError, TraceError, describe
@@ -170,7 +171,7 @@ class GradientTape:
         """
         return tuple(each for each in self._leaves if isinstance(each, Variable))
 
-    @contextmanager
+    @enterable_again("stop_recording")
     def stop_recording(self) -> Iterator[None]:
         """Records nothing in a ``with`` block: neither reads nor computations on values that were read before.
 
