@@ -162,4 +162,4 @@ def test_what_a_type_checker_sees() -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'initial_value'"):
         sv.Variable(initial_value=1.0)  # type: ignore[arg-type]
     with pytest.raises(AttributeError, match="a value is read-only"):
-        v.value = 3.0  # type: ignore[assignment]
+        v.value = 3.0  # type: ignore[misc]

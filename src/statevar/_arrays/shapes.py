@@ -31,7 +31,7 @@ def canonical_shape(shape: Any) -> DeclaredShape:
     if hasattr(shape, "rank") and shape.rank is None:  # a shape object of unknown rank
         return ...
     try:
-        if hasattr(shape, "__index__"):
+        if hasattr(shape, "__index__") and not getattr(shape, "ndim", 0):  # an array of lengths has axes
             return (_dimension(shape),)
         return tuple(None if size is None else _dimension(size) for size in shape)
     except (TypeError, ValueError):

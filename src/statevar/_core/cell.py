@@ -13,7 +13,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from threading import RLock, get_ident
-from typing import Any, ClassVar, Literal, Never, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from .._arrays.backend import Backend
 from .._arrays.dtypes import is_differentiable
@@ -22,9 +22,10 @@ from .._arrays.registry import owner_of
 from .._arrays.shapes import DeclaredShape, Shape, fits, is_static
 from .._arrays.tracing import Tracing
 from .._arrays.types import Array
-from ..errors import ConflictError, ShapeError, TraceError, UninitializedError, describe
+from ..errors import ConflictError, ShapeError, TraceError, UninitializedError
 from . import overlays
 from .convert import to_operand, to_value, unwrapped
+from .elsewhere import refuses
 from .holds import BUSY, IN_PROGRAMS, Hold
 from .watchers import Watchers
 from .writes import ASSIGN, KEPT, REDECLARE, Write, writes_of
@@ -175,10 +176,10 @@ class Cell:
             "assign a value first, or read declared_shape",
         )
 
-    @shape.setter
-    def shape(self, shape: Never) -> None:
-        hint = "write v.assign(v.value.reshape(…), validate_shape=False)"
-        raise AttributeError(describe("shape", "a shape changes with the value", self._path, hint))
+    if not TYPE_CHECKING:
+        shape = shape.setter(
+            refuses("shape", "a shape changes with the value", "v.assign(v.value.reshape(…), validate_shape=False)")
+        )
 
     @property
     def declared_shape(self) -> DeclaredShape:

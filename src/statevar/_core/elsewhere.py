@@ -7,11 +7,12 @@ compares them and runs both sides.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from ..errors import describe
 
-__all__ = ["Elsewhere"]
+__all__ = ["Elsewhere", "refuses"]
 
 _UPDATE: Final = "v.update(lambda t: t.clone().{}(…)) on torch, or v.update(fn) with any function of the value"
 
@@ -168,6 +169,18 @@ class Elsewhere:
     def __dir__(self) -> list[str]:
         own = getattr(self, "__dict__", {})
         return [name for name in super().__dir__() if name not in _WRITE or name in own or hasattr(self, name)]
+
+
+def refuses(name: str, problem: str, write: str) -> Callable[[Any, Any], None]:
+    """A setter for a property that other libraries let you set: it raises an error that says what to write.
+
+    Type checkers are not shown it: for them the property is read-only.
+    """
+
+    def setter(self: Any, value: Any) -> None:
+        raise AttributeError(describe(name, problem, self._path, f"write {write}"))
+
+    return setter
 
 
 for _each, _text in _WRITE.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from copy import deepcopy
-from typing import Any, Literal, Never, Self, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, Never, Self, TypeAlias, overload
 
 from .._arrays.dtypes import HOST, dtype_name, is_differentiable, is_floating
 from .._arrays.registry import default_backend, get_backend, owner_of, register_types
@@ -20,7 +20,7 @@ from .copies import LOADING, Loading, added_state, is_copied, set_added_state, t
 from .creation import initial_value, unexpected
 from .display import variable_repr
 from .edit import edit
-from .elsewhere import Elsewhere
+from .elsewhere import Elsewhere, refuses
 from .forks import register
 from .frozen import FrozenVariable
 from .holds import BUSY, Hold
@@ -153,10 +153,8 @@ class Variable(Cell, Protocols, Elsewhere):
         """The dtype of the stored value, as a dtype object of the variable's library."""
         return self._dtype
 
-    @dtype.setter
-    def dtype(self, dtype: Never) -> None:
-        hint = "make another variable of that dtype: sv.Variable(v, dtype=…)"
-        raise AttributeError(describe("dtype", "the dtype of a variable never changes", self._path, hint))
+    if not TYPE_CHECKING:
+        dtype = dtype.setter(refuses("dtype", "the dtype of a variable never changes", "sv.Variable(v, dtype=…)"))
 
     @property
     def dtype_name(self) -> str:
@@ -292,10 +290,10 @@ class Variable(Cell, Protocols, Elsewhere):
             raise self._frozen_read()
         return snapshot
 
-    @value.setter
-    def value(self, value: Never) -> None:
-        hint = "write v.assign(x), or v[...] = x for a value that broadcasts"
-        raise AttributeError(describe("value", "a value is read-only", self._path, hint))
+    if not TYPE_CHECKING:
+        value = value.setter(
+            refuses("value", "a value is read-only", "v.assign(x), or v[...] = x for a value that broadcasts")
+        )
 
     def _frozen_read(self) -> TraceError:
         return TraceError.of(
