@@ -9,6 +9,7 @@ import sys
 import pytest
 
 import statevar as sv
+from tests.helpers import ROOT
 
 BODY = """
 import copy, pickle
@@ -44,6 +45,32 @@ second.assign([[1.0]], validate_shape=False); stays("change the shape")
 assert second.numpy().tolist() == [[1.0]]
 for made in (copy.copy(second), copy.deepcopy(second), pickle.loads(pickle.dumps(second))):
     assert made.device == place, made
+left = sv.Variable([1.0, 2.0], backend=backend, device="CPU:0")
+right = sv.Variable([3.0, 4.0], backend=backend, device="CPU:1")
+name = left._backend.device_name
+
+def lies(array, where, *values):
+    assert np.asarray(array).tolist() == list(values), array
+    if backend == "jax":  # TensorFlow itself computes with operands of two devices
+        assert name(left._backend.device_of(array)) == where, array
+
+lies(left + right, "CPU:0", 4.0, 6.0)
+lies(right * left, "CPU:1", 3.0, 8.0)
+lies(right - left.value, "CPU:1", 2.0, 2.0)
+lies(left < right, "CPU:0", True, True)
+lies(right + np.ones(2, "float32"), "CPU:1", 4.0, 5.0)
+lies(np.ones(2, "float32") + right, "CPU:1", 4.0, 5.0)
+with sv.device("CPU:1"):
+    lies(left + right, "CPU:1", 4.0, 6.0)
+try:
+    left + sv.Variable([1.0, 2.0, 3.0], backend=backend, device="CPU:1")
+except Exception as error:
+    assert not isinstance(error, sv.errors.StatevarError), error  # of the library, as on one device
+else:
+    raise AssertionError("no error")
+from tests.helpers import total
+gradient = sv.grad(lambda: total(left * right), left)()
+lies(gradient, "CPU:0", 3.0, 4.0)
 late = sv.Variable(shape=(1,), backend=backend, device="CPU:1")
 late.assign([1.0])
 assert late.device == place
@@ -132,5 +159,25 @@ def test_a_variable_stays_on_its_device(name: str) -> None:
     sv.Variable(0.0, backend=name)  # it is installed
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "TF_CPP_MIN_LOG_LEVEL": "3"}
     code = PRELUDE[name] + BODY.format(backend=name)
-    result = subprocess.run([sys.executable, "-c", code], env=environment, check=False, capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=ROOT, check=False, capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stderr[-2000:]
+
+
+def test_torch_computes_with_operands_of_two_devices() -> None:
+    sv.Variable(0.0, backend="torch")  # it is installed
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    v = sv.Variable([1.0, 2.0], backend="torch", trainable=False)
+    with FakeTensorMode(allow_non_fake_inputs=True):  # its tensors have devices, and no values
+        there = torch.ones(2, device="cuda:0")
+        with pytest.raises(RuntimeError, match="device"):
+            v.value + there
+        assert (v + there).device == torch.device("cpu")
+        assert (v < there).device == torch.device("cpu")
+        with sv.device(there.device):
+            assert (v * there).device == there.device
+    with pytest.raises(RuntimeError, match="must match"):
+        v + torch.ones(3)

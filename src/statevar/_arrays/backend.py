@@ -229,6 +229,13 @@ class Backend(ABC):
         """
         return array
 
+    def moved(self, array: Array, device: Any) -> Array:
+        """The array on a device, as `device` returns it; differentiable where the library is.
+
+        Called if an operator of the library has refused to compute with arrays of two devices.
+        """
+        return array
+
     def beside(self, array: Array, other: Array) -> Array:
         """The array on the device of another one; differentiable where the library is. May return it as it is.
 

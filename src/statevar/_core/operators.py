@@ -19,6 +19,7 @@ from .._arrays.shapes import Shape
 from .._arrays.types import HostArray, Operation
 from ..errors import TraceError, describe
 from .foreign import array_in
+from .scopes import current_device
 
 __all__ = ["Operators", "selection"]
 
@@ -45,12 +46,46 @@ class Operators(ABC):
         """Writes the result of the operator with this name, and returns self."""
 
     def _binary(self, op: Operation, other: Any) -> Any:
-        value, other = self._operands(other)
-        return other if other is NotImplemented else op(value, other)
+        value, right = self._operands(other)
+        if right is NotImplemented:
+            return right
+        try:
+            return op(value, right)
+        except Exception:  # noqa: BLE001  # of any library; it is raised again unless the devices are the reason
+            return op(*self._on_one_device(value, right, value, other))
 
     def _reflected(self, op: Operation, other: Any) -> Any:
-        value, other = self._operands(other)
-        return other if other is NotImplemented else op(other, value)
+        value, left = self._operands(other)
+        if left is NotImplemented:
+            return left
+        try:
+            return op(left, value)
+        except Exception:  # noqa: BLE001  # as above
+            return op(*self._on_one_device(left, value, value, other))
+
+    def _on_one_device(self, left: Any, right: Any, mine: Any, other: Any) -> tuple[Any, Any]:
+        """The operands on one device, if their library refuses to compute with two; else raises its error again.
+
+        The device is that of the `device` scope, or that of the left operand; a NumPy array is moved to the variable.
+
+        Args:
+            mine: the one of the two that is our own value.
+            other: the operand that became the other of the two.
+        """
+        backend = owner_of(right)
+        if backend is None or owner_of(left) is not backend:
+            raise  # noqa: PLE0704  # called while the error of the operator is handled
+        places = backend.device_of(left), backend.device_of(right)
+        if None in places or places[0] == places[1]:
+            raise  # noqa: PLE0704  # as above
+        place, scope = places[0], current_device()
+        if backend is not self._backend:  # our value was made an array of theirs
+            place = backend.device_of(right if mine is left else left)
+        elif not isinstance(other, Operators) and owner_of(other) is not backend:
+            place = backend.device_of(mine)
+        elif scope is not None:
+            place = backend.device(scope)
+        return backend.moved(left, place), backend.moved(right, place)
 
     def _operands(self, other: Any) -> tuple[Any, Any]:
         """Our value and the other operand, as one library takes them.

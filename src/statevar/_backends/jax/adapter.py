@@ -115,6 +115,9 @@ class JAXBackend(Backend):
     def device_of(self, array: Any) -> Any:
         if isinstance(array, np.ndarray):  # an operand, which JAX will put there
             return self.device(None)
+        while isinstance(array, _Tracer):
+            if (array := getattr(array, "primal", None)) is None:  # of a gradient; of a program it may be any device
+                return None
         return array.sharding if len(array.sharding.device_set) > 1 else next(iter(array.sharding.device_set))
 
     def device_name(self, device: Any) -> str:
@@ -161,6 +164,9 @@ class JAXBackend(Backend):
 
     def as_immutable(self, array: Any, *, fresh: bool) -> Any:
         return array if fresh else _copied(array)
+
+    def moved(self, array: Any, device: Any) -> Any:
+        return jax.device_put(array, device)
 
     def beside(self, array: Any, other: Any) -> Any:
         return _beside(array, other)

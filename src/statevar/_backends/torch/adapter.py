@@ -364,6 +364,9 @@ class TorchBackend(Backend):
     def as_immutable(self, array: Tensor, *, fresh: bool) -> Tensor:
         return array if fresh else array.clone()
 
+    def moved(self, array: Tensor, device: Any) -> Tensor:
+        return array.to(device)
+
     def beside(self, array: Tensor, other: Tensor) -> Tensor:
         return array if array.device == other.device else array.to(other.device)
 
