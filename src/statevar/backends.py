@@ -15,8 +15,9 @@ and `statevar.testing.BackendSuite` checks them. These rules apply to every meth
    adapter that cannot detect whether it is alive must copy: in the write verbs or, with ``published`` always None, in
    `Backend.snapshot`.
 5. **A write verb returns the handle to keep**, the same or another. If it raises, the handle is unchanged.
-6. **An operand belongs to the caller.** A write verb copies the operand to store it, unless the library's arrays are
-   immutable. The operand may be on another device than the handle; the result is on the device of the handle.
+6. **An operand belongs to the caller.** A write verb copies the operand to store it, even if the library's arrays are
+   immutable: one may share the memory of somebody who can write it. The operand may be on another device than the
+   handle; the result is on the device of the handle.
 7. **NumPy's behaviour is the reference.** Selections follow NumPy's indexing; an element selected twice is changed
    twice, and ``set`` keeps the last of several values. Where the library lacks an operation, use
    `Backend.compute_on_host` and `Backend.put_on_host`.
@@ -45,6 +46,7 @@ from ._arrays.host import AT_OPERATIONS, combine, dlpack_of_host, put_in_place
 from ._arrays.indexing import OwnSelection, Selection, last_of_each
 from ._arrays.placement import Spread, no_such_device, parse_device
 from ._arrays.shapes import DeclaredShape, Shape
+from ._arrays.stored import Stored
 from ._arrays.tracing import Tracing
 from ._arrays.transforms import Program, Tape, Transforms
 from ._arrays.types import Array, HostArray, Operation
@@ -62,6 +64,7 @@ __all__ = [
     "Selection",
     "Shape",
     "Spread",
+    "Stored",
     "Tape",
     "Tracing",
     "Transforms",

@@ -27,6 +27,7 @@ from .host import put_in_place
 from .indexing import OwnSelection, Selection
 from .placement import Spread
 from .shapes import DeclaredShape, Shape
+from .stored import Stored
 from .tracing import Tracing
 from .types import Array, HostArray, Operation
 
@@ -402,6 +403,22 @@ class Backend(ABC):
 
     #: Whether the version counts every write, including those of the library's own functions through `parameter`.
     counts_all_writes: ClassVar[bool] = True
+
+    #: Whether a handle can get a value of another dtype or shape behind our back, so that `stored` must be asked.
+    drifts: ClassVar[bool] = False
+
+    def stored(self, handle: Handle | None, dtype: str, *, writing: bool) -> Stored | None:
+        """What is really stored, if code outside may have changed its dtype or shape, or made it impossible to write.
+
+        Called before reads and writes if `drifts`, and for the shape. None if all is as the write verbs left it, which
+        must be found out fast.
+
+        Args:
+            handle: None if the variable has no value yet.
+            dtype: the dtype of the variable.
+            writing: whether a write follows, and not a read.
+        """
+        return None
 
     def unseen_writes(self, handle: Handle) -> int:
         """The number of writes to the handle that did not come through the write verbs."""

@@ -22,7 +22,7 @@ from .._arrays.registry import owner_of
 from .._arrays.shapes import DeclaredShape, Shape, fits, is_static
 from .._arrays.tracing import Tracing
 from .._arrays.types import Array
-from ..errors import ConflictError, ShapeError, TraceError, UninitializedError
+from ..errors import ConflictError, DTypeError, ShapeError, TraceError, UninitializedError
 from . import overlays
 from .convert import to_operand, to_value, unwrapped
 from .elsewhere import refuses
@@ -163,7 +163,10 @@ class Cell:
         Raises:
             UninitializedError: there is no value, and the declared shape is open.
         """
-        shape = self._shape if not overlays.active else self._current()._shape
+        current: Cell = self if not overlays.active else self._current()
+        if current._backend.drifts and current._handle is not None:
+            current._observe("shape", writing=False)
+        shape = current._shape
         if shape is not None:
             return shape
         declared = self.declared_shape
@@ -185,6 +188,48 @@ class Cell:
     def declared_shape(self) -> DeclaredShape:
         """The shape that every value must fit: ``None`` is an open axis, ``...`` is any shape."""
         return self._declared if not overlays.active else self._current()._declared
+
+    def _observe(self, operation: str, *, writing: bool) -> None:
+        """Follows, or refuses, what code outside has done to the value: one place knows what is really stored.
+
+        Asked before a read, a write, a save and a transaction of a library that `drifts`.
+
+        Raises:
+            DTypeError: the value has another dtype now, or a write would give it one.
+            DeviceError: the memory of the value is gone.
+            ShapeError: the value has a shape now that does not fit the declared shape.
+        """
+        if self._is_value:
+            return
+        stored = self._backend.stored(self._handle, self._dtype_name, writing=writing)
+        if stored is None:
+            return
+        if stored.problem:
+            raise stored.error.of(operation, stored.problem, self._path, stored.hint)
+        if stored.dtype != self._dtype_name:
+            problem = f"code outside has changed the value to {stored.dtype}, and the variable is {self._dtype_name}"
+            raise DTypeError.of(operation, problem, self._path, stored.hint)
+        if stored.shape == self._shape:
+            return
+        if not fits(stored.shape, self._declared):
+            problem = (
+                f"code outside has changed the shape to {stored.shape}, and the declared shape is {self._declared}"
+            )
+            raise ShapeError.of(operation, problem, self._path, stored.hint)
+        with self._lock:
+            self._shape = stored.shape
+
+    def _as_stored(self, value: Any, operation: str, path: str) -> Array:
+        """A value that was read from the cell, without its gradient, as a value of the cell's dtype.
+
+        Raises:
+            DTypeError: it has another dtype. It must not be taken for no value.
+        """
+        found = self._backend.operand(value, self._dtype)
+        if found is None:
+            problem = f"the value is {self._backend.dtype_name(value)}, and the variable is {self._dtype_name}"
+            raise DTypeError.of(operation, problem, path, f"assign a value of {self._dtype_name} to the variable")
+        return found
 
     def _current(self) -> Cell:
         """The cell to read: this one, or the one that the open overlay has in its place."""
@@ -216,6 +261,8 @@ class Cell:
                 return backend.snapshot_within_write(handle)
             if IN_PROGRAMS and id(self) in IN_PROGRAMS.get(get_ident(), ()):
                 return backend.snapshot_within_write(handle)
+            if backend.drifts:
+                self._observe("read", writing=False)
             value = backend.snapshot(handle)
             self._snapshot = handle.published
             return value
@@ -246,11 +293,17 @@ class Cell:
             overlay.write(self)._write(write, value, index)
             return self
         backend = self._backend
+        traced = False
+        if hold is None and (tracing := backend.tracing) is not None:  # NumPy has none of what follows
+            traced = tracing.is_tracing()
+            if backend.drifts and not traced:
+                self._observe(write.operation, writing=True)
         x = backend.operand(value, self._dtype)
         if x is None:
             x = to_operand(value, backend, self._dtype_name, operation=write.operation, path=self._path)
         if hold is None:
-            if (tracing := backend.tracing) is not None and tracing.is_tracing():
+            if traced:
+                assert tracing is not None
                 return self._write_traced(tracing, write, x, index)
             if self._constraint is not None:
                 self._write_constrained(write, x, index)
@@ -425,6 +478,8 @@ class Cell:
         hold = Hold(what)
         try:  # begins before `_take`, since Ctrl-C may come right after it
             target._take(hold, operation, overlay)
+            if target._backend.drifts:
+                target._observe(operation, writing=True)
             return body(target, hold)
         finally:
             if target._holder is hold:  # stands first, with no call before it: Ctrl-C comes where a call begins or ends
@@ -441,6 +496,8 @@ class Cell:
         hold = Hold(what)
         try:
             target._take(hold, operation, overlay)
+            if target._backend.drifts:
+                target._observe(operation, writing=True)
             yield target, hold
         finally:
             if target._holder is hold:

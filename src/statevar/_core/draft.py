@@ -59,7 +59,7 @@ class Draft(Cell):
         if value is None:
             self._handle = self._snapshot = self._shape = None
         elif self._handle is None:
-            x = backend.operand(value, self._dtype)
+            x = self._as_stored(value, "restore", self._path)
             self._declared = declared
             self._create(x, backend.shape(x))
         else:
@@ -116,6 +116,8 @@ def look(cell: Cell, hold: Overlay) -> Draft:
 
 def fork(cell: Cell, hold: Overlay) -> Draft:
     """Makes a draft that the owner of a hold can write."""
+    if cell._backend.drifts:
+        cell._observe("transaction", writing=True)
     draft: Draft = _new(Draft)  # `draft_of` inlined for speed: a transaction makes one for each variable it writes
     draft._origin = cell
     draft._shape = cell._shape

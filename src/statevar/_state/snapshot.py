@@ -82,7 +82,7 @@ class Snapshot(Mapping[str, Array]):
         i = self._place(variable)
         if variable is None or i < 0 or self._values[i] is None:
             raise KeyError(key)
-        return variable._backend.operand(self._values[i], variable._dtype)  # without any gradient
+        return variable._as_stored(self._values[i], "snapshot", variable._path)  # without any gradient
 
     def __iter__(self) -> Iterator[str]:
         named = self._targets.by_path.items()

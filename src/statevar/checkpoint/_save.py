@@ -231,7 +231,7 @@ def items_of(found: Paths, cut: Snapshot) -> list[ToWrite]:
         if value is not None:
             if backend.is_symbolic(value):
                 raise TraceError.of("save", "a traced value cannot be saved", path, "save outside the function")
-            value = backend.operand(value, variable._dtype)  # noqa: PLW2901  # without its gradient history
+            value = variable._as_stored(value, "save", path)  # noqa: PLW2901  # without its gradient history
         saved = VariableRecord(
             variable.dtype_name,
             None if value is None else backend.shape(value),

@@ -129,8 +129,11 @@ def _checked(x: Any, value: Any) -> Any:
     """Converts a value for its target; raises every error that setting it would raise."""
     _check_target(x, "set_value")
     if isinstance(x, Variable):
+        current = x._current()
+        if x._backend.drifts:
+            current._observe("set_value", writing=True)
         operand = to_operand(value, x._backend, x.dtype_name, operation="set_value", path=x.path)
-        ASSIGN.check(x._current(), "set_value", operand, None)
+        ASSIGN.check(current, "set_value", operand, None)
         return operand
     operand = to_operand(value, default_backend(), dtype_name(x.dtype), operation="set_value", path="")
     if operand.shape != x.shape:

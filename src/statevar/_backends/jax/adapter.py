@@ -24,6 +24,7 @@ from ..._arrays.host import combine
 from ..._arrays.indexing import OwnSelection, Selection, last_of_each
 from ..._arrays.placement import Spread, no_such_device, parse_device
 from ..._arrays.shapes import DeclaredShape
+from ..._arrays.stored import Stored
 from ..._arrays.types import HostArray, Operation
 from ...errors import DeviceError, DTypeError, ReentrantWriteError
 from .indices import count_nonzero, get_own, is_outside, program_of_put, takes_index
@@ -299,6 +300,19 @@ class JAXBackend(Backend):
 
     def count_nonzero(self, mask: Any) -> int:
         return count_nonzero(mask)
+
+    drifts = True
+
+    def stored(self, handle: Any, dtype: str, *, writing: bool) -> Stored | None:
+        if not writing or dtype not in _WIDE or _has_64_bits():
+            return None
+        return Stored(
+            dtype,
+            (),
+            "write it in `with jax.enable_x64(True):`, or call jax.config.update('jax_enable_x64', True) first",
+            f"the variable was made with 64 bits enabled, and now JAX would store {_WIDE[dtype]} and not {dtype}",
+            DTypeError,
+        )
 
     def unseen_writes(self, handle: Any) -> int:
         handle.array  # noqa: B018  # if a compiled program has the array, this updates the variable's version

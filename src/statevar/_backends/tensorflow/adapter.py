@@ -25,6 +25,7 @@ from ..._arrays.host import combine, dlpack_of_host
 from ..._arrays.indexing import Selection, last_of_each
 from ..._arrays.placement import Spread, no_such_device, parse_device
 from ..._arrays.shapes import DeclaredShape, Shape
+from ..._arrays.stored import Stored
 from ..._arrays.types import HostArray, Operation
 from ...errors import DTypeError, ShapeError
 from . import namespace
@@ -351,6 +352,16 @@ class TensorFlowBackend(Backend):
 
     def is_parameter(self, handle: Any, thing: Any) -> bool:
         return handle.variable is thing
+
+    drifts = True
+
+    def stored(self, handle: Any, dtype: str, *, writing: bool) -> Stored | None:
+        if handle is None or handle.counter is None or type(handle.variable) is _Cell or not tf.executing_eagerly():
+            return None
+        variable = handle.variable  # its dtype cannot change, and its shape only where the declared one is open
+        if variable.shape.is_fully_defined():
+            return None
+        return Stored(dtype, self.shape(_READ(resource=variable.handle, dtype=handle.dtype)), "assign to the variable")
 
     def unseen_writes(self, handle: Any) -> int:
         return 0 if handle.counter is None else int(handle.counter.numpy())

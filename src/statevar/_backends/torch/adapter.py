@@ -28,8 +28,9 @@ from ..._arrays.host import combine, dlpack_of_host
 from ..._arrays.indexing import OwnSelection, Selection, last_of_each
 from ..._arrays.placement import Spread, no_such_device, parse_device
 from ..._arrays.shapes import DeclaredShape
+from ..._arrays.stored import Stored
 from ..._arrays.types import HostArray, Operation
-from ...errors import DTypeError, describe
+from ...errors import DeviceError, DTypeError, describe
 from .functions import call_reading, only_reading
 from .indices import get_own, is_outside, last_of_same, put_masked, takes_index
 from .indices import positions as positions_of
@@ -94,6 +95,7 @@ class _Handle:
         "storage",
         "tensor",
         "traced",
+        "unseen",
         "use",
     )
 
@@ -101,6 +103,7 @@ class _Handle:
         self.parameter = parameter
         self.published = None
         self.seen = parameter._version
+        self.unseen = 0  # the number of writes by other code, when `follow` last looked
         self.shared = False  # user code has the parameter and may write to it or replace its storage
         self.places: Places | None = None  # the modules that have the parameter, once user code has it
         self.traced = False  # a compiled graph writes in place, even while snapshots exist
@@ -119,17 +122,26 @@ class _Handle:
             self.use = None if tensor.is_cpu and not streams.on_host else renewed(self.use, tensor)
         self.data = tensor.data_ptr()
 
+    def follow(self) -> None:
+        """Takes note of what other code has done to the parameter: its writes, and the memory that it has put there."""
+        parameter = self.parameter
+        if self.shared:
+            if self.places is not None:
+                self.places.check()
+            if parameter.data_ptr() != self.data:
+                self.seen -= 1  # one more write, which torch's version does not count
+            # ``.data = …`` and ``module.to()`` replace the storage. ``detach`` shares the version counter,
+            # so that autograd refuses a graph that used the parameter before this write.
+            self.bind(parameter.detach())
+        self.unseen = parameter._version - self.seen
+
     def exclusive(self) -> bool:
         """Whether no snapshot, view, graph, NumPy array, capsule, storage or process shares the memory.
 
         The caller writes next: in place if it is true, and else into a copy. So the current stream may do that.
         """
-        if self.shared:
-            if self.places is not None:
-                self.places.check()
-            # ``.data = …`` and ``module.to()`` replace the storage. ``detach`` shares the version counter,
-            # so that autograd refuses a graph that used the parameter before this write.
-            self.bind(self.parameter.detach())
+        if self.careful:
+            self.follow()
         exclusive = (
             _use_count(self.address) == _UNHELD
             # Torch has one Python object for a storage, which counts as one use, whoever has it.
@@ -154,10 +166,10 @@ class _Handle:
             with torch.inference_mode(False):
                 self.replace(fresh.clone())
             return
+        self.data = fresh.data_ptr()
         self.parameter.data = self.tensor = fresh
         self.storage = fresh.untyped_storage()
         self.address = self.storage._cdata
-        self.data = fresh.data_ptr()
         if self.careful:
             if self.use is not None:
                 self.use = renewed(self.use, fresh)
@@ -172,7 +184,11 @@ class _Fork:
 
     published = None
     shared = traced = careful = False
+    unseen = 0
     use: Use | None = None
+
+    def follow(self) -> None:
+        """Does nothing: no other code has the tensor."""
 
     def __init__(self, tensor: Tensor, plain: bool) -> None:
         self.tensor = self.parameter = tensor
@@ -433,10 +449,7 @@ class TorchBackend(Backend):
     def _snapshot_carefully(self, handle: Any) -> Tensor:
         """Reads a handle that is shared, traced or used on streams."""
         if handle.shared:
-            if handle.places is not None:
-                handle.places.check()
-            if handle.use is not None:
-                handle.bind(handle.parameter.detach())  # finds memory that user code put there
+            handle.follow()
         if handle.use is not None:
             handle.use.read(handle.tensor)
         parameter: torch.nn.Parameter = handle.parameter
@@ -495,6 +508,8 @@ class TorchBackend(Backend):
         return _written(handle)
 
     def redeclare(self, handle: Any, x: Tensor, _op: Any = None, _where: Any = None) -> Any:
+        if handle.careful:
+            handle.follow()
         self._replace(handle, x)
         return _written(handle)
 
@@ -534,13 +549,15 @@ class TorchBackend(Backend):
 
     def adopt(self, handle: Any, other: Any) -> Any:
         fresh, parameter = other.tensor, handle.parameter
+        if handle.careful:
+            handle.follow()
         if parameter.grad is not None:
             _drop_gradient(parameter, fresh)
         handle.replace(fresh)
         if handle.careful and other.use is not None:
             handle.use = other.use
             handle.use.done()
-        handle.seen = parameter._version
+        handle.seen = parameter._version - handle.unseen
         return handle
 
     def savepoint(self, handle: Any) -> Any:
@@ -599,8 +616,25 @@ class TorchBackend(Backend):
     def is_parameter(self, handle: Any, thing: Any) -> bool:
         return handle.parameter is thing
 
+    drifts = True
+
+    def stored(self, handle: Any, dtype: str, *, writing: bool) -> Stored | None:
+        if handle is None or not handle.shared or _is_compiling():
+            return None
+        parameter = handle.parameter
+        kind = _NAMES.get(parameter.dtype) or str(parameter.dtype)
+        problem = ""
+        if parameter.is_meta:
+            problem = "code outside has moved the parameter to the device 'meta', which has no elements"
+        elif parameter.untyped_storage().nbytes() < parameter.numel() * parameter.itemsize:
+            problem = "code outside has freed the memory of the parameter"
+        hint = f"set v.parameter.data to a tensor of {dtype}, or make a new variable of what is there"
+        return Stored(kind, tuple(parameter.shape), hint, problem, DeviceError)
+
     def unseen_writes(self, handle: Any) -> int:
         unseen: int = handle.parameter._version - handle.seen
+        if handle.shared and not _is_compiling() and handle.parameter.data_ptr() != handle.data:
+            unseen += 1  # as `follow` will count it, under the lock
         return unseen
 
 
@@ -620,7 +654,7 @@ def _drop_gradient(parameter: Tensor, x: Tensor) -> None:
 def _written(handle: _Handle) -> _Handle:
     if handle.careful and handle.use is not None:
         handle.use.done()
-    handle.seen = handle.parameter._version
+    handle.seen = handle.parameter._version - handle.unseen
     return handle
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from sys import getrefcount
 from threading import get_ident
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ from ..._core.holds import IN_PROGRAMS, drain, releasing
 from ..._core.variable import Variable
 from ..._transforms.call import CompiledCall, Retry
 from ...errors import describe
-from .adapter import _UNHELD, _UNHELD_FORK, BACKEND, _use_count
+from .adapter import _UNHELD, _UNHELD_FORK, _UNHELD_STORAGE, BACKEND, _use_count
 from .arguments import Slot, built
 from .nodes import is_plain
 
@@ -130,7 +131,12 @@ class Graph:
                         handle.replace(handle.copied())
                     if handle.tensor.shape != shape or _layout_of(handle.tensor) != layout:
                         raise Retry(_DIFFERS)  # noqa: TRY301  # as Ctrl-C would, for the same end
-                elif writes and _use_count(handle.address) != _UNHELD:
+                elif writes and (  # `exclusive`, written out
+                    _use_count(handle.address) != _UNHELD
+                    or getrefcount(handle.storage) != _UNHELD_STORAGE
+                    or handle.tensor.data_ptr() != handle.data
+                    or not (handle.plain or handle.exclusive())
+                ):
                     handle.replace(handle.copied())
                 tensor = handle.tensor
                 if not tensor.is_contiguous():  # as the program takes it to be
@@ -153,7 +159,7 @@ class Graph:
                 self._done_on_streams()
             for variable in self._targets:
                 if (handle := variable._handle).shared:
-                    handle.seen = handle.parameter._version
+                    handle.seen = handle.parameter._version - handle.unseen
             if grad:
                 _set_grad_enabled(True)
             if me:

@@ -64,6 +64,8 @@ class Places:
         if new is parameter or new is None or parameter is None:
             return
         spread = spread_of(new)
+        if spread is None and new.is_meta and not parameter.is_meta:
+            spread = Spread("a parameter on the device 'meta', which has no elements", "")
         if spread is None and hasattr(parameter, "_fsdp_orig_uid"):  # while fully_shard has it gathered
             spread = Spread("a parameter that fully_shard manages", "")
         if spread is not None:
