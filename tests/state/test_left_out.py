@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ def of_torch(case: str) -> tuple[Any, str]:
         "optimizer": optimizer,
         "scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1),
         "generator": torch.Generator(),
+        "leaf": torch.ones(2, requires_grad=True),
     }
     return made[case], "torch"
 
@@ -364,6 +365,56 @@ def test_a_variable_out_of_reach_is_an_error(how: str, operation: str, tmp_path:
         OPERATIONS[operation](model, tmp_path)
     model.w = w  # now it is found
     assert set(sv.variables(model)) == {model.v, w}
+
+
+class Settings(Mapping[str, Any]):
+    """A mapping with attributes, of which one is no item."""
+
+    def __init__(self, hidden: Any = None, **items: Any) -> None:
+        self.items_of_it = items
+        self.hidden = hidden
+
+    def __getitem__(self, key: str) -> Any:
+        return self.items_of_it[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.items_of_it)
+
+    def __len__(self) -> int:
+        return len(self.items_of_it)
+
+
+def test_a_variable_in_an_attribute_of_a_mapping_is_an_error() -> None:
+    v, w = scalar(), scalar()
+    assert list(sv.named_variables({"settings": Settings(v=v)})) == ["settings/v"]
+    assert sv.variables(Settings(hidden=v, v=v)) == (v,)
+    with pytest.raises(sv.errors.NameScopeError) as caught:
+        sv.snapshot({"settings": Settings(hidden=[w], v=v)})
+    assert "Settings has a variable in an attribute, but only its items are searched" in str(caught.value)
+    assert "at 'settings'. Hint: make the variable an item, or derive the class from sv.Module too." in str(
+        caught.value
+    )
+
+
+def test_what_is_read_and_written_must_be_ours() -> None:
+    torch = pytest.importorskip("torch")
+    net = torch.nn.Linear(2, 2)
+    calls: dict[str, Callable[[], Any]] = {
+        "get_value": lambda: sv.get_value(net.weight),
+        "set_value": lambda: sv.set_value(net, 1.0),
+        "assign": lambda: sv.assign(net.weight, 1.0),
+    }
+    for name, call in calls.items():
+        with pytest.raises(
+            sv.errors.ForeignStateError, match=f"{name}: expected a variable.*, got torch.nn.*torch's own"
+        ):
+            call()
+    v = scalar()
+    with pytest.raises(sv.errors.ForeignStateError, match="set_value: expected a variable"):
+        sv.batch_set_value([(v, 1.0), (net.weight, 2.0)])
+    assert float(v) == 0.0
+    with pytest.raises(TypeError, match="assign: expected a variable, got list"):
+        sv.assign([], 1.0)  # type: ignore[arg-type]
 
 
 def test_a_mapping_of_ours_is_not_read(tmp_path: Path) -> None:

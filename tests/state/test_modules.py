@@ -298,6 +298,27 @@ def test_a_value_does_not_replace_a_variable(backend: str) -> None:
     assert model.kernel is kernel
 
 
+def test_values_do_not_replace_a_container_of_variables(backend: str) -> None:
+    model: Any = sv.Module()
+    model.weights = {"a": sv.Variable([1.0], backend=backend), "b": [sv.Variable([2.0], backend=backend)]}
+    model.pair = (sv.Variable(1.0, backend=backend), "name")
+    weights = model.weights
+    for value in (dict.fromkeys(weights, 0.0), [w * 0.9 for w in sv.variables(weights)], 3.0, np.zeros(2)):
+        with pytest.raises(TypeError, match=r"setattr: .* would replace the variables in .*at 'weights'\. Hint: w"):
+            model.weights = value
+    with pytest.raises(
+        TypeError, match=r"batch_set_value\(\[\(v, x\), \.\.\.\]\); or delete them first: del module.pair"
+    ):
+        model.pair = (2.0, 3.0)
+    assert model.weights is weights
+    model.weights = weights
+    model.weights = {**weights, "c": 3.0}
+    model.weights, model.pair = {}, None
+    model.sizes = [1, 2]
+    model.sizes = [3]
+    assert model.variables == ()
+
+
 def test_a_variable_may_be_replaced_by_an_object_or_removed(backend: str) -> None:
     model = Dense(backend=backend)
     new = model.kernel = sv.Variable(1.0, backend=backend)

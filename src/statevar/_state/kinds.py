@@ -107,9 +107,16 @@ def _names(cls: type) -> set[str]:
     return {base.__name__ for base in cls.__mro__ if is_foreign(base)}
 
 
+def _leaves_of_gradients(tensor: Any) -> list[Any]:
+    """A tensor that somebody trains: it wants a gradient, and is no result of a computation."""
+    return [tensor] if tensor.requires_grad and tensor.is_leaf else []
+
+
 def _torch(cls: type, names: set[str]) -> StateIn | None:
     if "Module" in names:
         return _tensors
+    if cls.__name__ == "Tensor":
+        return _leaves_of_gradients
     saves = hasattr(cls, "state_dict") and hasattr(cls, "load_state_dict")  # optimizers, schedulers, scalers
     return _all_of_it if saves or names & {"Parameter", "Buffer", "UninitializedParameter", "Generator"} else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import warnings
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
@@ -46,8 +46,13 @@ def refuse_lost_state(operation: str, target: Any, aside: list[Any], found: Coll
     for which, each in things.items():
         if _is_opaque(each) and not known.issuperset(_variables_held_by(each)):
             ((path, _),) = _located(target, {which: each})
-            problem = f"{_article(type(each))} contains a variable, but such an object cannot be searched"
-            raise NameScopeError.of(operation, problem, path, "keep the variable in an attribute, a list or a dict")
+            if isinstance(each, Mapping):
+                problem = f"{_article(type(each))} has a variable in an attribute, but only its items are searched"
+                hint = "make the variable an item, or derive the class from sv.Module too"
+            else:
+                problem = f"{_article(type(each))} contains a variable, but such an object cannot be searched"
+                hint = "keep the variable in an attribute, a list or a dict"
+            raise NameScopeError.of(operation, problem, path, hint)
 
 
 def warn_of_plain_state(operation: str, target: Any, aside: list[Any], found: Collection[Variable]) -> None:
@@ -113,7 +118,7 @@ def _article(cls: type) -> str:
 
 def _is_plain_state(each: Any) -> bool:
     kind = kind_of(type(each))
-    return kind.state_in is None and (kind.is_array or kind.is_generator)
+    return (kind.is_array or kind.is_generator) and not (kind.state_in and kind.state_in(each))
 
 
 def _warning(each: Any, path: str) -> tuple[str, str, str]:

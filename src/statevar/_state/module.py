@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from types import MemberDescriptorType
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,9 @@ from .walk import kind_of
 
 __all__ = ["Module", "named_variables", "variables"]
 
+_CONTAINERS = (list, tuple, dict)
+_NUMBERS = (bool, int, float, complex, str, bytes, np.generic)
+_MANY = 100_000  # elements of an attribute that are not looked through when it is replaced
 _LINES = 20  # the longest tree of submodules that is printed
 
 _hooks: list[Callable[[Module], object]] = []
@@ -119,7 +122,7 @@ class Module(Container):
             else:
                 slot = getattr(type(self), name, None)
                 old = getattr(self, name, None) if type(slot) is MemberDescriptorType else None
-            if isinstance(old, Variable) and not isinstance(value, Variable):
+            if (isinstance(old, Variable) or type(old) in _CONTAINERS) and not isinstance(value, Variable):
                 _check_replacement(self, name, old, value)
             super().__setattr__(name, value)
             if _hooks:
@@ -248,27 +251,47 @@ def _on_setattr(hook: Callable[[Module], object]) -> Callable[[], None]:
     return remove
 
 
-def _check_replacement(module: Module, name: str, old: Variable, value: Any) -> None:
-    """Raises TypeError if an attribute that is a variable would become a number or an array."""
-    if _is_value(value, old):
-        raise TypeError(
-            describe(
-                "setattr",
-                f"{_name_of(type(value))} would replace the variable in this attribute of {type(module).__name__}, "
-                "which would then be neither saved nor trained",
-                name,
-                f"write the variable: module.{name}.assign(...); or delete it first: del module.{name}",
-            )
-        )
+def _check_replacement(module: Module, name: str, old: Any, value: Any) -> None:
+    """Raises TypeError if an attribute with variables would become a number or an array, or a container of them."""
+    strings = any(each.dtype_name == "string" for each in _variables_in(old))
+    if value is old or not _is_value(value, strings=strings) or next(_variables_in(old), None) is None:
+        return
+    what = f"{_name_of(type(value))} would replace the variable{'' if isinstance(old, Variable) else 's'}"
+    problem = f"{what} in this attribute of {type(module).__name__}, which would then be neither saved nor trained"
+    if isinstance(old, Variable):
+        hint = f"write the variable: module.{name}.assign(...); or delete it first: del module.{name}"
+    else:
+        hint = f"write the variables: sv.batch_set_value([(v, x), ...]); or delete them first: del module.{name}"
+    raise TypeError(describe("setattr", problem, name, hint))
 
 
-def _is_value(value: Any, old: Variable) -> bool:
-    """Whether a value is a number or an array, or a list of them, rather than an object that has state."""
-    if isinstance(value, bool | int | float | complex | np.generic) or kind_of(type(value)).is_array:
-        return True
-    if isinstance(value, str | bytes):
-        return old.dtype_name == "string"
-    return isinstance(value, list | tuple) and bool(value) and all(_is_value(each, old) for each in value)
+def _variables_in(attribute: Any) -> Iterator[Variable]:
+    """The variables in an attribute, and in the lists, tuples and dicts there."""
+    stack, met = [attribute], set()
+    while stack and len(stack) < _MANY:
+        each = stack.pop()
+        if isinstance(each, Variable):
+            yield each
+        elif type(each) in _CONTAINERS and id(each) not in met:
+            met.add(id(each))
+            stack += each.values() if isinstance(each, dict) else each
+
+
+def _is_value(value: Any, *, strings: bool) -> bool:
+    """Whether a value is a number or an array, or a container of nothing else, rather than an object that has state."""
+    stack, met, found = [value], set(), False
+    while stack:
+        each = stack.pop()
+        if isinstance(each, Variable) or (isinstance(each, str | bytes) and not strings):
+            return False
+        if isinstance(each, _NUMBERS) or kind_of(type(each)).is_array:
+            found = True
+        elif type(each) not in _CONTAINERS:
+            return False
+        elif id(each) not in met:
+            met.add(id(each))
+            stack += each.values() if isinstance(each, dict) else each
+    return found
 
 
 def _name_of(cls: type) -> str:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
+from types import BuiltinFunctionType, FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -149,9 +149,11 @@ class Opener:
             return self._put_function_aside
         opener = _opener(each)
         if kind.state_in is not None:
-            return partial(self._open_foreign, kind.state_in, opener)
+            return partial(self._open_foreign, kind.state_in, None if kind.is_array else opener)
         if opener is None:
             return None if isinstance(each, _LEAVES) else self._put_tracked_aside
+        if isinstance(each, Mapping) and not isinstance(each, dict | Container | MappingProxyType):
+            return partial(self._open_mapping, opener)
         return partial(self._open_ours, opener) if cls.__module__.startswith("statevar.") else opener
 
     def _put_aside(self, each: Any) -> None:
@@ -166,10 +168,14 @@ class Opener:
             self.aside.append(each)
 
     def _open_foreign(self, state: StateIn, opener: Open | None, each: Any) -> Children | None:
-        if state(each):
+        if opener is None or state(each):
             self.aside.append(each)
             return None
-        return None if opener is None else opener(each)
+        return opener(each)
+
+    def _open_mapping(self, opener: Open, each: Any) -> Children | None:
+        self.aside.append(each)  # its attributes are not entered
+        return opener(each)
 
     def _open_ours(self, opener: Open, each: Any) -> Children | None:
         if is_ours_compiled(each):

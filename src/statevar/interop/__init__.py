@@ -15,7 +15,7 @@ from .._core.convert import to_operand
 from .._core.variable import Variable
 from .._core.writes import ASSIGN
 from .._public import public
-from ..errors import ReadOnlyError, ShapeError, describe
+from ..errors import ForeignStateError, ReadOnlyError, ShapeError, describe
 
 __all__ = ["assign", "batch_get_value", "batch_set_value", "get_value", "set_value"]
 
@@ -106,7 +106,7 @@ def assign(
     array([11., 12.], dtype=float32)
     """
     if not isinstance(ref, Variable):
-        raise TypeError(describe("assign", f"expected a variable, got {type(ref).__name__}"))
+        raise _no_target("assign", "a variable", ref)
     return ref.assign(value, validate_shape, use_locking, name)
 
 
@@ -122,7 +122,19 @@ def _together(variables: list[Variable]) -> AbstractContextManager[object]:
 
 def _check_target(x: Any, operation: str) -> None:
     if not isinstance(x, Variable | np.ndarray):
-        raise TypeError(describe(operation, f"expected a variable or a NumPy array, got {type(x).__name__}"))
+        raise _no_target(operation, "a variable or a NumPy array", x)
+
+
+def _no_target(operation: str, expected: str, x: Any) -> TypeError:
+    """The error for an object that is not ours, with the name of its library if it has state of that."""
+    from .._state.kinds import library_of  # noqa: PLC0415  # only for the error
+
+    cls = type(x)
+    if library := library_of(cls):
+        problem = f"expected {expected}, got {cls.__module__}.{cls.__qualname__}"
+        hint = f"read and write it with {library}'s own functions, or make a variable of its value: sv.Variable(x)"
+        return ForeignStateError.of(operation, problem, hint=hint)
+    return TypeError(describe(operation, f"expected {expected}, got {cls.__name__}"))
 
 
 def _checked(x: Any, value: Any) -> Any:

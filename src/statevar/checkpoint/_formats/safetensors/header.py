@@ -209,7 +209,9 @@ def header_length(beginning: bytes, total: int, where: Any) -> int:
         refuse("load", f"the file has {total} bytes, too few for a safetensors header", where)
     length = int.from_bytes(beginning[:8], "little")
     if length > _LONGEST_HEADER or length > total - 8:
-        refuse("load", f"the header claims {length} bytes, and can have {min(_LONGEST_HEADER, total - 8)}", where)
+        possible = min(_LONGEST_HEADER, total - 8)
+        problem = f"this is no safetensors file, or it is damaged: its header claims {length} bytes"
+        refuse("load", f"{problem}, and can have {possible}", where)
     return length
 
 
