@@ -120,7 +120,7 @@ def test_a_snapshot_that_fails_changes_nothing(backend: str, error: type[BaseExc
 
 #: Inside each adapter's `assign`: what copies, when somebody holds the old value.
 COPIES: dict[str, tuple[Callable[[], Any], str]] = {
-    "numpy": (lambda: adapter("numpy"), "_Handle"),
+    "numpy": (lambda: adapter("numpy"), "_new"),
     "jax": (lambda: adapter("jax"), "_Handle"),
     "torch": (lambda: importlib.import_module("torch").Tensor, "clone"),
     "tensorflow": (lambda: adapter("tensorflow"), "_ASSIGN"),
@@ -266,6 +266,8 @@ def test_an_edit_that_is_not_stored_changes_nothing(
     backend: str, index: Any, verb: str, error: type[BaseException]
 ) -> None:
     v = make(backend)
+    if backend == "numpy" and index is ...:
+        verb = "assign"  # it cannot use the memory of a copy
     with nothing_happens(error, v), pytest.MonkeyPatch.context() as patch, v.edit(index) as array:
         array[...] = 9.0
         patched(patch, v, verb, raising(error))

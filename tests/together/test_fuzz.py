@@ -30,7 +30,7 @@ STEPS = 40
 PROGRAMS = {"numpy": 200, "jax": 30, "torch": 100, "tensorflow": 30}
 
 WRITES = ("assign", "kept operand", "add", "sub", "iadd", "imul", "setitem", "slice", "mask", "rows", "at", "at max")
-WRITES += ("update", "edit", "edit kept", "batch", "set_value", "restore", "item in place", "in a thread")
+MORE_WRITES = ("update", "edit", "edit kept", "batch", "set_value", "restore", "item in place", "in a thread")
 
 Model = np.ndarray[Any, Any]
 
@@ -88,15 +88,14 @@ class Program:
             for v, i in zip(self.v, range(3), strict=True):
                 v.assign(np.full(SHAPE, float(i), "float32"))
                 self.model[i] = np.full(SHAPE, float(i), "float32")
-        kinds = [self.read] * 6 + [self.write] * 6 + [self.compiled, self.gradient, self.many_threads]
-        if nested < 2:
-            kinds += [self.transaction, self.failing, self.rolled_back, self.stateless, self.scope]
-        kind = self.random.choice(kinds)
-        self.trace.append("  " * nested + kind.__name__)
-        if kind in (self.read, self.write, self.compiled, self.gradient, self.many_threads):
-            kind()  # type: ignore[call-arg]  # a block has an argument
+        steps = [self.read] * 6 + [self.write] * 6 + [self.compiled, self.gradient, self.many_threads]
+        blocks = [self.transaction, self.failing, self.rolled_back, self.stateless, self.scope]
+        n = self.random.randrange(len(steps) + (len(blocks) if nested < 2 else 0))
+        self.trace.append("  " * nested + (*steps, *blocks)[n].__name__)
+        if n < len(steps):
+            steps[n]()
         else:
-            kind(nested + 1)  # type: ignore[call-arg]  # and these are blocks
+            blocks[n - len(steps)](nested + 1)
 
     def several(self, nested: int) -> None:
         for _ in range(self.random.randint(1, 4)):
@@ -136,7 +135,8 @@ class Program:
             "numpy": lambda: (v.numpy(), model),
             "asarray": lambda: (np.asarray(v), model),
             "view of asarray": lambda: (np.asarray(v)[row][1:], model[row][1:]),
-            "memoryview": lambda: (np.asarray(memoryview(np.asarray(v))), model),
+            "memoryview": lambda: (np.asarray(memoryview(np.asarray(v))), model),  # type: ignore[arg-type]  # NumPy's stubs omit Buffer for 3.11
+            "a row by memoryview": lambda: (np.asarray(memoryview(np.asarray(v)[row])), model[row]),
             "from_dlpack": lambda: (np.from_dlpack(v.numpy()), model),
             "sum": lambda: (v + 0.0, model),
             "product": lambda: (v * 2.0, model * 2),
@@ -164,7 +164,7 @@ class Program:
         row, number = self.random.randrange(SHAPE[0]), float(self.random.randint(-3, 3))
         mask = model > number
         rows = [self.random.randrange(SHAPE[0]) for _ in range(3)]
-        what = self.random.choice(WRITES)
+        what = self.random.choice((*WRITES, *MORE_WRITES))
         self.trace[-1] += f" {what} {i}"
         match what:
             case "assign":
@@ -256,7 +256,8 @@ class Program:
     def many_threads(self) -> None:
         if is_inside():
             return
-        v, seen = self.v[2], []
+        v = self.v[2]
+        seen: list[tuple[Any, Model]] = []
 
         def reader() -> None:
             for _ in range(5):
@@ -267,7 +268,7 @@ class Program:
         self.model[2] = self.model[2] + 3
         for value, then in seen:
             assert np.unique(then - self.model[2] + 3).size == 1, "a torn read"
-            self.kept.append(("read beside writers", lambda value=value: host(value), then))
+            self.kept.append(("read beside writers", functools.partial(host, value), then))
 
     # -- blocks ------------------------------------------------------------------------------------------
 
