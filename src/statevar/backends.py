@@ -43,7 +43,7 @@ import numpy as np
 from ._arrays.backend import Backend, Handle
 from ._arrays.dtypes import HOST, dtype_name, is_integer
 from ._arrays.host import AT_OPERATIONS, combine, dlpack_of_host, put_in_place
-from ._arrays.indexing import OwnSelection, Selection, last_of_each
+from ._arrays.indexing import OwnSelection, Selection, last_of_each, turns
 from ._arrays.placement import Spread, no_such_device, parse_device
 from ._arrays.shapes import DeclaredShape, Shape
 from ._arrays.stored import Stored
@@ -76,6 +76,7 @@ __all__ = [
     "no_such_device",
     "parse_device",
     "put_in_place",
+    "turns",
 ]
 
 

@@ -14,6 +14,7 @@
     ├── InitializerError          (ValueError)
     ├── NameScopeError            (ValueError)
     ├── RangeError                (OverflowError)
+    │   └── DivisionError            (ZeroDivisionError)
     ├── ReadOnlyError             (TypeError)
     ├── ReentrantWriteError       (RuntimeError)
     ├── ShapeError                (ValueError)
@@ -39,6 +40,7 @@ __all__ = [
     "ConflictError",
     "DTypeError",
     "DeviceError",
+    "DivisionError",
     "ForeignStateError",
     "IndexingError",
     "InitializerError",
@@ -126,7 +128,11 @@ class NameScopeError(StatevarError, ValueError):
 
 
 class RangeError(StatevarError, OverflowError):
-    """Raised when a number is out of the range of the dtype it is cast to."""
+    """Raised when a number is out of the range of the dtype it is cast to, or of what an integer operation takes."""
+
+
+class DivisionError(RangeError, ZeroDivisionError):
+    """Raised when a write would divide integers by zero."""
 
 
 class ReadOnlyError(StatevarError, TypeError):

@@ -364,6 +364,14 @@ class Backend(ABC):
         """Returns ``op(old, x)`` and changes neither; the result may have another dtype or shape."""
         return op(old, x)
 
+    def known(self, x: Array) -> HostArray | None:
+        """The elements of an operand as a host array, or None if a traced program will compute them."""
+        return None if self.is_symbolic(x) else self.to_host(x)
+
+    #: Computes ``op(left, right)`` of values, arrays and numbers for Python's operators, where the operators of the
+    #: library do less than those of other libraries. None if they do not.
+    operate: ClassVar[Callable[[Operation, Any, Any], Any] | None] = None
+
     @abstractmethod
     def compute_put(self, old: Array, x: Array, operation: str, where: Selection) -> Array:
         """Returns the value that `put` would store, and changes neither array."""

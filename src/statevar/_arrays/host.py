@@ -13,7 +13,7 @@ from .indexing import Selection
 from .shapes import Shape
 from .types import HostArray, Operation
 
-__all__ = ["AT_OPERATIONS", "combine", "dlpack_of_host", "empty_aligned", "put_in_place"]
+__all__ = ["AT_OPERATIONS", "ONE_BY_ONE", "combine", "dlpack_of_host", "empty_aligned", "put_in_place"]
 
 #: The operations of ``v.at[i]``, each with its NumPy ufunc; ``set`` has none.
 AT_OPERATIONS: dict[str, Any] = {
@@ -22,6 +22,9 @@ AT_OPERATIONS: dict[str, Any] = {
     "subtract": np.subtract,
     "multiply": np.multiply,
     "divide": np.divide,
+    "floor_divide": np.floor_divide,
+    "remainder": np.remainder,
+    "power": np.power,
     "min": np.minimum,
     "max": np.maximum,
 }
@@ -31,7 +34,13 @@ _BINARY: dict[str, Operation] = {
     "subtract": operator.sub,
     "multiply": operator.mul,
     "divide": operator.truediv,
+    "floor_divide": operator.floordiv,
+    "remainder": operator.mod,
+    "power": operator.pow,
 }
+
+#: The operations of which the results depend on the order, or on whether two operands are combined first.
+ONE_BY_ONE = ("divide", "floor_divide", "remainder", "power")
 
 # JAX and TensorFlow share a host buffer only if it has this alignment in bytes; malloc gives 16.
 _ALIGNMENT = 64

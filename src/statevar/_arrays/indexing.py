@@ -17,7 +17,7 @@ from ..errors import IndexingError
 from .dtypes import is_integer
 from .shapes import Shape
 
-__all__ = ["OwnSelection", "Selection", "is_basic", "last_of_each", "select"]
+__all__ = ["OwnSelection", "Selection", "is_basic", "last_of_each", "select", "turns"]
 
 Index: TypeAlias = Any
 HostArray: TypeAlias = "np.ndarray[Any, Any]"
@@ -147,6 +147,23 @@ def last_of_each(positions: HostArray) -> HostArray:
     reverse = positions.reshape(-1)[::-1]
     _, first = np.unique(reverse, return_index=True)
     return np.sort(reverse.size - 1 - first)
+
+
+@public("statevar.backends")
+def turns(positions: HostArray) -> list[HostArray]:
+    """Divides positions into turns, none of which has a position twice, to change an element twice that is twice there.
+
+    >>> [turn.tolist() for turn in turns(np.array([5, 7, 5]))]
+    [[0, 1], [2]]
+    """
+    if not positions.size:
+        return []
+    order = np.argsort(positions, kind="stable")
+    line = positions[order]
+    starts = np.flatnonzero(np.r_[True, line[1:] != line[:-1]])
+    rank = np.empty_like(order)
+    rank[order] = np.arange(line.size) - np.repeat(starts, np.diff(np.r_[starts, line.size]))
+    return [np.flatnonzero(rank == turn) for turn in range(int(rank.max()) + 1)]
 
 
 def is_basic(index: Index) -> bool:

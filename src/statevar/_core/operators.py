@@ -14,12 +14,13 @@ from numpy import ndarray
 
 from .._arrays.backend import Backend
 from .._arrays.indexing import Selection, is_basic, select
-from .._arrays.registry import owner_of
+from .._arrays.registry import default_backend, owner_of
 from .._arrays.shapes import Shape
 from .._arrays.types import HostArray, Operation
 from ..errors import TraceError, describe
 from .foreign import array_in
 from .scopes import current_device
+from .sequences import has_arrays, host_of_buffer, host_of_sequence, is_sequence
 
 __all__ = ["Operators", "selection"]
 
@@ -46,20 +47,28 @@ class Operators(ABC):
         """Writes the result of the operator with this name, and returns self."""
 
     def _binary(self, op: Operation, other: Any) -> Any:
-        value, right = self._operands(other)
-        if right is NotImplemented:
-            return right
+        if type(other) in _NUMBERS:
+            backend, value, right = self._backend, self.value, other
+        else:
+            backend, value, right = self._operands(op, other)
+            if right is NotImplemented:
+                return right
+        operate = backend.operate
         try:
-            return op(value, right)
+            return op(value, right) if operate is None else operate(op, value, right)
         except Exception:  # noqa: BLE001  # of any library; it is raised again unless the devices are the reason
             return op(*self._on_one_device(value, right, value, other))
 
     def _reflected(self, op: Operation, other: Any) -> Any:
-        value, left = self._operands(other)
-        if left is NotImplemented:
-            return left
+        if type(other) in _NUMBERS:
+            backend, value, left = self._backend, self.value, other
+        else:
+            backend, value, left = self._operands(op, other)
+            if left is NotImplemented:
+                return left
+        operate = backend.operate
         try:
-            return op(left, value)
+            return op(left, value) if operate is None else operate(op, left, value)
         except Exception:  # noqa: BLE001  # as above
             return op(*self._on_one_device(left, value, value, other))
 
@@ -87,31 +96,51 @@ class Operators(ABC):
             place = backend.device(scope)
         return backend.moved(left, place), backend.moved(right, place)
 
-    def _operands(self, other: Any) -> tuple[Any, Any]:
-        """Our value and the other operand, as one library takes them.
+    def _operands(self, op: Operation, other: Any) -> tuple[Backend, Any, Any]:
+        """Our value and the other operand, as one library takes them, and that library.
 
         The other is NotImplemented where its own reflected operator must be tried.
         """
-        if type(other) in _NUMBERS:
-            return self.value, other
         ours = self._backend
         if isinstance(other, Operators):
             theirs = other._backend
             if not (theirs is ours or theirs.is_host):  # Python does not ask an operand of the same type, so act for it
-                return theirs.as_other_operand(self._host()), other.value
+                return theirs, theirs.as_other_operand(self._host()), other.value
             other = other.value
         owner = owner_of(other)
         if owner is None and (inner := array_in(other)) is not other:
             other, owner = inner, owner_of(inner)  # of a Keras variable, say, which may know nothing of our library
             if owner is not None and not (owner is ours or owner.is_host):
-                return owner.as_other_operand(self._host()), other
+                return owner, owner.as_other_operand(self._host()), other
+        value = self.value
         if owner is ours:
-            return self.value, other
-        if owner is None:
+            return ours, value, other
+        if owner is not None:
+            return ours, value, ours.as_other_operand(other) if owner.is_host else NotImplemented
+        if hasattr(type(other), "__array_priority__") or hasattr(type(other), "__array_ufunc__"):
             # A DataFrame, a sparse matrix or another type in NumPy's dispatch wants a NumPy operand.
-            foreign = hasattr(type(other), "__array_priority__") or hasattr(type(other), "__array_ufunc__")
-            return self._host() if foreign else self.value, other
-        return self.value, ours.as_other_operand(other) if owner.is_host else NotImplemented
+            return default_backend(), self._host(), other
+        if is_sequence(other):
+            return ours, value, self._of_sequence(op, value, other)
+        buffer = host_of_buffer(other)
+        return ours, value, other if buffer is None else ours.as_other_operand(buffer)
+
+    def _of_sequence(self, op: Operation, value: Any, sequence: Any) -> Any:
+        """A nested list as an array of our library."""
+        backend = self._backend
+        if has_arrays(sequence):  # joined by the library, so that they keep their gradients
+            parts = [self._operands(op, each)[2] if has_arrays([each]) else each for each in sequence]
+            ours = [each for each in parts if owner_of(each) is backend]
+            if not ours or any(each is NotImplemented for each in parts):
+                problem = f"the list has arrays of other libraries, and the variable is one of {backend.name}"
+                raise TypeError(describe(op.__name__.strip("_"), problem, getattr(self, "_path", "")))
+            dtype, shape = backend.dtype_name(ours[0]), backend.shape(ours[0])
+            for i, each in enumerate(parts):
+                if owner_of(each) is not backend:
+                    parts[i] = backend.as_other_operand(host_of_sequence([each], op, dtype, shape, "")[0])
+            return backend.namespace().stack(parts)
+        dtype, shape = backend.dtype_name(value), backend.shape(value)
+        return backend.as_other_operand(host_of_sequence(sequence, op, dtype, shape, getattr(self, "_path", "")))
 
     def _host(self, operation: str = "np.asarray") -> HostArray:
         """The value as a NumPy array.
@@ -149,6 +178,8 @@ class Operators(ABC):
     def __and__(self, other: Any) -> Any: return self._binary(operator.and_, other)
     def __or__(self, other: Any) -> Any: return self._binary(operator.or_, other)
     def __xor__(self, other: Any) -> Any: return self._binary(operator.xor, other)
+    def __lshift__(self, other: Any) -> Any: return self._binary(operator.lshift, other)
+    def __rshift__(self, other: Any) -> Any: return self._binary(operator.rshift, other)
     def __divmod__(self, other: Any) -> Any: return self // other, self % other
 
     def __radd__(self, other: Any) -> Any: return self._reflected(operator.add, other)
@@ -162,6 +193,8 @@ class Operators(ABC):
     def __rand__(self, other: Any) -> Any: return self._reflected(operator.and_, other)
     def __ror__(self, other: Any) -> Any: return self._reflected(operator.or_, other)
     def __rxor__(self, other: Any) -> Any: return self._reflected(operator.xor, other)
+    def __rlshift__(self, other: Any) -> Any: return self._reflected(operator.lshift, other)
+    def __rrshift__(self, other: Any) -> Any: return self._reflected(operator.rshift, other)
     def __rdivmod__(self, other: Any) -> Any: return other // self, other % self
 
     def __iadd__(self, other: Any) -> Self: return self._apply("add", other)
@@ -175,6 +208,8 @@ class Operators(ABC):
     def __iand__(self, other: Any) -> Self: return self._apply("bitwise_and", other)
     def __ior__(self, other: Any) -> Self: return self._apply("bitwise_or", other)
     def __ixor__(self, other: Any) -> Self: return self._apply("bitwise_xor", other)
+    def __ilshift__(self, other: Any) -> Self: return self._apply("left_shift", other)
+    def __irshift__(self, other: Any) -> Self: return self._apply("right_shift", other)
 
     def __neg__(self) -> Any: return -self.value
     def __pos__(self) -> Any: return self[...]  # no alias, as in NumPy; TensorFlow has no unary plus

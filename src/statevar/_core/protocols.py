@@ -35,6 +35,8 @@ _OPERATORS: dict[Any, Any] = {
     np.bitwise_and: operator.and_,
     np.bitwise_or: operator.or_,
     np.bitwise_xor: operator.xor,
+    np.left_shift: operator.lshift,
+    np.right_shift: operator.rshift,
     np.equal: operator.eq,
     np.not_equal: operator.ne,
     np.less: operator.lt,

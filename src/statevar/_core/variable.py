@@ -553,9 +553,10 @@ class Variable(Cell, Protocols, Elsewhere):
 
     @property
     def at(self) -> At:
-        """Writes elements: ``v.at[i].add(x)``, and likewise set, subtract, multiply, divide, min and max.
+        """Writes elements: ``v.at[i].add(x)``. An element that is selected twice is changed twice, in order.
 
-        An element that is selected twice is changed twice.
+        The other methods are ``set``, ``subtract``, ``multiply``, ``divide``, ``floor_divide``, ``remainder``,
+        ``power``, ``min`` and ``max``.
 
         Source: ``jax.numpy.ndarray.at``, ``numpy.ufunc.at``.
 
@@ -710,6 +711,9 @@ class _AtIndex:
     def subtract(self, value: Any) -> Variable: return self._put("at.subtract", self._index, value)
     def multiply(self, value: Any) -> Variable: return self._put("at.multiply", self._index, value)
     def divide(self, value: Any) -> Variable: return self._put("at.divide", self._index, value)
+    def floor_divide(self, value: Any) -> Variable: return self._put("at.floor_divide", self._index, value)
+    def remainder(self, value: Any) -> Variable: return self._put("at.remainder", self._index, value)
+    def power(self, value: Any) -> Variable: return self._put("at.power", self._index, value)
     def min(self, value: Any) -> Variable: return self._put("at.min", self._index, value)
     def max(self, value: Any) -> Variable: return self._put("at.max", self._index, value)
     # fmt: on

@@ -11,12 +11,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from .._arrays.backend import Backend
-from .._arrays.dtypes import dtype_kind
+from .._arrays.dtypes import HOST, dtype_kind, is_integer
 from .._arrays.host import AT_OPERATIONS
 from .._arrays.indexing import Selection
 from .._arrays.shapes import DeclaredShape, Shape, broadcasts_into, fits
 from .._arrays.types import Array
-from ..errors import DTypeError, ShapeError
+from ..errors import DivisionError, DTypeError, RangeError, ShapeError
 from .operators import selection
 
 __all__ = ["ASSIGN", "KEPT", "PUT", "REDECLARE", "Write", "refused", "writes_of"]
@@ -52,11 +52,22 @@ class Write:
         check: raises if an operand does not fit.
         op: the operator, or the name of an operation at an index; None to store the operand as it is.
         first: whether this write may give a variable its first value.
+        looks: whether the check looks at the elements of the operand.
     """
 
-    __slots__ = ("check", "first", "op", "operation", "verb")
+    __slots__ = ("check", "first", "looks", "op", "operation", "verb")
 
-    def __init__(self, operation: str, verb: str | None, check: Check, op: Any = None, *, first: bool = False) -> None:
+    def __init__(
+        self,
+        operation: str,
+        verb: str | None,
+        check: Check,
+        op: Any = None,
+        *,
+        first: bool = False,
+        looks: bool = False,
+    ) -> None:
+        self.looks = looks
         self.operation = operation
         self.verb = verb
         self.check = check
@@ -142,10 +153,15 @@ _OPERATORS: dict[str, Any] = {
     "bitwise_and": operator.and_,
     "bitwise_or": operator.or_,
     "bitwise_xor": operator.xor,
+    "left_shift": operator.lshift,
+    "right_shift": operator.rshift,
 }
 _BITWISE = {operator.and_, operator.or_, operator.xor}
 _ARITHMETIC = {operator.add, operator.sub, operator.mul}
-_ORDERED = {operator.floordiv, operator.mod, "min", "max"}
+_ORDERED = {operator.floordiv, operator.mod, "floor_divide", "remainder", "min", "max"}
+_SHIFTS = {operator.lshift, operator.rshift}
+_DIVISIONS = {operator.floordiv, operator.mod, "floor_divide", "remainder"}
+_POWERS = {operator.pow, "power"}
 
 
 @functools.cache
@@ -159,13 +175,58 @@ def writes_of(dtype: str) -> dict[str, Write]:
     closed = _BITWISE if name == "bool" else _ARITHMETIC | (_BITWISE if name in ("int", "uint") else set())
     found = {
         operation: Write(
-            operation, "apply" if op in closed else None, multiplies if op is operator.matmul else broadcasts, op
+            operation,
+            "apply" if op in closed else None,
+            _takes(op, dtype, multiplies if op is operator.matmul else broadcasts),
+            op,
+            looks=_looks(op, dtype),
         )
         for operation, op in _OPERATORS.items()
         if not _problem(op, dtype)
     }
-    at = (PUT.of(f"at.{each}", each) for each in AT_OPERATIONS if each == "set" or not _problem(each, dtype))
+    at = (
+        Write(f"at.{each}", "put", _takes(each, dtype, selects), each, looks=_looks(each, dtype))
+        for each in AT_OPERATIONS
+        if each == "set" or not _problem(each, dtype)
+    )
     return found | {write.operation: write for write in at}
+
+
+def _looks(op: Any, dtype: str) -> bool:
+    """Whether an operation of integers is not defined for every operand."""
+    return is_integer(dtype) and op in _DIVISIONS | _POWERS | _SHIFTS
+
+
+def _takes(op: Any, dtype: str, check: Check) -> Check:
+    """The check of an operation, which for some operations of integers looks at the operand too.
+
+    For these operands each library raises another error, or none: JAX divides 7 by 0 to -2, and torch computes 2 ** -1
+    as 0. What a traced program will have computed is not known.
+    """
+    if not _looks(op, dtype):
+        return check
+    bits = HOST[dtype].itemsize * 8 if dtype not in ("int4", "uint4") else 4
+
+    def checked(cell: Shaped, operation: str, x: Array, index: Any) -> Any:
+        where = check(cell, operation, x, index)
+        host = cell._backend.known(x)
+        if host is None or not host.size:
+            return where
+        low = host.item() if host.size == 1 else host.min()  # the methods of arrays take 2 us
+        if op in _DIVISIONS:
+            if not (low if host.size == 1 else host.all()):
+                hint = "use a floating-point variable, or replace the zeros first"
+                raise DivisionError.of(operation, f"a division of {dtype} by zero", cell._path, hint)
+        elif op in _POWERS:
+            if low < 0:
+                problem = f"{dtype} to the power of {low} is no integer"
+                raise RangeError.of(operation, problem, cell._path, "use a floating-point variable")
+        elif low < 0 or host.max() >= bits:
+            wrong = low if low < 0 else host.max()
+            raise RangeError.of(operation, f"expected a shift by 0 to {bits - 1} bits, got {wrong}", cell._path)
+        return where
+
+    return checked
 
 
 def refused(operation: str, dtype: str, path: str) -> DTypeError:
@@ -182,6 +243,8 @@ def _problem(op: Any, dtype: str) -> dict[str, str]:
     everywhere. So these are refused before any library is called.
     """
     name = dtype_kind(dtype)
+    if op in _SHIFTS and name not in ("int", "uint"):
+        return {"problem": f"{dtype} variables do not support shifts of bits", "hint": "use an integer dtype"}
     if name == "bool" and op not in _BITWISE:
         return {"problem": "bool variables do not support arithmetic", "hint": "use &, | and ^"}
     if op in _BITWISE and name not in ("bool", "int", "uint"):
@@ -192,5 +255,6 @@ def _problem(op: Any, dtype: str) -> dict[str, str]:
     if name == "complex" and op in _ORDERED:
         return {"problem": "complex numbers have no order, which this operation needs"}
     if op in (operator.truediv, "divide") and name in ("int", "uint"):
-        return {"problem": f"a quotient is a float, not {dtype}", "hint": "use //=, or a floating-point variable"}
+        whole = "//=" if op is operator.truediv else "v.at[i].floor_divide(x)"
+        return {"problem": f"a quotient is a float, not {dtype}", "hint": f"use {whole}, or a floating-point variable"}
     return {}

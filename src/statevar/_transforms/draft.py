@@ -6,9 +6,10 @@ from typing import Any, Self
 
 from .._arrays.backend import Backend
 from .._arrays.indexing import Selection
+from .._arrays.registry import owner_of
 from .._arrays.shapes import DeclaredShape, Shape, fits
 from .._arrays.types import Array
-from .._core.convert import to_value
+from .._core.convert import to_operand, to_value, unwrapped
 from .._core.draft import Draft
 from .._core.writes import Write
 from ..errors import ShapeError
@@ -37,6 +38,10 @@ class ValueDraft(Draft):
             with self._lock:
                 self._wait_for_holder(operation)  # raises: an update or an edit of the variable is under way
         x = self._convert(value, operation)
+        if write.looks and owner_of(unwrapped(value)) is not backend and not _is_symbolic(backend, index):
+            # The elements are known here, but not in the program that is traced.
+            known = to_operand(value, backend, self._dtype_name, operation=operation, path=self._path)
+            write.check(self, operation, known, index)
         if old is None:
             if not write.first:
                 self._initialized(operation)

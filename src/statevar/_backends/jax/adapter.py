@@ -20,8 +20,8 @@ import numpy as np
 
 from ..._arrays.backend import Backend
 from ..._arrays.dtypes import HOST, is_integer
-from ..._arrays.host import combine
-from ..._arrays.indexing import OwnSelection, Selection, last_of_each
+from ..._arrays.host import ONE_BY_ONE, combine
+from ..._arrays.indexing import OwnSelection, Selection, last_of_each, turns
 from ..._arrays.placement import Spread, no_such_device, parse_device
 from ..._arrays.shapes import DeclaredShape
 from ..._arrays.stored import Stored
@@ -381,6 +381,11 @@ def _put_scattered(array: Any, x: Any, coordinates: Any, *, operation: str) -> A
     return getattr(array.at[coordinates], operation)(x, mode="drop")
 
 
+def _put_turn(array: Any, x: Any, coordinates: Any, *, operation: str) -> Any:
+    new = combine(operation, array[coordinates], x, jnp.minimum, jnp.maximum)
+    return array.at[coordinates].set(new, mode="drop")
+
+
 def _put_masked(array: Any, x: Any, mask: Any) -> Any:
     return jnp.where(mask, x, array)
 
@@ -393,6 +398,10 @@ _SCATTERED = {
     donate: jax.jit(_put_scattered, static_argnames="operation", donate_argnums=(0,) if donate else ())
     for donate in (False, True)
 }
+_TURN = {
+    donate: jax.jit(_put_turn, static_argnames="operation", donate_argnums=(0,) if donate else ())
+    for donate in (False, True)
+}
 _MASKED = {donate: jax.jit(_put_masked, donate_argnums=(0,) if donate else ()) for donate in (False, True)}
 
 
@@ -400,10 +409,12 @@ def _put(array: Any, x: Any, operation: str, where: Selection, *, donate: bool, 
     x = _beside(x, array)
     kept = [] if kept is None else kept
     if isinstance(where, OwnSelection):
-        if array.size < 2**31:
+        one_by_one = operation in ONE_BY_ONE and not (where.mask is not None and not np.ndim(x))
+        if array.size < 2**31 and not one_by_one:
             put, rest = program_of_put(x, operation, _own_beside(where, array), donate=donate)
             return _store(kept, put, array, x, *rest)
-        where = where.on_host()  # a position in the array may not fit into JAX's integers
+        # A position in the array may not fit into JAX's integers; or repeated ones must be found.
+        where = where.on_host()
     if len(where.index) == 1 and operation == "set" and x.ndim == 0:
         mask = where.index[0]
         if isinstance(mask, np.ndarray) and mask.dtype == np.bool_ and mask.shape == array.shape:
@@ -422,6 +433,14 @@ def _put(array: Any, x: Any, operation: str, where: Selection, *, donate: bool, 
         keep = last_of_each(where.flat())
         coordinates = [line[keep] for line in coordinates]
         values = values[keep]
+    if operation in ONE_BY_ONE:
+        for number, turn in enumerate(turns(where.flat().reshape(-1))):
+            at, part = [line[turn] for line in coordinates], values[turn]
+            if isinstance(part, np.ndarray):
+                at, part = _padded(at, part, array.shape)
+            # The first turn leaves the array as it is, to which an interrupt between two turns goes back.
+            array = _TURN[donate and number > 0](array, part, tuple(at), operation=operation)
+        return array
     if isinstance(values, np.ndarray):
         coordinates, values = _padded(coordinates, values, array.shape)
     return _store(kept, partial(_SCATTERED[donate], operation=operation), array, values, tuple(coordinates))

@@ -8,8 +8,11 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
+from ..._arrays.host import ONE_BY_ONE, combine
 from ..._arrays.tracing import AccessCheck, Tracing
+from ...errors import TraceError
 
 __all__ = ["JAXTracing", "is_eager"]
 
@@ -97,4 +100,13 @@ class JAXTracing(Tracing):
         return handle.array
 
     def put_symbolic(self, old: Any, x: Any, operation: str, index: Any) -> Any:
-        return getattr(old.at[index], operation)(x, mode="drop")
+        if operation not in ONE_BY_ONE:
+            return getattr(old.at[index], operation)(x, mode="drop")
+        if any(getattr(part, "ndim", 0) for part in (index if isinstance(index, tuple) else (index,))):
+            raise TraceError.of(
+                f"at.{operation}",
+                "whether an index that is traced selects an element twice is not known",
+                hint="use an index of integers and slices, or an array that is not traced",
+            )
+        new = combine(operation, old.at[index].get(mode="clip"), x, jnp.minimum, jnp.maximum)
+        return old.at[index].set(new, mode="drop")

@@ -360,6 +360,9 @@ class NumPyBackend(Backend):
             return handle
         return _new(fresh if fresh.flags.writeable else _copy(fresh))  # read-only if Ctrl-C interrupted an adoption
 
+    def known(self, x: HostArray) -> HostArray | None:
+        return x if type(x) is np.ndarray else super().known(x)
+
     def compute(self, old: HostArray, x: Any, op: Operation) -> HostArray:
         result = op(old, x)
         return result if self.is_symbolic(result) else np.asarray(result)

@@ -25,7 +25,7 @@ from autograd.util import toposort
 
 from ..._arrays import transforms
 from ..._arrays.host import combine
-from ..._arrays.indexing import Selection
+from ..._arrays.indexing import Selection, turns
 from ..._arrays.types import Array, HostArray
 from ...errors import TraceError
 
@@ -326,7 +326,7 @@ def put(old: Any, x: Any, operation: str, where: Selection) -> Any:
         result = target + _scattered(values if operation == "add" else -values, positions, int(np.prod(shape)))
     else:
         result = target
-        for turn in _turns(positions):  # an element that is selected twice is changed twice
+        for turn in turns(positions):  # an element that is selected twice is changed twice
             at = positions[turn]
             result = _replaced(result, at, combine(operation, result[at], values[turn], anp.minimum, anp.maximum))
     return anp.reshape(result, shape)
@@ -338,16 +338,6 @@ def _replaced(target: Any, positions: HostArray, values: Any) -> Any:
     source = np.arange(size)
     source[positions] = np.arange(size, size + positions.size)
     return anp.concatenate((target, values))[source]
-
-
-def _turns(positions: HostArray) -> list[HostArray]:
-    """Divides positions into turns, none of which has a position twice."""
-    order = np.argsort(positions, kind="stable")
-    line = positions[order]
-    starts = np.flatnonzero(np.r_[True, line[1:] != line[:-1]])
-    rank = np.empty_like(order)
-    rank[order] = np.arange(line.size) - np.repeat(starts, np.diff(np.r_[starts, line.size]))
-    return [np.flatnonzero(rank == turn) for turn in range(int(rank.max()) + 1)]
 
 
 # -- the tape ---------------------------------------------------------------------------------------------------

@@ -24,8 +24,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from ..._arrays.backend import Backend
 from ..._arrays.dtypes import HOST, is_differentiable, is_integer
-from ..._arrays.host import combine, dlpack_of_host
-from ..._arrays.indexing import OwnSelection, Selection, last_of_each
+from ..._arrays.host import ONE_BY_ONE, combine, dlpack_of_host
+from ..._arrays.indexing import OwnSelection, Selection, last_of_each, turns
 from ..._arrays.placement import Spread, no_such_device, parse_device
 from ..._arrays.shapes import DeclaredShape
 from ..._arrays.stored import Stored
@@ -564,6 +564,14 @@ class TorchBackend(Backend):
         own = not (handle.shared or handle.traced)
         return _Memento(handle.tensor if own else handle.parameter.detach(), handle.use)
 
+    def known(self, x: Tensor) -> HostArray | None:
+        if _is_compiling() or not _modes_open():
+            return None if _is_compiling() else super().known(x)
+        if type(x) is not Tensor:  # of `sv.jit`, which traces this code
+            return None
+        with _disable_current_modes():
+            return super().known(x)
+
     def compute(self, old: Tensor, x: Any, op: Operation) -> Tensor:
         result: Tensor
         if old.dtype in _ON_HOST:
@@ -682,11 +690,13 @@ def _put(target: Tensor, x: Tensor, operation: str, where: Selection) -> None:
         view = target[where.index]
         view.copy_(combine(operation, view, x, torch.minimum, torch.maximum))
         return
+    if isinstance(where, OwnSelection) and where.mask is not None and not x.ndim:
+        put_masked(target, x, operation, where.mask)
+        return
+    if isinstance(where, OwnSelection) and operation in ONE_BY_ONE:
+        where = where.on_host()  # to find the repeated positions
     own = isinstance(where, OwnSelection)
     if isinstance(where, OwnSelection):
-        if where.mask is not None and not x.ndim:
-            put_masked(target, x, operation, where.mask)
-            return
         flat = positions_of(where, target.device)
     else:
         positions = where.flat().reshape(-1)
@@ -700,9 +710,10 @@ def _put(target: Tensor, x: Tensor, operation: str, where: Selection) -> None:
         line[flat[keep]] = values[keep]
     elif operation == "subtract":
         line.index_add_(0, flat, values, alpha=-1)
-    elif operation == "divide":
-        divisor = torch.ones_like(line).scatter_reduce_(0, flat, values, "prod")
-        line.div_(divisor)
+    elif operation in ONE_BY_ONE:
+        for each in turns(positions):
+            turn = torch.from_numpy(each).to(target.device)
+            line[flat[turn]] = combine(operation, line[flat[turn]], values[turn], torch.minimum, torch.maximum)
     elif is_differentiable(_NAMES[target.dtype]) or operation != "add":
         line.scatter_reduce_(0, flat, values, _REDUCTIONS[operation])
     else:
