@@ -370,7 +370,7 @@ class Backend(ABC):
 
     #: Computes ``op(left, right)`` of values, arrays and numbers for Python's operators, where the operators of the
     #: library do less than those of other libraries. None if they do not.
-    operate: ClassVar[Callable[[Operation, Any, Any], Any] | None] = None
+    operate: ClassVar[Any] = None  # a function, which a type checker would take for a method
 
     @abstractmethod
     def compute_put(self, old: Array, x: Array, operation: str, where: Selection) -> Array:
