@@ -360,13 +360,13 @@ class Backend(ABC):
         """
         return self.fork(handle, None)
 
-    def compute(self, old: Array, x: Array, op: Operation) -> Array:
-        """Returns ``op(old, x)`` and changes neither; the result may have another dtype or shape."""
-        return op(old, x)
-
     def known(self, x: Array) -> HostArray | None:
         """The elements of an operand as a host array, or None if a traced program will compute them."""
         return None if self.is_symbolic(x) else self.to_host(x)
+
+    def compute(self, old: Array, x: Array, op: Operation) -> Array:
+        """Returns ``op(old, x)`` and changes neither; the result may have another dtype or shape."""
+        return op(old, x)
 
     #: Computes ``op(left, right)`` of values, arrays and numbers for Python's operators, where the operators of the
     #: library do less than those of other libraries. None if they do not.
