@@ -98,7 +98,9 @@ if not TYPE_CHECKING:  # with `__getattr__`, a type checker would accept every n
 
     def __getattr__(name: str) -> object:
         if name not in _LATER:
-            raise AttributeError(f"module 'statevar' has no attribute {name!r}")
+            from ._core.elsewhere import hint_for_module  # noqa: PLC0415
+
+            raise AttributeError(f"module 'statevar' has no attribute {name!r}{hint_for_module(name, __all__)}")
         with _loading:
             return globals().setdefault(name, getattr(import_module(f".{_LATER[name]}", __name__), name))
 

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ._arrays.dtypes import HOST, dtype_name, is_floating
 from ._arrays.shapes import Shape
-from .errors import DTypeError, InitializerError, ShapeError
+from .errors import DTypeError, InitializerError, ShapeError, describe
 
 __all__ = [
     "constant",
@@ -201,8 +201,17 @@ def get(name: str) -> Initializer:
         "initializer",
         f"unknown initializer {name!r}",
         hint=f"{f'did you mean {close[0]!r}? ' if close else ''}known initializers are {', '.join(_BY_NAME)}; for a "
-        f"string as the value, write [{name!r}]",
+        f"string as the value, write [{name!r}], and for a name, name={name!r}",
     )
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        if name[:1] != "_" and (meant := _folded(name)) in _BY_NAME:
+            hint = f"write sv.initializers.{meant}, or its name: sv.Variable({meant!r}, shape=…)"
+            raise AttributeError(describe("initializers", f"has no attribute {name!r}", hint=hint))
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 #: Other names of Keras for the same initializers.

@@ -6,6 +6,7 @@ import gc
 import inspect
 import pydoc
 import weakref
+from pathlib import Path
 from typing import Any, assert_type
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 
 import statevar as sv
 from tests.helpers import assert_same
+from tests.internals import elsewhere
 
 
 class Child(sv.Variable):
@@ -42,6 +44,23 @@ def test_a_variable_has_attributes_of_the_users_own(backend: str, cls: Any) -> N
         v.tag  # noqa: B018
     with pytest.raises(AttributeError, match="has no attribute 'regularizer'"):
         del v.regularizer
+
+
+def test_a_variable_in_an_attribute_of_a_variable_is_not_lost(tmp_path: Path) -> None:
+    class Model(sv.Module):
+        def __init__(self) -> None:
+            self.w = sv.Variable([1.0], name="w")
+            self.others: list[sv.Variable] = []
+
+    model, momentum = Model(), sv.Variable([0.0], name="momentum")
+    model.w.slots = {"momentum": momentum}  # type: ignore[attr-defined]
+    model.w.me = model.w  # type: ignore[attr-defined]
+    with pytest.raises(sv.errors.NameScopeError, match="save: the attribute 'slots' of the variable contains a .*'w'"):
+        sv.save(model, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+    model.others.append(momentum)
+    sv.save(model, tmp_path / "model")
+    assert list(sv.load(tmp_path / "model")) == ["w", "others/0"]
 
 
 def test_a_variable_that_its_own_attribute_refers_to_is_freed() -> None:
@@ -113,20 +132,15 @@ def test_a_subclass_may_have_any_of_these_names() -> None:
 
 
 def test_no_name_of_another_library_hides_one_of_ours() -> None:
-    for name in vars(_elsewhere()):
+    for name in vars(elsewhere.Elsewhere):
         if name[0] != "_":
             assert not hasattr(sv.Variable, name), name
-
-
-def _elsewhere() -> type:
-    (found,) = (each for each in sv.Variable.__mro__ if each.__name__ == "Elsewhere")
-    return found
 
 
 def test_the_help_tells_of_each_name() -> None:
     text = pydoc.plain(pydoc.render_doc(sv.Variable))
     assert "Not here: write v.at[i].add(x)." in text
-    assert all(inspect.isdatadescriptor(each) for name, each in vars(_elsewhere()).items() if name[0] != "_")
+    assert all(inspect.isdatadescriptor(each) for name, each in vars(elsewhere.Elsewhere).items() if name[0] != "_")
 
 
 def test_a_write_that_is_not_to_be_read_returns_none(backend: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 
 import statevar as sv
 from tests.helpers import array_of, array_type, assert_same, host
-from tests.internals import HOST
+from tests.internals import HOST, elsewhere
 from tests.variable.dtypes import CANNOT_HOLD
 
 DTYPES = list(HOST)
@@ -574,3 +575,60 @@ def test_an_aggregation_may_be_none_or_a_member_of_an_enumeration() -> None:
         assert sv.Variable(1.0, aggregation=member).aggregation == member.name.lower()
     with pytest.raises(ValueError, match="expected one of none, mean, sum, only_first_replica, got 'SUM'"):
         sv.Variable(1.0, aggregation="SUM")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        *[("float", "float32"), ("int", "int32"), ("complex", "complex64"), ("boolean", "bool"), ("str", "string")],
+        *[("double", "float64"), ("half", "float16"), ("long", "int64"), ("short", "int16"), ("cdouble", "complex128")],
+        *[("f4", "float32"), ("<i8", "int64"), ("fp16", "float16"), ("bf16", "bfloat16"), ("f32", "float32")],
+        *[("i64", "int64"), ("u8", "uint8"), ("Float32", "float32"), ("tf.float32", "float32"), ("torch.int8", "int8")],
+    ],
+)
+def test_a_dtype_by_another_name_is_told_which_was_meant(name: str, meant: str) -> None:
+    with pytest.raises(sv.errors.DTypeError, match=f"unknown dtype '{name}'. Hint: did you mean '{meant}'[?] known"):
+        sv.Variable(0, dtype=name)
+
+
+def test_a_dtype_in_the_place_of_the_shape(backend: str) -> None:
+    for dtype in (np.float32, np.dtype("float32"), sv.Variable(1.0, backend=backend).dtype):
+        with pytest.raises(sv.errors.ShapeError, match="the second argument is the shape, so pass dtype="):
+            sv.Variable(1.0, dtype, backend=backend)  # type: ignore[arg-type]
+
+
+def test_a_name_in_the_place_of_the_value() -> None:
+    with pytest.raises(sv.errors.InitializerError, match=r"unknown initializer 'w'.*\['w'\], and for a name, name='w'"):
+        sv.Variable("w", shape=(2,))
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("Parameter", ". Hint: write sv.Variable(x)."),
+        ("assign_add", ". Hint: write v.assign_add(x)."),
+        ("function", ". Hint: write sv.jit."),
+        ("Varable", ". Hint: did you mean sv.Variable?"),
+        ("value_and_gard", ". Hint: did you mean sv.value_and_grad?"),
+        ("zzz", ""),
+        ("__zzz__", ""),
+    ],
+)
+def test_a_function_of_another_library_is_told_what_to_write(name: str, hint: str) -> None:
+    with pytest.raises(AttributeError) as raised:
+        getattr(sv, name)
+    assert str(raised.value) == f"module 'statevar' has no attribute {name!r}{hint}"
+    with pytest.raises(AttributeError, match="has no attribute 'HeNormal'. Hint: write sv.initializers.he_normal, or"):
+        sv.initializers.HeNormal  # type: ignore[attr-defined]  # noqa: B018
+    with pytest.raises(AttributeError, match="module 'statevar.initializers' has no attribute 'zzz'"):
+        sv.initializers.zzz  # type: ignore[attr-defined]  # noqa: B018
+
+
+def test_every_function_that_is_named_exists() -> None:
+    """The hints of the test before."""
+    for hint in elsewhere.FUNCTIONS.values():
+        for name in re.findall(r"\bsv\.(\w+)", hint):
+            assert hasattr(sv, name), hint
+        for name in re.findall(r"\bv\.(\w+)", hint):
+            assert hasattr(sv.Variable, name), hint
+    assert not any(hasattr(sv, name) for name in elsewhere.FUNCTIONS)

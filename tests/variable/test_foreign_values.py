@@ -5,6 +5,8 @@ from __future__ import annotations
 import operator
 from array import array
 from collections import OrderedDict, UserDict, deque
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -160,6 +162,8 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "an ellipsis": (..., "type ellipsis cannot be read as an array"),
     "an error": (ValueError("x"), "type ValueError cannot be read as an array"),
     "a module": (operator, "type module cannot be read as an array"),
+    "a decimal": (Decimal("1.5"), r"type Decimal cannot be read as an array.*pass float\(x\)"),
+    "a fraction": (Fraction(1, 2), r"type Fraction cannot be read as an array.*pass float\(x\)"),
     "a slice": (slice(3), "type slice cannot be read as an array"),
 }
 
@@ -238,3 +242,20 @@ def test_models_of_the_libraries_are_told_what_they_are() -> None:
         sv.Variable(torch.nn.Linear)
     with pytest.raises(sv.errors.InitializerError, match="type OrderedDict is a mapping .*'weight', 'bias'"):
         sv.Variable(net.state_dict())
+
+
+def test_a_sparse_matrix_is_told_how_to_be_dense(backend: str) -> None:
+    sparse = pytest.importorskip("scipy.sparse")
+    with pytest.raises(sv.errors.InitializerError, match=r"type csr_array is sparse, and a .*x.toarray\(\)"):
+        sv.Variable(sparse.csr_array(np.eye(2)), backend=backend)
+
+
+@pytest.mark.parametrize("value", [["a", 1], [1, "2"], [["a"], [2.5]], (True, "x"), ["a", np.float32(1)]])
+def test_numbers_beside_texts_do_not_become_texts(value: Any) -> None:
+    v = sv.Variable(["a", "b"], name="v")
+    with pytest.raises(sv.errors.DTypeError, match="Variable: a list has texts and numbers. Hint: convert the texts"):
+        sv.Variable(value)
+    with pytest.raises(sv.errors.DTypeError, match="assign: a list has texts and numbers, at 'v'"):
+        v.assign(value)
+    assert v.numpy().tolist() == ["a", "b"]
+    assert sv.Variable([["a", b"b"], [np.str_("c"), np.array("d")]]).numpy().tolist() == [["a", "b"], ["c", "d"]]

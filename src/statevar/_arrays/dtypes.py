@@ -110,7 +110,34 @@ def dtype_name(dtype: Any) -> str:
             if dtype.__hash__ is not None:
                 _names[dtype] = name
             return name
-    raise DTypeError.of("dtype", f"unknown dtype {dtype!r}", hint=f"known dtypes are {', '.join(HOST)}")
+    meant = _meant(dtype) if isinstance(dtype, str) else None
+    hint = f"{f'did you mean {meant!r}? ' if meant else ''}known dtypes are {', '.join(HOST)}"
+    raise DTypeError.of("dtype", f"unknown dtype {dtype!r}", hint=hint)
+
+
+#: Names of the default dtypes and of short forms.
+_SHORT = {
+    **{each.__name__: name for each, name in DEFAULTS.items()},
+    **{f"{short}{bits}": f"float{bits}" for short in ("f", "fp") for bits in (16, 32, 64)},
+    **{f"{short}{bits}": f"{kind}{bits}" for short, kind in (("i", "int"), ("u", "uint")) for bits in (8, 16, 32, 64)},
+    "bf16": "bfloat16",
+    "long": "int64",
+    "boolean": "bool",
+    "cfloat": "complex64",
+    "cdouble": "complex128",
+}
+
+
+def _meant(name: str) -> str | None:
+    """The dtype that is meant by a name of another library, such as ``"double"``; None if that cannot be told."""
+    last = name.lower().rpartition(".")[2]
+    meant = _SHORT.get(last, last)
+    if meant not in HOST:
+        try:
+            meant = np.dtype(last).name
+        except TypeError:
+            return None
+    return meant if meant in HOST else None
 
 
 def _candidates(dtype: Any) -> list[str]:

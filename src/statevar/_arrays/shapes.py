@@ -36,7 +36,7 @@ def canonical_shape(shape: Any) -> DeclaredShape:
         return tuple(None if size is None else _dimension(size) for size in shape)
     except (TypeError, ValueError):
         hint = "write for example shape=(3, None), or shape=... for any shape"
-        if isinstance(shape, bool | str):
+        if not isinstance(shape, Iterable) or isinstance(shape, str):
             hint += "; the second argument is the shape, so pass dtype=, trainable= and name= by name"
         raise ShapeError.of("shape", f"expected non-negative integers or None, got {shape!r}", hint=hint) from None
 

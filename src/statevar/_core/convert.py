@@ -7,10 +7,10 @@ from typing import Any, Final
 import numpy as np
 
 from .._arrays.backend import Backend
-from .._arrays.dtypes import cast_host, check_kind, default_for, dtype_name, narrows, number_to_host
+from .._arrays.dtypes import cast_host, check_kind, default_for, dtype_kind, dtype_name, narrows, number_to_host
 from .._arrays.registry import owner_of
 from .._arrays.types import Array, HostArray
-from ..errors import InitializerError, RangeError, StatevarError, TraceError
+from ..errors import DTypeError, InitializerError, RangeError, StatevarError, TraceError
 from .foreign import array_in, described, is_one_array
 from .operators import Operators
 
@@ -148,6 +148,10 @@ def host_from_python(value: Any, operation: str, path: str) -> tuple[HostArray, 
             raise
         except Exception as error:  # noqa: BLE001
             problem = f" ({type(error).__name__}: {error})"
+    if host.dtype.kind in "US" and isinstance(value, list | tuple) and not _is_text(value):
+        raise DTypeError.of(
+            operation, "a list has texts and numbers", path, "convert the texts to numbers, or the numbers to texts"
+        )
     if host.dtype == object:
         if not problem and _is_integers(value):
             raise RangeError.of(
@@ -170,6 +174,17 @@ def _is_integers(value: Any) -> bool:
     if isinstance(value, list | tuple):
         return bool(value) and all(_is_integers(each) for each in value)
     return isinstance(value, int)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether all elements of a nested list are texts. NumPy makes texts of the numbers beside a text."""
+    if isinstance(value, list | tuple):
+        return all(map(_is_text, value))
+    return isinstance(value, str | bytes) or (not isinstance(value, bool | int | float | complex) and _has_text(value))
+
+
+def _has_text(value: Any) -> bool:
+    return dtype_kind(dtype_name(np.asarray(value).dtype)) == "string"
 
 
 def inferred_dtype(value: Any, operation: str) -> str:

@@ -7,12 +7,12 @@ compares them and runs both sides.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from ..errors import describe
 
-__all__ = ["Elsewhere", "refuses"]
+__all__ = ["FUNCTIONS", "Elsewhere", "hint_for_module", "refuses"]
 
 _UPDATE: Final = "v.update(lambda t: t.clone().{}(…)) on torch, or v.update(fn) with any function of the value"
 
@@ -125,6 +125,37 @@ _WRITE: Final = {
     "del_metadata": "del v.tag",
 }
 
+#: Functions and classes of other libraries, with what to write here.
+FUNCTIONS: Final = {
+    "Parameter": "sv.Variable(x)",
+    "Param": "sv.Variable(x)",
+    "variable": "sv.Variable(x)",
+    "parameter": "v.parameter",
+    "tensor": "sv.Variable(x)",
+    "constant": "sv.Variable(x, trainable=False)",
+    "get_variable": "sv.Variable('zeros', shape=…, name=…)",
+    "assign_add": "v.assign_add(x)",
+    "assign_sub": "v.assign_sub(x)",
+    "update": "v.update(fn), or v.assign(x)",
+    "update_add": "v.assign_add(x)",
+    "update_sub": "v.assign_sub(x)",
+    "moving_average_update": "v.update(lambda mean: mean * momentum + x * (1 - momentum))",
+    "scatter_update": "v.at[i].set(x)",
+    "scatter_add": "v.at[i].add(x)",
+    "scatter_sub": "v.at[i].subtract(x)",
+    "scatter_nd_update": "v.at[tuple(np.transpose(nd))].set(u)",
+    "scatter_nd_add": "v.at[tuple(np.transpose(nd))].add(u)",
+    "function": "sv.jit",
+    "gradients": "sv.value_and_grad(fn)",
+    "no_grad": "nothing: writes are never recorded; and v.value.detach() on torch",
+    "stop_gradient": "the function of the library, on v.value",
+    "state_dict": "sv.named_variables(model)",
+    "custom_gradient": "the function of the library",
+    "global_variables_initializer": "nothing: a variable has its value at once",
+    "trainable_variables": "[v for v in sv.variables(model) if v.trainable]",
+    "AutocastScope": "sv.autocast",
+}
+
 #: Names that must not become attributes of the user's own: whoever sets them wants to change the variable.
 _REFUSED: Final = ("data", "grad", "requires_grad")
 
@@ -169,6 +200,18 @@ class Elsewhere:
     def __dir__(self) -> list[str]:
         own = getattr(self, "__dict__", {})
         return [name for name in super().__dir__() if name not in _WRITE or name in own or hasattr(self, name)]
+
+
+def hint_for_module(name: str, known: Iterable[str]) -> str:
+    """The end of the error for a name that ``statevar`` does not have: what to write, or a name that is like it."""
+    if name[:1] == "_":  # Python and its tools ask for many of these
+        return ""
+    from difflib import get_close_matches  # noqa: PLC0415
+
+    if name in FUNCTIONS:
+        return f". Hint: write {FUNCTIONS[name]}."
+    close = get_close_matches(name, known, n=1, cutoff=0.75)
+    return f". Hint: did you mean sv.{close[0]}?" if close else ""
 
 
 def refuses(name: str, problem: str, write: str) -> Callable[[Any, Any], None]:

@@ -94,5 +94,10 @@ def described(value: Any) -> tuple[str, str]:
             f"a value of type {name} is a callable and not an array",
             "pass the value that it returns, or use v.update(fn) to compute it from the old value",
         )
+    for method in ("toarray", "to_dense", "todense"):
+        if hasattr(cls, method):
+            return f"a value of type {name} is sparse, and a variable is dense", f"pass x.{method}()"
+    if hasattr(cls, "__float__"):
+        return f"a value of type {name} cannot be read as an array", "pass float(x)"
     separate = "; arrays of several shapes are variables of their own" if isinstance(value, list | tuple) else ""
     return f"a value of type {name} cannot be read as an array", f"{_TAKEN_ROWS}{separate}"

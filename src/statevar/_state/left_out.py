@@ -15,7 +15,7 @@ from ..errors import ForeignStateError, NameScopeError, StateWarning, describe
 from .kinds import is_foreign, library_of
 from .walk import FUNCTIONS, Attribute, Opener, is_ours_compiled, kind_of, segment, walk
 
-__all__ = ["refuse_lost_state", "warn_of_plain_state"]
+__all__ = ["refuse_lost_state", "refuse_variables_of_variables", "warn_of_plain_state"]
 
 #: The operations that keep the values of variables, and so would lose those of arrays.
 _KEEPING = frozenset({"rollback", "save", "snapshot"})
@@ -53,6 +53,26 @@ def refuse_lost_state(operation: str, target: Any, aside: list[Any], found: Coll
                 problem = f"{_article(type(each))} contains a variable, but such an object cannot be searched"
                 hint = "keep the variable in an attribute, a list or a dict"
             raise NameScopeError.of(operation, problem, path, hint)
+
+
+def refuse_variables_of_variables(operation: str, found: Collection[Variable]) -> None:
+    """Raises an error if a variable that is saved has another one in an attribute, which is not searched.
+
+    Only for `save`: looking at the attributes of each variable would make a snapshot 5 % slower.
+
+    Raises:
+        NameScopeError: a variable has one that was not found, in an attribute of its own.
+    """
+    if operation != "save":
+        return
+    with_attributes = [(variable, own) for variable in found if (own := vars(variable))]
+    known = set(found) if with_attributes else set()
+    for variable, own in with_attributes:
+        for name, value in own.items():
+            if any(isinstance(each, Variable) and each not in known for each in walk(value)):
+                problem = f"the attribute {name!r} of the variable contains a variable, but variables are not searched"
+                hint = "keep it in an attribute of the object, in a list or a dict as well"
+                raise NameScopeError.of(operation, problem, variable.path, hint)
 
 
 def warn_of_plain_state(operation: str, target: Any, aside: list[Any], found: Collection[Variable]) -> None:

@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 from .._core.variable import Variable
 from ..errors import NameScopeError, describe
-from .left_out import refuse_lost_state, warn_of_plain_state
+from .left_out import refuse_lost_state, refuse_variables_of_variables, warn_of_plain_state
 from .walk import SEQUENCES, SETS, Attribute, Children, Container, Opener, Unordered, edges, segment, slots_of, walk
 
 __all__ = [
@@ -327,6 +327,7 @@ def _check(operation: str, target: Any, opener: Opener, found: Collection[Variab
     refuse_lost_state(operation, target, opener.aside, found)
     if not found:
         _check_empty(operation, target)
+    refuse_variables_of_variables(operation, found)
     warn_of_plain_state(operation, target, opener.aside, found)
 
 
