@@ -331,6 +331,17 @@ def test_a_damaged_file_of_ours_is_not_taken_for_another(tmp_path: Path) -> None
         assert "this is" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["model", "model.safetensor", "Model.safetensors"])
+def test_a_file_with_a_similar_name_is_named(name: str, tmp_path: Path) -> None:
+    sv.save(MODEL, tmp_path / "model.safetensors")
+    with pytest.raises(
+        sv.errors.CheckpointNotFoundError, match=r"Hint: the folder has 'model.safetensors'\."
+    ) as caught:
+        sv.load(tmp_path / name)
+    assert f"No such file or directory, at '{tmp_path / name}'" in str(caught.value)
+    assert caught.value.errno == 2
+
+
 def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "missing", tmp_path / "no" / "folder"):
         for call in (sv.load, sv.verify, lambda path: sv.load(MODEL, path)):

@@ -396,6 +396,16 @@ def test_a_variable_in_an_attribute_of_a_mapping_is_an_error() -> None:
     )
 
 
+@pytest.mark.parametrize("operation", [name for name in OPERATIONS if name != "variables"])
+def test_a_variable_that_is_only_a_key_is_an_error(operation: str, tmp_path: Path) -> None:
+    v, w = scalar("v"), scalar("w")
+    with pytest.raises(
+        sv.errors.NameScopeError, match=f"{operation}: the variable 'w' is only a key, at 'opt/rates'. Hi"
+    ):
+        OPERATIONS[operation](Model(opt={"rates": {w: 0.1}}), tmp_path)
+    sv.snapshot(Model(opt={"rates": {w: 0.1, v: 0.2}}, w=[w, v]))
+
+
 def test_what_is_read_and_written_must_be_ours() -> None:
     torch = pytest.importorskip("torch")
     net = torch.nn.Linear(2, 2)

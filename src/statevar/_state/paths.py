@@ -117,6 +117,7 @@ def paths_in(operation: str, target: Any) -> Paths:
     target = _listed(target)
     variables, names = _named(target, Variable)
     names.check(operation, variables, Variable)
+    names.check_keys(operation, variables.values())
     _check(operation, target, names.opener, variables.values())
     return Paths(variables, names.aliases(variables.values()))
 
@@ -164,7 +165,9 @@ class Targets:
             return [list(target)]
         variables, names = _named(target, Variable)
         unnamed = [variable for _, _, variable in names.unnamed(variables, Variable)]
-        _check(self._operation, target, names.opener, [*variables.values(), *unnamed])
+        found = [*variables.values(), *unnamed]
+        names.check_keys(self._operation, found)
+        _check(self._operation, target, names.opener, found)
         return [Paths(variables, names.aliases(variables.values())), *unnamed]
 
     def replaced(self, other: Mapping[Variable, Variable]) -> Targets:
@@ -298,9 +301,9 @@ def contents_of(operation: str, target: Any) -> list[Variable]:
         ForeignStateError: the object contains state of another library.
     """
     opener = Opener()
-    found = dict.fromkeys(each for each in walk(target, opener) if isinstance(each, Variable))
-    refuse_lost_state(operation, target, opener.aside, found)
-    return list(found)
+    found = {id(each): each for each in walk(target, opener) if isinstance(each, Variable)}
+    refuse_lost_state(operation, target, opener.aside, found.values())
+    return list(found.values())
 
 
 def objects_in(target: Any, cls: type[_Object]) -> list[_Object]:
@@ -377,6 +380,8 @@ class _Names:
         self.paths = {id(target): ""}
         #: The objects that were found again: the id of the parent, the key, and the id of the object.
         self.again: list[tuple[int, Any, int]] = []
+        #: The variables that are keys: the id of the mapping, and the variable.
+        self.keys: list[tuple[int, Variable]] = []
         #: The objects whose key cannot be in a path: the id of the parent, the key, and the object.
         self._aside: list[tuple[int, Any, Any]] = []
 
@@ -390,6 +395,8 @@ class _Names:
         for key, value in children.items():
             if not _is_nameable(key):
                 self._aside.append((id(each), key, value))
+                if isinstance(key, Variable):
+                    self.keys.append((id(each), key))
                 continue
             step = segment(key)
             if named.setdefault(step, value) is not value:
@@ -447,6 +454,16 @@ class _Names:
                 self.path_to(parent),
                 "keep it in an attribute, in a list, or in a dict with string keys",
             )
+
+    def check_keys(self, operation: str, found: Collection[Variable]) -> None:
+        """Raises NameScopeError if a variable is only the key of a mapping, since keys are not searched."""
+        known = set(found) if self.keys else set()
+        for parent, key in self.keys:
+            if key not in known:
+                hint = "keep it in an attribute, a list, or as a value too"
+                raise NameScopeError.of(
+                    operation, f"the variable {key.path!r} is only a key", self.path_to(parent), hint
+                )
 
     def unnamed(self, found: dict[str, Any], cls: type[_Object]) -> Iterator[tuple[int, Any, _Object]]:
         """The objects of the class that have no path: the id of the parent, the key, and the object."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import os
@@ -258,16 +259,32 @@ def open_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:
     try:
         return _open(path, mapped)
     except (CheckpointError, StorageError) as error:
-        other = None
+        better = None
         with suppress(OSError, ValueError):  # then the first error says more
-            other = other_at(path)
-        if other is None:
+            better = _better(error, path)
+        if better is None:
             raise
-        what, hint = other
-        better = type(error).of("load", f"this is {what}, and no checkpoint of statevar", str(path), hint)
-        if isinstance(error, OSError) and isinstance(better, OSError):
-            better.errno, better.strerror, better.filename = error.errno, error.strerror, str(path)
         raise better from error
+
+
+def _better(error: CheckpointError | StorageError, path: Path) -> CheckpointError | StorageError | None:
+    """The error that says what another program has written at a path, or which file may be meant; None if unknown."""
+    if (other := other_at(path)) is not None:
+        better = type(error).of("load", f"this is {other[0]}, and no checkpoint of statevar", str(path), other[1])
+    elif isinstance(error, CheckpointNotFoundError) and error.strerror and (near := _near(path)):
+        better = type(error).of("load", f"the system said {error.strerror}", str(path), f"the folder has {near!r}")
+    else:
+        return None
+    if isinstance(error, StorageError) and isinstance(better, StorageError):
+        better.errno, better.strerror, better.filename = error.errno, error.strerror, str(path)
+    return better
+
+
+def _near(path: Path) -> str | None:
+    """The name in the folder of a path that is most like the name of the path."""
+    names = sorted(each.name for each in path.parent.iterdir() if not each.name.startswith("."))
+    longer = [name for name in names if Path(name).stem == path.name]
+    return next(iter(longer or difflib.get_close_matches(path.name, names, 1, 0.8)), None)
 
 
 def _open(path: Path, mapped: bool) -> Checkpoint:
