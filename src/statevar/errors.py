@@ -6,6 +6,7 @@
     ├── BackendNotInstalledError  (ImportError)
     ├── CheckpointError           (ValueError)
     │   └── CheckpointMismatchError
+    ├── ComputationError          (RuntimeError)
     ├── ConflictError             (RuntimeError)
     ├── DeviceError               (ValueError)
     ├── DTypeError                (TypeError)
@@ -37,6 +38,7 @@ __all__ = [
     "CheckpointError",
     "CheckpointMismatchError",
     "CheckpointNotFoundError",
+    "ComputationError",
     "ConflictError",
     "DTypeError",
     "DeviceError",
@@ -97,6 +99,20 @@ class CheckpointError(StatevarError, ValueError):
 
 class CheckpointMismatchError(CheckpointError):
     """Raised when an intact checkpoint does not fit the object that it is loaded into."""
+
+
+class ComputationError(StatevarError, RuntimeError):
+    """Raised when the value of a variable does not exist: the device failed to compute it, after the write returned."""
+
+    @classmethod
+    def late(cls, operation: str, library: str, error: BaseException, path: str) -> Self:
+        """Makes the exception from the error that the library has reported late."""
+        return cls.of(
+            operation,
+            f"{library} reports that the value which was last written could not be computed ({error})",
+            path,
+            "assign a value that you still have: sv.restore a snapshot, sv.load a checkpoint, or v.assign",
+        )
 
 
 class ConflictError(StatevarError, RuntimeError):

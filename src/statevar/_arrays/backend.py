@@ -62,6 +62,9 @@ class Backend(ABC):
     #: The `Tracing` of this library; None if the library traces no code.
     tracing: ClassVar[Tracing | None] = None
 
+    #: The errors by which the library reports, when an array is used, that it could not be computed.
+    late_errors: ClassVar[tuple[type[Exception], ...]] = ()
+
     # -- ownership -----------------------------------------------------------------------------------
 
     @abstractmethod
@@ -278,6 +281,8 @@ class Backend(ABC):
     @abstractmethod
     def snapshot(self, handle: Handle) -> Array:
         """The current value, which later writes do not change. Called under the variable's lock.
+
+        Should raise one of `late_errors` if it is already known that the value could not be computed.
 
         May set ``handle.published`` to the value.
         """

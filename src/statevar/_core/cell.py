@@ -22,7 +22,7 @@ from .._arrays.registry import owner_of
 from .._arrays.shapes import DeclaredShape, Shape, fits, is_static
 from .._arrays.tracing import Tracing
 from .._arrays.types import Array
-from ..errors import ConflictError, DTypeError, ShapeError, TraceError, UninitializedError
+from ..errors import ComputationError, ConflictError, DTypeError, ShapeError, TraceError, UninitializedError
 from . import overlays
 from .convert import to_operand, to_value, unwrapped
 from .elsewhere import refuses
@@ -263,7 +263,10 @@ class Cell:
                 return backend.snapshot_within_write(handle)
             if backend.drifts:
                 self._observe("read", writing=False)
-            value = backend.snapshot(handle)
+            try:
+                value = backend.snapshot(handle)
+            except backend.late_errors as error:
+                raise ComputationError.late("read", backend.name, error, self._path) from error
             self._snapshot = handle.published
             return value
 

@@ -17,7 +17,7 @@ from .._arrays.indexing import Selection, is_basic, select
 from .._arrays.registry import default_backend, owner_of
 from .._arrays.shapes import Shape
 from .._arrays.types import HostArray, Operation
-from ..errors import TraceError, describe
+from ..errors import ComputationError, TraceError, describe
 from .foreign import array_in
 from .scopes import current_device
 from .sequences import has_arrays, host_of_buffer, host_of_sequence, is_sequence
@@ -156,7 +156,11 @@ class Operators(ABC):
                 getattr(self, "_path", ""),
                 "compute with np functions and v.value, or return it with has_aux=True",
             )
-        return backend.to_host(value)
+        try:
+            return backend.to_host(value)
+        except backend.late_errors as error:
+            path = getattr(self, "_path", "")
+            raise ComputationError.late(operation, backend.name, error, path) from error
 
     def _item(self, operation: str) -> Any:
         if self.shape:

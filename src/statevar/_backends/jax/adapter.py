@@ -45,6 +45,9 @@ _CLOSED: tuple[Operation, ...] = (
 
 
 _Tracer = jax.core.Tracer
+_Failed: type[Exception] = getattr(jax.errors, "JaxRuntimeError", RuntimeError)
+#: The elements of an array from which a write asks whether memory is short; a smaller one is written too quickly.
+_LARGE = 1 << 20
 _SingleDevice = jax.sharding.SingleDeviceSharding
 
 
@@ -66,6 +69,7 @@ class JAXBackend(Backend):
     name = "jax"
     replaceable = True
     adopt_cannot_fail = True
+    late_errors = (_Failed,)
     tracing = JAXTracing()
 
     # -- whose is it ---------------------------------------------------------------------------------
@@ -204,8 +208,11 @@ class JAXBackend(Backend):
         return self.device_of(handle.array)
 
     def snapshot(self, handle: Any) -> Any:
-        handle.published = handle.array
-        return handle.array
+        array = handle.array
+        if array.is_ready():
+            array.block_until_ready()  # at once; it raises if the device has failed to compute the value
+        handle.published = array
+        return array
 
     def snapshot_within_write(self, handle: Any) -> Any:
         array = handle.fresh[0] if handle.fresh else handle.present
@@ -224,7 +231,7 @@ class JAXBackend(Backend):
         moved = _like(x, old)
         if _op is not None:  # computed from the variable's own value, so nobody can write its memory
             return _Handle(moved, published=moved)
-        if handle.published is not None or old.shape != moved.shape:
+        if handle.published is not None or old.shape != moved.shape or not _is_whole(old):
             return _Handle(_copied(moved))
         kept: list[Any] = []
         handle.fresh = kept
@@ -265,7 +272,8 @@ class JAXBackend(Backend):
         return self.assign(handle, x, _op)
 
     def fork(self, handle: Any, array: Any) -> Any:
-        array = self.snapshot(handle) if array is None else array
+        if array is None:  # whether it is whole is no matter: it may be replaced
+            array = handle.published = handle.array
         return handle if array is handle.published else _Handle(array, published=array)
 
     def fork_from_host(self, handle: Any, array: HostArray) -> Any:
@@ -346,12 +354,39 @@ def _settled(result: Any, x: Any) -> Any:
     """Waits for the result if JAX may read ``x`` later, and the caller may write the memory of ``x`` before that.
 
     JAX computes while Python goes on. An array that shares the memory of a NumPy array is complete when it is made, so
-    nothing waits for an ``x`` that is still being computed; nor on an accelerator, which computes in order.
+    nothing waits for an ``x`` that is still being computed; nor on an accelerator, which computes in order. But where
+    memory is short, an accelerator may have failed to make the result, and only waiting for it tells.
     """
     known: Any = x if isinstance(x, jax.Array) else None
-    if known is not None and known.is_ready() and not result.is_ready() and result.platform() == "cpu":
+    reads_later = known is not None and known.is_ready() and not result.is_ready() and result.platform() == "cpu"
+    if reads_later or (result.size >= _LARGE and _is_memory_short(result)):
         result.block_until_ready()
     return result
+
+
+def _is_whole(array: Any) -> bool:
+    """Whether an array is known to be computed. One that failed would pass its error on, if it were donated."""
+    if not array.is_ready():
+        return False
+    try:
+        array.block_until_ready()
+    except _Failed:
+        return False
+    return True
+
+
+def _is_memory_short(array: Any) -> bool:
+    """Whether a new array is larger than half of what is free, so that it may have failed already."""
+    if isinstance(array, _Tracer):
+        return False
+    free = _free_memory(array)
+    return free is not None and array.nbytes > free / 2
+
+
+def _free_memory(array: Any) -> int | None:
+    """The free bytes of the device of an array; None where JAX does not tell, as on the host."""
+    stats = next(iter(array.sharding.device_set)).memory_stats()
+    return stats["bytes_limit"] - stats["bytes_in_use"] if stats and "bytes_limit" in stats else None
 
 
 def _store(kept: list[Any], function: Any, *arguments: Any) -> Any:

@@ -21,6 +21,7 @@ import xxhash
 
 from ...._arrays.backend import Backend
 from ...._arrays.types import HostArray
+from ....errors import ComputationError
 from ... import _files
 from .header import FORMAT, digest_of, encode, laid_out, room_for_checksums, with_checksums
 from .values import VariableRecord, code_of, difference, tensor_shape, to_tensor
@@ -54,7 +55,11 @@ class ToWrite:
 
     def tensor(self) -> HostArray:
         """Returns the value as contiguous bytes."""
-        return to_tensor(self.backend.to_host(self.value), self.saved.dtype)
+        try:
+            host = self.backend.to_host(self.value)
+        except self.backend.late_errors as error:
+            raise ComputationError.late("save", self.backend.name, error, self.path) from error
+        return to_tensor(host, self.saved.dtype)
 
 
 @dataclass(frozen=True, slots=True)
