@@ -156,16 +156,17 @@ def test_operators(backend: str) -> None:
     ):
         assert_same(got, expected)
     b = sv.Variable([True, False], backend=backend)
-    assert_same(operator.and_(b, np.array([True, True])), [True, False])
-    assert_same(operator.or_(b, np.array([False, True])), [True, True])
-    assert_same(operator.xor(b, np.array([False, False])), [True, False])
+    for other in (np.array, list):
+        assert_same(operator.and_(b, other([True, True])), [True, False])
+        assert_same(operator.or_(b, other([False, True])), [True, True])
+        assert_same(operator.xor(b, other([False, False])), [True, False])
     assert_same(~b, [False, True])
     t = np.random.default_rng(0).random((4, 4), "float32")
     assert_same(sv.Variable(t, backend=backend)[2, 0:0], t[2, 0:0])
     m = sv.Variable([[2.0, 3.0]], backend=backend)
-    column = np.array([[10.0], [20.0]], "float32")
-    assert_same(m.__matmul__(column), [[80.0]])
-    assert_same(m.__rmatmul__(column), [[20.0, 30.0], [40.0, 60.0]])
+    for column in (np.array([[10.0], [20.0]], "float32"), [[10.0], [20.0]]):
+        assert_same(m.__matmul__(column), [[80.0]])
+        assert_same(m.__rmatmul__(column), [[20.0, 30.0], [40.0, 60.0]])
 
 
 def test_initial_values_from_functions(backend: str) -> None:

@@ -197,6 +197,8 @@ class Elsewhere:
 
     __slots__ = ()
 
+    locals().update({name: _Name(name, write) for name, write in _WRITE.items()})
+
     def __dir__(self) -> list[str]:
         own = getattr(self, "__dict__", {})
         return [name for name in super().__dir__() if name not in _WRITE or name in own or hasattr(self, name)]
@@ -224,7 +226,3 @@ def refuses(name: str, problem: str, write: str) -> Callable[[Any, Any], None]:
         raise AttributeError(describe(name, problem, self._path, f"write {write}"))
 
     return setter
-
-
-for _each, _text in _WRITE.items():
-    setattr(Elsewhere, _each, _Name(_each, _text))

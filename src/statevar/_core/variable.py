@@ -47,7 +47,7 @@ class Variable(Cell, Protocols, Elsewhere):
             a callable that takes ``(shape, dtype)``, the shape alone, or nothing; or None, for a variable that has no
             value yet.
         shape: the shape that every value must fit: ``None`` is an open axis, ``...`` is any shape. Needed for names,
-            callables and variables without a value.
+            variables without a value, and callables that take it. Its type is `statevar.Shape`.
         dtype: a name, a Python type, or any library's dtype. By default an array keeps its own; Python
             numbers become float32, int32, bool or complex64. On JAX without 64 bits an array of 64 bits becomes one
             of 32, if its values fit.

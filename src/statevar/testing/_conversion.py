@@ -58,6 +58,16 @@ class Conversion(SuiteBase):
             known = self.adapter.operand(array, self.adapter.dtype(name))
             expect(known is not None, f"operand: refuses a {name} array with the dtype of dtype({name!r})")
 
+    def test_default_dtypes_are_held_and_of_the_same_kind(self) -> None:
+        for name in HOST:
+            default = self.adapter.default_dtype(name)
+            if name in self.held():
+                expect(default == name, f"default_dtype: {default!r} for {name}, which the library has")
+            elif default != name:
+                expect(default in self.held(), f"default_dtype: {default!r} for {name}, and dtype refuses it")
+                kinds = dtype_kind(default), dtype_kind(name)
+                expect(kinds[0] == kinds[1], f"default_dtype: {default!r} for {name} is of another kind")
+
     def test_shapes_are_tuples_of_ints(self) -> None:
         for shape in SHAPES:
             got = self.adapter.shape(self.native(counted(shape, "float32")))

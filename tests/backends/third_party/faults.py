@@ -74,6 +74,16 @@ def _raises_key_errors(patch: Patch, adapter: Any, library: Any) -> None:
     patch.setattr(adapter, "dtype", lambda name: {"float32": library.float32}[name])
 
 
+@fault("test_default_dtypes_are_held_and_of_the_same_kind")
+def _narrows_a_dtype_it_has(patch: Patch, adapter: Any, library: Any) -> None:
+    patch.setattr(adapter, "default_dtype", lambda name: "float32" if name == "float64" else name)
+
+
+@fault("test_default_dtypes_are_held_and_of_the_same_kind")
+def _narrows_to_another_kind(patch: Patch, adapter: Any, library: Any) -> None:
+    patch.setattr(adapter, "default_dtype", lambda name: "float32" if name == "complex64" else name)
+
+
 @fault("test_dtype_names_round_trip", "test_variable_follows_its_library")
 def _calls_every_dtype_float32(patch: Patch, adapter: Any, library: Any) -> None:
     patch.setattr(adapter, "dtype_name", lambda array: "float32")
