@@ -16,6 +16,7 @@ from .._public import public
 from ..errors import BackendNotInstalledError, UnknownBackendError
 from .backend import Backend
 from .import_hook import call_after_import
+from .tracing import add_tracing, elsewhere
 
 if TYPE_CHECKING:  # each loads a dozen modules, which would take a quarter of the time of `import statevar`
     from importlib.metadata import EntryPoint
@@ -46,20 +47,27 @@ class _Row:
         nicknames: what its users call it.
         protocol: the method by which the library asks a foreign object for its own array.
         attaches: whether the library keeps a registry of types, so that it must be told of ours.
+        traces: whether the library traces code.
     """
 
     # No named tuple, which would take 0.4 ms of every import.
     def __init__(
-        self, *roots: str, nicknames: tuple[str, ...] = (), protocol: str = "", attaches: bool = False
+        self,
+        *roots: str,
+        nicknames: tuple[str, ...] = (),
+        protocol: str = "",
+        attaches: bool = False,
+        traces: bool = True,
     ) -> None:
         self.roots = roots
         self.nicknames = nicknames
         self.protocol = protocol
         self.attaches = attaches
+        self.traces = traces
 
 
 _ROWS = {
-    "numpy": _Row("numpy", "autograd", nicknames=("np",)),  # the default
+    "numpy": _Row("numpy", "autograd", nicknames=("np",), traces=False),  # the default
     "jax": _Row("jax", "jaxlib", nicknames=("jnp", "flax", "nnx"), protocol="__jax_array__", attaches=True),
     "torch": _Row("torch", nicknames=("pytorch", "pt"), protocol="__torch_function__"),
     "tensorflow": _Row("tensorflow", nicknames=("tf", "keras"), protocol="__tf_tensor__"),
@@ -106,7 +114,16 @@ def get_backend(name: str) -> Backend:
         backend = _load_third_party(third_party[name])
     else:
         raise _unknown(name)
-    return _loaded.setdefault(name, backend)
+    found = _loaded.setdefault(name, backend)
+    if backend.tracing is not None:
+        add_tracing(name, backend.tracing)
+    _tell_of_tracings()
+    return found
+
+
+def _tell_of_tracings() -> None:
+    for each in _loaded.values():
+        each.traced_elsewhere = elsewhere(each.tracing)
 
 
 def _unknown(name: Any) -> UnknownBackendError:
@@ -224,17 +241,20 @@ def register_types(variable_type: type, snapshot_type: type) -> None:
     """Registers our types with each library that has a registry of types, now or when the library is imported."""
     _attached.append((variable_type, snapshot_type))
     for name, row in _ROWS.items():
-        if not row.attaches:
-            continue
         if name in _loaded:
             _loaded[name].attach(variable_type, snapshot_type)
         elif sys.modules.get(row.roots[0]) is not None:
-            get_backend(name)
+            _after_import(name)
         else:
             call_after_import(row.roots[0], partial(_after_import, name))
 
 
 def _after_import(name: str) -> None:
-    """Loads a backend whose library was just imported, unless our adapter has imported it."""
-    if f"{_ADAPTERS}.{name}.adapter" not in sys.modules:  # else `get_backend` attaches our types
+    """Prepares for a library that was just imported, unless our adapter has imported it, which does the same."""
+    if f"{_ADAPTERS}.{name}.adapter" in sys.modules:
+        return
+    if _ROWS[name].attaches:
         get_backend(name)
+    elif _ROWS[name].traces:  # variables of other libraries must know of its traces
+        add_tracing(name, importlib.import_module(f"{_ADAPTERS}.{name}.tracing").TRACING)
+        _tell_of_tracings()

@@ -11,7 +11,7 @@ from .._public import public
 from ..errors import TraceError
 from .types import Array
 
-__all__ = ["AccessCheck", "Tracing"]
+__all__ = ["AccessCheck", "Tracing", "add_tracing", "elsewhere", "loaded_tracings"]
 
 #: An adapter calls it with a test of handles when code uses a handle directly while an overlay of values may be open.
 #: It raises TraceError if the overlay has another value for a variable whose handle passes the test, and returns
@@ -29,12 +29,29 @@ class Tracing(ABC):
 
     #: Whether every read must call `may_read`, even the read of a published snapshot.
     guards_reads: ClassVar[bool] = False
+    #: Whether the library traces the code of Python itself, so that it would also trace the questions to the others.
+    inlines_python: ClassVar[bool] = False
     #: Whether traced code may write: the write becomes part of the traced program.
     writes_when_traced: ClassVar[bool] = False
 
     @abstractmethod
     def is_tracing(self) -> bool:
         """Whether the calling code is being traced. Called before every read or write that takes the lock."""
+
+    def keeps(self, mark: Any = None) -> bool:
+        """Whether a program is traced now that is kept for later calls, so that Python code runs only for the trace.
+
+        Every variable asks it, not only those of this library: a value that is read would be part of the program, and
+        a write would happen only once.
+
+        Args:
+            mark: the mark of an overlay that is open; None without one. Then: whether such a trace has begun since.
+        """
+        return self.is_tracing() if mark is None else not self.may_read(mark)
+
+    def kept(self, mark: Any) -> bool:
+        """Whether the trace of a mark is one whose program is kept."""
+        return False
 
     def trace_mark(self, check_access: AccessCheck) -> Any:
         """The mark of the running trace. Called when an overlay of values is opened.
@@ -82,3 +99,54 @@ class Tracing(ABC):
             "the library cannot write at an index that is traced",
             hint="use a boolean mask, or an index that is a Python integer",
         )
+
+
+# -- is anybody tracing? ---------------------------------------------------------------------------------------------
+#
+# A read of a NumPy variable in code that JAX traces must be noticed, and a read takes 0.1 us. So each question is one
+# function, which is made when a library is loaded, and None while no library that traces is loaded.
+
+_loaded: dict[str, Tracing] = {}
+
+#: Whether any loaded library traces a program that it keeps, also that of the variable; see `Tracing.keeps`.
+anywhere: Callable[[], bool] | None = None
+
+
+def add_tracing(name: str, tracing: Tracing) -> None:
+    """Registers the tracing of a library that was loaded."""
+    global anywhere  # noqa: PLW0603  # a read asks it, and an attribute of an object would take longer
+    _loaded[name] = tracing
+    # The first one must be the one that is traced without a break by its own compiler.
+    ordered = sorted(_loaded, key=lambda each: not _loaded[each].inlines_python)
+    _reorder(ordered)
+    anywhere = _any([each.keeps for each in _loaded.values()])
+
+
+def _reorder(names: list[str]) -> None:
+    found = {name: _loaded[name] for name in names}
+    _loaded.clear()
+    _loaded.update(found)
+
+
+def loaded_tracings() -> dict[str, Tracing]:
+    """The tracings of all loaded libraries, by name."""
+    return _loaded
+
+
+def elsewhere(own: Tracing | None) -> Callable[[], bool] | None:
+    """A function that tells whether a library traces a program which it keeps, other than that of a variable."""
+    found = _any([each.keeps for each in _loaded.values() if each is not own])
+    if own is None or found is None:
+        return found
+    tracing, others = own, found
+    # Within its own trace the library decides, and may be unable to follow the code of the others.
+    return lambda: not tracing.is_tracing() and others()
+
+
+def _any(questions: list[Callable[[], bool]]) -> Callable[[], bool] | None:
+    if len(questions) < 2:
+        return questions[0] if questions else None
+    first, *rest = questions
+    others = _any(rest)
+    assert others is not None, "there is another one"
+    return lambda: first() or others()

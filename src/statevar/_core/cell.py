@@ -20,7 +20,7 @@ from .._arrays.dtypes import is_differentiable
 from .._arrays.indexing import Selection
 from .._arrays.registry import owner_of
 from .._arrays.shapes import DeclaredShape, Shape, fits, is_static
-from .._arrays.tracing import Tracing
+from .._arrays.tracing import Tracing, loaded_tracings
 from .._arrays.types import Array
 from ..errors import ComputationError, ConflictError, DTypeError, ShapeError, TraceError, UninitializedError
 from . import overlays
@@ -296,6 +296,8 @@ class Cell:
             overlay.write(self)._write(write, value, index)
             return self
         backend = self._backend
+        if hold is None and (elsewhere := backend.traced_elsewhere) is not None and elsewhere():
+            raise self._traced_write(write.operation)
         traced = False
         if hold is None and (tracing := backend.tracing) is not None:  # NumPy has none of what follows
             traced = tracing.is_tracing()
@@ -421,12 +423,7 @@ class Cell:
         """Writes as a step of the program that is being traced, without lock, snapshot or version."""
         backend = self._backend
         if not tracing.writes_when_traced:
-            raise TraceError.of(
-                write.operation,
-                "this code is being traced: the write would happen once, during the trace, and not in later calls",
-                self._path,
-                "return the new value from the traced function and assign it outside",
-            )
+            raise self._traced_write(write.operation)
         if overlays.active and overlays.current() is not None:
             raise TraceError.of(
                 write.operation,
@@ -442,6 +439,35 @@ class Cell:
             verb, op = backend.assign, op if self._constraint is None else None
         self._handle = verb(handle, x, op, where)
         return self
+
+    def _is_traced_elsewhere(self) -> bool:
+        """Whether another library traces a program that it keeps."""
+        elsewhere = self._backend.traced_elsewhere
+        return elsewhere is not None and elsewhere()
+
+    def _tracing_library(self) -> str:
+        """The name of the other library that traces this code."""
+        own = self._backend.tracing
+        return next(name for name, each in loaded_tracings().items() if each is not own and each.keeps())
+
+    def _traced_write(self, operation: str) -> TraceError:
+        hint = "return the new value from the traced function and assign it outside"
+        who = "this code is being traced"
+        if self._is_traced_elsewhere():
+            name = self._tracing_library()
+            who = f"{name} is tracing this code"
+            hint = f"create the variable with backend={name!r} and use sv.jit; or {hint}"
+        problem = f"{who}: the write would happen once, during the trace, and not in later calls"
+        return TraceError.of(operation, problem, self._path, hint)
+
+    def _check_traced(self, operation: str, overlay: overlays.Overlay | None) -> None:
+        """Raises TraceError if the code is traced by a library that cannot make a write part of its program."""
+        if overlay is not None and overlay.holds_values:
+            return
+        tracing = self._backend.tracing
+        own = tracing is not None and not tracing.writes_when_traced and tracing.is_tracing()
+        if own or self._is_traced_elsewhere():
+            raise self._traced_write(operation)
 
     def _computed(self, write: Write, old: Any, x: Array, where: Any) -> Array:
         """The value to assign: the result of the operation, constrained, checked against dtype and shape."""
@@ -477,6 +503,7 @@ class Cell:
     def _while_held(self, operation: str, what: str, body: Callable[[Any, Hold], Any]) -> Any:
         """Calls ``body(cell, hold)`` with the cell to write and a hold of it: other writers wait, readers do not."""
         overlay = overlays.current() if overlays.active else None
+        self._check_traced(operation, overlay)
         target: Cell = self if overlay is None else overlay.write(self)
         hold = Hold(what)
         try:  # begins before `_take`, since Ctrl-C may come right after it
@@ -495,6 +522,7 @@ class Cell:
     def _held(self, operation: str, what: str) -> Iterator[tuple[Cell, Hold]]:
         """Holds the cell during a ``with`` block, as `_while_held` does during a call."""
         overlay = overlays.current() if overlays.active else None
+        self._check_traced(operation, overlay)
         target: Cell = self if overlay is None else overlay.write(self)
         hold = Hold(what)
         try:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Literal, Never, Self, TypeAlias, overload
 
+from .._arrays import tracing
 from .._arrays.dtypes import HOST, dtype_name, is_differentiable, is_floating
 from .._arrays.registry import default_backend, get_backend, owner_of, register_types
 from .._arrays.shapes import ShapeLike, canonical_shape
@@ -286,8 +287,8 @@ class Variable(Cell, Protocols, Elsewhere):
         snapshot = self._snapshot
         if snapshot is None or overlays.active:
             return self._read()
-        if self._guard is not None and not self._guard.may_read(None):
-            raise self._frozen_read()
+        if (keeps := tracing.anywhere) is not None and keeps():
+            self._check_traced_read()
         return snapshot
 
     if not TYPE_CHECKING:
@@ -295,19 +296,26 @@ class Variable(Cell, Protocols, Elsewhere):
             refuses("value", "a value is read-only", "v.assign(x), or v[...] = x for a value that broadcasts")
         )
 
-    def _frozen_read(self) -> TraceError:
-        return TraceError.of(
+    def _check_traced_read(self) -> None:
+        """Raises TraceError if a library would build the current value into a program that it keeps."""
+        own, name, hint = self._guard, self._backend.name, "use sv.jit, or sv.functionalize; or pass the value"
+        if own is None or own.may_read(None):
+            if not self._is_traced_elsewhere():
+                return
+            name = self._tracing_library()
+            hint = f"create the variable with backend={name!r} and use sv.jit; or pass the value"
+        raise TraceError.of(
             "read",
-            f"{self._backend.name} is tracing this code: the current value would be baked into the compiled "
-            "function and never updated",
+            f"{name} is tracing this code: the current value would be baked into the compiled function and never "
+            "updated",
             self._path,
-            "use sv.jit, or sv.functionalize; or pass the value as an argument",
+            f"{hint} as an argument",
         )
 
     def _read(self) -> Any:
         current = self._current() if overlays.active else self
-        if self._guard is not None and not current._is_value and not self._guard.may_read(None):
-            raise self._frozen_read()
+        if (self._guard is not None or self._backend.traced_elsewhere is not None) and not current._is_value:
+            self._check_traced_read()
         value = current._stored()
         if not overlays.active:
             return value
@@ -461,8 +469,8 @@ class Variable(Cell, Protocols, Elsewhere):
         >>> v.update(lambda a, rate: a * (1 - rate), 0.5)
         array([0.5, 1. ], dtype=float32)
         """
-        backend = self._backend
-        if backend.tracing is not None and backend.tracing.is_tracing():
+        tracing = self._backend.tracing
+        if tracing is not None and tracing.is_tracing():
             return self.assign(fn(self.value, *args)).value
 
         def body(target: Cell, hold: Hold) -> Any:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, ClassVar, Final, Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 from weakref import ref
 
 from .._arrays.backend import Backend
-from .._arrays.registry import loaded_backends
 from .._arrays.shapes import DeclaredShape
+from .._arrays.tracing import loaded_tracings
 from .._arrays.types import Array
 from .._core import forks, overlays
 from .._core.cell import Cell, State
@@ -28,8 +28,6 @@ from ..errors import ConflictError, TraceError
 from .draft import ValueDraft
 
 __all__ = ["InnerOverlay", "ValueOverlay", "keep_writes"]
-
-_HERE: Final = object()
 
 _Result = TypeVar("_Result")
 
@@ -131,15 +129,14 @@ class ValueOverlay(Overlay):
 
     def __enter__(self) -> Self:
         try:
-            for backend in loaded_backends():
-                if (tracing := backend.tracing) is not None:
-                    self._marks[backend.name] = tracing.trace_mark(_check_access)
+            for name, tracing in list(loaded_tracings().items()):
+                self._marks[name] = tracing.trace_mark(_check_access)
             self._opened = True
             overlays.active.append(None)  # Ctrl-C is raised after a call, so not between these two lines
             self._around = overlays.push(self)
             if self.under_own_trace and isinstance(outer := self.outer, ValueOverlay):
                 for variable, draft in self.drafts.items():
-                    self.declare(draft, outer._find(variable, outer._marks.get(variable._backend.name)))
+                    self.declare(draft, outer._find(variable, outer._marks))
         except BaseException:
             self.__exit__()
             raise
@@ -175,17 +172,21 @@ class ValueOverlay(Overlay):
 
     def read(self, variable: Any) -> ValueDraft:
         """The draft of a variable; a new one, with the value from outside, if it has none yet."""
-        return self._find(variable, _HERE)
+        return self._find(variable, None)
 
-    def _find(self, variable: Variable, now: Any) -> ValueDraft:
-        """`read` by code that runs under the tracer marked ``now``."""
-        backend = variable._backend
-        if (tracing := backend.tracing) is not None:
-            mark = self._marks.get(backend.name)
-            if not (tracing.may_read(mark) if now is _HERE else tracing.may_read(mark, now)):
+    def _find(self, variable: Variable, now: dict[str, Any] | None) -> ValueDraft:
+        """`read` by code that runs now or, if marks are given, under the traces that they are of."""
+        own = variable._backend.tracing
+        for name, tracing in loaded_tracings().items():
+            mark = self._marks.get(name)
+            if now is not None:
+                may_read = tracing.may_read(mark, now.get(name))
+            else:
+                may_read = tracing.may_read(mark) if tracing is own else not tracing.keeps(mark)
+            if not may_read:
                 raise TraceError.of(
                     "read",
-                    f"a transform of {backend.name} traces this code inside {self.what}: the current value would be "
+                    f"a transform of {name} traces this code inside {self.what}: the current value would be "
                     "baked into the traced function and never updated",
                     variable._path,
                     "use the transform of statevar (sv.jit, sv.scan, sv.cond, sv.remat…), or read the variable outside "
@@ -214,13 +215,15 @@ class ValueOverlay(Overlay):
                 draft._path,
                 "list it in sv.functionalize, or write it in the body of the loop",
             )
-        if backend.tracing is not None and not backend.tracing.may_write(self._marks.get(backend.name)):
-            raise TraceError.of(
-                operation,
-                f"a transform of {backend.name} traces this code inside {self.what}: the write would be lost",
-                draft._path,
-                "use the transform of statevar: sv.jit, sv.grad, sv.scan, sv.cond, sv.while_loop, sv.vmap…",
-            )
+        for name, tracing in loaded_tracings().items():
+            mark = self._marks.get(name)
+            if not tracing.may_write(mark) if tracing is backend.tracing else tracing.keeps(mark):
+                raise TraceError.of(
+                    operation,
+                    f"a transform of {name} traces this code inside {self.what}: the write would be lost",
+                    draft._path,
+                    "use the transform of statevar: sv.jit, sv.grad, sv.scan, sv.cond, sv.while_loop, sv.vmap…",
+                )
 
     def _discover(self, variable: Variable) -> ValueDraft:
         """Creates the draft of a variable that was not given."""
@@ -243,7 +246,7 @@ class ValueOverlay(Overlay):
             source = outer.read(variable)
         else:
             # A transform of ours that opened this overlay passes the values between the two itself.
-            source = outer._find(variable, (outer if self.under_own_trace else self)._marks.get(variable._backend.name))
+            source = outer._find(variable, (outer if self.under_own_trace else self)._marks)
         state = source._state()
         draft = self._draft(variable, state.declared, state.version)
         if state.value is not None:
@@ -256,11 +259,12 @@ class ValueOverlay(Overlay):
 
     def _check_outside(self, variable: Variable) -> None:
         """Raises TraceError if a library traces this code and would bake the current value of the variable into it."""
-        for backend in loaded_backends():
-            if backend.tracing is not None and not backend.tracing.may_read(None, self._marks.get(backend.name)):
+        for name, tracing in loaded_tracings().items():
+            own, mark = tracing is variable._backend.tracing, self._marks.get(name)
+            if not tracing.may_read(None, mark) if own else tracing.kept(mark):
                 raise TraceError.of(
                     "read",
-                    f"{self.what} was not given this variable, and {backend.name} is tracing this code: the current "
+                    f"{self.what} was not given this variable, and {name} is tracing this code: the current "
                     "value would be baked into the traced function and never updated",
                     variable._path,
                     "use sv.jit instead, or list the variable in sv.functionalize",

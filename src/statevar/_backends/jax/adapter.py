@@ -29,7 +29,7 @@ from ..._arrays.types import HostArray, Operation
 from ...errors import DeviceError, DTypeError, ReentrantWriteError
 from .indices import count_nonzero, get_own, is_outside, program_of_put, takes_index
 from .pytree import register
-from .tracing import JAXTracing
+from .tracing import TRACING
 
 __all__ = ["BACKEND"]
 
@@ -70,7 +70,7 @@ class JAXBackend(Backend):
     replaceable = True
     adopt_cannot_fail = True
     late_errors = (_Failed,)
-    tracing = JAXTracing()
+    tracing = TRACING
 
     # -- whose is it ---------------------------------------------------------------------------------
 

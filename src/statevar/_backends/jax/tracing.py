@@ -14,7 +14,7 @@ from ..._arrays.host import ONE_BY_ONE, combine
 from ..._arrays.tracing import AccessCheck, Tracing
 from ...errors import TraceError
 
-__all__ = ["JAXTracing", "is_eager"]
+__all__ = ["TRACING", "JAXTracing", "is_eager"]
 
 
 def _hook(name: str) -> Any:
@@ -68,6 +68,14 @@ class JAXTracing(Tracing):
         tracing: bool = _under_jit()
         return tracing
 
+    def keeps(self, mark: Any = None) -> bool:
+        if mark is None:
+            return type(_context.trace) is not _Eager and _under_jit() if _context is not None else bool(_under_jit())
+        return not self.may_read(mark)
+
+    def kept(self, mark: Any) -> bool:
+        return mark is not None and not self.may_read(None, mark)
+
     def trace_mark(self, check_access: AccessCheck) -> Any:
         return _trace()
 
@@ -110,3 +118,6 @@ class JAXTracing(Tracing):
             )
         new = combine(operation, old.at[index].get(mode="clip"), x, jnp.minimum, jnp.maximum)
         return old.at[index].set(new, mode="drop")
+
+
+TRACING = JAXTracing()

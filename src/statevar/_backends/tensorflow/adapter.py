@@ -30,7 +30,7 @@ from ..._arrays.types import HostArray, Operation
 from ...errors import DTypeError, ShapeError
 from . import namespace
 from .operators import operate
-from .tracing import TensorFlowTracing, ours
+from .tracing import TRACING, ours
 
 try:
     from tensorflow.python.eager.record import could_possibly_record
@@ -108,7 +108,7 @@ class _Cell:
 class TensorFlowBackend(Backend):
     name = "tensorflow"
     counts_all_writes = False  # its fused optimizers
-    tracing = TensorFlowTracing()
+    tracing = TRACING
     operate = staticmethod(operate)
 
     # -- whose is it ---------------------------------------------------------------------------------

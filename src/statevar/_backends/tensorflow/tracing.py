@@ -20,7 +20,15 @@ except ImportError:  # not public: without it, a gradient that tf.recompute_grad
         return False
 
 
-__all__ = ["TensorFlowTracing", "inlined", "ours"]
+try:  # not public: without it, the question takes five times as long
+    from tensorflow.python.framework.ops import _default_graph_stack as _graphs
+
+    _graphs.stack  # noqa: B018  # raises if this version has no such attribute
+except (ImportError, AttributeError):
+    _graphs = None
+
+
+__all__ = ["TRACING", "TensorFlowTracing", "inlined", "ours"]
 
 # Graphs of loops and branches, which get outer values again each time the code around them is traced.
 _INLINE = {"CondBranchFuncGraph", "WhileBodyFuncGraph", "WhileCondFuncGraph"}
@@ -33,6 +41,14 @@ class TensorFlowTracing(Tracing):
 
     def is_tracing(self) -> bool:
         return not tf.executing_eagerly()
+
+    def keeps(self, mark: Any = None) -> bool:
+        if mark is None:  # in most cases, no graph is being built
+            return (_graphs is None or bool(_graphs.stack)) and not tf.executing_eagerly()
+        return not self.may_read(mark)
+
+    def kept(self, mark: Any) -> bool:
+        return mark is not None and mark[0] is not None
 
     def trace_mark(self, check_access: AccessCheck) -> Any:
         mark = _where()
@@ -92,3 +108,6 @@ def _accessed(check_access: AccessCheck, resource: Any) -> None:
 def inlined() -> None:
     """Marks the graph that is being built as used only where it is made, like those of loops."""
     tf.compat.v1.get_default_graph()._statevar_inlined = True
+
+
+TRACING = TensorFlowTracing()

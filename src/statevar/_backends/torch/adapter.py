@@ -36,7 +36,7 @@ from .indices import get_own, is_outside, last_of_same, put_masked, takes_index
 from .indices import positions as positions_of
 from .spread import Places, spread_of
 from .streams import Use, catch_up, renewed, streams
-from .tracing import TorchTracing
+from .tracing import TRACING
 
 __all__ = ["BACKEND"]
 
@@ -278,7 +278,7 @@ _UNHELD_FORK = _UNHELD - 1 if _UNHELD > 0 else -2  # a handle keeps an alias too
 class TorchBackend(Backend):
     name = "torch"
     counts_all_writes = False  # its fused optimizers
-    tracing = TorchTracing()
+    tracing = TRACING
     only_reading = only_reading
     wants_parameters = frozenset({torch.autograd.backward, torch.autograd.grad, Tensor.backward})
 
