@@ -351,6 +351,8 @@ def zero(i: int = 3) -> float:
         (lambda dtype, shape: np.ones(shape, dtype), (2,), [1.0, 1.0], "float32"),
         (lambda *, shape, dtype: np.ones(shape, dtype), (2,), [1.0, 1.0], "float32"),
         (lambda shape, **keywords: np.ones(shape, keywords["dtype"]), (2,), [1.0, 1.0], "float32"),
+        (lambda *, shape=(): np.ones(shape), (2,), [1.0, 1.0], "float32"),
+        (lambda **keywords: 1.0, None, 1.0, "float32"),
         (lambda *a, **kw: 1.0, (), 1.0, "float32"),
         (lambda *a: np.ones(*a), (2,), [1.0, 1.0], "float32"),
         (np.zeros, (2,), [0.0, 0.0], "float32"),

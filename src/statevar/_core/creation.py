@@ -131,9 +131,11 @@ def _takes_nothing(initializer: Any, declared: DeclaredShape | None) -> bool:
     One whose parameters all have defaults is such a one only if no shape is given: ``lambda rate=rate: rate * 2``.
     """
     parameters = _parameters(initializer)
-    if parameters is None or _needed(parameters) or any(each.kind is each.VAR_POSITIONAL for each in parameters):
+    if parameters is None or _needed(parameters) or _name_of_shape(parameters) is not None:
         return False
-    return not _positional(parameters) or (declared is None and _name_of_shape(parameters) is None)
+    if any(each.kind is each.VAR_POSITIONAL for each in parameters):
+        return False
+    return declared is None or not _positional(parameters)
 
 
 def _name_of_shape(parameters: list[Parameter]) -> str | None:
@@ -154,7 +156,9 @@ def _caller(initializer: Any) -> _Caller:
     positional, needed = _positional(parameters), [each.name for each in _needed(parameters)]
     first_two = [each.name for each in positional[:2]]
     name = _name_of_shape(parameters)
-    if len(first_two) == 2 and needed == first_two and "shape" not in first_two[1:]:
+    two = len(first_two) == 2 and needed == first_two
+    # The second one is the dtype, unless the names say otherwise: (dtype, shape), (shape, fill_value).
+    if two and (name is None or (name == first_two[0] and (first_two[1] == "dtype" or len(first_two[1]) <= 2))):
         return initializer  # type: ignore[no-any-return]
     if name is not None:
         others = [each for each in needed if each not in (name, "dtype")]
@@ -165,7 +169,7 @@ def _caller(initializer: Any) -> _Caller:
     if any(each.kind is each.VAR_POSITIONAL for each in parameters) and len(needed) <= 2:
         return partial(_tried, initializer)
     if first_two[1:] == ["dtype"] and len(needed) <= 1:
-        return initializer  # type: ignore[no-any-return]
+        return partial(_tried, initializer)
     raise _refused(initializer, parameters, "of which none is named shape")
 
 
