@@ -151,6 +151,35 @@ def test_state_of_another_library_alone_is_named(case: str, tmp_path: Path) -> N
         sv.save(thing, tmp_path / "x.safetensors")
 
 
+def test_the_path_is_that_of_the_whole_object() -> None:
+    net, _ = of_others("nnx module")
+    v = scalar()
+    for tree in ({"v": v, "deep": [net]}, {"v": v, "deep": {net}}):
+        where = "at 'deep/0'" if isinstance(tree["deep"], list) else "at 'deep'"
+        for call in (sv.named_variables, partial(sv.grad, len), partial(sv.functionalize, len), sv.snapshot):
+            with pytest.raises(sv.errors.ForeignStateError, match=where):
+                call(tree)
+
+
+def test_state_of_another_library_in_an_object_that_cannot_be_searched() -> None:
+    net, _ = of_others("nnx module")
+    for hidden in ({"net": net}.values(), iter([net]), Settings(hidden=[net])):
+        with pytest.raises(
+            sv.errors.NameScopeError, match=r"(contains|has) the flax.nnx.nn.linear.Linear.*, at 'nets'"
+        ):
+            sv.variables({"v": scalar(), "nets": hidden})
+    sv.snapshot({"v": scalar(), "net": lambda: net})  # kept out of the search on purpose
+
+
+def test_tensors_in_an_object_of_their_library_are_arrays() -> None:
+    torch = pytest.importorskip("torch")
+    normal = torch.distributions.Normal(torch.zeros(1), torch.ones(1))
+    with pytest.warns(sv.errors.StateWarning, match="the torch.Tensor is not a variable, .* at 'noise/(loc|scale)'"):
+        sv.snapshot({"v": scalar(), "noise": normal})
+    empty = torch.nn.Linear.__new__(torch.nn.Linear)  # no constructor has run
+    sv.snapshot({"v": scalar(), "empty": empty})
+
+
 def test_one_error_names_several() -> None:
     made = {f"net{i}": of_others("equinox module")[0] for i in range(8)}
     with pytest.raises(sv.errors.ForeignStateError) as caught:
@@ -229,6 +258,14 @@ class Model(sv.Module):
     def __init__(self, **attributes: Any) -> None:
         self.v = scalar()
         vars(self).update(attributes)
+
+
+def test_an_array_of_python_and_each_kind_of_thing_are_warned_of() -> None:
+    import array
+
+    for thing in (array.array("d", [1.0]), np.zeros(1), random.Random(0)):
+        with pytest.warns(sv.errors.StateWarning, match="at 'x'"):
+            sv.snapshot(Model(x=thing))
 
 
 def test_a_plain_array_is_warned_of_once(backend: str, tmp_path: Path) -> None:
@@ -391,9 +428,7 @@ def test_a_variable_in_an_attribute_of_a_mapping_is_an_error() -> None:
     with pytest.raises(sv.errors.NameScopeError) as caught:
         sv.snapshot({"settings": Settings(hidden=[w], v=v)})
     assert "Settings has a variable in an attribute, but only its items are searched" in str(caught.value)
-    assert "at 'settings'. Hint: make the variable an item, or derive the class from sv.Module too." in str(
-        caught.value
-    )
+    assert "at 'settings'. Hint: make it an item, or derive the class from sv.Module too." in str(caught.value)
 
 
 @pytest.mark.parametrize("operation", [name for name in OPERATIONS if name != "variables"])

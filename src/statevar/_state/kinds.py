@@ -46,6 +46,8 @@ def state_in(cls: type) -> StateIn | None:
 def is_array(cls: type) -> bool:
     """Whether objects of a class are arrays of any library, as opposed to numbers."""
     has_elements = hasattr(cls, "__array__") or hasattr(cls, "__dlpack__")
+    if cls.__module__ == "array":  # of Python
+        return True
     return has_elements and hasattr(cls, "shape") and hasattr(cls, "dtype") and not _is_numpys(cls, "generic")
 
 
@@ -67,7 +69,10 @@ def _all_of_it(each: Any) -> list[Any]:
 
 
 def _tensors(module: Any) -> list[Any]:
-    return list(chain(module.parameters(), module.buffers()))
+    try:
+        return list(chain(module.parameters(), module.buffers()))
+    except AttributeError:  # its constructor has not run
+        return []
 
 
 def _variables(each: Any) -> list[Any]:

@@ -13,7 +13,7 @@ from typing import Any
 from .._core.variable import Variable
 from ..errors import ForeignStateError, NameScopeError, StateWarning, describe
 from .kinds import is_foreign, library_of
-from .walk import FUNCTIONS, Attribute, Opener, is_ours_compiled, kind_of, segment, walk
+from .walk import FUNCTIONS, Attribute, Opener, Unordered, is_ours_compiled, kind_of, segment, walk
 
 __all__ = ["refuse_lost_state", "refuse_variables_of_variables", "warn_of_plain_state"]
 
@@ -21,7 +21,8 @@ __all__ = ["refuse_lost_state", "refuse_variables_of_variables", "warn_of_plain_
 _KEEPING = frozenset({"rollback", "save", "snapshot"})
 _NAMED = 5  # objects that one error names
 
-_warned: set[tuple[str, str]] = set()  # the class of the object that was passed, and the path in it
+#: The class of an object that was passed, the path of a thing in it, and the class of that thing.
+_warned: set[tuple[str, str, str]] = set()
 _BUILTIN_CONTAINERS = (list, tuple, dict, set, frozenset)
 
 
@@ -44,14 +45,16 @@ def refuse_lost_state(operation: str, target: Any, aside: list[Any], found: Coll
         raise _foreign_error(operation, list(_located(target, foreign)))
     known = set(found)
     for which, each in things.items():
-        if _is_opaque(each) and not known.issuperset(_variables_held_by(each)):
+        hidden = _hidden_in(each, known) if _is_opaque(each) else None
+        if hidden is not None:
             ((path, _),) = _located(target, {which: each})
+            what = "a variable" if isinstance(hidden, Variable) else _article(type(hidden))
             if isinstance(each, Mapping):
-                problem = f"{_article(type(each))} has a variable in an attribute, but only its items are searched"
-                hint = "make the variable an item, or derive the class from sv.Module too"
+                problem = f"{_article(type(each))} has {what} in an attribute, but only its items are searched"
+                hint = "make it an item, or derive the class from sv.Module too"
             else:
-                problem = f"{_article(type(each))} contains a variable, but such an object cannot be searched"
-                hint = "keep the variable in an attribute, a list or a dict"
+                problem = f"{_article(type(each))} contains {what}, but such an object cannot be searched"
+                hint = "keep it in an attribute, a list or a dict"
             raise NameScopeError.of(operation, problem, path, hint)
 
 
@@ -86,7 +89,7 @@ def warn_of_plain_state(operation: str, target: Any, aside: list[Any], found: Co
         return
     cls = type(target)
     for path, each in _located(target, wanted):
-        key = f"{cls.__module__}.{cls.__qualname__}", path
+        key = f"{cls.__module__}.{cls.__qualname__}", path, type(each).__name__
         if key not in _warned:
             message = describe(operation, *_warning(each, path))
             warnings.warn(message, StateWarning, stacklevel=_caller())
@@ -171,8 +174,20 @@ def _uses_more(each: Any, known: set[Variable]) -> bool:
     return _is_function(each) and not known.issuperset(_variables_held_by(each))
 
 
+def _hidden_in(each: Any, known: set[Variable]) -> Any:
+    """A variable that was not found, or state of another library, in an opaque object; None if there is none."""
+    for one in _held_by(each):
+        if one not in known if isinstance(one, Variable) else _is_lost(one, known):
+            return one
+    return None
+
+
 def _variables_held_by(root: Any) -> Iterator[Variable]:
-    """The variables in what a function or an opaque object refers to."""
+    return (each for each in _held_by(root) if isinstance(each, Variable))
+
+
+def _held_by(root: Any) -> Iterator[Any]:
+    """The variables and the objects of other libraries in what a function or an opaque object refers to."""
     stack, met = list(_referents(root)), {id(root)}
     while stack:
         each = stack.pop()
@@ -183,7 +198,9 @@ def _variables_held_by(root: Any) -> Iterator[Variable]:
         elif _is_function(each) or isinstance(each, (*_BUILTIN_CONTAINERS, Iterator)):
             met.add(id(each))
             stack += _referents(each)
-        elif _is_function(root) and kind_of(type(each)).state_in is None:
+        elif kind_of(type(each)).state_in is not None:
+            yield each
+        elif _is_function(root):
             met.add(id(each))
             yield from (one for one in walk(each) if isinstance(one, Variable))
 
@@ -230,7 +247,8 @@ def _located(target: Any, wanted: dict[int, Any]) -> Iterator[tuple[str, Any]]:
             around = path, each
         if id(each) in wanted:
             place = path, each
-            if around is not None and kind_of(type(each)).state_in is not None:
+            state = kind_of(type(each)).state_in
+            if around is not None and state is not None and state(each):
                 place = around
             if id(place[1]) not in named:
                 named.add(id(place[1]))
@@ -238,12 +256,14 @@ def _located(target: Any, wanted: dict[int, Any]) -> Iterator[tuple[str, Any]]:
             continue
         children = opener(each) or {}
         items = children.items() if isinstance(children, dict) else enumerate(children)
-        steps = [(f"{path}/{_step(key)}" if path else _step(key), child, around) for key, child in items]
-        stack += reversed(steps)
+        stack += reversed([(_joined(path, key), child, around) for key, child in items])
 
 
-def _step(key: Any) -> str:
-    return segment(key) if isinstance(key, str | int | Attribute) else repr(key)
+def _joined(path: str, key: Any) -> str:
+    if isinstance(key, Unordered):
+        return path  # of the set
+    step = segment(key) if isinstance(key, str | int | Attribute) else repr(key)
+    return f"{path}/{step}" if path else step
 
 
 def _caller() -> int:

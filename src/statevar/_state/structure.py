@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from .._core.variable import Variable
 from ..errors import describe
-from .paths import paths_in, variables_in
+from .paths import contents_of, paths_in, variables_in
 
 __all__ = ["Structure"]
 
@@ -28,6 +28,8 @@ class Structure:
 
     def __init__(self, operation: str, tree: Any) -> None:
         self._operation = operation
+        if not isinstance(tree, Variable | Iterator):
+            contents_of(operation, tree)  # raises an error of the whole tree, with the path in it
         self._tree = _opened(operation, tree)
         found: dict[Variable, None] = {}
         self.build(found.setdefault)
