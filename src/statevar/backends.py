@@ -50,6 +50,7 @@ from ._arrays.stored import Stored
 from ._arrays.tracing import Tracing
 from ._arrays.transforms import Program, Tape, Transforms
 from ._arrays.types import Array, HostArray, Operation
+from ._arrays.unreadable import Unreadable
 
 __all__ = [
     "AT_OPERATIONS",
@@ -68,6 +69,7 @@ __all__ = [
     "Tape",
     "Tracing",
     "Transforms",
+    "Unreadable",
     "combine",
     "dlpack_of_host",
     "host_dtype",

@@ -244,12 +244,6 @@ def test_models_of_the_libraries_are_told_what_they_are() -> None:
         sv.Variable(net.state_dict())
 
 
-def test_a_sparse_matrix_is_told_how_to_be_dense(backend: str) -> None:
-    sparse = pytest.importorskip("scipy.sparse")
-    with pytest.raises(sv.errors.InitializerError, match=r"type csr_array is sparse, and a .*x.toarray\(\)"):
-        sv.Variable(sparse.csr_array(np.eye(2)), backend=backend)
-
-
 @pytest.mark.parametrize("value", [["a", 1], [1, "2"], [["a"], [2.5]], (True, "x"), ["a", np.float32(1)]])
 def test_numbers_beside_texts_do_not_become_texts(value: Any) -> None:
     v = sv.Variable(["a", "b"], name="v")

@@ -30,6 +30,7 @@ from .shapes import DeclaredShape, Shape
 from .stored import Stored
 from .tracing import Tracing
 from .types import Array, HostArray, Operation
+from .unreadable import Unreadable
 
 if TYPE_CHECKING:
     from .transforms import Transforms
@@ -141,6 +142,13 @@ class Backend(ABC):
 
         A variable lies in one place. This is asked of a first value and of the operands that `operand` returns None
         for: it must do so for an array whose elements cannot be moved to another device.
+        """
+        return None
+
+    def unreadable(self, value: Any) -> Unreadable | None:
+        """Says why an array of this library cannot be stored: it would lose a part of its meaning, or has no elements.
+
+        For instance a masked or a sparse array. Asked whenever `spread` is asked; `operand` must return None for it.
         """
         return None
 

@@ -242,6 +242,8 @@ def _clean(part: Any) -> Any:
         return np.asarray(part)
     if hasattr(part, "__index__") and not getattr(part, "ndim", 0) and not hasattr(part, "__len__"):
         return part.__index__()
+    if hasattr(part, "mask") and hasattr(part, "filled"):
+        raise IndexError("a masked array is no index, since its mask would be lost; write x.filled(…) or x[~x.mask]")
     array = np.asarray(part)
     if array.size == 0 and array.dtype.kind == "f":  # an empty list
         return array.astype(np.intp)

@@ -26,6 +26,7 @@ from ..errors import ComputationError, ConflictError, DTypeError, ShapeError, Tr
 from . import overlays
 from .convert import to_operand, to_value, unwrapped
 from .elsewhere import refuses
+from .foreign import check_readable
 from .holds import BUSY, IN_PROGRAMS, Hold
 from .watchers import Watchers
 from .writes import ASSIGN, KEPT, REDECLARE, Write, writes_of
@@ -345,6 +346,10 @@ class Cell:
                         cell._snapshot = handle.published
                 if (watchers := cell._watchers) is not None:
                     watchers.record(cell._version)
+            except Exception:
+                if not backend.is_host:
+                    check_readable(x, owner_of(x), write.operation, self._path)  # which may say more than the library
+                raise
             finally:
                 cell._holder = hold
         if watchers is not None and hold is None:
@@ -380,6 +385,8 @@ class Cell:
         would write to the same buffer, which may be a reader's snapshot or, on JAX, donated.
         """
         backend = self._backend
+        if not backend.is_host:
+            check_readable(x, owner_of(x), write.operation, self._path)
         check = write.check
         where = check(self, write.operation, x, index)
         x = self._computed(write, self._stored(), x, where)

@@ -11,7 +11,7 @@ from .._arrays.dtypes import cast_host, check_kind, default_for, dtype_kind, dty
 from .._arrays.registry import owner_of
 from .._arrays.types import Array, HostArray
 from ..errors import DTypeError, InitializerError, RangeError, StatevarError, TraceError
-from .foreign import array_in, described, is_one_array
+from .foreign import array_in, check_readable, described, is_one_array
 from .operators import Operators
 
 #: Where an operand of a write is made: the verb moves it to the device of the variable.
@@ -57,8 +57,7 @@ def to_operand(value: Any, backend: Backend, dtype: str, *, operation: str, path
             path,
             "return it from the traced function and assign it outside",
         )
-    if owner is not None and (spread := owner.spread(value)) is not None:
-        raise spread.refused(operation, path)
+    check_readable(value, owner, operation, path)
     if owner is backend and not backend.is_host:
         return _cast_native(value, backend, dtype, native, operation, path)
     if owner is not None:
@@ -93,8 +92,7 @@ def to_value(value: Any, backend: Backend, dtype: str, *, operation: str, path: 
         return made if old is None else backend.beside(made, old)
     if old is not None:
         value = backend.beside(value, old)
-    if (spread := backend.spread(value)) is not None:
-        raise spread.refused(operation, path)
+    check_readable(value, backend, operation, path)
     source = backend.dtype_name(value)
     if source == dtype:
         return backend.without_weak_type(value)
@@ -187,10 +185,10 @@ def _has_text(value: Any) -> bool:
     return dtype_kind(dtype_name(np.asarray(value).dtype)) == "string"
 
 
-def inferred_dtype(value: Any, operation: str) -> str:
+def inferred_dtype(value: Any, operation: str, path: str) -> str:
     """The dtype of a variable that is made from this value without ``dtype=``."""
     owner = owner_of(value)
     if owner is not None:
         return owner.dtype_name(value)
-    host, from_python = host_from_python(value, operation, "")
+    host, from_python = host_from_python(value, operation, path)
     return default_for(host) if from_python else dtype_name(host.dtype)

@@ -10,11 +10,13 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import islice
-from typing import Any
+from typing import Any, Final
 
+from .._arrays.backend import Backend
 from .._arrays.registry import owner_of
+from .._arrays.unreadable import Unreadable
 
-__all__ = ["array_in", "described", "is_one_array", "lists_arrays"]
+__all__ = ["array_in", "check_readable", "described", "is_one_array", "lists_arrays"]
 
 #: How another framework's variable gives its array: a method, or the property ``value``.
 _METHODS = ("__jax_array__", "__tf_tensor__")
@@ -94,10 +96,73 @@ def described(value: Any) -> tuple[str, str]:
             f"a value of type {name} is a callable and not an array",
             "pass the value that it returns, or use v.update(fn) to compute it from the old value",
         )
-    for method in ("toarray", "to_dense", "todense"):
-        if hasattr(cls, method):
-            return f"a value of type {name} is sparse, and a variable is dense", f"pass x.{method}()"
     if hasattr(cls, "__float__"):
         return f"a value of type {name} cannot be read as an array", "pass float(x)"
     separate = "; arrays of several shapes are variables of their own" if isinstance(value, list | tuple) else ""
     return f"a value of type {name} cannot be read as an array", f"{_TAKEN_ROWS}{separate}"
+
+
+#: The methods by which a sparse or ragged array of any package makes a dense one.
+_DENSE = ("toarray", "todense", "to_dense")
+#: What marks a ragged or sparse tensor that has no such method, and what to pass then.
+_PARTS = {
+    ("row_splits", "to_tensor"): "x.to_tensor()",
+    ("indices", "dense_shape"): "a dense tensor of it, such as tf.sparse.to_dense(x) or tf.convert_to_tensor(x)",
+}
+
+
+def check_readable(value: Any, owner: Backend | None, operation: str, path: str) -> None:
+    """Raises if a value would lose a part of its meaning when it is read as an array: a mask, a unit, missing values.
+
+    Args:
+        owner: the backend of an array; None for any other object, and for a list, whose elements are checked.
+
+    Raises:
+        DTypeError: the value is masked, sparse or the like.
+        DeviceError: its elements are spread over several devices or processes, or it has none.
+    """
+    if owner is not None:
+        found: Any = owner.unreadable(value) or owner.spread(value)
+    elif isinstance(value, list | tuple):
+        for each in value if set(map(type, value)) - _NUMBERS else ():
+            if type(each) not in _NUMBERS:
+                check_readable(each, owner_of(each), operation, path)
+        return
+    else:
+        found = _unreadable(value)
+    if found is not None:
+        raise found.refused(operation, path)
+
+
+_NUMBERS: Final = {bool, int, float, complex, str}
+
+
+def _unreadable(value: Any) -> Unreadable | None:
+    """Why an object that is no array of a library would lose a part of its meaning if NumPy read it as one."""
+    cls = type(value)
+    if cls.__module__ == "builtins" or isinstance(value, type):
+        return None
+    name = f"{'an' if cls.__name__[0] in 'AEIOU' else 'a'} {cls.__name__}"
+    if (method := next((each for each in _DENSE if hasattr(cls, each)), "")) and not hasattr(cls, "__array__"):
+        return Unreadable(f"{name}, and a variable is dense", f"pass x.{method}()")
+    for attributes, hint in _PARTS.items():
+        if all(hasattr(cls, each) for each in attributes):
+            return Unreadable(f"{name}, and a variable is dense", f"pass {hint}")
+    if hasattr(cls, "mask") and hasattr(cls, "filled"):
+        return Unreadable(f"{name}, whose mask would be lost", "pass x.filled(0.0), or x[~x.mask]")
+    if hasattr(cls, "magnitude") and hasattr(cls, "units"):
+        return Unreadable(f"{name} in {value.units}, whose unit would be lost", "pass its number: x.magnitude")
+    if _has_missing(value):
+        return Unreadable(f"{name} with missing values, which would become NaN", "pass x.to_numpy(na_value=0.0)")
+    return None
+
+
+def _has_missing(value: Any) -> bool:
+    """Whether an array or a table has missing values of which NumPy would make NaN: they are not the same."""
+    if not hasattr(value, "isna"):
+        return False
+    if hasattr(value, "dtypes") and hasattr(value, "columns"):
+        return any(_has_missing(value[each]) for each in value.columns)
+    kind = getattr(value, "dtype", None)
+    missing = getattr(kind, "na_value", None)
+    return missing is not None and not isinstance(missing, float) and bool(value.isna().any())

@@ -116,7 +116,11 @@ class Operators(ABC):
         if owner is ours:
             return ours, value, other
         if owner is not None:
-            return ours, value, ours.as_other_operand(other) if owner.is_host else NotImplemented
+            if not owner.is_host:
+                return ours, value, NotImplemented
+            if (found := owner.unreadable(other)) is not None:
+                raise found.refused(op.__name__.strip("_"), getattr(self, "_path", ""))
+            return ours, value, ours.as_other_operand(other)
         if hasattr(type(other), "__array_priority__") or hasattr(type(other), "__array_ufunc__"):
             # A DataFrame, a sparse matrix or another type in NumPy's dispatch wants a NumPy operand.
             return default_backend(), self._host(), other

@@ -13,7 +13,7 @@ from .._arrays.registry import owner_of
 from .._arrays.shapes import Shape
 from .._arrays.types import HostArray, Operation
 from ..errors import DTypeError, InitializerError, RangeError, ShapeError, StatevarError
-from .foreign import described
+from .foreign import check_readable, described
 
 __all__ = ["has_arrays", "host_of_buffer", "host_of_sequence", "is_sequence"]
 
@@ -64,6 +64,7 @@ def host_of_sequence(sequence: Any, op: Operation, dtype: str, shape: Shape, pat
         ShapeError: the shapes do not broadcast.
     """
     operation, problem = op.__name__.strip("_"), ""
+    check_readable(list(sequence), None, operation, path)
     try:
         host = np.asarray(list(sequence) if isinstance(sequence, deque) else sequence)
     except StatevarError:

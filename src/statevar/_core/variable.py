@@ -22,6 +22,7 @@ from .creation import initial_value, unexpected
 from .display import variable_repr
 from .edit import edit
 from .elsewhere import Elsewhere, refuses
+from .foreign import check_readable
 from .forks import register
 from .frozen import FrozenVariable
 from .holds import BUSY, Hold
@@ -111,11 +112,11 @@ class Variable(Cell, Protocols, Elsewhere):
         value, asked = initial_value(initializer, declared, asked, seed)
         owner = owner_of(value)
         path = "" if name is None else scopes.path_of(name)
-        if owner is not None and (spread := owner.spread(value)) is not None:
-            raise spread.refused("Variable", path)
+        if value is not None:
+            check_readable(value, owner, "Variable", path)
         library = get_backend(backend) if backend is not None else owner or default_backend()
         if value is not None:
-            asked = asked or library.default_dtype(inferred_dtype(value, "Variable"))
+            asked = asked or library.default_dtype(inferred_dtype(value, "Variable", path))
         asked = asked or "float32"
         place = scopes.current_device() if device is None else device
         if constraint is not None:

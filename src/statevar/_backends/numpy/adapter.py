@@ -24,6 +24,7 @@ from ..._arrays.indexing import Selection
 from ..._arrays.placement import no_such_device, parse_device
 from ..._arrays.shapes import DeclaredShape
 from ..._arrays.types import HostArray, Operation
+from ..._arrays.unreadable import Unreadable
 
 __all__ = ["BACKEND"]
 
@@ -229,6 +230,21 @@ class NumPyBackend(Backend):
     def device_name(self, device: Any) -> str:
         return "CPU:0"
 
+    def unreadable(self, value: Any) -> Unreadable | None:
+        cls = type(value)
+        if cls is np.ndarray or not isinstance(value, np.ndarray):
+            fields = getattr(getattr(value, "dtype", None), "names", None)
+        elif hasattr(value, "mask") and hasattr(value, "filled"):  # of NumPy, or of another package
+            return Unreadable(f"a {cls.__name__}, whose mask would be lost", "pass x.filled(0.0), or x[~x.mask]")
+        elif (unit := getattr(value, "unit", getattr(value, "units", None))) is not None:
+            return Unreadable(f"a {cls.__name__} in {unit}, whose unit would be lost", "pass its number: x.value")
+        else:
+            fields = value.dtype.names
+        if fields:
+            each = f"make one variable of each: {{name: sv.Variable(x[name]) for name in {fields}}}"
+            return Unreadable(f"a structured array with the fields {', '.join(fields)}", each)
+        return None
+
     # -- conversion ------------------------------------------------------------------------------------
 
     def operand(self, value: Any, dtype: Any) -> HostArray | None:
@@ -260,6 +276,9 @@ class NumPyBackend(Backend):
         array = array if fresh else array.copy()
         array.setflags(write=False)
         return array.view()  # which cannot be made writable again, since its base is read-only
+
+    def without_weak_type(self, array: Any) -> Any:
+        return array if type(array) is np.ndarray or _is_box(array) else np.asarray(array)
 
     def in_range(self, before: HostArray, after: HostArray) -> bool:
         before, after = _unboxed(before), _unboxed(after)

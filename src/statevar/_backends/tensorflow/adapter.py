@@ -27,6 +27,7 @@ from ..._arrays.placement import Spread, no_such_device, parse_device
 from ..._arrays.shapes import DeclaredShape, Shape
 from ..._arrays.stored import Stored
 from ..._arrays.types import HostArray, Operation
+from ..._arrays.unreadable import Unreadable
 from ...errors import DTypeError, ShapeError
 from . import namespace
 from .operators import operate
@@ -167,6 +168,12 @@ class TensorFlowBackend(Backend):
             hint = "pass tf.experimental.dtensor.relayout to a replicated layout, and then .numpy()"
             return Spread("a tensor of tf.experimental.dtensor, which is spread over a mesh", hint)
         return None
+
+    def unreadable(self, value: Any) -> Unreadable | None:
+        if not getattr(getattr(value, "dtype", None), "is_quantized", False):
+            return None
+        problem = f"a quantized tensor ({value.dtype.name}), whose scale would be lost"
+        return Unreadable(problem, "pass tf.quantization.dequantize(x, low, high)")
 
     def spread_handle(self, handle: Any) -> Spread | None:
         several = tf.distribute.has_strategy() and tf.distribute.get_strategy().num_replicas_in_sync > 1

@@ -30,6 +30,7 @@ from ..._arrays.placement import Spread, no_such_device, parse_device
 from ..._arrays.shapes import DeclaredShape
 from ..._arrays.stored import Stored
 from ..._arrays.types import HostArray, Operation
+from ..._arrays.unreadable import Unreadable
 from ...errors import DeviceError, DTypeError, describe
 from .functions import call_reading, only_reading
 from .indices import get_own, is_outside, last_of_same, put_masked, takes_index
@@ -73,6 +74,10 @@ _REDUCTIONS = {"add": "sum", "multiply": "prod", "min": "amin", "max": "amax"}
 _use_count: Callable[[int], int] = getattr(torch._C, "_storage_Use_Count", lambda _: -1)
 
 _CONTIGUOUS = torch.contiguous_format
+_STRIDED = torch.strided
+
+_NO_ELEMENTS = "a tensor on the device 'meta', which has no elements"
+_WITH_ELEMENTS = "pass device='CPU:0'; or shape= and dtype= for a variable that gets its value later"
 
 # Asked at every write; each dot costs 30 ns.
 _is_compiling = torch.compiler.is_compiling
@@ -324,17 +329,28 @@ class TorchBackend(Backend):
     def spread(self, value: Any) -> Spread | None:
         return None if type(value) is Tensor else spread_of(value)
 
-    def spread_handle(self, handle: Any) -> Spread | None:
-        if not handle.parameter.is_meta:
+    def unreadable(self, value: Any) -> Unreadable | None:
+        if isinstance(value, FakeTensor):
             return None
-        hint = "pass device='CPU:0'; or shape= and dtype= for a variable that gets its value later"
-        return Spread("a tensor on the device 'meta', which has no elements", hint)
+        if value.is_nested:
+            hint = "pass torch.nested.to_padded_tensor(x, 0.0)"
+            return Unreadable("a nested tensor, whose parts have several shapes", hint)
+        if hasattr(value, "get_mask"):
+            return Unreadable(f"a {type(value).__name__}, whose mask would be lost", "pass x.to_tensor(0.0)")
+        if value.layout is not torch.strided:
+            return Unreadable(f"a tensor of the layout {value.layout}, and a variable is dense", "pass x.to_dense()")
+        if value.is_quantized:
+            return Unreadable(f"a quantized tensor ({value.dtype}), whose scale would be lost", "pass x.dequantize()")
+        return Unreadable(_NO_ELEMENTS, _WITH_ELEMENTS, DeviceError) if value.is_meta else None
+
+    def spread_handle(self, handle: Any) -> Spread | None:
+        return Spread(_NO_ELEMENTS, _WITH_ELEMENTS) if handle.parameter.is_meta else None
 
     # -- conversion ------------------------------------------------------------------------------------
 
     def operand(self, value: Any, dtype: Any) -> Tensor | None:
         if isinstance(value, Tensor) and value.dtype is dtype:
-            if type(value) is not Tensor and spread_of(value) is not None:
+            if value.layout is not _STRIDED or (type(value) is not Tensor and spread_of(value) is not None):
                 return None
             return value.detach() if value.requires_grad else value
         return None
