@@ -269,6 +269,9 @@ class NumPyBackend(Backend):
             boxed: HostArray = array.astype(dtype)
         return boxed
 
+    def without_weak_type(self, array: Any) -> Any:
+        return array if type(array) is np.ndarray or _is_box(array) else np.asarray(array)
+
     def as_immutable(self, array: Any, *, fresh: bool) -> Any:
         if type(array) is not np.ndarray:
             return array
@@ -276,9 +279,6 @@ class NumPyBackend(Backend):
         array = array if fresh else array.copy()
         array.setflags(write=False)
         return array.view()  # which cannot be made writable again, since its base is read-only
-
-    def without_weak_type(self, array: Any) -> Any:
-        return array if type(array) is np.ndarray or _is_box(array) else np.asarray(array)
 
     def in_range(self, before: HostArray, after: HostArray) -> bool:
         before, after = _unboxed(before), _unboxed(after)
