@@ -111,6 +111,24 @@ class Nothing:
     value = property(lambda self: None)
 
 
+class Failing:
+    """One that cannot give its array now."""
+
+    @property
+    def value(self) -> Any:
+        raise RuntimeError("not built yet")
+
+
+class Numbers:
+    """A sequence of the user's own, which says so by its methods only."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> float:
+        return [1.0, 2.0][index]
+
+
 class Layer:
     """A model: it can be called, and lists its arrays."""
 
@@ -154,6 +172,7 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "a model": (Layer(), r"an object of type Layer holds several arrays.*\[sv.Variable\(x\) for x in arrays\]"),
     "names of arrays": (Parameters(), "type Parameters cannot be read as an array"),
     "an object": (object(), "type object cannot be read as an array"),
+    "an error inside": (Failing(), "type Failing cannot be read as an array"),
     "nothing yet": (Nothing(), "type Nothing cannot be read as an array"),
     "arrays of several shapes": (
         Layer().weights,
@@ -213,8 +232,14 @@ def test_what_makes_a_variable_and_cannot_be_assigned(backend: str, value: Any, 
     assert (v.version, v.numpy().tolist()) == (0, [1.0, 2.0])
 
 
+def test_an_object_that_cannot_give_its_array_is_compared_as_any_object(backend: str) -> None:
+    v = sv.Variable(1.0, backend=backend)
+    with pytest.raises((TypeError, ValueError)):  # the library's own
+        v + Failing()
+
+
 @pytest.mark.parametrize(
-    "value", [deque([1.0, 2.0]), np.array([1.0, 2.0], "float32").data, array("f", [1.0, 2.0]), range(1, 3)]
+    "value", [deque([1.0, 2.0]), np.array([1.0, 2.0], "float32").data, Numbers(), array("f", [1.0, 2.0]), range(1, 3)]
 )
 def test_sequences_and_buffers_are_arrays(backend: str, value: Any) -> None:
     assert_same(sv.Variable(value, backend=backend), [1, 2])

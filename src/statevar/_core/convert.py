@@ -11,7 +11,7 @@ from .._arrays.dtypes import cast_host, check_kind, default_for, dtype_kind, dty
 from .._arrays.registry import owner_of
 from .._arrays.types import Array, HostArray
 from ..errors import DTypeError, InitializerError, RangeError, StatevarError, TraceError
-from .foreign import array_in, check_readable, described, is_one_array
+from .foreign import array_in, check_readable, described, is_one_array, may_be_text
 from .operators import Operators
 
 #: Where an operand of a write is made: the verb moves it to the device of the variable.
@@ -146,6 +146,8 @@ def host_from_python(value: Any, operation: str, path: str) -> tuple[HostArray, 
             raise
         except Exception as error:  # noqa: BLE001
             problem = f" ({type(error).__name__}: {error})"
+    if host.dtype.kind in "US" and not may_be_text(value):
+        host = np.empty(0, object)
     if host.dtype.kind in "US" and isinstance(value, list | tuple) and not _is_text(value):
         raise DTypeError.of(
             operation, "a list has texts and numbers", path, "convert the texts to numbers, or the numbers to texts"

@@ -15,8 +15,9 @@ from typing import Any, Final
 from .._arrays.backend import Backend
 from .._arrays.registry import owner_of
 from .._arrays.unreadable import Unreadable
+from ..errors import StatevarError
 
-__all__ = ["array_in", "check_readable", "described", "is_one_array", "lists_arrays"]
+__all__ = ["array_in", "check_readable", "described", "is_one_array", "lists_arrays", "may_be_text"]
 
 #: How another framework's variable gives its array: a method, or the property ``value``.
 _METHODS = ("__jax_array__", "__tf_tensor__")
@@ -36,24 +37,34 @@ def array_in(value: Any) -> Any:
     cls = type(value)
     if cls.__module__ == "builtins" or isinstance(value, type) or owner_of(value) is not None:
         return value
+    try:
+        found = _asked(cls, value)
+    except StatevarError:
+        raise
+    except Exception:  # noqa: BLE001  # it has no array now, or it is no variable; the conversion says what is wrong
+        return value
+    return value if owner_of(found) is None else found
+
+
+def _asked(cls: type, value: Any) -> Any:
     for name in _METHODS:
         if hasattr(cls, name):
-            found = getattr(value, name)()
-            return found if owner_of(found) is not None else value
-    if isinstance(getattr(cls, "value", None), property):
-        found = value.value
-        return found if owner_of(found) is not None else value
-    return value
+            return getattr(value, name)()
+    return value.value if isinstance(getattr(cls, "value", None), property) else None
 
 
 def is_one_array(value: Any) -> bool:
-    """Whether NumPy reads a value as the array that it means, and not as the keys of a mapping or of a model."""
-    if isinstance(value, Sequence | deque):
-        return True
-    if isinstance(value, Mapping | AbstractSet):
-        return False
-    if not hasattr(type(value), "__getitem__"):
-        return True  # NumPy asks it, and says what is wrong
+    """Whether NumPy may read a value, and not make an array of the keys of a mapping or of a model."""
+    return _has_protocol(value) or not (isinstance(value, Mapping | AbstractSet) or hasattr(type(value), "keys"))
+
+
+def may_be_text(value: Any) -> bool:
+    """Whether a value of which NumPy makes texts is meant as texts. An object that iterates over names is not."""
+    return isinstance(value, str | bytes | Sequence | deque) or _has_protocol(value)
+
+
+def _has_protocol(value: Any) -> bool:
+    """Whether an object gives an array, or memory, to NumPy when it is asked."""
     if any(hasattr(value, name) for name in ("__array__", "__array_interface__", "__array_struct__")):
         return True
     try:
