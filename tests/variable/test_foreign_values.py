@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import statevar as sv
-from tests.helpers import array_of, assert_same, host
+from tests.helpers import array_of, assert_same, host, total
 
 
 class Property:
@@ -70,6 +70,21 @@ def test_a_variable_of_another_framework_is_an_operand(backend: str, backends: l
         assert np.asarray(host(v == theirs)).tolist() == [False, True]
         v *= theirs
         assert_same(v, [3.0, 4.0])
+
+
+def test_a_traced_array_of_another_framework_keeps_its_gradient(backend: str) -> None:
+    if backend == "numpy":
+        pytest.importorskip("autograd")
+    v, w = (sv.Variable([1.0, 2.0], backend=backend) for _ in range(2))
+
+    def loss() -> Any:
+        w.assign(Property(v.value * 3.0))
+        return total(w.value)
+
+    _, gradients = sv.value_and_grad(loss, [v])()
+    assert_same(gradients[0], [3.0, 3.0])
+    sv.jit(loss)()
+    assert_same(w, [3.0, 6.0])
 
 
 def test_a_list_of_variables_of_another_framework_is_taken(backend: str, theirs: Any) -> None:

@@ -86,6 +86,8 @@ def to_value(value: Any, backend: Backend, dtype: str, *, operation: str, path: 
         TraceError: the value is traced by another library.
     """
     value = unwrapped(value)
+    if owner_of(value) is None:
+        value = array_in(value)  # which may be traced too
     if owner_of(value) is not backend:
         device = None if old is None else ANYWHERE
         made = backend.import_array(to_operand(value, backend, dtype, operation=operation, path=path, device=device))
