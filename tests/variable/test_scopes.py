@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +38,8 @@ SCOPES: dict[str, tuple[Callable[[], Any], Callable[[], Any], list[Any]]] = {
 def test_a_scope_is_entered_again_and_inside_itself(case: str) -> None:
     make, ask, (outside, inside, twice) = SCOPES[case]
     scope = make()
-    for _ in range(2):
+    for each in (scope, scope, copy.deepcopy(scope), pickle.loads(pickle.dumps(scope))):
+        scope = each
         assert ask() == outside
         with scope:
             assert ask() == inside

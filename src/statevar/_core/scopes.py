@@ -53,8 +53,14 @@ class _Scope(ContextDecorator):
     def __exit__(self, *_: object) -> None:
         self._values.set(self._values.get()[:-1])
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return device, (self._value,)
+
 
 class _NameScope(_Scope):
+    def __reduce__(self) -> tuple[Any, ...]:
+        return name_scope, (self._value,)
+
     def __enter__(self) -> str:
         path = (*self._values.get(), self._value)
         self._values.set(path)
@@ -62,6 +68,9 @@ class _NameScope(_Scope):
 
 
 class _Autocast(_Scope):
+    def __reduce__(self) -> tuple[Any, ...]:
+        return autocast, (self._value,)
+
     def __enter__(self) -> None:
         active.append(None)
         super().__enter__()
