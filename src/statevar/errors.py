@@ -152,7 +152,7 @@ class DivisionError(RangeError, ZeroDivisionError):
 
 
 class ReadOnlyError(StatevarError, TypeError):
-    """Raised on a write to a read-only array, or to the copy of a variable that a transform has made."""
+    """Raised on a write to a read-only array, to a transform's copy of a variable, or in place of a variable."""
 
 
 class ReentrantWriteError(StatevarError, RuntimeError):

@@ -319,6 +319,20 @@ def test_values_do_not_replace_a_container_of_variables(backend: str) -> None:
     assert model.variables == ()
 
 
+def test_a_value_does_not_replace_a_variable_in_compiled_code(backend: str) -> None:
+    model = Dense(backend=backend)
+
+    @sv.jit
+    def step() -> None:
+        model.bias = model.bias * 0.9
+
+    with pytest.raises(
+        sv.errors.ReadOnlyError, match=r"setattr: .* at 'bias'\. Hint: write the variable: module\.bias\.assi"
+    ):
+        step()
+    assert list(model.named_variables()) == ["kernel", "bias", "calls"]
+
+
 def test_a_variable_may_be_replaced_by_an_object_or_removed(backend: str) -> None:
     model = Dense(backend=backend)
     new = model.kernel = sv.Variable(1.0, backend=backend)

@@ -15,7 +15,7 @@ from .._core import scopes
 from .._core.forks import guarded
 from .._core.variable import Variable
 from .._public import public
-from ..errors import describe
+from ..errors import ReadOnlyError, describe
 from .paths import Container, contents_of, named_in, objects_in, paths_in, variables_in
 from .walk import kind_of
 
@@ -80,7 +80,7 @@ class Module(Container):
     the instance, belong to no module.
 
     An attribute that is a variable can be deleted, or replaced by another variable, by an object that is no value, or
-    by None. Replacing it by a number or an array is a TypeError: to write the variable, use `Variable.assign`.
+    by None. Replacing it by a number or an array is a `ReadOnlyError`: to write the variable, use `Variable.assign`.
 
     Source: ``tf.Module``, ``torch.nn.Module``.
 
@@ -252,7 +252,7 @@ def _on_setattr(hook: Callable[[Module], object]) -> Callable[[], None]:
 
 
 def _check_replacement(module: Module, name: str, old: Any, value: Any) -> None:
-    """Raises TypeError if an attribute with variables would become a number or an array, or a container of them."""
+    """Raises ReadOnlyError if an attribute with variables would become a number or an array, or a container of them."""
     strings = any(each.dtype_name == "string" for each in _variables_in(old))
     if value is old or not _is_value(value, strings=strings) or next(_variables_in(old), None) is None:
         return
@@ -262,7 +262,7 @@ def _check_replacement(module: Module, name: str, old: Any, value: Any) -> None:
         hint = f"write the variable: module.{name}.assign(...); or delete it first: del module.{name}"
     else:
         hint = f"write the variables: sv.batch_set_value([(v, x), ...]); or delete them first: del module.{name}"
-    raise TypeError(describe("setattr", problem, name, hint))
+    raise ReadOnlyError.of("setattr", problem, name, hint)
 
 
 def _variables_in(attribute: Any) -> Iterator[Variable]:
