@@ -140,7 +140,8 @@ def test_a_step_of_optax_is_that_of_raw_arrays() -> None:
 
 def test_higher_orders_are_right() -> None:
     p = var(2.0)
-    for compiled in (lambda f: f, sv.jit):
+    compilers: list[Any] = [lambda f: f, sv.jit]
+    for compiled in compilers:
         assert_same(compiled(sv.grad(lambda: sv.grad(lambda: p.value**3, p)(), p))(), 12.0)
         assert_same(compiled(sv.grad(lambda: sv.grad(lambda: sv.grad(lambda: p.value**4, p)(), p)(), p))(), 48.0)
         assert_same(compiled(sv.grad(lambda: jax.grad(lambda x: x**2 * p.value)(3.0), p))(), 6.0)
@@ -263,7 +264,7 @@ def test_a_map_that_writes_what_is_one_for_all() -> None:
 def test_remat_of_code_that_writes_writes_once() -> None:
     w, calls = var(2.0), var(0.0, trainable=False)
     block = sv.remat(lambda x: (inc(calls), jnp.sin(w.value * x))[1])
-    compilers: list[Callable[[Any], Any]] = [lambda f: f, sv.jit]
+    compilers: list[Any] = [lambda f: f, sv.jit]
     for n, compiled in enumerate(compilers):
         assert_same(compiled(sv.grad(lambda: block(3.0), w))(), 3 * np.cos(6.0), rtol=1e-5)
         assert_same(calls, n + 1.0)

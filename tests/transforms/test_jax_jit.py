@@ -127,7 +127,7 @@ def test_each_value_of_a_static_argument_is_a_program() -> None:
     # An older JAX lets it in, as an array.
     refused = pytest.raises(ValueError, match="[Nn]on-hashable|hashable") if ONCE == 1 else pytest.raises(TypeError)
     with refused:
-        sv.jit(step, static_argnames=["times"])(1.0, False, times=np.ones(2))
+        sv.jit(step, static_argnames=["times"])(1.0, False, times=np.ones(2))  # type: ignore[arg-type]
 
 
 def test_each_way_to_write_works() -> None:
@@ -190,7 +190,7 @@ def test_library_functions_take_a_variable() -> None:
 
 def test_what_comes_out_is_no_variable() -> None:
     v = var([1.0, 2.0], name="w")
-    out = sv.jit(lambda: {"v": inc(v), "x": [v.value]})()
+    out: Any = sv.jit(lambda: {"v": inc(v), "x": [v.value]})()
     assert type(out["v"]) is sv.FrozenVariable
     assert_same(out["v"].value, [2.0, 3.0])
     assert_same(out["x"][0], [2.0, 3.0])
@@ -359,9 +359,9 @@ def test_errors_of_the_function_and_of_the_call() -> None:
     f = sv.jit(lambda x: inc(v, x))
     with nothing_changes(v):
         with pytest.raises(TypeError, match="positional argument"):
-            f()
+            f()  # type: ignore[call-arg]
         with pytest.raises(TypeError, match="keyword"):
-            f(1.0, y=2.0)
+            f(1.0, y=2.0)  # type: ignore[call-arg]
         with pytest.raises(TypeError, match="valid JAX type|str"):
             f("no")
         with pytest.raises(sv.errors.ShapeError, match="assign_add: "):

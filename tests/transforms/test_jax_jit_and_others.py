@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from functools import partial
 from typing import Any
 
 import pytest
@@ -106,8 +107,8 @@ def test_an_exception_while_it_runs_leaves_the_values_or_says_what_is_lost() -> 
                 assert donate
                 assert not v.is_initialized
         assert_same(v.assign([3.0, 4.0]), [3.0, 4.0])
-        f = sv.jit(lambda v=v: nothing(inc(v)))
-        f()
+        again = sv.jit(partial(lambda v: nothing(inc(v)), v))
+        again()
         assert_same(v, [4.0, 5.0])
         assert_free(v)
 

@@ -255,7 +255,7 @@ def test_static_arguments_are_given_by_position_and_name() -> None:
     assert float(compiled(2.0, n=3)) == 6.0
     assert float(compiled(2.0, 4)) == 12.0
     with pytest.raises(TypeError, match="neither an array"):
-        compiled(2.0, n={1})
+        compiled(2.0, n={1})  # type: ignore[arg-type]
 
 
 def test_variables_as_arguments_are_told_apart_by_identity() -> None:

@@ -22,6 +22,10 @@ class Tape(ABC):
     def watch(self, array: Array) -> Array:
         """Returns the array that the code must compute with instead, so that its gradient is recorded."""
 
+    def watch_in_place(self, array: Array) -> Array:
+        """Watches an array of the user; the library may be able to record computations on that one itself."""
+        return self.watch(array)
+
     @abstractmethod
     def gradients(self, target: Array, sources: Sequence[Array], *, keep: bool) -> list[Array]:
         """The gradient of a scalar with respect to each of the arrays that `watch` returned; zeros where there is none.

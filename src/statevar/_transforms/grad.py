@@ -2,51 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
-from typing import Any
+from typing import Any, ParamSpec
 
 from .._arrays.backend import Backend
 from .._arrays.dtypes import is_differentiable
 from .._arrays.registry import owner_of, transforms_of
 from .._arrays.transforms import Tape
-from .._arrays.trees import tree_map
+from .._arrays.trees import leaves, tree_map
 from .._arrays.types import Array
 from .._core import overlays
+from .._core.convert import inferred_dtype, to_value
 from .._core.variable import Variable
 from .._public import public
 from .._state.structure import Structure
 from ..errors import DTypeError, ShapeError, TraceError, describe
+from .lift import library_of, plain
 from .overlay import ValueOverlay, keep_writes
 
 __all__ = ["grad", "value_and_grad"]
+
+_P = ParamSpec("_P")
 
 _ATTEMPTS = 20  # each finds at least one variable more
 
 
 @public()
 def value_and_grad(
-    fn: Callable[..., Any], variables: Any = None, has_aux: bool = False
-) -> Callable[..., tuple[Any, Any]]:
-    """Returns a function that computes the value of ``fn`` and its gradients with respect to variables.
+    fn: Callable[_P, Any], variables: Any = None, has_aux: bool = False, argnums: int | Sequence[int] | None = None
+) -> Callable[_P, tuple[Any, Any]]:
+    """Returns a function that computes the value of ``fn`` and its gradients, with respect to variables or arguments.
 
     Args:
         fn: returns a real scalar, computed by the library of the variables; it may read and write any variables.
         variables: a variable, a pytree of them, or an object that contains them. By default the trainable variables
             that ``fn`` reads; JAX then runs ``fn`` twice the first time, to find them.
         has_aux: ``fn`` returns ``(scalar, anything)``.
+        argnums: the positions of arguments of ``fn``: arrays, numbers, variables, or pytrees of those. Then the
+            gradients are those with respect to the arguments and, if there are ``variables`` too, to both.
 
     Returns:
         A function with the arguments of ``fn`` that returns ``(value, gradients)``, or
         ``((value, aux), gradients)``. The gradients have the structure of ``variables``; by default they are a dict by
         variable. They are zeros where the value does not depend on a variable. Complex gradients follow the library's
-        own convention.
+        own convention. With ``argnums`` they have the structure of the argument, or are a tuple with one for each; with
+        both, they are ``(gradients of the variables, gradients of the arguments)``.
 
     Raises:
-        DTypeError: one of ``variables`` has integers, booleans or strings, which have no gradient.
+        DTypeError: one of ``variables`` has integers, booleans or strings, which have no gradient; on calling: one of
+            the arguments has.
         ShapeError: on calling: ``fn`` did not return a scalar.
         TraceError: on calling: the variables belong to several libraries.
-        ValueError: one of ``variables`` is not trainable.
+        ValueError: one of ``variables`` is not trainable; on calling: ``fn`` has read no trainable variable, and there
+            are no ``argnums``; or has no such argument.
 
     The writes of ``fn``, such as running statistics, are made once, when it has ended; an exception drops them. For a
     variable that is written after it was read, the gradient is that of the value that was read. Calls can be nested,
@@ -63,6 +72,8 @@ def value_and_grad(
     >>> value, gradients = sv.value_and_grad(loss)(3.0)
     >>> float(value), gradients[w], int(calls)
     (45.0, Array([18., 36.], dtype=float32), 1)
+    >>> sv.value_and_grad(lambda x: (w * x).sum(), w, argnums=0)(3.0)
+    (Array(9., dtype=float32), (Array([3., 3.], dtype=float32), Array(3., dtype=float32, weak_type=True)))
     """
     structure = None if variables is None else Structure("value_and_grad", variables)
     if structure is not None:
@@ -70,24 +81,31 @@ def value_and_grad(
             _check_asked(variable)
     found: dict[Variable, None] = {}  # grows with the calls
     written: dict[Variable, None] = {}
+    discovers = structure is None and argnums is None
 
     @wraps(fn)
-    def wrapped(*args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> tuple[Any, Any]:
+        chosen = None if argnums is None else _Arguments(fn, args, argnums)
         for _ in range(_ATTEMPTS):
             wanted = found if structure is None else dict.fromkeys(structure.variables)
-            run = _Run(fn, args, kwargs, has_aux, wanted, written, discovers=structure is None)
-            value, gradients = run()
+            run = _Run(fn, args, kwargs, has_aux, wanted, written, chosen, discovers=discovers)
+            value, gradients, of_arguments = run()
             if run.again:
                 found.update(run.again)
                 continue
-            return value, (structure.build(gradients.__getitem__) if structure is not None else gradients)
+            if chosen is None:
+                return value, (structure.build(gradients.__getitem__) if structure is not None else gradients)
+            built = chosen.built(of_arguments)
+            return value, (built if structure is None else (structure.build(gradients.__getitem__), built))
         raise TraceError.of("value_and_grad", "each run of the function reads different variables")
 
     return wrapped
 
 
 @public()
-def grad(fn: Callable[..., Any], variables: Any = None, has_aux: bool = False) -> Callable[..., Any]:
+def grad(
+    fn: Callable[_P, Any], variables: Any = None, has_aux: bool = False, argnums: int | Sequence[int] | None = None
+) -> Callable[_P, Any]:
     """Returns a function like that of `value_and_grad`, which returns only the gradients, or ``(gradients, aux)``.
 
     Source: ``jax.grad``.
@@ -97,10 +115,10 @@ def grad(fn: Callable[..., Any], variables: Any = None, has_aux: bool = False) -
     >>> sv.grad(lambda: (w * w).sum(), w)()
     tensor([2., 4.])
     """
-    both = value_and_grad(fn, variables, has_aux)
+    both = value_and_grad(fn, variables, has_aux, argnums)
 
     @wraps(fn)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
+    def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> Any:
         value, gradients = both(*args, **kwargs)
         return (gradients, value[1]) if has_aux else gradients
 
@@ -114,6 +132,48 @@ def _check_asked(variable: Variable) -> None:
         raise ValueError(
             describe("value_and_grad", "the variable is not trainable", variable.path, "set v.trainable = True")
         )
+
+
+class _Arguments:
+    """The arguments of a call that gradients are wanted for."""
+
+    def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], argnums: int | Sequence[int]) -> None:
+        self._argnums = argnums
+        asked = [argnums] if isinstance(argnums, int) else list(argnums)
+        if not all(-len(args) <= each < len(args) for each in asked):
+            problem = f"expected argnums of the {len(args)} positional arguments, got {argnums!r}"
+            raise ValueError(describe("value_and_grad", problem, hint="pass the argument by its position"))
+        self._numbers = [each % len(args) for each in asked]
+        self._args = args
+        chosen = [args[number] for number in self._numbers]
+        self.backend = library_of(chosen, fn)
+        self.values = [self._array(each) for each in leaves(chosen)]
+
+    def _array(self, leaf: Any) -> Array:
+        value, backend = plain(leaf), self.backend
+        owner = owner_of(value)
+        if owner is not backend:
+            if not isinstance(value, complex | float | int) and (owner is None or not owner.is_host):
+                problem = f"expected arrays of {backend.name} or numbers in argnums, got {type(value).__name__}"
+                raise TypeError(describe("value_and_grad", problem))
+            name = inferred_dtype(value, "value_and_grad")
+            value = to_value(value, backend, name, operation="value_and_grad", path="")
+        if not is_differentiable(name := backend.dtype_name(value)):
+            raise DTypeError.of("value_and_grad", f"{name} has no gradients", hint="pass floats in argnums")
+        return value
+
+    def replaced(self, values: Sequence[Array]) -> tuple[Any, ...]:
+        """All arguments of the call, with other arrays in place of the chosen ones."""
+        rest, args = iter(values), list(self._args)
+        for number in self._numbers:
+            args[number] = tree_map(lambda _: next(rest), self._args[number])
+        return tuple(args)
+
+    def built(self, gradients: Sequence[Array]) -> Any:
+        """The gradients in the structure of the arguments."""
+        rest = iter(gradients)
+        found = tuple(tree_map(lambda _: next(rest), self._args[number]) for number in self._numbers)
+        return found[0] if isinstance(self._argnums, int) else found
 
 
 class _Recording(ValueOverlay):
@@ -205,76 +265,105 @@ class _Run:
         has_aux: bool,
         wanted: dict[Variable, None],
         written: dict[Variable, None],
+        chosen: _Arguments | None,
         *,
         discovers: bool,
     ) -> None:
-        self._call: Callable[[], Any] = lambda: fn(*args, **kwargs)
+        self._fn, self._args, self._kwargs = fn, args, kwargs
+        self._chosen = chosen
         self._has_aux = has_aux
         self._wanted = wanted
         self._written = written
         self._discovers = discovers
         self.again: dict[Variable, None] = {}
 
-    def __call__(self) -> tuple[Any, dict[Variable, Array]]:
+    def _call(self, values: Sequence[Array]) -> Any:
+        args = self._args if self._chosen is None else self._chosen.replaced(values)
+        return self._fn(*args, **self._kwargs)
+
+    def __call__(self) -> tuple[Any, dict[Variable, Array], Sequence[Array]]:
+        """The value, the gradients of the variables, and those of the arguments."""
         for variable, other in zip(self._wanted, list(self._wanted)[1:], strict=False):
             _one_library(variable._backend, other)
         first = next(iter(self._wanted), None)
-        by_function = first is not None and not transforms_of(first._backend).tapes
+        if self._chosen is not None and first is not None:
+            _one_library(self._chosen.backend, first)
+        backend = None if first is None else first._backend
+        if self._chosen is not None:
+            backend = self._chosen.backend
+        by_function = backend is not None and not transforms_of(backend).tapes
         return keep_writes("value_and_grad", self._by_function if by_function else self._by_tape, self._written)
 
-    def _by_tape(self, base: ValueOverlay) -> tuple[Any, dict[Variable, Array]]:
+    def _by_tape(self, base: ValueOverlay) -> tuple[Any, dict[Variable, Array], Sequence[Array]]:
         frame = _Recording((), self._wanted, self._discovers)
+        given: list[Array] = []
         try:
             with frame:
-                if self._wanted:
+                if self._chosen is not None:
+                    frame.backend = self._chosen.backend
+                    open_tapes(frame, frame.backend)
+                    assert frame.tape is not None, "it was opened"
+                    given = [frame.tape.watch(value) for value in self._chosen.values]
+                elif self._wanted:
                     open_tapes(frame, next(iter(self._wanted))._backend)
-                loss, aux = self._split(self._call())
+                loss, aux = self._split(self._call(given))
                 for variable in self._wanted:
                     frame.read(variable)
             if frame.misses:
                 self.again = frame.misses
-                return None, {}
+                return None, {}, ()
+            if self._discovers and not frame.leaves:
+                raise ValueError(
+                    describe(
+                        "value_and_grad",
+                        "no trainable variable was read",
+                        hint="read variables in the function; or pass argnums=0 for the gradient of its argument",
+                    )
+                )
             self._remember(frame)
             tape = frame.tape
-            if tape is None:  # no trainable variable was read
-                gradients: dict[Variable, Array] = {}
-            else:
-                leaves = list(frame.leaves)
-                found = tape.gradients(loss, [frame.leaves[each] for each in leaves], keep=False)
-                gradients = dict(zip(leaves, found, strict=True))
+            gradients: dict[Variable, Array] = {}
+            if tape is not None:
+                variables = list(frame.leaves)
+                found = tape.gradients(loss, [*(frame.leaves[each] for each in variables), *given], keep=False)
+                gradients = dict(zip(variables, found, strict=False))
+                given = found[len(variables) :]
                 loss = tape.concrete(loss)
                 aux = tree_map(lambda leaf: tape.concrete(leaf) if owner_of(leaf) is frame.backend else leaf, aux)
             for variable in frame.written:
                 value = frame.drafts[variable]._snapshot
                 base.take_over(variable, value if tape is None else tape.concrete(value))
-            return ((loss, aux) if self._has_aux else loss), gradients
+            return ((loss, aux) if self._has_aux else loss), gradients, given
         finally:
             if frame.tape is not None:
                 frame.tape.close()
 
-    def _by_function(self, base: ValueOverlay) -> tuple[Any, dict[Variable, Array]]:
-        wanted = list(self._wanted)
+    def _by_function(self, base: ValueOverlay) -> tuple[Any, dict[Variable, Array], Sequence[Array]]:
+        wanted, count = list(self._wanted), len(self._wanted)
         frames: list[_Recording] = []
 
         def pure(values: list[Array]) -> tuple[Array, Any]:
-            frame = _Recording(zip(wanted, values, strict=True), self._wanted, self._discovers)
+            frame = _Recording(zip(wanted, values, strict=False), self._wanted, self._discovers)
             frames.append(frame)
             with frame:
-                loss, aux = self._split(self._call())
+                loss, aux = self._split(self._call(values[count:]))
                 news = list(frame.values(frame.written))
             frame.drafts.clear()  # traced values, which JAX would report as leaked if they outlived the trace
             return loss, (aux, news)
 
         values = [base.read(variable)._stored() for variable in wanted]
-        (loss, (aux, news)), gradients = transforms_of(wanted[0]._backend).value_and_grad(pure, values)
+        backend = self._chosen.backend if self._chosen is not None else wanted[0]._backend
+        given = [] if self._chosen is None else self._chosen.values
+        (loss, (aux, news)), gradients = transforms_of(backend).value_and_grad(pure, [*values, *given])
         frame = frames[-1]
         if frame.misses:
             self.again = frame.misses
-            return None, {}
+            return None, {}, ()
         self._remember(frame)
         for variable, new in zip(frame.written, news, strict=True):
             base.take_over(variable, new)
-        return ((loss, aux) if self._has_aux else loss), dict(zip(wanted, gradients, strict=True))
+        value = (loss, aux) if self._has_aux else loss
+        return value, dict(zip(wanted, gradients, strict=False)), gradients[count:]
 
     def _remember(self, frame: _Recording) -> None:
         """Remembers the variables that the function writes but does not create, so that the next call reserves them."""

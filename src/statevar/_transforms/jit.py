@@ -8,7 +8,7 @@ from copy import deepcopy
 from dataclasses import replace
 from functools import update_wrapper, wraps
 from types import FrameType
-from typing import Any
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 from weakref import ref
 
 from .._arrays.registry import get_backend, transforms_of
@@ -22,18 +22,22 @@ from .reachable import backend_of
 
 __all__ = ["Jit", "jit"]
 
+_P = ParamSpec("_P")
+_Q = ParamSpec("_Q")
+_R = TypeVar("_R")
+
 _OTHERS = 8  # programs to keep beside the present one
 
 
 @public()
 def jit(
-    fn: Callable[..., Any],
+    fn: Callable[_P, _R],
     static_argnums: int | Iterable[int] = (),
     static_argnames: str | Iterable[str] = (),
     donate: bool = True,
     *,
     backend: str | None = None,
-) -> Jit:
+) -> Jit[_P, _R]:
     """Compiles a function that reads and writes variables.
 
     The variables that it uses are found while it is traced: through closures, attributes, containers, and arguments.
@@ -77,15 +81,19 @@ def jit(
     return Jit(Program(fn, nums, names, bool(donate)), backend)
 
 
-class Jit:
+class Jit(Generic[_P, _R]):
     """A compiled function, as `jit` returns it. It is called like the function, and binds as a method in a class."""
+
+    __name__: str
+    __qualname__: str
+    __wrapped__: Callable[_P, _R]
 
     def __init__(self, program: Program, backend: str | None = None) -> None:
         update_wrapper(self, program.fn)
         self._program = program
         self._backend = backend
-        self._bound: dict[int, Jit] = {}  # the methods of objects, by the identities of the objects
-        self._owner: Jit | None = None  # of a method: the function in the class
+        self._bound: dict[int, Jit[Any, Any]] = {}  # the methods of objects, by the identities of the objects
+        self._owner: Jit[Any, Any] | None = None  # of a method: the function in the class
         self._instance: Callable[[], Any] = _no_instance  # of a method: a weak reference, so that the object can die
         self._kept: Any = None
         self._roots: list[Any] = [program.fn]
@@ -95,13 +103,16 @@ class Jit:
         self._others: list[tuple[Run, Guard]] = []  # programs for the same variables in other places
         self._notes = _Notes()
 
-    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Calls the function, compiled."""
+        out: _R
         if overlays.active and (overlay := overlays.current()) is not None and overlay.holds_values:
-            return self._program.fn(*args, **kwargs)  # it is part of an outer trace
+            out = self._program.fn(*args, **kwargs)  # it is part of an outer trace
+            return out
         run = self._run or self._compiler(args, kwargs)
         try:
-            return run(args, kwargs)
+            out = run(args, kwargs)
+            return out
         finally:
             if self._notes.traced:
                 self._watch()
@@ -159,6 +170,12 @@ class Jit:
 
     # -- methods --------------------------------------------------------------------------------------------
 
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> Self: ...
+
+    @overload
+    def __get__(self: Jit[Concatenate[Any, _Q], _R], instance: object, owner: type | None = None) -> Jit[_Q, _R]: ...
+
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         if instance is None:
             return self
@@ -167,7 +184,7 @@ class Jit:
             bound = self._bound[id(instance)] = self._bind(instance)
         return bound
 
-    def _bind(self, instance: Any) -> Jit:
+    def _bind(self, instance: Any) -> Jit[Any, Any]:
         """Makes the method of an object, which is told apart by identity and is no argument of the program."""
         number, all_bound = id(instance), self._bound
 
@@ -202,16 +219,16 @@ class Jit:
             return method(living, *args, **kwargs)
 
         nums = tuple(n - 1 if n > 0 else n for n in program.static_argnums if n != 0)
-        bound = Jit(replace(program, fn=fn, static_argnums=nums), self._backend)
+        bound: Jit[Any, Any] = Jit(replace(program, fn=fn, static_argnums=nums), self._backend)
         bound._owner, bound._instance, bound._roots = self, weak, [method, weak]
         return bound
 
     # -- copies ---------------------------------------------------------------------------------------------
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Jit:
+    def __deepcopy__(self, memo: dict[int, Any]) -> Jit[_P, _R]:
         """Copies it with an object that contains it, so that a bound method of the copy is bound to the copy."""
         if self._owner is not None:
-            found: Jit = self._owner.__get__(deepcopy(self._instance(), memo))
+            found: Jit[_P, _R] = self._owner.__get__(deepcopy(self._instance(), memo))
             return found
         return Jit(replace(self._program, fn=deepcopy(self._program.fn, memo)), self._backend)
 
@@ -266,13 +283,13 @@ def _no_instance() -> None:
     return None
 
 
-def _bound_to(function: Jit, instance: Any) -> Any:
+def _bound_to(function: Jit[Any, Any], instance: Any) -> Any:
     bound = function._bind(instance)
     bound._kept = instance  # nothing else may refer to an object that was pickled with its method
     return bound
 
 
-def _compiled_anew(program: Program, backend: str | None) -> Jit:
+def _compiled_anew(program: Program, backend: str | None) -> Jit[Any, Any]:
     return Jit(program, backend)
 
 

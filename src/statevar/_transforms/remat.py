@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from .._arrays.registry import transforms_of
 from .._arrays.trees import tree_map
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from .._arrays.types import Array
 
 __all__ = ["remat"]
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 class _Reading(InnerOverlay):
@@ -34,7 +37,7 @@ class _Reading(InnerOverlay):
 
 
 @public()
-def remat(fn: Callable[..., Any]) -> Callable[..., Any]:
+def remat(fn: Callable[_P, _R]) -> Callable[_P, _R]:
     """Returns the function with its intermediate results recomputed for the gradient instead of stored.
 
     Its writes are made once.
@@ -51,7 +54,7 @@ def remat(fn: Callable[..., Any]) -> Callable[..., Any]:
     """
 
     @wraps(fn)
-    def wrapped(*args: Any, **kwargs: Any) -> Any:
+    def wrapped(*args: _P.args, **kwargs: _P.kwargs) -> _R:
         transforms = transforms_of(library_of((args, kwargs), fn))
 
         def run(base: ValueOverlay) -> Any:
@@ -72,6 +75,7 @@ def remat(fn: Callable[..., Any]) -> Callable[..., Any]:
                 base.take_over(variable, value)
             return out
 
-        return keep_writes("remat", run, {})
+        out: _R = keep_writes("remat", run, {})
+        return out
 
     return wrapped

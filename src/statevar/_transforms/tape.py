@@ -93,7 +93,8 @@ class GradientTape:
 
         Returns:
             For a variable, the variable; for an array, the array to compute with instead of ``x``: NumPy and torch
-            record only computations on that one. `gradient` accepts either as a source.
+            record only computations on that one. `gradient` accepts either as a source. Asking for the gradient of an
+            array that only stands for another one, and that nothing was computed with, is an error.
 
         Raises:
             DTypeError: the dtype is an integer, boolean or string, which have no gradients.
@@ -119,7 +120,7 @@ class GradientTape:
         if isinstance(x, Variable):
             self._leaves.setdefault(x, [])
             return x
-        leaf = self._tape_of(backend).watch(x)
+        leaf = self._tape_of(backend).watch_in_place(x)
         self._leaves.setdefault(_Identity(x), []).append((x, leaf))
         return leaf
 
@@ -259,6 +260,8 @@ class GradientTape:
         else:
             tree_map(lambda each, weight: weighted.append((each, weight)), target, output_gradients)
         found = self._added_up(weighted, sources)
+        if unconnected == "none":
+            tree_map(self._check_used, sources, found)
         self._done()
         if unconnected == "none":
             return found
@@ -280,6 +283,18 @@ class GradientTape:
                     totals[number] = gradient if totals[number] is None else totals[number] + gradient
         remaining = iter(totals)
         return tree_map(lambda _: next(remaining), sources)
+
+    def _check_used(self, source: Any, gradient: Any) -> None:
+        """Raises ValueError for an array that was watched, if the code has computed with it and not with its leaf."""
+        known = [] if isinstance(source, Variable) else self._leaves.get(_Identity(source), [])
+        if gradient is None and any(leaf is not source for _, leaf in known):
+            raise ValueError(
+                describe(
+                    "gradient",
+                    "the target does not depend on the array that tape.watch returned",
+                    hint="compute with that one: x = tape.watch(x); or pass unconnected_gradients='zero'",
+                )
+            )
 
     def _pulled(self, backend: Backend, target: Any, weight: Any, wanted: list[Array]) -> list[Array | None]:
         tape, array = self._tapes.get(backend), self._standing_for(target)[-1:]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 import numpy as np
 
@@ -28,15 +28,17 @@ if TYPE_CHECKING:
 
 __all__ = ["vmap"]
 
+_P = ParamSpec("_P")
+
 
 @public()
 def vmap(
-    fn: Callable[..., Any],
+    fn: Callable[_P, Any],
     in_axes: Any = 0,
     out_axes: int = 0,
     axis_size: int | None = None,
     variable_axes: Mapping[Variable, int] | None = None,
-) -> Callable[..., Any]:
+) -> Callable[_P, Any]:
     """Maps a function of one example over an axis of its arguments and of variables.
 
     Args:
@@ -64,7 +66,8 @@ def vmap(
     axes = dict(variable_axes or {})
 
     @wraps(fn)
-    def mapped(*args: Any, **kwargs: Any) -> Any:
+    def mapped(*positional: _P.args, **kwargs: _P.kwargs) -> Any:
+        args: tuple[Any, ...] = positional
         each_axis = tuple(in_axes) if isinstance(in_axes, list | tuple) else (in_axes,) * len(args)
         if len(each_axis) != len(args):
             raise ValueError(describe("vmap", f"expected {len(each_axis)} arguments, as in in_axes, got {len(args)}"))

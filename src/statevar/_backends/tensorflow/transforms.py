@@ -33,6 +33,10 @@ class TensorFlowTape(Tape):
         self._tape.watch(leaf)
         return leaf
 
+    def watch_in_place(self, array: Any) -> Any:
+        self._tape.watch(array)
+        return array
+
     def gradients(self, target: Any, sources: Sequence[Any], *, keep: bool) -> list[Any]:
         if not isinstance(target, tf.Tensor):
             raise TraceError.of(
