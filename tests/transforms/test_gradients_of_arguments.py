@@ -30,24 +30,27 @@ def _x(backend: str) -> Any:
 
 def test_an_argument(backend: str, compiled: Callable[[Any], Any]) -> None:
     x = _x(backend)
-    gradient = compiled(sv.grad(lambda x: total(x * x), argnums=0))(x)
+    squared = sv.grad(lambda x: total(x * x), argnums=0)
+    gradient = compiled(squared)(x)
     assert isinstance(gradient, array_type(backend))
     assert_same(gradient, [2.0, 4.0])
-    value, gradient = compiled(sv.value_and_grad(lambda k, x: total(x * x) * k, argnums=-1))(3.0, x)
+    last = sv.value_and_grad(lambda k, x: total(x * x) * k, argnums=-1)
+    value, gradient = compiled(last)(3.0, x)
     assert_same(value, 15.0)
     assert_same(gradient, [6.0, 12.0])
 
 
 def test_several_arguments_and_trees(backend: str, compiled: Callable[[Any], Any]) -> None:
     x = _x(backend)
-    first, second = compiled(sv.grad(lambda x, y: total(x * y["a"][0] * y["b"]), argnums=(0, 1)))(x, {"a": [x], "b": x})
+    both = sv.grad(lambda x, y: total(x * y["a"][0] * y["b"]), argnums=(0, 1))
+    first, second = compiled(both)(x, {"a": [x], "b": x})
     assert_same(first, [1.0, 4.0])
     assert_same(second["a"][0], [1.0, 4.0])
     assert_same(second["b"], [1.0, 4.0])
 
 
 def test_beside_variables(backend: str, compiled: Callable[[Any], Any]) -> None:
-    x, w = _x(backend), sv.Variable(np.float32([3.0, 4.0]), backend=backend)
+    x, w = _x(backend), sv.Variable(np.array([3.0, 4.0], "float32"), backend=backend)
     calls = sv.Variable(0, backend=backend)
 
     def loss(x: Any) -> Any:
@@ -57,7 +60,8 @@ def test_beside_variables(backend: str, compiled: Callable[[Any], Any]) -> None:
     of_w, of_x = compiled(sv.grad(loss, w, argnums=0))(x)
     assert_same(of_w, [6.0, 16.0])
     assert_same(of_x, [9.0, 16.0])
-    (value, aux), of_x = compiled(sv.value_and_grad(lambda x: (loss(x), 7), has_aux=True, argnums=0))(x)
+    with_aux = sv.value_and_grad(lambda x: (loss(x), 7), has_aux=True, argnums=0)
+    (value, aux), of_x = compiled(with_aux)(x)
     assert (float(value), aux, int(calls)) == (41.0, 7, 2)
     assert_same(of_x, [9.0, 16.0])
 
@@ -85,7 +89,7 @@ def test_nothing_to_differentiate(backend: str) -> None:
     for transform in (sv.grad, sv.value_and_grad):
         with pytest.raises(
             ValueError,
-            match=r"^value_and_grad: no trainable variable was read. Hint: read .* argnums=0 for the gradient",
+            match="^value_and_grad: no trainable variable was read. Hint: read .*pass argnums=0",
         ):
             transform(loss)(x)
     assert int(calls) == 0
@@ -106,11 +110,11 @@ def test_an_argument_without_gradients(backend: str) -> None:
 
 
 def test_a_tape_watches_an_array(backend: str) -> None:
-    x, w = _x(backend), sv.Variable(np.float32([3.0, 4.0]), backend=backend)
+    x, w = _x(backend), sv.Variable(np.array([3.0, 4.0], "float32"), backend=backend)
     if backend == "jax":
         with (
             sv.GradientTape() as tape,
-            pytest.raises(sv.errors.TraceError, match="differentiates functions and has no"),
+            pytest.raises(sv.errors.TraceError, match="differentiates functions"),
         ):
             tape.watch(x)
         return
@@ -126,15 +130,13 @@ def test_a_tape_whose_watched_array_was_not_used(backend: str) -> None:
     """It gave None, although TensorFlow's own tape knows the array itself."""
     if backend == "jax":
         pytest.skip("JAX has no tape")
-    x, w = _x(backend), sv.Variable(np.float32([3.0, 4.0]), backend=backend)
+    x, w = _x(backend), sv.Variable(np.array([3.0, 4.0], "float32"), backend=backend)
     with sv.GradientTape(persistent=True) as tape:
         tape.watch(x)
         z = total(x * w.value)
     if backend == "tensorflow":
         assert_same(tape.gradient(z, x), [3.0, 4.0])
         return
-    with pytest.raises(
-        ValueError, match=r"^gradient: the target does not depend on the array that tape.watch returned"
-    ):
+    with pytest.raises(ValueError, match="^gradient: the target does not depend on the array that tape"):
         tape.gradient(z, x)
     assert_same(tape.gradient(z, x, unconnected_gradients="zero"), [0.0, 0.0])
