@@ -156,7 +156,7 @@ class _Arguments:
             if not isinstance(value, complex | float | int) and (owner is None or not owner.is_host):
                 problem = f"expected arrays of {backend.name} or numbers in argnums, got {type(value).__name__}"
                 raise TypeError(describe("value_and_grad", problem))
-            name = inferred_dtype(value, "value_and_grad")
+            name = inferred_dtype(value, "value_and_grad", "")
             value = to_value(value, backend, name, operation="value_and_grad", path="")
         if not is_differentiable(name := backend.dtype_name(value)):
             raise DTypeError.of("value_and_grad", f"{name} has no gradients", hint="pass floats in argnums")
