@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import math
 import operator
 import pickle
 import warnings
@@ -25,10 +26,10 @@ __all__ = ["SHAPE", "Verb", "aligned", "holds", "incoming", "verbs"]
 SHAPE = (3, 3)
 
 
-def aligned(dtype: str) -> Any:
-    """An array that JAX and TensorFlow share without a copy."""
-    memory = np.empty(9 * np.dtype(dtype).itemsize + 64, np.uint8)
-    array: Any = np.ndarray(SHAPE, dtype, memory, -memory.ctypes.data % 64)
+def aligned(dtype: str, shape: tuple[int, ...] = SHAPE) -> Any:
+    """An array of twos that JAX and TensorFlow share without a copy."""
+    memory = np.empty(math.prod(shape) * np.dtype(dtype).itemsize + 64, np.uint8)
+    array: Any = np.ndarray(shape, dtype, memory, -memory.ctypes.data % 64)
     array[...] = 2
     return array
 

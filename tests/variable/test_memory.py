@@ -13,7 +13,7 @@ import pytest
 
 import statevar as sv
 from tests.helpers import array_of, assert_same, host
-from tests.variable.memory_ways import SHAPE, holds, incoming, verbs
+from tests.variable.memory_ways import SHAPE, aligned, holds, incoming, verbs
 
 VERBS = list(verbs())
 BLOCKS: dict[str, Any] = {
@@ -226,3 +226,38 @@ def test_a_value_in_a_block_cannot_be_made_writable() -> None:
         v.assign_add(1.0)
         with pytest.raises(ValueError, match="WRITEABLE"):
             v.value.setflags(write=True)
+
+
+# -- JAX computes while Python goes on ------------------------------------------------------------------------
+
+LATER: dict[str, Any] = {
+    "assign": lambda v, array, host: v.assign(array),
+    "assign_add": lambda v, array, host: v.assign_add(array),
+    "divide": lambda v, array, host: v.__itruediv__(array),
+    "setitem": lambda v, array, host: v.__setitem__(..., array),
+    "assign_add in a StatelessScope": lambda v, array, host: _in_scope(v, array),
+    "an argument of sv.jit": lambda v, array, host: sv.jit(lambda x: (v.assign_add(x), None)[1])(host),
+    "a nested argument of sv.jit": lambda v, array, host: sv.jit(lambda x: (v.assign_add(x["a"]), None)[1])(
+        {"a": host}
+    ),
+}
+
+
+def _in_scope(v: sv.Variable, array: Any) -> None:
+    with sv.StatelessScope():
+        v.assign_add(array)
+
+
+@pytest.mark.parametrize("write", LATER)
+def test_memory_may_be_written_when_a_write_has_returned(write: str) -> None:
+    jax = pytest.importorskip("jax")
+    length = 2_000_000
+    for _ in range(4):
+        host = aligned("float32", (length,))
+        array = jax.device_put(host)
+        v = sv.Variable(np.ones(length, "float32"), backend="jax")
+        LATER[write](v, array, host)
+        host[:] = 50
+        values = v.numpy()
+        assert values[0] == values[-1] != 51
+        assert (values == values[0]).all()

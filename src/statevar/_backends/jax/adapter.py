@@ -284,12 +284,13 @@ class JAXBackend(Backend):
         return other
 
     def compute(self, old: Any, x: Any, op: Operation) -> Any:
-        return op(old, _beside(x, old))
+        x = _beside(x, old)
+        return _settled(op(old, x), x)
 
     def compute_put(self, old: Any, x: Any, operation: str, where: Selection) -> Any:
         if not isinstance(where, OwnSelection) and 0 in where.shape:
             return old
-        return _put(old, x, operation, where, donate=False)
+        return _settled(_put(old, x, operation, where, donate=False), x)
 
     def get(self, array: Any, where: Selection) -> Any:
         if where.basic:
@@ -357,7 +358,9 @@ def _settled(result: Any, x: Any) -> Any:
     nothing waits for an ``x`` that is still being computed; nor on an accelerator, which computes in order. But where
     memory is short, an accelerator may have failed to make the result, and only waiting for it tells.
     """
-    known: Any = x if isinstance(x, jax.Array) else None
+    if isinstance(result, jax.core.Tracer):
+        return result
+    known: Any = x if isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) else None
     reads_later = known is not None and known.is_ready() and not result.is_ready() and result.platform() == "cpu"
     if reads_later or (result.size >= _LARGE and _is_memory_short(result)):
         result.block_until_ready()

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..._arrays.transforms import Program, Transforms
 from ..._core import overlays
@@ -86,6 +87,21 @@ _CHANGED: Final = "a variable was written or recalled during the call"
 _TRACES: Final = "JAX began to trace during a call that has locks: the trace is made without them"
 
 
+_MAY_BE_WRITTEN: Final = {np.ndarray, list, tuple, dict}
+
+
+def _kept(argument: Any) -> Any:
+    """An argument with a copy of each NumPy array in it, since JAX may read it after the call has returned."""
+    cls = type(argument)
+    if cls is np.ndarray:
+        return argument.copy()
+    if cls is dict:
+        return {name: _kept(each) for name, each in argument.items()}
+    if cls is list:
+        return [_kept(each) for each in argument]
+    return tuple(map(_kept, argument)) if cls is tuple else argument
+
+
 class _Config:
     """The variables that a program is known to use, and the compiled function for them."""
 
@@ -121,6 +137,12 @@ class _Jit:
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Runs one call of the function."""
+        for each in args:
+            if type(each) in _MAY_BE_WRITTEN:
+                args = tuple(map(_kept, args))
+                break
+        if kwargs:
+            kwargs = {name: _kept(each) for name, each in kwargs.items()}
         config = self._config
         if config.cold or overlays.active or config.home.missing or not is_eager():
             return self._carefully(args, kwargs)
