@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def array_type(backend: str) -> type:
         "torch": ("torch", "Tensor"),
         "tensorflow": ("tensorflow", "Tensor"),
     }[backend]
-    kind: type = getattr(importlib.import_module(library), name)
+    kind: type = getattr(import_module(library), name)
     return kind
 
 
@@ -75,6 +75,15 @@ def assert_same(got: Any, expected: Any, *, rtol: float = 0.0, dtype: bool = Fal
         return
     wide = np.complex128 if expected.dtype.kind == "c" else None if expected.dtype.kind in "biu" else np.float64
     np.testing.assert_allclose(got.astype(wide or got.dtype), expected.astype(wide or expected.dtype), rtol=rtol)
+
+
+def counts_prove() -> bool:
+    """Whether NumPy's variables know from counts of references that nobody has their value any more.
+
+    Where they do not, as without the GIL, a value that was read once is left to its reader.
+    """
+    backend: Any = import_module(type(get_backend("numpy")).__module__)
+    return bool(backend._UNHELD_PUBLISHED > 0)
 
 
 def total(array: Any) -> Any:
