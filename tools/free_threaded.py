@@ -33,8 +33,8 @@ TESTS += ("tests/variable", "tests/state", "tests/together", "tests/backends", "
 
 def main(python: str, *arguments: str) -> int:
     """Makes the environment if it is not there, and runs the tests in it. Returns the exit status of pytest."""
-    inside = FOLDER / "bin" / "python"
-    if not inside.exists():
+    inside = str(FOLDER / "bin" / "python")
+    if not FOLDER.exists():
         subprocess.run([python, "-m", "venv", "--without-pip", FOLDER], check=True)
         pip = [sys.executable, "-m", "pip", "--python", inside, "install", "--quiet", "--only-binary", ":all:"]
         subprocess.run([*pip, *PACKAGES], check=True)
