@@ -23,6 +23,7 @@ from tests.state.models import Plain, module_of, scalar
 @pytest.fixture(autouse=True)
 def _nothing_was_warned_of() -> None:
     left_out._warned.clear()
+    left_out._looked_through.clear()
 
 
 def of_torch(case: str) -> tuple[Any, str]:
@@ -260,6 +261,39 @@ class Model(sv.Module):
         vars(self).update(attributes)
 
 
+def test_a_model_with_plain_arrays_is_searched_once_for_each_snapshot(monkeypatch: pytest.MonkeyPatch) -> None:
+    searches = []
+    located = left_out._located
+
+    def noted(*args: Any) -> Any:
+        searches.append(args)
+        return located(*args)
+
+    monkeypatch.setattr(left_out, "_located", noted)
+    model = Model(a=np.zeros(2))
+    with pytest.warns(sv.errors.StateWarning, match="at 'a'"):
+        sv.snapshot(model)
+    for _ in range(3):
+        model.a = np.ones(2)
+        sv.snapshot(model)
+    assert len(searches) == 1
+    model.b = model.a
+    model.c = np.zeros(3)
+    with pytest.warns(sv.errors.StateWarning, match="at 'c'"):
+        sv.snapshot(model)
+    assert len(searches) == 2
+    for name in ("x", "y", "z"):
+        with pytest.warns(sv.errors.StateWarning, match=f"at '{name}'"):
+            sv.snapshot({"v": model.v, name: np.zeros(2)})
+
+
+def test_a_constant_of_a_layer_is_no_state() -> None:
+    layer, _ = of_others("tf_keras")
+    layer.variables.clear()
+    layer.threshold = np.zeros(1)
+    sv.snapshot({"v": scalar(), "layer": layer})
+
+
 def test_an_array_of_python_and_each_kind_of_thing_are_warned_of() -> None:
     import array
 
@@ -364,6 +398,7 @@ def test_a_variable_that_only_a_function_has_is_warned_of(how: str) -> None:
     with pytest.warns(sv.errors.StateWarning, match="a function uses a variable that .*, at 'update'. Hint: keep the"):
         sv.snapshot(model)
     left_out._warned.clear()
+    left_out._looked_through.clear()
     model.w = w
     sv.snapshot(model)
 

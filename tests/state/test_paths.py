@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 import sys
 from collections import OrderedDict, UserDict, defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache, partial
 from itertools import product
 from typing import Any
@@ -471,3 +471,23 @@ def test_nothing_found_is_an_error_and_an_empty_container_is_none(find: Callable
         assert len(find(empty)) == 0
     with sv.transaction(sv.Module()):
         pass
+
+
+def test_the_keys_of_a_mapping_may_have_no_hash() -> None:
+    class ByIdentity(Mapping[Any, Any]):
+        def __init__(self, *pairs: tuple[Any, Any]) -> None:
+            self.pairs = pairs
+
+        def __getitem__(self, key: Any) -> Any:
+            return next(value for each, value in self.pairs if each is key)
+
+        def __iter__(self) -> Iterator[Any]:
+            return iter([key for key, _ in self.pairs])
+
+        def __len__(self) -> int:
+            return len(self.pairs)
+
+    v = scalar()
+    assert sv.variables({"m": ByIdentity(([1], v), ([2], 3.0))}) == (v,)
+    with pytest.raises(sv.errors.NameScopeError, match="at 'm'"):
+        sv.named_variables({"m": ByIdentity(([1], v))})

@@ -23,6 +23,10 @@ _NAMED = 5  # objects that one error names
 
 #: The class of an object that was passed, the path of a thing in it, and the class of that thing.
 _warned: set[tuple[str, str, str]] = set()
+#: What was looked through, so that a model with plain arrays is not searched twice for each snapshot: the id, the class
+#: and the names of the object, and the classes of the things in it.
+_looked_through: set[tuple[int, str, tuple[str, ...], tuple[str, ...]]] = set()
+_MANY = 10_000
 _BUILTIN_CONTAINERS = (list, tuple, dict, set, frozenset)
 
 
@@ -87,13 +91,24 @@ def warn_of_plain_state(operation: str, target: Any, aside: list[Any], found: Co
     wanted = {which: each for which, each in things.items() if _is_plain_state(each) or _uses_more(each, known)}
     if not wanted:
         return
-    cls = type(target)
+    cls = f"{type(target).__module__}.{type(target).__qualname__}"
+    outline = id(target), cls, _top_of(target), tuple(type(each).__name__ for each in wanted.values())
+    if outline in _looked_through:
+        return
     for path, each in _located(target, wanted):
-        key = f"{cls.__module__}.{cls.__qualname__}", path, type(each).__name__
+        key = cls, path, type(each).__name__
         if key not in _warned:
             message = describe(operation, *_warning(each, path))
             warnings.warn(message, StateWarning, stacklevel=_caller())
             _warned.add(key)  # after the warning, which may be an error
+    if len(_looked_through) > _MANY:
+        _looked_through.clear()
+    _looked_through.add(outline)
+
+
+def _top_of(target: Any) -> tuple[str, ...]:
+    """The names of what an object contains, without a search."""
+    return tuple(map(str, target if isinstance(target, dict) else getattr(target, "__dict__", ())))
 
 
 # -- state of other libraries ------------------------------------------------------------------------------------------
@@ -248,8 +263,11 @@ def _located(target: Any, wanted: dict[int, Any]) -> Iterator[tuple[str, Any]]:
         if id(each) in wanted:
             place = path, each
             state = kind_of(type(each)).state_in
-            if around is not None and state is not None and state(each):
-                place = around
+            if around is not None:
+                if state is not None and state(each):
+                    place = around
+                elif around[1] is not each and _is_plain_state(each) and kind_of(type(around[1])).state_in is not None:
+                    continue  # a constant, since the library says what is state in such an object
             if id(place[1]) not in named:
                 named.add(id(place[1]))
                 yield place

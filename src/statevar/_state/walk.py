@@ -217,11 +217,18 @@ def _opener(each: Any) -> Open | None:
 
 def _contents(each: Any) -> Open | None:
     if isinstance(each, Mapping):
-        return dict
+        return _entries
     if isinstance(each, SEQUENCES):
         fields = getattr(type(each), "_fields", None)  # a namedtuple has them
         return list if fields is None else lambda each: dict(zip(fields, each, strict=True))
     return _unordered if isinstance(each, SETS) else None
+
+
+def _entries(mapping: Any) -> Children:
+    try:
+        return dict(mapping)
+    except TypeError:  # its keys have no hash, as in a mapping by identity
+        return {Unordered(n): one for n, one in enumerate(mapping.values())}
 
 
 def _unordered(each: Any) -> Children:
