@@ -16,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import statevar as sv
-from tests import processes
+from tests import places, processes
 
 # Else a failed assertion of a helper says nothing of the values.
 pytest.register_assert_rewrite(
@@ -50,6 +50,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "backend among them, in files that mention it",
     )
     parser.addoption(
+        "--device",
+        default=places.HOST,
+        help="where the tests run, for each library that has the device: GPU:0, for instance; default: the host",
+    )
+    parser.addoption(
         "--require-backends", action="store_true", help="fail, instead of skipping, where a backend is not installed"
     )
 
@@ -60,6 +65,13 @@ def pytest_configure(config: pytest.Config) -> None:
         sys.meta_path[:] = [Without(hidden, each) if each is PathFinder else each for each in sys.meta_path]
         adapters = [str(Path(__file__).parents[1] / "src/statevar/_backends" / each / "*") for each in hidden]
         config.option.ignore_glob = [*(config.option.ignore_glob or ()), *adapters]
+    places.install(config, chosen(config))
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    if not places.places:
+        return None
+    return f"device: {config.getoption('--device')}, with {', '.join(places.places)}"
 
 
 class Without:
@@ -93,6 +105,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if dropped := [item for item in items if item not in set(kept)]:
         config.hook.pytest_deselected(items=dropped)
         items[:] = kept
+    places.skip_what_assumes_the_host(config.getoption("--device"), items)
 
 
 def shows_only(item: pytest.Item, shown: list[str]) -> bool:

@@ -151,7 +151,8 @@ class _Client:
 
 def _options(config: pytest.Config) -> list[str]:
     """What the other pytest must know of this one."""
-    place = [f"--rootdir={config.rootpath}", f"--backends={config.getoption('--backends')}"]
+    options = [f"{name}={config.getoption(name)}" for name in ("--backends", "--device")]
+    place = [f"--rootdir={config.rootpath}", *options]
     if config.inipath is not None:
         place += ["-c", str(config.inipath)]
     return [*place, *(["--require-backends"] if config.getoption("--require-backends") else [])]
