@@ -50,8 +50,9 @@ def _make_default(backend: str, device: Any, scopes: ExitStack) -> None:
     if backend == "jax":
         import jax
 
-        jax.config.update("jax_default_device", device)
-        scopes.callback(jax.config.update, "jax_default_device", None)
+        update: Any = jax.config.update
+        update("jax_default_device", device)
+        scopes.callback(update, "jax_default_device", None)
     elif backend == "torch":
         import torch
 

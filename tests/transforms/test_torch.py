@@ -579,6 +579,10 @@ def test_a_call_in_a_transaction_is_part_of_it(either: None) -> None:
     _same(w, [2.0, 3.0])
 
 
+@pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13),
+    reason="an index out of range ends the process in the code that Inductor makes for the CPU: seen with torch 2.11",
+)
 @pytest.mark.parametrize("donate", [True, False])
 def test_an_error_while_it_runs_changes_nothing(donate: bool, either: None) -> None:
     w, n = _var([1.0, 2.0]), _var(0)

@@ -240,6 +240,20 @@ w = sv.Variable(np.ones((4, 4), "float32"), backend="torch", name="w")
 shard = lambda: parallelize_module(model(w=w), mesh, ColwiseParallel())
 refused(shard, "Linear.weight was the parameter of a variable")
 
+import warnings
+import torch.nn.utils.prune
+from torch.distributed.fsdp import FullyShardedDataParallel
+for change in (lambda net: FullyShardedDataParallel(net, device_id=torch.device("cpu")), torch.nn.utils.weight_norm):
+    w = sv.Variable(np.ones((4, 4), "float32"), backend="torch", name="w")
+    with warnings.catch_warnings(action="ignore"):
+        kept = change(model(w=w))
+    refused(lambda: w.value, "Linear.weight was the parameter of a variable, and is another tensor now")
+
+w = sv.Variable(np.ones((4, 4), "float32"), backend="torch", name="w")
+kept = torch.nn.utils.prune.l1_unstructured(model(w=w), "weight", 4)  # keeps the parameter, by another name
+w.assign_add(1.0)
+assert (kept.weight_orig == 2).all()
+
 w = sv.Variable(np.ones((4, 4), "float32"), backend="torch", name="w")
 net = model(w=w)
 net.weight = torch.nn.Parameter(torch.zeros(4, 4))  # the user's own decision

@@ -54,16 +54,28 @@ class Places:
         _known[key] = self
 
     def check(self) -> None:
-        """Raises DeviceError if a module has another, spread parameter in place of this one."""
+        """Raises DeviceError if a module has a parameter in place of this one that is spread, or made of another."""
         for module, name in self._found:
             if (owner := module()) is not None:
-                self._check(owner, name, owner._parameters.get(name))
+                new = owner._parameters.get(name)
+                if new is None and not self._is_registered():
+                    new = vars(owner).get(
+                        name
+                    )  # a part of a flat parameter, say, or the product of a weight and a norm
+                self._check(owner, name, new)
+
+    def _is_registered(self) -> bool:
+        parameter = self._parameter()
+        owners = (module() for module, _ in self._found)
+        return any(each is parameter for owner in owners if owner is not None for each in owner._parameters.values())
 
     def _check(self, module: torch.nn.Module, name: str, new: Any) -> None:
         parameter = self._parameter()
-        if new is parameter or new is None or parameter is None:
+        if new is parameter or not isinstance(new, torch.Tensor) or parameter is None:
             return
         spread = spread_of(new)
+        if spread is None and not isinstance(new, torch.nn.Parameter):
+            spread = Spread("another tensor", "")
         if spread is None and new.is_meta and not parameter.is_meta:
             spread = Spread("a parameter on the device 'meta', which has no elements", "")
         if spread is None and hasattr(parameter, "_fsdp_orig_uid"):  # while fully_shard has it gathered
