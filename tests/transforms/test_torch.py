@@ -31,7 +31,7 @@ def _var(value: Any, **options: Any) -> sv.Variable:
 
 
 def _same(tensor: Any, expected: Any, tolerance: float = 1e-6) -> None:
-    got = tensor.numpy() if isinstance(tensor, sv.Variable) else tensor.detach().numpy()
+    got = tensor.numpy() if isinstance(tensor, sv.Variable) else tensor.detach().cpu().numpy()
     assert got.shape == np.shape(expected), f"shape {got.shape}, expected {np.shape(expected)}"
     np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance)
 

@@ -19,6 +19,8 @@ from tests.helpers import array_of, assert_same
 from tests.internals import engine
 from tests.variable.test_indexing import UFUNCS, model_of, shaped_index
 
+pytestmark = pytest.mark.host  # it stands in for a device
+
 LIBRARIES = ("jax", "torch")
 
 

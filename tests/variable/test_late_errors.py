@@ -17,6 +17,7 @@ from tests.internals import adapter
 
 jax = pytest.importorskip("jax")
 jnp = pytest.importorskip("jax.numpy")
+pytestmark = pytest.mark.host  # it stands in for a device
 
 
 @pytest.fixture(autouse=True)

@@ -114,6 +114,7 @@ HOLDERS: dict[str, tuple[str, Call]] = {
 
 # torch warns, once a process, that it cannot mark as read-only the tensor it makes of a read-only array.
 @pytest.mark.filterwarnings("ignore:The given NumPy array is not writable:UserWarning")
+@pytest.mark.host
 @pytest.mark.parametrize("size", [4, 8192])
 @pytest.mark.parametrize(("library", "call"), list(HOLDERS.values()), ids=list(HOLDERS))
 def test_what_a_holder_has_never_changes(backend: str, library: str, call: Call, size: int) -> None:

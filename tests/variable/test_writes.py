@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import statevar as sv
-from tests.helpers import array_of, assert_same
+from tests.helpers import array_of, assert_same, host
 from tests.internals import HOST, dtype_kind
 from tests.variable.dtypes import CANNOT_HOLD
 
@@ -42,7 +42,7 @@ def test_operators_write_the_variable(backend: str, op: Any) -> None:
     start = np.array([[1.5, 2.0], [3.0, 4.25]], "float32")
     v = original = sv.Variable(start, backend=backend)
     for operand in (2.0, np.array([2.0, 4.0], "float32"), array_of(backend, [[2.0], [1.0]], "float32")):
-        expected = IN_PLACE[op](v.numpy(), np.asarray(operand, "float32"))
+        expected = IN_PLACE[op](v.numpy(), host(operand).astype("float32"))
         version = v.version
         v = op(v, operand)
         assert v is original
