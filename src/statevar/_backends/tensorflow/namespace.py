@@ -2,7 +2,7 @@
 
 Most functions come from ``tensorflow.experimental.numpy``. Those that it lacks, names in another way, or breaks on
 (bfloat16, and integers where it calls ``.astype``) are written here with TensorFlow's own functions. Operands may be
-variables: TensorFlow's NumPy functions do not ask an object for its tensor.
+variables, which TensorFlow's NumPy functions do not ask for their tensor.
 """
 
 from __future__ import annotations
@@ -17,6 +17,11 @@ import ml_dtypes
 import tensorflow as tf
 import tensorflow.experimental.numpy as _numpy
 
+from . import fft, linalg  # noqa: F401  # the extensions of the standard
+from .linalg import matmul, matrix_transpose, tensordot, vecdot  # noqa: F401  # also here in the standard
+from .operators import promoted
+from .receive import received, taking_variables, tensor_of
+
 __array_api_version__ = "2023.12"
 
 e, inf, nan, newaxis, pi = math.e, math.inf, math.nan, None, math.pi
@@ -24,7 +29,6 @@ e, inf, nan, newaxis, pi = math.e, math.inf, math.nan, None, math.pi
 _RENAMED = {
     "atan2": "arctan2",
     "bitwise_invert": "bitwise_not",
-    "concat": "concatenate",
     "permute_dims": "transpose",
     "pow": "power",
 }
@@ -39,7 +43,6 @@ _UNARY: dict[str, Callable[[Any], Any]] = {
     **{name: getattr(tf.math, name) for name in ("exp", "expm1", "log", "log1p", "sin", "sinh", "sqrt", "tan", "tanh")},
     **{name: getattr(tf.math, name) for name in ("abs", "conj", "imag", "logical_not", "negative", "real")},
     **{name: getattr(tf.math, name) for name in ("reciprocal", "sign", "square")},
-    "matrix_transpose": tf.linalg.matrix_transpose,
     "positive": tf.identity,
 }
 # Functions of one array that return integers unchanged.
@@ -76,30 +79,11 @@ def __getattr__(name: str) -> Any:
         found = getattr(_numpy, _RENAMED.get(name, name))
         if not inspect.isfunction(found):
             return found
-    return _taking_variables(found, name)
+    return taking_variables(found, name)
 
 
 def __dir__() -> list[str]:
     return sorted({*dir(_numpy), *_RENAMED, *_DTYPES, *_UNARY, *_ROUNDING, *_TESTS, *globals()})
-
-
-def _tensor(x: Any) -> Any:
-    """Replaces objects that have a tensor, also in lists and tuples, by their tensor."""
-    if type(x) in (list, tuple):
-        return type(x)(_tensor(each) for each in x)
-    if isinstance(x, tf.Tensor | tf.Variable) or not hasattr(x, "__tf_tensor__"):
-        return x
-    return x.__tf_tensor__()
-
-
-def _taking_variables(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    def call(*args: Any, **kwargs: Any) -> Any:
-        return function(*map(_tensor, args), **{key: _tensor(each) for key, each in kwargs.items()})
-
-    call.__name__ = call.__qualname__ = name
-    call.__doc__ = function.__doc__
-    call.__module__ = getattr(function, "__module__", None) or __name__  # so that our tests do not run its examples
-    return call
 
 
 def _rounded(function: Callable[[Any], Any], x: Any) -> Any:
@@ -120,7 +104,7 @@ def _tested(function: Callable[[Any], Any], otherwise: bool, x: Any) -> Any:
 
 def asarray(obj: Any, /, *, dtype: Any = None, device: Any = None, copy: bool | None = None) -> Any:
     with tf.device(device):
-        tensor = tf.convert_to_tensor(_tensor(obj))
+        tensor = tensor_of(obj)
         return tf.identity(tensor) if dtype is None else tf.cast(tensor, dtype)
 
 
@@ -135,7 +119,7 @@ def _placed(name: str) -> Callable[..., Any]:
         if dtype is not None:
             kwargs["dtype"] = tf.as_dtype(dtype)
         with tf.device(device):
-            return function(*map(_tensor, args), **kwargs)
+            return function(*map(received, args), **kwargs)
 
     create.__name__ = create.__qualname__ = name
     return create
@@ -151,7 +135,7 @@ empty_like, full_like, ones_like, zeros_like = map(_placed, ("empty_like", "full
 
 
 def astype(x: Any, dtype: Any, /, *, copy: bool = True, device: Any = None) -> Any:
-    return tf.cast(_tensor(x), dtype)
+    return tf.cast(received(x), dtype)
 
 
 def can_cast(from_: Any, to: Any, /) -> bool:
@@ -192,21 +176,38 @@ def isdtype(dtype: Any, kind: Any) -> bool:
 
 
 def bitwise_left_shift(x1: Any, x2: Any, /) -> Any:
-    return tf.bitwise.left_shift(_tensor(x1), _tensor(x2))
+    return tf.bitwise.left_shift(received(x1), received(x2))
 
 
 def bitwise_right_shift(x1: Any, x2: Any, /) -> Any:
-    return tf.bitwise.right_shift(_tensor(x1), _tensor(x2))
+    return tf.bitwise.right_shift(received(x1), received(x2))
 
 
 def copysign(x1: Any, x2: Any, /) -> Any:
-    size, sign = tf.abs(_tensor(x1)), _numpy.signbit(_tensor(x2))
+    size, sign = tf.abs(received(x1)), _numpy.signbit(received(x2))
     return tf.where(sign, -size, size)
 
 
-def vecdot(x1: Any, x2: Any, /, *, axis: int = -1) -> Any:
-    x1, x2 = map(tf.convert_to_tensor, (_tensor(x1), _tensor(x2)))
-    return tf.reduce_sum(tf.math.conj(x1) * x2, axis)
+def hypot(x1: Any, x2: Any, /) -> Any:
+    x1, x2 = _both(x1, x2)
+    return tf.sqrt(x1 * x1 + x2 * x2)
+
+
+def _both(x1: Any, x2: Any) -> tuple[Any, Any]:
+    """Two operands as tensors of one dtype; one of them may be a number."""
+    x1, x2 = received(x1), received(x2)
+    tensor = x1 if isinstance(x1, tf.Tensor | tf.Variable) else tf.convert_to_tensor(x2)
+    x1, x2 = promoted(x1, x2) if isinstance(x1, tf.Tensor | tf.Variable) else promoted(x1, tensor)
+    dtype = x1.dtype if isinstance(x1, tf.Tensor | tf.Variable) else x2.dtype
+    return tf.convert_to_tensor(x1, dtype), tf.convert_to_tensor(x2, dtype)
+
+
+def clip(x: Any, /, min: Any = None, max: Any = None) -> Any:  # noqa: A002  # the standard's names
+    x = tensor_of(x)
+    for bound, function in ((min, tf.maximum), (max, tf.minimum)):
+        if bound is not None:
+            x = function(x, tf.cast(received(bound), x.dtype))
+    return x
 
 
 # -- along axes ----------------------------------------------------------------------------------------
@@ -217,7 +218,7 @@ def std(x: Any, /, *, axis: Any = None, correction: float = 0.0, keepdims: bool 
 
 
 def var(x: Any, /, *, axis: Any = None, correction: float = 0.0, keepdims: bool = False) -> Any:
-    x = tf.convert_to_tensor(_tensor(x))
+    x = tensor_of(x)
     result = tf.math.reduce_variance(x, axis, keepdims)
     if not correction:
         return result
@@ -234,7 +235,7 @@ def cumulative_prod(x: Any, /, *, axis: int | None = None, dtype: Any = None, in
 
 
 def _cumulative(function: Any, first: int, x: Any, axis: int | None, dtype: Any, include_initial: bool) -> Any:
-    x = tf.convert_to_tensor(_tensor(x))
+    x = tensor_of(x)
     x = x if dtype is None else tf.cast(x, dtype)
     axis = (0 if x.shape.rank == 1 else axis) if axis is None else axis
     result = function(x, axis)
@@ -244,28 +245,77 @@ def _cumulative(function: Any, first: int, x: Any, axis: int | None, dtype: Any,
     return tf.concat([start, result], axis)
 
 
+def count_nonzero(x: Any, /, *, axis: Any = None, keepdims: bool = False) -> Any:
+    return tf.math.count_nonzero(tensor_of(x), axis, keepdims)
+
+
+def concat(arrays: Any, /, *, axis: int | None = 0) -> Any:
+    tensors = list(map(tensor_of, arrays))
+    if axis is None:
+        tensors, axis = [tf.reshape(each, [-1]) for each in tensors], 0
+    dtype = functools.reduce(result_type, (each.dtype for each in tensors))
+    return tf.concat([tf.cast(each, dtype) for each in tensors], axis)
+
+
 def sort(x: Any, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Any:
-    return tf.sort(_tensor(x), axis, "DESCENDING" if descending else "ASCENDING")
+    return tf.sort(received(x), axis, "DESCENDING" if descending else "ASCENDING")
 
 
 def argsort(x: Any, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Any:
-    found = tf.argsort(_tensor(x), axis, "DESCENDING" if descending else "ASCENDING", stable)
+    found = tf.argsort(received(x), axis, "DESCENDING" if descending else "ASCENDING", stable)
     return tf.cast(found, tf.int64)
 
 
 def searchsorted(x1: Any, x2: Any, /, *, side: str = "left", sorter: Any = None) -> Any:
-    x1 = _tensor(x1) if sorter is None else tf.gather(_tensor(x1), sorter)
-    x2 = tf.convert_to_tensor(_tensor(x2))
+    x1 = received(x1) if sorter is None else tf.gather(received(x1), sorter)
+    x2 = tf.convert_to_tensor(received(x2))
     found = tf.searchsorted(x1, tf.reshape(x2, [-1]), side, tf.int64)
     return tf.reshape(found, tf.shape(x2))
 
 
 def unstack(x: Any, /, *, axis: int = 0) -> tuple[Any, ...]:
-    return tuple(tf.unstack(_tensor(x), axis=axis))
+    return tuple(tf.unstack(received(x), axis=axis))
 
 
 def unique_values(x: Any, /) -> Any:
-    return tf.unique(tf.sort(tf.reshape(_tensor(x), [-1]))).y
+    return tf.unique(tf.sort(tf.reshape(received(x), [-1]))).y
+
+
+class _Unique(NamedTuple):
+    values: Any
+    indices: Any
+    inverse_indices: Any
+    counts: Any
+
+
+class _UniqueCounts(NamedTuple):
+    values: Any
+    counts: Any
+
+
+class _UniqueInverse(NamedTuple):
+    values: Any
+    inverse_indices: Any
+
+
+def unique_all(x: Any, /) -> _Unique:
+    x = tensor_of(x)
+    flat = tf.reshape(x, [-1])
+    order = tf.argsort(flat, stable=True)
+    values, inverse, counts = tf.unique_with_counts(tf.gather(flat, order), tf.int64)
+    firsts = tf.gather(order, tf.cumsum(counts, exclusive=True))
+    places = tf.scatter_nd(order[:, None], inverse, tf.shape(flat, order.dtype))
+    return _Unique(values, tf.cast(firsts, tf.int64), tf.reshape(places, tf.shape(x)), counts)
+
+
+def unique_counts(x: Any, /) -> _UniqueCounts:
+    found = unique_all(x)
+    return _UniqueCounts(found.values, found.counts)
+
+
+def unique_inverse(x: Any, /) -> _UniqueInverse:
+    found = unique_all(x)
+    return _UniqueInverse(found.values, found.inverse_indices)
 
 
 def argmax(x: Any, /, *, axis: int | None = None, keepdims: bool = False) -> Any:
@@ -277,7 +327,7 @@ def argmin(x: Any, /, *, axis: int | None = None, keepdims: bool = False) -> Any
 
 
 def _arg(function: Any, x: Any, axis: int | None, keepdims: bool) -> Any:
-    x = tf.convert_to_tensor(_tensor(x))
+    x = tensor_of(x)
     flat = tf.reshape(x, [-1]) if axis is None else x
     found = function(flat, axis=axis or 0)
     if not keepdims:

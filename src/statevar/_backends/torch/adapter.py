@@ -15,7 +15,6 @@ from collections.abc import Callable
 from sys import getrefcount
 from typing import Any
 
-import array_api_compat.torch
 import ml_dtypes
 import numpy as np
 import torch
@@ -35,6 +34,7 @@ from ...errors import DeviceError, DTypeError, describe
 from .functions import call_reading, only_reading
 from .indices import get_own, is_outside, last_of_same, put_masked, takes_index
 from .indices import positions as positions_of
+from .namespace import namespace_for
 from .spread import Places, spread_of
 from .streams import Use, catch_up, renewed, streams
 from .tracing import TRACING
@@ -413,7 +413,7 @@ class TorchBackend(Backend):
         return bool((after.isfinite() | ~before.isfinite()).all())
 
     def namespace(self) -> Any:
-        return array_api_compat.torch
+        return namespace_for(_received)
 
     def dlpack(self, array: Tensor, request: dict[str, Any]) -> Any:
         if array.requires_grad:
@@ -698,6 +698,12 @@ def _tensor(fresh: HostArray) -> Tensor:
         dtype, bits = _FROM_BITS[fresh.dtype]
         return torch.from_numpy(fresh.view(bits)).view(dtype)
     return torch.from_numpy(fresh)
+
+
+def _received(argument: Any) -> Any:
+    """An argument of a function of the namespace: the value of a variable, or the argument itself."""
+    value_for = getattr(type(argument), "_for", None)
+    return argument if value_for is None else BACKEND.import_array(value_for(argument, BACKEND))
 
 
 def _put(target: Tensor, x: Tensor, operation: str, where: Selection) -> None:
