@@ -319,13 +319,25 @@ TENSORS_ONLY: dict[str, tuple[Call, Call]] = {
         lambda torch, v: torch.from_numpy(v),
         lambda torch, v: torch.from_numpy(v.numpy()),
     ),
-    "func.grad": (
-        lambda torch, v: torch.func.grad(torch.sum)(v),
-        lambda torch, v: torch.func.grad(torch.sum)(v.value),
+    "func.hessian": (
+        lambda torch, v: torch.func.hessian(torch.sum)(v),
+        lambda torch, v: torch.func.hessian(torch.sum)(v.value),
     ),
-    "vmap": (
-        lambda torch, v: torch.vmap(torch.sum)(v),
-        lambda torch, v: torch.vmap(torch.sum)(v.value),
+    "func.jvp": (
+        lambda torch, v: torch.func.jvp(torch.sin, (v,), (torch.ones(2, 2),)),
+        lambda torch, v: torch.func.jvp(torch.sin, (v.value,), (torch.ones(2, 2),)),
+    ),
+    "autograd.functional.jacobian": (
+        lambda torch, v: torch.autograd.functional.jacobian(torch.sin, v),
+        lambda torch, v: torch.autograd.functional.jacobian(torch.sin, v.value),
+    ),
+    "clip_grad_norm_": (
+        lambda torch, v: torch.nn.utils.clip_grad_norm_([v], 1.0),
+        lambda torch, v: torch.nn.utils.clip_grad_norm_([v.parameter], 1.0),
+    ),
+    "nn.Parameter": (
+        lambda torch, v: torch.nn.Parameter(v),
+        lambda torch, v: torch.nn.Parameter(v.value),
     ),
     "torch.load of a saved variable": (
         lambda torch, v: _saved(torch, v),
@@ -344,7 +356,7 @@ def _saved(torch: Any, value: Any) -> Any:
 @pytest.mark.parametrize(("call", "way_round"), list(TENSORS_ONLY.values()), ids=list(TENSORS_ONLY))
 def test_torch_takes_only_tensors_here(torch: Any, call: Call, way_round: Call) -> None:
     v = variable("torch")
-    with pytest.raises((TypeError, ValueError, pickle.UnpicklingError)):
+    with pytest.raises((AttributeError, TypeError, ValueError, RuntimeError, pickle.UnpicklingError)):
         call(torch, v)
     way_round(torch, v)
 
@@ -355,3 +367,57 @@ def test_an_index_of_a_torch_tensor_must_be_the_value(torch: Any) -> None:
     with pytest.raises(IndexError), pytest.warns(UserWarning, match="non-tuple sequence"):
         torch.arange(3)[v]
     assert_same(torch.arange(3)[v.value], [1, 0])
+
+
+TRANSFORMED: dict[str, tuple[Call, Call]] = {
+    "func.grad": (lambda torch, v: torch.func.grad(lambda w: (w * w).sum())(v).value, lambda a: 2 * a),
+    "func.grad of w.value": (lambda torch, v: torch.func.grad(lambda w: (w.value**2).sum())(v).value, lambda a: 2 * a),
+    "func.grad of a function": (
+        lambda torch, v: torch.func.grad(lambda w: torch.sum(torch.sin(w)))(v).value,
+        np.cos,
+    ),
+    "func.grad of a dict": (
+        lambda torch, v: torch.func.grad(lambda tree: (tree["w"] * 3).sum())({"w": v})["w"].value,
+        lambda a: a * 0 + 3,
+    ),
+    "func.grad_and_value": (
+        lambda torch, v: torch.func.grad_and_value(lambda w: (w * w).sum())(v)[1],
+        lambda a: (a * a).sum(),
+    ),
+    "func.vjp": (
+        lambda torch, v: torch.func.vjp(lambda w: w * 3, v)[1](torch.ones(2, 2))[0].value,
+        lambda a: a * 0 + 3,
+    ),
+    "func.jacrev": (
+        lambda torch, v: torch.func.jacrev(lambda w: w.sum(axis=0))(v).value,
+        lambda a: np.array([[[1, 0], [1, 0]], [[0, 1], [0, 1]]], "float32"),
+    ),
+    "vmap": (lambda torch, v: torch.vmap(lambda w: w * 2)(v), lambda a: a * 2),
+    "vmap with one for all": (
+        lambda torch, v: torch.vmap(lambda w, x: w * x, (None, 0))(v, torch.ones(2, 2)),
+        lambda a: np.stack([a, a]),
+    ),
+    "vmap of grad": (
+        lambda torch, v: torch.vmap(torch.func.grad(lambda x, w: (w @ x).sum()), (0, None))(torch.ones(3, 2), v),
+        lambda a: np.stack([a.sum(0)] * 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+@row(TRANSFORMED)
+def test_transforms_of_torch_take_a_variable(
+    backend: str, torch: Any, call: Call, expected: Call, trainable: bool
+) -> None:
+    sv.Variable(0.0, backend="torch")  # which registers our types
+    v = variable(backend, trainable=trainable)
+    assert_result(call(torch, v), "torch", expected(VALUE))
+    assert_same(v, VALUE)
+
+
+def test_a_write_to_a_copy_in_a_transform_of_torch_is_an_error(torch: Any) -> None:
+    v = variable("torch")
+    with pytest.raises(sv.errors.ReadOnlyError, match="assign: this is a copy of the variable that a transform made"):
+        torch.func.grad(lambda w: w.assign(w * 2).sum())(v)
+    torch.vmap(lambda w: w * 2)(v).sum().backward()
+    assert_same(v.parameter.grad, VALUE * 0 + 2)

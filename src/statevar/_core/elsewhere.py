@@ -57,7 +57,7 @@ _WRITE: Final = {
     "overwrite_with_gradient": "v.assign(gradient); or v.overwrite_with_gradient = True, which only your code uses",
     # nn.Parameter
     "data": "v.value to read, v.assign(x) to write",
-    "grad": "loss, gradients = sv.value_and_grad(fn)(…), and gradients[v]",
+    "grad": "loss, gradients = sv.value_and_grad(fn)(…), and gradients[v]; or pass v.parameter to functions of torch",
     "requires_grad": "v.trainable",
     "requires_grad_": "v.trainable = True",
     "backward": "sv.value_and_grad(fn)(…)",

@@ -1,8 +1,7 @@
 """The protocols by which array libraries ask a foreign object for an array.
 
-A table in ``docs/protocols.md`` shows the effect of each on each backend; a test checks it. There is no
-``__array_function__``: ``__array__`` is enough, and xarray would store the live variable because of it. NumPy finds it
-only inside an overlay or a tape, where NumPy's gradients may be recorded on the value.
+A table in ``docs/protocols.md`` shows the effect of each on each backend; a test checks it. Only NumPy finds the method
+``__array_function__``, since xarray would store the live variable because of it.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from .._arrays.backend import Backend
 from .._arrays.registry import backend_of_protocol
 from .._arrays.types import HostArray
 from ..errors import ReadOnlyError, describe
-from . import overlays
+from .methods import Methods
 from .operators import Operators
 
 __all__ = ["Protocols"]
@@ -51,17 +50,37 @@ def _host_or_recorded(variable: Operators) -> Any:
     return variable.value if variable._backend.is_host else np.asarray(variable)
 
 
-class _WhileRecording:
-    """A method that exists only for NumPy, which looks it up in the type, and only inside an overlay or a tape."""
+class _ForNumPy:
+    """A method that exists only for NumPy, which looks it up in the type: libraries that find it in an object keep it.
+
+    Without it NumPy's functions would call methods of ours with the same name, whose results are arrays of the
+    variable's library.
+    """
 
     def __get__(self, instance: object, owner: type) -> Any:
-        if instance is not None or not overlays.active:
+        if instance is not None:
             raise AttributeError("__array_function__")
         return _array_function
 
 
 def _array_function(_: object, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-    return function(*map(_opened, args), **{key: _opened(each) for key, each in kwargs.items()})
+    try:
+        return function(*map(_opened, args), **{key: _opened(each) for key, each in kwargs.items()})
+    except ValueError as error:
+        raise _refused_by_numpy(error, function, [*args, *kwargs.values()]) from None
+
+
+def _refused_by_numpy(error: ValueError, function: Any, arguments: list[Any]) -> Exception:
+    """The error for a function that wanted to write into a snapshot, which is read-only; any other error as it is."""
+    owners = [each for each in arguments if isinstance(each, Operators)]
+    if "read-only" not in str(error) or not owners:
+        return error
+    return ReadOnlyError.of(
+        getattr(function, "__name__", str(function)),
+        "this would write into a snapshot of the variable, which must not change",
+        getattr(owners[0], "_path", ""),
+        "write v.assign(…), or v[i] = x",
+    )
 
 
 def _opened(argument: Any) -> Any:
@@ -71,7 +90,7 @@ def _opened(argument: Any) -> Any:
     return [_opened(each) for each in argument] if isinstance(argument, list | tuple) else argument
 
 
-class Protocols(Operators):
+class Protocols(Methods):
     """Gives each library that asks a snapshot, marked read-only where the library can express that."""
 
     __slots__ = ()
@@ -110,10 +129,13 @@ class Protocols(Operators):
             if result is not NotImplemented:
                 return result
         hosts = [_host_or_recorded(each) if isinstance(each, Operators) else each for each in inputs]
-        return getattr(ufunc, method)(*hosts, **kwargs)
+        try:
+            return getattr(ufunc, method)(*hosts, **kwargs)
+        except ValueError as error:  # of ``np.add.at(v, i, x)``
+            raise _refused_by_numpy(error, ufunc, list(inputs)) from None
 
-    #: For ``np.dot(v, x)`` while a gradient is recorded.
-    __array_function__ = _WhileRecording()
+    #: For ``np.sum(v)`` and all functions of NumPy that are no ufuncs.
+    __array_function__ = _ForNumPy()
 
     def __array_namespace__(self, *, api_version: str | None = None) -> Any:
         return self._backend.namespace()

@@ -35,6 +35,7 @@ from .functions import call_reading, only_reading
 from .indices import get_own, is_outside, last_of_same, put_masked, takes_index
 from .indices import positions as positions_of
 from .namespace import namespace_for
+from .pytree import register
 from .spread import Places, spread_of
 from .streams import Use, catch_up, renewed, streams
 from .tracing import TRACING
@@ -294,6 +295,9 @@ class TorchBackend(Backend):
 
     def is_symbolic(self, array: Tensor) -> bool:
         return isinstance(array, FakeTensor)
+
+    def attach(self, variable_type: type, snapshot_type: type) -> None:
+        register(variable_type, snapshot_type, _received)
 
     # -- dtypes, shapes and devices -------------------------------------------------------------------
 
