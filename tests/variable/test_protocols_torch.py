@@ -319,14 +319,6 @@ TENSORS_ONLY: dict[str, tuple[Call, Call]] = {
         lambda torch, v: torch.from_numpy(v),
         lambda torch, v: torch.from_numpy(v.numpy()),
     ),
-    "func.hessian": (
-        lambda torch, v: torch.func.hessian(torch.sum)(v),
-        lambda torch, v: torch.func.hessian(torch.sum)(v.value),
-    ),
-    "func.jvp": (
-        lambda torch, v: torch.func.jvp(torch.sin, (v,), (torch.ones(2, 2),)),
-        lambda torch, v: torch.func.jvp(torch.sin, (v.value,), (torch.ones(2, 2),)),
-    ),
     "autograd.functional.jacobian": (
         lambda torch, v: torch.autograd.functional.jacobian(torch.sin, v),
         lambda torch, v: torch.autograd.functional.jacobian(torch.sin, v.value),
