@@ -28,7 +28,11 @@ GROUPS: dict[str, tuple[Any, dict[str, Call]]] = {}
 
 def named(*names: str, call: Callable[[Any, Any], Any]) -> dict[str, Call]:
     """Calls ``call(function, x)`` with each function of the namespace."""
-    return {name: lambda xp, x, name=name: call(_find(xp, name), x) for name in names}
+
+    def bound(name: str) -> Call:
+        return lambda xp, x: call(_find(xp, name), x)
+
+    return {name: bound(name) for name in names}
 
 
 def _find(xp: Any, name: str) -> Any:
