@@ -323,7 +323,7 @@ def names_in(folder: Path) -> set[str]:
 # -- the k-th operation fails ----------------------------------------------------------------------------------
 
 #: The names in `_files` that are no operations of the system.
-UNFAILING = ("kind_of_mode", "os_errors_as", "require_posix", "storage_error")
+UNFAILING = ("kind_of_mode", "os_errors_as", "path_of", "require_posix", "storage_error")
 
 #: Every operation of `_files` that asks the system: a new one fails in turn too.
 OPERATIONS = tuple(name for name in files.__all__ if name not in UNFAILING)

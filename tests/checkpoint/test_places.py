@@ -352,3 +352,25 @@ def test_a_path_that_is_not_there_is_named(tmp_path: Path) -> None:
     for operation in (lambda path: sv.load(path), lambda path: sv.save(MODEL, path)):
         with pytest.raises(sv.errors.StorageError, match="a path cannot contain NUL, at "):
             operation(str(tmp_path / "a\0b"))
+
+
+@pytest.mark.parametrize("path", [3, None, ["a"], 1.5])
+def test_what_is_no_path_is_told(path: Any) -> None:
+    calls: dict[str, Callable[[Any], Any]] = {
+        "save": lambda path: sv.save(MODEL, path),
+        "verify": sv.verify,
+        "CheckpointManager": lambda path: sv.CheckpointManager(path, MODEL),
+    }
+    if path is not None:
+        calls["load"] = lambda path: sv.load(MODEL, path)
+    for name, call in calls.items():
+        with pytest.raises(TypeError, match=f"{name}: expected a path, got {type(path).__name__}"):
+            call(path)
+
+
+def test_a_path_may_be_bytes(tmp_path: Path) -> None:
+    path: Any = os.fsencode(tmp_path / "a")
+    sv.save(MODEL, path)
+    assert sv.verify(path)
+    assert sv.load(MODEL, path).loaded == ["v", "w"]
+    assert list(sv.load(path)) == ["v", "w"]

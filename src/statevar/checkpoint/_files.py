@@ -37,6 +37,7 @@ __all__ = [
     "names",
     "open_file",
     "os_errors_as",
+    "path_of",
     "place_of",
     "place_to_save",
     "read",
@@ -72,6 +73,18 @@ def require_posix(operation: str, path: Any) -> None:
         )
         error.errno, error.strerror, error.filename = errno.ENOSYS, os.strerror(errno.ENOSYS), os.fspath(path)
         raise error
+
+
+def path_of(operation: str, path: Any) -> Path:
+    """Returns a path that a user has passed: a text, bytes, or an object that is a path.
+
+    Raises:
+        TypeError: it is none of them.
+    """
+    try:
+        return Path(os.fsdecode(path))
+    except TypeError:
+        raise TypeError(describe(operation, f"expected a path, got {type(path).__name__}")) from None
 
 
 def place_to_save(path: Path) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, overload
 
 from .._arrays.dtypes import cast_host
@@ -16,6 +15,7 @@ from .._public import public
 from .._state.paths import paths_in
 from .._state.transaction import Transaction
 from ..errors import CheckpointError, CheckpointMismatchError, StatevarError, TraceError, describe
+from . import _files
 from ._checkpoint import Checkpoint, open_checkpoint
 from ._match import LoadReport, Rename, matched, offered, patterns, problem_of
 from ._pending import Pending
@@ -95,17 +95,17 @@ def load(
     [1.0, 2.0]
     """
     if path is None:
-        if not isinstance(target, str | os.PathLike):
+        if not isinstance(target, str | bytes | os.PathLike):
             raise TypeError(
                 describe("load", f"expected a path, got {type(target).__name__}", hint="use sv.load(obj, path)")
             )
-        return open_checkpoint(Path(target), mapped=mmap)
+        return open_checkpoint(_files.path_of("load", target), mapped=mmap)
     if mmap:
         raise ValueError(
             describe("load", "mmap=True works only without an object", hint="use sv.load(path, mmap=True)")
         )
     found = paths_in("load", target)
-    checkpoint = open_checkpoint(Path(path))
+    checkpoint = open_checkpoint(_files.path_of("load", path))
     pending = False
     if isinstance(target, Variable) and len(checkpoint.variables) == 1 and rename is None:
         rename = dict.fromkeys(checkpoint.variables, target.path)  # one on each side: their names do not matter

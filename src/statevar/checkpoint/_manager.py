@@ -129,7 +129,8 @@ class CheckpointManager:
         shard_size: int | str = "64MB",
         progress: Callable[[Progress], object] | None = None,
     ) -> None:
-        _files.require_posix("CheckpointManager", directory)
+        where = _files.path_of("CheckpointManager", directory)
+        _files.require_posix("CheckpointManager", where)
         keep = _count("CheckpointManager", "keep", keep, 1)
         if keep_every is not None:
             keep_every = _count("CheckpointManager", "keep_every", keep_every, 1)
@@ -146,8 +147,8 @@ class CheckpointManager:
         self._metrics: dict[int, dict[str, float]] = {}
         self._lock = Lock()  # the folder, between the threads of this process
         self._under_way: list[tuple[int, futures.Future[None]]] = []
-        with _files.os_errors_as("CheckpointManager", directory):
-            self._folder = StepFolder(Path(directory).absolute())
+        with _files.os_errors_as("CheckpointManager", where):
+            self._folder = StepFolder(where.absolute())
         #: By whether `save` waits: the thread that has normal priority, and the one that has low priority.
         self._writers = {
             True: futures.ThreadPoolExecutor(1, "statevar-checkpoint"),

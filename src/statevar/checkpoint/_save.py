@@ -104,15 +104,16 @@ def save(
     >>> model["layers"][0].value
     array([1., 2.], dtype=float32)
     """
-    _files.require_posix("save", path)
+    where = _files.path_of("save", path)
+    _files.require_posix("save", where)
     limit = None if max_shard_size is None else parsed_size(max_shard_size)
     found = paths_in("save", obj)
     texts = texts_of(found, metadata)
     items = items_of(found, snapshot(list(found.variables.values())))
     total = sum(nbytes_of(item) for item in items)
     wrote = None if progress is None else reporter(progress, total)
-    with _files.os_errors_as("save", path, "what was there before is untouched"):
-        target = _files.place_to_save(Path(path))
+    with _files.os_errors_as("save", where, "what was there before is untouched"):
+        target = _files.place_to_save(where)
         if limit is None or total <= limit:
             with Replacement(target) as new:
                 write_tensors(new.file, items, texts, wrote)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from .._public import public
+from . import _files
 from ._checkpoint import open_checkpoint
 
 __all__ = ["Verification", "verify"]
@@ -56,7 +56,7 @@ def verify(path: str | os.PathLike[str]) -> Verification:
     >>> list(sv.verify(path).damaged)
     ['steps']
     """
-    with open_checkpoint(Path(path)) as checkpoint:
+    with open_checkpoint(_files.path_of("verify", path)) as checkpoint:
         damaged = {name: str(error) for name, error in checkpoint.damage().items()}
         names = list(checkpoint)
         whole = [name for name in names if name not in damaged]
