@@ -83,7 +83,7 @@ class Variable(Cell, Protocols, Elsewhere):
     np.float32(2.0)
     """
 
-    __slots__ = ("__dict__",)  # for attributes of the user's own; it costs 16 bytes, and no time
+    __slots__ = ("__dict__",)  # for attributes of the user's own; it costs 32 bytes, and no time
 
     def __init__(
         self,
