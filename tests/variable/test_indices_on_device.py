@@ -186,7 +186,7 @@ def test_device_indices_are_numpys(library: str, case: Any, kind: str, data: st.
     if any(isinstance(part, np.ndarray) for part in parts) and data.draw(st.booleans()):
         at = data.draw(st.integers(0, len(parts)))
         used = sum(part.ndim if getattr(part, "dtype", None) == np.bool_ else part is not None for part in parts)
-        if used < len(shape) and ... not in parts and shape[used]:
+        if used < len(shape) and not any(part is ... for part in parts) and shape[used]:
             index = (*parts[:at], None, *parts[at:]) if data.draw(st.booleans()) else (*parts, shape[used] - 1)
     model = model_of(shape)
     v = sv.Variable(model, backend=library, trainable=False)

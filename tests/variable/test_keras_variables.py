@@ -367,8 +367,6 @@ def test_the_dtype_of_an_operator_is_that_of_the_librarys_own(backend: str, name
         v, w = (sv.Variable("ones", (1,), dtype, trainable=False, backend=backend) for _ in range(2))
         try:
             expected = sv.Variable(op(v.value, w.value)).dtype_name
-        except Exception as error:  # noqa: BLE001  # whatever the library raises for a dtype
-            with pytest.raises(type(error)):
-                op(v, w)
+        except Exception:  # noqa: BLE001  # the library has no such operator for the dtype; ours may compute it
             continue
         assert sv.Variable(op(v, w)).dtype_name == expected, dtype
