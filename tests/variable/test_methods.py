@@ -142,6 +142,8 @@ def test_functions_of_numpy_give_numpy_arrays_still(backend: str) -> None:
         assert isinstance(got, np.ndarray | np.generic), name
         assert_same(got, getattr(np, name)(VALUE), rtol=1e-6)
     assert isinstance(np.reshape(v, (3, 2)), np.ndarray)
+    assert_same(np.sum(v, axis=(0, 1)), VALUE.sum())
+    assert_same(np.linalg.norm(v, axis=(-2, -1)), np.linalg.norm(VALUE), rtol=1e-6)
     assert isinstance(np.clip(v, 0, 1), np.ndarray)
     assert not hasattr(v, "__array_function__")
 

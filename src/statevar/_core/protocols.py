@@ -87,7 +87,9 @@ def _opened(argument: Any) -> Any:
     """The argument of a NumPy function with an array in place of every variable."""
     if isinstance(argument, Operators):
         return _host_or_recorded(argument)
-    return [_opened(each) for each in argument] if isinstance(argument, list | tuple) else argument
+    if type(argument) in (list, tuple):  # a tuple may be the axes, which must stay one
+        return type(argument)(map(_opened, argument))
+    return argument
 
 
 class Protocols(Methods):

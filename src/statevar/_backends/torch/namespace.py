@@ -11,6 +11,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 import array_api_compat.torch as compat
+import torch
 
 __all__ = ["namespace_for"]
 
@@ -27,6 +28,8 @@ class _Namespace(ModuleType):
         found = getattr(self._module, name)
         if isinstance(found, ModuleType):
             found = _Namespace(found, self._receive)
+        elif name == "asarray":
+            found = functools.partial(_asarray, self._receive)
         elif callable(found) and not isinstance(found, type):
             found = _taking_variables(found, self._receive)
         if not name.startswith("__"):
@@ -60,6 +63,17 @@ def _taking_variables(function: Any, receive: Any) -> Any:
     call.__name__ = call.__qualname__ = getattr(function, "__name__", "function")
     call.__doc__ = getattr(function, "__doc__", None)
     return call
+
+
+def _asarray(
+    receive: Any, obj: Any, /, *, dtype: Any = None, device: Any = None, copy: bool | None = None, **more: Any
+) -> Any:
+    """Does what ``asarray`` does; of a tensor with a gradient, torch's own would warn."""
+    obj = receive(obj)
+    if not isinstance(obj, torch.Tensor) or not obj.requires_grad or more or copy is False:
+        return compat.asarray(obj, dtype=dtype, device=device, copy=copy, **more)
+    result = obj.to(device or obj.device, dtype or obj.dtype)
+    return result.clone() if copy and result is obj else result
 
 
 @functools.cache
