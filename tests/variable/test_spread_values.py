@@ -300,9 +300,18 @@ strategy.run(body)
 refused(lambda: sv.Variable(mirrored), "a MirroredVariable of tf.distribute, which has a value for each replica")
 refused(lambda: v.assign(mirrored), "a MirroredVariable of tf.distribute")
 v.assign(mirrored.read_value())
+def add():
+    v.assign_add([1.0, 1.0])
+problem = "write: this code runs once for each of the 2 replicas of a MirroredStrategy"
+refused(lambda: strategy.run(add), problem, "Hint: return the value from strategy.run, combine it with strategy.reduce")
+refused(lambda: tf.function(lambda: strategy.run(add))(), problem)
+assert strategy.reduce("mean", strategy.run(lambda: v.value), axis=None).numpy().tolist() == [1.0, 2.0]
+single = tf.distribute.OneDeviceStrategy("CPU:1")
+single.run(add)
+v.assign_sub([1.0, 1.0])
 with tf.distribute.OneDeviceStrategy("CPU:1").scope():
     assert "CPU:1" in repr(sv.Variable([1.0], backend="tensorflow"))
-assert v.version == 2
+assert v.version == 4
 """,
     )
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import operator
 from contextlib import nullcontext, suppress
+from threading import Thread, current_thread, main_thread
 from types import FunctionType
 from typing import Any
 
@@ -28,7 +29,7 @@ from ..._arrays.shapes import DeclaredShape, Shape
 from ..._arrays.stored import Stored
 from ..._arrays.types import HostArray, Operation
 from ..._arrays.unreadable import Unreadable
-from ...errors import DTypeError, ShapeError
+from ...errors import DeviceError, DTypeError, ShapeError
 from . import namespace
 from .operators import operate
 from .tracing import TRACING, ours
@@ -52,6 +53,7 @@ __all__ = ["BACKEND"]
 _ON_HOST = {"float8_e4m3fn", "float8_e5m2", "int4", "uint4"}
 # TensorFlow casts these to few other dtypes, so a cast goes through the dtype given here.
 _BRIDGE = {"float8_e4m3fn": tf.float32, "float8_e5m2": tf.float32, "int4": tf.int8, "uint4": tf.int8}
+_ORDINARY = {Thread, type(main_thread())}
 _Distributed = tf.distribute.DistributedValues
 _READ = tf.raw_ops.ReadVariableOp
 _ASSIGN = tf.raw_ops.AssignVariableOp
@@ -394,10 +396,26 @@ def _writing(handle: _Handle) -> bool:
     if type(handle.variable) is _Cell:
         return False
     if tf.executing_eagerly():
+        if type(current_thread()) not in _ORDINARY:  # such as one in which `strategy.run` calls the code of a replica
+            _check_replicas()
         return True
+    _check_replicas()
     _expose(handle)
     handle.counter.assign_add(1, read_value=False)
     return False
+
+
+def _check_replicas() -> None:
+    """Raises DeviceError if the running code is that of one of several replicas: each would write by itself."""
+    if tf.distribute.has_strategy() and not tf.distribute.in_cross_replica_context():
+        strategy = tf.distribute.get_strategy()
+        if (count := strategy.num_replicas_in_sync) > 1:
+            raise DeviceError.of(
+                "write",
+                f"this code runs once for each of the {count} replicas of a {type(strategy).__name__}, and the last "
+                "write would count, whatever the aggregation",
+                hint="return the value from strategy.run, combine it with strategy.reduce, and write it outside",
+            )
 
 
 def _dimensions(handle: _Handle) -> Any:
