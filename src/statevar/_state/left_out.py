@@ -23,8 +23,8 @@ _NAMED = 5  # objects that one error names
 
 #: The class of an object that was passed, the path of a thing in it, and the class of that thing.
 _warned: set[tuple[str, str, str]] = set()
-#: What was looked through, so that a model with plain arrays is not searched twice for each snapshot: the id, the class
-#: and the names of the object, and the classes of the things in it.
+#: The objects that were looked through, so that a model with arrays or functions is not searched twice for each snapshot:
+#: the id, the class and the names of the object, and the classes of the things in it.
 _looked_through: set[tuple[int, str, tuple[str, ...], tuple[str, ...]]] = set()
 _MANY = 10_000
 _BUILTIN_CONTAINERS = (list, tuple, dict, set, frozenset)
@@ -86,16 +86,14 @@ def warn_of_plain_state(operation: str, target: Any, aside: list[Any], found: Co
     """Warns once of each array and generator that an operation leaves out, and of each variable only a function has."""
     if not aside or operation not in _KEEPING:
         return
-    known = set(found)
     things = {id(each): each for each in aside}
-    wanted = {which: each for which, each in things.items() if _is_plain_state(each) or _uses_more(each, known)}
-    if not wanted:
-        return
     cls = f"{type(target).__module__}.{type(target).__qualname__}"
-    outline = id(target), cls, _top_of(target), tuple(type(each).__name__ for each in wanted.values())
-    if outline in _looked_through:
+    outline = id(target), cls, _top_of(target), tuple(type(each).__name__ for each in things.values())
+    if outline in _looked_through and not isinstance(target, _BUILTIN_CONTAINERS):  # whose ids are soon used again
         return
-    for path, each in _located(target, wanted):
+    known = set(found)
+    wanted = {which: each for which, each in things.items() if _is_plain_state(each) or _uses_more(each, known)}
+    for path, each in _located(target, wanted) if wanted else ():
         key = cls, path, type(each).__name__
         if key not in _warned:
             message = describe(operation, *_warning(each, path))
@@ -108,7 +106,7 @@ def warn_of_plain_state(operation: str, target: Any, aside: list[Any], found: Co
 
 def _top_of(target: Any) -> tuple[str, ...]:
     """The names of what an object contains, without a search."""
-    return tuple(map(str, target if isinstance(target, dict) else getattr(target, "__dict__", ())))
+    return tuple(map(str, getattr(target, "__dict__", ())))
 
 
 # -- state of other libraries ------------------------------------------------------------------------------------------
