@@ -23,8 +23,8 @@ _NAMED = 5  # objects that one error names
 
 #: The class of an object that was passed, the path of a thing in it, and the class of that thing.
 _warned: set[tuple[str, str, str]] = set()
-#: The objects that were looked through, so that a model with arrays or functions is not searched twice for each snapshot:
-#: the id, the class and the names of the object, and the classes of the things in it.
+#: The objects that were looked through, so that a model with arrays or functions is not searched twice for each
+#: snapshot: the id, the class and the names of the object, and the classes of the things in it.
 _looked_through: set[tuple[int, str, tuple[str, ...], tuple[str, ...]]] = set()
 _MANY = 10_000
 _BUILTIN_CONTAINERS = (list, tuple, dict, set, frozenset)
