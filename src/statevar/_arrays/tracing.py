@@ -88,6 +88,14 @@ class Tracing(ABC):
     def traced_value(self, handle: Any) -> Array:
         """The current value of a handle in traced code. Called without a lock, while `is_tracing`."""
 
+    def may_fit(self, x: Array, declared: Any) -> bool:
+        """Whether only the traced program knows the shape of a value, and it may fit the declared shape."""
+        return False
+
+    def get_symbolic(self, array: Array, index: Any) -> Array:
+        """Does `Backend.get` at an index that only the traced program knows; out of range, it takes the nearest."""
+        return array[index]
+
     def put_symbolic(self, old: Array, x: Array, operation: str, index: Any) -> Array:
         """Does `Backend.compute_put` at an index that only the traced program knows; out of range, it selects nothing.
 

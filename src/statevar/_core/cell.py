@@ -28,6 +28,7 @@ from .convert import to_operand, to_value, unwrapped
 from .elsewhere import refuses
 from .foreign import check_readable
 from .holds import BUSY, IN_PROGRAMS, Hold
+from .operators import has_traced, unwrapped_index
 from .watchers import Watchers
 from .writes import ASSIGN, KEPT, REDECLARE, Write, writes_of
 
@@ -439,7 +440,13 @@ class Cell:
                 "call the compiled function before or after the transaction",
             )
         handle = self._initialized(write.operation)
-        where = write.check(self, write.operation, x, index)
+        if write.verb == "put" and has_traced(backend, index):
+            x = tracing.put_symbolic(tracing.traced_value(handle), x, str(write.op), unwrapped_index(index))
+            return self._write_traced(tracing, ASSIGN.of(write.operation), x, None)
+        if write.verb == "assign" and write.op is None and tracing.may_fit(x, self._declared):
+            where = None  # only the program knows the shape, and the library checks it when the program runs
+        else:
+            where = write.check(self, write.operation, x, index)
         verb, op = None if write.verb is None else getattr(backend, write.verb), write.op
         if verb is None or self._constraint is not None:
             x = self._computed(write, tracing.traced_value(handle), x, where)

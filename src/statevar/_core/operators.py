@@ -8,6 +8,7 @@ from __future__ import annotations
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from types import EllipsisType
 from typing import Any, Self
 
 from numpy import ndarray
@@ -22,8 +23,9 @@ from .foreign import array_in
 from .scopes import current_device
 from .sequences import has_arrays, host_of_buffer, host_of_sequence, is_sequence
 
-__all__ = ["Operators", "selection"]
+__all__ = ["Operators", "has_traced", "selection", "unwrapped_index"]
 
+_KNOWN = (bool, int, type(None), EllipsisType, list, ndarray)
 _NUMBERS = (bool, int, float, complex)
 
 
@@ -256,9 +258,8 @@ class Operators(ABC):
         ``row = v[0]; row += x`` changes ``row`` only. ``v.value[0]`` is a view where the library has views.
         """
         value = self.value
-        parts = index if type(index) is tuple else (index,)
-        if any(self._backend.is_symbolic(part) for part in parts):
-            return value[index]  # only the traced program knows the index
+        if (tracing := self._backend.tracing) is not None and has_traced(self._backend, index):
+            return tracing.get_symbolic(value, unwrapped_index(index))  # only the traced program knows the index
         return self._backend.get(value, selection(index, self._backend.shape(value), "", self._backend))
 
     def __iter__(self) -> Iterator[Any]:
@@ -270,6 +271,25 @@ class Operators(ABC):
 
     def __contains__(self, element: Any) -> bool:
         return bool(self._backend.to_host(self == element).any())
+
+
+def has_traced(backend: Backend, index: Any) -> bool:
+    """Whether a part of an index, or an end of a slice in it, is known only to a traced program."""
+    for part in index if type(index) is tuple else (index,):
+        ends = (part.start, part.stop, part.step) if type(part) is slice else (part,)
+        for end in ends:
+            if type(end) not in _KNOWN and backend.is_symbolic(end.value if isinstance(end, Operators) else end):
+                return True
+    return False
+
+
+def unwrapped_index(index: Any) -> Any:
+    """An index with the value of each variable in it."""
+    if type(index) is tuple:
+        return tuple(map(unwrapped_index, index))
+    if type(index) is slice:
+        return slice(*map(unwrapped_index, (index.start, index.stop, index.step)))
+    return index.value if isinstance(index, Operators) else index
 
 
 def selection(index: Any, shape: Shape, path: str, backend: Backend) -> Selection:

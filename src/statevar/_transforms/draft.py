@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Self
 
-from .._arrays.backend import Backend
 from .._arrays.indexing import Selection
 from .._arrays.registry import owner_of
 from .._arrays.shapes import DeclaredShape, Shape, fits
 from .._arrays.types import Array
 from .._core.convert import to_operand, to_value, unwrapped
 from .._core.draft import Draft
+from .._core.operators import has_traced, unwrapped_index
 from .._core.writes import Write
 from ..errors import ShapeError
 
@@ -38,7 +38,9 @@ class ValueDraft(Draft):
             with self._lock:
                 self._wait_for_holder(operation)  # raises: an update or an edit of the variable is under way
         x = self._convert(value, operation)
-        if write.looks and owner_of(unwrapped(value)) is not backend and not _is_symbolic(backend, index):
+        if traced_index := write.verb == "put" and has_traced(backend, index):
+            index = unwrapped_index(index)
+        if write.looks and owner_of(unwrapped(value)) is not backend and not traced_index:
             # The elements are known here, but not in the program that is traced.
             known = to_operand(value, backend, self._dtype_name, operation=operation, path=self._path)
             write.check(self, operation, known, index)
@@ -46,7 +48,7 @@ class ValueDraft(Draft):
             if not write.first:
                 self._initialized(operation)
             where, new = write.check(self, operation, x, None), x
-        elif write.verb == "put" and _is_symbolic(backend, index):
+        elif traced_index:
             assert backend.tracing is not None, "only traced code has such an index"
             new = backend.tracing.put_symbolic(old, x, op, index)
         else:
@@ -86,8 +88,3 @@ class ValueDraft(Draft):
         """Sets the value that the code has written, and declares its shape if the declared one does not fit."""
         self._become(value, shape, self._declared if fits(shape, self._declared) else shape, self._version + 1)
         self._overlay.written[self._origin] = None
-
-
-def _is_symbolic(backend: Backend, index: Any) -> bool:
-    """Whether an index is known only to the traced program."""
-    return any(backend.is_symbolic(part) for part in (index if isinstance(index, tuple) else (index,)))

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 
 from ..._arrays.host import ONE_BY_ONE, combine
+from ..._arrays.traced_index import cannot_write, check_for_mask, check_slices
 from ..._arrays.tracing import AccessCheck, Tracing
-from ...errors import TraceError
 
 __all__ = ["TRACING", "JAXTracing", "is_eager"]
 
@@ -108,14 +108,17 @@ class JAXTracing(Tracing):
         return handle.array
 
     def put_symbolic(self, old: Any, x: Any, operation: str, index: Any) -> Any:
+        parts = index if isinstance(index, tuple) else (index,)
+        check_slices(parts)
+        if len(parts) == 1 and getattr(parts[0], "dtype", None) == jnp.bool_:
+            mask = parts[0]
+            check_for_mask(x.shape, mask.shape, old.shape)
+            mask = mask.reshape(*mask.shape, *[1] * (old.ndim - mask.ndim))
+            return jnp.where(mask, combine(operation, old, x, jnp.minimum, jnp.maximum), old)
         if operation not in ONE_BY_ONE:
             return getattr(old.at[index], operation)(x, mode="drop")
-        if any(getattr(part, "ndim", 0) for part in (index if isinstance(index, tuple) else (index,))):
-            raise TraceError.of(
-                f"at.{operation}",
-                "whether an index that is traced selects an element twice is not known",
-                hint="use an index of integers and slices, or an array that is not traced",
-            )
+        if any(getattr(part, "ndim", 0) for part in parts):
+            raise cannot_write(operation)
         new = combine(operation, old.at[index].get(mode="clip"), x, jnp.minimum, jnp.maximum)
         return old.at[index].set(new, mode="drop")
 

@@ -397,7 +397,8 @@ def _caller(function: Any) -> Callable[[list[Any]], list[Any]]:
 
 
 def _explained(error: Exception) -> Exception:
-    if isinstance(error, StatevarError) or "symbolic" not in str(error).lower():
+    """An error of TensorFlow about a value that only the program has, explained; any other error as it is."""
+    if not _asks_for_a_value(error):
         return error
     return TraceError.of(
         "jit",
@@ -405,3 +406,18 @@ def _explained(error: Exception) -> Exception:
         + str(error).strip().partition("\n")[0].rstrip("."),
         hint="use sv.cond, sv.while_loop or tf.where; or make an argument static with static_argnums",
     )
+
+
+#: What only a tensor with a value has.
+_OF_A_VALUE = ("numpy", "item", "tolist", "__array__", "__int__", "__float__", "__index__", "__complex__")
+
+
+def _asks_for_a_value(error: Exception) -> bool:
+    if isinstance(error, StatevarError):
+        return False
+    if isinstance(error, AttributeError):  # else the name is one that no tensor has
+        return tf.is_symbolic_tensor(error.obj) and error.name in _OF_A_VALUE
+    text = str(error)
+    if isinstance(error, TypeError) and "'SymbolicTensor'" in text:  # of int(x), range(x), x.__index__
+        return True
+    return "symbolic" in text and "tf.Tensor" in text

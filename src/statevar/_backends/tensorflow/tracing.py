@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,7 +11,10 @@ from typing import Any
 
 import tensorflow as tf
 
+from ..._arrays.host import ONE_BY_ONE, combine
+from ..._arrays.traced_index import TracedSelection, cannot_write, check_for_mask, traced_selection
 from ..._arrays.tracing import AccessCheck, Tracing
+from ...errors import TraceError
 
 try:
     from tensorflow.python.pywrap_tfe import TFE_Py_TapeSetIsStopped as _tapes_are_stopped
@@ -84,6 +88,51 @@ class TensorFlowTracing(Tracing):
             with graph.as_default(), tf.control_dependencies(None):
                 yield
 
+    def may_fit(self, x: Any, declared: Any) -> bool:
+        if x.shape.is_fully_defined():
+            return False
+        return bool(tf.TensorShape(None if declared is ... else declared).is_compatible_with(x.shape))
+
+    def get_symbolic(self, array: Any, index: Any) -> Any:
+        parts = index if isinstance(index, tuple) else (index,)
+        if not any(isinstance(part, list) or len(getattr(part, "shape", ())) for part in parts):
+            return array[index]  # integers and slices, also traced
+        if _is_mask(index):
+            return tf.boolean_mask(array, _only(index))
+        where = traced_selection(index, tuple(array.shape), _shape_of)
+        positions, _ = _positions(where)
+        return tf.reshape(tf.gather(tf.reshape(array, [-1]), positions), where.shape)
+
+    def put_symbolic(self, old: Any, x: Any, operation: str, index: Any) -> Any:
+        if _is_mask(index):
+            mask = _only(index)
+            check_for_mask(tuple(x.shape), tuple(mask.shape), tuple(old.shape))
+            mask = tf.reshape(mask, [*mask.shape, *[1] * (len(old.shape) - len(mask.shape))])
+            return tf.where(mask, combine(operation, old, x, tf.minimum, tf.maximum), old)
+        where = traced_selection(index, tuple(old.shape), _shape_of)
+        size = math.prod(old.shape)
+        clipped, inside = _positions(where)
+        at = tf.where(inside, clipped, size)  # what is outside goes into one more element, which is dropped
+        values = tf.reshape(tf.broadcast_to(x, where.shape), [-1])
+        line = tf.concat([tf.reshape(old, [-1]), tf.zeros([1], old.dtype)], 0)
+        if operation != "set" and (operation in ONE_BY_ONE or where.unique):
+            if not where.unique:
+                raise cannot_write(operation)
+            values = tf.cast(combine(operation, tf.gather(line, at), values, tf.minimum, tf.maximum), old.dtype)
+            operation = "set"
+        if operation == "set" and where.unique:
+            new = tf.tensor_scatter_nd_update(line, at[:, None], values)
+        elif operation == "set":  # the last one of each
+            order = tf.range(where.base.size)
+            last = tf.tensor_scatter_nd_max(tf.fill([size + 1], -1), at[:, None], order)
+            new = tf.where(last >= 0, tf.gather(values, tf.maximum(last, 0)), line)
+        elif operation == "multiply":
+            new = line * tf.math.unsorted_segment_prod(values, at, size + 1)
+        else:
+            name = {"add": "add", "subtract": "sub", "min": "min", "max": "max"}[operation]
+            new = getattr(tf, f"tensor_scatter_nd_{name}")(line, at[:, None], values)
+        return tf.reshape(new[:size], old.shape)
+
     def traced_value(self, handle: Any) -> Any:
         return handle.variable.value()
 
@@ -108,6 +157,34 @@ def _accessed(check_access: AccessCheck, resource: Any) -> None:
 def inlined() -> None:
     """Marks the graph that is being built as used only where it is made, like those of loops."""
     tf.compat.v1.get_default_graph()._statevar_inlined = True
+
+
+def _only(index: Any) -> Any:
+    return index[0] if isinstance(index, tuple) and len(index) == 1 else index
+
+
+def _is_mask(index: Any) -> bool:
+    return isinstance(part := _only(index), tf.Tensor) and part.dtype == tf.bool
+
+
+def _shape_of(part: Any) -> tuple[int, ...] | None:
+    if not isinstance(part, tf.Tensor):
+        return None
+    if not part.dtype.is_integer:
+        raise TraceError.of("index", f"a traced index of {part.dtype.name} beside others is not supported")
+    return tuple(part.shape)
+
+
+def _positions(where: TracedSelection) -> tuple[Any, Any]:
+    """The position of each selected element, the nearest one if it is outside, and whether it is inside."""
+    positions = tf.constant(where.base, tf.int64)
+    inside = tf.ones([where.base.size], tf.bool)
+    for part, length, stride, which in where.terms:
+        numbers = tf.gather(tf.reshape(tf.cast(part, tf.int64), [-1]), which)
+        numbers = tf.where(numbers < 0, numbers + length, numbers)
+        inside = inside & (numbers >= 0) & (numbers < length)
+        positions += stride * tf.clip_by_value(numbers, 0, max(length - 1, 0))
+    return positions, inside
 
 
 TRACING = TensorFlowTracing()

@@ -8,7 +8,10 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import _disable_current_modes
 
+from ..._arrays.host import ONE_BY_ONE, combine
+from ..._arrays.traced_index import TracedSelection, cannot_write, check_for_mask, traced_selection
 from ..._arrays.tracing import AccessCheck, Tracing
+from ...errors import TraceError
 
 __all__ = ["TRACING", "TorchTracing"]
 
@@ -65,9 +68,75 @@ class TorchTracing(Tracing):
     def outside_trace(self) -> AbstractContextManager[Any]:
         return _disable_current_modes() if _modes_open() else nullcontext()
 
+    def get_symbolic(self, array: Any, index: Any) -> Any:
+        if _is_mask(index):
+            return array[index]
+        where = traced_selection(index, tuple(array.shape), _shape_of)
+        positions, _ = _positions(where, array.device, array.numel())
+        return array.reshape(-1)[positions].reshape(where.shape)
+
+    def put_symbolic(self, old: Any, x: Any, operation: str, index: Any) -> Any:
+        x = x.to(old.device)
+        if _is_mask(index):
+            mask = _only(index)
+            check_for_mask(tuple(x.shape), tuple(mask.shape), tuple(old.shape))
+            mask = mask.reshape(*mask.shape, *[1] * (old.dim() - mask.dim()))
+            return torch.where(mask, combine(operation, old, x, torch.minimum, torch.maximum).to(old.dtype), old)
+        where = traced_selection(index, tuple(old.shape), _shape_of)
+        size = old.numel()
+        clipped, inside = _positions(where, old.device, size)
+        at = torch.where(inside, clipped, size)  # what is outside goes into one more element, which is dropped
+        values = x.expand(where.shape).reshape(-1)
+        line = torch.cat([old.reshape(-1), old.new_zeros(1)])
+        if operation != "set" and (operation in ONE_BY_ONE or where.unique):
+            if not where.unique:
+                raise cannot_write(operation)
+            values = combine(operation, line[at], values, torch.minimum, torch.maximum).to(old.dtype)
+            operation = "set"
+        if operation == "set" and where.unique:
+            new = line.index_put((at,), values)
+        elif operation == "set":  # the last one of each
+            order = torch.arange(at.numel(), device=old.device)
+            last = torch.full((size + 1,), -1, device=old.device).scatter_reduce(0, at, order, "amax")
+            new = torch.where(last >= 0, values[last.clamp(min=0)], line)
+        elif operation in ("add", "subtract"):
+            new = line.index_add(0, at, values, alpha=1 if operation == "add" else -1)
+        else:
+            new = line.scatter_reduce(0, at, values, {"multiply": "prod", "min": "amin", "max": "amax"}[operation])
+        return new[:size].reshape(old.shape)
+
     def traced_value(self, handle: Any) -> Any:
         value: torch.Tensor = handle.parameter.clone()
         return value
+
+
+def _only(index: Any) -> Any:
+    return index[0] if isinstance(index, tuple) and len(index) == 1 else index
+
+
+def _is_mask(index: Any) -> bool:
+    return isinstance(part := _only(index), torch.Tensor) and part.dtype is torch.bool
+
+
+def _shape_of(part: Any) -> tuple[int, ...] | None:
+    if not isinstance(part, torch.Tensor):
+        return None
+    if part.is_floating_point() or part.dtype is torch.bool:
+        raise TraceError.of("index", f"a traced index of {part.dtype} beside others is not supported")
+    return tuple(part.shape)
+
+
+def _positions(where: TracedSelection, device: Any, size: int) -> tuple[Any, Any]:
+    """The position of each selected element, the nearest one if it is outside, and whether it is inside."""
+    positions = torch.tensor(where.base.tolist(), dtype=torch.int64, device=device)
+    inside = torch.ones(where.base.size, dtype=torch.bool, device=device)
+    for part, length, stride, which in where.terms:
+        numbers = part.to(device=device, dtype=torch.int64).reshape(-1)
+        numbers = numbers[torch.tensor(which.tolist(), dtype=torch.int64, device=device)]
+        numbers = torch.where(numbers < 0, numbers + length, numbers)
+        inside = inside & (numbers >= 0) & (numbers < length)
+        positions = positions + stride * numbers.clamp(0, max(length - 1, 0))
+    return positions, inside
 
 
 TRACING = TorchTracing()
