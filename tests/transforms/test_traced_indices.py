@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -169,7 +170,7 @@ def test_a_variable_that_grows_in_a_raw_graph() -> None:
 
 #: Errors that have nothing to do with a value: they stay what they are.
 MISTAKES: dict[str, tuple[Callable[[sv.Variable], object], type[Exception], str]] = {
-    "a name that a variable has not": (lambda v: v.clipp, AttributeError, "clipp"),
+    "a name that a variable has not": (attrgetter("clipp"), AttributeError, "clipp"),
     "a name that an array has not": (lambda v: v.value.nonsense, AttributeError, "nonsense"),
     "a name that is not defined": (lambda v: not_defined, NameError, "not_defined"),  # type: ignore[name-defined]  # noqa: F821
     "an error of the user": (lambda v: _fail("a symbolic link"), ValueError, "a symbolic link"),
