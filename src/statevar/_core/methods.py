@@ -111,11 +111,11 @@ class Methods(Operators):
 
     def sum(self, axis: _Axis = None, dtype: Any = None, keepdims: bool = False) -> Any:
         """The sum of the elements, of all or along axes."""
-        return self._xp().sum(self._cast(dtype), axis=axis, keepdims=keepdims)
+        return self._xp().sum(self.value, axis=axis, keepdims=keepdims, **self._native(dtype))
 
     def prod(self, axis: _Axis = None, dtype: Any = None, keepdims: bool = False) -> Any:
         """The product of the elements, of all or along axes."""
-        return self._xp().prod(self._cast(dtype), axis=axis, keepdims=keepdims)
+        return self._xp().prod(self.value, axis=axis, keepdims=keepdims, **self._native(dtype))
 
     def mean(self, axis: _Axis = None, keepdims: bool = False) -> Any:
         """The mean of the elements, of all or along axes. The mean of integers is a float."""
@@ -193,8 +193,9 @@ class Methods(Operators):
     def _is_complex(self) -> bool:
         return self._backend.dtype_name(self.value).startswith("complex")
 
-    def _cast(self, dtype: Any) -> Any:
-        return self.value if dtype is None else self.astype(dtype)
+    def _native(self, dtype: Any) -> dict[str, Any]:
+        """The argument ``dtype=`` for a function of the library."""
+        return {} if dtype is None else {"dtype": self._backend.dtype(dtype_name(dtype))}
 
     def _floating(self) -> Any:
         """The value, as a float if it is an integer or bool, since torch and TensorFlow compute no mean of those."""
