@@ -13,7 +13,7 @@ import pytest
 
 import statevar as sv
 from tests.helpers import array_of, assert_same, host
-from tests.variable.memory_ways import SHAPE, aligned, holds, incoming, verbs
+from tests.variable.memory_ways import SHAPE, aligned, holds, incoming, unknown, verbs
 
 VERBS = list(verbs())
 BLOCKS: dict[str, Any] = {
@@ -25,6 +25,14 @@ BLOCKS: dict[str, Any] = {
 
 def variable(backend: str, dtype: str, **options: Any) -> sv.Variable:
     return sv.Variable(np.ones(SHAPE, dtype), backend=backend, **options)
+
+
+def test_every_verb_is_walked() -> None:
+    assert not unknown(), (
+        "tell in memory_ways how to call it with an operand (SPECIAL), or that it writes nothing (OTHERS)"
+    )
+    known = {verb.name for verb in VERBS}
+    assert {"assign", "assign_add", "__iadd__", "__ipow__", "update", "edit", "at[...].add", "at[...].set"} <= known
 
 
 @pytest.mark.slow
