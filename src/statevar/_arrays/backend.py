@@ -243,6 +243,10 @@ class Backend(ABC):
         """
         return array
 
+    def guarded(self, array: Array) -> Array:
+        """A snapshot for a view that the user gets: a copy, if the library would let the user write the view."""
+        return array
+
     def moved(self, array: Array, device: Any) -> Array:
         """The array on a device, as `device` returns it; differentiable where the library is.
 

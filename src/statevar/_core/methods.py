@@ -34,38 +34,42 @@ class Methods(Operators):
         """The value with its last two axes exchanged."""
         if len(self.shape) < 2:
             raise ShapeError.of("mT", f"expected two axes or more, got shape {self.shape}", getattr(self, "_path", ""))
-        return self._xp().matrix_transpose(self.value)
+        return self._xp().matrix_transpose(self._apart())
 
     @property
     def real(self) -> Any:
         """The real part of the value, which is the value itself if it is not complex."""
-        return self._xp().real(self.value) if self._is_complex() else self.value
+        return self._xp().real(self._apart()) if self._is_complex() else self._apart()
 
     @property
     def imag(self) -> Any:
         """The imaginary part of the value, which is zero if it is not complex."""
-        return self._xp().imag(self.value) if self._is_complex() else self._xp().zeros_like(self.value)
+        return self._xp().imag(self._apart()) if self._is_complex() else self._xp().zeros_like(self.value)
+
+    def _apart(self) -> Any:
+        """The value, for a view that is returned: a write to it must not change the variable without an error."""
+        return self._backend.guarded(self.value)
 
     def transpose(self, *axes: Any) -> Any:
         """The value with its axes in the given order, or in reverse order: ``v.transpose(1, 0)``."""
         order = _flat(axes) or tuple(range(len(self.shape)))[::-1]
-        return self._xp().permute_dims(self.value, order)
+        return self._xp().permute_dims(self._apart(), order)
 
     def reshape(self, *shape: Any, **other: Any) -> Any:
         """The value with another shape; -1 stands for the length that is left: ``v.reshape(2, -1)``."""
         if other:  # an AttributeError, after which `jax.numpy.reshape` converts the variable itself
             raise AttributeError(describe("reshape", f"expected a shape only, got {', '.join(other)}="))
-        return self._xp().reshape(self.value, _flat(shape))
+        return self._xp().reshape(self._apart(), _flat(shape))
 
     def squeeze(self, axis: _Axis = None) -> Any:
         """The value without the given axes of length 1; by default without all of them."""
         if axis is None:
             axis = tuple(i for i, length in enumerate(self.shape) if length == 1)
-        return self._xp().squeeze(self.value, axis=axis)
+        return self._xp().squeeze(self._apart(), axis=axis)
 
     def ravel(self) -> Any:
         """The elements in one axis."""
-        return self._xp().reshape(self.value, (-1,))
+        return self._xp().reshape(self._apart(), (-1,))
 
     def flatten(self) -> Any:
         """The elements in one axis."""
@@ -81,7 +85,7 @@ class Methods(Operators):
         array([1, 2], dtype=int32)
         """
         backend = self._backend
-        return backend.cast(self.value, backend.dtype(dtype_name(dtype)))
+        return backend.cast(self._apart(), backend.dtype(dtype_name(dtype)))
 
     def item(self) -> Any:
         """The only element as a Python number or text.
@@ -174,7 +178,7 @@ class Methods(Operators):
 
     def conj(self) -> Any:
         """The complex conjugate, which is the value itself if it is not complex."""
-        return self._xp().conj(self.value) if self._is_complex() else self.value
+        return self._xp().conj(self._apart()) if self._is_complex() else self._apart()
 
     def conjugate(self) -> Any:
         """The complex conjugate, as `conj`."""

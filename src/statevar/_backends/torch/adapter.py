@@ -400,6 +400,9 @@ class TorchBackend(Backend):
     def as_immutable(self, array: Tensor, *, fresh: bool) -> Tensor:
         return array if fresh else array.clone()
 
+    def guarded(self, array: Tensor) -> Tensor:
+        return array if array.requires_grad else array.clone()  # torch refuses to write a view of a leaf
+
     def moved(self, array: Tensor, device: Any) -> Tensor:
         return array.to(device)
 
