@@ -7,8 +7,9 @@ which they use the index itself if it is basic, and coordinates if it is not.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 
@@ -100,6 +101,8 @@ if TYPE_CHECKING:  # a protocol takes 0.1 ms of every import
     class OwnArrays(Protocol):
         """The part of a backend that finds out whether arrays of its own are valid indices, without moving them."""
 
+        is_host: ClassVar[bool]
+
         def takes_index(self, part: Any) -> bool: ...
         def is_outside(self, indices: list[tuple[Any, int]]) -> bool: ...
         def count_nonzero(self, mask: Any) -> int: ...
@@ -173,11 +176,18 @@ def is_basic(index: Index) -> bool:
     return type(index) in _BASIC
 
 
-def select(index: Index, shape: Shape, path: str, library: OwnArrays | None = None) -> Selection:
+def select(
+    index: Index,
+    shape: Shape,
+    path: str,
+    library: OwnArrays | None = None,
+    opened: Callable[[Any, Any], Any] | None = None,
+) -> Selection:
     """Checks an index against a shape.
 
     Args:
         library: the backend of the array that is indexed, whose own arrays may stay where they are.
+        opened: gets each part of an index that is not basic, and the library, and returns the array in the part.
 
     Raises:
         IndexingError: the index is out of bounds, has too many parts or a mask of another shape, or is no index.
@@ -185,7 +195,9 @@ def select(index: Index, shape: Shape, path: str, library: OwnArrays | None = No
     try:
         parts = index if type(index) is tuple else (index,)
         if not is_basic(parts):
-            if library is not None and any(library.takes_index(part) for part in parts):
+            if opened is not None:
+                parts = tuple([opened(part, library) for part in parts])
+            if library is not None and not library.is_host and any(library.takes_index(part) for part in parts):
                 if (own := _own(parts, shape, library)) is not None:
                     return own
                 parts = tuple(library.to_host(part) if library.takes_index(part) else part for part in parts)

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from .._arrays.host import empty_aligned
+from .._arrays.indexing import select
 from .._arrays.types import HostArray
 from .cell import Cell
 from .draft import commit, draft_of
-from .operators import selection
+from .operators import index_part
 from .reentry import enterable_again
 from .writes import ASSIGN, PUT
 
@@ -29,7 +30,7 @@ def edit(cell: Cell, index: Any) -> Iterator[HostArray]:
     backend = cell._backend
     with cell._held("edit", "an edit") as (target, hold):
         target._initialized("edit")
-        where = None if index is ... else selection(index, target.shape, target._path, backend)
+        where = None if index is ... else select(index, target.shape, target._path, backend, index_part)
         array = _copy(backend.to_host(target._stored() if where is None else backend.get(target._stored(), where)))
         yield array
         if where is not None:

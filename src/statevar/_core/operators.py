@@ -14,7 +14,7 @@ from typing import Any, Self
 from numpy import ndarray
 
 from .._arrays.backend import Backend
-from .._arrays.indexing import Selection, is_basic, select
+from .._arrays.indexing import select
 from .._arrays.registry import default_backend, owner_of
 from .._arrays.shapes import Shape
 from .._arrays.types import HostArray, Operation
@@ -23,7 +23,7 @@ from .foreign import array_in
 from .scopes import current_device
 from .sequences import has_arrays, host_of_buffer, host_of_sequence, is_sequence
 
-__all__ = ["Operators", "has_traced", "selection", "unwrapped_index"]
+__all__ = ["Operators", "has_traced", "index_part", "unwrapped_index"]
 
 _KNOWN = (bool, int, type(None), EllipsisType, list, ndarray)
 _NUMBERS = (bool, int, float, complex)
@@ -260,7 +260,7 @@ class Operators(ABC):
         value = self.value
         if (tracing := self._backend.tracing) is not None and has_traced(self._backend, index):
             return tracing.get_symbolic(value, unwrapped_index(index))  # only the traced program knows the index
-        return self._backend.get(value, selection(index, self._backend.shape(value), "", self._backend))
+        return self._backend.get(value, select(index, self._backend.shape(value), "", self._backend, index_part))
 
     def __iter__(self) -> Iterator[Any]:
         if not self.shape:
@@ -292,15 +292,10 @@ def unwrapped_index(index: Any) -> Any:
     return index.value if isinstance(index, Operators) else index
 
 
-def selection(index: Any, shape: Shape, path: str, backend: Backend) -> Selection:
-    """Checks an index as `select` does. It may have variables in it, and arrays of any library."""
-    if not is_basic(index):
-        index = tuple([_index_part(part, backend) for part in (index if type(index) is tuple else (index,))])
-    return select(index, shape, path, backend)
-
-
-def _index_part(part: Any, backend: Backend) -> Any:
-    """The array in a part of an index, which NumPy or the backend can take."""
+def index_part(part: Any, backend: Backend) -> Any:
+    """The array in a part of an index, which NumPy or the backend can take: of a variable, or of another library."""
+    if type(part) in _KNOWN or type(part) is slice:
+        return part
     value = part.value if isinstance(part, Operators) else part
     owner = owner_of(value)
     if owner is None or owner.is_host or owner.is_symbolic(value):

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 from .._arrays.backend import Backend
 from .._arrays.dtypes import HOST, dtype_kind, is_integer
 from .._arrays.host import AT_OPERATIONS
-from .._arrays.indexing import Selection
+from .._arrays.indexing import Selection, select
 from .._arrays.shapes import DeclaredShape, Shape, broadcasts_into, fits
 from .._arrays.types import Array
 from ..errors import DivisionError, DTypeError, RangeError, ShapeError
-from .operators import selection
+from .operators import index_part
 
 __all__ = ["ASSIGN", "KEPT", "PUT", "REDECLARE", "Write", "refused", "writes_of"]
 
@@ -123,7 +123,7 @@ def multiplies(cell: Shaped, operation: str, x: Array, index: None) -> None:
 
 def selects(cell: Shaped, operation: str, x: Array, index: Any) -> Selection:
     """Returns the selection of an index; raises ShapeError unless the operand broadcasts into it."""
-    where = selection(index, cell.shape, cell._path, cell._backend)
+    where = select(index, cell.shape, cell._path, cell._backend, index_part)
     shape = cell._backend.shape(x)
     if shape and not broadcasts_into(shape, where.shape):
         raise ShapeError.of(
