@@ -20,6 +20,8 @@ def test_default_names_are_unique_in_their_scope() -> None:
 
 def test_default_names_of_ever_new_scopes_are_unique_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scopes, "_MANY", 10)
+    monkeypatch.setattr(scopes, "_taken", {})
+    monkeypatch.setattr(scopes, "_least", 0)
     paths: list[str] = []
     for _ in range(3):
         for step in range(20):
