@@ -156,6 +156,7 @@ def test_what_a_type_checker_sees() -> None:
     v, child = sv.Variable([1.0, 2.0]), Child([1, 2])
     assert_type(v.assign([1.0, 2.0]), sv.Variable)
     assert_type(child.assign_add(1), Child)
+    assert_type(child.at[0].add(1), Child)
     v += 1.0
     v -= 0.5
     v *= 2.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -326,6 +327,18 @@ def test_a_pickle_of_64_bits_is_not_narrowed(backend: str) -> None:
     state = sv.Variable(np.ones(2)).__reduce__()[1][0] | {"backend": "jax"}
     with pytest.raises(sv.errors.DTypeError, match="JAX has float64 only with 64 bits enabled"):
         sv.Variable._restore(state)
+
+
+def test_a_file_of_64_bits_is_loaded_with_cast(backend: str, tmp_path: Path) -> None:
+    arrays = {narrow: array for narrow, array in WIDE.values()}
+    sv.save({name: sv.Variable(array) for name, array in arrays.items()}, tmp_path / "file")
+    model = {name: sv.Variable(np.zeros_like(array), backend=backend) for name, array in arrays.items()}
+    if backend == "jax":
+        with pytest.raises(sv.errors.CheckpointMismatchError, match="expected float32, got float64; pass cast=True"):
+            sv.load(model, tmp_path / "file")
+    sv.load(model, tmp_path / "file", cast=True)
+    for name, array in arrays.items():
+        assert_same(model[name], array)
 
 
 def zero(i: int = 3) -> float:

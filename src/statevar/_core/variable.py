@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from copy import deepcopy
-from typing import TYPE_CHECKING, Any, Literal, Never, Self, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Never, Self, TypeVar, overload
 
 from .._arrays import tracing
 from .._arrays.dtypes import HOST, dtype_name, is_differentiable, is_floating
@@ -561,7 +561,7 @@ class Variable(Cell, Protocols, Elsewhere):
         self._write(PUT, value, index)
 
     @property
-    def at(self) -> At:
+    def at(self) -> At[Self]:
         """Writes elements: ``v.at[i].add(x)``. An element that is selected twice is changed twice, in order.
 
         The other methods are ``set``, ``subtract``, ``multiply``, ``divide``, ``floor_divide``, ``remainder``,
@@ -689,42 +689,42 @@ def _check_constraint(constraint: Any, path: str) -> None:
         raise TypeError(describe("constraint", f"expected a callable or None, got {constraint!r}", path))
 
 
-#: Writes at an index: ``put(operation, index, value)``.
-_Put: TypeAlias = Callable[[str, Any, Any], Variable]
+#: The type of the variable, which may be a subclass.
+_Target = TypeVar("_Target")
 
 
-class At:
+class At(Generic[_Target]):
     """The object ``v.at``, which takes an index in brackets."""
 
     __slots__ = ("_put",)
 
-    def __init__(self, put: _Put) -> None:
+    def __init__(self, put: Callable[[str, Any, Any], _Target]) -> None:
         self._put = put
 
-    def __getitem__(self, index: Any) -> _AtIndex:
+    def __getitem__(self, index: Any) -> _AtIndex[_Target]:
         return _AtIndex(self._put, index)
 
 
-class _AtIndex:
+class _AtIndex(Generic[_Target]):
     """The object ``v.at[i]``, whose methods write at the index and return the variable."""
 
     __slots__ = ("_index", "_put")
 
-    def __init__(self, put: _Put, index: Any) -> None:
+    def __init__(self, put: Callable[[str, Any, Any], _Target], index: Any) -> None:
         self._put = put
         self._index = index
 
     # fmt: off
-    def set(self, value: Any) -> Variable: return self._put("at.set", self._index, value)
-    def add(self, value: Any) -> Variable: return self._put("at.add", self._index, value)
-    def subtract(self, value: Any) -> Variable: return self._put("at.subtract", self._index, value)
-    def multiply(self, value: Any) -> Variable: return self._put("at.multiply", self._index, value)
-    def divide(self, value: Any) -> Variable: return self._put("at.divide", self._index, value)
-    def floor_divide(self, value: Any) -> Variable: return self._put("at.floor_divide", self._index, value)
-    def remainder(self, value: Any) -> Variable: return self._put("at.remainder", self._index, value)
-    def power(self, value: Any) -> Variable: return self._put("at.power", self._index, value)
-    def min(self, value: Any) -> Variable: return self._put("at.min", self._index, value)
-    def max(self, value: Any) -> Variable: return self._put("at.max", self._index, value)
+    def set(self, value: Any) -> _Target: return self._put("at.set", self._index, value)
+    def add(self, value: Any) -> _Target: return self._put("at.add", self._index, value)
+    def subtract(self, value: Any) -> _Target: return self._put("at.subtract", self._index, value)
+    def multiply(self, value: Any) -> _Target: return self._put("at.multiply", self._index, value)
+    def divide(self, value: Any) -> _Target: return self._put("at.divide", self._index, value)
+    def floor_divide(self, value: Any) -> _Target: return self._put("at.floor_divide", self._index, value)
+    def remainder(self, value: Any) -> _Target: return self._put("at.remainder", self._index, value)
+    def power(self, value: Any) -> _Target: return self._put("at.power", self._index, value)
+    def min(self, value: Any) -> _Target: return self._put("at.min", self._index, value)
+    def max(self, value: Any) -> _Target: return self._put("at.max", self._index, value)
     # fmt: on
 
 
