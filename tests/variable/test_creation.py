@@ -330,7 +330,7 @@ def test_a_pickle_of_64_bits_is_not_narrowed(backend: str) -> None:
 
 
 def test_a_file_of_64_bits_is_loaded_with_cast(backend: str, tmp_path: Path) -> None:
-    arrays = {narrow: array for narrow, array in WIDE.values()}
+    arrays = dict(WIDE.values())
     sv.save({name: sv.Variable(array) for name, array in arrays.items()}, tmp_path / "file")
     model = {name: sv.Variable(np.zeros_like(array), backend=backend) for name, array in arrays.items()}
     if backend == "jax":
