@@ -301,6 +301,13 @@ class Backend(ABC):
         May set ``handle.published`` to the value.
         """
 
+    #: Whether an array may be destroyed while the variable has it, so that `is_lost` must be asked.
+    loses_values: ClassVar[bool] = False
+
+    def is_lost(self, array: Array) -> bool:
+        """Whether an array no longer exists, since its memory was donated to a program."""
+        return False
+
     def snapshot_within_write(self, handle: Handle) -> Array:
         """A copy of the current value, for code that reads in the middle of a write of its own thread.
 

@@ -28,6 +28,7 @@ from .convert import to_operand, to_value, unwrapped
 from .elsewhere import refuses
 from .foreign import check_readable
 from .holds import BUSY, IN_PROGRAMS, Hold
+from .lost import destroyed, forget, lose, missing
 from .operators import has_traced, unwrapped_index
 from .watchers import Watchers
 from .writes import ASSIGN, KEPT, REDECLARE, Write, writes_of
@@ -246,15 +247,16 @@ class Cell:
             UninitializedError: the variable has no value.
         """
         if self._handle is None:
-            raise UninitializedError.of(operation, "the variable has no value yet", self._path, "assign a value first")
+            raise missing(self, operation)
         return self._handle
 
     def _stored(self) -> Any:
         """The value in the dtype in which it is stored, even inside an `autocast` scope."""
-        snapshot = self._snapshot
+        snapshot, backend = self._snapshot, self._backend
         if snapshot is not None:
+            if backend.loses_values and backend.is_lost(snapshot):
+                raise destroyed("read", self._path)
             return snapshot
-        backend = self._backend
         if (tracing := backend.tracing) is not None and tracing.is_tracing():
             return tracing.traced_value(self._initialized("read"))
         with self._lock:
@@ -347,7 +349,9 @@ class Cell:
                         cell._snapshot = handle.published
                 if (watchers := cell._watchers) is not None:
                     watchers.record(cell._version)
-            except Exception:
+            except Exception as error:
+                if backend.loses_values and (handle := cell._handle) is not None and backend.is_lost(handle.published):
+                    raise destroyed(write.operation, self._path) from error
                 if not backend.is_host:
                     check_readable(x, owner_of(x), write.operation, self._path)  # which may say more than the library
                 raise
@@ -511,6 +515,7 @@ class Cell:
         self._handle = handle
         self._snapshot = handle.published
         self._shape = shape
+        forget(self)
 
     # -- holds -----------------------------------------------------------------------------------------
 
@@ -678,6 +683,7 @@ class Cell:
 
     def _lose_value(self) -> None:
         """Leaves the cell without a value: a program was interrupted after it had destroyed the value."""
+        lose(self)
         self._handle = self._snapshot = self._shape = self._holder = None
 
 

@@ -20,6 +20,7 @@ from .._arrays.shapes import Shape
 from .._arrays.types import HostArray, Operation
 from ..errors import ComputationError, TraceError, describe
 from .foreign import array_in
+from .lost import destroyed
 from .scopes import current_device
 from .sequences import has_arrays, host_of_buffer, host_of_sequence, is_sequence
 
@@ -59,6 +60,7 @@ class Operators(ABC):
         try:
             return op(value, right) if operate is None else operate(op, value, right)
         except Exception:  # noqa: BLE001  # of any library; it is raised again unless the devices are the reason
+            self._check_exists(value, "read")
             return op(*self._on_one_device(value, right, value, other))
 
     def _reflected(self, op: Operation, other: Any) -> Any:
@@ -72,6 +74,7 @@ class Operators(ABC):
         try:
             return op(left, value) if operate is None else operate(op, left, value)
         except Exception:  # noqa: BLE001  # as above
+            self._check_exists(value, "read")
             return op(*self._on_one_device(left, value, value, other))
 
     def _on_one_device(self, left: Any, right: Any, mine: Any, other: Any) -> tuple[Any, Any]:
@@ -155,6 +158,7 @@ class Operators(ABC):
             TraceError: the gradient of the value is being recorded by NumPy, and would be lost.
         """
         value, backend = self.value, self._backend
+        self._check_exists(value, operation)
         if backend.is_host and type(value) is not ndarray and operation != "bool" and backend.is_symbolic(value):
             raise TraceError.of(
                 operation,
@@ -167,6 +171,11 @@ class Operators(ABC):
         except backend.late_errors as error:
             path = getattr(self, "_path", "")
             raise ComputationError.late(operation, backend.name, error, path) from error
+
+    def _check_exists(self, value: Any, operation: str) -> None:
+        """Raises UninitializedError if the array of the variable was destroyed."""
+        if self._backend.loses_values and self._backend.is_lost(value):
+            raise destroyed(operation, getattr(self, "_path", ""))
 
     def _item(self, operation: str) -> Any:
         if self.shape:
@@ -258,6 +267,7 @@ class Operators(ABC):
         ``row = v[0]; row += x`` changes ``row`` only. ``v.value[0]`` is a view where the library has views.
         """
         value = self.value
+        self._check_exists(value, "index")
         if (tracing := self._backend.tracing) is not None and has_traced(self._backend, index):
             return tracing.get_symbolic(value, unwrapped_index(index))  # only the traced program knows the index
         return self._backend.get(value, select(index, self._backend.shape(value), "", self._backend, index_part))

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from .._arrays.registry import default_backend, owner_of
 from .._arrays.trees import leaves, tree_map
+from .._core.lost import missing
 from .._core.variable import Variable
-from ..errors import TraceError, UninitializedError
+from ..errors import TraceError
 from .overlay import InnerOverlay, ValueOverlay
 from .reachable import backend_of
 
@@ -51,9 +52,7 @@ class CarriedState:
     def _value(self, variable: Variable) -> Array:
         value = self._base.read(variable)._snapshot
         if value is None:
-            raise UninitializedError.of(
-                self._what, "the variable has no value yet", variable.path, "assign a value first"
-            )
+            raise missing(variable, self._what)
         return value
 
     def run(self, values: Iterable[Array], fn: Callable[..., Any], *args: Any) -> tuple[Any, list[Array]]:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from .._arrays.dtypes import HOST
+from .._core.lost import destroyed, missing, was_lost
 from .._public import public
 from .._state.paths import Paths, paths_in
 from .._state.snapshot import Snapshot, snapshot
@@ -229,7 +230,11 @@ def items_of(found: Paths, cut: Snapshot) -> list[ToWrite]:
         found.variables.items(), cut._values, cut._declared_shapes, strict=True
     ):
         backend = variable._backend
+        if value is None and was_lost(variable):
+            raise missing(variable, "save", path)
         if value is not None:
+            if backend.is_lost(value):
+                raise destroyed("save", path)
             if backend.is_symbolic(value):
                 raise TraceError.of("save", "a traced value cannot be saved", path, "save outside the function")
             value = variable._as_stored(value, "save", path)  # noqa: PLW2901  # without its gradient history

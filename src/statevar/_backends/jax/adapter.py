@@ -214,6 +214,11 @@ class JAXBackend(Backend):
         handle.published = array
         return array
 
+    loses_values = True
+
+    def is_lost(self, array: Any) -> bool:
+        return isinstance(array, jax.Array) and not isinstance(array, jax.core.Tracer) and bool(array.is_deleted())
+
     def snapshot_within_write(self, handle: Any) -> Any:
         array = handle.fresh[0] if handle.fresh else handle.present
         if not array.is_deleted():

@@ -56,4 +56,5 @@ def _leaf(variable: Any) -> Any:
     A NumPy snapshot never changes, so JAX may read it later.
     """
     value = variable.value
+    variable._check_exists(value, "read")
     return value if isinstance(value, jax.Array) else variable.__array__()

@@ -228,6 +228,8 @@ class _Jit:
                     home.values = kept[0][1]
                     home.calls += 1
                 home.drop_deleted()
+                for variable in config.read:
+                    variable._check_exists(variable._snapshot, "jit")
                 raise
             finally:
                 by_identity.on = False
@@ -320,7 +322,10 @@ def _packed(out: Any) -> Any:
 
 def _array(variable: Variable) -> Any:
     handle = variable._handle
-    return None if handle is None else handle.array
+    if handle is None:
+        return None
+    variable._check_exists(array := handle.array, "jit")
+    return array
 
 
 def _check_places(variables: Sequence[Variable], values: Sequence[Any], arguments: Any) -> None:
