@@ -12,7 +12,6 @@ from .._arrays.registry import owner_of
 from .._arrays.types import Array, HostArray
 from ..errors import DTypeError, InitializerError, RangeError, StatevarError, TraceError
 from .foreign import array_in, check_readable, described, is_one_array, may_be_text
-from .operators import Operators
 
 #: Where an operand of a write is made: the verb moves it to the device of the variable.
 ANYWHERE: Final = object()
@@ -22,7 +21,7 @@ __all__ = ["ANYWHERE", "host_from_python", "inferred_dtype", "to_operand", "to_v
 
 def unwrapped(value: Any) -> Any:
     """The stored array if the value is a variable, as the open transaction sees it; any other value as it is."""
-    if isinstance(value, Operators):
+    if getattr(type(value), "_is_ours", False):
         current = getattr(value, "_current", None)
         return current()._stored() if current is not None else value.value
     return value

@@ -9,7 +9,7 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from types import EllipsisType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from numpy import ndarray
 
@@ -36,6 +36,8 @@ class Operators(ABC):
     __slots__ = ()
 
     _backend: Backend
+    #: What tells ours from any other value: `isinstance` of an abstract class takes 0.2 us, at every write.
+    _is_ours: ClassVar[bool] = True
 
     @property
     @abstractmethod

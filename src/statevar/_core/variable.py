@@ -115,13 +115,15 @@ class Variable(Cell, Protocols, Elsewhere):
         if value is not None:
             check_readable(value, owner, "Variable", path)
         library = get_backend(backend) if backend is not None else owner or default_backend()
-        if value is not None:
-            asked = asked or library.default_dtype(inferred_dtype(value, "Variable", path))
-        asked = asked or "float32"
+        if asked is None:
+            asked = "float32"
+            if value is not None:
+                source = inferred_dtype(value, "Variable", path) if owner is None else owner.dtype_name(value)
+                asked = library.default_dtype(source)
         place = scopes.current_device() if device is None else device
         if constraint is not None:
             _check_constraint(constraint, path)
-        self._autocast = _flag("autocast", autocast) and is_floating(asked)
+        self._autocast = (autocast is True or _flag("autocast", autocast)) and is_floating(asked)
         self._aggregation = aggregation
         Cell.__init__(
             self,
@@ -130,12 +132,15 @@ class Variable(Cell, Protocols, Elsewhere):
             value,
             declared,
             device=place,
-            trainable=_flag("trainable", trainable),
+            trainable=trainable is True or _flag("trainable", trainable),
             constraint=constraint,
             path=path,
         )
-        self._name = scopes.unique_name("variable") if name is None else name
-        self._path = scopes.path_of(self._name)
+        if name is None:
+            self._name = scopes.unique_name("variable")
+            self._path = scopes.path_of(self._name)
+        else:
+            self._name = name
         register(self)
 
     # -- properties ------------------------------------------------------------------------------------
