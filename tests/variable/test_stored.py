@@ -217,10 +217,22 @@ def test_a_version_counts_the_writes_of_compiled_code() -> None:
 
 
 WIDE = ("float64", "int64", "uint64", "complex128")
+
+
+def in_scope(use: Any) -> Any:
+    def run(v: sv.Variable) -> None:
+        with sv.StatelessScope():
+            use(v)
+
+    return run
+
+
 WRITES = {name: USES[name] for name in ("assign", "assign_add", "setitem", "update", "edit", "batch_set_value")}
 
 
-@pytest.mark.parametrize("write", [*WRITES, "at", "a first write", "a transaction", "use_locking=False"])
+@pytest.mark.parametrize(
+    "write", [*WRITES, "at", "a first write", "a transaction", "use_locking=False", "a scope", "jit"]
+)
 @pytest.mark.parametrize("dtype", WIDE)
 def test_64_bits_are_not_lost_on_jax(dtype: str, write: str, tmp_path: Path) -> None:
     jax = pytest.importorskip("jax")
@@ -231,6 +243,8 @@ def test_64_bits_are_not_lost_on_jax(dtype: str, write: str, tmp_path: Path) -> 
         "at": lambda v: v.at[0].add(1),
         "a first write": lambda v: v.assign([0, 1, 2, 3]),
         "a transaction": in_transaction(lambda v: v.assign_add(1)),
+        "a scope": in_scope(lambda v: v.assign_add(1)),
+        "jit": lambda v: sv.jit(lambda: (v.assign_add(1), None)[1])(),
         "use_locking=False": lambda v: v.assign_add(1, use_locking=False),
     }
     problem = "the variable was made with 64 bits enabled, and now JAX would store .* and not " + dtype

@@ -202,9 +202,8 @@ class Cell:
             DeviceError: the memory of the value is gone.
             ShapeError: the value has a shape now that does not fit the declared shape.
         """
-        if self._is_value:
-            return
-        stored = self._backend.stored(self._handle, self._dtype_name, writing=writing)
+        handle = None if self._is_value else self._handle
+        stored = self._backend.stored(handle, self._dtype_name, writing=writing)
         if stored is None:
             return
         if stored.problem:

@@ -34,6 +34,8 @@ class ValueDraft(Draft):
         """Does what `Cell._write` does, by computing a new value."""
         backend, old, operation, op = self._backend, self._snapshot, write.operation, write.op
         self._overlay.check_write(self, operation)
+        if backend.drifts:
+            self._observe(operation, writing=True)
         if hold is None and self._holder is not None and self._holder is not self._overlay:
             with self._lock:
                 self._wait_for_holder(operation)  # raises: an update or an edit of the variable is under way
