@@ -55,8 +55,8 @@ class Variable(Cell, Protocols, Elsewhere):
             of 32, if its values fit.
         trainable: whether gradients are wanted; always False for dtypes without gradients.
         autocast: whether reads follow `autocast` scopes.
-        aggregation: how replicas are combined: ``"none"``, ``"mean"``, ``"sum"`` or ``"only_first_replica"``. None, and
-            a member of ``tf.VariableAggregation``, mean the one of their name.
+        aggregation: only stored, for code of your own that combines replicas: ``"none"``, ``"mean"``, ``"sum"`` or
+            ``"only_first_replica"``. None, and a member of ``tf.VariableAggregation``, mean the one of their name.
         name: need not be unique; if omitted, a unique name is generated.
         backend: ``"numpy"``, ``"jax"``, ``"torch"``, ``"tensorflow"``, or the name of a third-party backend. By default
             the library of the initial array, else NumPy.
@@ -271,7 +271,7 @@ class Variable(Cell, Protocols, Elsewhere):
 
     @property
     def aggregation(self) -> Aggregation:
-        """How the values of replicas are combined."""
+        """How your own code should combine replicas; the variable itself has none."""
         return self._aggregation
 
     # -- reading -------------------------------------------------------------------------------------
