@@ -125,12 +125,33 @@ def test_a_gradient_tape_watches_the_reads_of_a_trainable_variable(tf: Any, call
     assert gradients[1] is None
 
 
-def test_a_gradient_tape_takes_the_parameter_and_not_the_variable(backend: str, tf: Any) -> None:
-    v = variable(backend)
+def test_gradients_of_tensorflow_take_a_variable(tf: Any) -> None:
+    v, w = variable("tensorflow", name="v"), variable("tensorflow", OTHER)
+    with tf.GradientTape(persistent=True) as tape:
+        loss = tf.reduce_sum(v * v * w)
+    assert_same(tape.gradient(loss, v), 2 * VALUE * OTHER)
+    by_name = tape.gradient(loss, {"v": v, "w": [w.parameter]})
+    assert_same(by_name["v"], 2 * VALUE * OTHER)
+    assert_same(by_name["w"][0], VALUE**2)
+    assert_same(tape.jacobian(loss, v), 2 * VALUE * OTHER)
+    assert tape.gradient(loss, variable("tensorflow", trainable=False)) is None
+    assert_same(tf.function(lambda: tf.gradients(tf.reduce_sum(v * v), [v]))()[0], 2 * VALUE)
+    v.assign_add(1.0)
+    assert_same(v, VALUE + 1)
+
+
+@pytest.mark.parametrize("other", ["numpy", "jax", "torch"])
+def test_a_gradient_tape_has_no_gradient_of_a_variable_of_another_library(tf: Any, other: str) -> None:
+    pytest.importorskip(other)
+    v = variable(other, name="v")
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(tf.square(v))
-    with pytest.raises((AttributeError, TypeError)):
+    with pytest.raises(AttributeError, match=r"has no attribute 'handle', at 'v'. Hint: write v.parameter"):
         tape.gradient(loss, v)
+
+
+def test_a_gradient_tape_watches_the_parameter_and_not_the_variable(backend: str, tf: Any) -> None:
+    v = variable(backend)
     with tf.GradientTape() as tape, pytest.raises(ValueError, match="not tf"):
         tape.watch(v)
 

@@ -431,6 +431,10 @@ class Backend(ABC):
         """The library's own mutable object that its optimizers write, or None if the library has none."""
         return None
 
+    def resource(self, handle: Handle) -> Any:
+        """The object by which the library's gradient functions name a variable, or None if they take the parameter."""
+        return None
+
     def is_parameter(self, handle: Handle, thing: Any) -> bool:
         """Whether an object is what `parameter` returns. Unlike `parameter`, it changes nothing."""
         return False

@@ -249,6 +249,13 @@ class Cell:
             raise missing(self, operation)
         return self._handle
 
+    def _resource(self) -> Any:
+        """The object by which the gradient functions of the library name the variable, or None."""
+        if self._handle is None:
+            return None
+        with self._lock:
+            return self._backend.resource(self._initialized("handle"))
+
     def _stored(self) -> Any:
         """The value in the dtype in which it is stored, even inside an `autocast` scope."""
         snapshot, backend = self._snapshot, self._backend

@@ -189,6 +189,14 @@ class _Name:
         )
 
 
+class _Resource(_Name):
+    """The name ``handle``, which a variable has if its library takes variables by their handle."""
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        resource = None if instance is None else instance._resource()
+        return super().__get__(instance, owner) if resource is None else resource
+
+
 class Elsewhere:
     """Names of `tf.Variable`, `keras.Variable`, `nn.Parameter` and `nnx.Variable` that say what to write here instead.
 
@@ -197,7 +205,11 @@ class Elsewhere:
 
     __slots__ = ()
 
+    #: TensorFlow's gradients then ask for ``handle``, where they would otherwise find no gradient, or not say why.
+    _should_act_as_resource_variable = True
+
     locals().update({name: _Name(name, write) for name, write in _WRITE.items()})
+    locals()["handle"] = _Resource("handle", _WRITE["handle"])
 
     def __dir__(self) -> list[str]:
         own = getattr(self, "__dict__", {})

@@ -364,6 +364,9 @@ class TensorFlowBackend(Backend):
         _expose(handle)
         return handle.variable
 
+    def resource(self, handle: Any) -> Any:
+        return self.parameter(handle).handle
+
     def is_parameter(self, handle: Any, thing: Any) -> bool:
         return handle.variable is thing
 
