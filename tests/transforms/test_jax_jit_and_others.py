@@ -372,3 +372,18 @@ def test_a_program_in_a_raw_one_is_an_error() -> None:
         jax.jit(f)()
     assert_same(v, 1.0)
     assert_free(v)
+
+
+def test_a_key_of_jax_random() -> None:
+    key = jax.random.key(3)
+    with pytest.raises(sv.errors.DTypeError, match=r"^dtype: a variable cannot store a key .*Hint: store its numbers"):
+        sv.Variable(key)
+    v = sv.Variable(jax.random.key_data(key), trainable=False)
+
+    @sv.jit
+    def draw() -> Any:
+        key, used = jax.random.split(jax.random.wrap_key_data(v.value))
+        v.assign(jax.random.key_data(key))
+        return jax.random.normal(used)
+
+    assert float(draw()) != float(draw())

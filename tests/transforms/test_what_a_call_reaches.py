@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+import random
 import weakref
 from collections import UserDict, defaultdict, deque
 from collections.abc import Callable, Iterator
@@ -486,3 +487,68 @@ def test_no_name_of_an_argument_is_taken(backend: str) -> None:
         rows = np.full(3, 2.0, "float32")
         given = sv.Variable(rows, backend=backend).value
         assert_same(sv.vmap(out)(**{name: given, "y": given}), np.full(3, 6.0))
+
+
+# -- random numbers --------------------------------------------------------------------------------------------
+
+
+DRAWS: dict[str, tuple[Callable[[], Any], str]] = {
+    "np.random": (lambda: np.random.rand(), "np.random"),
+    "random": (lambda: random.random(), "random"),
+    "a generator": (lambda: GENERATOR.random(), "a Generator"),
+    "a RandomState": (lambda: STATE_OF_RANDOM.rand(), "a RandomState"),
+}
+GENERATOR: Any = np.random.default_rng(0)
+STATE_OF_RANDOM: Any = np.random.RandomState(0)
+
+
+@pytest.mark.parametrize("draw", DRAWS)
+def test_random_numbers_that_would_be_frozen(draw: str, backend: str) -> None:
+    """Each call got the same numbers, without a word."""
+    function, name = DRAWS[draw]
+    v = var(backend)
+    step = sv.jit(lambda: v.assign(v.value * 0.0 + np.float32(function())), backend=backend)
+    if backend == "numpy":
+        step()
+        first = float(v)
+        step()
+        assert float(v) != first
+        return
+    with pytest.warns(RuntimeWarning, match=f"^jit: .* draws random numbers from {name} while it is compiled"):
+        step()
+    step()  # which warns no more: warnings are errors here
+
+
+def test_no_warning_without_random_numbers(backend: str) -> None:
+    v = var(backend)
+    made: list[sv.Variable] = []
+
+    def step() -> None:
+        if not made:
+            made.append(sv.Variable("normal", shape=(2,), backend=backend))
+        v.assign_add(1.0)
+
+    compiled = sv.jit(step, backend=backend)
+    compiled()
+    compiled()
+    assert float(v) == 2.0
+
+
+def test_the_name_of_a_mapped_axis(backend: str) -> None:
+    v = var(backend, [1.0, 3.0], trainable=False)
+    if backend != "jax":
+        with pytest.raises(ValueError, match=f"^vmap: {backend} has no operations over a named axis, got axis"):
+            sv.vmap(lambda x: x, axis_name="batch")(v.value)
+        return
+    jax: Any = pytest.importorskip("jax")
+
+    total = var("jax", 0.0, trainable=False)
+
+    def centred(x: Any) -> Any:
+        mean = jax.lax.pmean(x, "batch")
+        total.assign_add(mean)
+        return x - mean
+
+    for mapped in (sv.vmap(centred, axis_name="batch"), sv.jit(sv.vmap(centred, axis_name="batch"))):
+        assert_same(mapped(v.value), [-1.0, 1.0])
+    assert float(total) == 4.0

@@ -132,7 +132,12 @@ class Transforms(ABC):
     def while_loop(self, condition: Callable[..., Any], body: Callable[..., Any], carry: Any) -> Any:
         raise NotImplementedError
 
-    def vmap(self, fn: Callable[..., Any], in_axes: Any, out_axes: Any, axis_size: int | None) -> Callable[..., Any]:
+    #: Whether code in `vmap` can use the name of the mapped axis; else it is never given.
+    names_axes = False
+
+    def vmap(
+        self, fn: Callable[..., Any], in_axes: Any, out_axes: Any, axis_size: int | None, axis_name: Any = None
+    ) -> Callable[..., Any]:
         raise NotImplementedError
 
     def remat(self, fn: Callable[..., Any]) -> Callable[..., Any]:

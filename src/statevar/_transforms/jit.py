@@ -18,6 +18,7 @@ from .._core.variable import Variable
 from .._public import public
 from ..errors import describe
 from .guard import Guard, Run
+from .randomness import Generators
 from .reachable import backend_of
 
 __all__ = ["Jit", "jit"]
@@ -101,7 +102,7 @@ class Jit(Generic[_P, _R]):
         self._unchecked: Run | None = None
         self._guard: Guard | None = None
         self._others: list[tuple[Run, Guard]] = []  # programs for the same variables in other places
-        self._notes = _Notes()
+        self._notes = _Notes(self._roots)
 
     def __call__(self, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Calls the function, compiled."""
@@ -123,7 +124,7 @@ class Jit(Generic[_P, _R]):
         """Returns a new program, which is compiled when it is called."""
         name, program = self._backend, self._program
         backend = get_backend(name) if name is not None else backend_of(program.fn, args, kwargs)
-        self._notes = _Notes()
+        self._notes = _Notes(self._roots)
         if not backend.is_host:  # else the function runs at each call, and finds its variables itself
             program = replace(program, fn=self._notes.noting(program.fn))
         self._guard = None
@@ -251,18 +252,23 @@ class Jit(Generic[_P, _R]):
 class _Notes:
     """The variables that the traces of a program have used."""
 
-    __slots__ = ("_used", "traced")
+    __slots__ = ("_roots", "_used", "_warned", "traced")
 
-    def __init__(self) -> None:
+    def __init__(self, roots: list[Any]) -> None:
         self._used: list[ref[Variable]] = []  # weak, so that what the code has created can die
         self.traced = False  # whether there was another trace
+        self._roots = roots
+        self._warned = False  # that the code draws random numbers
 
     def noting(self, fn: Callable[..., Any]) -> Callable[..., Any]:
         """The function, which notes the variables that each trace of it uses."""
 
         @wraps(fn)
         def traced(*args: Any, **kwargs: Any) -> Any:
+            generators = None if self._warned else Generators(self._roots)
             out = fn(*args, **kwargs)
+            if generators is not None:
+                self._warned = generators.warn_if_drawn(getattr(fn, "__name__", repr(fn)))
             overlay = overlays.current_values() if overlays.active else None
             if overlay is not None:
                 self._used.extend(map(ref, getattr(overlay, "drafts", ())))

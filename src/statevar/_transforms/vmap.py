@@ -38,6 +38,7 @@ def vmap(
     out_axes: int = 0,
     axis_size: int | None = None,
     variable_axes: Mapping[Variable, int] | None = None,
+    axis_name: Any = None,
 ) -> Callable[_P, Any]:
     """Maps a function of one example over an axis of its arguments and of variables.
 
@@ -49,10 +50,12 @@ def vmap(
         axis_size: the number of examples; required if nothing is mapped.
         variable_axes: variables with an element for each example along an axis: each example reads and writes its own.
             Other variables are shared by all examples; every example must write the same value to them.
+        axis_name: the name of the mapped axis for operations over it, such as ``jax.lax.pmean``; for JAX only.
 
     Raises:
         ShapeError: on calling: the mapped axes differ in size, or no axis is mapped.
         TraceError: on calling: examples write different values to a variable that is not in ``variable_axes``.
+        ValueError: on calling: ``axis_name`` is given, and the library has no named axes.
 
     Source: ``jax.vmap``.
 
@@ -74,10 +77,18 @@ def vmap(
         args, each_axis = (*args, kwargs), (*each_axis, 0)
         backend = next(iter(axes))._backend if axes else library_of(args, fn)
         transforms = transforms_of(backend)
+        if axis_name is not None and not transforms.names_axes:
+            raise ValueError(
+                describe(
+                    "vmap",
+                    f"{backend.name} has no operations over a named axis, got axis_name={axis_name!r}",
+                    hint="leave it out, and compute over the axis before or after sv.vmap; or use variables of JAX",
+                )
+            )
 
         def run(base: ValueOverlay) -> Any:
             size = _axis_size(args, each_axis, axes, axis_size)
-            mapping = _Mapping(fn, args, each_axis, out_axes, size, axes, base, transforms)
+            mapping = _Mapping(fn, args, each_axis, out_axes, size, axes, base, transforms, axis_name)
             return mapping.by_library() if transforms.stages_loops(args) else mapping.in_python()
 
         return keep_writes("vmap", run, {})
@@ -113,6 +124,7 @@ class _Mapping:
     axes: dict[Variable, int]
     base: ValueOverlay
     transforms: Transforms
+    axis_name: Any
 
     def _call(self, args: Sequence[Any]) -> Any:
         *positional, named = args
@@ -132,10 +144,11 @@ class _Mapping:
                 written[:] = frame.written
                 return out, list(frame.values(frame.written))
 
-        transforms.written_by(transforms.vmap(pure, where, 0, self.size), values, *self.args)
+        name = self.axis_name
+        transforms.written_by(transforms.vmap(pure, where, 0, self.size, name), values, *self.args)
         outs = (self.out_axes, [axes.get(variable) for variable in written])
         try:
-            out, new = transforms.vmap(pure, where, outs, self.size)(values, *self.args)
+            out, new = transforms.vmap(pure, where, outs, self.size, name)(values, *self.args)
         except ValueError as error:
             if "out_axes" not in str(error) and "axis spec" not in str(error):
                 raise

@@ -99,6 +99,18 @@ class JAXBackend(Backend):
     def default_dtype(self, name: str) -> str:
         return name if _has_64_bits() else _WIDE.get(name, name)
 
+    def dtype_name(self, array: Any) -> str:
+        try:
+            return super().dtype_name(array)
+        except DTypeError as error:
+            if not jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+                raise
+            raise DTypeError.of(
+                "dtype",
+                f"a variable cannot store a key of jax.random itself ({array.dtype})",
+                hint="store its numbers, jax.random.key_data(key), and use jax.random.wrap_key_data(v.value)",
+            ) from error
+
     def device(self, name: Any) -> Any:
         if name is None:
             return jax.config.values.get("jax_default_device") or jax.local_devices()[0]

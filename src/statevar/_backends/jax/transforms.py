@@ -69,8 +69,12 @@ class JAXTransforms(Transforms):
     def while_loop(self, condition: Callable[..., Any], body: Callable[..., Any], carry: Any) -> Any:
         return jax.lax.while_loop(condition, body, carry)
 
-    def vmap(self, fn: Callable[..., Any], in_axes: Any, out_axes: Any, axis_size: int | None) -> Callable[..., Any]:
-        mapped: Callable[..., Any] = jax.vmap(fn, in_axes, out_axes, axis_size=axis_size)
+    names_axes = True
+
+    def vmap(
+        self, fn: Callable[..., Any], in_axes: Any, out_axes: Any, axis_size: int | None, axis_name: Any = None
+    ) -> Callable[..., Any]:
+        mapped: Callable[..., Any] = jax.vmap(fn, in_axes, out_axes, axis_size=axis_size, axis_name=axis_name)
         return mapped
 
     def remat(self, fn: Callable[..., Any]) -> Callable[..., Any]:

@@ -142,7 +142,9 @@ class TensorFlowTransforms(Transforms):
         )
         return _rebuilt(carry, found[1:])
 
-    def vmap(self, fn: Callable[..., Any], in_axes: Any, out_axes: Any, axis_size: int | None) -> Callable[..., Any]:
+    def vmap(
+        self, fn: Callable[..., Any], in_axes: Any, out_axes: Any, axis_size: int | None, axis_name: Any = None
+    ) -> Callable[..., Any]:
         def mapped(*args: Any) -> Any:
             flat = _tensors(args)
             axes = _spread(in_axes, args) if isinstance(in_axes, list | tuple) else [in_axes] * len(flat)

@@ -173,7 +173,9 @@ class TorchTransforms(Transforms):
                 return carry
             carry = body(carry)
 
-    def vmap(self, fn: Callable[..., Any], in_axes: Any, out_axes: Any, axis_size: int | None) -> Callable[..., Any]:
+    def vmap(
+        self, fn: Callable[..., Any], in_axes: Any, out_axes: Any, axis_size: int | None, axis_name: Any = None
+    ) -> Callable[..., Any]:
         mapped = torch.func.vmap(fn, in_axes, out_axes, randomness="different")
 
         def wrapped(*args: Any) -> Any:
