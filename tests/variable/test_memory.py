@@ -57,6 +57,50 @@ def test_what_others_can_write_is_copied(backend: str, backends: list[str], verb
     assert not wrong
 
 
+#: Ways to give a variable its first value, or another value for a block.
+FIRST: dict[str, Any] = {
+    "Variable": lambda backend, x: sv.Variable(x, backend=backend).value,
+    "Variable(dtype=)": lambda backend, x: sv.Variable(x, backend=backend, dtype="float32").value,
+    "Variable(device=)": lambda backend, x: sv.Variable(x, backend=backend, device="CPU:0").value,
+    "a callable": lambda backend, x: sv.Variable(lambda shape, dtype: x, shape=SHAPE, backend=backend).value,
+    "a list": lambda backend, x: sv.Variable([x, x], backend=backend).value,
+    "assign": lambda backend, x: sv.Variable(shape=SHAPE, backend=backend).assign(x).value,
+    "assign in a transaction": lambda backend, x: _first_in_transaction(backend, x),
+    "StatelessScope": lambda backend, x: _seeded(backend, x),
+    "functionalize": lambda backend, x: _through_a_pure_function(backend, x),
+}
+
+
+def _first_in_transaction(backend: str, x: Any) -> Any:
+    v = sv.Variable(shape=SHAPE, backend=backend)
+    with sv.transaction(v):
+        v.assign(x)
+    return v.value
+
+
+def _seeded(backend: str, x: Any) -> Any:
+    v = variable(backend, "float32")
+    with sv.StatelessScope({v: x}):
+        return v.value
+
+
+def _through_a_pure_function(backend: str, x: Any) -> Any:
+    v = variable(backend, "float32")
+    return sv.functionalize(lambda: v.value, [v])([x])[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", FIRST)
+def test_a_first_value_is_copied(backend: str, backends: list[str], way: str) -> None:
+    wrong = []
+    for name, x, scribble in incoming(backends, "float32"):
+        value = FIRST[way](backend, x)
+        scribble()
+        if not (host(value) == 2).all():
+            wrong.append(name)
+    assert not wrong
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("block", ["alone", "transaction"])
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.name)
