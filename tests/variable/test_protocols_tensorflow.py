@@ -34,7 +34,6 @@ TENSORFLOW: dict[str, tuple[Call, Call]] = {
     "Variable + v": (lambda tf, v: tf.Variable(OTHER) + v, lambda a: OTHER + a),
     "function(f)(v)": (lambda tf, v: tf.function(lambda x: tf.sin(x) * x)(v), lambda a: np.sin(a) * a),
     "function(f)({'w': v})": (lambda tf, v: tf.function(lambda tree: tf.sin(tree["w"]))({"w": v}), np.sin),
-    "function over v": (lambda tf, v: tf.function(lambda: tf.sin(v))(), np.sin),
     "data": (lambda tf, v: list(tf.data.Dataset.from_tensor_slices(v)), list),
     "data.batch": (lambda tf, v: next(iter(tf.data.Dataset.from_tensors(v).batch(1))), lambda a: a[None]),
 }
@@ -43,6 +42,16 @@ TENSORFLOW: dict[str, tuple[Call, Call]] = {
 @row(TENSORFLOW)
 def test_tensorflow_functions_take_a_variable(backend: str, tf: Any, call: Call, expected: Call) -> None:
     assert_result(call(tf, variable(backend)), "tensorflow", expected(VALUE))
+
+
+def test_a_tensorflow_function_over_a_variable_reads_those_of_tensorflow_only(backend: str, tf: Any) -> None:
+    v = variable(backend)
+    function = tf.function(lambda: tf.sin(v))
+    if backend == "tensorflow":
+        assert_result(function(), "tensorflow", np.sin(VALUE))
+        return
+    with pytest.raises(sv.errors.TraceError, match="tensorflow is tracing this code: the current value would be baked"):
+        function()
 
 
 def test_a_tensorflow_function_sees_every_write_to_its_argument(backend: str, tf: Any) -> None:
