@@ -355,6 +355,32 @@ def test_equal_objects_have_their_own_variables(kind: Any, backend: str) -> None
     assert (float(first.v), float(second.v)) == (2.0, 1.0)
 
 
+@pytest.mark.parametrize("options", [{"static_argnums": 0}, {"static_argnames": "model"}, {"static_argnums": -2}, {}])
+def test_an_object_as_an_argument(options: dict[str, Any], backend: str) -> None:
+    """Equal objects shared a program, and a variable that was replaced in one went on being written."""
+    if backend == "jax" and not options:
+        pytest.skip("JAX takes only arrays and static arguments")
+
+    def add(model: Any, x: Any) -> Any:
+        return model.v.assign_add(x).value * 1.0
+
+    step = sv.jit(add, backend=backend, **options)
+    first, second, x = Equal(1, var(backend)), Equal(1, var(backend)), var(backend, 1.0, trainable=False).value
+
+    def call(model: Any) -> Any:
+        return step(model=model, x=x) if "static_argnames" in options else step(model, x)
+
+    assert [float(call(model)) for model in (first, first, second)] == [1.0, 2.0, 1.0]
+    old = first.v
+    object.__setattr__(first, "v", var(backend, 100.0))
+    assert float(call(first)) == 101.0
+    assert (float(old), float(first.v), float(second.v)) == (2.0, 101.0, 1.0)
+    gone = weakref.ref(second)
+    del second
+    gc.collect()
+    assert gone() is None
+
+
 def test_an_object_that_cannot_be_referred_to_weakly(backend: str) -> None:
     with pytest.raises(
         TypeError, match="^jit: a compiled method needs a weak reference to its object, which SlottedWithMethod"

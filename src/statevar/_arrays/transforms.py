@@ -99,6 +99,9 @@ class Transforms(ABC):
 
     # -- compilation ---------------------------------------------------------------------------------------
 
+    #: Whether `jit` takes an argument that is neither an array nor a container of arrays as part of the program.
+    objects_are_static = False
+
     @abstractmethod
     def jit(self, program: Program) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
         """Returns a function that runs a call of the program, given its positional and keyword arguments.

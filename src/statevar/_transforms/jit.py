@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
 from weakref import ref
 
-from .._arrays.registry import get_backend, transforms_of
+from .._arrays.registry import get_backend, owner_of, transforms_of
 from .._arrays.transforms import Program
 from .._core import overlays
 from .._core.variable import Variable
@@ -19,7 +19,7 @@ from .._public import public
 from ..errors import describe
 from .guard import Guard, Run
 from .randomness import Generators
-from .reachable import backend_of
+from .reachable import backend_of, reach
 
 __all__ = ["Jit", "jit"]
 
@@ -103,6 +103,9 @@ class Jit(Generic[_P, _R]):
         self._guard: Guard | None = None
         self._others: list[tuple[Run, Guard]] = []  # programs for the same variables in other places
         self._notes = _Notes(self._roots)
+        self._objects_are_static = False
+        #: The programs for objects with variables among the arguments, by their places and identities.
+        self._for_objects: dict[Any, tuple[tuple[Any, ...], Jit[Any, Any]]] = {}
 
     def __call__(self, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Calls the function, compiled."""
@@ -111,6 +114,11 @@ class Jit(Generic[_P, _R]):
             out = self._program.fn(*args, **kwargs)  # it is part of an outer trace
             return out
         run = self._run or self._compiler(args, kwargs)
+        if not _PLAIN.issuperset(map(type, args)) or (kwargs and not _PLAIN.issuperset(map(type, kwargs.values()))):
+            objects = self._objects(args, kwargs)
+            if objects:
+                out = self._with_objects(objects, args, kwargs)
+                return out
         try:
             out = run(args, kwargs)
             return out
@@ -128,7 +136,9 @@ class Jit(Generic[_P, _R]):
         if not backend.is_host:  # else the function runs at each call, and finds its variables itself
             program = replace(program, fn=self._notes.noting(program.fn))
         self._guard = None
-        run = self._run = self._unchecked = transforms_of(backend).jit(program)
+        transforms = transforms_of(backend)
+        self._objects_are_static = transforms.objects_are_static
+        run = self._run = self._unchecked = transforms.jit(program)
         return run
 
     def _watch(self) -> None:
@@ -168,6 +178,54 @@ class Jit(Generic[_P, _R]):
                 return another
         del self._others[_OTHERS:]
         return self._compiler(args, kwargs)
+
+    # -- objects with variables among the arguments ---------------------------------------------------------
+
+    def _objects(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int | str, Any]:
+        """The arguments, by position or name, that are part of the program and lead to variables."""
+        program = self._program
+        nums = {n % len(args) for n in program.static_argnums if -len(args) <= n < len(args)} if args else set()
+        places: dict[int | str, Any] = dict(enumerate(args))
+        places.update(kwargs)
+        return {
+            place: each
+            for place, each in places.items()
+            if type(each) not in _PLAIN
+            and (self._objects_are_static or place in nums or place in program.static_argnames)
+            and _has_variables(each)
+        }
+
+    def _with_objects(self, objects: dict[int | str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Calls the program for these objects, which are told apart by identity, as those of methods are."""
+        key = tuple((place, id(each)) for place, each in objects.items())
+        kept, found = self._for_objects.get(key, ((), None))
+        if found is None or any(alive() is not each for alive, each in zip(kept, objects.values(), strict=True)):
+            kept = tuple(_reference(each, lambda _: self._for_objects.pop(key, None)) for each in objects.values())
+            found = self._partial(dict(zip(objects, kept, strict=True)), len(args))
+            self._for_objects[key] = kept, found
+        rest = [each for place, each in enumerate(args) if place not in objects]
+        return found(*rest, **{name: each for name, each in kwargs.items() if name not in objects})
+
+    def _partial(self, objects: dict[int | str, Any], count: int) -> Jit[Any, Any]:
+        """The function with some arguments given, as references, and the others left."""
+        program = self._program
+        function = program.fn
+
+        @wraps(function)
+        def fn(*rest: Any, **named: Any) -> Any:
+            left = iter(rest)
+            args = [objects[place]() if place in objects else next(left) for place in range(count)]
+            names = {place: each() for place, each in objects.items() if isinstance(place, str)}
+            return function(*args, **names, **named)
+
+        del fn.__wrapped__  # its signature has more arguments
+        places = [place for place in range(count) if place not in objects]
+        static = {n % count for n in program.static_argnums if -count <= n < count} if count else set()
+        nums = tuple(number for number, place in enumerate(places) if place in static)
+        names = tuple(name for name in program.static_argnames if name not in objects)
+        found: Jit[Any, Any] = Jit(replace(program, fn=fn, static_argnums=nums, static_argnames=names), self._backend)
+        found._roots = [*self._roots, *objects.values()]
+        return found
 
     # -- methods --------------------------------------------------------------------------------------------
 
@@ -247,6 +305,27 @@ class Jit(Generic[_P, _R]):
         for name in getattr(self, "__qualname__", "<>").split("."):
             found = getattr(found, name, None)
         return found is self
+
+
+#: Types of arguments that lead to no variables, or of which each library knows how to pass them.
+_PLAIN: set[type] = {
+    *(bool, int, float, complex, str, bytes, type(None), list, tuple, dict, set, frozenset, range, slice),
+    Variable,
+}
+
+
+def _has_variables(argument: Any) -> bool:
+    if isinstance(argument, Variable) or owner_of(argument) is not None:
+        _PLAIN.add(type(argument))
+        return False
+    return next(reach([argument]).variables(), None) is not None
+
+
+def _reference(each: Any, gone: Callable[[Any], object]) -> Callable[[], Any]:
+    try:
+        return ref(each, gone)
+    except TypeError:  # then it lives as long as the program
+        return lambda: each
 
 
 class _Notes:
