@@ -114,7 +114,9 @@ class Jit(Generic[_P, _R]):
             out = self._program.fn(*args, **kwargs)  # it is part of an outer trace
             return out
         run = self._run or self._compiler(args, kwargs)
-        if not _PLAIN.issuperset(map(type, args)) or (kwargs and not _PLAIN.issuperset(map(type, kwargs.values()))):
+        if (args or kwargs) and not (  # in this order, since a call without arguments is the fastest
+            _PLAIN.issuperset(map(type, args)) and (not kwargs or _PLAIN.issuperset(map(type, kwargs.values())))
+        ):
             objects = self._objects(args, kwargs)
             if objects:
                 out = self._with_objects(objects, args, kwargs)
