@@ -139,7 +139,7 @@ def made(backend: str, dtype: str) -> sv.Variable:
     return sv.Variable(old_value(dtype), backend=backend, trainable=False)
 
 
-#: The distance between two bytecodes that are tried, beginning at another one for each operation. NumPy's are all tried.
+#: The distance between two bytecodes that are tried. Each operation begins at another one.
 STEPS = {"numpy": 1, "jax": 7, "torch": 3, "tensorflow": 7}
 OPERATIONS = [*writes_of(made("numpy", "float32"), "float32"), "bitwise_and", "bitwise_or", "bitwise_xor"]
 

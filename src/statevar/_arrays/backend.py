@@ -348,6 +348,11 @@ class Backend(ABC):
     def redeclare(self, handle: Handle, x: Array, _op: Any = None, _where: Any = None) -> Handle:
         """Stores x as `assign` does; it may have any shape, and the handle has that declared shape from now on."""
 
+    def write_traced(self, handle: Handle, verb: str, x: Array, op: Any, where: Any) -> Handle:
+        """Does a write verb, by its name, as a step of a program that the library is tracing."""
+        written: Handle = getattr(self, verb)(handle, x, op, where)
+        return written
+
     # `fork`, `fork_from_host`, `adopt` and `savepoint` copy here. An adapter can override them to share memory.
 
     def fork(self, handle: Handle, array: Array | None) -> Handle:
@@ -445,7 +450,7 @@ class Backend(ABC):
     #: Whether a handle can get a value of another dtype or shape behind our back, so that `stored` must be asked.
     drifts: ClassVar[bool] = False
 
-    def stored(self, handle: Handle | None, dtype: str, *, writing: bool) -> Stored | None:
+    def stored(self, handle: Handle | None, dtype: str, writing: bool) -> Stored | None:
         """What is really stored, if code outside may have changed its dtype or shape, or made it impossible to write.
 
         Called before reads and writes if `drifts`, and for the shape. None if all is as the write verbs left it, which

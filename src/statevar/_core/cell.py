@@ -20,6 +20,7 @@ from .._arrays.dtypes import is_differentiable
 from .._arrays.indexing import Selection
 from .._arrays.registry import owner_of
 from .._arrays.shapes import DeclaredShape, Shape, fits, is_static
+from .._arrays.stored import Stored
 from .._arrays.tracing import Tracing, loaded_tracings
 from .._arrays.types import Array
 from ..errors import ComputationError, ConflictError, DTypeError, ShapeError, TraceError, UninitializedError
@@ -203,9 +204,12 @@ class Cell:
             ShapeError: the value has a shape now that does not fit the declared shape.
         """
         handle = None if self._is_value else self._handle
-        stored = self._backend.stored(handle, self._dtype_name, writing=writing)
-        if stored is None:
-            return
+        stored = self._backend.stored(handle, self._dtype_name, writing)
+        if stored is not None:
+            self._follow(operation, stored)
+
+    def _follow(self, operation: str, stored: Stored) -> None:
+        """Does what `_observe` says with what is really stored."""
         if stored.problem:
             raise stored.error.of(operation, stored.problem, self._path, stored.hint)
         if stored.dtype != self._dtype_name:
@@ -271,8 +275,8 @@ class Cell:
                 return backend.snapshot_within_write(handle)
             if IN_PROGRAMS and id(self) in IN_PROGRAMS.get(get_ident(), ()):
                 return backend.snapshot_within_write(handle)
-            if backend.drifts:
-                self._observe("read", writing=False)
+            if backend.drifts and (stored := backend.stored(handle, self._dtype_name, False)) is not None:
+                self._follow("read", stored)
             try:
                 value = backend.snapshot(handle)
             except backend.late_errors as error:
@@ -311,8 +315,12 @@ class Cell:
         traced = False
         if hold is None and (tracing := backend.tracing) is not None:  # NumPy has none of what follows
             traced = tracing.is_tracing()
-            if backend.drifts and not traced:
-                self._observe(write.operation, writing=True)
+            if (
+                backend.drifts
+                and not traced
+                and (stored := backend.stored(self._handle, self._dtype_name, True)) is not None
+            ):
+                self._follow(write.operation, stored)
         x = backend.operand(value, self._dtype)
         if x is None:
             x = to_operand(value, backend, self._dtype_name, operation=write.operation, path=self._path)
@@ -457,11 +465,11 @@ class Cell:
             where = None  # only the program knows the shape, and the library checks it when the program runs
         else:
             where = write.check(self, write.operation, x, index)
-        verb, op = None if write.verb is None else getattr(backend, write.verb), write.op
+        verb, op = write.verb, write.op
         if verb is None or self._constraint is not None:
             x = self._computed(write, tracing.traced_value(handle), x, where)
-            verb, op = backend.assign, op if self._constraint is None else None
-        self._handle = verb(handle, x, op, where)
+            verb, op = "assign", op if self._constraint is None else None
+        self._handle = backend.write_traced(handle, verb, x, op, where)
         return self
 
     def _is_traced_elsewhere(self) -> bool:

@@ -329,7 +329,7 @@ class JAXBackend(Backend):
 
     drifts = True
 
-    def stored(self, handle: Any, dtype: str, *, writing: bool) -> Stored | None:
+    def stored(self, handle: Any, dtype: str, writing: bool) -> Stored | None:
         if not writing or dtype not in _WIDE or _has_64_bits():
             return None
         return Stored(

@@ -372,7 +372,7 @@ class TensorFlowBackend(Backend):
 
     drifts = True
 
-    def stored(self, handle: Any, dtype: str, *, writing: bool) -> Stored | None:
+    def stored(self, handle: Any, dtype: str, writing: bool) -> Stored | None:
         if handle is None or handle.counter is None or type(handle.variable) is _Cell or not tf.executing_eagerly():
             return None
         variable = handle.variable  # its dtype cannot change, and its shape only where the declared one is open

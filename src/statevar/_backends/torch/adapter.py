@@ -493,8 +493,6 @@ class TorchBackend(Backend):
             return value
 
     def assign(self, handle: Any, x: Tensor, _op: Any = None, _where: Any = None) -> Any:
-        if _is_compiling():
-            return _traced(handle, x)
         if handle.exclusive() and handle.tensor.shape == x.shape:
             handle.tensor.copy_(x)
         else:
@@ -502,8 +500,6 @@ class TorchBackend(Backend):
         return _written(handle)
 
     def apply(self, handle: Any, x: Tensor, op: Operation, _where: Any = None) -> Any:
-        if _is_compiling():
-            return _traced(handle, op(handle.parameter.detach(), x))
         exclusive, tensor = handle.exclusive(), handle.tensor
         if handle.plain and x.is_cpu:
             if exclusive:
@@ -521,8 +517,6 @@ class TorchBackend(Backend):
         return _written(handle)
 
     def put(self, handle: Any, x: Tensor, operation: str, where: Selection) -> Any:
-        if torch.compiler.is_compiling():
-            return _traced(handle, self.compute_put(handle.parameter, x, operation, where))
         exclusive, tensor = handle.exclusive(), handle.tensor
         if not exclusive or tensor.dtype in _ON_HOST:
             handle.replace(self.compute_put(tensor, x, operation, where))
@@ -535,6 +529,15 @@ class TorchBackend(Backend):
             handle.follow()
         self._replace(handle, x)
         return _written(handle)
+
+    def write_traced(self, handle: Any, verb: str, x: Tensor, op: Any, where: Any) -> Any:
+        if verb == "redeclare":
+            return self.redeclare(handle, x)
+        if verb == "apply":
+            x = op(handle.parameter.detach(), x)
+        elif verb == "put":
+            x = self.compute_put(handle.parameter, x, op, where)
+        return _traced(handle, x)
 
     def _replace(self, handle: Any, x: Tensor) -> None:
         if _is_inference():  # tested, since entering the context takes 2 us
@@ -649,7 +652,7 @@ class TorchBackend(Backend):
 
     drifts = True
 
-    def stored(self, handle: Any, dtype: str, *, writing: bool) -> Stored | None:
+    def stored(self, handle: Any, dtype: str, writing: bool) -> Stored | None:
         if handle is None or not handle.shared or _is_compiling():
             return None
         parameter = handle.parameter
