@@ -151,7 +151,8 @@ class _Client:
 
 def _options(config: pytest.Config) -> list[str]:
     """What the other pytest must know of this one."""
-    options = [f"{name}={config.getoption(name)}" for name in ("--backends", "--device")]
+    given = {name: config.getoption(name, None) for name in ("--backends", "--device")}
+    options = [f"{name}={value}" for name, value in given.items() if value is not None]
     place = [f"--rootdir={config.rootpath}", *options]
     if config.inipath is not None:
         place += ["-c", str(config.inipath)]

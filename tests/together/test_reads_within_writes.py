@@ -183,11 +183,13 @@ def test_a_signal_handler_reads_in_the_middle_of_writes(backend: str, trainable:
     v.assign_add(0.0)
     v.value  # noqa: B018  # so that whatever the library compiles is compiled
     kept: list[tuple[Any, float]] = []
+    going = True
 
     def handler(*_: object) -> None:
         value = v.value
         kept.append((value, float(host(value)[0])))
-        signal.setitimer(signal.ITIMER_REAL, 2e-4)  # not before, since a handler may be interrupted too
+        if going:
+            signal.setitimer(signal.ITIMER_REAL, 2e-4)  # not before, since a handler may be interrupted too
 
     before = signal.signal(signal.SIGALRM, handler)
     signal.setitimer(signal.ITIMER_REAL, 2e-4)
@@ -195,6 +197,7 @@ def test_a_signal_handler_reads_in_the_middle_of_writes(backend: str, trainable:
         for _ in range(3000):
             v.assign_add(1.0)
     finally:
+        going = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert kept, "no signal came"

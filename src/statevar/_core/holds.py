@@ -19,7 +19,19 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeVar
 from ..errors import ConflictError, ReentrantWriteError
 from .forks import guarded, in_child
 
-__all__ = ["BUSY", "IN_PROGRAMS", "PATIENCE", "Hold", "Locks", "drain", "releasing", "running_task", "while_locked"]
+__all__ = [
+    "BUSY",
+    "IN_PROGRAMS",
+    "PATIENCE",
+    "Hold",
+    "Locks",
+    "begin_program",
+    "drain",
+    "end_program",
+    "releasing",
+    "running_task",
+    "while_locked",
+]
 
 _waiting: dict[int, Hold] = {}  # by thread, the hold that it waits for
 _graph = guarded(threading.Lock())  # guards `_waiting`, and the making of the `_calls` of a hold
@@ -179,6 +191,24 @@ class Hold:
 #: By thread, the ids of the variables that a compiled program of the thread is writing in place at this moment.
 IN_PROGRAMS: Final[dict[int, frozenset[int]]] = {}
 in_child(IN_PROGRAMS.clear)
+
+
+def begin_program(thread: int, variables: frozenset[int]) -> frozenset[int] | None:
+    """Marks the variables that a program will write, before it looks at them. Returns those of a program around it.
+
+    Code in the middle of the program, such as a signal handler, then reads copies of them.
+    """
+    around = IN_PROGRAMS.get(thread)
+    IN_PROGRAMS[thread] = variables if around is None else variables | around
+    return around
+
+
+def end_program(thread: int, around: frozenset[int] | None) -> None:
+    """Unmarks the variables of a program that has ended; one around it, whose callback has called it, goes on."""
+    if around is None:
+        IN_PROGRAMS.pop(thread, None)
+    else:
+        IN_PROGRAMS[thread] = around
 
 
 class _Busy(Hold):

@@ -73,7 +73,7 @@ def value_and_grad(
     >>> float(value), gradients[w], int(calls)
     (45.0, Array([18., 36.], dtype=float32), 1)
     >>> sv.value_and_grad(lambda x: (w * x).sum(), w, argnums=0)(3.0)
-    (Array(9., dtype=float32), (Array([3., 3.], dtype=float32), Array(3., dtype=float32, weak_type=True)))
+    (Array(9., dtype=float32), (Array([3., 3.], dtype=float32), Array(3., dtype=float32)))
     """
     structure = None if variables is None else Structure("value_and_grad", variables)
     if structure is not None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from threading import RLock
+from threading import RLock, get_ident
 from time import perf_counter
 from typing import Any, Final, Self
 
@@ -25,7 +25,7 @@ from ..._arrays.shapes import fits
 from ..._arrays.transforms import Program
 from ..._core import overlays, scopes
 from ..._core.cell import count_writes
-from ..._core.holds import Locks
+from ..._core.holds import Locks, begin_program, end_program
 from ..._core.variable import Variable
 from ..._transforms.call import CompiledCall, Retry, TraceOverlay, check_library
 from ..._transforms.draft import ValueDraft
@@ -141,6 +141,7 @@ class _Traced:
     calls: int = 0
     long: int = 0
     locks: Locks | None = None
+    ids: frozenset[int] = frozenset()
 
     def run(self, tensors: list[Any]) -> Any:
         """Calls a graph that writes the variables itself.
@@ -172,7 +173,13 @@ class _Traced:
 
         if self.locks is None:
             self.locks = Locks(self.known)
-        flat = self.locks.while_taken(locked)
+            self.ids = frozenset(map(id, self.written))
+        thread = get_ident()
+        around = begin_program(thread, self.ids)
+        try:
+            flat = self.locks.while_taken(locked)
+        finally:
+            end_program(thread, around)
         took = perf_counter() - started
         self.calls += 1
         if self.calls > 1:  # the first one also compiles

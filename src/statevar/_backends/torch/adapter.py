@@ -743,9 +743,13 @@ def _put(target: Tensor, x: Tensor, operation: str, where: Selection) -> None:
     elif operation == "subtract":
         line.index_add_(0, flat, values, alpha=-1)
     elif operation in ONE_BY_ONE:
+        found, places = np.unique(positions, return_inverse=True)
+        there = torch.from_numpy(found).to(target.device)
+        part = line[there]  # stored in one step at the end, since a signal handler may read in between
         for each in turns(positions):
-            turn = torch.from_numpy(each).to(target.device)
-            line[flat[turn]] = combine(operation, line[flat[turn]], values[turn], torch.minimum, torch.maximum)
+            turn, place = (torch.from_numpy(some).to(target.device) for some in (each, places.reshape(-1)[each]))
+            part[place] = combine(operation, part[place], values[turn], torch.minimum, torch.maximum)
+        line[there] = part
     elif is_differentiable(_NAMES[target.dtype]) or operation != "add":
         line.scatter_reduce_(0, flat, values, _REDUCTIONS[operation])
     else:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 
 from ..._core.cell import count_writes
-from ..._core.holds import IN_PROGRAMS, drain, releasing
+from ..._core.holds import begin_program, drain, end_program, releasing
 from ..._core.variable import Variable
 from ..._transforms.call import CompiledCall, Retry
 from ...errors import describe
@@ -116,8 +116,7 @@ class Graph:
         around = None
         # Before the variables are looked at: a signal handler that reads one later gets a copy.
         if me := get_ident() if self.in_place else 0:
-            around = IN_PROGRAMS.get(me)
-            IN_PROGRAMS[me] = self._ids if around is None else self._ids | around
+            around = begin_program(me, self._ids)
         try:
             for acquire, variable, shape, layout, writes in self._plan:
                 acquire()
@@ -163,7 +162,7 @@ class Graph:
             if grad:
                 _set_grad_enabled(True)
             if me:
-                _end_program(me, around)
+                end_program(me, around)
             for release in self._releases:
                 release()
         except BaseException:
@@ -179,7 +178,7 @@ class Graph:
                     if grad:
                         _set_grad_enabled(True)
                     if me:
-                        _end_program(me, around)
+                        end_program(me, around)
                     drain(releasing(self._locks))
                     break
                 except KeyboardInterrupt as another:
@@ -261,14 +260,6 @@ class Graph:
         self._detached = [i for i in range(self.outs) if id(found[i]) in known]
         self._call = self._compiled
         return found
-
-
-def _end_program(thread: int, around: frozenset[int] | None) -> None:
-    """Unmarks the variables of a program that has ended; one around it, whose callback has called it, goes on."""
-    if around is None:
-        IN_PROGRAMS.pop(thread, None)
-    else:
-        IN_PROGRAMS[thread] = around
 
 
 def _layout_of(tensor: Tensor | None) -> Any:
