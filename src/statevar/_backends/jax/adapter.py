@@ -11,6 +11,7 @@ make arrays that share the memory of somebody who can write it, and JAX does not
 from __future__ import annotations
 
 import operator
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -379,8 +380,11 @@ def _settled(result: Any, x: Any) -> Any:
         return result
     known: Any = x if isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) else None
     reads_later = known is not None and known.is_ready() and not result.is_ready() and result.platform() == "cpu"
-    if reads_later or (result.size >= _LARGE and _is_memory_short(result)):
+    if result.size >= _LARGE and _is_memory_short(result):
         result.block_until_ready()
+    elif reads_later:
+        with suppress(_Failed):  # the next read names what could not be computed
+            result.block_until_ready()
     return result
 
 
