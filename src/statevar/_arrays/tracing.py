@@ -49,6 +49,15 @@ class Tracing(ABC):
         """
         return self.is_tracing() if mark is None else not self.may_read(mark)
 
+    def question(self) -> tuple[str, dict[str, Any]]:
+        """The question ``keeps()`` as an expression of Python, and the objects that it names.
+
+        Every read of every variable asks it, of all loaded libraries at once, and a call takes longer than the answer.
+        The names must differ from those of the other libraries.
+        """
+        name = f"keeps_{id(self)}"
+        return f"{name}()", {name: self.keeps}
+
     def kept(self, mark: Any) -> bool:
         """Whether the trace of a mark is one whose program is kept."""
         return False
@@ -112,7 +121,8 @@ class Tracing(ABC):
 # -- is anybody tracing? ---------------------------------------------------------------------------------------------
 #
 # A read of a NumPy variable in code that JAX traces must be noticed, and a read takes 0.1 us. So each question is one
-# function, which is made when a library is loaded, and None while no library that traces is loaded.
+# flat function without a call of another, which is put together of the expressions of all libraries when one is loaded,
+# and None while no library that traces is loaded.
 
 _loaded: dict[str, Tracing] = {}
 
@@ -127,7 +137,7 @@ def add_tracing(name: str, tracing: Tracing) -> None:
     # The first one must be the one that is traced without a break by its own compiler.
     ordered = sorted(_loaded, key=lambda each: not _loaded[each].inlines_python)
     _reorder(ordered)
-    anywhere = _any([each.keeps for each in _loaded.values()])
+    anywhere = _any(list(_loaded.values()))
 
 
 def _reorder(names: list[str]) -> None:
@@ -143,18 +153,24 @@ def loaded_tracings() -> dict[str, Tracing]:
 
 def elsewhere(own: Tracing | None) -> Callable[[], bool] | None:
     """A function that tells whether a library traces a program which it keeps, other than that of a variable."""
-    found = _any([each.keeps for each in _loaded.values() if each is not own])
-    if own is None or found is None:
-        return found
-    tracing, others = own, found
-    # Within its own trace the library decides, and may be unable to follow the code of the others.
-    return lambda: not tracing.is_tracing() and others()
+    others = [each for each in _loaded.values() if each is not own]
+    if own is None or not others:
+        return _any(others)
+    # Within its own trace the library decides. It may be unable to follow the code of the others, so that one which
+    # traces the code of Python itself is asked first.
+    form = "not own() and ({})" if own.inlines_python else "({}) and not own()"
+    return _any(others, form, own=own.is_tracing)
 
 
-def _any(questions: list[Callable[[], bool]]) -> Callable[[], bool] | None:
-    if len(questions) < 2:
-        return questions[0] if questions else None
-    first, *rest = questions
-    others = _any(rest)
-    assert others is not None, "there is another one"
-    return lambda: first() or others()
+def _any(tracings: list[Tracing], form: str = "{}", **names: Any) -> Callable[[], bool] | None:
+    """One function that asks all of them, within an expression with other names; None if there is none to ask."""
+    if not tracings:
+        return None
+    questions = []
+    for each in tracings:
+        question, named = each.question()
+        questions.append(question)
+        names |= named
+    # The text is only that of the adapters. A lambda with the names as globals asks without a dot and without a cell.
+    asked: Callable[[], bool] = eval(f"lambda: {form.format(' or '.join(questions))}", names)  # noqa: S307
+    return asked

@@ -73,6 +73,11 @@ class JAXTracing(Tracing):
             return type(_context.trace) is not _Eager and _under_jit() if _context is not None else bool(_under_jit())
         return not self.may_read(mark)
 
+    def question(self) -> tuple[str, dict[str, Any]]:
+        names = {"jax_context": _context, "jax_eager": _Eager, "jax_under_jit": _under_jit}
+        eager = "" if _context is None else "type(jax_context.trace) is not jax_eager and "
+        return f"{eager}jax_under_jit()", names
+
     def kept(self, mark: Any) -> bool:
         return mark is not None and not self.may_read(None, mark)
 

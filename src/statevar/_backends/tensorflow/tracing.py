@@ -51,6 +51,11 @@ class TensorFlowTracing(Tracing):
             return (_graphs is None or bool(_graphs.stack)) and not tf.executing_eagerly()
         return not self.may_read(mark)
 
+    def question(self) -> tuple[str, dict[str, Any]]:
+        if _graphs is None:
+            return "not tf_eager()", {"tf_eager": tf.executing_eagerly}
+        return "tf_graphs.stack and not tf_eager()", {"tf_graphs": _graphs, "tf_eager": tf.executing_eagerly}
+
     def kept(self, mark: Any) -> bool:
         return mark is not None and mark[0] is not None
 
