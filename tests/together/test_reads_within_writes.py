@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import operator
+import pickle
 import signal
 import sys
 from collections.abc import Callable
@@ -222,7 +223,7 @@ def test_a_finalizer_reads_in_the_middle_of_writes(backend: str) -> None:
     reads = Reads(v)
     values = [v.numpy()]
     before = gc.get_threshold()
-    gc.set_threshold(1)
+    gc.set_threshold(1, 1000, 1000)  # only the youngest objects, since the libraries have millions
     try:
         for step in range(200):
             Finalized(reads)
@@ -323,3 +324,42 @@ def test_a_handler_that_writes_in_the_middle_of_a_write_gets_an_error() -> None:
                 break
     assert any("this thread is already inside a write of this variable, at 'w'" in each for each in errors)
     assert any("the transaction of this thread is being committed, at 'w'" in each for each in errors)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["parameter", "transaction", "pickle", "trainable"])
+def test_whatever_a_handler_does_in_the_middle_of_a_write_loses_nothing(backend: str, what: str) -> None:
+    v = made(backend, "float32")
+    refused = False
+
+    def handler() -> None:
+        nonlocal refused
+        try:
+            match what:
+                case "parameter":
+                    hasattr(v, "parameter")
+                case "transaction":
+                    with sv.transaction():
+                        host(v.value)
+                case "pickle":
+                    pickle.dumps(v)
+                case "trainable":
+                    v.trainable = not v.trainable
+        except sv.errors.ReentrantWriteError:
+            refused = True
+
+    writes: list[Callable[[sv.Variable], object]] = [lambda v: v.assign_add(1.0), lambda v: v.__setitem__((0, 0), 9.0)]
+    for write in writes:
+        v = made(backend, "float32")
+        write(v)
+        expected = v.numpy()
+        for nth in range(1, 3000, 3):
+            v = made(backend, "float32")
+            version = v.version
+            look = Look(nth, v._lock._is_owned, handler)
+            look.run(partial(write, v))
+            if not look.where:
+                break
+            assert_same(v, expected)
+            assert v.version == version + 1, look.where
+    assert refused == (what == "parameter")

@@ -23,7 +23,15 @@ from .._arrays.shapes import DeclaredShape, Shape, fits, is_static
 from .._arrays.stored import Stored
 from .._arrays.tracing import Tracing, loaded_tracings
 from .._arrays.types import Array
-from ..errors import ComputationError, ConflictError, DTypeError, ShapeError, TraceError, UninitializedError
+from ..errors import (
+    ComputationError,
+    ConflictError,
+    DTypeError,
+    ReentrantWriteError,
+    ShapeError,
+    TraceError,
+    UninitializedError,
+)
 from . import overlays
 from .convert import to_operand, to_value, unwrapped
 from .elsewhere import refuses
@@ -617,6 +625,16 @@ class Cell:
                 holder.wait(operation, path, lambda: self._holder is holder)
             finally:
                 self._lock.acquire()
+
+    def _check_not_writing(self, operation: str) -> None:
+        """Raises ReentrantWriteError in the middle of a write of this thread. The caller has the lock."""
+        if (holder := self._holder) is not None and holder.writes_here(self):
+            raise ReentrantWriteError.of(
+                operation,
+                f"this thread is already inside {holder.what} of this variable",
+                self._path,
+                "do it before or after the write",
+            )
 
     def _wait_until_free(self, operation: str) -> None:
         """Takes the lock and waits until nobody holds the cell."""

@@ -225,6 +225,7 @@ class Variable(Cell, Protocols, Elsewhere):
             AttributeError: the library has no such object.
         """
         with self._lock:
+            self._check_not_writing("parameter")
             parameter = self._backend.parameter(self._initialized("parameter"))
         if parameter is None:
             raise AttributeError(

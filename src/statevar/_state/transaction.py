@@ -12,7 +12,7 @@ from .._arrays.types import Array
 from .._core import overlays
 from .._core.cell import Cell, hold_each, release_each
 from .._core.draft import Draft, commit, fork, look
-from .._core.holds import PATIENCE, Hold
+from .._core.holds import BUSY, PATIENCE, Hold
 from .._core.overlays import Overlay
 from .._core.variable import Variable
 from .._public import public
@@ -368,7 +368,8 @@ class TransactionOverlay(Overlay):
     def _validate(self) -> None:
         for variable, seen in self._seen.items():
             holder = variable._holder
-            if variable._version != seen._version or (holder is not None and holder.is_writing(variable)):
+            written = variable._version != seen._version or (holder is not None and holder.is_writing(variable))
+            if written and not (holder is BUSY and variable._lock._is_owned()):  # else it is this thread's own write
                 raise self._changed(variable)
 
     def release(self) -> None:
