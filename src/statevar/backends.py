@@ -41,7 +41,7 @@ from typing import Any
 import numpy as np
 
 from ._arrays.backend import Backend, Handle
-from ._arrays.dtypes import HOST, dtype_name, is_integer
+from ._arrays.dtypes import host_of, is_integer
 from ._arrays.host import AT_OPERATIONS, combine, dlpack_of_host, put_in_place
 from ._arrays.indexing import OwnSelection, Selection, last_of_each, turns
 from ._arrays.placement import Spread, no_such_device, parse_device
@@ -91,4 +91,4 @@ def host_dtype(name: str) -> np.dtype[Any]:
     >>> host_dtype("float32"), host_dtype("bfloat16")
     (dtype('float32'), dtype(bfloat16))
     """
-    return HOST[dtype_name(name)]
+    return host_of(name)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._arrays.dtypes import HOST, dtype_name, is_floating
+from ._arrays.dtypes import HOST, dtype_name, host_of, is_floating
 from ._arrays.shapes import Shape
 from .errors import DTypeError, InitializerError, ShapeError, describe
 
@@ -51,17 +51,17 @@ _TRUNCATED_STDDEV = 0.87962566103423978
 
 def zeros(shape: Shape, dtype: Any = "float32", seed: int | None = None) -> HostArray:
     """Returns zeros of any dtype."""
-    return np.zeros(shape, HOST[dtype_name(dtype)])
+    return np.zeros(shape, host_of(dtype))
 
 
 def ones(shape: Shape, dtype: Any = "float32", seed: int | None = None) -> HostArray:
     """Returns ones of any dtype."""
-    return np.ones(shape, HOST[dtype_name(dtype)])
+    return np.ones(shape, host_of(dtype))
 
 
 def constant(shape: Shape, dtype: Any = "float32", seed: int | None = None, value: Any = 0) -> HostArray:
     """Returns an array of any dtype with ``value`` in every element."""
-    return np.full(shape, value, HOST[dtype_name(dtype)])
+    return np.full(shape, value, host_of(dtype))
 
 
 def normal(
@@ -160,7 +160,7 @@ def identity(shape: Shape, dtype: Any = "float32", seed: int | None = None) -> H
     """Returns a matrix of any dtype with ones on the diagonal and zeros elsewhere."""
     if len(shape) != 2:
         raise ShapeError.of("identity", f"expected a shape with two axes, got {shape}")
-    return np.eye(*shape).astype(HOST[dtype_name(dtype)])
+    return np.eye(*shape).astype(host_of(dtype))
 
 
 _BY_NAME: dict[str, Initializer] = {

@@ -316,6 +316,32 @@ def test_hostile_strings_are_refused(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("dtype", "code", "shape"),
+    [
+        ("key<fry>", "U32", [4]),
+        ("key<fry>", "U32", []),
+        ("key<fry>", "I32", [2]),
+        ("key<fry>", "U8", [2]),
+        ("key<rbg>", "U32", [2]),
+        ("key<own>", "U32", [2]),
+        ("key", "U32", [2]),
+    ],
+)
+def test_a_tensor_that_holds_no_random_key_is_refused(dtype: str, code: str, shape: list[int], tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / "a"
+    nbytes = int(np.prod(shape)) * (1 if code == "U8" else 4)
+    facts = unset(dtype=dtype, shape=[], declared=[], trainable=False, autocast=False)
+    for record in (facts, {"dtype": dtype}):
+        header = {
+            "__metadata__": {"statevar.format": "1", "statevar.variables": {"v": record}},
+            "v": {"dtype": code, "shape": shape, "data_offsets": [0, nbytes]},
+        }
+        path.write_bytes(with_checksum(header, bytes(nbytes)))
+        is_refused_cheaply(path, {"v": sv.Variable(0)})
+
+
+@pytest.mark.parametrize(
     ("dtype", "code", "byte"), [("bool", "BOOL", 2), ("bool", "BOOL", 255), ("int4", "I8", 8), ("uint4", "U8", 16)]
 )
 def test_a_byte_that_is_no_value_is_refused(dtype: str, code: str, byte: int, tmp_path: Path) -> None:

@@ -188,6 +188,13 @@ class Backend(ABC):
     def to_host(self, array: Array) -> HostArray:
         """Converts an array to a NumPy array to be read at once: without a copy if possible, and then read-only."""
 
+    def packed(self, array: Array) -> HostArray:
+        """Converts an array as `to_host` does, to be stored: in a file, a pickle or a text.
+
+        `from_host` takes it back. They differ for arrays that NumPy has no dtype for, such as random keys.
+        """
+        return self.to_host(array)
+
     @abstractmethod
     def import_array(self, array: Array, dtype: Any = None) -> Array:
         """Converts a snapshot of this library or of NumPy to a read-only array of this library, if possible uncopied.

@@ -23,14 +23,18 @@ from ..errors import DTypeError, RangeError
 __all__ = [
     "DEFAULTS",
     "HOST",
+    "KEYS",
+    "STORED",
     "cast_host",
     "check_kind",
     "default_for",
     "dtype_kind",
     "dtype_name",
+    "host_of",
     "is_differentiable",
     "is_floating",
     "is_integer",
+    "keys_are_no_numbers",
     "narrows",
     "number_to_host",
 ]
@@ -54,6 +58,15 @@ HOST: dict[str, np.dtype[Any]] = {
     "string": np.dtypes.StringDType(),
 }
 
+#: The dtypes of random keys, which are no numbers and which only JAX has. Each is given as the NumPy dtype that holds
+#: the numbers of a key in a file or a pickle; NumPy cannot compute with it, and no user gets an array of it.
+KEYS: dict[str, np.dtype[Any]] = {
+    name: np.dtype([(name, "<u4", (width,))]) for name, width in (("key<fry>", 2), ("key<rbg>", 4), ("key<urbg>", 4))
+}
+
+#: How the elements of each dtype are stored in host memory.
+STORED: dict[str, np.dtype[Any]] = HOST | KEYS
+
 #: The default dtype of each Python type.
 DEFAULTS: dict[type, str] = {
     bool: "bool",
@@ -64,17 +77,18 @@ DEFAULTS: dict[type, str] = {
 }
 
 #: A cache for `dtype_name`, which every assignment of a foreign array calls.
-_names: dict[Any, str] = {}
+_names: dict[Any, str] = {dtype: name for name, dtype in KEYS.items()}
 
-_RANK = {"string": -1, "bool": 0, "int": 1, "uint": 1, "float": 2, "complex": 3}
+_RANK = {"string": -1, "bool": 0, "int": 1, "uint": 1, "float": 2, "complex": 3, "key": 4}
 
 
 # A dict and not functools.cache: torch.compile traces a write up to here, and warns of every lru_cache on the way.
 _KINDS = {name: "float" if name == "bfloat16" else name.partition("_")[0].rstrip("0123456789") for name in HOST}
+_KINDS |= dict.fromkeys(KEYS, "key")
 
 
 def dtype_kind(name: str) -> str:
-    """Returns the kind of a dtype: bool, int, uint, float, complex or string."""
+    """Returns the kind of a dtype: bool, int, uint, float, complex, string or key."""
     return _KINDS[name]
 
 
@@ -106,13 +120,31 @@ def dtype_name(dtype: Any) -> str:
     except (KeyError, TypeError):
         pass  # not seen yet, or not hashable
     for name in _candidates(dtype):
-        if name in HOST:
+        if name in STORED:
             if dtype.__hash__ is not None:
                 _names[dtype] = name
             return name
     meant = _meant(dtype) if isinstance(dtype, str) else None
     hint = f"{f'did you mean {meant!r}? ' if meant else ''}known dtypes are {', '.join(HOST)}"
     raise DTypeError.of("dtype", f"unknown dtype {dtype!r}", hint=hint)
+
+
+def host_of(dtype: Any) -> np.dtype[Any]:
+    """Returns the NumPy dtype of a dtype that is given in any form.
+
+    Raises:
+        DTypeError: there is no such dtype, or it is one of random keys.
+    """
+    name = dtype_name(dtype)
+    if name in KEYS:
+        raise DTypeError.of("dtype", f"no array of numbers has the dtype {name}", hint="make keys with jax.random.key")
+    return HOST[name]
+
+
+def keys_are_no_numbers(operation: str, dtype: str, path: str = "") -> DTypeError:
+    """The error for a random key that is wanted as an array of another library, or as a number."""
+    hint = f"jax.random.key_data({'v.value' if path else 'key'}) are the numbers of a key"
+    return DTypeError.of(operation, f"a key of jax.random ({dtype}) is no number, and only JAX has keys", path, hint)
 
 
 #: Names of the default dtypes and of short forms.
@@ -166,6 +198,8 @@ def default_for(array: HostArray) -> str:
 
 def check_kind(source: str, target: str, operation: str, path: str) -> None:
     """Raises DTypeError if a cast from one dtype to the other would change the kind downwards."""
+    if source in KEYS or target in KEYS:
+        raise _no_cast(source, target, operation, path)
     if _RANK[dtype_kind(source)] > _RANK[dtype_kind(target)] or (source == "string") != (target == "string"):
         hint = f"if that is intended, cast it first: x.astype({target!r})"
         if source == "string":
@@ -173,10 +207,23 @@ def check_kind(source: str, target: str, operation: str, path: str) -> None:
         raise DTypeError.of(operation, f"cannot cast {source} to {target} without losing information", path, hint)
 
 
+def _no_cast(source: str, target: str, operation: str, path: str) -> DTypeError:
+    """The error for a cast from or to a dtype of random keys, of which there is none."""
+    if target not in KEYS:
+        hint = "jax.random.key_data(key) are the numbers of a key"
+    elif source in KEYS:
+        hint = (
+            "pass a key of the same implementation, which jax.random.key(seed, impl=…) chooses, or make a new variable"
+        )
+    else:
+        hint = "pass a key: jax.random.key(seed), or jax.random.wrap_key_data(x, impl=…) of its numbers"
+    return DTypeError.of(operation, f"cannot cast {source} to {target}", path, hint)
+
+
 @functools.cache
 def narrows(source: str, target: str) -> bool:
     """Whether dtype ``source`` has values out of the range of ``target``, which is of the same or a higher kind."""
-    if source == target or dtype_kind(source) in ("bool", "string") or dtype_kind(target) in ("bool", "string"):
+    if source == target or {dtype_kind(source), dtype_kind(target)} & {"bool", "string", "key"}:
         return False
     low, high = _bounds(source)
     target_low, target_high = _bounds(target)
@@ -219,7 +266,7 @@ def _ranges(name: str) -> dict[type, tuple[float, float]]:
 
 #: By dtype and then by type. One dict with pairs as keys would be 10 to 1000 times slower from several threads without
 #: the GIL: a pair that another thread has made is compared under the lock of the dict.
-_RANGES: dict[str, dict[type, tuple[float, float]]] = {name: _ranges(name) for name in HOST}
+_RANGES: dict[str, dict[type, tuple[float, float]]] = {name: _ranges(name) for name in STORED}
 
 
 def cast_host(array: HostArray, target: str, *, exact: bool, operation: str, path: str) -> HostArray:
@@ -232,7 +279,7 @@ def cast_host(array: HostArray, target: str, *, exact: bool, operation: str, pat
         DTypeError: the kind would change downwards.
         RangeError: a value is out of the range of ``target``.
     """
-    dtype = HOST[target]
+    dtype = STORED[target]
     if array.dtype == dtype:
         return array
     source = dtype_name(array.dtype)

@@ -16,7 +16,7 @@ from threading import RLock, get_ident
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from .._arrays.backend import Backend
-from .._arrays.dtypes import is_differentiable
+from .._arrays.dtypes import KEYS, is_differentiable, keys_are_no_numbers
 from .._arrays.indexing import Selection
 from .._arrays.registry import owner_of
 from .._arrays.shapes import DeclaredShape, Shape, fits, is_static
@@ -133,7 +133,12 @@ class Cell:
         """Makes a cell with a first value. A cell without one (None) has a declared shape."""
         self._backend = backend
         self._dtype_name = dtype
-        self._dtype = backend.dtype(dtype)
+        try:
+            self._dtype = backend.dtype(dtype)
+        except Exception:  # of any library, which perhaps does not know the name
+            if dtype in KEYS:
+                raise keys_are_no_numbers("Variable", dtype, path) from None
+            raise
         self._writes = writes_of(dtype)
         self._device = None if device is None else backend.device(device)
         self._path = path
@@ -446,7 +451,7 @@ class Cell:
             self._initialized(write.operation)
         backend = self._backend
         if not backend.is_host and owner_of(unwrapped(value)) is not backend:  # then it was made anywhere
-            x = backend.from_host(backend.to_host(x), self._device)
+            x = backend.from_host(backend.packed(x), self._device)
         shape = write.check(self, write.operation, x, None)
         if not fits(shape, self._declared):
             self._declared = shape

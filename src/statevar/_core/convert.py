@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from .._arrays.backend import Backend
-from .._arrays.dtypes import cast_host, check_kind, default_for, dtype_kind, dtype_name, narrows, number_to_host
+from .._arrays.dtypes import KEYS, cast_host, check_kind, default_for, dtype_kind, dtype_name, narrows, number_to_host
 from .._arrays.registry import owner_of
 from .._arrays.types import Array, HostArray
 from ..errors import DTypeError, InitializerError, RangeError, StatevarError, TraceError
@@ -60,7 +60,11 @@ def to_operand(value: Any, backend: Backend, dtype: str, *, operation: str, path
     if owner is backend and not backend.is_host:
         return _cast_native(value, backend, dtype, native, operation, path)
     if owner is not None:
-        host, exact = owner.to_host(value), False
+        try:
+            host, exact = owner.to_host(value), False
+        except DTypeError:
+            check_kind(owner.dtype_name(value), dtype, operation, path)  # its error says what was written where
+            raise
     else:
         if (inner := array_in(value)) is not value:
             return to_operand(inner, backend, dtype, operation=operation, path=path, device=device)
@@ -142,7 +146,8 @@ def host_from_python(value: Any, operation: str, path: str) -> tuple[HostArray, 
         host = np.empty(0, object)
     if host.dtype == object and isinstance(value, list | tuple):
         try:
-            host = np.asarray(_to_host(value))  # a tensor may have to be detached, or brought from its device
+            # A tensor may have to be detached, or brought from its device.
+            host = np.asarray(_to_host(value, operation, path))
         except StatevarError:
             raise
         except Exception as error:  # noqa: BLE001
@@ -163,12 +168,20 @@ def host_from_python(value: Any, operation: str, path: str) -> tuple[HostArray, 
     return host, exact
 
 
-def _to_host(value: Any) -> Any:
+def _to_host(value: Any, operation: str, path: str) -> Any:
     """A nested list with the arrays in it as NumPy arrays."""
     if isinstance(value, list | tuple):
-        return [_to_host(each) for each in value]
+        return [_to_host(each, operation, path) for each in value]
     owner = owner_of(value := array_in(unwrapped(value)))
-    return value if owner is None else owner.to_host(value)
+    if owner is None:
+        return value
+    try:
+        return owner.to_host(value)
+    except DTypeError:
+        if (dtype := owner.dtype_name(value)) not in KEYS:
+            raise
+        problem = f"a list has keys of jax.random ({dtype})"
+        raise DTypeError.of(operation, problem, path, "make one array of them: jnp.stack(keys)") from None
 
 
 def _is_integers(value: Any) -> bool:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .. import initializers
-from .._arrays.dtypes import dtype_name
+from .._arrays.dtypes import KEYS, dtype_name, keys_are_no_numbers
 from .._arrays.registry import loaded_backends, owner_of
 from .._arrays.shapes import DeclaredShape, is_static
 from ..errors import DTypeError, InitializerError, ShapeError, describe
@@ -36,6 +36,8 @@ def initial_value(
     if not named and seed is None and owner_of(initializer) is not None:  # the usual case, in half the time
         return initializer, dtype
     if named:
+        if dtype in KEYS:
+            raise keys_are_no_numbers("Variable", dtype)
         initializer = partial(initializers.get(initializer), seed=seed)
     elif seed is not None:
         raise InitializerError.of(

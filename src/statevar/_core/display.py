@@ -58,19 +58,24 @@ def _shape(shape: Any) -> str:
 def _text(backend: Backend, value: Any) -> str:
     shape = backend.shape(value)
     if np.prod(shape, dtype=float) <= _THRESHOLD:
-        return np.array2string(backend.to_host(value), separator=" ")
-    return np.array2string(_edges(backend, value, shape), threshold=0, edgeitems=_EDGE)
+        return np.array2string(_numbers(backend.packed(value)), separator=" ")
+    return np.array2string(_numbers(_edges(backend, value, shape)), threshold=0, edgeitems=_EDGE)
+
+
+def _numbers(host: HostArray) -> HostArray:
+    """A packed value as it is shown: of random keys their numbers, which have one axis more."""
+    return host if host.dtype.names is None else host[host.dtype.names[0]]
 
 
 def _edges(backend: Backend, value: Any, shape: tuple[int, ...]) -> HostArray:
     """The corners of a large array, with one row between that NumPy abridges. Only the corners leave the device."""
     ends = [_ends(size) for size in shape]
-    dtype = backend.to_host(backend.get(value, select((slice(0, 1),) * len(shape), shape, ""))).dtype
+    dtype = backend.packed(backend.get(value, select((slice(0, 1),) * len(shape), shape, ""))).dtype
     result = np.zeros([min(size, 2 * _EDGE + 1) for size in shape], dtype)
     for corner in itertools.product(*ends):
         source = tuple(pair[0] for pair in corner)
         target = tuple(pair[1] for pair in corner)
-        result[target] = backend.to_host(backend.get(value, select(source, shape, "")))
+        result[target] = backend.packed(backend.get(value, select(source, shape, "")))
     return result
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from .._arrays.dtypes import KEYS, keys_are_no_numbers
 from .._arrays.host import empty_aligned
 from .._arrays.indexing import select
 from .._arrays.types import HostArray
@@ -31,6 +32,8 @@ def edit(cell: Cell, index: Any) -> Iterator[HostArray]:
     with cell._held("edit", "an edit") as (target, hold):
         target._initialized("edit")
         where = None if index is ... else select(index, target.shape, target._path, backend, index_part)
+        if cell._dtype_name in KEYS:
+            raise keys_are_no_numbers("edit", cell._dtype_name, cell._path)
         array = _copy(backend.to_host(target._stored() if where is None else backend.get(target._stored(), where)))
         yield array
         if where is not None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias
 
-from .._arrays.dtypes import dtype_name
+from .._arrays.dtypes import KEYS, check_kind, dtype_name
 from ..errors import ShapeError, describe
 from .operators import Operators
 
@@ -85,7 +85,14 @@ class Methods(Operators):
         array([1, 2], dtype=int32)
         """
         backend = self._backend
-        return backend.cast(self._apart(), backend.dtype(dtype_name(dtype)))
+        target = dtype_name(dtype)
+        try:
+            return backend.cast(self._apart(), backend.dtype(target))
+        except Exception:  # of any library
+            source = backend.dtype_name(self.value)
+            if source in KEYS or target in KEYS:
+                check_kind(source, target, "astype", getattr(self, "_path", ""))
+            raise
 
     def item(self) -> Any:
         """The only element as a Python number or text.

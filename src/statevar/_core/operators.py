@@ -14,11 +14,12 @@ from typing import Any, ClassVar, Self
 from numpy import ndarray
 
 from .._arrays.backend import Backend
+from .._arrays.dtypes import KEYS, keys_are_no_numbers
 from .._arrays.indexing import select
 from .._arrays.registry import default_backend, owner_of
 from .._arrays.shapes import Shape
 from .._arrays.types import HostArray, Operation
-from ..errors import ComputationError, TraceError, describe
+from ..errors import ComputationError, DTypeError, TraceError, describe
 from .foreign import array_in
 from .lost import destroyed
 from .scopes import current_device
@@ -173,6 +174,10 @@ class Operators(ABC):
         except backend.late_errors as error:
             path = getattr(self, "_path", "")
             raise ComputationError.late(operation, backend.name, error, path) from error
+        except DTypeError:
+            if (dtype := backend.dtype_name(value)) not in KEYS:
+                raise
+            raise keys_are_no_numbers(operation, dtype, getattr(self, "_path", "")) from None
 
     def _check_exists(self, value: Any, operation: str) -> None:
         """Raises UninitializedError if the array of the variable was destroyed."""

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from .._arrays.dtypes import cast_host, default_for, dtype_kind, dtype_name
+from .._arrays.dtypes import KEYS, cast_host, default_for, dtype_kind, dtype_name
 from .._arrays.registry import owner_of
 from .._arrays.shapes import Shape
 from .._arrays.types import HostArray, Operation
@@ -75,7 +75,7 @@ def host_of_sequence(sequence: Any, op: Operation, dtype: str, shape: Shape, pat
         what, hint = described(sequence)
         raise InitializerError.of(operation, f"{what}{problem}", path, hint)
     source = dtype_name(host.dtype)
-    if (source == "string") != (dtype == "string"):
+    if (source == "string") != (dtype == "string") or dtype in KEYS:
         raise DTypeError.of(operation, f"cannot combine {dtype} with {source}", path)
     if operation != "matmul":
         try:

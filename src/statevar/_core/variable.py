@@ -8,7 +8,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Generic, Literal, Never, Self, TypeVar, overload
 
 from .._arrays import tracing
-from .._arrays.dtypes import HOST, dtype_name, is_differentiable, is_floating
+from .._arrays.dtypes import KEYS, STORED, dtype_name, is_differentiable, is_floating
 from .._arrays.registry import default_backend, get_backend, owner_of, register_types
 from .._arrays.shapes import ShapeLike, canonical_shape
 from .._arrays.types import HostArray
@@ -184,7 +184,7 @@ class Variable(Cell, Protocols, Elsewhere):
     @property
     def nbytes(self) -> int:
         """The number of bytes that the elements of the value would take in NumPy."""
-        return self.size * HOST[self._dtype_name].itemsize
+        return self.size * STORED[self._dtype_name].itemsize
 
     @property
     def device(self) -> Any:
@@ -623,7 +623,7 @@ class Variable(Cell, Protocols, Elsewhere):
     def _pickled(self, state: State) -> dict[str, Any]:
         """The facts for a pickle of the variable as it was at one moment."""
         backend = self._backend
-        value = None if state.value is None else backend.to_host(state.value).copy()
+        value = None if state.value is None else backend.packed(state.value).copy()
         device = self._device if state.value is None else self.device
         facts = self._facts(value, state.declared)
         facts["device"] = None if device is None else backend.device_name(device)
@@ -647,6 +647,9 @@ class Variable(Cell, Protocols, Elsewhere):
         """Makes a variable of the facts in a pickle or a copy. A subclass's ``__init__`` may need other arguments."""
         facts = facts.copy()
         path, number, loading = facts.pop("path"), facts.pop("token", None), facts.pop("loading", None)
+        packed = KEYS.get(facts["dtype"])  # what `_pickled` has made of random keys
+        if packed is not None and getattr(facts["initializer"], "dtype", None) == packed:
+            facts["initializer"] = get_backend(facts["backend"]).from_host(facts["initializer"], None)
         variable = object.__new__(cls)
         Variable.__init__(variable, **facts)
         variable._path = path

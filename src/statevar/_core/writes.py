@@ -243,6 +243,9 @@ def _problem(op: Any, dtype: str) -> dict[str, str]:
     everywhere. So these are refused before any library is called.
     """
     name = dtype_kind(dtype)
+    if name == "key":
+        hint = "make a new key with jax.random.split or jax.random.fold_in, and assign it"
+        return {"problem": f"{dtype} variables do not support arithmetic", "hint": hint}
     if op in _SHIFTS and name not in ("int", "uint"):
         return {"problem": f"{dtype} variables do not support shifts of bits", "hint": "use an integer dtype"}
     if name == "bool" and op not in _BITWISE:

@@ -197,7 +197,7 @@ def _take(leaf: Any, i: int, axis: int) -> Any:
 
 
 def _equal(variable: Variable, values: list[Any]) -> bool:
-    hosts = [variable._backend.to_host(value) for value in values]
+    hosts = [variable._backend.packed(value) for value in values]
     return all(np.array_equal(hosts[0], each, equal_nan=hosts[0].dtype.kind in "fc") for each in hosts[1:])
 
 

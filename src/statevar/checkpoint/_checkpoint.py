@@ -96,7 +96,7 @@ class Checkpoint(Mapping[str, HostArray]):
     __hash__ = object.__hash__
 
     def read(self, path: str) -> HostArray:
-        """Reads an array, and returns it writable unless the file is mapped.
+        """Reads an array, and returns it writable unless the file is mapped. Of random keys it returns their numbers.
 
         Raises:
             CheckpointError: the array is damaged.
@@ -112,11 +112,13 @@ class Checkpoint(Mapping[str, HostArray]):
             )
         if self._mapped:
             with _files.os_errors_as("load", part.path):
-                return from_tensor(part.mapped(part.entries[name]), self.variables[name], f"{part.path}: {name}")
-        array = self.arrays([name])[name]
-        if isinstance(array, CheckpointError):
-            raise array
-        return array
+                array = from_tensor(part.mapped(part.entries[name]), self.variables[name], f"{part.path}: {name}")
+        else:
+            found = self.arrays([name])[name]
+            if isinstance(found, CheckpointError):
+                raise found
+            array = found
+        return array if array.dtype.names is None else array[array.dtype.names[0]]
 
     def arrays(self, names: Iterable[str]) -> dict[str, HostArray | CheckpointError]:
         """Reads arrays, by path. The error of a damaged array takes its place; a path without a value is absent."""

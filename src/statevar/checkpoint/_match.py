@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+from .._arrays.dtypes import KEYS
 from .._arrays.shapes import fits
 from .._core.variable import Variable
 from .._public import public
@@ -141,6 +142,8 @@ def problem_of(variable: Variable, checkpoint: Checkpoint, sources: list[str], *
     saved = checkpoint.variables[sources[0]]
     if len(sources) > 1 and len({checkpoint.checksum(each) or each for each in sources}) > 1:
         return f"one variable in the object, and different ones in the file: {', '.join(sources)}"
+    if saved.dtype != variable.dtype_name and (saved.dtype in KEYS or variable.dtype_name in KEYS):
+        return f"expected {variable.dtype_name}, got {saved.dtype}; a random key needs a variable of its implementation"
     if saved.dtype != variable.dtype_name and not cast:
         return f"expected {variable.dtype_name}, got {saved.dtype}; pass cast=True to cast it"
     if saved.shape is not None and not fits(saved.shape, variable.declared_shape):

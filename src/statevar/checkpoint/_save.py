@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays.dtypes import HOST
+from .._arrays.dtypes import STORED
 from .._core.lost import destroyed, missing, was_lost
 from .._public import public
 from .._state.paths import Paths, paths_in
@@ -270,7 +270,7 @@ def nbytes_of(item: ToWrite) -> int:
     shape, dtype = item.saved.shape, item.saved.dtype
     if shape is None:
         return 0
-    return item.tensor().nbytes if dtype == "string" else math.prod(shape) * HOST[dtype].itemsize
+    return item.tensor().nbytes if dtype == "string" else math.prod(shape) * STORED[dtype].itemsize
 
 
 def shards_of(items: Iterable[ToWrite], limit: int) -> list[list[ToWrite]]:

@@ -6,6 +6,7 @@ dtype             tensor
 complex           real numbers, with a last axis of two
 int4, uint4       int8, uint8
 string            bytes: the lengths of the strings (int64), then their UTF-8
+key<…>            uint32: the numbers of a key are a last axis (the dtype names the implementation)
 all others        the same dtype
 ================  =============================================================================
 """
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...._arrays.dtypes import HOST, is_differentiable, is_floating
+from ...._arrays.dtypes import KEYS, STORED, is_differentiable, is_floating
 from ...._arrays.host import empty_aligned
 from ...._arrays.shapes import DeclaredShape, Shape
 from ...._arrays.types import HostArray
@@ -54,11 +55,15 @@ _CODES = {
     "int4": "I8",
     "uint4": "U8",
     "string": "U8",
+    **dict.fromkeys(KEYS, "U32"),
 }
 _PARTS = {"complex64": "float32", "complex128": "float64", "int4": "int8", "uint4": "uint8"}
-_COMPLEX = ("complex64", "complex128")
+_LAST_AXES: dict[str, Shape] = {  #: the axes that the tensor has and the array does not
+    **dict.fromkeys(("complex64", "complex128"), (2,)),
+    **{name: dtype[0].shape for name, dtype in KEYS.items()},
+}
 PARTIAL = ("bool", "int4", "uint4", "string")  #: dtypes for which some bytes are invalid
-_DTYPES = {code: name for name, code in _CODES.items() if name not in (*_PARTS, "string")} | {"C64": "complex64"}
+_DTYPES = {code: name for name, code in _CODES.items() if name not in (*_PARTS, *KEYS, "string")} | {"C64": "complex64"}
 _AGGREGATIONS = ("none", "mean", "sum", "only_first_replica")
 
 
@@ -90,7 +95,7 @@ def plain(dtype: str, shape: Shape, backend: str = "numpy") -> VariableRecord:
     return VariableRecord(dtype, shape, shape, trainable, autocast, "mean", backend)
 
 
-_FLAGS = {dtype: (is_differentiable(dtype), is_floating(dtype)) for dtype in HOST}
+_FLAGS = {dtype: (is_differentiable(dtype), is_floating(dtype)) for dtype in STORED}
 
 
 def of_tensor(entry: Entry, backend: str = "numpy") -> VariableRecord:
@@ -142,9 +147,10 @@ def parsed(path: str, value: Any, entry: Entry | None, backend: str, where: Any)
 
 
 def _shape_of(dtype: str, entry: Entry | None) -> Shape:
-    if entry is None or (dtype in _COMPLEX and entry.shape[-1:] != (2,)):
+    last = _LAST_AXES.get(dtype, ())
+    if entry is None or (last and entry.shape[-1:] != last):
         raise ValueError(dtype)
-    return entry.shape[:-1] if dtype in _COMPLEX else entry.shape
+    return entry.shape[:-1] if last else entry.shape
 
 
 def _sizes(value: Any) -> Shape | None:
@@ -190,7 +196,7 @@ def code_of(dtype: str) -> str:
 
 def tensor_shape(dtype: str, shape: Shape) -> Shape:
     """Returns the shape of the tensor that stores an array, of any dtype but string."""
-    return (*shape, 2) if dtype in _COMPLEX else shape
+    return (*shape, *_LAST_AXES.get(dtype, ()))
 
 
 def to_tensor(host: HostArray, dtype: str) -> HostArray:
@@ -217,13 +223,13 @@ def from_tensor(raw: HostArray, saved: VariableRecord, where: Any) -> HostArray:
         return _texts(raw, saved.shape, where)
     if saved.dtype in ("int4", "uint4"):
         wide = raw.view(_PARTS[saved.dtype])
-        narrow = wide.astype(HOST[saved.dtype])
+        narrow = wide.astype(STORED[saved.dtype])
         if not np.array_equal(narrow.astype(wide.dtype), wide):
             refuse("load", f"a value is out of the range of {saved.dtype}", where)
         return narrow.reshape(saved.shape)
     if saved.dtype == "bool" and raw.size and raw.max() > 1:
         refuse("load", "a bool is stored as neither 0 nor 1", where)
-    return raw.view(HOST[saved.dtype]).reshape(saved.shape)
+    return raw.view(STORED[saved.dtype]).reshape(saved.shape)
 
 
 def _texts(raw: HostArray, shape: Shape, where: Any) -> HostArray:
@@ -237,7 +243,7 @@ def _texts(raw: HostArray, shape: Shape, where: Any) -> HostArray:
         texts = [memory[start:stop].decode() for start, stop in pairwise(ends)]
     except UnicodeDecodeError:
         refuse("load", "a string is not valid UTF-8", where)
-    array = np.empty(count, HOST["string"])
+    array = np.empty(count, STORED["string"])
     for i, text in enumerate(texts):
         array[i] = text
     return array.reshape(shape)

@@ -56,7 +56,7 @@ class ToWrite:
     def tensor(self) -> HostArray:
         """Returns the value as contiguous bytes."""
         try:
-            host = self.backend.to_host(self.value)
+            host = self.backend.packed(self.value)
         except self.backend.late_errors as error:
             raise ComputationError.late("save", self.backend.name, error, self.path) from error
         return to_tensor(host, self.saved.dtype)
