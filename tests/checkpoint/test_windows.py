@@ -22,7 +22,7 @@ _HIDDEN = {
     "os.O_CLOEXEC": "del os.O_CLOEXEC",
     "os.O_DIRECTORY": "del os.O_DIRECTORY",
     "os.O_NONBLOCK": "del os.O_NONBLOCK",
-    "os.register_at_fork": "del os.register_at_fork",
+    "os.register_at_fork": "del os.fork, os.register_at_fork",
 }
 
 
