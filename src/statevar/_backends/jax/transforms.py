@@ -325,11 +325,13 @@ def _packed(out: Any) -> Any:
 
 
 def _array(variable: Variable) -> Any:
-    handle = variable._handle
-    if handle is None:
-        return None
-    variable._check_exists(array := handle.array, "jit")
-    return array
+    """The array of a variable, read without its lock."""
+    while (handle := variable._handle) is not None:
+        array = handle.array
+        if not BACKEND.is_lost(array) or (variable._handle is handle and handle.array is array):
+            variable._check_exists(array, "jit")
+            return array  # else another thread has run a program meanwhile, and the variable has a new array
+    return None
 
 
 def _check_places(variables: Sequence[Variable], values: Sequence[Any], arguments: Any) -> None:
