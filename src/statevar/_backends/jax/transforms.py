@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import starmap
+from operator import attrgetter, is_not
 from threading import get_ident
 from typing import Any, Final
 
@@ -104,6 +105,9 @@ def _kept(argument: Any) -> Any:
     if cls is list:
         return [_kept(each) for each in argument]
     return tuple(map(_kept, argument)) if cls is tuple else argument
+
+
+_snapshot_of = attrgetter("_snapshot")
 
 
 class _Config:
@@ -214,12 +218,9 @@ class _Jit:
             kept: list[Any] = []
             home.fresh = kept
             try:
-                if home.missing:
+                # No loop of Python's: where one jumps back, Python 3.13 may find Ctrl-C but no handler (seen).
+                if home.missing or (read and any(map(is_not, map(_snapshot_of, config.read), read))):
                     raise Retry(_CHANGED)  # noqa: TRY301  # the same end as that of any other error
-                if read:
-                    for variable, value in zip(config.read, read, strict=True):
-                        if variable._snapshot is not value:
-                            raise Retry(_CHANGED)  # noqa: TRY301  # as above
                 call = partial(config.call, **kwargs) if kwargs else config.call  # a keyword takes 0.1 us
                 # The old values are donated, so no Python code may come before the new ones are stored: C code does it.
                 kept.extend(starmap(call, ((home.values, read, *args),)))
