@@ -275,8 +275,20 @@ def test_an_argument_of_a_transform_of_jax() -> None:
     v = sv.Variable(jax.random.key(3))
     assert float(jax.jit(lambda v: jax.random.normal(v.value))(v)) == float(jax.random.normal(v.value))
     frozen = jax.jit(lambda v: v)(v)
-    for made in (frozen, copy.deepcopy(frozen), pickle.loads(pickle.dumps(frozen))):
+    copies = [frozen, copy.deepcopy(frozen)]
+    if jax_pickles_keys():
+        copies.append(pickle.loads(pickle.dumps(frozen)))
+    for made in copies:
         assert numbers(made) == [0, 3]
+
+
+def jax_pickles_keys() -> bool:
+    """JAX 0.9 does not."""
+    try:
+        pickle.dumps(jax.random.key(0))
+    except TypeError:
+        return False
+    return True
 
 
 def test_jit() -> None:
