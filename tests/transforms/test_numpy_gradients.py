@@ -613,10 +613,10 @@ def test_gradients_of_programs_are_their_finite_differences(names: list[str]) ->
     loss, variables, state = build()
     value, gradients = sv.value_and_grad(loss, variables)()
     plain, others, expected = build()
-    np.testing.assert_allclose(value, float(plain()), rtol=1e-12)
-    np.testing.assert_allclose(state.value, expected.value, rtol=1e-12)  # what was written is the same
+    np.testing.assert_allclose(value, float(plain()), rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(state.value, expected.value, rtol=1e-12, atol=1e-12)  # what was written is the same
     for ours, theirs in zip(variables, others, strict=True):
-        np.testing.assert_allclose(ours.value, theirs.value, rtol=1e-12)
+        np.testing.assert_allclose(ours.value, theirs.value, rtol=1e-12, atol=1e-12)
 
     for number, gradient in enumerate(gradients):
         for index in np.ndindex(gradient.shape):
