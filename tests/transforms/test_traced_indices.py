@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
@@ -12,17 +12,7 @@ import pytest
 import statevar as sv
 from tests.helpers import array_of, assert_same
 
-
-@pytest.fixture(autouse=True)
-def _without_inductor(backend: str) -> Iterator[None]:
-    """Torch traces and checks as ever, but does not compile the graphs, which takes seconds."""
-    if backend != "torch":
-        yield
-        return
-    import torch._dynamo.config
-
-    with torch._dynamo.config.patch(disable=True):
-        yield
+pytestmark = pytest.mark.usefixtures("without_inductor")
 
 
 SHAPE = (4, 3, 2)

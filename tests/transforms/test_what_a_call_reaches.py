@@ -8,7 +8,7 @@ import pickle
 import random
 import weakref
 from collections import UserDict, defaultdict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from types import ModuleType, SimpleNamespace
@@ -20,17 +20,7 @@ import pytest
 import statevar as sv
 from tests.helpers import assert_same
 
-
-@pytest.fixture(autouse=True)
-def _without_inductor(backend: str) -> Iterator[None]:
-    """Torch traces and checks as ever, but does not compile the graphs, which takes seconds."""
-    if backend != "torch":
-        yield
-        return
-    import torch._dynamo.config
-
-    with torch._dynamo.config.patch(disable=True):
-        yield
+pytestmark = pytest.mark.usefixtures("without_inductor")
 
 
 def var(backend: str, value: Any = 0.0, **options: Any) -> sv.Variable:
