@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-__all__ = ["Case", "Contender", "Names", "Race", "Result", "Target", "Workers", "load", "row", "table_head"]
+__all__ = ["Case", "Contender", "Names", "Race", "Result", "Target", "Workers", "load", "met", "row", "table_head"]
 
 Names: TypeAlias = dict[str, Any]
 
@@ -45,9 +45,16 @@ class Target:
 
     limit: float
     of: Literal["us", "ratio"]
+    plus: float = 0.0  #: microseconds that may come on top of a ratio
 
     def __str__(self) -> str:
-        return f"≤ {self.limit:g} µs" if self.of == "us" else f"≤ {self.limit:g} of raw"
+        if self.of == "us":
+            return f"≤ {self.limit:g} µs"
+        return f"≤ {self.limit:g} of raw" + (f" + {self.plus:g} µs" if self.plus else "")
+
+    def is_met(self, ours: float, raw: float) -> bool:
+        """Whether so many seconds of ours and of raw meet it."""
+        return ours * 1e6 <= (self.limit if self.of == "us" else self.limit * raw * 1e6 + self.plus)
 
 
 @dataclass(frozen=True)
@@ -230,10 +237,11 @@ class Workers:
 class Race:
     """A case being measured: the contenders whose library is there, and the best that each has done."""
 
-    def __init__(self, case: Case, workers: Workers) -> None:
+    def __init__(self, case: Case, workers: Workers, *, peers: bool = True) -> None:
         self._case = case
         self._workers = workers
-        self._contenders = [each for each in case.contenders if each.worker in workers]
+        contenders = case.contenders if peers else (case.ours, case.raw)
+        self._contenders = [each for each in contenders if each.worker in workers]
         self._counts: dict[Contender, int] = {}
         self._best = dict.fromkeys(self._contenders, float("inf"))
 
@@ -294,18 +302,20 @@ def table_head() -> str:
     return f"| {' | '.join(heads)} |\n|---|---|--:|--:|--:|---|---|---|---|"
 
 
+def met(result: Result) -> bool | None:
+    """Whether the case meets its target; None if it has none."""
+    case, seconds = result.case, result.seconds
+    return None if case.target is None else case.target.is_met(seconds[case.ours], seconds[case.raw])
+
+
 def row(result: Result) -> str:
     """The result as a line of a Markdown table."""
     case, seconds = result.case, result.seconds
     ours, raw = seconds[case.ours], seconds[case.raw]
     peers = [f"{each.label} {_us(seconds[each])}" for each in case.peers if each in seconds]
-    memory = ", ".join(f"{size / 1e6:.0f} MB" for size in result.extra if size is not None)
+    memory = [", ".join(f"{size / 1e6:.0f} MB" for size in result.extra if size is not None)]
     if result.in_place is not None:
-        memory += "; same buffer" if result.in_place else "; another buffer"
-    met = ""
-    if case.target is not None:
-        reached = ours * 1e6 if case.target.of == "us" else ours / raw
-        met = "yes" if reached <= case.target.limit else "no"
+        memory.append("same buffer" if result.in_place else "another buffer")
     cells = (
         case.name,
         case.backend,
@@ -313,9 +323,9 @@ def row(result: Result) -> str:
         f"{_us(raw)} `{case.raw.statement}`",
         f"{ours / raw:.2f}",
         str(case.target or ""),
-        met,
+        {True: "yes", False: "no", None: ""}[met(result)],
         ", ".join(peers),
-        memory,
+        "; ".join(filter(None, memory)),
     )
     return f"| {' | '.join(cells)} |"
 
