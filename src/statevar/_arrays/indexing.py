@@ -45,9 +45,10 @@ class Selection:
     def __init__(self, index: tuple[Any, ...], of_shape: Shape) -> None:
         self.index = index
         self.of_shape = of_shape
-        self.shape = _probe(of_shape)[index].shape
-        self.basic = all(type(part) in _BASIC for part in index)
-        self.reverses = any(type(part) is slice and (part.step or 1) < 0 for part in index)
+        rows = len(index) == 1 and _are_rows(index[0], of_shape)  # then no array of all elements need be looked at
+        self.shape = index[0].shape + of_shape[1:] if rows else _probe(of_shape)[index].shape
+        self.basic = not rows and all(type(part) in _BASIC for part in index)
+        self.reverses = not rows and any(type(part) is slice and (part.step or 1) < 0 for part in index)
 
     def coordinates(self) -> tuple[HostArray, ...]:
         """The positions of the selected elements along each axis: one integer array of `shape` per axis."""
@@ -245,8 +246,15 @@ def _clean_own(part: Any, library: OwnArrays) -> Any:
     return _FOR_NUMPY if isinstance(part, slice) and (part.step or 1) < 0 else part  # torch has no negative steps
 
 
+def _are_rows(part: Any, shape: Shape) -> bool:
+    """Whether a part of an index is a NumPy array of integers, none of which is out of the range of the first axis."""
+    if type(part) is not np.ndarray or part.dtype.kind not in "iu" or not part.size or not shape:
+        return False
+    return bool(part.max() < shape[0] and part.min() >= -shape[0])
+
+
 def _clean(part: Any) -> Any:
-    if type(part) in _BASIC:
+    if type(part) in _BASIC or (type(part) is np.ndarray and part.dtype.kind in "iu" and part.ndim):
         return part
     if isinstance(part, slice):
         return slice(part.start, part.stop, part.step)
