@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import traceback
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
@@ -188,3 +188,15 @@ def backends(request: pytest.FixtureRequest) -> list[str]:
     """The chosen backends that are installed, for a test that compares them with each other."""
     required = request.config.getoption("--require-backends")
     return [name for name in chosen(request.config) if required or find_spec(name)]
+
+
+@pytest.fixture
+def without_inductor(backend: str) -> Iterator[None]:
+    """Torch traces and checks as ever, but does not compile the graphs, which takes seconds."""
+    if backend != "torch":
+        yield
+        return
+    import torch._dynamo.config
+
+    with torch._dynamo.config.patch(disable=True):
+        yield

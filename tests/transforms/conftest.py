@@ -14,15 +14,3 @@ def nothing_is_left_open() -> Iterator[None]:
     yield
     assert not overlays.active, "a scope is still open"
     assert not engine("jax_pytree").by_identity.on
-
-
-@pytest.fixture
-def without_inductor(backend: str) -> Iterator[None]:
-    """Torch traces and checks as ever, but does not compile the graphs, which takes seconds."""
-    if backend != "torch":
-        yield
-        return
-    import torch._dynamo.config
-
-    with torch._dynamo.config.patch(disable=True):
-        yield

@@ -70,6 +70,10 @@ def put_in_place(target: HostArray, x: HostArray, operation: str, where: Selecti
     elif where.basic:
         target[where.index] = ufunc(target[where.index], x)
     else:
+        if (
+            0 < x.ndim < len(where.shape)
+        ):  # NumPy reads past the end of x: np.add.at(zeros(5), [[0, 0], [0, 0]], ones(2))
+            x = np.broadcast_to(x, where.shape)
         ufunc.at(target, where.index, x)
 
 
