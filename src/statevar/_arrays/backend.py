@@ -62,7 +62,8 @@ class Backend(ABC):
     replaceable: ClassVar[bool] = False
     #: The `Tracing` of this library; None if the library traces no code.
     tracing: ClassVar[Tracing | None] = None
-    #: Whether another library traces a program that it keeps; None while none is loaded. The registry sets it.
+    #: Whether a program is traced, and kept, of which a variable of this library cannot be part; None while nothing can
+    #: trace one. The registry sets it.
     traced_elsewhere: Callable[[], bool] | None = None
 
     #: The errors by which the library reports, when an array is used, that it could not be computed.

@@ -58,6 +58,15 @@ class Tracing(ABC):
         name = f"keeps_{id(self)}"
         return f"{name}()", {name: self.keeps}
 
+    def question_of_own(self) -> tuple[str, dict[str, Any]]:
+        """The question of a variable of this library, in the form of `question`: is a program traced without it?
+
+        ``{}`` stands for the question whether another library traces. Within its own trace the library decides, unless
+        it has traces of which a variable cannot be part.
+        """
+        name = f"traces_{id(self)}"
+        return f"({{}}) and not {name}()", {name: self.is_tracing}
+
     def kept(self, mark: Any) -> bool:
         """Whether the trace of a mark is one whose program is kept."""
         return False
@@ -147,30 +156,32 @@ def _reorder(names: list[str]) -> None:
 
 
 def loaded_tracings() -> dict[str, Tracing]:
-    """The tracings of all loaded libraries, by name."""
+    """The tracings of all loaded libraries, by name; first one that traces the code of Python itself."""
     return _loaded
 
 
 def elsewhere(own: Tracing | None) -> Callable[[], bool] | None:
-    """A function that tells whether a library traces a program which it keeps, other than that of a variable."""
+    """A function that tells whether a program is traced, and kept, of which a variable of a library cannot be part.
+
+    Args:
+        own: the tracing of that library.
+    """
     others = [each for each in _loaded.values() if each is not own]
-    if own is None or not others:
+    if own is None:
         return _any(others)
-    # Within its own trace the library decides. It may be unable to follow the code of the others, so that one which
-    # traces the code of Python itself is asked first.
-    form = "not own() and ({})" if own.inlines_python else "({}) and not own()"
-    return _any(others, form, own=own.is_tracing)
+    form, names = own.question_of_own()
+    return _any(others, form, **names)
 
 
 def _any(tracings: list[Tracing], form: str = "{}", **names: Any) -> Callable[[], bool] | None:
-    """One function that asks all of them, within an expression with other names; None if there is none to ask."""
-    if not tracings:
-        return None
+    """One function that asks all of them, within an expression with other names; None if there is nothing to ask."""
     questions = []
     for each in tracings:
         question, named = each.question()
         questions.append(question)
-        names |= named
+        names = names | named
+    if not names:
+        return None
     # The text is only that of the adapters. A lambda with the names as globals asks without a dot and without a cell.
-    asked: Callable[[], bool] = eval(f"lambda: {form.format(' or '.join(questions))}", names)  # noqa: S307
+    asked: Callable[[], bool] = eval(f"lambda: {form.format(' or '.join(questions) or 'False')}", names)  # noqa: S307
     return asked

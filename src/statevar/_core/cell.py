@@ -486,14 +486,24 @@ class Cell:
         return self
 
     def _is_traced_elsewhere(self) -> bool:
-        """Whether another library traces a program that it keeps."""
+        """Whether a program is traced, and kept, of which the variable cannot be part."""
         elsewhere = self._backend.traced_elsewhere
         return elsewhere is not None and elsewhere()
 
     def _tracing_library(self) -> str:
-        """The name of the other library that traces this code."""
-        own = self._backend.tracing
-        return next(name for name, each in loaded_tracings().items() if each is not own and each.keeps())
+        """The name of the library that traces this code: another one, or perhaps the variable's own."""
+        loaded = loaded_tracings()
+        for name, each in loaded.items():
+            if name != self._backend.name and each.keeps():
+                return name
+        # Dynamo follows Python code itself, and may have given up on this function: then it does not tell.
+        return next(iter(loaded))
+
+    def _way_out(self, library: str) -> str:
+        """What to do instead of code that a library traces."""
+        if library == self._backend.name:
+            return f"use sv.jit, since a program that {library} makes in this way has no variables"
+        return f"create the variable with backend={library!r} and use sv.jit"
 
     def _traced_write(self, operation: str) -> TraceError:
         hint = "return the new value from the traced function and assign it outside"
@@ -501,7 +511,7 @@ class Cell:
         if self._is_traced_elsewhere():
             name = self._tracing_library()
             who = f"{name} is tracing this code"
-            hint = f"create the variable with backend={name!r} and use sv.jit; or {hint}"
+            hint = f"{self._way_out(name)}; or {hint}"
         problem = f"{who}: the write would happen once, during the trace, and not in later calls"
         return TraceError.of(operation, problem, self._path, hint)
 

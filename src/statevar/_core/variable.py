@@ -310,7 +310,7 @@ class Variable(Cell, Protocols, Elsewhere):
             if not self._is_traced_elsewhere():
                 return
             name = self._tracing_library()
-            hint = f"create the variable with backend={name!r} and use sv.jit; or pass the value"
+            hint = f"{self._way_out(name)}; or pass the value"
         raise TraceError.of(
             "read",
             f"{name} is tracing this code: the current value would be baked into the compiled function and never "

@@ -38,7 +38,7 @@ from .namespace import namespace_for
 from .pytree import register
 from .spread import Places, spread_of
 from .streams import Use, catch_up, renewed, streams
-from .tracing import TRACING
+from .tracing import TRACING, is_kept
 
 __all__ = ["BACKEND"]
 
@@ -81,7 +81,7 @@ _NO_ELEMENTS = "a tensor on the device 'meta', which has no elements"
 _WITH_ELEMENTS = "pass device='CPU:0'; or shape= and dtype= for a variable that gets its value later"
 
 # Asked at every write; each dot costs 30 ns.
-_is_compiling = torch.compiler.is_compiling
+_in_dynamo = torch.compiler.is_dynamo_compiling
 _is_grad_enabled = torch.is_grad_enabled
 _is_inference = torch.is_inference_mode_enabled
 _modes_open = torch._C._len_torch_dispatch_stack
@@ -366,7 +366,7 @@ class TorchBackend(Backend):
         return tensor if device.type == "cpu" else tensor.to(device)
 
     def operand_from_host(self, array: HostArray) -> Tensor:
-        if _is_compiling():
+        if _in_dynamo():
             return torch.as_tensor(array, device="cpu")  # Dynamo cannot follow an array's dtype
         return _tensor(np.array(array))
 
@@ -410,7 +410,7 @@ class TorchBackend(Backend):
         return array if array.device == other.device else array.to(other.device)
 
     def in_range(self, before: Tensor, after: Tensor) -> bool:
-        if torch.compiler.is_compiling():
+        if is_kept():
             return not is_integer(self.dtype_name(after))
         if {before.dtype, after.dtype} & _ON_HOST:
             return self.in_range_on_host(before, after)
@@ -591,8 +591,8 @@ class TorchBackend(Backend):
         return _Memento(handle.tensor if own else handle.parameter.detach(), handle.use)
 
     def known(self, x: Tensor) -> HostArray | None:
-        if _is_compiling() or not _modes_open():
-            return None if _is_compiling() else super().known(x)
+        if _in_dynamo() or not _modes_open():
+            return None if _in_dynamo() else super().known(x)
         if type(x) is not Tensor:  # of `sv.jit`, which traces this code
             return None
         with _disable_current_modes():
@@ -653,7 +653,7 @@ class TorchBackend(Backend):
     drifts = True
 
     def stored(self, handle: Any, dtype: str, writing: bool) -> Stored | None:
-        if handle is None or not handle.shared or _is_compiling():
+        if handle is None or not handle.shared or _in_dynamo():
             return None
         parameter = handle.parameter
         kind = _NAMES.get(parameter.dtype) or str(parameter.dtype)
@@ -667,7 +667,7 @@ class TorchBackend(Backend):
 
     def unseen_writes(self, handle: Any) -> int:
         unseen: int = handle.parameter._version - handle.seen
-        if handle.shared and not _is_compiling() and handle.parameter.data_ptr() != handle.data:
+        if handle.shared and not _in_dynamo() and handle.parameter.data_ptr() != handle.data:
             unseen += 1  # as `follow` will count it, under the lock
         return unseen
 

@@ -44,7 +44,7 @@ _ASKED = (".numpy() is not supported for tensor subclasses", "is not tracked wit
 #: Taken during a trace, which replaces parts of torch for the whole process.
 _tracing = guarded(RLock())
 
-_is_compiling = torch.compiler.is_compiling
+_in_dynamo = torch.compiler.is_dynamo_compiling
 _is_any_autocast = torch._C._is_any_autocast_enabled
 _default_dtype = torch.get_default_dtype
 
@@ -62,7 +62,7 @@ class TorchJit:
         self._name = getattr(program.fn, "__qualname__", None) or repr(program.fn)
 
     def __call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if _is_compiling():  # the call is part of an outer `torch.compile`
+        if _in_dynamo():  # the call is part of an outer `torch.compile`
             return self._program.fn(*args, **kwargs)
         if self._interpreted is not None:
             return self._interpreted(args, kwargs)

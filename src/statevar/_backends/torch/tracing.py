@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -15,8 +16,10 @@ from ...errors import TraceError
 
 __all__ = ["TRACING", "TorchTracing"]
 
-# Asked at every write; each dot costs 30 ns.
-_is_compiling = torch.compiler.is_compiling
+# Asked at every write; each dot costs 30 ns. `torch.compiler.is_compiling` and the flag of ``torch.fx`` tell of all threads
+# at once: a thread that compiles would lead the others to believe that their own code is traced.
+_in_dynamo = torch.compiler.is_dynamo_compiling
+_in_jit_trace = torch._C._is_tracing
 _is_grad_enabled = torch.is_grad_enabled
 _modes_open = torch._C._len_torch_dispatch_stack
 _mode_of = torch._C._get_dispatch_mode
@@ -25,60 +28,87 @@ _modes_that_trace = [
     for name in ("FAKE", "PROXY", "FUNCTIONAL")
     if (each := getattr(torch._C._TorchDispatchModeKey, name, None)) is not None
 ]
-_jit_trace = torch._C._get_tracing_state
 _fx: Any = torch.fx._symbolic_trace
+_fx_trace = torch.fx.Tracer.trace.__code__
 
 
-def _is_kept() -> bool:
-    """Whether Dynamo, ``torch.export``, ``torch.fx``, ``torch.jit.trace`` or a fake mode runs the Python code."""
+def _in_fx_trace() -> bool:
+    """Whether ``torch.fx`` traces the calling code. Asked where its flag says that it does so in some thread."""
+    frame = sys._getframe(1)
+    while frame.f_code is not _fx_trace:
+        if (outer := frame.f_back) is None:
+            return False
+        frame = outer
+    return True
+
+
+def _is_without_variables() -> bool:
+    """Whether code is traced of which a variable cannot be part: Dynamo alone follows reads and writes."""
+    if _in_dynamo():
+        return False
     return (
-        _is_compiling()
-        or _fx._is_fx_tracing_flag
-        or _jit_trace() is not None
+        _in_jit_trace()
         or (_modes_open() > 0 and any(_mode_of(each) is not None for each in _modes_that_trace))
+        or (_fx._is_fx_tracing_flag and _in_fx_trace())
     )
+
+
+def is_kept() -> bool:
+    """Whether Dynamo, ``torch.export``, ``torch.fx``, ``torch.jit.trace`` or a fake mode runs the Python code."""
+    return _in_dynamo() or _is_without_variables()
+
+
+#: `_is_without_variables` outside of Dynamo, in few calls; see `Tracing.question`.
+_QUESTION = (
+    "torch_in_jit_trace() or torch_modes_open() and torch_is_kept() or torch_fx._is_fx_tracing_flag and torch_is_kept()"
+)
+_NAMES = {
+    "torch_in_dynamo": _in_dynamo,
+    "torch_in_jit_trace": _in_jit_trace,
+    "torch_modes_open": _modes_open,
+    "torch_is_kept": is_kept,
+    "torch_fx": _fx,
+}
 
 
 class _Mark:
     """Remembers whether gradients were recorded, and code was traced, where an overlay was opened."""
 
-    __slots__ = ("grad", "kept")
+    __slots__ = ("grad", "kept", "without_variables")
 
-    def __init__(self, grad: bool, kept: bool) -> None:
-        self.grad = grad
-        self.kept = kept
+    def __init__(self) -> None:
+        self.grad = _is_grad_enabled()
+        self.without_variables = _is_without_variables()
+        self.kept = is_kept()
 
 
 class TorchTracing(Tracing):
     inlines_python = True
     writes_when_traced = True
 
-    is_tracing = staticmethod(_is_compiling)  # a method that calls it would take twice as long
+    is_tracing = staticmethod(_in_dynamo)  # a method that calls it would take twice as long
 
     def keeps(self, mark: Any = None) -> bool:
-        return _is_kept() and not (mark is not None and mark.kept)
+        return is_kept() and not (mark is not None and mark.kept)
 
     def question(self) -> tuple[str, dict[str, Any]]:
-        # Dynamo takes the first call for true, and follows none of the rest.
-        names = {
-            "torch_in_dynamo": torch.compiler.is_dynamo_compiling,
-            "torch_compiler": torch.compiler,
-            "torch_fx": _fx,
-            "torch_modes_open": _modes_open,
-            "torch_jit_trace": _jit_trace,
-            "torch_is_kept": _is_kept,
-        }
-        flag = "torch_compiler._is_compiling_flag"
-        if not hasattr(torch.compiler, "_is_compiling_flag"):  # not public
-            flag, names["torch_is_compiling"] = "torch_is_compiling()", _is_compiling
-        rest = "torch_fx._is_fx_tracing_flag or torch_modes_open() and torch_is_kept() or torch_jit_trace() is not None"
-        return f"torch_in_dynamo() or {flag} or {rest}", names
+        return f"torch_in_dynamo() or {_QUESTION}", _NAMES  # Dynamo takes the first call for true
+
+    def question_of_own(self) -> tuple[str, dict[str, Any]]:
+        return f"not torch_in_dynamo() and ({_QUESTION} or {{}})", _NAMES
 
     def kept(self, mark: Any) -> bool:
         return mark is not None and bool(mark.kept)
 
     def trace_mark(self, check_access: AccessCheck) -> Any:
-        return _Mark(_is_grad_enabled(), _is_kept())
+        return _Mark()
+
+    def may_read(self, mark: Any, now: Any = None) -> bool:
+        without = _is_without_variables() if now is None else now.without_variables
+        return not without or (mark is not None and mark.without_variables)
+
+    def may_write(self, mark: Any) -> bool:
+        return self.may_read(mark)
 
     def outside_trace(self) -> AbstractContextManager[Any]:
         return _disable_current_modes() if _modes_open() else nullcontext()
