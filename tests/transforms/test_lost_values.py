@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,17 @@ jax = pytest.importorskip("jax")
 jnp = jax.numpy
 
 USES: dict[str, Callable[[sv.Variable, Path], object]] = {
+    "value": lambda v, _: v.value,
+    "snapshot": lambda v, _: sv.snapshot([v]),
+    "pickle": lambda v, _: pickle.dumps(v),
+    "deepcopy": lambda v, _: copy.deepcopy(v),
+    "read in a transaction": lambda v, _: _in_transaction(lambda: v.value),
+    "write in a transaction": lambda v, _: _in_transaction(lambda: v.assign_add(1.0)),
+    "read in a scope": lambda v, _: _in_scope(lambda: v.value),
+    "functionalize": lambda v, _: sv.functionalize(lambda: v.value, [v])([v.value]),
+    "method": lambda v, _: v.sum(),
+    "namespace": lambda v, _: v.__array_namespace__().sum(v),
+    "pytree": lambda v, _: jax.jit(lambda v: v * 2)(v),
     "numpy": lambda v, _: v.numpy(),
     "asarray": lambda v, _: np.asarray(v),
     "operator": lambda v, _: v + 1.0,
@@ -31,6 +44,16 @@ USES: dict[str, Callable[[sv.Variable, Path], object]] = {
     "jit that reads": lambda v, _: sv.jit(lambda: v.value * 2)(),
     "grad": lambda v, _: sv.grad(lambda: (v.value**2).sum(), v)(),
 }
+
+
+def _in_transaction(use: Callable[[], object]) -> None:
+    with sv.transaction():
+        use()
+
+
+def _in_scope(use: Callable[[], object]) -> None:
+    with sv.StatelessScope():
+        use()
 
 
 @pytest.mark.parametrize("use", USES)

@@ -177,13 +177,13 @@ def test_another_thread_is_not_traced(trace: str, backend: str, backends: list[s
         v.assign_add(1.0)
         seen.append((float(v), float(sv.snapshot(v)[v]), v.version))
 
-    def in_another_thread() -> None:
+    def in_another_thread() -> object:
         with ThreadPoolExecutor(1) as pool:
-            pool.submit(use).result(PATIENCE)
+            return pool.submit(use).result(PATIENCE)
 
     if trace == "sv.jit":
         w = sv.Variable(np.float32(0.0), backend=backend)
-        calls = iter(in_another_thread, None)  # an iterator hides the other variable from `sv.jit`
+        calls = (each() for each in [in_another_thread])  # a generator hides the other variable from `sv.jit`
         sv.jit(lambda: (w.assign(1.0), next(calls, None))[1])()
     elif trace == "torch.compile":
         torch: Any = pytest.importorskip("torch")

@@ -309,11 +309,12 @@ class Backend(ABC):
         May set ``handle.published`` to the value.
         """
 
-    #: Whether an array may be destroyed while the variable has it, so that `is_lost` must be asked.
-    loses_values: ClassVar[bool] = False
+    #: Tells of the array of a variable whether its memory was donated to a program; None if that cannot happen.
+    #: Every read asks it, so it should be a function in C.
+    is_destroyed: Callable[[Array], bool] | None = None
 
     def is_lost(self, array: Array) -> bool:
-        """Whether an array no longer exists, since its memory was donated to a program."""
+        """Whether an array, which may be traced, was donated to a program and no longer exists; see `is_destroyed`."""
         return False
 
     def snapshot_within_write(self, handle: Handle) -> Array:

@@ -277,7 +277,7 @@ class Cell:
         """The value in the dtype in which it is stored, even inside an `autocast` scope."""
         snapshot, backend = self._snapshot, self._backend
         if snapshot is not None:
-            if backend.loses_values and backend.is_lost(snapshot):
+            if backend.is_destroyed is not None and backend.is_lost(snapshot):
                 raise destroyed("read", self._path)
             return snapshot
         if (tracing := backend.tracing) is not None and tracing.is_tracing():
@@ -377,7 +377,8 @@ class Cell:
                 if (watchers := cell._watchers) is not None:
                     watchers.record(cell._version)
             except Exception as error:
-                if backend.loses_values and (handle := cell._handle) is not None and backend.is_lost(handle.published):
+                gone = backend.is_destroyed
+                if gone is not None and (handle := cell._handle) is not None and backend.is_lost(handle.published):
                     raise destroyed(write.operation, self._path) from error
                 if not backend.is_host:
                     check_readable(x, owner_of(x), write.operation, self._path)  # which may say more than the library

@@ -11,7 +11,7 @@ from weakref import ref
 
 from ..errors import UninitializedError
 
-__all__ = ["destroyed", "forget", "lose", "missing", "was_lost"]
+__all__ = ["check_not_lost", "destroyed", "forget", "lose", "missing", "was_lost"]
 
 _lost: dict[int, ref[Any]] = {}
 
@@ -45,6 +45,12 @@ def missing(cell: Any, operation: str, path: str = "") -> UninitializedError:
         path,
         "assign a value, or load a checkpoint; sv.jit(fn, donate=False) keeps the old values until a call has ended",
     )
+
+
+def check_not_lost(cell: Any, operation: str) -> None:
+    """Raises UninitializedError if the value of a variable was lost: it must not be taken for no value."""
+    if was_lost(getattr(cell, "_origin", cell)):
+        raise missing(cell, operation)
 
 
 def destroyed(operation: str, path: str) -> UninitializedError:

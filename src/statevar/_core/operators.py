@@ -181,7 +181,7 @@ class Operators(ABC):
 
     def _check_exists(self, value: Any, operation: str) -> None:
         """Raises UninitializedError if the array of the variable was destroyed."""
-        if self._backend.loses_values and self._backend.is_lost(value):
+        if self._backend.is_destroyed is not None and self._backend.is_lost(value):
             raise destroyed(operation, getattr(self, "_path", ""))
 
     def _item(self, operation: str) -> Any:

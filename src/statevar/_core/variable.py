@@ -26,6 +26,7 @@ from .foreign import check_readable
 from .forks import register
 from .frozen import FrozenVariable
 from .holds import BUSY, Hold
+from .lost import check_not_lost, destroyed
 from .protocols import Protocols
 from .watchers import Callback, Subscription
 from .writes import ASSIGN, PUT, REDECLARE, refused
@@ -282,7 +283,7 @@ class Variable(Cell, Protocols, Elsewhere):
         """A snapshot of the value, as an array of the variable's library. No later write changes it.
 
         Raises:
-            UninitializedError: no value has been assigned yet.
+            UninitializedError: no value has been assigned yet, or the value was donated to a program of JAX.
 
         >>> import statevar as sv
         >>> v = sv.Variable([1, 2])
@@ -294,8 +295,11 @@ class Variable(Cell, Protocols, Elsewhere):
         snapshot = self._snapshot
         if snapshot is None or overlays.active:
             return self._read()
-        if (keeps := tracing.anywhere) is not None and keeps():
-            self._check_traced_read()
+        if (keeps := tracing.anywhere) is not None:  # only a library that traces destroys arrays
+            if keeps():
+                self._check_traced_read()
+            if (is_destroyed := self._backend.is_destroyed) is not None and is_destroyed(snapshot):
+                raise destroyed("read", self._path)
         return snapshot
 
     if not TYPE_CHECKING:
@@ -605,7 +609,7 @@ class Variable(Cell, Protocols, Elsewhere):
         return copied
 
     def __reduce__(self) -> tuple[Any, ...]:
-        facts = self._pickled(self._current()._state())
+        facts = self._pickled(self._whole_state("pickle"))
         constraint, state = self._constraint, self.__getstate__()
         if constraint is None and state is None:
             return type(self)._restore, (facts,)
@@ -616,8 +620,14 @@ class Variable(Cell, Protocols, Elsewhere):
         """The attributes that a subclass has added; a subclass may return something else, for its ``__setstate__``."""
         return added_state(self, Variable)
 
-    def _rebuilt(self) -> Self:
+    def _whole_state(self, operation: str) -> State:
         state = self._current()._state()
+        if state.value is None:
+            check_not_lost(self._current(), operation)
+        return state
+
+    def _rebuilt(self) -> Self:
+        state = self._whole_state("copy")
         return self._restore(self._facts(state.value, state.declared) | {"device": self._device})
 
     def _pickled(self, state: State) -> dict[str, Any]:

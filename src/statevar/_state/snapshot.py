@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from operator import attrgetter
 from typing import Any, TypeAlias
 
+from .._arrays.registry import owner_of
 from .._arrays.shapes import DeclaredShape
 from .._arrays.types import Array
 from .._core import overlays
 from .._core.cell import Cell, State
 from .._core.copies import LOADING, Loading, follow, living, process
 from .._core.holds import while_locked
+from .._core.lost import check_not_lost, destroyed
 from .._core.reentry import enterable_again
 from .._core.variable import Variable
 from .._public import public
@@ -196,11 +198,13 @@ def _snapshot(targets: Targets) -> Snapshot:
         # value was read until after the last, the variables had all these values at the same time.
         versions = list(map(_version, found))
         values = list(map(_published, found))
-        if type(None) in set(map(type, values)):
-            values = [
-                variable._stored() if value is None and variable._handle is not None else value
-                for variable, value in zip(found, values, strict=True)
-            ]
+        kinds = dict(zip(map(type, values), values, strict=True))
+        if type(None) in kinds:
+            values = [_value(cell) if value is None else value for cell, value in zip(found, values, strict=True)]
+        for kind, example in kinds.items():
+            owner = owner_of(example)
+            if owner is not None and (is_destroyed := owner.is_destroyed) is not None:
+                _check_exist(found, values, kind, is_destroyed)
         declared = list(map(_declared, found))
         if versions == list(map(_version, found)):
             return Snapshot(targets, values, versions, declared)
@@ -208,8 +212,25 @@ def _snapshot(targets: Targets) -> Snapshot:
     return while_locked(found, lambda _: _taken(targets, found))
 
 
+def _check_exist(
+    found: Sequence[Variable], values: Sequence[Any], kind: type, is_destroyed: Callable[[Any], bool]
+) -> None:
+    """Raises UninitializedError if an array of one type, which the user may have donated, no longer exists."""
+    if any(map(is_destroyed, [value for value in values if type(value) is kind])):
+        pairs = zip(found, values, strict=True)
+        raise destroyed("snapshot", next(each._path for each, x in pairs if type(x) is kind and is_destroyed(x)))
+
+
+def _value(cell: Cell) -> Array | None:
+    """The value of a variable; None if it has never had one."""
+    if cell._handle is not None:
+        return cell._stored()
+    check_not_lost(cell, "snapshot")
+    return None
+
+
 def _taken(targets: Targets, cells: Sequence[Cell]) -> Snapshot:
-    values = [None if each._handle is None else each._stored() for each in cells]
+    values = [_value(each) for each in cells]
     return Snapshot(targets, values, [each._version for each in cells], [each._declared for each in cells])
 
 

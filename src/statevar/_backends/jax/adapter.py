@@ -253,7 +253,7 @@ class JAXBackend(Backend):
         handle.published = array
         return array
 
-    loses_values = True
+    is_destroyed = operator.methodcaller("is_deleted")
 
     def is_lost(self, array: Any) -> bool:
         return isinstance(array, jax.Array) and not isinstance(array, jax.core.Tracer) and bool(array.is_deleted())

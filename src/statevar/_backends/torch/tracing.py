@@ -16,8 +16,8 @@ from ...errors import TraceError
 
 __all__ = ["TRACING", "TorchTracing"]
 
-# Asked at every write; each dot costs 30 ns. `torch.compiler.is_compiling` and the flag of ``torch.fx`` tell of all threads
-# at once: a thread that compiles would lead the others to believe that their own code is traced.
+# Asked at every write; each dot costs 30 ns. `torch.compiler.is_compiling` and the flag of ``torch.fx`` tell of all
+# threads at once: one that compiles would lead the others to believe that their own code is traced.
 _in_dynamo = torch.compiler.is_dynamo_compiling
 _in_jit_trace = torch._C._is_tracing
 _is_grad_enabled = torch.is_grad_enabled
