@@ -43,7 +43,7 @@ import numpy as np
 from ._arrays.backend import Backend, Handle
 from ._arrays.dtypes import host_of, is_integer
 from ._arrays.host import AT_OPERATIONS, combine, dlpack_of_host, put_in_place
-from ._arrays.indexing import OwnSelection, Selection, last_of_each, turns
+from ._arrays.indexing import OwnSelection, Rows, Selection, last_of_each, turns
 from ._arrays.placement import Spread, no_such_device, parse_device
 from ._arrays.shapes import DeclaredShape, Shape
 from ._arrays.stored import Stored
@@ -62,6 +62,7 @@ __all__ = [
     "Operation",
     "OwnSelection",
     "Program",
+    "Rows",
     "Selection",
     "Shape",
     "Spread",
@@ -78,6 +79,7 @@ __all__ = [
     "no_such_device",
     "parse_device",
     "put_in_place",
+    "repeats",
     "turns",
 ]
 

@@ -7,6 +7,7 @@ which they use the index itself if it is basic, and coordinates if it is not.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
@@ -18,7 +19,7 @@ from ..errors import IndexingError
 from .dtypes import is_integer
 from .shapes import Shape
 
-__all__ = ["OwnSelection", "Selection", "is_basic", "last_of_each", "select", "turns"]
+__all__ = ["OwnSelection", "Rows", "Selection", "is_basic", "last_of_each", "repeats", "select", "turns"]
 
 Index: TypeAlias = Any
 HostArray: TypeAlias = "np.ndarray[Any, Any]"
@@ -45,10 +46,14 @@ class Selection:
     def __init__(self, index: tuple[Any, ...], of_shape: Shape) -> None:
         self.index = index
         self.of_shape = of_shape
-        rows = len(index) == 1 and _are_rows(index[0], of_shape)  # then no array of all elements need be looked at
-        self.shape = index[0].shape + of_shape[1:] if rows else _probe(of_shape)[index].shape
-        self.basic = not rows and all(type(part) in _BASIC for part in index)
-        self.reverses = not rows and any(type(part) is slice and (part.step or 1) < 0 for part in index)
+        if len(index) == 1 and of_shape and type(part := index[0]) is np.ndarray and part.dtype.kind in "iu":
+            # Whole rows: no array of all their elements need be looked at.
+            self.shape = _probe(of_shape[:1])[part].shape + of_shape[1:]
+            self.basic = self.reverses = False
+            return
+        self.shape = _probe(of_shape)[index].shape
+        self.basic = all(type(part) in _BASIC for part in index)
+        self.reverses = any(type(part) is slice and (part.step or 1) < 0 for part in index)
 
     def coordinates(self) -> tuple[HostArray, ...]:
         """The positions of the selected elements along each axis: one integer array of `shape` per axis."""
@@ -75,6 +80,40 @@ class Selection:
             stride *= size
         return total
 
+    def rows(self) -> Rows | None:
+        """The selection as whole rows; None if it is basic, or selects only parts of the rows.
+
+        It is made of rows if all its arrays and numbers come first, and nothing but full slices follows.
+        """
+        parts = self.index
+        while parts and (parts[-1] is ... or (type(parts[-1]) is slice and parts[-1] == slice(None))):
+            parts = parts[:-1]
+        numbers: Any = 0
+        axis = 0
+        for part in parts:
+            if type(part) is not np.ndarray:
+                if type(part) is not int:
+                    return None
+                lines: tuple[Any, ...] = (part,)
+            elif part.dtype.kind != "b":
+                lines = (part if part.dtype.type is np.int64 else part.astype(np.int64),)
+            elif part.ndim:
+                lines = part.nonzero()
+            else:
+                return None
+            for line in lines:
+                size = self.of_shape[axis]
+                if type(line) is int:
+                    line %= size  # noqa: PLW2901  # from a negative number
+                elif line.size and np.minimum.reduce(line, None) < 0:
+                    line = np.where(line < 0, line + size, line)  # noqa: PLW2901  # as above
+                numbers = numbers * size + line if axis else line
+                axis += 1
+        if type(numbers) is int:  # without any array
+            return None
+        mask = len(parts) == 1 and parts[0].dtype.kind == "b"
+        return Rows(numbers.ravel(), axis, self.of_shape, mask)
+
     def spans(self) -> list[tuple[int, int, int]]:
         """(start, size, step) along each axis of a basic selection; axes that None adds are left out."""
         spans = []
@@ -95,6 +134,29 @@ class Selection:
         if any(step != 1 for _, _, step in spans):
             return None
         return tuple(start for start, _, _ in spans), tuple(size for _, size, _ in spans)
+
+
+@public("statevar.backends")
+class Rows:
+    """The rows of a table that an index selects. A row is everything at one place along the leading axes.
+
+    Attributes:
+        numbers: the number of each selected row, from 0: an int64 array with one axis, in the order of the selection.
+        table: the shape of the array as a table of rows: ``(count, *rest)``.
+        is_mask: whether a mask selects the rows, so that none is selected twice.
+    """
+
+    __slots__ = ("is_mask", "numbers", "table")
+
+    def __init__(self, numbers: HostArray, axes: int, of_shape: Shape, is_mask: bool) -> None:
+        self.numbers = numbers
+        self.table = of_shape if axes == 1 else (math.prod(of_shape[:axes]), *of_shape[axes:])
+        self.is_mask = is_mask
+
+    @property
+    def repeats(self) -> bool:
+        """Whether a row is selected twice."""
+        return not self.is_mask and repeats(self.numbers)
 
 
 if TYPE_CHECKING:  # a protocol takes 0.1 ms of every import
@@ -139,10 +201,21 @@ class OwnSelection(Selection):
             self._selected = (self._library.count_nonzero(self.mask), *self.of_shape[len(self.mask.shape) :])
         return self._selected
 
+    def rows(self) -> Rows | None:
+        """None, since the numbers of the rows are not known on the host."""
+        return None
+
     def on_host(self) -> Selection:
         """The same selection with NumPy arrays."""
         take, to_host = self._library.takes_index, self._library.to_host
         return Selection(tuple(to_host(part) if take(part) else part for part in self.index), self.of_shape)
+
+
+@public("statevar.backends")
+def repeats(positions: HostArray) -> bool:
+    """Whether an array of one axis has an element twice."""
+    ordered = np.sort(positions)
+    return bool((ordered[1:] == ordered[:-1]).any())
 
 
 @public("statevar.backends")
@@ -195,14 +268,14 @@ def select(
     """
     try:
         parts = index if type(index) is tuple else (index,)
-        if not is_basic(parts):
+        if not is_basic(index):
             if opened is not None:
                 parts = tuple([opened(part, library) for part in parts])
-            if library is not None and not library.is_host and any(library.takes_index(part) for part in parts):
+            if library is not None and not library.is_host and any(map(library.takes_index, parts)):
                 if (own := _own(parts, shape, library)) is not None:
                     return own
                 parts = tuple(library.to_host(part) if library.takes_index(part) else part for part in parts)
-            parts = tuple(_clean(part) for part in parts)
+            parts = tuple(map(_clean, parts))
         return Selection(parts, shape)
     except (IndexError, TypeError, ValueError) as error:
         raise IndexingError.of(
@@ -244,13 +317,6 @@ def _clean_own(part: Any, library: OwnArrays) -> Any:
     if isinstance(part, np.ndarray):
         return _FOR_NUMPY if part.dtype.kind == "b" else part
     return _FOR_NUMPY if isinstance(part, slice) and (part.step or 1) < 0 else part  # torch has no negative steps
-
-
-def _are_rows(part: Any, shape: Shape) -> bool:
-    """Whether a part of an index is a NumPy array of integers, none of which is out of the range of the first axis."""
-    if type(part) is not np.ndarray or part.dtype.kind not in "iu" or not part.size or not shape:
-        return False
-    return bool(part.max() < shape[0] and part.min() >= -shape[0])
 
 
 def _clean(part: Any) -> Any:

@@ -22,9 +22,9 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from ..._arrays.backend import Backend
-from ..._arrays.dtypes import HOST, is_differentiable, is_integer
-from ..._arrays.host import ONE_BY_ONE, combine, dlpack_of_host
-from ..._arrays.indexing import OwnSelection, Selection, last_of_each, turns
+from ..._arrays.dtypes import HOST, is_integer
+from ..._arrays.host import dlpack_of_host
+from ..._arrays.indexing import Selection
 from ..._arrays.placement import Spread, no_such_device, parse_device
 from ..._arrays.shapes import DeclaredShape
 from ..._arrays.stored import Stored
@@ -32,10 +32,10 @@ from ..._arrays.types import HostArray, Operation
 from ..._arrays.unreadable import Unreadable
 from ...errors import DeviceError, DTypeError, describe
 from .functions import call_reading, only_reading
-from .indices import get_own, is_outside, last_of_same, put_masked, takes_index
-from .indices import positions as positions_of
+from .indices import is_outside, takes_index
 from .namespace import namespace_for
 from .pytree import register
+from .rows import get_rows, put
 from .spread import Places, spread_of
 from .streams import Use, catch_up, renewed, streams
 from .tracing import TRACING, is_kept
@@ -69,7 +69,6 @@ _IN_PLACE: dict[Operation, Callable[[Any, Any], Any]] = {
     operator.or_: Tensor.bitwise_or_,
     operator.xor: Tensor.bitwise_xor_,
 }
-_REDUCTIONS = {"add": "sum", "multiply": "prod", "min": "amin", "max": "amax"}
 
 # Counts the tensors that share a storage. Private in torch 2.13; without it every write allocates.
 _use_count: Callable[[int], int] = getattr(torch._C, "_storage_Use_Count", lambda _: -1)
@@ -521,7 +520,7 @@ class TorchBackend(Backend):
         if not exclusive or tensor.dtype in _ON_HOST:
             handle.replace(self.compute_put(tensor, x, operation, where))
         else:
-            _put(tensor, x.to(tensor.device), operation, where)
+            put(tensor, x if x.is_cpu and tensor.is_cpu else x.to(tensor.device), operation, where)
         return _written(handle)
 
     def redeclare(self, handle: Any, x: Tensor, _op: Any = None, _where: Any = None) -> Any:
@@ -612,17 +611,14 @@ class TorchBackend(Backend):
             result = self.put_on_host(old, x, operation, where)
             return result
         result = old.clone()
-        _put(result, x.to(old.device), operation, where)
+        put(result, x.to(old.device), operation, where)
         return result
 
     def get(self, array: Tensor, where: Selection) -> Tensor:
         if where.basic and not where.reverses:
             part: Tensor = array[where.index].clone()  # since torch has no read-only view; the gradient passes
             return part
-        if isinstance(where, OwnSelection):
-            return get_own(array, where)
-        flat = torch.from_numpy(where.flat()).to(array.device)
-        return array.reshape(-1)[flat]
+        return get_rows(array, where)
 
     def takes_index(self, part: Any) -> bool:
         return takes_index(part)
@@ -714,46 +710,6 @@ def _received(argument: Any) -> Any:
     """An argument of a function of the namespace: the value of a variable, or the argument itself."""
     value_for = getattr(type(argument), "_for", None)
     return argument if value_for is None else BACKEND.import_array(value_for(argument, BACKEND))
-
-
-def _put(target: Tensor, x: Tensor, operation: str, where: Selection) -> None:
-    """Does what `Backend.put` does, on a contiguous tensor that is not shared."""
-    if where.basic and not where.reverses:
-        view = target[where.index]
-        view.copy_(combine(operation, view, x, torch.minimum, torch.maximum))
-        return
-    if isinstance(where, OwnSelection) and where.mask is not None and not x.ndim:
-        put_masked(target, x, operation, where.mask)
-        return
-    if isinstance(where, OwnSelection) and operation in ONE_BY_ONE:
-        where = where.on_host()  # to find the repeated positions
-    own = isinstance(where, OwnSelection)
-    if isinstance(where, OwnSelection):
-        flat = positions_of(where, target.device)
-    else:
-        positions = where.flat().reshape(-1)
-        flat = torch.from_numpy(positions).to(target.device)
-    values = x.expand(where.shape).reshape(-1)
-    line = target.view(-1)
-    if operation == "set" and own:
-        line[flat] = values[last_of_same(flat)]
-    elif operation == "set":
-        keep = torch.from_numpy(last_of_each(positions)).to(target.device)
-        line[flat[keep]] = values[keep]
-    elif operation == "subtract":
-        line.index_add_(0, flat, values, alpha=-1)
-    elif operation in ONE_BY_ONE:
-        found, places = np.unique(positions, return_inverse=True)
-        there = torch.from_numpy(found).to(target.device)
-        part = line[there]  # stored in one step at the end, since a signal handler may read in between
-        for each in turns(positions):
-            turn, place = (torch.from_numpy(some).to(target.device) for some in (each, places.reshape(-1)[each]))
-            part[place] = combine(operation, part[place], values[turn], torch.minimum, torch.maximum)
-        line[there] = part
-    elif is_differentiable(_NAMES[target.dtype]) or operation != "add":
-        line.scatter_reduce_(0, flat, values, _REDUCTIONS[operation])
-    else:
-        line.index_add_(0, flat, values)
 
 
 BACKEND = TorchBackend()

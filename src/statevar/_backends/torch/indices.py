@@ -6,6 +6,7 @@ selects copied back. Here torch does the same with it; only one flag, whether an
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,10 +14,9 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from ..._arrays.host import combine
 from ..._arrays.indexing import OwnSelection
 
-__all__ = ["get_own", "is_outside", "last_of_same", "positions", "put_masked", "takes_index"]
+__all__ = ["get_own", "is_outside", "last_of_same", "rows_of", "takes_index"]
 
 Tensor = torch.Tensor
 
@@ -38,17 +38,37 @@ def is_outside(indices: list[tuple[Tensor, int]]) -> bool:
 def get_own(array: Tensor, where: OwnSelection) -> Tensor:
     if where.mask is not None:
         return array[where.mask.to(array.device)]
-    return array[_index(where, array.device)]
+    if len(index := _index(where, array.device)) == 1 and index[0].ndim == 1:
+        # The gradient of `index_select` adds rows, and that of ``array[index]`` sorts elements.
+        return array.index_select(0, index[0] % array.shape[0])
+    return array[index]
 
 
-def put_masked(target: Tensor, x: Tensor, operation: str, mask: Tensor) -> None:
-    """Does what `Backend.put` does, with one number and a mask of the leading axes. Nothing has to be counted."""
-    mask = mask.to(target.device).reshape(tuple(mask.shape) + (1,) * (target.ndim - mask.ndim))
-    new = combine(operation, target, x, torch.minimum, torch.maximum)
-    target.copy_(torch.where(mask, new, target))
+def rows_of(where: OwnSelection, device: Any) -> tuple[Tensor, tuple[int, ...]]:
+    """The numbers of the selected rows, from 0, and the shape of the array as a table of rows.
+
+    Where only a part of a row is selected, the rows are the single elements.
+    """
+    shape = where.of_shape
+    if where.mask is not None:
+        axes = where.mask.ndim
+        return where.mask.to(device).reshape(-1).nonzero().reshape(-1), _table(shape, axes)
+    parts = list(_index(where, device))
+    while type(parts[-1]) is not Tensor and (parts[-1] is ... or parts[-1] == slice(None)):
+        del parts[-1]
+    if any(type(part) is not Tensor for part in parts):
+        return _positions(where, device), (math.prod(shape),)
+    numbers = parts[0] % shape[0]
+    for part, size in zip(parts[1:], shape[1:], strict=False):
+        numbers = numbers * size + part % size
+    return numbers.reshape(-1), _table(shape, len(parts))
 
 
-def positions(where: OwnSelection, device: Any) -> Tensor:
+def _table(shape: tuple[int, ...], axes: int) -> tuple[int, ...]:
+    return (math.prod(shape[:axes]), *shape[axes:])
+
+
+def _positions(where: OwnSelection, device: Any) -> Tensor:
     """The positions of the selected elements in the flattened array."""
     shape = where.of_shape
     index = _index(where, device)
@@ -64,7 +84,7 @@ def positions(where: OwnSelection, device: Any) -> Tensor:
 
 
 def last_of_same(positions: Tensor) -> Tensor:
-    """For each position, where in the list the same position stands last: with it, the order of writes is no matter."""
+    """For each position, where in the list the same position stands last: then the order of writes does not matter."""
     found, order = torch.sort(positions, stable=True)
     numbers = torch.arange(found.numel(), device=found.device)
     is_last = torch.ones_like(found, dtype=torch.bool)
