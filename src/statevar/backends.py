@@ -43,7 +43,7 @@ import numpy as np
 from ._arrays.backend import Backend, Handle
 from ._arrays.dtypes import host_of, is_integer
 from ._arrays.host import AT_OPERATIONS, combine, dlpack_of_host, put_in_place
-from ._arrays.indexing import OwnSelection, Rows, Selection, last_of_each, turns
+from ._arrays.indexing import OwnSelection, Rows, Selection, last_of_each, repeats, turns
 from ._arrays.placement import Spread, no_such_device, parse_device
 from ._arrays.shapes import DeclaredShape, Shape
 from ._arrays.stored import Stored

@@ -222,4 +222,34 @@ def test_dtypes_without_kernels_go_through_the_host() -> None:
     with on_device("torch"):
         v[array_of("torch", [0, 2])] = 7
         v[array_of("torch", [False, True, False])] = 5
+        assert v[array_of("torch", [2, 1])].tolist() == [7, 5]
     assert v.numpy().tolist() == [7, 5, 7]
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2"])
+def test_dtypes_without_kernels_are_indexed(dtype: str) -> None:
+    pytest.importorskip("torch")
+    v = sv.Variable(model_of((4, 3)).astype("uint8").tolist(), dtype=dtype, backend="torch")
+    model = sv.Variable(v.numpy())
+    for each in (v, model):
+        each[[2, 0, 2]] = [[1] * 3, [2] * 3, [3] * 3]
+        each[[True, False, False, False]] = 4
+    rows: list[Any] = [[3, -1], [True, False, True, False], ([0, 1], [2, 0])]
+    for index in rows:
+        assert_same(v[index], model[index])
+    assert_same(v, model.numpy())
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [np.arange(4)[::-1], np.broadcast_to(np.int64(2), 3), np.array([[0, 3], [2, 2]], "uint8"), np.arange(-4, 0).T],
+    ids=["negative strides", "zero strides", "unsigned", "negative"],
+)
+def test_row_numbers_in_any_memory(backend: str, ids: Any) -> None:
+    """Torch refuses negative strides, and warns of memory that it may not write."""
+    ids.setflags(write=False)
+    model, v = model_of((4, 3)), sv.Variable(model_of((4, 3)), backend=backend)
+    np.add.at(model, ids, 2)
+    v.at[ids].add(2.0)
+    assert_same(v, model)
+    assert_same(v[ids], model[ids])

@@ -15,14 +15,13 @@ from collections.abc import Callable
 from sys import getrefcount
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from ..._arrays.backend import Backend
-from ..._arrays.dtypes import HOST, is_integer
+from ..._arrays.dtypes import is_integer
 from ..._arrays.host import dlpack_of_host
 from ..._arrays.indexing import Selection
 from ..._arrays.placement import Spread, no_such_device, parse_device
@@ -31,6 +30,7 @@ from ..._arrays.stored import Stored
 from ..._arrays.types import HostArray, Operation
 from ..._arrays.unreadable import Unreadable
 from ...errors import DeviceError, DTypeError, describe
+from .dtypes import AS_BITS, DTYPES, FROM_BITS, NAMES, ON_HOST
 from .functions import call_reading, only_reading
 from .indices import is_outside, takes_index
 from .namespace import namespace_for
@@ -43,23 +43,6 @@ from .tracing import TRACING, is_kept
 __all__ = ["BACKEND"]
 
 Tensor = torch.Tensor
-
-_DTYPES: dict[str, torch.dtype] = {
-    name: dtype
-    for name in HOST
-    if isinstance(dtype := getattr(torch, name, None), torch.dtype) and name not in ("int4", "uint4")
-}
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
-
-# Torch can store and move these dtypes, but has no arithmetic or indexing kernels for them on the CPU.
-_ON_HOST = {_DTYPES[name] for name in ("uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2") if name in _DTYPES}
-# NumPy and torch exchange these only through integers of the same width.
-_AS_BITS: dict[torch.dtype, tuple[torch.dtype, Any, Any]] = {
-    torch.bfloat16: (torch.int16, np.int16, ml_dtypes.bfloat16),
-    torch.float8_e4m3fn: (torch.int8, np.int8, ml_dtypes.float8_e4m3fn),
-    torch.float8_e5m2: (torch.int8, np.int8, ml_dtypes.float8_e5m2),
-}
-_FROM_BITS = {np.dtype(host): (dtype, bits) for dtype, (_, bits, host) in _AS_BITS.items()}
 
 _IN_PLACE: dict[Operation, Callable[[Any, Any], Any]] = {
     operator.add: Tensor.add_,
@@ -120,7 +103,7 @@ class _Handle:
     def bind(self, tensor: Tensor) -> None:
         """Remembers the alias to write through, its storage, and where that lies."""
         self.tensor = tensor
-        self.plain = tensor.is_cpu and tensor.dtype not in _ON_HOST  # the usual case, in one test
+        self.plain = tensor.is_cpu and tensor.dtype not in ON_HOST  # the usual case, in one test
         self.storage = tensor.untyped_storage()
         if (address := self.storage._cdata) != self.address:
             self.address = address
@@ -301,12 +284,12 @@ class TorchBackend(Backend):
     # -- dtypes, shapes and devices -------------------------------------------------------------------
 
     def dtype(self, name: str) -> Any:
-        if name not in _DTYPES:
+        if name not in DTYPES:
             raise DTypeError.of("dtype", f"torch {torch.__version__} cannot store {name}")
-        return _DTYPES[name]
+        return DTYPES[name]
 
     def dtype_name(self, array: Tensor) -> str:
-        return _NAMES.get(array.dtype) or super().dtype_name(array)  # which raises
+        return NAMES.get(array.dtype) or super().dtype_name(array)  # which raises
 
     def device(self, name: Any) -> Any:
         if name is None:
@@ -374,8 +357,8 @@ class TorchBackend(Backend):
         if not tensor.is_cpu or streams.on_host:
             catch_up(tensor)  # another stream may have read it, such as that of the thread which saves
         tensor = tensor.resolve_conj().resolve_neg().cpu()
-        if tensor.dtype in _AS_BITS:
-            same_width, _, host = _AS_BITS[tensor.dtype]
+        if tensor.dtype in AS_BITS:
+            same_width, _, host = AS_BITS[tensor.dtype]
             result: HostArray = tensor.view(same_width).numpy().view(host)
         else:
             result = tensor.numpy()
@@ -411,7 +394,7 @@ class TorchBackend(Backend):
     def in_range(self, before: Tensor, after: Tensor) -> bool:
         if is_kept():
             return not is_integer(self.dtype_name(after))
-        if {before.dtype, after.dtype} & _ON_HOST:
+        if {before.dtype, after.dtype} & ON_HOST:
             return self.in_range_on_host(before, after)
         if is_integer(self.dtype_name(after)):
             same = after.to(before.dtype) == before
@@ -430,7 +413,7 @@ class TorchBackend(Backend):
                     hint="pass v.value to torch, or v.value.detach() or v.numpy() to leave autograd",
                 )
             )
-        if array.device.type == "cpu" and array.dtype not in _AS_BITS:
+        if array.device.type == "cpu" and array.dtype not in AS_BITS:
             return dlpack_of_host(self.to_host(array), request)
         return array.__dlpack__(**request)
 
@@ -506,7 +489,7 @@ class TorchBackend(Backend):
             else:
                 handle.replace(op(tensor, x))
             return _written(handle)
-        if tensor.dtype in _ON_HOST:
+        if tensor.dtype in ON_HOST:
             return self.assign(handle, self.compute_on_host(tensor, x, op))
         x = x if x.device == tensor.device else x.to(tensor.device)
         if exclusive:
@@ -517,7 +500,7 @@ class TorchBackend(Backend):
 
     def put(self, handle: Any, x: Tensor, operation: str, where: Selection) -> Any:
         exclusive, tensor = handle.exclusive(), handle.tensor
-        if not exclusive or tensor.dtype in _ON_HOST:
+        if not exclusive or tensor.dtype in ON_HOST:
             handle.replace(self.compute_put(tensor, x, operation, where))
         else:
             put(tensor, x if x.is_cpu and tensor.is_cpu else x.to(tensor.device), operation, where)
@@ -599,7 +582,7 @@ class TorchBackend(Backend):
 
     def compute(self, old: Tensor, x: Any, op: Operation) -> Tensor:
         result: Tensor
-        if old.dtype in _ON_HOST:
+        if old.dtype in ON_HOST:
             result = self.compute_on_host(old, x, op)
             return result
         result = op(old, x.to(old.device))
@@ -607,7 +590,7 @@ class TorchBackend(Backend):
 
     def compute_put(self, old: Tensor, x: Tensor, operation: str, where: Selection) -> Tensor:
         result: Tensor
-        if old.dtype in _ON_HOST:
+        if old.dtype in ON_HOST:
             result = self.put_on_host(old, x, operation, where)
             return result
         result = old.clone()
@@ -652,7 +635,7 @@ class TorchBackend(Backend):
         if handle is None or not handle.shared or _in_dynamo():
             return None
         parameter = handle.parameter
-        kind = _NAMES.get(parameter.dtype) or str(parameter.dtype)
+        kind = NAMES.get(parameter.dtype) or str(parameter.dtype)
         problem = ""
         if parameter.is_meta:
             problem = "code outside has moved the parameter to the device 'meta', which has no elements"
@@ -700,8 +683,8 @@ def _tensor(fresh: HostArray) -> Tensor:
     if _modes_open():  # under the modes of `sv.jit`, the tensor would have no values
         with _disable_current_modes():
             return _tensor(fresh)
-    if fresh.dtype in _FROM_BITS:
-        dtype, bits = _FROM_BITS[fresh.dtype]
+    if fresh.dtype in FROM_BITS:
+        dtype, bits = FROM_BITS[fresh.dtype]
         return torch.from_numpy(fresh.view(bits)).view(dtype)
     return torch.from_numpy(fresh)
 

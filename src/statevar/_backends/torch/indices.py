@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from ..._arrays.indexing import OwnSelection
+from .dtypes import ON_HOST
 
 __all__ = ["get_own", "is_outside", "last_of_same", "rows_of", "takes_index"]
 
@@ -38,7 +39,8 @@ def is_outside(indices: list[tuple[Tensor, int]]) -> bool:
 def get_own(array: Tensor, where: OwnSelection) -> Tensor:
     if where.mask is not None:
         return array[where.mask.to(array.device)]
-    if len(index := _index(where, array.device)) == 1 and index[0].ndim == 1:
+    index = _index(where, array.device)
+    if len(index) == 1 and index[0].ndim == 1 and array.dtype not in ON_HOST:
         # The gradient of `index_select` adds rows, and that of ``array[index]`` sorts elements.
         return array.index_select(0, index[0] % array.shape[0])
     return array[index]

@@ -16,6 +16,7 @@ import torch
 from ..._arrays.host import ONE_BY_ONE, combine
 from ..._arrays.indexing import OwnSelection, Rows, Selection, last_of_each, repeats, turns
 from ..._arrays.types import HostArray
+from .dtypes import ON_HOST
 from .indices import get_own, last_of_same, rows_of
 
 __all__ = ["get_rows", "put"]
@@ -29,7 +30,7 @@ def get_rows(array: Tensor, where: Selection) -> Tensor:
     """Does what `Backend.get` does, for an index that is not basic or has a negative step."""
     if isinstance(where, OwnSelection):
         return get_own(array, where)
-    rows = where.rows()
+    rows = None if array.dtype in ON_HOST else where.rows()
     if rows is None:
         return array.reshape(-1)[_to(where.flat(), array)]
     table = array if len(rows.table) == array.ndim else array.reshape(rows.table)
