@@ -46,14 +46,13 @@ class Selection:
     def __init__(self, index: tuple[Any, ...], of_shape: Shape) -> None:
         self.index = index
         self.of_shape = of_shape
-        if len(index) == 1 and of_shape and type(part := index[0]) is np.ndarray and part.dtype.kind in "iu":
-            # Whole rows: no array of all their elements need be looked at.
-            self.shape = _probe(of_shape[:1])[part].shape + of_shape[1:]
-            self.basic = self.reverses = False
-            return
-        self.shape = _probe(of_shape)[index].shape
-        self.basic = all(type(part) in _BASIC for part in index)
-        self.reverses = any(type(part) is slice and (part.step or 1) < 0 for part in index)
+        rows = len(index) == 1 and type(part := index[0]) is np.ndarray and part.dtype.kind in "iu"
+        if rows and of_shape:  # then no array of all elements need be looked at
+            self.shape = _probe(of_shape[:1])[index].shape + of_shape[1:]
+        else:
+            self.shape = _probe(of_shape)[index].shape
+        self.basic = not rows and all(type(part) in _BASIC for part in index)
+        self.reverses = not rows and any(type(part) is slice and (part.step or 1) < 0 for part in index)
 
     def coordinates(self) -> tuple[HostArray, ...]:
         """The positions of the selected elements along each axis: one integer array of `shape` per axis."""

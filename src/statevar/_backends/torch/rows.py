@@ -107,7 +107,8 @@ def _put_in_turns(table: Tensor, x: Tensor, operation: str, numbers: HostArray) 
 def _mask_of(where: Selection) -> Tensor | None:
     """The mask of the leading axes, if the index is nothing but a mask."""
     if isinstance(where, OwnSelection):
-        return where.mask
+        own: Tensor | None = where.mask
+        return own
     mask = where.index[0] if len(where.index) == 1 else None
     if type(mask) is not np.ndarray or mask.dtype.kind != "b" or not mask.ndim:
         return None
