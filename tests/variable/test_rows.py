@@ -308,8 +308,6 @@ def test_other_threads_see_the_rows_of_a_transaction_together(backend: str) -> N
 
 @pytest.mark.parametrize("form", FORMS)
 def test_rows_are_written_in_place_unless_somebody_has_the_old_value(backend: str, form: str) -> None:
-    if backend == "tensorflow":
-        pytest.skip("TensorFlow's variable gets a new buffer with each write of rows")
     v = sv.Variable(np.zeros((3000, 64), "float32"), backend=backend, trainable=False)
     ids = given_as(form, backend, np.array([5, 0, 5]))
     mask = given_as("numpy" if form == "list" else form, backend, np.arange(3000 * 64).reshape(3000, 64) % 3 == 0)
@@ -318,7 +316,8 @@ def test_rows_are_written_in_place_unless_somebody_has_the_old_value(backend: st
         with np.errstate(all="ignore"):  # else a warning, which is an error here, could leave a write half done
             v.at[ids].add(1.0)
         v[ids] = 2.0
-        v[mask] = 3.0
+        if backend != "tensorflow":  # which computes the whole value for a mask of many elements, and keeps it
+            v[mask] = 3.0
 
     write_all()
     before = address(v)

@@ -167,6 +167,13 @@ class Backend(ABC):
         result of `cast` to the dtype.
         """
 
+    def rows_in(self, value: Any) -> tuple[Array, Array] | None:
+        """The indices and the rows in a sparse object of the library, such as the gradient of a few rows; else None.
+
+        Asked if a value that is to be added or subtracted is no dense array.
+        """
+        return None
+
     @abstractmethod
     def from_host(self, array: HostArray, device: Any) -> Array:
         """Turns a host array into an operand of the write verbs, which copy what they store.

@@ -34,6 +34,8 @@ from .writes import ASSIGN, PUT, REDECLARE, refused
 __all__ = ["Variable"]
 
 _UPDATE = ASSIGN.of("update")
+#: The writes that a sparse operand makes writes of rows.
+_AT = {"add": "at.add", "assign_add": "at.add", "subtract": "at.subtract", "assign_sub": "at.subtract"}
 _AGGREGATIONS: tuple[Aggregation, ...] = ("none", "mean", "sum", "only_first_replica")
 
 
@@ -456,7 +458,12 @@ class Variable(Cell, Protocols, Elsewhere):
             write = self._writes[operation]
         except KeyError:
             raise refused(operation, self._dtype_name, self._path) from None
-        return self._write(write, other, None, use_locking)
+        try:
+            return self._write(write, other, None, use_locking)
+        except DTypeError:  # also of what is no dense array; asking before would make each write slower
+            if operation not in _AT or (rows := self._backend.rows_in(other)) is None:
+                raise
+        return self._write(self._writes[_AT[operation]], rows[1], rows[0], use_locking)
 
     def update(self, fn: Callable[..., Any], *args: Any) -> Any:
         """Replaces the value by ``fn(value, *args)`` in one atomic step.
@@ -591,7 +598,13 @@ class Variable(Cell, Protocols, Elsewhere):
             write = self._writes[operation]
         except KeyError:
             raise refused(operation, self._dtype_name, self._path) from None
-        return self._write(write, value, index)
+        try:
+            return self._write(write, value, index)
+        except DTypeError:
+            whole = index is ... or (isinstance(index, slice) and index == slice(None))
+            if not whole or (rows := self._backend.rows_in(value)) is None:
+                raise
+        return self._write(write, rows[1], rows[0])
 
     # -- copies ----------------------------------------------------------------------------------------
 

@@ -1,8 +1,8 @@
 """TensorFlow: a ``tf.Variable``, kept in its copy-on-write mode.
 
-TensorFlow shares the buffer with readers, and itself copies it on the next write. Its own scatter and slice ops
-would switch the variable to copy-on-read permanently (and tear under threads), so item writes compute the new
-value and assign it. Inside ``tf.function`` the same verbs build the variable's own graph ops.
+TensorFlow shares the buffer with readers, and itself copies it on the next write. Its own scatter and slice operations
+switch the variable to copy-on-read, so that a write of rows, which uses them, switches it back (`rows`). Inside
+``tf.function`` the same verbs build the variable's own graph ops.
 
 A tensor that comes in is copied. It cannot be written itself, but ``tf.experimental.dlpack.from_dlpack``, and
 ``tf.convert_to_tensor`` of a tensor of torch, make tensors that share the memory of somebody who can write it, and
@@ -22,15 +22,15 @@ import tensorflow as tf
 
 from ..._arrays.backend import Backend
 from ..._arrays.dtypes import is_integer
-from ..._arrays.host import ONE_BY_ONE, combine, dlpack_of_host
-from ..._arrays.indexing import Selection, last_of_each, turns
+from ..._arrays.host import dlpack_of_host
+from ..._arrays.indexing import Selection
 from ..._arrays.placement import Spread, no_such_device, parse_device
 from ..._arrays.shapes import DeclaredShape, Shape
 from ..._arrays.stored import Stored
 from ..._arrays.types import HostArray, Operation
 from ..._arrays.unreadable import Unreadable
 from ...errors import DeviceError, DTypeError, ShapeError
-from . import namespace
+from . import namespace, rows
 from .operators import operate
 from .tracing import TRACING, ours
 
@@ -65,7 +65,7 @@ _IN_PLACE: dict[Operation, Any] = {
 
 
 class _Handle:
-    __slots__ = ("cached", "counter", "dimensions", "dtype", "published", "variable")
+    __slots__ = ("cached", "counter", "dimensions", "dtype", "lent", "published", "variable")
 
     def __init__(self, variable: Any) -> None:
         self.variable = variable
@@ -74,6 +74,7 @@ class _Handle:
         self.cached: Any = None
         self.dimensions: Any = None
         self.counter: Any = None  # counts the writes by compiled graphs; None until a graph writes
+        self.lent = False  # whether the user has the `tf.Variable`, and may scatter into it at any moment
 
 
 class _Cell:
@@ -194,6 +195,9 @@ class TensorFlowBackend(Backend):
             return None if isinstance(value, _Distributed) else value.read_value()
         return None
 
+    def rows_in(self, value: Any) -> tuple[Any, Any] | None:
+        return (value.indices, value.values) if isinstance(value, tf.IndexedSlices) else None
+
     def from_host(self, array: HostArray, device: Any) -> Any:
         # `tf.device(None)` would lift the scope that the user may have opened.
         with nullcontext() if device is None else tf.device(device):
@@ -307,7 +311,16 @@ class TensorFlowBackend(Backend):
         return handle
 
     def put(self, handle: Any, x: Any, operation: str, where: Selection) -> Any:
-        return self._store(handle, self.compute_put(handle.variable.read_value(), x, operation, where))
+        variable = handle.variable
+        if _writes_rows(handle) and _writing(handle):
+            x = _beside(x, variable)
+            if (mask := rows.mask_for(x, where)) is not None:
+                old = _READ(resource=variable.handle, dtype=handle.dtype)
+                return self._store(handle, rows.where_masked(mask, old, x, operation))
+            where = rows.on_host(where)
+            if rows.put_in_place(variable.handle, x, operation, where):
+                return handle
+        return self._store(handle, self.compute_put(variable.read_value(), x, operation, where))
 
     def redeclare(self, handle: Any, x: Any, _op: Any = None, _where: Any = None) -> Any:
         variable = handle.variable
@@ -339,33 +352,41 @@ class TensorFlowBackend(Backend):
     def compute_put(self, old: Any, x: Any, operation: str, where: Selection) -> Any:
         if old.dtype.name in _ON_HOST:
             return self.put_on_host(old, x, operation, where)
+        if operation in rows.EVERYWHERE and (mask := rows.mask_for(x, where)) is not None:
+            return rows.where_masked(mask, old, x, operation)
+        where = rows.on_host(where)
         if 0 in where.shape:
             return tf.identity(old)
-        x = tf.broadcast_to(x, where.shape)
-        if where.basic and operation != "set":
-            x = _combined(operation, self.get(old, where), x)
-            operation = "set"
-        if where.basic:
-            return _put_block(old, x, where)
-        return _scatter(old, tf.reshape(x, [-1]), operation, where)
+        if not where.basic:
+            return rows.scattered(old, x, operation, where)
+        if operation != "set":
+            x = rows.combined(operation, self.get(old, where), x)
+        return _put_block(old, tf.broadcast_to(x, where.shape), where)
 
     def get(self, array: Any, where: Selection) -> Any:
         if array.dtype.name in ("int4", "uint4"):  # no slices, no gather
             return self.cast(self.get(self.cast(array, tf.int8), where), array.dtype)
         if where.basic:
             return array[where.index]
-        flat = tf.constant(where.flat(), tf.int64, where.shape)
-        return tf.gather(tf.reshape(array, [-1]), flat)
+        return rows.gathered(array, rows.on_host(where))
+
+    def takes_index(self, part: Any) -> bool:
+        return rows.takes_index(part)
+
+    def count_nonzero(self, mask: Any) -> int:
+        return int(np.count_nonzero(mask.numpy()))
 
     def set_trainable(self, handle: Any, trainable: bool) -> None:
         handle.variable._trainable = trainable  # not public; a tape reads it at each access
 
     def parameter(self, handle: Any) -> Any:
         _expose(handle)
+        handle.lent = True
         return handle.variable
 
     def resource(self, handle: Any) -> Any:
-        return self.parameter(handle).handle
+        _expose(handle)
+        return handle.variable.handle
 
     def is_parameter(self, handle: Any, thing: Any) -> bool:
         return handle.variable is thing
@@ -406,6 +427,18 @@ def _writing(handle: _Handle) -> bool:
     _expose(handle)
     handle.counter.assign_add(1, read_value=False)
     return False
+
+
+def _writes_rows(handle: _Handle) -> bool:
+    """Whether TensorFlow's own operations may write a part of the variable in place.
+
+    Not in a graph, which may run at any time and does not have the variable's lock: what it scatters could go into
+    memory that a reader has got after another write has ended the mode in which reads copy. Nor if the user has the
+    `tf.Variable`, for the same reason.
+    """
+    if handle.lent or type(handle.variable) is _Cell or not tf.executing_eagerly():
+        return False
+    return handle.dtype.name not in _ON_HOST and "CPU" in handle.variable.device
 
 
 def _check_replicas() -> None:
@@ -462,49 +495,14 @@ with suppress(KeyError):  # a version of TensorFlow may have the gradient that t
     tf.RegisterGradient("Snapshot")(lambda _, gradient: gradient)
 
 
-def _combined(operation: str, old: Any, x: Any) -> Any:
-    if operation == "power":
-        return operate(operator.pow, old, x)
-    return combine(operation, old, x, tf.minimum, tf.maximum)
-
-
 def _put_block(old: Any, values: Any, where: Selection) -> Any:
     """Sets the elements that slices select, 12 times faster than by coordinates."""
-    spans = where.spans()
-    sizes = [size for _, size, _ in spans]
-    if sizes == old.shape.as_list() and all(step == 1 for _, _, step in spans):
+    begin, end, strides, end_mask, sizes = rows.slice_of(where)
+    if sizes == old.shape.as_list() and all(step == 1 for step in strides):
         return tf.reshape(_owned(values), sizes)  # which shares the memory
-    ends = [start + size * step for start, size, step in spans]
     return tf.raw_ops.TensorStridedSliceUpdate(
-        input=old,
-        begin=[start for start, _, _ in spans],
-        end=ends,
-        strides=[step for _, _, step in spans],
-        value=tf.reshape(values, sizes),
-        end_mask=sum(1 << axis for axis, end in enumerate(ends) if end < 0),  # -1 would be the last element
+        input=old, begin=begin, end=end, strides=strides, value=tf.reshape(values, sizes), end_mask=end_mask
     )
-
-
-def _scatter(old: Any, values: Any, operation: str, where: Selection) -> Any:
-    """Does what `Backend.compute_put` does, at coordinates, on the flattened array."""
-    positions = where.flat().reshape(-1)
-    line = tf.reshape(old, [-1])
-    if operation == "set":
-        keep = last_of_each(positions)
-        new = tf.tensor_scatter_nd_update(line, positions[keep, None], tf.gather(values, keep))
-    elif operation == "multiply" or operation in ONE_BY_ONE:  # TensorFlow has no such scatter
-        new = line
-        for turn in turns(positions):
-            at = positions[turn]
-            part = _combined(operation, tf.gather(new, at), tf.gather(values, turn))
-            new = tf.tensor_scatter_nd_update(new, at[:, None], part)
-    else:
-        name = {"add": "add", "subtract": "sub", "min": "min", "max": "max"}[operation]
-        new = getattr(tf, f"tensor_scatter_nd_{name}")(line, positions[:, None], values)
-        if name in ("min", "max") and values.dtype.is_floating:  # TensorFlow's scatters skip NaN
-            lost = tf.where(tf.math.is_nan(values), values, tf.zeros_like(values))
-            new = tf.tensor_scatter_nd_add(new, positions[:, None], lost)
-    return tf.reshape(new, tf.shape(old))
 
 
 BACKEND = TensorFlowBackend()
