@@ -6,7 +6,7 @@ The numbers are small integers and powers of two, of which every library compute
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -284,6 +284,20 @@ def test_a_value_of_another_shape_changes_nothing(backend: str, form: str) -> No
     assert v.version == 1
 
 
+@pytest.mark.parametrize("inside", [False, True], ids=["alone", "in a transaction"])
+@pytest.mark.parametrize("width", [1, 32])
+@pytest.mark.parametrize("index", [[0, 7, 2], [0, 2, 7, 2, -3], ([0, 7, 7], 0)], ids=["rows", "repeated", "elements"])
+def test_a_floating_point_error_leaves_no_row_half_written(index: Any, width: int, inside: bool) -> None:
+    v, model = sv.Variable(np.ones((100, width), "float32")), np.ones((100, width), "float32")
+    v.at[[7]].multiply(1e30)
+    model[7] = 1e30
+    with sv.transaction(v) if inside else nullcontext():
+        with np.errstate(over="raise"), pytest.raises(FloatingPointError, match="overflow"):
+            v.at[index].multiply(1e30)  # the first row does not overflow
+        assert_same(v, model)
+    assert_same(v, model)
+
+
 # -- who sees what, and in which memory ------------------------------------------------------------------------
 
 
@@ -313,8 +327,7 @@ def test_rows_are_written_in_place_unless_somebody_has_the_old_value(backend: st
     mask = given_as("numpy" if form == "list" else form, backend, np.arange(3000 * 64).reshape(3000, 64) % 3 == 0)
 
     def write_all() -> None:
-        with np.errstate(all="ignore"):  # else a warning, which is an error here, could leave a write half done
-            v.at[ids].add(1.0)
+        v.at[ids].add(1.0)
         v[ids] = 2.0
         if backend != "tensorflow":  # which computes the whole value for a mask of many elements, and keeps it
             v[mask] = 3.0

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import math
 import operator
+import warnings
 from typing import Any
 
 import numpy as np
 
 from .._public import public
-from .indexing import Selection
+from .indexing import Selection, repeats
 from .shapes import Shape
 from .types import HostArray, Operation
 
-__all__ = ["AT_OPERATIONS", "ONE_BY_ONE", "combine", "dlpack_of_host", "empty_aligned", "put_in_place"]
+__all__ = [
+    "AT_OPERATIONS",
+    "ONE_BY_ONE",
+    "combine",
+    "dlpack_of_host",
+    "empty_aligned",
+    "may_raise",
+    "put_in_place",
+    "rows_of",
+]
 
 #: The operations of ``v.at[i]``, each with its NumPy ufunc; ``set`` has none.
 AT_OPERATIONS: dict[str, Any] = {
@@ -42,6 +52,10 @@ _BINARY: dict[str, Operation] = {
 #: The operations of which the results depend on the order, or on whether two operands are combined first.
 ONE_BY_ONE = ("divide", "floor_divide", "remainder", "power")
 
+# The elements of a row from which it is faster to look whether rows are repeated, and then to read, compute and write
+# them, than `ufunc.at` is, which takes ten times as long for each element.
+_WIDE = 8
+
 # JAX and TensorFlow share a host buffer only if it has this alignment in bytes; malloc gives 16.
 _ALIGNMENT = 64
 
@@ -63,18 +77,49 @@ def dlpack_of_host(array: HostArray, request: dict[str, Any]) -> Any:
 
 @public("statevar.backends")
 def put_in_place(target: HostArray, x: HostArray, operation: str, where: Selection) -> None:
-    """Does `Backend.put` in a writable NumPy array."""
-    ufunc = AT_OPERATIONS[operation]
+    """Does `Backend.put` in a writable NumPy array. If it raises, the array is as it was."""
+    ufunc, index = AT_OPERATIONS[operation], where.index
     if ufunc is None:
-        target[where.index] = x
-    elif where.basic:
-        target[where.index] = ufunc(target[where.index], x)
+        target[index] = x
+        return
+    if where.basic or where.mask is not None:
+        target[index] = ufunc(target[index], x)
+        return
+    rows = rows_of(where)
+    if rows is not None and math.prod(where.of_shape[1:]) >= _WIDE and not repeats(rows.ravel()):
+        target[index] = ufunc(target[index], x)
+        return
+    if 0 < x.ndim < len(where.shape):
+        x = np.broadcast_to(x, where.shape)  # np.add.at(zeros(5), [[0, 1], [0, 1]], ones(2)) reads past the end of x
+    if not may_raise():
+        ufunc.at(target, index, x)
+    elif rows is None:
+        aside = target.copy()
+        ufunc.at(aside, index, x)
+        target[...] = aside
     else:
-        if (
-            0 < x.ndim < len(where.shape)
-        ):  # NumPy reads past the end of x: np.add.at(zeros(5), [[0, 0], [0, 0]], ones(2))
-            x = np.broadcast_to(x, where.shape)
-        ufunc.at(target, where.index, x)
+        found, places = np.unique(rows, return_inverse=True)
+        aside = target[found]
+        ufunc.at(aside, places.reshape(rows.shape), x)
+        target[found] = aside
+
+
+def rows_of(where: Selection) -> HostArray | None:
+    """The numbers of the selected rows, none of them negative; None if the index is not one array of numbers."""
+    index = where.index
+    if len(index) != 1 or type(rows := index[0]) is not np.ndarray or rows.dtype.kind == "b":
+        return None
+    rows = rows.astype(np.intp)
+    rows[rows < 0] += where.of_shape[0]
+    return rows
+
+
+def may_raise() -> bool:
+    """Whether a floating-point error would raise an exception, which NumPy does after it has written the result."""
+    modes = set(np.geterr().values())
+    if modes <= {"ignore"}:
+        return False
+    return not modes <= {"ignore", "warn"} or any(each[0] == "error" for each in warnings.filters)
 
 
 @public("statevar.backends")

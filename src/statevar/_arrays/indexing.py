@@ -7,6 +7,7 @@ which they use the index itself if it is basic, and coordinates if it is not.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from types import EllipsisType
@@ -35,24 +36,43 @@ class Selection:
 
     Attributes:
         index: a tuple of ints, slices, Ellipsis, None and NumPy arrays.
-        shape: the shape of the selected elements.
         of_shape: the shape of the array that is indexed.
+        mask: the index as a boolean array that covers the leading axes, or None if it is anything else.
         basic: whether the index has no arrays, so that no element is selected twice.
         reverses: whether a slice has a negative step.
     """
 
-    __slots__ = ("basic", "index", "of_shape", "reverses", "shape")
+    __slots__ = ("_selected", "basic", "index", "mask", "of_shape", "reverses")
+
+    mask: Any
+    _selected: Shape | None
 
     def __init__(self, index: tuple[Any, ...], of_shape: Shape) -> None:
         self.index = index
         self.of_shape = of_shape
-        rows = len(index) == 1 and type(part := index[0]) is np.ndarray and part.dtype.kind in "iu"
-        if rows and of_shape:  # then no array of all elements need be looked at
-            self.shape = _probe(of_shape[:1])[index].shape + of_shape[1:]
-        else:
-            self.shape = _probe(of_shape)[index].shape
-        self.basic = not rows and all(type(part) in _BASIC for part in index)
-        self.reverses = not rows and any(type(part) is slice and (part.step or 1) < 0 for part in index)
+        self.mask = None
+        if len(index) == 1 and of_shape and type(only := index[0]) is np.ndarray:
+            self.basic = self.reverses = False
+            if only.dtype.kind != "b":  # only the first axis need be looked at
+                self._selected = _probe(of_shape[:1])[only].shape + of_shape[1:]
+                return
+            if only.ndim and only.shape == of_shape[: only.ndim]:
+                self.mask = only
+                self._selected = None
+                return
+        self._selected = _probe(of_shape)[index].shape
+        self.basic = all(type(part) in _BASIC for part in index)
+        self.reverses = any(type(part) is slice and (part.step or 1) < 0 for part in index)
+
+    @property
+    def shape(self) -> Shape:
+        """The shape of the selected elements. Those of a mask are counted when somebody asks."""
+        if (selected := self._selected) is None:
+            selected = self._selected = (self._count(), *self.of_shape[len(self.mask.shape) :])
+        return selected
+
+    def _count(self) -> int:
+        return int(np.count_nonzero(self.mask))
 
     def coordinates(self) -> tuple[HostArray, ...]:
         """The positions of the selected elements along each axis: one integer array of `shape` per axis."""
@@ -179,11 +199,11 @@ class OwnSelection(Selection):
     Only a backend with `takes_index` gets one. Either it is a mask, or its index has integer arrays.
 
     Attributes:
-        mask: a boolean array of the library that covers the leading axes, or None.
+        mask: as in `Selection`, an array of the library.
         index: without a mask, a tuple of ints, slices with positive steps, Ellipsis, None and arrays, also of NumPy.
     """
 
-    __slots__ = ("_library", "_selected", "mask")
+    __slots__ = ("_library",)
 
     def __init__(self, library: OwnArrays, index: tuple[Any, ...], of_shape: Shape, mask: Any, shape: Any) -> None:
         self._library = library
@@ -191,14 +211,10 @@ class OwnSelection(Selection):
         self.of_shape = of_shape
         self.mask = mask
         self.basic = self.reverses = False
-        self._selected: Shape | None = shape
+        self._selected = shape
 
-    @property
-    def shape(self) -> Shape:
-        """The shape of the selected elements. For a mask, the device must first have counted them."""
-        if self._selected is None:
-            self._selected = (self._library.count_nonzero(self.mask), *self.of_shape[len(self.mask.shape) :])
-        return self._selected
+    def _count(self) -> int:
+        return self._library.count_nonzero(self.mask)  # for which the device is waited for
 
     def rows(self) -> Rows | None:
         """None, since the numbers of the rows are not known on the host."""
@@ -266,6 +282,8 @@ def select(
         IndexingError: the index is out of bounds, has too many parts or a mask of another shape, or is no index.
     """
     try:
+        if type(index) is np.ndarray and index.ndim and index.dtype.kind in "iub":  # most often: rows, or a mask
+            return Selection((index,), shape)
         parts = index if type(index) is tuple else (index,)
         if not is_basic(index):
             if opened is not None:
@@ -319,7 +337,7 @@ def _clean_own(part: Any, library: OwnArrays) -> Any:
 
 
 def _clean(part: Any) -> Any:
-    if type(part) in _BASIC or (type(part) is np.ndarray and part.dtype.kind in "iu" and part.ndim):
+    if type(part) in _BASIC or (type(part) is np.ndarray and part.ndim and part.dtype.kind in "iub"):
         return part
     if isinstance(part, slice):
         return slice(part.start, part.stop, part.step)
@@ -339,8 +357,9 @@ def _clean(part: Any) -> Any:
     return array if array.ndim or array.dtype.kind == "b" else int(array)
 
 
+@functools.lru_cache(maxsize=64)  # the same tables are indexed again and again
 def _probe(shape: Shape) -> HostArray:
-    """Makes an array of any shape that takes one byte of memory."""
+    """Makes an array of any shape that takes one byte of memory, only to be indexed."""
     return np.ndarray(shape, np.uint8, _BYTE, 0, (0,) * len(shape))
 
 

@@ -125,7 +125,7 @@ def selects(cell: Shaped, operation: str, x: Array, index: Any) -> Selection:
     """Returns the selection of an index; raises ShapeError unless the operand broadcasts into it."""
     where = select(index, cell.shape, cell._path, cell._backend, index_part)
     shape = cell._backend.shape(x)
-    if shape and not broadcasts_into(shape, where.shape):
+    if shape and shape != where.shape and not broadcasts_into(shape, where.shape):
         raise ShapeError.of(
             operation, f"shape {shape} does not broadcast into the selected shape {where.shape}", cell._path
         )
