@@ -21,7 +21,7 @@ from .._arrays.indexing import Selection
 from .._arrays.registry import owner_of
 from .._arrays.shapes import DeclaredShape, Shape, fits, is_static
 from .._arrays.stored import Stored
-from .._arrays.tracing import Tracing, loaded_tracings
+from .._arrays.tracing import Tracing
 from .._arrays.types import Array
 from ..errors import (
     ComputationError,
@@ -39,6 +39,7 @@ from .foreign import check_readable
 from .holds import BUSY, IN_PROGRAMS, Hold
 from .lost import destroyed, forget, lose, missing
 from .operators import has_traced, unwrapped_index
+from .traced import check_no_trace, traced_write
 from .watchers import Watchers
 from .writes import ASSIGN, KEPT, REDECLARE, Write, writes_of
 
@@ -324,7 +325,7 @@ class Cell:
             return self
         backend = self._backend
         if hold is None and (elsewhere := backend.traced_elsewhere) is not None and elsewhere():
-            raise self._traced_write(write.operation)
+            raise traced_write(self, write.operation)
         traced = False
         if hold is None and (tracing := backend.tracing) is not None:  # NumPy has none of what follows
             traced = tracing.is_tracing()
@@ -463,7 +464,7 @@ class Cell:
         """Writes as a step of the program that is being traced, without lock, snapshot or version."""
         backend = self._backend
         if not tracing.writes_when_traced:
-            raise self._traced_write(write.operation)
+            raise traced_write(self, write.operation)
         if overlays.active and overlays.current() is not None:
             raise TraceError.of(
                 write.operation,
@@ -485,45 +486,6 @@ class Cell:
             verb, op = "assign", op if self._constraint is None else None
         self._handle = backend.write_traced(handle, verb, x, op, where)
         return self
-
-    def _is_traced_elsewhere(self) -> bool:
-        """Whether a program is traced, and kept, of which the variable cannot be part."""
-        elsewhere = self._backend.traced_elsewhere
-        return elsewhere is not None and elsewhere()
-
-    def _tracing_library(self) -> str:
-        """The name of the library that traces this code: another one, or perhaps the variable's own."""
-        loaded = loaded_tracings()
-        for name, each in loaded.items():
-            if name != self._backend.name and each.keeps():
-                return name
-        # Dynamo follows Python code itself, and may have given up on this function: then it does not tell.
-        return next(iter(loaded))
-
-    def _way_out(self, library: str) -> str:
-        """What to do instead of code that a library traces."""
-        if library == self._backend.name:
-            return f"use sv.jit, since a program that {library} makes in this way has no variables"
-        return f"create the variable with backend={library!r} and use sv.jit"
-
-    def _traced_write(self, operation: str) -> TraceError:
-        hint = "return the new value from the traced function and assign it outside"
-        who = "this code is being traced"
-        if self._is_traced_elsewhere():
-            name = self._tracing_library()
-            who = f"{name} is tracing this code"
-            hint = f"{self._way_out(name)}; or {hint}"
-        problem = f"{who}: the write would happen once, during the trace, and not in later calls"
-        return TraceError.of(operation, problem, self._path, hint)
-
-    def _check_traced(self, operation: str, overlay: overlays.Overlay | None) -> None:
-        """Raises TraceError if the code is traced by a library that cannot make a write part of its program."""
-        if overlay is not None and overlay.holds_values:
-            return
-        tracing = self._backend.tracing
-        own = tracing is not None and not tracing.writes_when_traced and tracing.is_tracing()
-        if own or self._is_traced_elsewhere():
-            raise self._traced_write(operation)
 
     def _computed(self, write: Write, old: Any, x: Array, where: Any) -> Array:
         """The value to assign: the result of the operation, constrained, checked against dtype and shape."""
@@ -560,7 +522,8 @@ class Cell:
     def _while_held(self, operation: str, what: str, body: Callable[[Any, Hold], Any]) -> Any:
         """Calls ``body(cell, hold)`` with the cell to write and a hold of it: other writers wait, readers do not."""
         overlay = overlays.current() if overlays.active else None
-        self._check_traced(operation, overlay)
+        if overlay is None or not overlay.holds_values:
+            check_no_trace(self, operation)
         target: Cell = self if overlay is None else overlay.write(self)
         hold = Hold(what)
         try:  # begins before `_take`, since Ctrl-C may come right after it
@@ -579,7 +542,8 @@ class Cell:
     def _held(self, operation: str, what: str) -> Iterator[tuple[Cell, Hold]]:
         """Holds the cell during a ``with`` block, as `_while_held` does during a call."""
         overlay = overlays.current() if overlays.active else None
-        self._check_traced(operation, overlay)
+        if overlay is None or not overlay.holds_values:
+            check_no_trace(self, operation)
         target: Cell = self if overlay is None else overlay.write(self)
         hold = Hold(what)
         try:

@@ -13,7 +13,7 @@ from .._arrays.registry import default_backend, get_backend, owner_of, register_
 from .._arrays.shapes import ShapeLike, canonical_shape
 from .._arrays.types import HostArray
 from .._public import public
-from ..errors import ConflictError, DTypeError, TraceError, describe
+from ..errors import ConflictError, DTypeError, describe
 from . import overlays, scopes
 from .cell import Aggregation, Cell, State
 from .convert import inferred_dtype
@@ -28,6 +28,7 @@ from .frozen import FrozenVariable
 from .holds import BUSY, Hold
 from .lost import check_not_lost, destroyed
 from .protocols import Protocols
+from .traced import check_traced_read
 from .watchers import Callback, Subscription
 from .writes import ASSIGN, PUT, REDECLARE, refused
 
@@ -299,7 +300,7 @@ class Variable(Cell, Protocols, Elsewhere):
             return self._read()
         if (keeps := tracing.anywhere) is not None:  # only a library that traces destroys arrays
             if keeps():
-                self._check_traced_read()
+                check_traced_read(self)
             if (is_destroyed := self._backend.is_destroyed) is not None and is_destroyed(snapshot):
                 raise destroyed("read", self._path)
         return snapshot
@@ -309,26 +310,10 @@ class Variable(Cell, Protocols, Elsewhere):
             refuses("value", "a value is read-only", "v.assign(x), or v[...] = x for a value that broadcasts")
         )
 
-    def _check_traced_read(self) -> None:
-        """Raises TraceError if a library would build the current value into a program that it keeps."""
-        own, name, hint = self._guard, self._backend.name, "use sv.jit, or sv.functionalize; or pass the value"
-        if own is None or own.may_read(None):
-            if not self._is_traced_elsewhere():
-                return
-            name = self._tracing_library()
-            hint = f"{self._way_out(name)}; or pass the value"
-        raise TraceError.of(
-            "read",
-            f"{name} is tracing this code: the current value would be baked into the compiled function and never "
-            "updated",
-            self._path,
-            f"{hint} as an argument",
-        )
-
     def _read(self) -> Any:
         current = self._current() if overlays.active else self
         if (self._guard is not None or self._backend.traced_elsewhere is not None) and not current._is_value:
-            self._check_traced_read()
+            check_traced_read(self)
         value = current._stored()
         if not overlays.active:
             return value
