@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from .._arrays.tracing import loaded_tracings
 from ..errors import TraceError
 
-if TYPE_CHECKING:
-    from .cell import Cell
-
 __all__ = ["check_no_trace", "check_traced_read", "traced_write"]
 
 
-def check_traced_read(cell: Cell) -> None:
+def check_traced_read(cell: Any) -> None:
     """Raises TraceError if a library would build the current value into a program that it keeps."""
     own, name, hint = cell._guard, cell._backend.name, "use sv.jit, or sv.functionalize"
     if own is None or own.may_read(None):
@@ -29,7 +26,7 @@ def check_traced_read(cell: Cell) -> None:
     )
 
 
-def check_no_trace(cell: Cell, operation: str) -> None:
+def check_no_trace(cell: Any, operation: str) -> None:
     """Raises TraceError if the code is traced by a library that cannot make a write part of its program."""
     tracing = cell._backend.tracing
     own = tracing is not None and not tracing.writes_when_traced and tracing.is_tracing()
@@ -37,7 +34,7 @@ def check_no_trace(cell: Cell, operation: str) -> None:
         raise traced_write(cell, operation)
 
 
-def traced_write(cell: Cell, operation: str) -> TraceError:
+def traced_write(cell: Any, operation: str) -> TraceError:
     """The error for a write that would not be part of the program."""
     hint = "return the new value from the traced function and assign it outside"
     who = "this code is being traced"
@@ -49,13 +46,13 @@ def traced_write(cell: Cell, operation: str) -> TraceError:
     return TraceError.of(operation, problem, cell._path, hint)
 
 
-def _is_elsewhere(cell: Cell) -> bool:
+def _is_elsewhere(cell: Any) -> bool:
     """Whether a program is traced, and kept, of which the variable cannot be part."""
     elsewhere = cell._backend.traced_elsewhere
-    return elsewhere is not None and elsewhere()
+    return elsewhere is not None and bool(elsewhere())
 
 
-def _library(cell: Cell) -> str:
+def _library(cell: Any) -> str:
     """The name of the library that traces this code: another one, or perhaps the variable's own."""
     loaded = loaded_tracings()
     for name, each in loaded.items():
@@ -65,7 +62,7 @@ def _library(cell: Cell) -> str:
     return next(iter(loaded))
 
 
-def _way_out(cell: Cell, library: str) -> str:
+def _way_out(cell: Any, library: str) -> str:
     """What to do instead of code that a library traces."""
     if library == cell._backend.name:
         return f"use sv.jit, since a program that {library} makes in this way has no variables"
