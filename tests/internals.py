@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
+from statevar._arrays import draws
 from statevar._arrays.dtypes import HOST, dtype_kind
 from statevar._arrays.indexing import Selection, last_of_each
 from statevar._arrays.registry import get_backend
@@ -53,6 +54,7 @@ __all__ = [
     "copies",
     "decode",
     "digest_of",
+    "draws",
     "dtype_kind",
     "elsewhere",
     "encode",

@@ -42,6 +42,7 @@ import numpy as np
 
 from ._arrays.backend import Backend, Handle
 from ._arrays.dtypes import host_of, is_integer
+from ._arrays.first_values import FirstValue, Made
 from ._arrays.host import AT_OPERATIONS, combine, dlpack_of_host, put_in_place
 from ._arrays.indexing import OwnSelection, Rows, Selection, last_of_each, repeats, turns
 from ._arrays.placement import Spread, no_such_device, parse_device
@@ -57,8 +58,10 @@ __all__ = [
     "Array",
     "Backend",
     "DeclaredShape",
+    "FirstValue",
     "Handle",
     "HostArray",
+    "Made",
     "Operation",
     "OwnSelection",
     "Program",

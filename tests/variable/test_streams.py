@@ -106,7 +106,7 @@ class Races(torch.utils._python_dispatch.TorchDispatchMode):  # type: ignore[nam
             return wrapped
 
         with pytest.MonkeyPatch.context() as patch, self:
-            patch.setattr(module, "_tensor", seen(module._tensor))
+            patch.setattr(module, "shared_tensor", seen(module.shared_tensor))
             patch.setattr(torch, "from_numpy", seen(torch.from_numpy))
             yield
 

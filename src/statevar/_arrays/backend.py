@@ -23,6 +23,7 @@ import numpy as np
 from .._public import public
 from ..errors import describe
 from . import dtypes
+from .first_values import FirstValue, Made
 from .host import put_in_place
 from .indexing import OwnSelection, Selection
 from .placement import Spread
@@ -302,6 +303,30 @@ class Backend(ABC):
     @abstractmethod
     def create(self, array: Array, *, declared: DeclaredShape, device: Any, trainable: bool) -> Handle:
         """Makes a handle that stores an operand: a copy of it, even if it is immutable, as in `assign`."""
+
+    def create_from(self, first: FirstValue, *, declared: DeclaredShape, device: Any, trainable: bool) -> Handle:
+        """Makes a handle of a first value that nobody else has, so that its memory can be taken.
+
+        A better implementation takes no memory beyond the value: it makes a constant on the device, lets `fill` write
+        into the memory that it stores, or takes that of a `Made` array.
+
+        Args:
+            device: the device that was asked for, or None for the library's default; a `Made` array of this library
+                stays where it is.
+        """
+        if isinstance(first, Made) and self.owns(first.array):
+            x = first.array
+        else:
+            x = self.from_host(first.to_host(), device)
+        return self.create(x, declared=declared, device=device, trainable=trainable)
+
+    def is_unshared(self, held: list[Array]) -> bool:
+        """Whether it is certain that nobody but this list has its only element, an array of this library.
+
+        A variable then takes the memory of what a callable has returned. So the array must own its memory, have nothing
+        in it that it does not show, and be laid out as `create` would; where the library cannot tell, it is False.
+        """
+        return False
 
     @abstractmethod
     def device_of_handle(self, handle: Handle) -> Any:

@@ -60,12 +60,17 @@ _WIDE = 8
 _ALIGNMENT = 64
 
 
-def empty_aligned(shape: Shape, dtype: Any) -> HostArray:
-    """Makes an uninitialized, C-contiguous host array that every library can share without a copy."""
+def empty_aligned(shape: Shape, dtype: Any, *, zeros: bool = False) -> HostArray:
+    """Makes an uninitialized, C-contiguous host array that every library can share without a copy.
+
+    Args:
+        zeros: its bytes are zeros; the system gives the memory when somebody writes it.
+    """
     dtype = np.dtype(dtype)
+    make = np.zeros if zeros else np.empty
     if dtype.hasobject or dtype.kind == "T":
-        return np.empty(shape, dtype)
-    memory = np.empty(math.prod(shape) * dtype.itemsize + _ALIGNMENT, np.uint8)
+        return make(shape, dtype)
+    memory = make(math.prod(shape) * dtype.itemsize + _ALIGNMENT, np.uint8)
     return np.ndarray(shape, dtype, memory, -memory.ctypes.data % _ALIGNMENT)
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from .._arrays.backend import Backend
 from .._arrays.dtypes import KEYS, is_differentiable, keys_are_no_numbers
+from .._arrays.first_values import FirstValue
 from .._arrays.indexing import Selection
 from .._arrays.registry import owner_of
 from .._arrays.shapes import DeclaredShape, Shape, fits, is_static
@@ -33,7 +34,7 @@ from ..errors import (
     UninitializedError,
 )
 from . import overlays
-from .convert import to_operand, to_value, unwrapped
+from .convert import to_first, to_operand, to_value, unwrapped
 from .elsewhere import refuses
 from .foreign import check_readable
 from .holds import BUSY, IN_PROGRAMS, Hold
@@ -130,8 +131,13 @@ class Cell:
         trainable: bool,
         constraint: Callable[[Any], Any] | None,
         path: str,
+        fresh: bool = False,
     ) -> None:
-        """Makes a cell with a first value. A cell without one (None) has a declared shape."""
+        """Makes a cell with a first value. A cell without one (None) has a declared shape.
+
+        Args:
+            fresh: nobody else has the value, so that the cell can take its memory.
+        """
         self._backend = backend
         self._dtype_name = dtype
         try:
@@ -157,18 +163,23 @@ class Cell:
             self._declared = declared
             return
         overlay = overlays.current() if overlays.active else None
-        traced = overlay is not None and overlay.holds_values and backend.is_symbolic(unwrapped(value))
-        if traced:
-            x = to_value(value, backend, dtype, operation="Variable", path=path)
-        else:
-            x = to_operand(value, backend, dtype, operation="Variable", path=path, device=self._device)
-        shape = backend.shape(x)
+        x, traced = None, False
+        first = value if isinstance(value, FirstValue) else None
+        if fresh:
+            first = to_first(value, backend, dtype, operation="Variable", path=path)
+        if first is None:
+            traced = overlay is not None and overlay.holds_values and backend.is_symbolic(unwrapped(value))
+            if traced:
+                x = to_value(value, backend, dtype, operation="Variable", path=path)
+            else:
+                x = to_operand(value, backend, dtype, operation="Variable", path=path, device=self._device)
+        shape = backend.shape(x) if first is None else first.shape
         if declared is not None and not fits(shape, declared):
             problem = f"the initial value has shape {shape}, which does not fit the declared shape {declared}"
             raise ShapeError.of("Variable", problem, path)
         self._declared = shape if declared is None else declared
         if not traced:
-            self._create(x, shape)
+            self._create(x, shape, first)
         if overlay is not None:
             overlay.on_create(self, x if traced else None)
 
@@ -507,9 +518,13 @@ class Cell:
             )
         return new
 
-    def _create(self, x: Array, shape: Shape) -> None:
-        """Makes a handle that stores an operand, and takes it as the cell's own."""
-        handle = self._backend.create(x, declared=self._declared, device=self._device, trainable=self._trainable)
+    def _create(self, x: Array, shape: Shape, first: FirstValue | None = None) -> None:
+        """Makes a handle that stores an operand, or a first value in its place, and takes it as the cell's own."""
+        backend, declared, device, trainable = self._backend, self._declared, self._device, self._trainable
+        if first is None:
+            handle = backend.create(x, declared=declared, device=device, trainable=trainable)
+        else:
+            handle = backend.create_from(first, declared=declared, device=device, trainable=trainable)
         if (spread := self._backend.spread_handle(handle)) is not None:
             raise spread.refused("Variable", self._path)
         self._handle = handle

@@ -8,6 +8,7 @@ import numpy as np
 
 from .._arrays.backend import Backend
 from .._arrays.dtypes import KEYS, cast_host, check_kind, default_for, dtype_kind, dtype_name, narrows, number_to_host
+from .._arrays.first_values import Made
 from .._arrays.registry import owner_of
 from .._arrays.types import Array, HostArray
 from ..errors import DTypeError, InitializerError, RangeError, StatevarError, TraceError
@@ -16,7 +17,7 @@ from .foreign import array_in, check_readable, described, is_one_array, may_be_t
 #: Where an operand of a write is made: the verb moves it to the device of the variable.
 ANYWHERE: Final = object()
 
-__all__ = ["ANYWHERE", "host_from_python", "inferred_dtype", "to_operand", "to_value", "unwrapped"]
+__all__ = ["ANYWHERE", "host_from_python", "inferred_dtype", "to_first", "to_operand", "to_value", "unwrapped"]
 
 
 def unwrapped(value: Any) -> Any:
@@ -71,6 +72,24 @@ def to_operand(value: Any, backend: Backend, dtype: str, *, operation: str, path
         host, exact = host_from_python(value, operation, path)
     host = cast_host(host, dtype, exact=exact, operation=operation, path=path)
     return backend.operand_from_host(host) if device is ANYWHERE else backend.from_host(host, device)
+
+
+def to_first(value: Any, backend: Backend, dtype: str, *, operation: str, path: str) -> Made | None:
+    """A value that nobody else has, cast for a backend; None if its memory cannot be taken, as of a third library.
+
+    Raises:
+        DTypeError, RangeError: as `to_operand`.
+    """
+    if type(value) is np.ndarray:
+        host = cast_host(value, dtype, exact=False, operation=operation, path=path)
+        return Made(host, host.shape, dtype)
+    if owner_of(value) is backend:
+        native = backend.dtype(dtype)
+        made = backend.operand(value, native)
+        if made is None:
+            made = _cast_native(value, backend, dtype, native, operation, path)
+        return Made(made, backend.shape(made), dtype)
+    return None
 
 
 def _keeps_symbolic(backend: Backend) -> bool:

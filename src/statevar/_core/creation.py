@@ -7,11 +7,11 @@ from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .. import initializers
 from .._arrays.dtypes import KEYS, dtype_name, keys_are_no_numbers
 from .._arrays.registry import loaded_backends, owner_of
 from .._arrays.shapes import DeclaredShape, is_static
 from ..errors import DTypeError, InitializerError, ShapeError, describe
+from ..initializers import first_value, get, is_ours
 from . import overlays
 from .convert import unwrapped
 from .foreign import array_in, described, lists_arrays
@@ -27,18 +27,19 @@ _Caller = Callable[[tuple[int, ...], str], Any]
 
 def initial_value(
     initializer: Any, declared: DeclaredShape | None, dtype: str | None, seed: int | None
-) -> tuple[Any, str | None]:
-    """The initial value and the dtype to cast it to. Calls the initializer if it is a callable.
+) -> tuple[Any, str | None, bool]:
+    """The initial value, the dtype to cast it to, and whether nobody else has the value.
 
-    The value is None if the variable has none yet; the dtype is None if it follows from the value.
+    The value is None if the variable has none yet, and a `FirstValue` of an initializer of ours; any other callable is
+    called. The dtype is None if it follows from the value.
     """
     named = isinstance(initializer, str)
     if not named and seed is None and owner_of(initializer) is not None:  # the usual case, in half the time
-        return initializer, dtype
+        return initializer, dtype, False
     if named:
         if dtype in KEYS:
             raise keys_are_no_numbers("Variable", dtype)
-        initializer = partial(initializers.get(initializer), seed=seed)
+        initializer = get(initializer)
     elif seed is not None:
         raise InitializerError.of(
             "Variable",
@@ -52,30 +53,34 @@ def initial_value(
                 "got neither an initial value nor a shape",
                 hint="pass a value, or shape= and dtype= for a variable that is assigned later",
             )
-        return None, dtype
+        return None, dtype, False
     value = array_in(unwrapped(initializer))  # first, since another framework's variable may be callable
     if value is not initializer or not callable(value):
-        return value, dtype
+        return value, dtype, False
     if isinstance(initializer, type):
         initializer = _made(initializer)
     if lists_arrays(type(initializer)):
         problem, hint = described(initializer)
         raise InitializerError.of("Variable", problem, hint=hint)
+    if named or is_ours(initializer):
+        return first_value(initializer, _static(declared), dtype or "float32", seed), dtype or "float32", False
     call: Callable[[], Any] = initializer
-    if named or not _takes_nothing(initializer, declared):
-        caller = initializer if named else _caller(initializer)
+    if not _takes_nothing(initializer, declared):
         dtype = dtype or "float32"
-        call = partial(caller, _static(declared), dtype)
+        call = partial(_caller(initializer), _static(declared), dtype)
     with ExitStack() as stack:
         if overlays.active:  # a library may be tracing this code
             for backend in loaded_backends():
                 if backend.tracing is not None:
                     stack.enter_context(backend.tracing.outside_trace())
-        value = call()
+        held = [call()]
+    if (owner := owner_of(held[0])) is not None and owner.is_unshared(held):
+        return held.pop(), dtype, True
+    value = held.pop()
     if value is None:
         name = getattr(initializer, "__name__", type(initializer).__name__)
         raise InitializerError.of("Variable", f"the initializer {name} returned None", hint="return the initial value")
-    return array_in(unwrapped(value)), dtype
+    return array_in(unwrapped(value)), dtype, False
 
 
 def _static(declared: DeclaredShape | None) -> tuple[int, ...]:

@@ -113,7 +113,7 @@ class Variable(Cell, Protocols, Elsewhere):
             scopes.check_name(name)
         declared = None if shape is None else canonical_shape(shape)
         asked = None if dtype is None else dtype_name(dtype)
-        value, asked = initial_value(initializer, declared, asked, seed)
+        value, asked, fresh = initial_value(initializer, declared, asked, seed)
         owner = owner_of(value)
         path = "" if name is None else scopes.path_of(name)
         if value is not None:
@@ -139,6 +139,7 @@ class Variable(Cell, Protocols, Elsewhere):
             trainable=trainable is True or _flag("trainable", trainable),
             constraint=constraint,
             path=path,
+            fresh=fresh,
         )
         if name is None:
             self._name = scopes.unique_name("variable")

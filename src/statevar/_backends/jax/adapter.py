@@ -21,6 +21,7 @@ import numpy as np
 
 from ..._arrays.backend import Backend
 from ..._arrays.dtypes import HOST, KEYS, is_integer, keys_are_no_numbers
+from ..._arrays.first_values import FirstValue, Made
 from ..._arrays.host import ONE_BY_ONE, combine
 from ..._arrays.indexing import OwnSelection, Selection, last_of_each, turns
 from ..._arrays.placement import Spread, no_such_device, parse_device
@@ -28,6 +29,7 @@ from ..._arrays.shapes import DeclaredShape
 from ..._arrays.stored import Stored
 from ..._arrays.types import HostArray, Operation
 from ...errors import DeviceError, DTypeError, ReentrantWriteError
+from .first_values import made
 from .indices import count_nonzero, get_own, is_outside, program_of_put, takes_index
 from .keys import is_key, key_dtype, packed, unpacked
 from .pytree import register
@@ -239,6 +241,18 @@ class JAXBackend(Backend):
             fresh = jnp.array(array) if device is None else jax.device_put(array.copy(), device)
             return _Handle(fresh)
         return _Handle(_copied(array if device is None else jax.device_put(array, device)))
+
+    def create_from(self, first: FirstValue, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
+        if self.tracing.is_tracing():  # as in `create`
+            with self.tracing.outside_trace():
+                return self._create_from(first, device)
+        return self._create_from(first, device)
+
+    def _create_from(self, first: FirstValue, device: Any) -> Any:
+        if isinstance(first, Made) and not isinstance(first.array, np.ndarray):
+            return self._create(first.array, device)
+        array = made(first, device)
+        return self._create(first.to_host(), device) if array is None else _Handle(array)
 
     def device_of_handle(self, handle: Any) -> Any:
         return self.device_of(handle.array)

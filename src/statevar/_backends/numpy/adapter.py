@@ -13,11 +13,13 @@ import sys
 from collections.abc import Callable
 from sys import getrefcount
 from typing import Any
+from weakref import getweakrefcount
 
 import numpy as np
 
 from ..._arrays.backend import Backend
 from ..._arrays.dtypes import HOST, is_integer
+from ..._arrays.first_values import FirstValue
 from ..._arrays.host import dlpack_of_host, empty_aligned, may_raise, put_in_place
 from ..._arrays.indexing import Selection
 from ..._arrays.placement import no_such_device, parse_device
@@ -128,6 +130,10 @@ class _Fork:
         return getrefcount(handle.published) == _UNHELD_PUBLISHED + 1 and getrefcount(handle.base) == _UNHELD_BASE
 
 
+def _references_in(held: list[Any]) -> int:
+    return getrefcount(held[0])
+
+
 def _references(handle: _Handle) -> tuple[int, int]:
     return getrefcount(handle.published), getrefcount(handle.base)
 
@@ -149,6 +155,7 @@ def _calibrate() -> tuple[int, int]:
 
 _UNHELD = _calibrate()
 _UNHELD_PUBLISHED, _UNHELD_BASE = _UNHELD
+_UNHELD_IN_LIST = _references_in([np.zeros(2)]) if _UNHELD_PUBLISHED > 0 else -1
 _new: Callable[[HostArray], _Handle] = _Handle if _UNHELD_PUBLISHED > 0 else _Marked
 
 
@@ -292,6 +299,19 @@ class NumPyBackend(Backend):
 
     def create(self, array: HostArray, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
         return _new(_copy(array))
+
+    def create_from(self, first: FirstValue, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
+        return _new(first.to_host())
+
+    def is_unshared(self, held: list[Any]) -> bool:
+        array = held[0]
+        if type(array) is not np.ndarray or array.base is not None or array.dtype.kind in "OT":
+            return False
+        flags = array.flags
+        if not (flags.c_contiguous and flags.owndata and flags.writeable) or getweakrefcount(array):
+            return False
+        del array, flags
+        return _references_in(held) == _UNHELD_IN_LIST
 
     def device_of_handle(self, handle: Any) -> Any:
         return "cpu"

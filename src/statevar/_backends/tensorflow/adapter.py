@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from ..._arrays.backend import Backend
 from ..._arrays.dtypes import is_integer
+from ..._arrays.first_values import FirstValue
 from ..._arrays.host import dlpack_of_host
 from ..._arrays.indexing import Selection
 from ..._arrays.placement import Spread, no_such_device, parse_device
@@ -31,6 +32,7 @@ from ..._arrays.types import HostArray, Operation
 from ..._arrays.unreadable import Unreadable
 from ...errors import DeviceError, DTypeError, ShapeError
 from . import namespace, rows
+from .first_values import made
 from .operators import operate
 from .tracing import TRACING, ours
 
@@ -258,6 +260,14 @@ class TensorFlowBackend(Backend):
             variable = make(array, trainable=trainable, shape=shape)
             variable._statevar = True
             return _Handle(variable)
+
+    def create_from(self, first: FirstValue, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
+        with tf.init_scope():
+            tensor = made(first, self.device(None) if device is None else device)
+        if tensor is None:
+            return super().create_from(first, declared=declared, device=device, trainable=trainable)
+        tensor._statevar_owned = True
+        return self.create(tensor, declared=declared, device=device, trainable=trainable)
 
     def device_of_handle(self, handle: Any) -> Any:
         return self.device_of(handle.variable)

@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from ..._arrays.backend import Backend
 from ..._arrays.dtypes import is_integer
+from ..._arrays.first_values import FirstValue, Made
 from ..._arrays.host import dlpack_of_host
 from ..._arrays.indexing import Selection
 from ..._arrays.placement import Spread, no_such_device, parse_device
@@ -30,8 +31,10 @@ from ..._arrays.stored import Stored
 from ..._arrays.types import HostArray, Operation
 from ..._arrays.unreadable import Unreadable
 from ...errors import DeviceError, DTypeError, describe
-from .dtypes import AS_BITS, DTYPES, FROM_BITS, NAMES, ON_HOST
+from .dtypes import AS_BITS, DTYPES, NAMES, ON_HOST
+from .first_values import is_unshared, made
 from .functions import call_reading, only_reading
+from .host import shared_array, shared_tensor
 from .indices import is_outside, takes_index
 from .namespace import namespace_for
 from .pytree import register
@@ -350,31 +353,27 @@ class TorchBackend(Backend):
     def operand_from_host(self, array: HostArray) -> Tensor:
         if _in_dynamo():
             return torch.as_tensor(array, device="cpu")  # Dynamo cannot follow an array's dtype
-        return _tensor(np.array(array))
+        return shared_tensor(np.array(array))
 
     def to_host(self, array: Tensor) -> HostArray:
         tensor = array.detach()
         if not tensor.is_cpu or streams.on_host:
             catch_up(tensor)  # another stream may have read it, such as that of the thread which saves
         tensor = tensor.resolve_conj().resolve_neg().cpu()
-        if tensor.dtype in AS_BITS:
-            same_width, _, host = AS_BITS[tensor.dtype]
-            result: HostArray = tensor.view(same_width).numpy().view(host)
-        else:
-            result = tensor.numpy()
+        result = shared_array(tensor)
         result.setflags(write=False)
         return result
 
     def import_array(self, array: Any, dtype: Any = None) -> Tensor:
         if isinstance(array, Tensor):
             return array
-        return _tensor(np.array(array))  # a copy, since a torch tensor cannot be read-only
+        return shared_tensor(np.array(array))  # a copy, since a torch tensor cannot be read-only
 
     def call_reading(self, function: Any, args: Any, kwargs: Any, lent: Any, refusal: Any) -> Any:
         return call_reading(function, args, kwargs, lent, refusal)
 
     def as_other_operand(self, array: HostArray) -> Any:
-        return _tensor(np.array(array))
+        return shared_tensor(np.array(array))
 
     def cast(self, array: Tensor, dtype: Any) -> Tensor:
         return array.to(dtype)
@@ -435,6 +434,24 @@ class TorchBackend(Backend):
             tensor = tensor.to(device)
         tensor = tensor.clone(memory_format=_CONTIGUOUS)
         return _Handle(torch.nn.Parameter(tensor, requires_grad=trainable))
+
+    def create_from(self, first: FirstValue, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
+        if _is_inference():
+            with torch.inference_mode(False):
+                return self.create_from(first, declared=declared, device=device, trainable=trainable)
+        if _modes_open():  # as in `create`
+            with _disable_current_modes():
+                return self.create_from(first, declared=declared, device=device, trainable=trainable)
+        if _in_dynamo():
+            return super().create_from(first, declared=declared, device=device, trainable=trainable)
+        if isinstance(first, Made) and isinstance(first.array, Tensor):
+            tensor = first.array if device is None else first.array.to(device)  # itself, if it is there
+        else:
+            tensor = made(first, self.dtype(first.dtype), self.device(None) if device is None else device)
+        return _Handle(torch.nn.Parameter(tensor, requires_grad=trainable))
+
+    def is_unshared(self, held: list[Any]) -> bool:
+        return is_unshared(held)
 
     def device_of_handle(self, handle: Any) -> Any:
         return handle.parameter.device
@@ -550,7 +567,7 @@ class TorchBackend(Backend):
         return _ForkOnStreams(array.detach(), renewed(handle.use, array))
 
     def fork_from_host(self, handle: Any, array: HostArray) -> Any:
-        tensor = _tensor(array).to(handle.parameter.device)
+        tensor = shared_tensor(array).to(handle.parameter.device)
         if handle.use is not None:
             return _ForkOnStreams(tensor, renewed(handle.use, tensor))
         return _Fork(tensor, handle.plain)
@@ -676,17 +693,6 @@ def _traced(handle: _Handle, x: Tensor) -> _Handle:
     handle.traced = handle.careful = True
     handle.parameter.detach().copy_(x.detach())
     return handle
-
-
-def _tensor(fresh: HostArray) -> Tensor:
-    """Returns a tensor that shares the memory of a fresh host array."""
-    if _modes_open():  # under the modes of `sv.jit`, the tensor would have no values
-        with _disable_current_modes():
-            return _tensor(fresh)
-    if fresh.dtype in FROM_BITS:
-        dtype, bits = FROM_BITS[fresh.dtype]
-        return torch.from_numpy(fresh.view(bits)).view(dtype)
-    return torch.from_numpy(fresh)
 
 
 def _received(argument: Any) -> Any:
