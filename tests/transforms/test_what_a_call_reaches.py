@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from types import ModuleType, SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -264,6 +264,108 @@ def test_what_does_not_matter_is_not_compiled_again(backend: str) -> None:
     assert backend == "numpy" or len(runs) <= before + 3  # once, when the empty list of `rest` got a variable
 
 
+class Above:
+    v: Any = None
+
+
+class Below(Above):
+    pass
+
+
+class Another:
+    v: Any = None
+
+
+@pytest.mark.parametrize("how", ["attribute", "class", "subclass", "base"])
+def test_a_class_attribute_that_no_longer_counts(how: str, backend: str) -> None:
+    """An attribute of the object, or another class, took the place of it; the old one went on being written."""
+    Above.v, Another.v = var(backend), var(backend, 100.0)
+    old, new, each = Above.v, Another.v, Below()
+    holder = [each]
+    step = sv.jit(lambda: add_to(holder[0].v), backend=backend)
+    step()
+    step()
+    if how == "attribute":
+        each.v = new
+    elif how == "class":
+        each.__class__ = Another  # type: ignore[assignment]
+    elif how == "subclass":
+        Below.v = new
+    else:
+        Above.v = new
+    try:
+        step()
+    finally:
+        if how == "subclass":
+            del Below.v
+    assert (float(old), float(new)) == (2.0, 101.0)
+
+
+def test_a_variable_that_is_frozen(backend: str) -> None:
+    """Its setting was part of the program for ever."""
+    runs = []
+    a, b = var(backend, 1.0), var(backend, 1.0)
+
+    def train() -> None:
+        runs.append(1)
+        for variable, gradient in sv.grad(lambda: a * b)().items():
+            variable.assign_sub(gradient * 0.0 + 1.0)
+
+    step = sv.jit(train, backend=backend)
+    step()
+    b.trainable = False
+    step()
+    b.trainable = True
+    step()
+    before = len(runs)
+    assert (float(a), float(b)) == (-2.0, -1.0)
+    for frozen in (True, False, True):
+        b.trainable = not frozen
+        step()
+    assert (float(a), float(b)) == (-5.0, -2.0)
+    assert backend == "numpy" or len(runs) == before  # both programs are kept
+    var(backend).trainable = False  # another one's setting does not matter
+    step()
+    assert backend == "numpy" or len(runs) == before
+
+
+def test_a_constraint_that_is_replaced(backend: str) -> None:
+    v = var(backend, 1.0)
+    step = sv.jit(lambda: add_to(v), backend=backend)
+    step()
+    v.constraint = lambda x: x * 10.0
+    step()
+    assert float(v) == 30.0
+    v.constraint = None
+    step()
+    assert float(v) == 31.0
+
+
+def test_a_program_for_each_autocast(backend: str) -> None:
+    v = var(backend, [1.0, 2.0])
+    read = sv.jit(lambda: v * 2, backend=backend)
+
+    class Model:
+        @sv.jit
+        def read(self, scale: Any) -> Any:
+            return v * 2
+
+    model = Model()
+
+    def dtypes() -> list[str]:
+        return [sv.Variable(each).dtype_name for each in (read(), model.read(1.0))]
+
+    assert dtypes() == ["float32"] * 2
+    for _ in range(2):
+        with sv.autocast("float16"):
+            assert dtypes() == ["float16"] * 2
+            with sv.autocast("bfloat16"):
+                assert dtypes() == ["bfloat16"] * 2
+            with sv.autocast(None):
+                assert dtypes() == ["float32"] * 2
+        assert dtypes() == ["float32"] * 2
+
+
 def test_variables_that_change_places_are_compiled_once(backend: str) -> None:
     """As a target network does."""
     runs = []
@@ -348,8 +450,6 @@ def test_equal_objects_have_their_own_variables(kind: Any, backend: str) -> None
 @pytest.mark.parametrize("options", [{"static_argnums": 0}, {"static_argnames": "model"}, {"static_argnums": -2}, {}])
 def test_an_object_as_an_argument(options: dict[str, Any], backend: str) -> None:
     """Equal objects shared a program, and a variable that was replaced in one went on being written."""
-    if backend == "jax" and not options:
-        pytest.skip("JAX takes only arrays and static arguments")
 
     def add(model: Any, x: Any) -> Any:
         return model.v.assign_add(x).value * 1.0
@@ -369,6 +469,92 @@ def test_an_object_as_an_argument(options: dict[str, Any], backend: str) -> None
     del second
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda each: [each],
+        lambda each: ([each, 1.0],),
+        lambda each: {"model": each},
+        lambda each: defaultdict(list, model=each),
+        lambda each: Pair(1.0, each),
+        lambda each: {each.v},
+    ],
+)
+def test_an_object_in_a_container(wrapped: Callable[[Any], Any], backend: str) -> None:
+    """Equal objects in containers shared a program; JAX raised an error of its own."""
+
+    def add(container: Any, x: Any) -> Any:
+        (each,) = _flat(container)
+        (each if isinstance(each, sv.Variable) else each.v).assign_add(x)
+
+    step = sv.jit(add, backend=backend)
+    first, second = Equal(1, var(backend)), Equal(1, var(backend))
+    for model, x in [(first, 1.0), (second, 10.0), (first, 100.0)]:
+        step(wrapped(model), x)
+    assert (float(first.v), float(second.v)) == (101.0, 10.0)
+
+
+class Pair(NamedTuple):
+    x: float
+    model: Any
+
+
+def _flat(container: Any) -> list[Any]:
+    if isinstance(container, dict):
+        container = list(container.values())
+    if isinstance(container, list | tuple | set):
+        return [leaf for each in container for leaf in _flat(each)]
+    return [container] if isinstance(container, Equal | sv.Variable) else []
+
+
+@pytest.mark.parametrize("static", [{"static_argnums": 0}, {"static_argnames": "models"}])
+def test_objects_in_a_static_tuple(static: dict[str, Any], backend: str) -> None:
+    step = sv.jit(lambda models: add_to(*[each.v for each in models]), backend=backend, **static)
+    first, second = Equal(1, var(backend)), Equal(1, var(backend))
+    for model in (first, second, first):
+        step(models=(model,)) if "static_argnames" in static else step((model,))
+    assert (float(first.v), float(second.v)) == (2.0, 1.0)
+
+
+def test_arrays_beside_an_object_are_data(backend: str) -> None:
+    """They are passed at each call, and not part of the program."""
+    runs = []
+    model = Plain(v=var(backend))
+
+    def step(batch: Any) -> None:
+        runs.append(1)
+        batch["model"].v.assign_add(batch["x"])
+
+    compiled = sv.jit(step, backend=backend)
+    for number in range(4):
+        compiled({"model": model, "x": np.float32(number)})
+        if number == 1:
+            before = len(runs)
+    assert float(model.v) == 6.0
+    assert backend == "numpy" or len(runs) == before
+
+
+def test_a_module_as_an_argument(backend: str) -> None:
+    class Layer(sv.Module):
+        def __init__(self) -> None:
+            self.w = var(backend, 2.0)
+
+        def __call__(self, x: Any) -> Any:
+            return self.w * x
+
+    @partial(sv.jit, backend=backend)
+    def train(layers: list[Any], x: Any) -> None:
+        gradients = sv.grad(lambda: layers[0](layers[1](x)))()
+        for variable, gradient in gradients.items():
+            variable.assign_sub(gradient)
+
+    layers = [Layer(), Layer()]
+    one = var(backend, 1.0, trainable=False).value
+    train(layers, one)
+    train(layers, one)
+    assert [float(each.w) for each in layers] == [0.0, 0.0]
 
 
 def test_an_object_that_cannot_be_referred_to_weakly(backend: str) -> None:

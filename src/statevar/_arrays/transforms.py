@@ -99,8 +99,12 @@ class Transforms(ABC):
 
     # -- compilation ---------------------------------------------------------------------------------------
 
-    #: Whether `jit` takes an argument that is neither an array nor a container of arrays as part of the program.
-    objects_are_static = False
+    def takes_apart(self, argument: Any) -> bool:
+        """Whether a compiled function can get an object that is no tuple, list or dict, with the arrays in it.
+
+        Any other object that has variables is part of the program, and is never passed to the library.
+        """
+        return False
 
     @abstractmethod
     def jit(self, program: Program) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:

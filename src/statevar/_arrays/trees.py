@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from copy import copy
+from types import FunctionType
 from typing import Any
 
-__all__ = ["leaves", "tree_map"]
+__all__ = ["leaves", "like", "tree_map"]
 
 
 def tree_map(fn: Callable[..., Any], tree: Any, *others: Any) -> Any:
@@ -17,11 +19,42 @@ def tree_map(fn: Callable[..., Any], tree: Any, *others: Any) -> Any:
     if tree is None:
         return None
     if isinstance(tree, dict):
-        return type(tree)((key, tree_map(fn, each, *(other[key] for other in others))) for key, each in tree.items())
+        return like(tree, [tree_map(fn, each, *(other[key] for other in others)) for key, each in tree.items()])
     if isinstance(tree, list | tuple):
-        parts = [tree_map(fn, *each) for each in zip(tree, *others, strict=True)]
-        return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
+        return like(tree, [tree_map(fn, *each) for each in zip(tree, *others, strict=True)])
     return fn(tree, *others)
+
+
+def like(container: Any, parts: Collection[Any]) -> Any:
+    """Returns a tuple, list or dict of the same class and with the same attributes, but with other elements or values.
+
+    A subclass may take other arguments than its elements: a defaultdict takes a function, a Counter counts.
+
+    >>> from collections import defaultdict
+    >>> like({"x": 1, "y": 2}, [10, 20]), like(defaultdict(list, x=1), [10])
+    ({'x': 10, 'y': 20}, defaultdict(<class 'list'>, {'x': 10}))
+    """
+    cls: Any = type(container)
+    new: Any
+    if cls is list or cls is tuple:
+        return cls(parts)
+    if cls is dict:
+        return dict(zip(container, parts, strict=True))
+    if isinstance(container, dict):
+        new = copy(container)
+        dict.update(new, zip(container, parts, strict=True))  # the `update` of a Counter adds
+        return new
+    if isinstance(container, list):
+        new = copy(container)
+        new[:] = parts
+        return new
+    if hasattr(cls, "_make"):  # a namedtuple
+        return cls._make(parts)
+    if not isinstance(cls.__new__, FunctionType):
+        return cls(parts)
+    new = tuple.__new__(cls, parts)
+    vars(new).update(getattr(container, "__dict__", {}))
+    return new
 
 
 def leaves(tree: Any) -> Iterator[Any]:

@@ -14,7 +14,7 @@ from .._arrays.shapes import ShapeLike, canonical_shape
 from .._arrays.types import HostArray
 from .._public import public
 from ..errors import ConflictError, DTypeError, describe
-from . import overlays, scopes
+from . import overlays, scopes, settings
 from .cell import Aggregation, Cell, State
 from .convert import inferred_dtype
 from .copies import LOADING, Loading, added_state, is_copied, set_added_state, token
@@ -258,6 +258,7 @@ class Variable(Cell, Protocols, Elsewhere):
             self._trainable = trainable
             if self._handle is not None:
                 self._backend.set_trainable(self._handle, self._trainable)
+        settings.changed()
 
     @property
     def constraint(self) -> Callable[[Any], Any] | None:
@@ -269,6 +270,7 @@ class Variable(Cell, Protocols, Elsewhere):
         if constraint is not None:
             _check_constraint(constraint, self._path)
         self._constraint = constraint
+        settings.changed()
 
     @property
     def autocast(self) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from .._arrays.trees import like
 from .._core.variable import Variable
 from ..errors import describe
 from .paths import contents_of, paths_in, variables_in
@@ -58,14 +59,10 @@ def _opened(operation: str, tree: Any) -> Any:
     if isinstance(tree, Mapping):
         return {key: _opened(operation, each) for key, each in tree.items()}
     if isinstance(tree, list | tuple):
-        return _like(tree, [_opened(operation, each) for each in tree])
+        return like(tree, [_opened(operation, each) for each in tree])
     if isinstance(tree, set | frozenset):
         return {variable: variable for variable in variables_in(operation, [tree])}
     return paths_in(operation, tree).variables
-
-
-def _like(tree: Any, parts: list[Any]) -> Any:
-    return type(tree)(*parts) if hasattr(tree, "_fields") else type(tree)(parts)
 
 
 def _mapped(tree: Any, leaf: Callable[[Variable], Any]) -> Any:
@@ -73,7 +70,7 @@ def _mapped(tree: Any, leaf: Callable[[Variable], Any]) -> Any:
         return leaf(tree)
     if isinstance(tree, dict):
         return {key: _mapped(each, leaf) for key, each in tree.items()}
-    return _like(tree, [_mapped(each, leaf) for each in tree])
+    return like(tree, [_mapped(each, leaf) for each in tree])
 
 
 def _zipped(operation: str, tree: Any, values: Any, where: str) -> list[tuple[Variable, Any]]:

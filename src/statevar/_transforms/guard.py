@@ -14,9 +14,11 @@ import math
 import operator
 from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import Any, TypeAlias
 
 from .._arrays.shapes import is_static
+from .._core import settings
 from .._core.variable import Variable
 from .reachable import Edge, Graph, reach
 
@@ -38,7 +40,7 @@ class Guard:
 
     """
 
-    __slots__ = ("_code", "_refreshes", "_roots", "_routes", "_used", "variables")
+    __slots__ = ("_code", "_refreshes", "_roots", "_routes", "_seen", "_settings", "_used", "variables")
 
     #: The identities of all variables that stand beside those used: programs for the same ones may be kept.
     variables: frozenset[int]
@@ -47,25 +49,40 @@ class Guard:
         self._roots = roots
         self._used = {id(variable): variable for variable in used}
         self._refreshes = 0
+        self._seen = settings.latest.copy()
+        self._settings = self._settings_now()
         graph = reach(roots)
         self._routes, self.variables = _routes(graph, self._used)
         self._code = _Code(graph, roots, self._used, lean=False)
 
     def checked(self, run: Run, changed: Run) -> Run:
         """Returns ``run`` with a check before: if a way leads to another variable now, ``changed`` runs instead."""
-        return self._code.function(run, changed)
+        return self._code.function(run, changed, self._seen, self._has_other_settings)
 
     def still_holds(self) -> bool:
         """Whether the code finds the same variables on the same ways, although the check found a difference.
 
         If so, `checked` then makes a check of what is there now.
         """
+        if self._has_other_settings():
+            return False
         graph = reach(self._roots)
         if _routes(graph, self._used)[0] != self._routes:
             return False
         self._refreshes += 1
         self._code = _Code(graph, self._roots, self._used, lean=self._refreshes > _REFRESHES)
         return True
+
+    def _settings_now(self) -> list[Any]:
+        return list(chain.from_iterable(map(settings.settings_of, self._used.values())))
+
+    def _has_other_settings(self) -> bool:
+        """Whether a variable has other settings than those that are part of the program."""
+        latest = settings.latest[0]  # first: a change that comes later is seen by the next call
+        if not all(map(operator.is_, self._settings_now(), self._settings)):
+            return True
+        self._seen[0] = latest
+        return False
 
 
 def _routes(graph: Graph, used: dict[int, Variable]) -> tuple[dict[Any, int | None], frozenset[int]]:
@@ -144,21 +161,34 @@ class _Code:
             self._names[id(each)] = name
             self._todo.append((each, name, is_constant))
 
-    def function(self, run: Run, changed: Run) -> Run:
-        """The check as a function: it calls ``changed`` if a check fails or raises anything, else ``run``."""
-        if not any(line.startswith("if ") for line in self._lines):
+    def function(self, run: Run, changed: Run, seen: list[object], has_other_settings: Callable[[], bool]) -> Run:
+        """The check as a function: it calls ``changed`` if a check fails or raises anything, else ``run``.
+
+        Args:
+            seen: what `settings.latest` had when the settings of the variables were compared last.
+            has_other_settings: compares them.
+        """
+        if not self._used and not any(line.startswith("if ") for line in self._lines):
             return run
         source = "\n".join(
             [
                 "def checked(args, kwargs):",
                 "    try:",
+                "        if latest[0] is not seen[0] and has_other_settings(): raise ValueError",
                 *(f"        {line}" for line in self._lines),
                 "    except Exception:",
                 "        return changed(args, kwargs)",
                 "    return run(args, kwargs)",
             ]
         )
-        namespace = {**self._constants, "run": run, "changed": changed}
+        namespace = {
+            **self._constants,
+            "run": run,
+            "changed": changed,
+            "latest": settings.latest,
+            "seen": seen,
+            "has_other_settings": has_other_settings,
+        }
         exec(source, namespace)  # noqa: S102  # names of attributes are literals in it, all else are constants
         found: Run = namespace.pop("checked")
         return found

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from dataclasses import replace
 from functools import update_wrapper, wraps
 from types import FrameType
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeAlias, TypeVar, overload
 from weakref import ref
 
 from .._arrays.registry import get_backend, owner_of, transforms_of
 from .._arrays.transforms import Program
-from .._core import overlays
+from .._arrays.trees import like
+from .._core import overlays, scopes
 from .._core.variable import Variable
 from .._public import public
 from ..errors import describe
@@ -28,6 +29,9 @@ _Q = ParamSpec("_Q")
 _R = TypeVar("_R")
 
 _OTHERS = 8  # programs to keep beside the present one
+
+#: The position or name of an argument, and the keys that lead to a place in it.
+_Place: TypeAlias = tuple[Any, ...]
 
 
 @public()
@@ -103,21 +107,26 @@ class Jit(Generic[_P, _R]):
         self._guard: Guard | None = None
         self._others: list[tuple[Run, Guard]] = []  # programs for the same variables in other places
         self._notes = _Notes(self._roots)
-        self._objects_are_static = False
+        self._takes_apart: Callable[[Any], bool] = _no_object
         #: The programs for objects with variables among the arguments, by their places and identities.
         self._for_objects: dict[Any, tuple[tuple[Any, ...], Jit[Any, Any]]] = {}
+        self._cast_to: str | None = None  # the dtype of the `autocast` scope in which the program was made
+        self._in_autocast: dict[str | None, Jit[_P, _R]] = {}  # the programs for other scopes, by their dtypes
 
     def __call__(self, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         """Calls the function, compiled."""
         out: _R
-        if overlays.active and (overlay := overlays.current()) is not None and overlay.holds_values:
-            out = self._program.fn(*args, **kwargs)  # it is part of an outer trace
-            return out
+        if overlays.active:
+            if (overlay := overlays.current()) is not None and overlay.holds_values:
+                out = self._program.fn(*args, **kwargs)  # it is part of an outer trace
+                return out
+            if (dtype := scopes.autocast_dtype()) != self._cast_to:
+                return self._within_autocast(dtype)(*args, **kwargs)
         run = self._run or self._compiler(args, kwargs)
         if (args or kwargs) and not (  # in this order, since a call without arguments is the fastest
-            _PLAIN.issuperset(map(type, args)) and (not kwargs or _PLAIN.issuperset(map(type, kwargs.values())))
+            _plain(map(type, args)) and (not kwargs or _plain(map(type, kwargs.values())))
         ):
-            objects = self._objects(args, kwargs)
+            objects = {} if all(map(_is_plain, (*args, *kwargs.values()))) else self._objects(args, kwargs)
             if objects:
                 out = self._with_objects(objects, args, kwargs)
                 return out
@@ -139,7 +148,7 @@ class Jit(Generic[_P, _R]):
             program = replace(program, fn=self._notes.noting(program.fn))
         self._guard = None
         transforms = transforms_of(backend)
-        self._objects_are_static = transforms.objects_are_static
+        self._takes_apart = transforms.takes_apart
         run = self._run = self._unchecked = transforms.jit(program)
         return run
 
@@ -181,23 +190,37 @@ class Jit(Generic[_P, _R]):
         del self._others[_OTHERS:]
         return self._compiler(args, kwargs)
 
+    def _within_autocast(self, dtype: str | None) -> Jit[_P, _R]:
+        """The function in an `autocast` scope with another dtype, in which it reads other values."""
+        found = self._in_autocast.get(dtype)
+        if found is None:
+            found = Jit(self._program, self._backend)
+            found._roots, found._cast_to = self._roots, dtype
+            self._in_autocast[dtype] = found
+        return found
+
     # -- objects with variables among the arguments ---------------------------------------------------------
 
-    def _objects(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[int | str, Any]:
-        """The arguments, by position or name, that are part of the program and lead to variables."""
+    def _objects(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[_Place, Any]:
+        """The objects that lead to variables, among the arguments and in their containers, by their places."""
         program = self._program
         nums = {n % len(args) for n in program.static_argnums if -len(args) <= n < len(args)} if args else set()
-        places: dict[int | str, Any] = dict(enumerate(args))
-        places.update(kwargs)
-        return {
-            place: each
-            for place, each in places.items()
-            if type(each) not in _PLAIN
-            and (self._objects_are_static or place in nums or place in program.static_argnames)
-            and _has_variables(each)
-        }
+        found: dict[_Place, Any] = {}
+        for name, each in (*enumerate(args), *kwargs.items()):
+            if not _is_plain(each):
+                static = name in nums or name in program.static_argnames
+                found.update(self._objects_in(each, (name,), static=static))
+        return found
 
-    def _with_objects(self, objects: dict[int | str, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _objects_in(self, argument: Any, place: _Place, *, static: bool) -> Iterator[tuple[_Place, Any]]:
+        if isinstance(argument, list | tuple | dict):
+            for key, each in argument.items() if isinstance(argument, dict) else enumerate(argument):
+                if not _is_plain(each):
+                    yield from self._objects_in(each, (*place, key), static=static)
+        elif type(argument) not in _PLAIN and (static or not self._takes_apart(argument)) and _has_variables(argument):
+            yield place, argument
+
+    def _with_objects(self, objects: dict[_Place, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Calls the program for these objects, which are told apart by identity, as those of methods are."""
         key = tuple((place, id(each)) for place, each in objects.items())
         kept, found = self._for_objects.get(key, ((), None))
@@ -205,28 +228,35 @@ class Jit(Generic[_P, _R]):
             kept = tuple(_reference(each, lambda _: self._for_objects.pop(key, None)) for each in objects.values())
             found = self._partial(dict(zip(objects, kept, strict=True)), len(args))
             self._for_objects[key] = kept, found
-        rest = [each for place, each in enumerate(args) if place not in objects]
-        return found(*rest, **{name: each for name, each in kwargs.items() if name not in objects})
+        rest = [_without(each, (n,), objects) for n, each in enumerate(args) if (n,) not in objects]
+        named = {name: _without(each, (name,), objects) for name, each in kwargs.items() if (name,) not in objects}
+        return found(*rest, **named)
 
-    def _partial(self, objects: dict[int | str, Any], count: int) -> Jit[Any, Any]:
+    def _partial(self, objects: dict[_Place, Any], count: int) -> Jit[Any, Any]:
         """The function with some arguments given, as references, and the others left."""
         program = self._program
         function = program.fn
+        whole = {place[0]: each for place, each in objects.items() if len(place) == 1}
+        parts = {place: each for place, each in objects.items() if len(place) > 1}
 
         @wraps(function)
         def fn(*rest: Any, **named: Any) -> Any:
             left = iter(rest)
-            args = [objects[place]() if place in objects else next(left) for place in range(count)]
-            names = {place: each() for place, each in objects.items() if isinstance(place, str)}
-            return function(*args, **names, **named)
+            args: list[Any] = [whole[place]() if place in whole else next(left) for place in range(count)]
+            names = {place: each() for place, each in whole.items() if isinstance(place, str)} | named
+            for (place, *keys), each in parts.items():
+                into: Any = args if isinstance(place, int) else names
+                into[place] = _with_part(into[place], keys, each())
+            return function(*args, **names)
 
         del fn.__wrapped__  # its signature has more arguments
-        places = [place for place in range(count) if place not in objects]
+        places = [place for place in range(count) if place not in whole]
         static = {n % count for n in program.static_argnums if -count <= n < count} if count else set()
         nums = tuple(number for number, place in enumerate(places) if place in static)
-        names = tuple(name for name in program.static_argnames if name not in objects)
+        names = tuple(name for name in program.static_argnames if name not in whole)
         found: Jit[Any, Any] = Jit(replace(program, fn=fn, static_argnums=nums, static_argnames=names), self._backend)
         found._roots = [*self._roots, *objects.values()]
+        found._cast_to = self._cast_to
         return found
 
     # -- methods --------------------------------------------------------------------------------------------
@@ -310,10 +340,36 @@ class Jit(Generic[_P, _R]):
 
 
 #: Types of arguments that lead to no variables, or of which each library knows how to pass them.
-_PLAIN: set[type] = {
-    *(bool, int, float, complex, str, bytes, type(None), list, tuple, dict, set, frozenset, range, slice),
-    Variable,
-}
+_PLAIN: set[type] = {bool, int, float, complex, str, bytes, type(None), range, slice, frozenset, Variable}
+_plain = _PLAIN.issuperset
+
+
+def _is_plain(argument: Any) -> bool:
+    """Whether an argument is of a plain type, or a container of such arguments."""
+    cls = type(argument)
+    if cls in _PLAIN:
+        return True
+    if cls is list or cls is tuple:
+        return all(map(_is_plain, argument))
+    return cls is dict and all(map(_is_plain, argument.values()))
+
+
+def _without(argument: Any, place: _Place, objects: dict[_Place, Any]) -> Any:
+    """An argument with None in place of each of the objects."""
+    if place in objects:
+        return None
+    if _is_plain(argument) or not isinstance(argument, list | tuple | dict):
+        return argument
+    items = argument.items() if isinstance(argument, dict) else enumerate(argument)
+    return like(argument, [_without(each, (*place, key), objects) for key, each in items])
+
+
+def _with_part(argument: Any, keys: list[Any], part: Any) -> Any:
+    """A container with another part at the end of a way."""
+    if not keys:
+        return part
+    items = argument.items() if isinstance(argument, dict) else enumerate(argument)
+    return like(argument, [_with_part(each, keys[1:], part) if key == keys[0] else each for key, each in items])
 
 
 def _has_variables(argument: Any) -> bool:
@@ -368,6 +424,10 @@ class _Notes:
 
 def _no_instance() -> None:
     return None
+
+
+def _no_object(argument: Any) -> bool:
+    return False
 
 
 def _bound_to(function: Jit[Any, Any], instance: Any) -> Any:

@@ -27,6 +27,8 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 _IMPLICIT = ("__call__", "__enter__", "__exit__", "__getattr__", "__getitem__", "__iter__", "__len__")
 #: The code of these is not searched, since it has no variables of the user.
 _OTHERS = frozenset({*LIBRARIES, *sys.stdlib_module_names, "statevar"}) - {"__main__"}
+#: Attributes of classes that are code.
+_NO_VALUES = (FunctionType, property, staticmethod, classmethod)
 _CODE = (FunctionType, MethodType, ModuleType, type)
 _MOST = 100_000  # objects to search
 
@@ -59,6 +61,7 @@ def reach(roots: list[Any]) -> Graph:
     """All that functions and objects can reach, also by names in their code."""
     graph = Graph(roots)
     graph.search_names()
+    graph.add_inherited()
     return graph
 
 
@@ -184,6 +187,28 @@ class Graph:
                     self.owners[id(owner)] = owner
                     self.edges.setdefault(id(owner), []).extend(edges)
                     self._search([edge.child for edge in edges if not isinstance(edge.child, Variable)])
+
+    def add_inherited(self) -> None:
+        """Adds an edge from each object to each value in an attribute of its class, or of a base of the class.
+
+        An attribute of the object, or another class, may take the place of it later.
+        """
+        values = {
+            number: [edge for edge in self.edges[number] if not isinstance(edge.child, _NO_VALUES)]
+            for number, owner in self.owners.items()
+            if isinstance(owner, type)
+        }
+        if not any(values.values()):
+            return
+        for number, each in list(self.objects.items()):
+            if number not in self.edges or isinstance(each, FunctionType | CellType | ModuleType | dict | list | tuple):
+                continue
+            bases = each.__mro__[1:] if isinstance(each, type) else type(each).__mro__
+            own = {edge.key for edge in self.edges[number]}
+            for base in bases:
+                inherited = [edge for edge in values.get(id(base), ()) if edge.key not in own]
+                own.update(edge.key for edge in inherited)
+                self.edges[number] += [Edge("member", edge.key, edge.child) for edge in inherited]
 
     def _owners(self, each: Any) -> tuple[Any, ...]:
         """The module or the classes in which names are looked up for an object: those of the user, not of libraries."""

@@ -7,6 +7,7 @@ call is JAX's own dispatch between two loops over the variables.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -23,7 +24,7 @@ from ..._arrays.transforms import Program, Transforms
 from ..._core import overlays
 from ..._core.variable import Variable
 from ..._transforms.call import CompiledCall, CreationLimit, Retry, TraceOverlay, check_library
-from ...errors import DeviceError, TraceError
+from ...errors import DeviceError, TraceError, describe
 from .adapter import BACKEND
 from .pytree import by_identity
 from .residence import Residence
@@ -49,6 +50,9 @@ class JAXTransforms(Transforms):
         return jnp.zeros_like(array)
 
     # -- compilation ---------------------------------------------------------------------------------------
+
+    def takes_apart(self, argument: Any) -> bool:
+        return not jax.tree_util.all_leaves([argument])  # its class is registered as a pytree
 
     def jit(self, program: Program) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
         return _Jit(program).run  # a call of a bound method is faster than one of an object
@@ -152,12 +156,17 @@ class _Jit:
         if kwargs:
             kwargs = {name: _kept(each) for name, each in kwargs.items()}
         config = self._config
-        if config.cold or overlays.active or config.home.missing or not is_eager():
-            return self._carefully(args, kwargs)
         try:
-            return self._at_home(config, args, kwargs, get_ident())
-        except Retry:
-            return self._carefully(args, kwargs)
+            if config.cold or overlays.active or config.home.missing or not is_eager():
+                return self._carefully(args, kwargs)
+            try:
+                return self._at_home(config, args, kwargs, get_ident())
+            except Retry:
+                return self._carefully(args, kwargs)
+        except (TypeError, ValueError) as error:
+            if (explained := _explained(error)) is None:
+                raise
+            raise explained from error
 
     def _carefully(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Runs a call that may have to trace, wait or fetch variables, or that is part of a transaction or a trace."""
@@ -300,6 +309,30 @@ class _Jit:
             check_library(BACKEND, touched)
             self._config = _Config(self, tuple(written), tuple(read))
             raise Retry(_DISCOVERED)
+
+
+def _explained(error: Exception) -> Exception | None:
+    """An error of JAX about an argument of a compiled function, explained; None for any other error."""
+    text = str(error)
+    if text.startswith("Error interpreting argument to ") and _Jit.trace.__qualname__ in text:
+        found = re.search(r"is of type <class '(.+?)'> and was passed to the function at path (\S+?)\.?\s", text)
+        what = (
+            "an argument is neither an array nor a number"
+            if found is None
+            else "{1} is of type {0}".format(*found.groups())
+        )
+        hint = "make it a static argument, if it is hashable; or let the function close over the object"
+        return TypeError(describe("jit", f"{what}, and JAX passes only arrays and numbers in pytrees", hint=hint))
+    if text.startswith("Non-hashable static arguments are not supported"):
+        found = re.search(r"object of type <class '(.+?)'>", text)
+        what = "a static argument" if found is None else f"a static argument of type {found[1]}"
+        hint = "pass a tuple or a string instead; or pass arrays as arguments that are not static"
+        return TypeError(describe("jit", f"{what} is not hashable", hint=hint))
+    found = re.search(r"for jit returned a value of type <class '(.+?)'>.*, which is not a valid JAX type", text)
+    if found is not None and _Jit.trace.__name__ in text.partition(" at ")[0]:
+        problem = f"the function returns a value of type {found[1]}, and JAX returns only arrays and numbers in pytrees"
+        return TypeError(describe("jit", problem, hint="return arrays in tuples, lists or dicts"))
+    return None
 
 
 class _Packed:

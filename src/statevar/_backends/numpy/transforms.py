@@ -36,6 +36,9 @@ class NumPyTransforms(Transforms):
 
     # -- compilation ---------------------------------------------------------------------------------------
 
+    def takes_apart(self, argument: Any) -> bool:
+        return True  # nothing is compiled, so every argument is passed as it is
+
     def jit(self, program: Program) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
         return Interpreted(program)
 

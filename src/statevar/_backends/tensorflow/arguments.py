@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from ..._arrays.registry import owner_of
 from ..._arrays.transforms import Program
-from ..._arrays.trees import tree_map  # in `tf.nest`, the keys of a dict must be sortable
+from ..._arrays.trees import like, tree_map  # in `tf.nest`, the keys of a dict must be sortable
 from ..._core.variable import Variable
 from ...errors import describe
 
@@ -224,8 +224,7 @@ def filled(out: Any, flat: list[Any]) -> Any:
     if cls is _Composite:
         return tf.nest.pack_sequence_as(out.spec, filled(out.parts, flat), expand_composites=True)
     if isinstance(out, list | tuple):
-        parts = [filled(each, flat) for each in out]
-        return cls(*parts) if hasattr(out, "_fields") else cls(parts)
+        return like(out, [filled(each, flat) for each in out])
     if isinstance(out, dict):
-        return cls((name, filled(each, flat)) for name, each in out.items())
+        return like(out, [filled(each, flat) for each in out.values()])
     return out

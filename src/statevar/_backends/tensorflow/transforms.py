@@ -76,8 +76,6 @@ class TensorFlowTransforms(Transforms):
 
     # -- compilation ---------------------------------------------------------------------------------------
 
-    objects_are_static = True
-
     def jit(self, program: Program) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
         return Jitted(program).__call__  # a call of a bound method is faster than one of an object
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..._arrays.trees import tree_map  # `torch.utils._pytree` takes subclasses of list and dict for leaves
+from ..._arrays.trees import like, tree_map  # `torch.utils._pytree` takes subclasses of list and dict for leaves
 from ...errors import TraceError
 from .adapter import BACKEND
 
@@ -89,8 +89,7 @@ def built(template: Any, found: Any) -> Any:
     if type(template) is Slot:
         return found[template.index]
     if isinstance(template, list | tuple):
-        parts = [built(each, found) for each in template]
-        return type(template)(*parts) if hasattr(template, "_fields") else type(template)(parts)
+        return like(template, [built(each, found) for each in template])
     if isinstance(template, dict):
-        return type(template)((name, built(each, found)) for name, each in template.items())
+        return like(template, [built(each, found) for each in template.values()])
     return template

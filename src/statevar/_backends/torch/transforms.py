@@ -123,8 +123,6 @@ class TorchTransforms(Transforms):
 
     # -- compilation ---------------------------------------------------------------------------------------
 
-    objects_are_static = True
-
     def jit(self, program: Program) -> Callable[[tuple[Any, ...], dict[str, Any]], Any]:
         from .jit import TorchJit  # noqa: PLC0415  # only compiling needs it
 
