@@ -94,6 +94,7 @@ PUBLIC = (
 
 #: How sv.jit compiles; each imports its framework.
 _ENGINES = {
+    "jax_arrays": "statevar._backends.jax.arrays",
     "jax_indices": "statevar._backends.jax.indices",
     "jax_pytree": "statevar._backends.jax.pytree",
     "jax_tracing": "statevar._backends.jax.tracing",

@@ -13,7 +13,7 @@ import pytest
 
 import statevar as sv
 from tests.helpers import PATIENCE, assert_same, until
-from tests.internals import adapter
+from tests.internals import engine
 
 jax = pytest.importorskip("jax")
 jnp = pytest.importorskip("jax.numpy")
@@ -116,7 +116,7 @@ def test_the_host_finds_it_too(tmp_path: Path) -> None:
 
 
 def test_a_write_waits_if_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = adapter("jax")
+    module = engine("jax_arrays")
     monkeypatch.setattr(module, "_LARGE", 4)
     monkeypatch.setattr(module, "_free_memory", lambda _: 31)  # less than two arrays of 16 bytes
     v = sv.Variable(jnp.zeros(4), name="w")
@@ -134,4 +134,4 @@ def test_a_write_waits_if_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_host_has_no_limit() -> None:
-    assert adapter("jax")._free_memory(jnp.zeros(4)) is None
+    assert engine("jax_arrays")._free_memory(jnp.zeros(4)) is None

@@ -458,6 +458,13 @@ class Backend(ABC):
     # An index may have arrays of the library that lie on a device. If `takes_index`, they stay there, and the verbs
     # `get`, `put` and `compute_put` get an `OwnSelection`; else they are moved to the host, where NumPy checks them.
 
+    def select_rows(self, index: Any, shape: Shape) -> Selection | None:
+        """Checks an index of rows; None for any index that the library cannot check faster than the caller can.
+
+        An optional short cut for the commonest index: one array of the library, of integers, into the first axis.
+        """
+        return None
+
     def takes_index(self, part: Any) -> bool:
         """Whether a part of an index is an array of this library that should stay on its device."""
         return False

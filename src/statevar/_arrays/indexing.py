@@ -185,6 +185,7 @@ if TYPE_CHECKING:  # a protocol takes 0.1 ms of every import
 
         is_host: ClassVar[bool]
 
+        def select_rows(self, index: Any, shape: Shape) -> Selection | None: ...
         def takes_index(self, part: Any) -> bool: ...
         def is_outside(self, indices: list[tuple[Any, int]]) -> bool: ...
         def count_nonzero(self, mask: Any) -> int: ...
@@ -286,6 +287,8 @@ def select(
             return Selection((index,), shape)
         parts = index if type(index) is tuple else (index,)
         if not is_basic(index):
+            if library is not None and (found := library.select_rows(index, shape)) is not None:
+                return found
             if opened is not None:
                 parts = tuple([opened(part, library) for part in parts])
             if library is not None and not library.is_host and any(map(library.takes_index, parts)):

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import operator
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import jax
@@ -22,15 +21,15 @@ import numpy as np
 from ..._arrays.backend import Backend
 from ..._arrays.dtypes import HOST, KEYS, is_integer, keys_are_no_numbers
 from ..._arrays.first_values import FirstValue, Made
-from ..._arrays.host import ONE_BY_ONE, combine
-from ..._arrays.indexing import OwnSelection, Selection, last_of_each, turns
+from ..._arrays.indexing import OwnSelection, Selection
 from ..._arrays.placement import Spread, no_such_device, parse_device
-from ..._arrays.shapes import DeclaredShape
+from ..._arrays.shapes import DeclaredShape, Shape
 from ..._arrays.stored import Stored
 from ..._arrays.types import HostArray, Operation
 from ...errors import DeviceError, DTypeError, ReentrantWriteError
+from . import indices, rows
+from .arrays import CONCRETE, FAILED, beside, is_concrete, like, settled, store
 from .first_values import made
-from .indices import count_nonzero, get_own, is_outside, program_of_put, takes_index
 from .keys import is_key, key_dtype, packed, unpacked
 from .pytree import register
 from .tracing import TRACING
@@ -49,9 +48,6 @@ _CLOSED: tuple[Operation, ...] = (
 
 
 _Tracer = jax.core.Tracer
-_Failed: type[Exception] = getattr(jax.errors, "JaxRuntimeError", RuntimeError)
-#: The elements of an array from which a write asks whether memory is short; a smaller one is written too quickly.
-_LARGE = 1 << 20
 _SingleDevice = jax.sharding.SingleDeviceSharding
 
 
@@ -73,7 +69,7 @@ class JAXBackend(Backend):
     name = "jax"
     replaceable = True
     adopt_cannot_fail = True
-    late_errors = (_Failed,)
+    late_errors = (FAILED,)
     tracing = TRACING
 
     # -- whose is it ---------------------------------------------------------------------------------
@@ -202,7 +198,7 @@ class JAXBackend(Backend):
         return jax.device_put(array, device)
 
     def beside(self, array: Any, other: Any) -> Any:
-        return _beside(array, other)
+        return beside(array, other)
 
     def in_range(self, before: Any, after: Any) -> bool:
         if isinstance(after, jax.core.Tracer):
@@ -285,8 +281,8 @@ class JAXBackend(Backend):
     def assign(self, handle: Any, x: Any, _op: Any = None, _where: Any = None) -> Any:
         old = handle.array
         if isinstance(x, np.ndarray):
-            return _Handle(_like(jnp.array(x), old))
-        moved = _like(x, old)
+            return _Handle(like(jnp.array(x), old))
+        moved = like(x, old)
         if _op is not None:  # computed from the variable's own value, so nobody can write its memory
             return _Handle(moved, published=moved)
         if handle.published is not None or old.shape != moved.shape or not _is_whole(old):
@@ -294,34 +290,36 @@ class JAXBackend(Backend):
         kept: list[Any] = []
         handle.fresh = kept
         try:
-            return _Handle(_settled(_store(kept, _replace_donating, old, moved), moved))
+            return _Handle(settled(store(kept, _replace_donating, old, moved), moved))
         except BaseException:
             _rescue(handle, kept)
             raise
 
     def apply(self, handle: Any, x: Any, op: Operation, _where: Any = None) -> Any:
-        x = _beside(x, handle.array)
+        x = beside(x, handle.array)
         if handle.published is not None:
-            return _Handle(_settled(_apply[op](handle.array, x), x))
+            return _Handle(settled(_apply[op](handle.array, x), x))
         array = handle.array
         kept: list[Any] = []
         handle.fresh = kept
         try:
-            return _Handle(_settled(_store(kept, _apply_donating[op], array, x), x))
+            return _Handle(settled(store(kept, _apply_donating[op], array, x), x))
         except BaseException:
             _rescue(handle, kept)
             raise
 
     def put(self, handle: Any, x: Any, operation: str, where: Selection) -> Any:
+        if handle.published is not None:
+            new = self.compute_put(handle.array, x, operation, where)
+            return handle if new is handle.array else _Handle(new)
         if not isinstance(where, OwnSelection) and 0 in where.shape:
             return handle
-        if handle.published is not None:
-            return _Handle(_settled(_put(handle.array, x, operation, where, donate=False), x))
         array = handle.array
+        x, where = beside(x, array), _indices_beside(where, array)
         kept: list[Any] = []
         handle.fresh = kept
         try:
-            return _Handle(_settled(_put(array, x, operation, where, donate=True, kept=kept), x))
+            return _Handle(settled(rows.put(kept, array, x, operation, where, donate=True), x, _ids_of(where)))
         except BaseException:
             _rescue(handle, kept)
             raise
@@ -337,37 +335,36 @@ class JAXBackend(Backend):
     def fork_from_host(self, handle: Any, array: HostArray) -> Any:
         # Aliases the memory if it is aligned, and never donates what it aliases.
         made = jnp.asarray(array) if array.dtype.names is None else unpacked(array)
-        return _Handle(_like(made, handle.array))
+        return _Handle(like(made, handle.array))
 
     def adopt(self, handle: Any, other: Any) -> Any:
         return other
 
     def compute(self, old: Any, x: Any, op: Operation) -> Any:
-        x = _beside(x, old)
-        return _settled(op(old, x), x)
+        x = beside(x, old)
+        return settled(op(old, x), x)
 
     def compute_put(self, old: Any, x: Any, operation: str, where: Selection) -> Any:
         if not isinstance(where, OwnSelection) and 0 in where.shape:
             return old
-        return _settled(_put(old, x, operation, where, donate=False), x)
+        x = beside(x, old)
+        new = rows.put([], old, x, operation, _indices_beside(where, old), donate=False)
+        return settled(new, x, _ids_of(where))
 
     def get(self, array: Any, where: Selection) -> Any:
-        if where.basic:
-            return array[where.index]
-        if isinstance(where, OwnSelection):
-            return get_own(array, _own_beside(where, array))
-        if not where.of_shape:
-            return array.reshape(1)[where.flat()]
-        return array[where.coordinates()]
+        return rows.get(array, _indices_beside(where, array))
+
+    def select_rows(self, index: Any, shape: Shape) -> Selection | None:
+        return None if indices.on_host else rows.select_rows(index, shape)
 
     def takes_index(self, part: Any) -> bool:
-        return takes_index(part) and not self.tracing.is_tracing()
+        return indices.takes_index(part) and not self.tracing.is_tracing()
 
-    def is_outside(self, indices: list[tuple[Any, int]]) -> bool:
-        return is_outside(indices)
+    def is_outside(self, parts: list[tuple[Any, int]]) -> bool:
+        return indices.is_outside(parts)
 
     def count_nonzero(self, mask: Any) -> int:
-        return count_nonzero(mask)
+        return indices.count_nonzero(mask)
 
     drifts = True
 
@@ -405,33 +402,9 @@ def _copied(array: Any) -> Any:
     copy = _copy(array)
     if isinstance(copy, jax.core.Tracer):
         return copy  # XLA removes the copy, unless the program would return one of its arguments
-    _settled(copy, array)
+    settled(copy, array)
     # The compiler may place the copy elsewhere than the array, for instance an array in pinned memory.
     return copy if copy.sharding == array.sharding else jax.device_put(array, array.sharding, may_alias=False)
-
-
-def _settled(result: Any, x: Any) -> Any:
-    """Waits for the result if JAX may read ``x`` later, and the caller may write the memory of ``x`` before that.
-
-    JAX computes while Python goes on. An array that shares the memory of a NumPy array is complete when it is made, so
-    nothing waits for an ``x`` that is still being computed; nor on an accelerator, which computes in order. But where
-    memory is short, an accelerator may have failed to make the result, and only waiting for it tells.
-    """
-    if isinstance(result, jax.core.Tracer):
-        return result
-    if not hasattr(result, "is_ready"):  # a key, which does not tell, and is soon computed
-        if next(iter(result.sharding.device_set)).platform == "cpu":
-            with suppress(_Failed):  # as below
-                result.block_until_ready()
-        return result
-    known: Any = x if isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) else None
-    reads_later = known is not None and known.is_ready() and not result.is_ready() and result.platform() == "cpu"
-    if result.size >= _LARGE and _is_memory_short(result):
-        result.block_until_ready()
-    elif reads_later:
-        with suppress(_Failed):  # the next read names what could not be computed
-            result.block_until_ready()
-    return result
 
 
 def _is_whole(array: Any) -> bool:
@@ -442,29 +415,9 @@ def _is_whole(array: Any) -> bool:
         return False
     try:
         array.block_until_ready()
-    except _Failed:
+    except FAILED:
         return False
     return True
-
-
-def _is_memory_short(array: Any) -> bool:
-    """Whether a new array is larger than half of what is free, so that it may have failed already."""
-    if isinstance(array, _Tracer):
-        return False
-    free = _free_memory(array)
-    return free is not None and array.nbytes > free / 2
-
-
-def _free_memory(array: Any) -> int | None:
-    """The free bytes of the device of an array; None where JAX does not tell, as on the host."""
-    stats = next(iter(array.sharding.device_set)).memory_stats()
-    return stats["bytes_limit"] - stats["bytes_in_use"] if stats and "bytes_limit" in stats else None
-
-
-def _store(kept: list[Any], function: Any, *arguments: Any) -> Any:
-    """Calls ``function(*arguments)``; C code stores the result before Python looks for signals."""
-    kept.extend(map(function, *((each,) for each in arguments)))
-    return kept[0]
 
 
 def _rescue(handle: _Handle, kept: list[Any]) -> None:
@@ -478,94 +431,6 @@ def _has_64_bits() -> bool:
     return bool(getattr(jax.config, "jax_enable_x64"))  # noqa: B009  # not in its stubs
 
 
-def _put_block(array: Any, x: Any, starts: Any, *, operation: str, sizes: tuple[int, ...], shape: Any) -> Any:
-    old = jax.lax.dynamic_slice(array, starts, sizes)
-    new = combine(operation, old.reshape(shape), x, jnp.minimum, jnp.maximum)
-    return jax.lax.dynamic_update_slice(array, jnp.broadcast_to(new, shape).reshape(sizes), starts)
-
-
-def _put_scattered(array: Any, x: Any, coordinates: Any, *, operation: str) -> Any:
-    return getattr(array.at[coordinates], operation)(x, mode="drop")
-
-
-def _put_turn(array: Any, x: Any, coordinates: Any, *, operation: str) -> Any:
-    new = combine(operation, array[coordinates], x, jnp.minimum, jnp.maximum)
-    return array.at[coordinates].set(new, mode="drop")
-
-
-def _put_masked(array: Any, x: Any, mask: Any) -> Any:
-    return jnp.where(mask, x, array)
-
-
-_BLOCK = {
-    donate: jax.jit(_put_block, static_argnames=("operation", "sizes", "shape"), donate_argnums=(0,) if donate else ())
-    for donate in (False, True)
-}
-_SCATTERED = {
-    donate: jax.jit(_put_scattered, static_argnames="operation", donate_argnums=(0,) if donate else ())
-    for donate in (False, True)
-}
-_TURN = {
-    donate: jax.jit(_put_turn, static_argnames="operation", donate_argnums=(0,) if donate else ())
-    for donate in (False, True)
-}
-_MASKED = {donate: jax.jit(_put_masked, donate_argnums=(0,) if donate else ()) for donate in (False, True)}
-
-
-def _put(array: Any, x: Any, operation: str, where: Selection, *, donate: bool, kept: list[Any] | None = None) -> Any:
-    x = _beside(x, array)
-    kept = [] if kept is None else kept
-    if isinstance(where, OwnSelection):
-        one_by_one = operation in ONE_BY_ONE and not (where.mask is not None and not np.ndim(x))
-        if array.size < 2**31 and not one_by_one:
-            put, rest = program_of_put(x, operation, _own_beside(where, array), donate=donate)
-            return _store(kept, put, array, x, *rest)
-        # A position in the array may not fit into JAX's integers; or repeated ones must be found.
-        where = where.on_host()
-    if len(where.index) == 1 and operation == "set" and x.ndim == 0:
-        mask = where.index[0]
-        if isinstance(mask, np.ndarray) and mask.dtype == np.bool_ and mask.shape == array.shape:
-            return _store(kept, _MASKED[donate], array, x, mask)
-    if (block := where.block()) is not None:
-        starts, sizes = block
-        put = partial(_BLOCK[donate], operation=operation, sizes=sizes, shape=where.shape)
-        return _store(kept, put, array, x, starts)
-    if not where.of_shape:  # a scalar has no coordinates
-        line = Selection((where.flat(),), (1,))
-        return _put(array.reshape(1), x, operation, line, donate=False).reshape(())
-    coordinates = [line.reshape(-1).astype(np.int32) for line in where.coordinates()]
-    values = x if isinstance(x, np.ndarray) else jnp.asarray(x)
-    values = (np if isinstance(values, np.ndarray) else jnp).broadcast_to(values, where.shape).reshape(-1)
-    if operation == "set":
-        keep = last_of_each(where.flat())
-        coordinates = [line[keep] for line in coordinates]
-        values = values[keep]
-    if operation in ONE_BY_ONE:
-        for number, turn in enumerate(turns(where.flat().reshape(-1))):
-            at, part = [line[turn] for line in coordinates], values[turn]
-            if isinstance(part, np.ndarray):
-                at, part = _padded(at, part, array.shape)
-            # The first turn leaves the array as it is, to which an interrupt between two turns goes back.
-            array = _TURN[donate and number > 0](array, part, tuple(at), operation=operation)
-        return array
-    if isinstance(values, np.ndarray):
-        coordinates, values = _padded(coordinates, values, array.shape)
-    return _store(kept, partial(_SCATTERED[donate], operation=operation), array, values, tuple(coordinates))
-
-
-def _padded(coordinates: list[Any], values: Any, shape: Any) -> tuple[list[Any], Any]:
-    """Rounds the number of elements up to a power of two with elements that fall outside and are dropped.
-
-    JAX compiles for each number of elements; a mask selects another number each time.
-    """
-    missing = (1 << (values.size - 1).bit_length()) - values.size
-    if not missing:
-        return coordinates, values
-    outside = [np.full(missing, size, np.int32) for size in shape]
-    padded = [np.concatenate(pair) for pair in zip(coordinates, outside, strict=True)]
-    return padded, np.concatenate([values, np.zeros(missing, values.dtype)])
-
-
 def _spread(array: Any) -> Spread | None:
     devices = array.sharding.device_set
     if array.is_fully_addressable and len(devices) == 1:
@@ -577,34 +442,22 @@ def _spread(array: Any) -> Spread | None:
     return Spread(f"a JAX array of which other processes have a part ({array.sharding})", hint)
 
 
-def _like(x: Any, array: Any) -> Any:
-    """Moves ``x`` to the devices of the variable's array."""
-    if x.sharding == array.sharding:
-        return x
-    return jax.device_put(x, array.sharding)
+def _ids_of(where: Selection) -> Any:
+    """The array of an index that a program may read after it has been called, or None."""
+    return where.given if type(where) is rows.OwnRows else None
 
 
-def _own_beside(where: OwnSelection, array: Any) -> OwnSelection:
+def _indices_beside(where: Selection, array: Any) -> Selection:
     """The selection with its arrays on the device of the variable's array."""
+    if not isinstance(where, OwnSelection):
+        return where
     parts = [where.mask, *where.index]
-    moved = [_beside(part, array) if isinstance(part, jax.Array) else part for part in parts]
+    moved = [beside(part, array) if isinstance(part, jax.Array) else part for part in parts]
     if all(new is old for new, old in zip(moved, parts, strict=True)):
         return where
     return OwnSelection(
         BACKEND, tuple(moved[1:]), where.of_shape, moved[0], None if moved[0] is not None else where.shape
     )
-
-
-def _beside(x: Any, array: Any) -> Any:
-    """Moves ``x`` to the device of the variable's array, if it is committed to another device."""
-    if not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer) or isinstance(array, jax.core.Tracer):
-        return x
-    if x.sharding == array.sharding:
-        return x
-    devices = array.sharding.device_set
-    if x.sharding.device_set == devices or len(devices) > 1:
-        return x
-    return jax.device_put(x, next(iter(devices)))
 
 
 BACKEND = JAXBackend()

@@ -1,4 +1,4 @@
-"""Reads and writes at indices that lie on a device, which stay there.
+"""Reads and writes at indices that lie on a device, which stay there; and at masks, wherever they lie.
 
 NumPy checks and resolves an index on the host. An array on an accelerator would have to be copied there. Here JAX does
 the same with it; only one flag, whether an index is out of range, is waited for, and for some masks a count.
@@ -16,7 +16,7 @@ import numpy as np
 from ..._arrays.host import combine
 from ..._arrays.indexing import OwnSelection
 
-__all__ = ["count_nonzero", "get_own", "is_outside", "program_of_put", "takes_index"]
+__all__ = ["count_nonzero", "get_own", "is_outside", "program_of_masked", "program_of_put", "takes_index"]
 
 #: Whether arrays on the host are indices that stay where they are, too, which only a test pretends.
 on_host = False
@@ -50,9 +50,15 @@ def get_own(array: Any, where: OwnSelection) -> Any:
 def program_of_put(x: Any, operation: str, where: OwnSelection, *, donate: bool) -> tuple[Any, tuple[Any, ...]]:
     """The compiled function that does what `Backend.put` does, and its arguments after the array and x."""
     if where.mask is not None and not np.ndim(x):
-        return partial(_MASKED[donate], operation=operation), (where.mask,)
+        return program_of_masked(operation, donate=donate), (where.mask,)
     template, arrays = _split(where)
-    return partial(_PUT[donate], template=template, operation=operation), (arrays,)
+    once = where.mask is not None
+    return partial(_PUT[donate], template=template, operation=operation, once=once), (arrays,)
+
+
+def program_of_masked(operation: str, *, donate: bool) -> Any:
+    """The compiled function of the array, one number and a mask over the leading axes that changes what is selected."""
+    return partial(_MASKED[donate], operation=operation)
 
 
 @partial(jax.jit, static_argnames="sizes")
@@ -102,11 +108,14 @@ def _get(array: Any, arrays: list[Any], *, template: Any) -> Any:
     return array[_joined(template, arrays)]
 
 
-def _put_own(array: Any, x: Any, arrays: list[Any], *, template: Any, operation: str) -> Any:
+def _put_own(array: Any, x: Any, arrays: list[Any], *, template: Any, operation: str, once: bool) -> Any:
+    """Does `Backend.put` with the arrays of an index; ``once`` if no element is selected twice."""
     index = _joined(template, arrays)
-    if operation != "set":
+    if operation != "set" or once or not x.ndim:
         return getattr(array.at[index], operation)(x)
     # Of several values for one element the last one counts, but JAX promises no order: all get the last value.
+    if template == ((_ARRAY,),):
+        return _set_rows(array, x, arrays[0])
     total: Any = 0
     stride = 1
     for axis in reversed(range(array.ndim)):
@@ -115,6 +124,16 @@ def _put_own(array: Any, x: Any, arrays: list[Any], *, template: Any, operation:
     flat = total.reshape(-1)
     values = jnp.broadcast_to(x, total.shape).reshape(-1)[_last_of_same(flat)]
     return array.reshape(-1).at[flat].set(values).reshape(array.shape)
+
+
+def _set_rows(array: Any, x: Any, ids: Any) -> Any:
+    if x.ndim < array.ndim:  # the same value for each row
+        return array.at[ids].set(x)
+    size, row = array.shape[0], array.shape[1:]
+    line = (ids.astype(jnp.int32) if ids.dtype.itemsize < 4 else ids).reshape(-1)
+    line = jnp.where(line < 0, line + size, line)
+    values = jnp.broadcast_to(x, (*ids.shape, *row)).reshape(-1, *row)
+    return array.at[line].set(values[_last_of_same(line)])
 
 
 def _last_of_same(positions: Any) -> Any:
@@ -133,7 +152,7 @@ def _put_masked(array: Any, x: Any, mask: Any, *, operation: str) -> Any:
 
 _PUT, _MASKED = (
     {
-        donate: jax.jit(function, static_argnames=("template", "operation"), donate_argnums=(0,) if donate else ())
+        donate: jax.jit(function, static_argnames=("template", "operation", "once"), donate_argnums=(0,) if donate else ())
         if function is _put_own
         else jax.jit(function, static_argnames="operation", donate_argnums=(0,) if donate else ())
         for donate in (False, True)

@@ -65,8 +65,9 @@ class JAXTracing(Tracing):
     guards_reads = True
 
     def is_tracing(self) -> bool:
-        tracing: bool = _under_jit()
-        return tracing
+        if _context is not None and type(_context.trace) is _Eager:  # asked first, since it takes a fifth of the time
+            return False
+        return bool(_under_jit())
 
     def keeps(self, mark: Any = None) -> bool:
         if mark is None:

@@ -1,0 +1,90 @@
+"""What JAX's arrays tell of themselves, asked as rarely as possible; moves, waits, and calls that donate an array.
+
+An attribute of a JAX array takes 0.05 to 0.3 us, where a compiled function of a small array takes 5 us.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any, Final
+
+import jax
+
+__all__ = ["CONCRETE", "FAILED", "beside", "is_concrete", "like", "settled", "store"]
+
+FAILED: Final[type[Exception]] = getattr(jax.errors, "JaxRuntimeError", RuntimeError)
+#: The elements of an array from which a write asks whether memory is short; a smaller one is written too quickly.
+_LARGE = 1 << 20
+
+#: The types of arrays of numbers that have values, as far as `is_concrete` has met them. JAX names no such type.
+CONCRETE: Final[set[type]] = set()
+
+
+def is_concrete(x: Any) -> bool:
+    """Whether something is a JAX array of numbers with a value: it is neither traced, nor has it keys."""
+    return type(x) in CONCRETE or _learns(x)
+
+
+def _learns(x: Any) -> bool:
+    found = isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) and hasattr(x, "is_ready")
+    if found:
+        CONCRETE.add(type(x))
+    return found
+
+
+def store(kept: list[Any], function: Any, *arguments: Any) -> Any:
+    """Calls ``function(*arguments)``; C code stores the result before Python looks for signals."""
+    kept.extend(map(function, *zip(arguments, strict=False)))
+    return kept[0]
+
+
+def like(x: Any, array: Any) -> Any:
+    """Moves ``x`` to the devices of the variable's array."""
+    if x.sharding == array.sharding:
+        return x
+    return jax.device_put(x, array.sharding)
+
+
+def beside(x: Any, array: Any) -> Any:
+    """Moves ``x`` to the device of the variable's array, if it is committed to another device."""
+    if type(x) not in CONCRETE and (not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer)):
+        return x
+    if isinstance(array, jax.core.Tracer) or x.sharding == array.sharding:
+        return x
+    devices = array.sharding.device_set
+    if x.sharding.device_set == devices or len(devices) > 1:
+        return x
+    return jax.device_put(x, next(iter(devices)))
+
+
+def settled(result: Any, *sources: Any) -> Any:
+    """Waits for the result if JAX may read a source later, and the caller may write its memory before that.
+
+    JAX computes while Python goes on. An array that shares the memory of a NumPy array is complete when it is made, so
+    nothing waits for a source that is still being computed; nor on an accelerator, which computes in order. But where
+    memory is short, an accelerator may have failed to make the result, and only waiting for it tells.
+    """
+    if type(result) not in CONCRETE and not is_concrete(result):
+        if not isinstance(result, jax.core.Tracer) and next(iter(result.sharding.device_set)).platform == "cpu":
+            with suppress(FAILED):  # a key, which does not tell, and is soon computed
+                result.block_until_ready()
+        return result
+    is_ready = result.is_ready()
+    if result.size >= _LARGE and _is_memory_short(result):
+        result.block_until_ready()
+    elif not is_ready and result.platform() == "cpu" and any(is_concrete(each) and each.is_ready() for each in sources):
+        with suppress(FAILED):  # the next read names what could not be computed
+            result.block_until_ready()
+    return result
+
+
+def _is_memory_short(array: Any) -> bool:
+    """Whether a new array is larger than half of what is free, so that it may have failed already."""
+    free = _free_memory(array)
+    return free is not None and array.nbytes > free / 2
+
+
+def _free_memory(array: Any) -> int | None:
+    """The free bytes of the device of an array; None where JAX does not tell, as on the host."""
+    stats = next(iter(array.sharding.device_set)).memory_stats()
+    return stats["bytes_limit"] - stats["bytes_in_use"] if stats and "bytes_limit" in stats else None

@@ -1,0 +1,327 @@
+"""Reads and writes at indices that are on the host, where NumPy has checked them.
+
+Each kind of write is one compiled program, which gets the indices as an argument. JAX compiles a program again for each
+number of indices, and the number varies from call to call. So on the host it is rounded up to a power of two, with
+indices that are out of range, which the program ignores.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..._arrays.host import ONE_BY_ONE, combine
+from ..._arrays.indexing import OwnSelection, Selection, last_of_each, repeats, turns
+from ..._arrays.shapes import Shape
+from ..._arrays.types import HostArray
+from .arrays import beside, is_concrete, settled, store
+from .indices import get_own, program_of_masked, program_of_put
+
+__all__ = ["OwnRows", "get", "put", "select_rows"]
+
+_WHOLE = slice(None)
+_IN_ANY_ORDER = ("add", "subtract", "multiply", "min", "max")
+_LIMIT = 2**31  # JAX's integers have 32 bits, unless 64 are enabled
+_SingleDevice = jax.sharding.SingleDeviceSharding
+
+
+class OwnRows(Selection):
+    """Rows whose numbers are in a JAX array on the host, at which NumPy can look without a copy.
+
+    Attributes:
+        given: the JAX array.
+        is_straight: whether a program can take the array as it is: it has a power of two of numbers, none from the end.
+    """
+
+    __slots__ = ("_line", "given", "is_straight")
+
+    def __init__(self, given: Any, ids: HostArray, line: HostArray, of_shape: Shape, *, is_straight: bool) -> None:
+        self.given = given
+        self.is_straight = is_straight
+        self._line = line
+        self.index = (ids,)
+        self.of_shape = of_shape
+        self.shape = ids.shape + of_shape[1:]
+        self.basic = self.reverses = False
+
+    def repeats(self) -> bool:
+        """Whether a row is selected twice; only asked if `is_straight`."""
+        same = self._line[1:] == self._line[:-1]
+        return bool(same.size and same[same.argmax()])  # in half the time of `any`
+
+
+def select_rows(index: Any, shape: Shape) -> Selection | None:
+    """Does what `Backend.select_rows` does, for arrays on the host. It waits until the indices are computed."""
+    if not is_concrete(index) or not shape or index.platform() != "cpu" or type(index.sharding) is not _SingleDevice:
+        return None
+    ids = np.asarray(index)
+    if ids.dtype.kind not in "iu" or ids.ndim != 1 or not ids.size:
+        return None
+    line = ids.copy()
+    line.sort()  # of a few numbers in less time than it takes to find the lowest and the highest
+    low, size, count = line.item(0), shape[0], ids.size
+    if low < -size or line.item(-1) >= size:
+        return None
+    return OwnRows(index, ids, line, shape, is_straight=low >= 0 and not count & (count - 1))
+
+
+def get(array: Any, where: Selection) -> Any:
+    """The selected elements of an array, which may be traced. Compiled for each number of indices, as is the result."""
+    if where.basic:
+        return array[where.index]
+    if isinstance(where, OwnSelection):
+        return get_own(array, where)
+    if type(where) is OwnRows and is_concrete(array) and array.is_ready():
+        return settled(_gather(0, 1)(array, beside(where.given, array)), where.given)
+    if (lines := _lines_of(where)) is not None:
+        numbered = where.shape[: len(where.shape) + lines.axis + lines.rank - len(array.shape)]
+        ids = lines.ids if lines.axis else lines.ids.reshape(numbered)
+        return _gather(lines.axis, lines.rank)(array, ids)
+    if not where.of_shape:
+        return array.reshape(1)[where.flat()]
+    return array[where.coordinates()]
+
+
+def put(kept: list[Any], array: Any, x: Any, operation: str, where: Selection, *, donate: bool) -> Any:
+    """Does what `Backend.put` does. ``x`` and the arrays of the library in ``where`` lie beside the array.
+
+    Args:
+        kept: gets the result before Python looks for signals, if the array is donated.
+    """
+    if type(where) is OwnRows and where.is_straight:
+        once = operation in _IN_ANY_ORDER or not where.repeats()
+        if once or operation == "set":
+            ids = beside(where.given, array) if once else _winners(where.index[0], where.of_shape[0])
+            program = (_turn if operation in ONE_BY_ONE else _scatter)(operation, 0, 1, donate)
+            return store(kept, program, array, x, ids)
+    scalar = not np.ndim(x)
+    if isinstance(where, OwnSelection):
+        if array.size < _LIMIT and (operation not in ONE_BY_ONE or (where.mask is not None and scalar)):
+            program, rest = program_of_put(x, operation, where, donate=donate)
+            return store(kept, program, array, x, *rest)
+        # A position in the array may not fit into JAX's integers; or repeated ones must be found.
+        where = where.on_host()
+    if scalar and (mask := _mask_of(where)) is not None:
+        # JAX may read the mask after this has returned, so it gets a copy that the caller cannot change.
+        return store(kept, program_of_masked(operation, donate=donate), array, x, mask.copy())
+    if (block := where.block()) is not None:
+        starts, sizes = block
+        program = partial(_BLOCK[donate], operation=operation, sizes=sizes, shape=where.shape)
+        return store(kept, program, array, x, starts)
+    if not where.of_shape:  # a scalar has no coordinates
+        line = Selection((where.flat(),), (1,))
+        return put([], array.reshape(1), x, operation, line, donate=False).reshape(())
+    if (found := _lines_of(where)) is not None:
+        return _put_lines(kept, array, x, operation, where.shape, found, donate=donate)
+    return _put_elements(kept, array, x, operation, where, donate=donate)
+
+
+# -- whole lines along an axis, most often rows ----------------------------------------------------------------------
+
+
+class _Lines:
+    """The numbers of lines along one axis, or of rows along the leading axes.
+
+    Args:
+        ids: the numbers, from 0, in an array with one axis that nobody else has.
+        rank: how many axes the numbers count through, from ``axis`` on.
+        once: whether it is known that no number is there twice.
+    """
+
+    __slots__ = ("axis", "ids", "once", "rank")
+
+    def __init__(self, ids: HostArray, axis: int, rank: int, *, once: bool) -> None:
+        self.ids = ids
+        self.axis = axis
+        self.rank = rank
+        self.once = once
+
+
+def _mask_of(where: Selection) -> HostArray | None:
+    """The mask over the leading axes which is the whole index, or None."""
+    index = where.index
+    if len(index) == 1 and type(index[0]) is np.ndarray and index[0].dtype == np.bool_ and index[0].ndim:
+        mask: HostArray = index[0]
+        return mask
+    return None
+
+
+def _lines_of(where: Selection) -> _Lines | None:
+    """The lines that an index selects; None if it selects parts of them."""
+    shape, index = where.of_shape, where.index
+    if (rows := where.rows()) is not None:
+        rank = len(shape) - len(rows.table) + 1
+        fits = rows.table[0] < _LIMIT
+        return _Lines(rows.numbers.astype(np.int32), 0, rank, once=rows.is_mask) if fits else None
+    at = next((n for n, part in enumerate(index) if type(part) is np.ndarray), 0)
+    ids, others = index[at], index[:at] + index[at + 1 :]
+    if type(ids) is not np.ndarray or ids.dtype.kind == "b" or ids.ndim != 1:
+        return None
+    if not all(part is ... or (type(part) is slice and part == _WHOLE) for part in others):
+        return None
+    axis = len(shape) - len(index) + at if any(part is ... for part in index[:at]) else at
+    if (size := shape[axis]) >= _LIMIT:
+        return None
+    return _Lines(np.where(ids < 0, ids + np.int64(size), ids).astype(np.int32), axis, 1, once=False)
+
+
+def _put_lines(
+    kept: list[Any], array: Any, x: Any, operation: str, selected: Shape, lines: _Lines, *, donate: bool
+) -> Any:
+    ids, axis, rank = lines.ids, lines.axis, lines.rank
+    count, rest = ids.size, len(array.shape) - axis - rank
+    along = x.ndim - rest - 1  # the axis of x along which the lines vary, if it has one
+    varies = along >= 0
+    if varies and len(selected) - rest - axis != 1:  # the numbers had more axes than one, or none
+        x = (np if isinstance(x, np.ndarray) else jnp).broadcast_to(x, selected)
+        x = x.reshape(*selected[:axis], count, *selected[len(selected) - rest :])
+        along = axis
+    elif varies and x.shape[along] != count:
+        varies = False  # it is 1
+    size = array.shape[axis] if rank == 1 else math.prod(array.shape[axis : axis + rank])
+    in_turn: list[HostArray] = []
+    if not lines.once and (operation in ONE_BY_ONE or (operation == "set" and varies)) and repeats(ids):
+        if operation == "set":
+            ids = _winners(ids, size)
+        else:
+            in_turn = turns(ids)
+    missing = (1 << (count - 1).bit_length()) - count
+    if missing and (not varies or _is_on_host(x)):
+        ids = np.concatenate([ids, np.full(missing, size, np.int32)])  # which is out of range
+        if varies:
+            x = np.asarray(x)
+            x = np.concatenate([x, np.zeros((*x.shape[:along], missing, *x.shape[along + 1 :]), x.dtype)], along)
+    if operation not in ONE_BY_ONE:
+        return store(kept, _scatter(operation, axis, rank, donate), array, x, ids)
+    if not in_turn:
+        return store(kept, _turn(operation, axis, rank, donate), array, x, ids)
+    for number, turn in enumerate(in_turn):
+        at = np.full(ids.size, size, np.int32)
+        at[turn] = ids[turn]
+        # The first turn leaves the array as it is, to which an interrupt between two turns goes back.
+        array = _turn(operation, axis, rank, donate and number > 0)(array, x, at)
+    return array
+
+
+def _winners(ids: HostArray, size: int) -> HostArray:
+    """The numbers of lines, each only where it stands last, since the last write wins; elsewhere one out of range."""
+    order = ids.argsort(kind="stable")
+    line = ids[order]
+    winners = ids.astype(np.int32)
+    winners[order[:-1][line[1:] == line[:-1]]] = size
+    return winners
+
+
+def _is_on_host(x: Any) -> bool:
+    """Whether an operand can be looked at without bringing it from a device; this may wait until it is computed."""
+    return isinstance(x, np.ndarray) or (is_concrete(x) and x.platform() == "cpu")
+
+
+def _at(axis: int, ids: Any) -> tuple[Any, ...]:
+    return (*(_WHOLE,) * axis, ids)
+
+
+def _flat(array: Any, rank: int) -> Any:
+    """The array with one axis in place of the leading axes that a mask covers."""
+    return array if rank == 1 else array.reshape(-1, *array.shape[rank:])
+
+
+@functools.cache
+def _gather(axis: int, rank: int) -> Callable[..., Any]:
+    @jax.jit
+    def get_lines(array: Any, ids: Any) -> Any:
+        return _flat(array, rank).at[_at(axis, ids)].get(mode="clip")  # nothing is out of range
+
+    return get_lines
+
+
+@functools.cache
+def _scatter(operation: str, axis: int, rank: int, donate: bool) -> Callable[..., Any]:
+    def put_lines(array: Any, x: Any, ids: Any) -> Any:
+        rows = _flat(array, rank).at[_at(axis, ids)]
+        return getattr(rows, operation)(x, mode="drop").reshape(array.shape)
+
+    return jax.jit(put_lines, donate_argnums=(0,) if donate else ())
+
+
+@functools.cache
+def _turn(operation: str, axis: int, rank: int, donate: bool) -> Callable[..., Any]:
+    """For an operation that changes an element twice only one after the other: no row occurs twice."""
+
+    def put_lines(array: Any, x: Any, ids: Any) -> Any:
+        rows = _flat(array, rank).at[_at(axis, ids)]
+        new = combine(operation, rows.get(mode="clip"), x, jnp.minimum, jnp.maximum)
+        return rows.set(new, mode="drop").reshape(array.shape)
+
+    return jax.jit(put_lines, donate_argnums=(0,) if donate else ())
+
+
+# -- a block, and any other index ------------------------------------------------------------------------------------
+
+
+def _put_block(array: Any, x: Any, starts: Any, *, operation: str, sizes: tuple[int, ...], shape: Any) -> Any:
+    old = jax.lax.dynamic_slice(array, starts, sizes)
+    new = combine(operation, old.reshape(shape), x, jnp.minimum, jnp.maximum)
+    return jax.lax.dynamic_update_slice(array, jnp.broadcast_to(new, shape).reshape(sizes), starts)
+
+
+def _put_scattered(array: Any, x: Any, coordinates: Any, *, operation: str) -> Any:
+    return getattr(array.at[coordinates], operation)(x, mode="drop")
+
+
+def _put_turn(array: Any, x: Any, coordinates: Any, *, operation: str) -> Any:
+    new = combine(operation, array[coordinates], x, jnp.minimum, jnp.maximum)
+    return array.at[coordinates].set(new, mode="drop")
+
+
+_BLOCK = {
+    donate: jax.jit(_put_block, static_argnames=("operation", "sizes", "shape"), donate_argnums=(0,) if donate else ())
+    for donate in (False, True)
+}
+_SCATTERED = {
+    donate: jax.jit(_put_scattered, static_argnames="operation", donate_argnums=(0,) if donate else ())
+    for donate in (False, True)
+}
+_TURN = {
+    donate: jax.jit(_put_turn, static_argnames="operation", donate_argnums=(0,) if donate else ())
+    for donate in (False, True)
+}
+
+
+def _put_elements(kept: list[Any], array: Any, x: Any, operation: str, where: Selection, *, donate: bool) -> Any:
+    """Writes at the coordinates of each element."""
+    coordinates = [line.reshape(-1).astype(np.int32) for line in where.coordinates()]
+    values = x if isinstance(x, np.ndarray) else jnp.asarray(x)
+    values = (np if isinstance(values, np.ndarray) else jnp).broadcast_to(values, where.shape).reshape(-1)
+    if operation == "set":
+        keep = last_of_each(where.flat())
+        coordinates = [line[keep] for line in coordinates]
+        values = values[keep]
+    if operation in ONE_BY_ONE:
+        for number, turn in enumerate(turns(where.flat().reshape(-1))):
+            at, part = [line[turn] for line in coordinates], values[turn]
+            if isinstance(part, np.ndarray):
+                at, part = _padded(at, part, array.shape)
+            # The first turn leaves the array as it is, to which an interrupt between two turns goes back.
+            array = _TURN[donate and number > 0](array, part, tuple(at), operation=operation)
+        return array
+    if isinstance(values, np.ndarray):
+        coordinates, values = _padded(coordinates, values, array.shape)
+    return store(kept, partial(_SCATTERED[donate], operation=operation), array, values, tuple(coordinates))
+
+
+def _padded(coordinates: list[Any], values: Any, shape: Any) -> tuple[list[Any], Any]:
+    """Rounds the number of elements up to a power of two with elements that fall outside and are dropped."""
+    missing = (1 << (values.size - 1).bit_length()) - values.size
+    if not missing:
+        return coordinates, values
+    outside = [np.full(missing, size, np.int32) for size in shape]
+    padded = [np.concatenate(pair) for pair in zip(coordinates, outside, strict=True)]
+    return padded, np.concatenate([values, np.zeros(missing, values.dtype)])
