@@ -11,7 +11,6 @@ make arrays that share the memory of somebody who can write it, and JAX does not
 from __future__ import annotations
 
 import operator
-from contextlib import suppress
 from typing import Any
 
 import jax
@@ -28,7 +27,7 @@ from ..._arrays.stored import Stored
 from ..._arrays.types import HostArray, Operation
 from ...errors import DeviceError, DTypeError, ReentrantWriteError
 from . import indices, rows
-from .arrays import CONCRETE, FAILED, beside, is_concrete, like, settled, store
+from .arrays import FAILED, beside, like, settled, store
 from .first_values import made
 from .keys import is_key, key_dtype, packed, unpacked
 from .pytree import register

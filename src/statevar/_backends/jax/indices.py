@@ -152,7 +152,9 @@ def _put_masked(array: Any, x: Any, mask: Any, *, operation: str) -> Any:
 
 _PUT, _MASKED = (
     {
-        donate: jax.jit(function, static_argnames=("template", "operation", "once"), donate_argnums=(0,) if donate else ())
+        donate: jax.jit(
+            function, static_argnames=("template", "operation", "once"), donate_argnums=(0,) if donate else ()
+        )
         if function is _put_own
         else jax.jit(function, static_argnames="operation", donate_argnums=(0,) if donate else ())
         for donate in (False, True)
