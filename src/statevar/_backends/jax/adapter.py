@@ -311,7 +311,7 @@ class JAXBackend(Backend):
         if handle.published is not None:
             new = self.compute_put(handle.array, x, operation, where)
             return handle if new is handle.array else _Handle(new)
-        if not isinstance(where, OwnSelection) and 0 in where.shape:
+        if 0 in (where.shape if where.mask is None else where.of_shape):
             return handle
         array = handle.array
         x, where = beside(x, array), _indices_beside(where, array)
@@ -344,7 +344,7 @@ class JAXBackend(Backend):
         return settled(op(old, x), x)
 
     def compute_put(self, old: Any, x: Any, operation: str, where: Selection) -> Any:
-        if not isinstance(where, OwnSelection) and 0 in where.shape:
+        if 0 in (where.shape if where.mask is None else where.of_shape):
             return old
         x = beside(x, old)
         new = rows.put([], old, x, operation, _indices_beside(where, old), donate=False)

@@ -48,8 +48,9 @@ class OwnRows(Selection):
         self._line = line
         self.index = (ids,)
         self.of_shape = of_shape
-        self.shape = ids.shape + of_shape[1:]
+        self.mask = None
         self.basic = self.reverses = False
+        self._selected = ids.shape + of_shape[1:]
 
     def repeats(self) -> bool:
         """Whether a row is selected twice; only asked if `is_straight`."""
@@ -108,9 +109,9 @@ def put(kept: list[Any], array: Any, x: Any, operation: str, where: Selection, *
             return store(kept, program, array, x, *rest)
         # A position in the array may not fit into JAX's integers; or repeated ones must be found.
         where = where.on_host()
-    if scalar and (mask := _mask_of(where)) is not None:
+    if scalar and where.mask is not None:
         # JAX may read the mask after this has returned, so it gets a copy that the caller cannot change.
-        return store(kept, program_of_masked(operation, donate=donate), array, x, mask.copy())
+        return store(kept, program_of_masked(operation, donate=donate), array, x, where.mask.copy())
     if (block := where.block()) is not None:
         starts, sizes = block
         program = partial(_BLOCK[donate], operation=operation, sizes=sizes, shape=where.shape)
@@ -142,15 +143,6 @@ class _Lines:
         self.axis = axis
         self.rank = rank
         self.once = once
-
-
-def _mask_of(where: Selection) -> HostArray | None:
-    """The mask over the leading axes which is the whole index, or None."""
-    index = where.index
-    if len(index) == 1 and type(index[0]) is np.ndarray and index[0].dtype == np.bool_ and index[0].ndim:
-        mask: HostArray = index[0]
-        return mask
-    return None
 
 
 def _lines_of(where: Selection) -> _Lines | None:
