@@ -15,6 +15,7 @@ from ..._arrays.host import ONE_BY_ONE, combine
 from ..._arrays.traced_index import TracedSelection, cannot_write, check_for_mask, traced_selection
 from ..._arrays.tracing import AccessCheck, Tracing
 from ...errors import TraceError
+from .traced_rows import gathered_rows, scattered_rows, traced_rows
 
 try:
     from tensorflow.python.pywrap_tfe import TFE_Py_TapeSetIsStopped as _tapes_are_stopped
@@ -104,6 +105,8 @@ class TensorFlowTracing(Tracing):
             return array[index]  # integers and slices, also traced
         if _is_mask(index):
             return tf.boolean_mask(array, _only(index))
+        if (rows := traced_rows(index, tuple(array.shape), _shape_of)) is not None:
+            return gathered_rows(array, rows)
         where = traced_selection(index, tuple(array.shape), _shape_of)
         positions, _ = _positions(where)
         return tf.reshape(tf.gather(tf.reshape(array, [-1]), positions), where.shape)
@@ -114,6 +117,8 @@ class TensorFlowTracing(Tracing):
             check_for_mask(tuple(x.shape), tuple(mask.shape), tuple(old.shape))
             mask = tf.reshape(mask, [*mask.shape, *[1] * (len(old.shape) - len(mask.shape))])
             return tf.where(mask, combine(operation, old, x, tf.minimum, tf.maximum), old)
+        if (rows := traced_rows(index, tuple(old.shape), _shape_of)) is not None:
+            return scattered_rows(old, x, operation, rows)
         where = traced_selection(index, tuple(old.shape), _shape_of)
         size = math.prod(old.shape)
         clipped, inside = _positions(where)
