@@ -121,6 +121,116 @@ def test_a_graph_that_reads_meanwhile_sees_whole_writes() -> None:
     assert_same(v, np.full((2000, 8), 200.0))
 
 
+# -- in compiled functions ---------------------------------------------------------------------------------------
+
+
+def add_and_set(v: sv.Variable, ids: Any, x: Any) -> Any:
+    v.at[ids].add(x)
+    v[ids] = x
+    return None
+
+
+def gather_and_add(v: sv.Variable, ids: Any, x: Any) -> Any:
+    rows = v[ids]
+    v.at[ids].subtract(rows * x)
+    return rows
+
+
+def use_what_is_between(v: sv.Variable, ids: Any, x: Any) -> Any:
+    v.at[ids].add(x)
+    between = tf.reduce_sum(v.value)
+    v.at[ids].multiply(x)
+    return between
+
+
+def return_the_new_value(v: sv.Variable, ids: Any, x: Any) -> Any:
+    v.at[ids].max(x)
+    return v.value
+
+
+def known_rows(v: sv.Variable, ids: Any, x: Any) -> Any:
+    v.at[[1, -1, 1]].min(x)
+    v.at[[1, 0, 1]].power(2.0)
+    return None
+
+
+STEPS = (add_and_set, gather_and_add, use_what_is_between, return_the_new_value, known_rows)
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("compiled", [sv.jit, tf.function])
+def test_a_compiled_function_writes_the_same_rows(step: Callable[..., Any], compiled: Any) -> None:
+    v, model = table(6), sv.Variable(start((6, 2)))
+    run = compiled(lambda ids, x: step(v, ids, x))
+    for ids in ([3, -1, 3], [0, 1, 2]):
+        x = np.array([[2.0], [0.5], [4.0]], "float32") * np.ones(2, "float32")
+        kept, expected = v.value, np.array(v.value)
+        got = run(tf.constant(ids), tf.constant(x))
+        if step is use_what_is_between:
+            model.at[ids].add(x)
+            between = model.numpy().sum()
+            model.at[ids].multiply(x)
+            assert float(got) == between
+        else:
+            wanted = step(model, ids, x)
+            if wanted is not None:
+                assert_same(got, wanted)
+        assert_same(v, model)
+        assert_same(kept, expected)
+        del kept
+
+
+IN_PLACE: list[Callable[..., Any]] = [
+    gather_and_add,
+    lambda v, ids, x: v.__setitem__(ids, x),
+    lambda v, ids, x: (v.at[ids].add(x).at[ids].subtract(x), None)[1],
+    lambda v, ids, x: (v.at[ids].multiply(x), None)[1],
+    lambda v, ids, x: (v.at[[1, -1, 1]].min(x), None)[1],
+    lambda v, ids, x: v.__setitem__(ids[0], x[0]),
+]
+
+
+@pytest.mark.parametrize("step", IN_PLACE)
+def test_sv_jit_writes_rows_in_place(step: Callable[..., Any]) -> None:
+    v = table()
+    run = sv.jit(lambda ids, x: step(v, ids, x))
+    ids, x = tf.constant([1, 0, 1]), tf.ones((3, 2))
+    run(ids, x)
+    before = address(v)
+    run(ids, x)
+    assert address(v) == before
+    one, other = np.asarray(v.value), np.asarray(v.value)
+    assert one.ctypes.data == other.ctypes.data
+
+
+def test_sv_jit_does_not_scatter_into_what_the_user_may_scatter_into() -> None:
+    v = table()
+    run = sv.jit(lambda ids: (v.at[ids].add(1.0), None)[1])
+    for number in range(3):
+        if number == 1:
+            v.parameter.scatter_add(tf.IndexedSlices(tf.zeros((1, 2)), tf.constant([0])))
+        run(tf.constant([0, 1]))
+        assert v.numpy()[:3, 0].tolist() == [2.0 + number, 4.0 + number, 5.0]
+    one, other = np.asarray(v.value), np.asarray(v.value)
+    assert one.ctypes.data != other.ctypes.data  # each read is a copy, as TensorFlow has it after a scatter
+
+
+def test_a_traced_row_out_of_bounds_is_not_written() -> None:
+    for operation in ("set", "add", "subtract", "multiply", "min", "max"):
+        v, model = table(4), start((4, 2))
+        x = np.full((4, 2), -3.0, "float32")
+        run = sv.jit(lambda ids, x, v=v, name=operation: (getattr(v.at[ids], name)(x), None)[1])
+        run(tf.constant([9, 3, -7, 3]), tf.constant(x))
+        if operation == "set":
+            model[3] = -3.0
+        else:
+            UFUNCS[operation].at(model, [3, 3], x[:2])
+        assert_same(v, model)
+    v = sv.Variable(np.array([-0.0, np.nan], "float32"), backend="tensorflow")
+    sv.jit(lambda ids: (v.at[ids].add(1.0).at[ids].subtract(1.0), None)[1])(tf.constant([-5, 5]))
+    assert np.signbit(v.numpy()).tolist() == [True, False]
+
+
 # -- sparse gradients ------------------------------------------------------------------------------------------
 
 

@@ -49,7 +49,7 @@ try:
 except ImportError:  # not public: without it, a tf.function can create variables in its first trace only
     _Resource = tf.Variable
 
-__all__ = ["BACKEND"]
+__all__ = ["BACKEND", "writes_rows"]
 
 # TensorFlow has no kernels for arithmetic or scatters of these.
 _ON_HOST = {"float8_e4m3fn", "float8_e5m2", "int4", "uint4"}
@@ -322,7 +322,8 @@ class TensorFlowBackend(Backend):
 
     def put(self, handle: Any, x: Any, operation: str, where: Selection) -> Any:
         variable = handle.variable
-        if _writes_rows(handle) and _writing(handle):
+        # A raw graph does not have the lock of the variable.
+        if tf.executing_eagerly() and writes_rows(handle) and _writing(handle):
             x = _beside(x, variable)
             if (mask := rows.mask_for(x, where)) is not None:
                 old = _READ(resource=variable.handle, dtype=handle.dtype)
@@ -439,14 +440,13 @@ def _writing(handle: _Handle) -> bool:
     return False
 
 
-def _writes_rows(handle: _Handle) -> bool:
-    """Whether TensorFlow's own operations may write a part of the variable in place.
+def writes_rows(handle: _Handle) -> bool:
+    """Whether code that has the lock of the variable may write a part of it in place, by TensorFlow's own operations.
 
-    Not in a graph, which may run at any time and does not have the variable's lock: what it scatters could go into
-    memory that a reader has got after another write has ended the mode in which reads copy. Nor if the user has the
-    `tf.Variable`, for the same reason.
+    Not if the user has the `tf.Variable`: what his operation scatters could go into memory that a reader has got, after
+    a write of ours has ended the mode in which reads copy.
     """
-    if handle.lent or type(handle.variable) is _Cell or not tf.executing_eagerly():
+    if handle.lent or type(handle.variable) is _Cell:
         return False
     return handle.dtype.name not in _ON_HOST and "CPU" in handle.variable.device
 

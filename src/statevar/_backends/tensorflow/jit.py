@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from threading import RLock, get_ident
 from time import perf_counter
 from typing import Any, Final, Self
@@ -31,8 +32,9 @@ from ..._transforms.call import CompiledCall, Retry, TraceOverlay, check_library
 from ..._transforms.draft import ValueDraft
 from ..._transforms.overlay import past_overlay
 from ...errors import StatevarError, TraceError
-from .adapter import BACKEND
+from .adapter import BACKEND, writes_rows
 from .arguments import EXACT_NUMBERS, SINGLE_NUMBERS, Arguments, Key, better_for, emptied, filled, static_of
+from .rows import scatter_in_place, scatters_of
 
 __all__ = ["Jitted"]
 
@@ -51,13 +53,14 @@ _HELD: Final = "another thread or task holds a variable"
 class _Trace(TraceOverlay):
     """Reads variables that were not given from their resources, and remembers their state."""
 
-    __slots__ = ("_past", "first", "graph", "resources", "seen")
+    __slots__ = ("_past", "first", "graph", "resources", "scattered", "seen")
 
     def __enter__(self) -> Self:
         self.graph = tf.compat.v1.get_default_graph()
         self.first: dict[Variable, Any] = {}  # the first value read of each variable
         self._past: dict[Variable, int] = {}
         self.resources: list[Any] = []
+        self.scattered: list[Any] = []  # the handles of variables into which the graph scatters
         self.seen: dict[Variable, tuple[Any, ...]] = {}
         super().__enter__()
         return self
@@ -138,6 +141,8 @@ class _Traced:
     direct: bool
     #: Keeps resources alive to which TensorFlow has only weak references: of variables that the code drops again.
     resources: list[Any]
+    #: The handles of variables into which the graph scatters, so that nobody else may.
+    scattered: list[Any]
     calls: int = 0
     long: int = 0
     locks: Locks | None = None
@@ -157,6 +162,9 @@ class _Traced:
                 if variable._holder is not None:
                     raise Retry(_HELD, variable)
                 if variable._handle is not handle or variable._shape != shape or variable._trainable is not trainable:
+                    raise Retry(_STALE)
+            for handle in self.scattered:
+                if handle.lent:
                     raise Retry(_STALE)
             for variable in self.written:
                 variable._handle.cached = None
@@ -316,7 +324,9 @@ class Jitted:
         known = list(dict.fromkeys([*seen, *(variable for variable, _ in values)]))
         checks = [(variable, *state) for variable, state in seen.items()]
         shapes = [tuple(new.shape) for new in news]
-        traced = _Traced(_caller(function), out, known, checks, written, shapes, direct, trace.resources)
+        traced = _Traced(
+            _caller(function), out, known, checks, written, shapes, direct, trace.resources, trace.scattered
+        )
         return traced, trace.lasting()
 
     # -- values in, values out -------------------------------------------------------------------------------
@@ -377,21 +387,26 @@ def _assign_last(trace: _Trace, written: list[Variable], results: list[Any]) -> 
     """Adds the writes of the variables to the graph, after everything else in it has succeeded."""
     writes = [_write_of(trace, variable) for variable in written]
     first = [op for op in trace.graph.get_operations() if op.op_def.is_stateful and op.type not in _HARMLESS]
-    with tf.control_dependencies(None), tf.control_dependencies([*results, *first, *(x for _, x in writes)]):
+    needed = [x for _, inputs in writes for x in inputs]
+    with tf.control_dependencies(None), tf.control_dependencies([*results, *first, *needed]):
         done = tf.no_op()  # one node for all, else each pair of them would be an edge
     with tf.control_dependencies([done]):
-        for write, x in writes:
-            write(x, read_value=False)
+        for write, _ in writes:
+            write()
 
 
-def _write_of(trace: _Trace, variable: Variable) -> tuple[Any, Any]:
-    """Returns the method that writes a variable's new value, and its argument; a sum can be added in place."""
-    resource, new = trace.seen[variable][0].variable, trace.drafts[variable]._snapshot
+def _write_of(trace: _Trace, variable: Variable) -> tuple[Callable[[], object], list[Any]]:
+    """Returns a function that writes a variable's new value, and what it needs; sums and rows can be in place."""
+    handle, new = trace.seen[variable][0], trace.drafts[variable]._snapshot
+    resource = handle.variable
     if tf.is_symbolic_tensor(new) and new.op.type in _IN_PLACE:
         old, x = new.op.inputs
         if old is trace.first[variable] and x.shape == new.shape:
-            return getattr(resource, _IN_PLACE[new.op.type]), x
-    return resource.assign, new
+            return partial(getattr(resource, _IN_PLACE[new.op.type]), x, read_value=False), [x]
+    if writes_rows(handle) and (scatters := scatters_of(new, trace.first.get(variable))):
+        trace.scattered.append(handle)
+        return partial(scatter_in_place, resource.handle, scatters), [x for _, *inputs in scatters for x in inputs]
+    return partial(resource.assign, new, read_value=False), [new]
 
 
 def _caller(function: Any) -> Callable[[list[Any]], list[Any]]:

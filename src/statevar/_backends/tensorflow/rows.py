@@ -34,7 +34,9 @@ __all__ = [
     "mask_for",
     "on_host",
     "put_in_place",
+    "scatter_in_place",
     "scattered",
+    "scatters_of",
     "slice_of",
     "takes_index",
     "where_masked",
@@ -52,6 +54,14 @@ _PURE: dict[str, Any] = {
     "add": _RAW.TensorScatterAdd,
     "subtract": _RAW.TensorScatterSub,
     "set": _RAW.TensorScatterUpdate,
+}
+#: For each scatter into a tensor the one that does the same to a variable.
+_SAME: dict[str, Any] = {
+    "TensorScatterAdd": _RAW.ResourceScatterNdAdd,
+    "TensorScatterSub": _RAW.ResourceScatterNdSub,
+    "TensorScatterUpdate": _RAW.ResourceScatterNdUpdate,
+    "TensorScatterMin": _RAW.ResourceScatterNdMin,
+    "TensorScatterMax": _RAW.ResourceScatterNdMax,
 }
 #: The operations that have a right gradient though they are computed also of the elements that a mask leaves out.
 EVERYWHERE = ("set", "add", "subtract")
@@ -195,6 +205,29 @@ def put_in_place(resource: Any, x: Any, operation: str, where: Selection) -> boo
     finally:
         _SHARE(resource=resource)
     return True
+
+
+def scatters_of(new: Any, old: Any) -> list[tuple[str, Any, Any]]:
+    """The scatters by which a graph makes a new value of an old one, if nothing else uses what is between; else none.
+
+    Returns:
+        The type of each operation, its positions and its updates.
+    """
+    found: list[tuple[str, Any, Any]] = []
+    while tf.is_symbolic_tensor(new) and new is not old:
+        if new.op.type not in _SAME or len(new.consumers()) > bool(found):
+            return []
+        before, at, updates = new.op.inputs
+        found.append((new.op.type, at, updates))
+        new = before
+    return found[::-1] if new is old else []
+
+
+def scatter_in_place(resource: Any, scatters: list[tuple[str, Any, Any]]) -> None:
+    """Adds operations to a graph that do scatters in a variable, whose lock the graph has."""
+    for kind, at, updates in scatters:
+        _SAME[kind](ref=resource, indices=at, updates=updates)
+    _SHARE(resource=resource)
 
 
 def _put_slices(resource: Any, x: Any, operation: str, where: Selection) -> bool:
