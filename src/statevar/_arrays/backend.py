@@ -341,6 +341,31 @@ class Backend(ABC):
         May set ``handle.published`` to the value.
         """
 
+    #: Whether values can be read without the lock of the variable: the backend has the three verbs that follow.
+    reads_unlocked: ClassVar[bool] = False
+
+    def snapshot_unlocked(self, handle: Handle) -> Array | None:
+        """Does what `snapshot` does, without the lock of the variable; None if it needs the lock.
+
+        Another thread may be writing the handle. So the caller asks afterwards whether a write was under way, and drops
+        the result if one was. A write verb that is called later must find that somebody has the array.
+        """
+        return None
+
+    def lease(self, handles: Sequence[Handle]) -> list[Any] | None:
+        """Keeps the values of many handles as they are, without making an array of each; None if that is impossible.
+
+        Called without a lock, as `snapshot_unlocked`, and a write verb that is called later must find the lease.
+
+        Returns:
+            For each handle what keeps its value until it is dropped, and from which `leased` makes an array.
+        """
+        return None
+
+    def leased(self, lease: Any) -> Array:
+        """The value of a lease as an array. What is no lease but a snapshot already may be returned as it is."""
+        return lease
+
     #: Tells of the array of a variable whether its memory was donated to a program; None if that cannot happen.
     #: Every read asks it, so it should be a function in C.
     is_destroyed: Callable[[Array], bool] | None = None

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from threading import RLock, get_ident
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -44,7 +45,7 @@ from .traced import check_no_trace, traced_write
 from .watchers import Watchers
 from .writes import ASSIGN, KEPT, REDECLARE, Write, writes_of
 
-__all__ = ["Aggregation", "Cell", "State", "count_writes", "hold_each", "release_each"]
+__all__ = ["Aggregation", "Cell", "State", "are_free", "count_writes", "hold_each", "release_each"]
 
 Aggregation = Literal["none", "mean", "sum", "only_first_replica"]
 
@@ -294,6 +295,11 @@ class Cell:
             return snapshot
         if (tracing := backend.tracing) is not None and tracing.is_tracing():
             return tracing.traced_value(self._initialized("read"))
+        if backend.reads_unlocked and (handle := self._handle) is not None:
+            value = backend.snapshot_unlocked(handle)
+            if value is not None and self._holder is None and not IN_PROGRAMS:  # no write was under way
+                return value
+            del value  # a reference to the value would keep the write from being in place
         with self._lock:
             handle = self._initialized("read")
             if (holder := self._holder) is not None and holder.writes_here(self):
@@ -732,6 +738,9 @@ def _kept(operation: str) -> Write:
 # -- many cells at once: a method call for each would take as long as the work itself ------------------------
 
 
+_holder_of = attrgetter("_holder")
+
+
 def hold_each(cells: Iterable[Cell], hold: Hold, held: list[Any], otherwise: Callable[[Any], object]) -> None:
     """Holds cells in their order; calls ``otherwise(cell)`` for each cell that is held already.
 
@@ -752,6 +761,11 @@ def release_each(cells: Iterable[Cell], hold: Hold) -> None:
     for cell in cells:
         if cell._holder is hold:
             cell._holder = None
+
+
+def are_free(cells: Iterable[Cell]) -> bool:
+    """Whether nobody writes any of the cells at this moment, or holds it to write it later."""
+    return not IN_PROGRAMS and not any(map(_holder_of, cells))
 
 
 def count_writes(cells: Iterable[Cell], shapes: Iterable[Shape] | None = None) -> bool:

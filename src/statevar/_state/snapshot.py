@@ -11,7 +11,7 @@ from .._arrays.registry import owner_of
 from .._arrays.shapes import DeclaredShape
 from .._arrays.types import Array
 from .._core import overlays
-from .._core.cell import Cell, State
+from .._core.cell import Cell, State, are_free
 from .._core.copies import LOADING, Loading, follow, living, process
 from .._core.holds import while_locked
 from .._core.lost import check_not_lost, destroyed
@@ -28,6 +28,8 @@ _ATTEMPTS = 3
 _version = attrgetter("_version")
 _published = attrgetter("_snapshot")
 _declared = attrgetter("_declared")
+_backend = attrgetter("_backend")
+_handle = attrgetter("_handle")
 
 
 #: The tokens of the variables of a loaded snapshot, the process that they are of, and the load.
@@ -57,7 +59,7 @@ class Snapshot(Mapping[str, Array]):
     ) -> None:
         # Lists in the order of the variables, and not a `State` for each: a thousand of those take 0.3 ms.
         self._found = targets
-        self._values = values
+        self._values = values  # arrays, or leases of them; `_value` makes the arrays
         self._versions = versions
         self._declared_shapes = declared_shapes
         self._places: dict[Variable, int] | None = None
@@ -82,9 +84,14 @@ class Snapshot(Mapping[str, Array]):
     def __getitem__(self, key: str | Variable) -> Array:
         variable = key if isinstance(key, Variable) else self._targets.find(key)
         i = self._place(variable)
-        if variable is None or i < 0 or self._values[i] is None:
+        if variable is None or i < 0 or (value := self._value(i)) is None:
             raise KeyError(key)
-        return variable._as_stored(self._values[i], "snapshot", variable._path)  # without any gradient
+        return variable._as_stored(value, "snapshot", variable._path)  # without any gradient
+
+    def _value(self, i: int) -> Any:
+        """The value of the variable in a place as an array, or None if it had none."""
+        value = self._values[i]
+        return None if value is None else self._found.variables[i]._backend.leased(value)
 
     def __iter__(self) -> Iterator[str]:
         named = self._targets.by_path.items()
@@ -112,8 +119,8 @@ class Snapshot(Mapping[str, Array]):
     def __reduce__(self) -> tuple[Any, ...]:
         targets = self._targets
         facts = []
-        for variable, value, declared in zip(targets.variables, self._values, self._declared_shapes, strict=True):
-            fact = variable._pickled(State(value, None, declared, 0))
+        for i, (variable, declared) in enumerate(zip(targets.variables, self._declared_shapes, strict=True)):
+            fact = variable._pickled(State(self._value(i), None, declared, 0))
             if variable in self._absent:
                 fact["token"] = None
             del fact["loading"]  # a variable that only stands for another one is not that variable's copy
@@ -199,7 +206,7 @@ def _snapshot(targets: Targets) -> Snapshot:
         versions = list(map(_version, found))
         values = list(map(_published, found))
         kinds = dict(zip(map(type, values), values, strict=True))
-        if type(None) in kinds:
+        if type(None) in kinds and (len(kinds) > 1 or (values := _leases(found) or values)[0] is None):
             values = [_value(cell) if value is None else value for cell, value in zip(found, values, strict=True)]
         for kind, example in kinds.items():
             owner = owner_of(example)
@@ -227,6 +234,15 @@ def _value(cell: Cell) -> Array | None:
         return cell._stored()
     check_not_lost(cell, "snapshot")
     return None
+
+
+def _leases(found: Sequence[Cell]) -> list[Any] | None:
+    """What keeps the values of variables of one library; None if some of them must be read each by itself."""
+    backends = set(map(_backend, found))
+    if len(backends) > 1 or not (backend := backends.pop()).reads_unlocked:
+        return None
+    leases = backend.lease(list(map(_handle, found)))
+    return leases if leases is not None and are_free(found) else None
 
 
 def _taken(targets: Targets, cells: Sequence[Cell]) -> Snapshot:
@@ -275,7 +291,7 @@ def restore(snapshot: Snapshot) -> None:
 def _restore(transaction: Transaction, snapshot: Snapshot, which: Iterable[int]) -> None:
     variables = snapshot._targets.variables
     for i in which:
-        transaction._store(variables[i], snapshot._values[i], snapshot._declared_shapes[i])
+        transaction._store(variables[i], snapshot._value(i), snapshot._declared_shapes[i])
 
 
 @public()

@@ -15,7 +15,7 @@ from ..._core.holds import begin_program, drain, end_program, releasing
 from ..._core.variable import Variable
 from ..._transforms.call import CompiledCall, Retry
 from ...errors import describe
-from .adapter import _UNHELD, _UNHELD_FORK, _UNHELD_STORAGE, BACKEND, _use_count
+from .adapter import _UNHELD, _UNHELD_FORK, _UNHELD_STORAGE, _UNLEASED, BACKEND, _use_count
 from .arguments import Slot, built
 from .nodes import is_plain
 
@@ -113,10 +113,10 @@ class Graph:
         news: list[tuple[Variable, Tensor]] = []
         began = watched = False
         grad = _is_grad_enabled()
-        around = None
-        # Before the variables are looked at: a signal handler that reads one later gets a copy.
-        if me := get_ident() if self.in_place else 0:
-            around = begin_program(me, self._ids)
+        # Before the variables are looked at: a signal handler that reads one later gets a copy, and other threads,
+        # which read without the lock if nobody writes, wait for it.
+        me = get_ident()
+        around = begin_program(me, self._ids)
         try:
             for acquire, variable, shape, layout, writes in self._plan:
                 acquire()
@@ -133,6 +133,7 @@ class Graph:
                 elif writes and (  # `exclusive`, written out
                     _use_count(handle.address) != _UNHELD
                     or getrefcount(handle.storage) != _UNHELD_STORAGE
+                    or getrefcount(handle.tensor) != _UNLEASED
                     or handle.tensor.data_ptr() != handle.data
                     or not (handle.plain or handle.exclusive())
                 ):
@@ -161,8 +162,7 @@ class Graph:
                     handle.seen = handle.parameter._version - handle.unseen
             if grad:
                 _set_grad_enabled(True)
-            if me:
-                end_program(me, around)
+            end_program(me, around)
             for release in self._releases:
                 release()
         except BaseException:
@@ -177,8 +177,7 @@ class Graph:
                         count_writes(self._targets)
                     if grad:
                         _set_grad_enabled(True)
-                    if me:
-                        end_program(me, around)
+                    end_program(me, around)
                     drain(releasing(self._locks))
                     break
                 except KeyboardInterrupt as another:
