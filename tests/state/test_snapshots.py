@@ -59,6 +59,46 @@ def test_torch_gives_no_gradient_to_a_snapshot() -> None:
     assert not sv.snapshot(v)[v].requires_grad
 
 
+def test_a_write_is_in_place_again_when_a_snapshot_of_many_is_dropped(backend: str) -> None:
+    several = [sv.Variable(np.zeros(10_000, "float32"), backend=backend) for _ in range(3)]
+    for v in several:
+        v.assign_add(1.0)
+    before = [address(v) for v in several]
+    cut = sv.snapshot(several)
+    for v in several:
+        v.assign_add(1.0)
+    assert all(address(v) != old for v, old in zip(several, before, strict=True))
+    for v in several:
+        assert_same(cut[v], np.ones(10_000))
+        v.assign_add(1.0)
+    del cut
+    before = [address(v) for v in several]
+    for v in several:
+        v.assign_add(1.0)
+        assert_same(v, np.full(10_000, 4))
+    if backend == "torch":
+        assert before == [address(v) for v in several]
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_what_torch_changes_of_an_item_is_not_changed_in_the_variable(trainable: bool) -> None:
+    torch = pytest.importorskip("torch")
+    v = sv.Variable([[1.0, 2.0, 3.0]], backend="torch", trainable=trainable)
+    cut = sv.snapshot(v, sv.Variable(0.0, backend="torch"))
+    cut[v].requires_grad_().sum().backward()
+    cut[v].t_().unsqueeze_(0)
+    assert cut[v].shape == (1, 3)
+    if not trainable:
+        v.value.requires_grad_().sum().backward()
+        v.value.t_()
+    del cut
+    v.assign_add(1.0)
+    assert v.shape == v.value.shape == (1, 3)
+    assert v.value.requires_grad == trainable
+    assert_same(v, [[2.0, 3.0, 4.0]])
+    assert torch.equal(v.value, v.value)
+
+
 def test_a_path_that_two_variables_have_is_ambiguous() -> None:
     a, b = sv.Variable(1, name="twice"), sv.Variable(2, name="twice")
     cut = sv.snapshot(a, b)

@@ -17,7 +17,7 @@ import pytest
 
 import statevar as sv
 from statevar.errors import ConflictError, ReentrantWriteError
-from tests.internals import cell_module, holds, overlays, snapshots, transactions
+from tests.internals import adapter, cell_module, holds, overlays, snapshots, transactions
 from tests.threads import NoLock
 
 pytestmark = pytest.mark.slow
@@ -31,9 +31,10 @@ ENOUGH = 1000
 class State:
     """What the threads of one run share. Made anew for each run."""
 
-    def __init__(self, count: int = 1) -> None:
+    def __init__(self, count: int = 1, backend: str = "numpy") -> None:
         # By id, as a commit takes the locks: else one run has another order than the next, and cannot be replayed.
-        self.variables = sorted((sv.Variable(10.0, name=f"v{i}") for i in range(count)), key=id)
+        made = [sv.Variable(10.0, name=f"v{i}", backend=backend, trainable=False) for i in range(count)]
+        self.variables = sorted(made, key=id)
         self.seen: list[float] = []
         self.refused = 0
 
@@ -56,6 +57,8 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(cell_module, "RLock", lambda: threading.RLock())  # looked up when frontrun has patched it
     monkeypatch.setattr(snapshots, "_version", lambda v: v._version)
     monkeypatch.setattr(snapshots, "_published", lambda v: v._snapshot)
+    monkeypatch.setattr(snapshots, "_handle", lambda v: v._handle)
+    monkeypatch.setattr(cell_module, "_holder_of", lambda v: v._holder)
     monkeypatch.setattr(sv.Variable, "__repr__", object.__repr__)  # its trace shows keys, which would read the value
     monkeypatch.setattr(holds, "_graph", holds._graph)  # put back what `explore` replaces
     monkeypatch.setattr(holds, "PATIENCE", -1)  # a wait that looks up now and then has no end here
@@ -229,6 +232,37 @@ def test_no_reader_sees_half_a_transaction(reader: Worker) -> None:
     assert_always(two, [there, reader], sum_is_kept, 1)
 
 
+@pytest.fixture
+def on_torch(monkeypatch: pytest.MonkeyPatch) -> Callable[[], State]:
+    """Makes two variables of torch, which are read without a lock."""
+    pytest.importorskip("torch")
+    monkeypatch.setattr(adapter("torch"), "_tensor_of", lambda handle: handle.tensor)
+    return lambda: State(2, "torch")
+
+
+@pytest.mark.parametrize("reader", [look, look_and_read])
+def test_no_reader_without_a_lock_sees_half_a_transaction(on_torch: Callable[[], State], reader: Worker) -> None:
+    assert_always(on_torch, [there, reader], sum_is_kept, 1)
+
+
+def keep_and_compare(s: State) -> None:
+    """Reads a value, without a lock, which no later write changes."""
+    value = s.variables[0].value
+    before = float(value)
+    s.variables[0].assign_add(1.0)
+    s.seen.append(20.0 + before - float(value))
+
+
+def lend(s: State) -> None:
+    """Takes the parameter, which user code then writes in place."""
+    s.variables[0].parameter.add_(1.0)
+
+
+@pytest.mark.parametrize("other", [add, lend])
+def test_a_value_that_was_read_without_a_lock_never_changes(on_torch: Callable[[], State], other: Worker) -> None:
+    assert_always(on_torch, [keep_and_compare, other], lambda s: s.seen == [20.0], 2)
+
+
 def test_transactions_in_both_directions() -> None:
     assert_always(two, [there, back], both_moved, 1)
 
@@ -239,6 +273,23 @@ def test_updates_that_need_each_other_never_wait_for_ever() -> None:
 
 def test_what_was_only_read_is_compared() -> None:
     assert_always(two, [withdraw(0), withdraw(1)], not_overdrawn, 1)
+
+
+def test_readers_are_told_before_a_parameter_is_lent(
+    monkeypatch: pytest.MonkeyPatch, on_torch: Callable[[], State]
+) -> None:
+    """A reader that comes when they have been counted must take the lock."""
+    torch, count = adapter("torch"), adapter("torch")._Handle.exclusive
+    taken: list[Any] = []
+
+    def count_and_read(handle: Any) -> bool:
+        nobody_has_it: bool = count(handle)
+        taken.append(torch.BACKEND.snapshot_unlocked(handle))
+        return nobody_has_it
+
+    monkeypatch.setattr(torch._Handle, "exclusive", count_and_read)
+    lend(on_torch())
+    assert taken == [None]
 
 
 # -- tests of the tests: the same searches find what is broken --------------------------------------------
@@ -291,6 +342,13 @@ def test_it_finds_transactions_that_hold_nothing(monkeypatch: pytest.MonkeyPatch
 def test_it_finds_a_snapshot_that_does_not_compare(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(snapshots, "_version", lambda v: 0)
     assert_found(two, [there, look], sum_is_kept, 1)
+
+
+def test_it_finds_leases_that_do_not_ask_who_writes(
+    monkeypatch: pytest.MonkeyPatch, on_torch: Callable[[], State]
+) -> None:
+    monkeypatch.setattr(snapshots, "are_free", lambda cells: True)
+    assert_found(on_torch, [there, look], sum_is_kept, 1)
 
 
 def test_it_finds_a_commit_that_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
