@@ -184,6 +184,7 @@ def host_from_python(value: Any, operation: str, path: str) -> tuple[HostArray, 
             )
         what, hint = described(value)
         raise InitializerError.of(operation, f"{what}{problem}", path, hint)
+    check_readable(host, owner_of(host), operation, path)
     return host, exact
 
 

@@ -13,9 +13,10 @@ from itertools import islice
 from typing import Any, Final
 
 from .._arrays.backend import Backend
+from .._arrays.dtypes import HOST
 from .._arrays.registry import owner_of
 from .._arrays.unreadable import Unreadable
-from ..errors import StatevarError
+from ..errors import DTypeError, StatevarError
 
 __all__ = ["array_in", "check_readable", "described", "is_one_array", "lists_arrays", "may_be_text"]
 
@@ -133,7 +134,7 @@ def check_readable(value: Any, owner: Backend | None, operation: str, path: str)
         DeviceError: its elements are spread over several devices or processes, or it has none.
     """
     if owner is not None:
-        found: Any = owner.unreadable(value) or owner.spread(value)
+        found: Any = owner.unreadable(value) or owner.spread(value) or _without_dtype(value, owner)
     elif isinstance(value, list | tuple):
         for each in value if set(map(type, value)) - _NUMBERS else ():
             if type(each) not in _NUMBERS:
@@ -146,6 +147,25 @@ def check_readable(value: Any, owner: Backend | None, operation: str, path: str)
 
 
 _NUMBERS: Final = {bool, int, float, complex, str}
+
+#: What to pass in place of an array of a dtype that no variable has, by the kind of NumPy's dtype.
+_INSTEAD: Final = {
+    "O": "give its elements a dtype: x.astype('float64')",
+    "M": "pass its numbers: x.astype('int64')",
+    "m": "pass its numbers: x.astype('int64')",
+    "f": "pass x.astype('float64'), which rounds",
+    "c": "pass x.astype('complex128'), which rounds",
+}
+
+
+def _without_dtype(value: Any, owner: Backend) -> Unreadable | None:
+    """Why an array cannot be stored, if no variable has its dtype."""
+    try:
+        owner.dtype_name(value)
+    except DTypeError:
+        hint = _INSTEAD.get(getattr(value.dtype, "kind", ""), f"cast it to a dtype of variables: {', '.join(HOST)}")
+        return Unreadable(f"an array of the dtype {value.dtype}, which no variable has", hint)
+    return None
 
 
 def _unreadable(value: Any) -> Unreadable | None:

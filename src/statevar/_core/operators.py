@@ -8,19 +8,20 @@ from __future__ import annotations
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from numbers import Number
 from types import EllipsisType
 from typing import Any, ClassVar, Self
 
-from numpy import ndarray
+from numpy import bool_, ndarray
 
 from .._arrays.backend import Backend
-from .._arrays.dtypes import KEYS, keys_are_no_numbers
+from .._arrays.dtypes import KEYS, cast_host, dtype_name, is_integer, keys_are_no_numbers
 from .._arrays.indexing import select
 from .._arrays.registry import default_backend, owner_of
 from .._arrays.shapes import Shape
 from .._arrays.types import HostArray, Operation
-from ..errors import ComputationError, DTypeError, TraceError, describe
-from .foreign import array_in
+from ..errors import ComputationError, DTypeError, RangeError, TraceError, describe
+from .foreign import array_in, check_readable, described
 from .lost import destroyed
 from .scopes import current_device
 from .sequences import has_arrays, host_of_buffer, host_of_sequence, is_sequence
@@ -29,6 +30,11 @@ __all__ = ["Operators", "has_traced", "index_part", "unwrapped_index"]
 
 _KNOWN = (bool, int, type(None), EllipsisType, list, ndarray)
 _NUMBERS = (bool, int, float, complex)
+_COMPARISONS = (operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge)
+#: The operators that torch or TensorFlow do not have for bools.
+_OF_NUMBERS = (operator.sub, operator.truediv, operator.floordiv, operator.mod, operator.pow, *_COMPARISONS[2:])
+#: The operators for which torch does not promote its operands, or not those that are bool.
+_SAME_DTYPE = (operator.matmul, operator.sub)
 
 
 class Operators(ABC):
@@ -62,9 +68,11 @@ class Operators(ABC):
         operate = backend.operate
         try:
             return op(value, right) if operate is None else operate(op, value, right)
-        except Exception:  # noqa: BLE001  # of any library; it is raised again unless the devices are the reason
+        except Exception as error:  # noqa: BLE001  # of any library; it is raised again unless the reason can be mended
             self._check_exists(value, "read")
-            return op(*self._on_one_device(value, right, value, other))
+            if type(other) is int and _is_too_large(other, error):
+                return _computed(op, operate, *self._beside_large(op, value, other))
+            return _computed(op, operate, *self._matched(op, value, right, value, other))
 
     def _reflected(self, op: Operation, other: Any) -> Any:
         if type(other) in _NUMBERS:
@@ -76,9 +84,50 @@ class Operators(ABC):
         operate = backend.operate
         try:
             return op(left, value) if operate is None else operate(op, left, value)
-        except Exception:  # noqa: BLE001  # as above
+        except Exception as error:  # noqa: BLE001  # as above
             self._check_exists(value, "read")
-            return op(*self._on_one_device(left, value, value, other))
+            if type(other) is int and _is_too_large(other, error):
+                return _computed(op, operate, *reversed(self._beside_large(op, value, other)))
+            return _computed(op, operate, *self._matched(op, left, value, value, other))
+
+    def _beside_large(self, op: Operation, value: Any, number: int) -> tuple[Any, Any]:
+        """Two operands with the result of the value and an integer that its library cannot take, in this order.
+
+        Raises:
+            RangeError: there are none.
+        """
+        name, problem = self._backend.dtype_name(value), f"{number} is out of the range of"
+        if op is operator.truediv or not (is_integer(name) or name == "bool"):
+            try:
+                return value, float(number)
+            except OverflowError:
+                problem = f"an integer of {number.bit_length()} bits is out of the range of"
+        elif op in _COMPARISONS:  # the number is larger, or smaller, than every element
+            zeros = value * 0
+            return (zeros, 1) if number > 0 else (zeros + 1, 0)
+        where, hint = getattr(self, "_path", ""), "pass a float, or use a wider dtype"
+        raise RangeError.of(op.__name__.strip("_"), f"{problem} {name}", where, hint) from None
+
+    def _matched(self, op: Operation, left: Any, right: Any, mine: Any, other: Any) -> tuple[Any, Any]:
+        """The operands of one dtype and on one device, if their library refuses others; else raises its error again."""
+        if op in _OF_NUMBERS:
+            mended = [self._number(each, mine, other) for each in (left, right)]
+            if mended[0] is not left or mended[1] is not right:
+                return mended[0], mended[1]
+        backend = owner_of(left)
+        if op in _SAME_DTYPE and backend is not None and owner_of(right) is backend and left.dtype != right.dtype:
+            dtype = backend.namespace().result_type(left, right)
+            left, right = backend.cast(left, dtype), backend.cast(right, dtype)
+            if backend.device_of(left) == backend.device_of(right):
+                return left, right
+        return self._on_one_device(left, right, mine, other)
+
+    def _number(self, operand: Any, mine: Any, other: Any) -> Any:
+        """Our value as integers if it is bool, and the other operand as an integer if it is True or False."""
+        backend = self._backend
+        if operand is mine:
+            return backend.cast(mine, backend.dtype("int32")) if backend.dtype_name(mine) == "bool" else mine
+        return int(other) if isinstance(other, bool | bool_) else operand
 
     def _on_one_device(self, left: Any, right: Any, mine: Any, other: Any) -> tuple[Any, Any]:
         """The operands on one device, if their library refuses to compute with two; else raises its error again.
@@ -126,16 +175,56 @@ class Operators(ABC):
         if owner is not None:
             if not owner.is_host:
                 return ours, value, NotImplemented
-            if (found := owner.unreadable(other)) is not None:
-                raise found.refused(op.__name__.strip("_"), getattr(self, "_path", ""))
-            return ours, value, ours.as_other_operand(other)
+            return ours, value, self._of_host(op, value, other)
         if hasattr(type(other), "__array_priority__") or hasattr(type(other), "__array_ufunc__"):
             # A DataFrame, a sparse matrix or another type in NumPy's dispatch wants a NumPy operand.
             return default_backend(), self._host(), other
         if is_sequence(other):
             return ours, value, self._of_sequence(op, value, other)
         buffer = host_of_buffer(other)
-        return ours, value, other if buffer is None else ours.as_other_operand(buffer)
+        return ours, value, self._of_object(op, value, other) if buffer is None else self._of_host(op, value, buffer)
+
+    def _of_host(self, op: Operation, value: Any, array: HostArray) -> Any:
+        """A NumPy array as an operand of our library, which would misread some dtypes.
+
+        Raises:
+            DTypeError: no variable has its dtype, or it cannot be combined with ours.
+            RangeError: our library has no integers that are wide enough.
+        """
+        backend, operation, path = self._backend, op.__name__.strip("_"), getattr(self, "_path", "")
+        if backend.is_host:
+            return array
+        check_readable(array, owner_of(array), operation, path)
+        name = dtype_name(array.dtype)
+        if name == "string":  # of our own only NumPy has strings
+            raise DTypeError.of(operation, f"cannot combine {backend.dtype_name(value)} with {name}", path)
+        if is_integer(name) and (widest := backend.default_dtype(name)) != name:
+            array = cast_host(array, widest, exact=False, operation=operation, path=path)
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
+        return backend.as_other_operand(array)
+
+    def _of_object(self, op: Operation, value: Any, other: Any) -> Any:
+        """An operand that is no array, sequence or buffer: as the library takes it, or NotImplemented.
+
+        So it is the same on every library: NumPy would make an array of objects of the results of its own operator.
+
+        Raises:
+            DTypeError: it is no operand, and has no operator of its own.
+        """
+        cls = type(other)
+        if isinstance(other, bool | int | float | complex):  # of a subclass, such as an enumeration
+            return other
+        name = self._backend.dtype_name(value)
+        text = isinstance(other, str | bytes)
+        if text and name == "string":
+            return other
+        operation, path = op.__name__.strip("_"), getattr(self, "_path", "")
+        if not isinstance(other, Number):  # such as a Decimal, which the libraries compare by identity
+            if op in _COMPARISONS or (hasattr(cls, f"__r{operation}__") and cls.__module__ != "builtins"):
+                return NotImplemented
+        problem, hint = (f"cannot combine {name} with string", "") if text else described(other)
+        raise DTypeError.of(operation, problem, path, hint)
 
     def _of_sequence(self, op: Operation, value: Any, sequence: Any) -> Any:
         """A nested list as an array of our library."""
@@ -152,7 +241,8 @@ class Operators(ABC):
                     parts[i] = backend.as_other_operand(host_of_sequence([each], op, dtype, shape, "")[0])
             return backend.namespace().stack(parts)
         dtype, shape = backend.dtype_name(value), backend.shape(value)
-        return backend.as_other_operand(host_of_sequence(sequence, op, dtype, shape, getattr(self, "_path", "")))
+        host = host_of_sequence(sequence, op, dtype, shape, getattr(self, "_path", ""))
+        return host if backend.is_host else self._of_host(op, value, host)
 
     def _host(self, operation: str = "np.asarray") -> HostArray:
         """The value as a NumPy array.
@@ -287,7 +377,17 @@ class Operators(ABC):
         return (self._backend.get(value, select(i, shape, "")) for i in range(shape[0]))
 
     def __contains__(self, element: Any) -> bool:
-        return bool(self._backend.to_host(self == element).any())
+        equal = self == element
+        return equal if isinstance(equal, bool) else bool(self._backend.to_host(equal).any())
+
+
+def _computed(op: Operation, operate: Any, left: Any, right: Any) -> Any:
+    return op(left, right) if operate is None else operate(op, left, right)
+
+
+def _is_too_large(number: int, error: Exception) -> bool:
+    """Whether a library has raised an error because it has no integers of this size."""
+    return isinstance(error, OverflowError) or not -(2**63) <= number < 2**64
 
 
 def has_traced(backend: Backend, index: Any) -> bool:

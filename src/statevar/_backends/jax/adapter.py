@@ -25,6 +25,7 @@ from ..._arrays.placement import Spread, no_such_device, parse_device
 from ..._arrays.shapes import DeclaredShape, Shape
 from ..._arrays.stored import Stored
 from ..._arrays.types import HostArray, Operation
+from ..._arrays.unreadable import Unreadable
 from ...errors import DeviceError, DTypeError, ReentrantWriteError
 from . import indices, rows
 from .arrays import FAILED, beside, like, settled, store
@@ -98,18 +99,6 @@ class JAXBackend(Backend):
     def default_dtype(self, name: str) -> str:
         return name if _has_64_bits() else _WIDE.get(name, name)
 
-    def dtype_name(self, array: Any) -> str:
-        try:
-            return super().dtype_name(array)
-        except DTypeError as error:
-            if not jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
-                raise
-            raise DTypeError.of(
-                "dtype",
-                f"a variable can store the keys of JAX's own implementations, and not {array.dtype}",
-                hint="store its numbers, jax.random.key_data(key), and use jax.random.wrap_key_data(v.value)",
-            ) from error
-
     def device(self, name: Any) -> Any:
         if name is None:
             return jax.config.values.get("jax_default_device") or jax.local_devices()[0]
@@ -148,6 +137,13 @@ class JAXBackend(Backend):
         if isinstance(value, _Tracer) or (isinstance(value, jax.Array) and value.is_fully_addressable):
             return None  # a variable that has a value moves it to its device
         return _spread(value)
+
+    def unreadable(self, value: Any) -> Unreadable | None:
+        if not is_key(value) or str(value.dtype) in KEYS:
+            return None
+        problem = f"a key, and a variable can store those of JAX's own implementations, and not {value.dtype}"
+        hint = "store its numbers, jax.random.key_data(key), and use jax.random.wrap_key_data(v.value)"
+        return Unreadable(problem, hint)
 
     def spread_handle(self, handle: Any) -> Spread | None:
         return None if type(handle.array.sharding) is _SingleDevice else _spread(handle.array)

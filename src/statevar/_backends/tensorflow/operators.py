@@ -22,6 +22,11 @@ __all__ = ["matmul", "operate", "promoted"]
 _MEETS: Final = {bool: tf.bool, int: tf.int32, float: tf.float32, complex: tf.complex64}
 #: TensorFlow has no kernel of `pow` for these.
 _NO_POWER: Final = {tf.uint8, tf.uint16, tf.uint32, tf.uint64}
+#: TensorFlow has no kernel of `matmul` for the keys.
+_MULTIPLIED_AS: Final = {
+    **dict.fromkeys((tf.bool, tf.int8, tf.int16, tf.uint8, tf.uint16), tf.int32),
+    **dict.fromkeys((tf.uint32, tf.uint64), tf.int64),
+}
 
 
 def operate(op: Operation, left: Any, right: Any) -> Any:
@@ -87,8 +92,16 @@ def _common(left: Any, right: Any) -> Any:
 
 
 def matmul(left: Any, right: Any) -> Any:
-    """Returns ``left @ right``, also of vectors."""
-    left, right = tf.convert_to_tensor(left), tf.convert_to_tensor(right)
+    """Returns ``left @ right``, also of vectors, and of dtypes for which TensorFlow has no kernel."""
+    dtype = getattr(left if isinstance(left, tf.Tensor | tf.Variable) else right, "dtype", None)
+    left, right = tf.convert_to_tensor(left, dtype), tf.convert_to_tensor(right, dtype)
+    if (wide := _MULTIPLIED_AS.get(left.dtype)) is not None:  # the low bits are the same
+        product = _product(tf.cast(left, wide), tf.cast(right, wide))
+        return tf.not_equal(product, 0) if left.dtype.is_bool else tf.cast(product, left.dtype)
+    return _product(left, right)
+
+
+def _product(left: Any, right: Any) -> Any:
     ranks = left.shape.rank, right.shape.rank
     if ranks == (1, 1):
         return tf.tensordot(left, right, 1)
@@ -97,6 +110,11 @@ def matmul(left: Any, right: Any) -> Any:
     if ranks[1] == 1 and ranks[0]:
         return tf.linalg.matvec(left, right)
     return tf.matmul(left, right)
+
+
+def _add(left: Any, right: Any) -> Any:
+    tensor = left if isinstance(left, tf.Tensor | tf.Variable) else right
+    return tf.logical_or(left, right) if tensor.dtype.is_bool else left + right  # which TensorFlow does not add
 
 
 def _power(left: Any, right: Any) -> Any:
@@ -128,6 +146,7 @@ def _compare(op: Operation, function: Callable[[Any, Any], Any]) -> Callable[[An
 
 
 _OWN: Final[dict[Operation, Callable[[Any, Any], Any]]] = {
+    operator.add: _add,
     operator.matmul: matmul,
     operator.pow: _power,
     operator.lshift: _both(tf.bitwise.left_shift),
