@@ -220,9 +220,9 @@ class Operators(ABC):
         if text and name == "string":
             return other
         operation, path = op.__name__.strip("_"), getattr(self, "_path", "")
-        if not isinstance(other, Number):  # such as a Decimal, which the libraries compare by identity
-            if op in _COMPARISONS or (hasattr(cls, f"__r{operation}__") and cls.__module__ != "builtins"):
-                return NotImplemented
+        has_own = op in _COMPARISONS or (hasattr(cls, f"__r{operation}__") and cls.__module__ != "builtins")
+        if has_own and not isinstance(other, Number):  # not a Decimal, which would be compared by identity
+            return NotImplemented
         problem, hint = (f"cannot combine {name} with string", "") if text else described(other)
         raise DTypeError.of(operation, problem, path, hint)
 
