@@ -502,3 +502,85 @@ def test_a_mapping_of_ours_is_not_read(tmp_path: Path) -> None:
     sv.save({"v": v}, tmp_path / "x.safetensors")
     with sv.load(tmp_path / "x.safetensors") as saved:
         assert list(paths_in("save", {"v": v, "saved": saved, "before": sv.snapshot(v)}).variables) == ["v"]
+
+
+# -- variables of a class --------------------------------------------------------------------------------------------
+
+
+def _sharing() -> Any:
+    class Layer(sv.Module):
+        rate = scalar()
+        rates = (scalar(),)
+
+        def __init__(self) -> None:
+            self.own = scalar()
+
+    class Model(sv.Module):
+        def __init__(self) -> None:
+            self.layers = [Layer(), Layer()]
+
+    return Model()
+
+
+def test_a_variable_of_a_class_is_left_out_with_a_warning() -> None:
+    model = _sharing()
+    with pytest.warns(sv.errors.StateWarning) as caught:
+        taken = sv.snapshot(model)
+    assert list(taken) == ["layers/0/own", "layers/1/own"]
+    assert str(caught[0].message) == (
+        "snapshot: the variable belongs to the class _sharing.<locals>.Layer, whose objects share it, so it is left "
+        "out, at 'layers/0/rate'. Hint: make it an attribute of the object, in __init__; or ignore the warning: "
+        "warnings.simplefilter('ignore', sv.errors.StateWarning)."
+    )
+    places = [str(each.message).partition(" at '")[2].partition("'")[0] for each in caught]
+    assert places == ["layers/0/rate", "layers/0/rates", "layers/1/rate", "layers/1/rates"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sv.snapshot(model)  # it was said once
+
+
+def test_a_variable_of_a_class_that_is_elsewhere_too() -> None:
+    model = _sharing()
+    del model.layers[1]
+    (layer,) = model.layers
+    model.shared = [layer.rate, *layer.rates]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(sv.snapshot(model)) == 3
+        del model.shared
+        layer.rate, layer.rates = scalar(), []
+        assert len(sv.snapshot(model)) == 2
+
+
+def test_a_variable_of_a_class_is_not_replaced_by_an_array() -> None:
+    (layer, _) = _sharing().layers
+    with pytest.raises(sv.errors.ReadOnlyError, match="^setattr: numpy.float32 would replace the variable"):
+        layer.rate = np.float32(3.0)
+
+
+def test_an_attribute_of_a_function() -> None:
+    def function() -> None: ...
+
+    function.state = scalar()
+    with pytest.warns(sv.errors.StateWarning, match="a function uses a variable that the object does not contain"):
+        sv.snapshot(module_of({"v": scalar(), "f": function}))
+
+
+def test_an_array_of_objects_that_lacks_methods_of_numpy() -> None:
+    """As a Series of pandas lacks `ravel`."""
+
+    class Column:
+        shape, dtype = (1,), np.dtype(object)
+
+        def __init__(self, each: Any) -> None:
+            self.each = each
+
+        def __array__(self, dtype: Any = None, copy: Any = None) -> Any:
+            made = np.empty(1, object)
+            made[0] = self.each
+            return made
+
+    with pytest.warns(sv.errors.StateWarning, match="Column is not a variable"):
+        sv.snapshot(module_of({"v": scalar(), "column": Column("text")}))
+    with pytest.raises(sv.errors.NameScopeError, match="contains a variable, but such an object cannot be searched"):
+        sv.snapshot(module_of({"v": scalar(), "column": Column(scalar())}))

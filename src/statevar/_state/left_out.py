@@ -10,6 +10,8 @@ from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
 
+import numpy as np
+
 from .._core.variable import Variable
 from ..errors import ForeignStateError, NameScopeError, StateWarning, describe
 from .kinds import is_foreign, library_of
@@ -83,7 +85,7 @@ def refuse_variables_of_variables(operation: str, found: Collection[Variable]) -
 
 
 def warn_of_plain_state(operation: str, target: Any, aside: list[Any], found: Collection[Variable]) -> None:
-    """Warns once of each array and generator that an operation leaves out, and of each variable only a function has."""
+    """Warns once of each array and generator that an operation leaves out, and of each variable only code has."""
     if not aside or operation not in _KEEPING:
         return
     things = {id(each): each for each in aside}
@@ -93,7 +95,7 @@ def warn_of_plain_state(operation: str, target: Any, aside: list[Any], found: Co
         return
     known = set(found)
     wanted = {which: each for which, each in things.items() if _is_plain_state(each) or _uses_more(each, known)}
-    for path, each in _located(target, wanted) if wanted else ():
+    for path, each in (*(_located(target, wanted) if wanted else ()), *_shared(target, things, known)):
         key = cls, path, type(each).__name__
         if key not in _warned:
             message = describe(operation, *_warning(each, path))
@@ -166,6 +168,11 @@ def _warning(each: Any, path: str) -> tuple[str, str, str]:
     if kind_of(type(each)).is_array:
         problem = f"{_article(type(each))} is not a variable, so it is left out"
         return problem, path, f"if it changes, make it one: sv.Variable(x, trainable=False); {silence}"
+    if isinstance(each, _Shared):
+        problem = (
+            f"the variable belongs to the class {each.cls.__qualname__}, whose objects share it, so it is left out"
+        )
+        return problem, path, f"make it an attribute of the object, in __init__; {silence}"
     problem = "a function uses a variable that the object does not contain, so the variable is left out"
     return problem, path, f"keep the variable in an attribute as well; {silence}"
 
@@ -175,6 +182,8 @@ def _is_opaque(each: Any) -> bool:
     kind = kind_of(type(each))
     if kind.is_array:
         return str(getattr(each, "dtype", "")) == "object"
+    if kind.shared and not isinstance(each, Mapping):
+        return False
     return kind.state_in is None and not kind.is_generator and not _is_function(each)
 
 
@@ -221,7 +230,7 @@ def _held_by(root: Any) -> Iterator[Any]:
 def _referents(each: Any) -> Iterable[Any]:
     if isinstance(each, FunctionType):
         cells = (cell.cell_contents for cell in each.__closure__ or () if _is_filled(cell))
-        return [*cells, *(each.__defaults__ or ()), *(each.__kwdefaults__ or {}).values()]
+        return [*cells, *(each.__defaults__ or ()), *(each.__kwdefaults__ or {}).values(), *each.__dict__.values()]
     if isinstance(each, MethodType):
         return [each.__self__, each.__func__]
     if isinstance(each, partial):
@@ -232,7 +241,7 @@ def _referents(each: Any) -> Iterable[Any]:
         return list(each.values())
     if isinstance(each, _BUILTIN_CONTAINERS):
         return list(each)
-    return each.ravel().tolist() if kind_of(type(each)).is_array else gc.get_referents(each)
+    return np.ravel(each).tolist() if kind_of(type(each)).is_array else gc.get_referents(each)
 
 
 def _is_filled(cell: Any) -> bool:
@@ -241,6 +250,23 @@ def _is_filled(cell: Any) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _shared(target: Any, things: Mapping[int, Any], known: set[Variable]) -> Iterator[tuple[str, _Shared]]:
+    """The path of each attribute in which an object finds variables of its class that were not found."""
+    for which, each in things.items():
+        for name in kind_of(type(each)).shared:
+            value = getattr(each, name, None)
+            if value is getattr(type(each), name, None) and not known.issuperset(_variables_held_by([value])):
+                for path, _ in _located(target, {which: each}):
+                    yield _joined(path, name), _Shared(type(each))
+
+
+class _Shared:
+    """Stands for a variable in an attribute of a class."""
+
+    def __init__(self, cls: type) -> None:
+        self.cls = cls
 
 
 # -- where it is -------------------------------------------------------------------------------------------------------

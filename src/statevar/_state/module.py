@@ -120,8 +120,9 @@ class Module(Container):
             if name in (attributes := self.__dict__):
                 old = attributes[name]
             else:
-                slot = getattr(type(self), name, None)
-                old = getattr(self, name, None) if type(slot) is MemberDescriptorType else None
+                old = getattr(type(self), name, None)
+                if type(old) is MemberDescriptorType:
+                    old = getattr(self, name, None)
             if (isinstance(old, Variable) or type(old) in _CONTAINERS) and not isinstance(value, Variable):
                 _check_replacement(self, name, old, value)
             super().__setattr__(name, value)

@@ -101,11 +101,13 @@ class Kind:
         state_in: lists the state that another library keeps in an object; None if its objects never have any.
         is_array: whether its objects are arrays of any library.
         is_generator: whether its objects are random generators.
+        shared: the attributes of the class and its bases that have variables, which are not entered.
     """
 
     state_in: StateIn | None
     is_array: bool
     is_generator: bool
+    shared: tuple[str, ...]
 
 
 _kinds: WeakKeyDictionary[type, Kind] = WeakKeyDictionary()
@@ -115,16 +117,28 @@ def kind_of(cls: type) -> Kind:
     """The kind of a class. It takes microseconds, so it is remembered."""
     kind = _kinds.get(cls)
     if kind is None:
-        kind = _kinds[cls] = Kind(state_in(cls), is_array(cls), is_generator(cls))
+        kind = _kinds[cls] = Kind(state_in(cls), is_array(cls), is_generator(cls), tuple(_shared(cls)))
     return kind
+
+
+def _shared(cls: type) -> Iterator[str]:
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        found.update(vars(base))
+    for name, value in found.items():
+        if isinstance(value, Variable) or (
+            isinstance(value, list | tuple | dict) and any(isinstance(each, Variable) for each in walk(value))
+        ):
+            yield name
 
 
 class Opener:
     """Returns the children of objects, and remembers for each type how to find them.
 
     Attributes:
-        aside: the objects that are not entered and are no plain values, as often as they were found: state of other
-            libraries, arrays, generators, functions with variables of their own, and objects that cannot be searched.
+        aside: the objects that are not entered, or not wholly, and are no plain values, as often as they were found:
+            state of other libraries, arrays, generators, functions with variables of their own, objects that cannot be
+            searched, and objects with variables in their class.
     """
 
     def __init__(self) -> None:
@@ -152,15 +166,15 @@ class Opener:
             return partial(self._open_foreign, kind.state_in, None if kind.is_array else opener)
         if opener is None:
             return None if isinstance(each, _LEAVES) else self._put_tracked_aside
-        if isinstance(each, Mapping) and not isinstance(each, dict | Container | MappingProxyType):
-            return partial(self._open_mapping, opener)
+        if kind.shared or (isinstance(each, Mapping) and not isinstance(each, dict | Container | MappingProxyType)):
+            return partial(self._open_partly, opener)
         return partial(self._open_ours, opener) if cls.__module__.startswith("statevar.") else opener
 
     def _put_aside(self, each: Any) -> None:
         self.aside.append(each)
 
     def _put_function_aside(self, each: Any) -> None:
-        if not isinstance(each, FunctionType) or each.__closure__ or each.__defaults__ or each.__kwdefaults__:
+        if not isinstance(each, FunctionType) or _has_values(each):
             self.aside.append(each)
 
     def _put_tracked_aside(self, each: Any) -> None:
@@ -173,8 +187,8 @@ class Opener:
             return None
         return opener(each)
 
-    def _open_mapping(self, opener: Open, each: Any) -> Children | None:
-        self.aside.append(each)  # its attributes are not entered
+    def _open_partly(self, opener: Open, each: Any) -> Children | None:
+        self.aside.append(each)  # the attributes of a mapping are not entered, nor are those of a class
         return opener(each)
 
     def _open_ours(self, opener: Open, each: Any) -> Children | None:
@@ -182,6 +196,10 @@ class Opener:
             self.aside.append(each)
             return None
         return opener(each)
+
+
+def _has_values(function: FunctionType) -> bool:
+    return bool(function.__closure__ or function.__defaults__ or function.__kwdefaults__ or function.__dict__)
 
 
 def is_ours_compiled(each: Any) -> bool:

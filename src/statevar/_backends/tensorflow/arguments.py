@@ -172,7 +172,7 @@ def better_for(numbers: tuple[Any, ...], mode: int, dtypes: set[str]) -> int:
 def _hashable(value: Any) -> Any:
     try:
         hash(value)
-    except TypeError:
+    except (TypeError, ValueError):  # the second one of a memoryview
         raise TypeError(
             describe(
                 "jit",

@@ -121,7 +121,7 @@ class TorchJit:
                 named = tuple([(name, signature(each, tensors)) for name, each in kwargs.items()]) if kwargs else ()
             key = (modes, parts, named)
             hash(key)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:  # `hash` of a memoryview raises the second one
             raise TypeError(
                 describe(
                     "jit",
