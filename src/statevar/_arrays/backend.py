@@ -385,6 +385,13 @@ class Backend(ABC):
         x = self.from_host(host, device)
         return self.snapshot(self.create(x, declared=host.shape, device=device, trainable=False))
 
+    def is_computed(self, array: Any) -> bool:
+        """Whether the library itself has computed an array, so that nobody can write its memory. False if it may not.
+
+        Asked of the result of an `update`, which is copied otherwise. It may be anything.
+        """
+        return False
+
     # Each write verb is called under the lock, with the operand's dtype and shape checked, while no reader can reach
     # ``handle.published``. They share one signature so that there is one call site. An operand on another device is
     # moved to the device of the variable.

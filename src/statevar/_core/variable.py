@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from copy import deepcopy
+from sys import getrefcount
 from typing import TYPE_CHECKING, Any, Generic, Literal, Never, Self, TypeVar, overload
 
 from .._arrays import tracing
@@ -30,11 +31,19 @@ from .lost import check_not_lost, destroyed
 from .protocols import Protocols
 from .traced import check_traced_read
 from .watchers import Callback, Subscription
-from .writes import ASSIGN, PUT, REDECLARE, refused
+from .writes import ASSIGN, KEPT, PUT, REDECLARE, refused
 
 __all__ = ["Variable"]
 
-_UPDATE = ASSIGN.of("update")
+_UPDATE, _UPDATE_KEPT = ASSIGN.of("update"), ASSIGN.of("update", KEPT)
+
+
+def _count() -> int:
+    new = object()
+    return getrefcount(new)
+
+
+_ONE_NAME = _count()  # the references of an object to which one name refers, as this Python counts them
 #: The writes that a sparse operand makes writes of rows.
 _AT = {"add": "at.add", "assign_add": "at.add", "subtract": "at.subtract", "assign_sub": "at.subtract"}
 _AGGREGATIONS: tuple[Aggregation, ...] = ("none", "mean", "sum", "only_first_replica")
@@ -482,7 +491,10 @@ class Variable(Cell, Protocols, Elsewhere):
         def body(target: Cell, hold: Hold) -> Any:
             target._initialized("update")
             new = fn(target._stored(), *args)
-            target._write_held(_UPDATE, new, hold)
+            write = _UPDATE
+            if getrefcount(new) == _ONE_NAME and target._constraint is None and not target._is_value:
+                write = _UPDATE_KEPT if target._backend.is_computed(new) else write  # nobody can donate it either
+            target._write_held(write, new, hold)
             return target._stored()
 
         return self._while_held("update", "an update", body)

@@ -28,7 +28,7 @@ from ..._arrays.types import HostArray, Operation
 from ..._arrays.unreadable import Unreadable
 from ...errors import DeviceError, DTypeError, ReentrantWriteError
 from . import indices, rows
-from .arrays import FAILED, beside, like, settled, store
+from .arrays import CONCRETE, FAILED, beside, is_concrete, like, same_place, settled, store
 from .first_values import made
 from .keys import is_key, key_dtype, packed, unpacked
 from .pytree import register
@@ -49,6 +49,8 @@ _CLOSED: tuple[Operation, ...] = (
 
 _Tracer = jax.core.Tracer
 _SingleDevice = jax.sharding.SingleDeviceSharding
+#: The elements up to which an array is copied as fast as JAX dispatches anything: no memory is used again for it.
+_SMALL = 4096
 
 
 class _Handle:
@@ -151,6 +153,8 @@ class JAXBackend(Backend):
     # -- conversion ------------------------------------------------------------------------------------
 
     def operand(self, value: Any, dtype: Any) -> Any | None:
+        if type(value) in CONCRETE and type(value.sharding) is _SingleDevice and not value.weak_type:
+            return value if value.dtype == dtype else None
         if isinstance(value, jax.Array) and value.dtype == dtype and not isinstance(value, _Tracer):
             if type(value.sharding) is not _SingleDevice and not value.is_fully_addressable:
                 return None
@@ -229,8 +233,7 @@ class JAXBackend(Backend):
 
     def _create(self, array: Any, device: Any) -> Any:
         if isinstance(array, np.ndarray):
-            fresh = jnp.array(array) if device is None else jax.device_put(array.copy(), device)
-            return _Handle(fresh)
+            return _Handle(_of_host(array) if device is None else jax.device_put(array.copy(), device))
         return _Handle(_copied(array if device is None else jax.device_put(array, device)))
 
     def create_from(self, first: FirstValue, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
@@ -273,14 +276,18 @@ class JAXBackend(Backend):
             hint="read the variable before or after the write",
         )
 
+    def is_computed(self, array: Any) -> bool:
+        # An array that shares memory with anybody else is complete when it is made. (On an accelerator it need not be.)
+        return is_concrete(array) and not array.is_ready() and bool(array.platform() == "cpu")
+
     def assign(self, handle: Any, x: Any, _op: Any = None, _where: Any = None) -> Any:
         old = handle.array
         if isinstance(x, np.ndarray):
-            return _Handle(like(jnp.array(x), old))
+            return _Handle(like(_of_host(x), old))
         moved = like(x, old)
         if _op is not None:  # computed from the variable's own value, so nobody can write its memory
             return _Handle(moved, published=moved)
-        if handle.published is not None or old.shape != moved.shape or not _is_whole(old):
+        if moved.size <= _SMALL or handle.published is not None or old.shape != moved.shape or not _is_whole(old):
             return _Handle(_copied(moved))
         kept: list[Any] = []
         handle.fresh = kept
@@ -399,7 +406,17 @@ def _copied(array: Any) -> Any:
         return copy  # XLA removes the copy, unless the program would return one of its arguments
     settled(copy, array)
     # The compiler may place the copy elsewhere than the array, for instance an array in pinned memory.
-    return copy if copy.sharding == array.sharding else jax.device_put(array, array.sharding, may_alias=False)
+    return copy if same_place(copy, array) else jax.device_put(array, array.sharding, may_alias=False)
+
+
+def _of_host(array: HostArray) -> Any:
+    """A JAX array with a copy of a NumPy array."""
+    if array.size > _SMALL:
+        return jnp.array(array)
+    copy = _copy(array)  # in a third of the time
+    if is_concrete(copy) and not copy.is_ready():
+        copy.block_until_ready()  # it may read the array later
+    return copy
 
 
 def _is_whole(array: Any) -> bool:
