@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from functools import partial
 from typing import Any
 
@@ -289,3 +290,32 @@ def test_edit_keeps_the_type_of_the_library(backend: str) -> None:
     with v.edit() as array:
         array[...] = 1
     assert type(v.value) is type(sv.Variable(array_of(backend, [1.0], "float32")).value)
+
+
+@by_counts
+@pytest.mark.parametrize("kept", ["by nobody", "by the function", "ready", "constrained"])
+def test_jax_keeps_what_it_is_still_computing_for_an_update(kept: str) -> None:
+    """Nobody can write the memory of such a result, and nobody else can donate it if nobody has it."""
+    jax, jnp = pytest.importorskip("jax"), pytest.importorskip("jax.numpy")
+    constraint = (lambda a: a) if kept == "constrained" else None
+    v = sv.Variable(jnp.zeros(300_000), constraint=constraint)
+    double = jax.jit(lambda a: jax.lax.fori_loop(0, 200, lambda _, b: jnp.abs(jnp.tanh(b) * 0 + a + 1), a))
+    made: list[Any] = []
+
+    def fn(a: Any) -> Any:
+        new = double(a)
+        if kept == "ready":
+            new.block_until_ready()
+        made.append(new if kept == "by the function" else weakref.ref(new))
+        return new
+
+    for number in (1, 2):
+        returned = v.update(fn)
+        assert returned is v.value
+        new = made[-1] if kept == "by the function" else made[-1]()
+        assert (new is returned) == (kept == "by nobody")
+        assert_same(v, np.full(300_000, number))
+        assert v.version == number
+    v.assign_add(1.0)
+    assert_same(returned, np.full(300_000, 2))
+    assert_same(v, np.full(300_000, 3))
