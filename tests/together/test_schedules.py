@@ -232,17 +232,47 @@ def test_no_reader_sees_half_a_transaction(reader: Worker) -> None:
     assert_always(two, [there, reader], sum_is_kept, 1)
 
 
+#: The function by which an adapter takes a lease, for each library that is read without a lock.
+LEASES: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "torch": ("_tensor_of", lambda handle: handle.tensor),
+    "tensorflow": ("_lease_of", lambda handle: handle.lease),
+}
+
+
 @pytest.fixture
 def on_torch(monkeypatch: pytest.MonkeyPatch) -> Callable[[], State]:
     """Makes two variables of torch, which are read without a lock."""
-    pytest.importorskip("torch")
-    monkeypatch.setattr(adapter("torch"), "_tensor_of", lambda handle: handle.tensor)
-    return lambda: State(2, "torch")
+    return _read_without_a_lock("torch", monkeypatch)
+
+
+@pytest.fixture(params=LEASES)
+def unlocked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Callable[[], State]:
+    """Makes two variables of a library which are read without a lock."""
+    return _read_without_a_lock(request.param, monkeypatch)
+
+
+def _read_without_a_lock(library: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[], State]:
+    pytest.importorskip(library)
+    monkeypatch.setattr(adapter(library), *LEASES[library])
+    return lambda: State(2, library)
 
 
 @pytest.mark.parametrize("reader", [look, look_and_read])
-def test_no_reader_without_a_lock_sees_half_a_transaction(on_torch: Callable[[], State], reader: Worker) -> None:
-    assert_always(on_torch, [there, reader], sum_is_kept, 1)
+def test_no_reader_without_a_lock_sees_half_a_transaction(unlocked: Callable[[], State], reader: Worker) -> None:
+    assert_always(unlocked, [there, reader], sum_is_kept, 1)
+
+
+def keep_a_snapshot(s: State) -> None:
+    """Takes a snapshot, and looks what it has after a write."""
+    taken = sv.snapshot(s.variables)
+    before = taken.versions[s.variables[0].path]
+    s.variables[0].assign_add(1.0)
+    s.seen.append(float(taken[s.variables[0]]) - before)
+
+
+@pytest.mark.parametrize("other", [add, update])
+def test_a_snapshot_that_was_taken_without_a_lock_never_changes(unlocked: Callable[[], State], other: Worker) -> None:
+    assert_always(unlocked, [keep_a_snapshot, other], lambda s: s.seen == [10.0], 2)
 
 
 def keep_and_compare(s: State) -> None:
@@ -255,12 +285,13 @@ def keep_and_compare(s: State) -> None:
 
 def lend(s: State) -> None:
     """Takes the parameter, which user code then writes in place."""
-    s.variables[0].parameter.add_(1.0)
+    parameter = s.variables[0].parameter
+    getattr(parameter, "assign_add" if hasattr(parameter, "assign_add") else "add_")(1.0)
 
 
 @pytest.mark.parametrize("other", [add, lend])
-def test_a_value_that_was_read_without_a_lock_never_changes(on_torch: Callable[[], State], other: Worker) -> None:
-    assert_always(on_torch, [keep_and_compare, other], lambda s: s.seen == [20.0], 2)
+def test_a_value_that_was_read_without_a_lock_never_changes(unlocked: Callable[[], State], other: Worker) -> None:
+    assert_always(unlocked, [keep_and_compare, other], lambda s: s.seen == [20.0], 2)
 
 
 def test_transactions_in_both_directions() -> None:
@@ -345,10 +376,10 @@ def test_it_finds_a_snapshot_that_does_not_compare(monkeypatch: pytest.MonkeyPat
 
 
 def test_it_finds_leases_that_do_not_ask_who_writes(
-    monkeypatch: pytest.MonkeyPatch, on_torch: Callable[[], State]
+    monkeypatch: pytest.MonkeyPatch, unlocked: Callable[[], State]
 ) -> None:
     monkeypatch.setattr(snapshots, "are_free", lambda cells: True)
-    assert_found(on_torch, [there, look], sum_is_kept, 1)
+    assert_found(unlocked, [there, look], sum_is_kept, 1)
 
 
 def test_it_finds_a_commit_that_hides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,12 @@ TensorFlow does not tell which tensors those are.
 from __future__ import annotations
 
 import operator
+import sys
 from contextlib import nullcontext, suppress
+from operator import attrgetter
+from sys import getrefcount
 from threading import Thread, current_thread, main_thread
-from types import FunctionType
+from types import FunctionType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -49,7 +52,7 @@ try:
 except ImportError:  # not public: without it, a tf.function can create variables in its first trace only
     _Resource = tf.Variable
 
-__all__ = ["BACKEND", "writes_rows"]
+__all__ = ["BACKEND", "end_lease", "writes_rows"]
 
 # TensorFlow has no kernels for arithmetic or scatters of these.
 _ON_HOST = {"float8_e4m3fn", "float8_e5m2", "int4", "uint4"}
@@ -66,8 +69,52 @@ _IN_PLACE: dict[Operation, Any] = {
 }
 
 
+class _Lease:
+    """Keeps the value of a variable at one version: nothing but a reference, until the variable is written.
+
+    A snapshot of many variables takes one of each, where a tensor of each would take twenty times as long. Who writes
+    the variable counts the references to its lease, and keeps the value first if somebody has it.
+    """
+
+    __slots__ = ("value", "variable")
+
+    def __init__(self, variable: Any) -> None:
+        self.variable = variable
+        self.value: Any = None
+
+    def keep(self) -> Any:
+        """The value, as a tensor.
+
+        No lock is needed: a write begins after it has set the value here, so a value that was read here and finds
+        none is the old one.
+        """
+        if self.value is None:
+            value = _constant_of(self.variable)
+            if self.value is None:
+                self.value = value
+        return self.value
+
+
+def _references(handle: Any) -> int:
+    """The number of references to the lease of a handle."""
+    return getrefcount(handle.lease)
+
+
+def _calibrate() -> int:
+    """The number of references to a lease that nobody has; -2 where counts prove nothing, so that there are none."""
+    handle = SimpleNamespace(lease=_Lease(None))
+    unheld = _references(handle)
+    held = [handle.lease]
+    counts = getattr(sys, "_is_gil_enabled", lambda: True)() and _references(handle) == unheld + len(held)
+    return unheld if counts else -2
+
+
+_UNLEASED = _calibrate()
+_lease_of = attrgetter("lease")
+
+
 class _Handle:
-    __slots__ = ("cached", "counter", "dimensions", "dtype", "lent", "published", "variable")
+    __slots__ = ("cached", "counter", "dimensions", "dtype", "lease", "lent", "published", "variable")
 
     def __init__(self, variable: Any) -> None:
         self.variable = variable
@@ -76,6 +123,7 @@ class _Handle:
         self.cached: Any = None
         self.dimensions: Any = None
         self.counter: Any = None  # counts the writes by compiled graphs; None until a graph writes
+        self.lease: _Lease | None = None  # None if it may be written without our knowing
         self.lent = False  # whether the user has the `tf.Variable`, and may scatter into it at any moment
 
 
@@ -259,7 +307,9 @@ class TensorFlowBackend(Backend):
             # `tf.Variable` would ask the tf.function that is being traced, even in `init_scope`.
             variable = make(array, trainable=trainable, shape=shape)
             variable._statevar = True
-            return _Handle(variable)
+            handle = _Handle(variable)
+            handle.lease = _Lease(variable) if _UNLEASED > 0 else None
+            return handle
 
     def create_from(self, first: FirstValue, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
         with tf.init_scope():
@@ -288,6 +338,23 @@ class TensorFlowBackend(Backend):
                 return value  # a compiled graph may write at any time
             handle.cached = value
         return handle.cached
+
+    reads_unlocked = True
+
+    def snapshot_unlocked(self, handle: Any) -> Any | None:
+        return None if could_possibly_record() else handle.cached
+
+    def lease(self, handles: Any) -> Any:
+        if could_possibly_record() or not tf.executing_eagerly():
+            return None
+        try:
+            leases = list(map(_lease_of, handles))
+        except AttributeError:  # of a variable without a value
+            return None
+        return leases if all(leases) else None
+
+    def leased(self, lease: Any) -> Any:
+        return lease.keep() if type(lease) is _Lease else lease
 
     def snapshot_within_write(self, handle: Any) -> Any:
         return tf.identity(handle.variable.value())  # past the cache, which the write has just dropped
@@ -430,6 +497,7 @@ def _writing(handle: _Handle) -> bool:
     handle.cached = None
     if type(handle.variable) is _Cell:
         return False
+    end_lease(handle)
     if tf.executing_eagerly():
         if type(current_thread()) not in _ORDINARY:  # such as one in which `strategy.run` calls the code of a replica
             _check_replicas()
@@ -474,11 +542,29 @@ def _dimensions(handle: _Handle) -> Any:
     return handle.dimensions
 
 
+def end_lease(handle: _Handle) -> None:
+    """Does what must be done before a write: whoever has a lease of the value keeps the value."""
+    if handle.lease is not None and (_references(handle) != _UNLEASED or handle.lease.value is not None):
+        handle.lease.keep()
+        handle.lease = _Lease(handle.variable)
+
+
 def _expose(handle: _Handle) -> None:
+    """From now on a graph, or whoever has the `tf.Variable`, may write it at any time."""
     handle.cached = None
+    if (lease := handle.lease) is not None:
+        lease.keep()
+        handle.lease = None
     if handle.counter is None:
         with tf.init_scope(), tf.device("CPU:0"):
             handle.counter = tf.Variable(0, trainable=False, dtype=tf.int64)
+
+
+def _constant_of(variable: Any) -> Any:
+    """The present value, without a gradient, also where a graph is built."""
+    with nullcontext() if tf.executing_eagerly() else tf.init_scope():
+        value = _READ(resource=variable.handle, dtype=variable.dtype)
+        return tf.stop_gradient(value) if could_possibly_record() else value
 
 
 def _beside(x: Any, variable: Any) -> Any:

@@ -32,7 +32,7 @@ from ..._transforms.call import CompiledCall, Retry, TraceOverlay, check_library
 from ..._transforms.draft import ValueDraft
 from ..._transforms.overlay import past_overlay
 from ...errors import StatevarError, TraceError
-from .adapter import BACKEND, writes_rows
+from .adapter import BACKEND, end_lease, writes_rows
 from .arguments import EXACT_NUMBERS, SINGLE_NUMBERS, Arguments, Key, better_for, emptied, filled, static_of
 from .rows import scatter_in_place, scatters_of
 
@@ -168,6 +168,7 @@ class _Traced:
                     raise Retry(_STALE)
             for variable in self.written:
                 variable._handle.cached = None
+                end_lease(variable._handle)
             started = perf_counter()
             try:
                 results = self.call(tensors)
