@@ -259,7 +259,8 @@ def get(name: str) -> Initializer:
         return function
     from difflib import get_close_matches  # noqa: PLC0415
 
-    close = get_close_matches(_folded(name), _BY_NAME, n=1)
+    meant = _OF_TORCH.get(name.lower().strip("_"))
+    close = [meant] if meant else get_close_matches(_folded(name), _BY_NAME, n=1)
     raise InitializerError.of(
         "initializer",
         f"unknown initializer {name!r}",
@@ -281,9 +282,29 @@ if not TYPE_CHECKING:
 _ALIASES = {"random_normal": "normal", "random_uniform": "uniform", "zero": "zeros", "one": "ones"}
 
 
+#: The initializers that are meant by names of `torch.nn.init` and others; their parameters or defaults are others.
+_OF_TORCH = {
+    "xavier": "glorot_uniform",
+    "xavier_uniform": "glorot_uniform",
+    "xavier_normal": "glorot_normal",
+    "kaiming": "he_normal",
+    "kaiming_uniform": "he_uniform",
+    "kaiming_normal": "he_normal",
+    "trunc_normal": "truncated_normal",
+    "normal": "normal",
+    "uniform": "uniform",
+    "gaussian": "normal",
+    "randn": "normal",
+    "rand": "uniform",
+    "eye": "identity",
+}
+
+
 def _folded(name: str) -> str:
     """A name as we spell it: Keras also writes ``GlorotUniform`` and ``OrthogonalInitializer``."""
-    snake = "".join(f"_{each.lower()}" if each.isupper() else each for each in name).strip("_")
+    snake = "".join(f"_{each.lower()}" if each.isupper() else each for each in name).lstrip("_")
+    if snake.rstrip("_") not in ("normal", "uniform"):  # torch draws from wider distributions by these names
+        snake = snake.rstrip("_")
     snake = snake.removesuffix("_initializer")
     return _ALIASES.get(snake, snake)
 

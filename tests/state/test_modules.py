@@ -386,7 +386,12 @@ def test_a_module_has_no_flag_trainable() -> None:
         AttributeError, match="trainable: Dense has no such flag, only its variables have. Hint: for v in"
     ):
         model.trainable = False
+    with pytest.raises(
+        AttributeError, match="requires_grad: Dense has no such flag, .*v.trainable = …; or declare your"
+    ):
+        model.requires_grad = False
     assert not hasattr(model, "trainable")
+    assert not hasattr(model, "requires_grad")
     assert model.trainable_variables == (model.kernel, model.bias)
 
     @dataclass(eq=False)

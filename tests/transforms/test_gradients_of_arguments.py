@@ -140,3 +140,46 @@ def test_a_tape_whose_watched_array_was_not_used(backend: str) -> None:
     with pytest.raises(ValueError, match="^gradient: the target does not depend on the array that tape"):
         tape.gradient(z, x)
     assert_same(tape.gradient(z, x, unconnected_gradients="zero"), [0.0, 0.0])
+
+
+@pytest.mark.parametrize("argnums", [np.int64(0), np.array(0), sv.Variable(0), -1])
+def test_a_position_may_be_any_integer(backend: str, argnums: Any) -> None:
+    assert_same(sv.grad(lambda x: total(x * x), argnums=argnums)(_x(backend)), [2.0, 4.0])
+    assert_same(sv.grad(lambda x: total(x * x), argnums=np.array([0]))(_x(backend))[0], [2.0, 4.0])
+
+
+@pytest.mark.parametrize("argnums", ["x", "0", 0.0, True, (0, "x"), [0.5], {"x": 0}])
+def test_what_is_no_position_is_an_error_at_once(argnums: Any) -> None:
+    with pytest.raises(
+        TypeError, match=r"value_and_grad: expected a position or several as argnums, got .*argnums=\(0, "
+    ):
+        sv.grad(lambda x: x, argnums=argnums)
+
+
+def test_an_argument_is_named_once(backend: str) -> None:
+    for argnums in ((0, 0), (0, -1)):
+        with pytest.raises(ValueError, match="value_and_grad: argnums names an argument twice"):
+            sv.grad(lambda x: total(x * x), argnums=argnums)(_x(backend))
+
+
+def test_the_function_must_be_callable() -> None:
+    with pytest.raises(TypeError, match="value_and_grad: expected a callable, got Variable"):
+        sv.grad(sv.Variable(1.0))  # type: ignore[arg-type]
+
+
+def test_a_function_returns_a_real_scalar(backend: str) -> None:
+    v = sv.Variable([1.0, 2.0], backend=backend)
+    for returned, message in (
+        (lambda: None, "got NoneType. Hint: return the loss"),
+        (lambda: 1.0, "got float."),
+        (lambda: (total(v.value), 1), r"got tuple. Hint: return \(loss, the rest\), and pass has_aux=True"),
+        (lambda: v * 2.0, r"got one of shape \(2,\). Hint: sum or average it"),
+    ):
+        with pytest.raises(
+            sv.errors.ShapeError, match=f"^value_and_grad: expected the function .* scalar array, {message}"
+        ):
+            sv.grad(returned, v)()
+    with pytest.raises(sv.errors.DTypeError, match="a real number, got complex64. Hint: take its absolute value"):
+        sv.grad(lambda: total(v * 1j), v)()
+    with pytest.raises(sv.errors.DTypeError, match="return a real number, got int32. Hint: compute it as a float"):
+        sv.grad(lambda: v.astype("int32")[0], v)()

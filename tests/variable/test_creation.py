@@ -603,6 +603,7 @@ def test_an_aggregation_may_be_none_or_a_member_of_an_enumeration() -> None:
         *[("double", "float64"), ("half", "float16"), ("long", "int64"), ("short", "int16"), ("cdouble", "complex128")],
         *[("f4", "float32"), ("<i8", "int64"), ("fp16", "float16"), ("bf16", "bfloat16"), ("f32", "float32")],
         *[("i64", "int64"), ("u8", "uint8"), ("Float32", "float32"), ("tf.float32", "float32"), ("torch.int8", "int8")],
+        *[("q", "int64"), ("Q", "uint64"), ("np.float32", "float32")],
     ],
 )
 def test_a_dtype_by_another_name_is_told_which_was_meant(name: str, meant: str) -> None:
@@ -651,3 +652,23 @@ def test_every_function_that_is_named_exists() -> None:
         for name in re.findall(r"\bv\.(\w+)", hint):
             assert hasattr(sv.Variable, name), hint
     assert not any(hasattr(sv, name) for name in elsewhere.FUNCTIONS)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        *[("xavier_uniform_", "glorot_uniform"), ("xavier_normal", "glorot_normal"), ("kaiming_normal_", "he_normal")],
+        *[("kaiming_uniform_", "he_uniform"), ("trunc_normal_", "truncated_normal"), ("eye_", "identity")],
+        *[("normal_", "normal"), ("uniform_", "uniform"), ("randn", "normal"), ("XAVIER_UNIFORM", "glorot_uniform")],
+    ],
+)
+def test_an_initializer_of_torch_is_told_which_was_meant(name: str, meant: str) -> None:
+    # None is taken as it is: `normal_` of torch draws with a standard deviation of 1, for instance.
+    with pytest.raises(sv.errors.InitializerError, match=f"initializer '{name}'. Hint: did you mean '{meant}'[?]"):
+        sv.Variable(name, shape=(2, 2))
+
+
+@pytest.mark.parametrize("shape", [{2, 3}, frozenset((2,)), {2: 3}, b"2", bytearray(b"2")])
+def test_the_lengths_of_the_axes_have_an_order(shape: Any) -> None:
+    with pytest.raises(sv.errors.ShapeError, match="shape: expected non-negative integers or None, got"):
+        sv.Variable("zeros", shape=shape)

@@ -175,3 +175,59 @@ def test_numpy_does_not_write_into_a_variable(backend: str, call: Call) -> None:
         call(v)
     assert_same(v, VALUE)
     assert_same(before, VALUE)
+
+
+@pytest.mark.parametrize("limit", [[0.0, 1.0, 2.0], np.array([0.0, 1.0, 2.0]), (0, 1, 2), "a variable"])
+def test_clip_takes_lists_and_arrays(backend: str, limit: Any) -> None:
+    v = sv.Variable(VALUE, backend=backend, trainable=False)
+    bound = sv.Variable([0.0, 1.0, 2.0], backend=backend, trainable=False) if isinstance(limit, str) else limit
+    lower = np.array([0, 1, 2], "float32")
+    assert_same(v.clip(bound, 5.0), np.clip(VALUE, lower, 5.0))
+    assert_same(v.clip(max=bound), np.minimum(VALUE, lower))
+    with pytest.raises(TypeError, match="clip: expected numbers or arrays of .* as limits, got str"):
+        v.clip("a", 1.0)
+
+
+def test_a_fraction_limits_integers_without_being_cut(backend: str) -> None:
+    v = sv.Variable([1, -2, 3], backend=backend)
+    result = v.clip(0.5, 2.5)
+    assert isinstance(result, array_type(backend))
+    assert_same(result, [1.0, 0.5, 2.5])
+    assert_same(v.clip(0, 2), np.array([1, 0, 2], "int32"), dtype=True)
+    assert_same(v.clip([0.5, 0.5, 0.5], None), [1.0, 0.5, 3.0])
+
+
+@pytest.mark.parametrize("dtype", ["int32", "int8", "uint8"])
+@pytest.mark.parametrize("decimals", [-1, -2, -3, -12])
+def test_integers_are_rounded_to_tens_and_hundreds(backend: str, dtype: str, decimals: int) -> None:
+    values = [15, 25, 26, 99, 100, 4, 0, 50, 51] + ([-15, -25, -26, -99, -4] if dtype != "uint8" else [])
+    v = sv.Variable(values, dtype=dtype, backend=backend)
+    expected = np.array([round(each, decimals) for each in values]).astype(dtype)
+    for result in (v.round(decimals), round(v, decimals)):
+        assert isinstance(result, array_type(backend))
+        assert_same(result, expected, dtype=True)
+    assert_same(v.round(), np.array(values, dtype), dtype=True)
+
+
+def test_complex_values_are_rounded(backend: str) -> None:
+    v = sv.Variable([1.26 + 2.74j], backend=backend, trainable=False)
+    assert_same(v.round(1), np.array([1.3 + 2.7j], "complex64"), rtol=1e-6)
+
+
+def test_bools_are_counted_and_searched(backend: str) -> None:
+    v = sv.Variable([[False, True], [True, True]], backend=backend)
+    assert_same(v.argmax(), 1)
+    assert_same(v.argmin(axis=1), [0, 0])
+    assert_same(v.cumsum(), [0, 1, 2, 3])
+    assert_same(v.cumprod(axis=1), [[0, 0], [1, 1]])
+
+
+@pytest.mark.parametrize("length", [2.0, 1.9, "2"])
+def test_a_length_is_an_integer(backend: str, length: Any) -> None:
+    v = sv.Variable(VALUE, backend=backend)
+    with pytest.raises(TypeError, match="reshape: expected integers, got"):
+        v.reshape(length, 3)
+    with pytest.raises(TypeError, match="transpose: expected integers, got"):
+        v.transpose(length, 0)
+    with pytest.raises(TypeError):
+        v.round(length)

@@ -296,7 +296,10 @@ class Backend(ABC):
 
     @abstractmethod
     def round(self, array: Array, decimals: int) -> Array:
-        """Rounds an array to a number of decimals, half to even. The result is no view, as of `get`."""
+        """Rounds an array to a number of decimals, half to even. The result is no view, as of `get`.
+
+        The decimals of integers are 0 or more.
+        """
 
     # -- handles -----------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ object. The casting rule is the same for all libraries:
 from __future__ import annotations
 
 import functools
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import ml_dtypes
@@ -162,14 +163,15 @@ _SHORT = {
 
 def _meant(name: str) -> str | None:
     """The dtype that is meant by a name of another library, such as ``"double"``; None if that cannot be told."""
-    last = name.lower().rpartition(".")[2]
-    meant = _SHORT.get(last, last)
-    if meant not in HOST:
-        try:
-            meant = np.dtype(last).name
-        except TypeError:
-            return None
-    return meant if meant in HOST else None
+    last = name.rpartition(".")[2]
+    for each in (last, last.lower()):  # NumPy's short forms depend on the case: "q" is int64, "Q" is uint64
+        meant = _SHORT.get(each, each)
+        if meant not in HOST:
+            with suppress(TypeError):
+                meant = np.dtype(each).name
+        if meant in HOST:
+            return meant
+    return None
 
 
 def _candidates(dtype: Any) -> list[str]:

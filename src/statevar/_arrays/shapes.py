@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from types import EllipsisType
 from typing import Any, SupportsIndex, TypeAlias
 
@@ -31,6 +32,8 @@ def canonical_shape(shape: Any) -> DeclaredShape:
     if hasattr(shape, "rank") and shape.rank is None:  # a shape object of unknown rank
         return ...
     try:
+        if isinstance(shape, AbstractSet | Mapping | bytes | bytearray):
+            raise TypeError  # noqa: TRY301  # the lengths of the axes have an order
         if hasattr(shape, "__index__") and not getattr(shape, "ndim", 0):  # an array of lengths has axes
             return (_dimension(shape),)
         return tuple(None if size is None else _dimension(size) for size in shape)

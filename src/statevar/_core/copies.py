@@ -14,10 +14,23 @@ import copyreg
 import os
 from collections.abc import Callable
 from itertools import count
-from typing import Any, TypeAlias
+from typing import Any, SupportsIndex, TypeAlias
 from weakref import WeakValueDictionary
 
-__all__ = ["LOADING", "Loading", "added_state", "follow", "is_copied", "living", "process", "set_added_state", "token"]
+from ..errors import describe
+
+__all__ = [
+    "LOADING",
+    "Loading",
+    "Uncopied",
+    "added_state",
+    "follow",
+    "is_copied",
+    "living",
+    "process",
+    "set_added_state",
+    "token",
+]
 
 # -- the attributes that a subclass has added --------------------------------------------------------------------------
 
@@ -47,6 +60,23 @@ def set_added_state(each: Any, state: Any) -> None:
 def _slot_names(cls: type) -> list[str]:
     names: list[str] = copyreg._slotnames(cls)  # type: ignore[attr-defined]  # pickle calls it too
     return names
+
+
+# -- objects that cannot be copied -------------------------------------------------------------------------------------
+
+
+class Uncopied:
+    """An object of the code or of the threads that use it now: a copy or a pickle of it would mean nothing."""
+
+    __slots__ = ()
+
+    def _uncopied(self) -> tuple[str, str, str]:
+        """The operation, what the object is and belongs to, and what to do instead."""
+        raise NotImplementedError
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
+        operation, problem, hint = self._uncopied()
+        raise TypeError(describe(operation, f"{problem}, and cannot be copied or pickled", hint=hint))
 
 
 # -- copy.deepcopy -----------------------------------------------------------------------------------------------------

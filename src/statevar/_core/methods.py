@@ -6,9 +6,10 @@ computed from one snapshot; gradients pass through it.
 
 from __future__ import annotations
 
+import operator
 from typing import Any, TypeAlias
 
-from .._arrays.dtypes import KEYS, check_kind, dtype_name
+from .._arrays.dtypes import KEYS, check_kind, dtype_kind, dtype_name, is_floating
 from ..errors import ShapeError, describe
 from .operators import Operators
 
@@ -52,14 +53,14 @@ class Methods(Operators):
 
     def transpose(self, *axes: Any) -> Any:
         """The value with its axes in the given order, or in reverse order: ``v.transpose(1, 0)``."""
-        order = _flat(axes) or tuple(range(len(self.shape)))[::-1]
+        order = _flat("transpose", axes) or tuple(range(len(self.shape)))[::-1]
         return self._xp().permute_dims(self._apart(), order)
 
     def reshape(self, *shape: Any, **other: Any) -> Any:
         """The value with another shape; -1 stands for the length that is left: ``v.reshape(2, -1)``."""
         if other:  # an AttributeError, after which `jax.numpy.reshape` converts the variable itself
             raise AttributeError(describe("reshape", f"expected a shape only, got {', '.join(other)}="))
-        return self._xp().reshape(self._apart(), _flat(shape))
+        return self._xp().reshape(self._apart(), _flat("reshape", shape))
 
     def squeeze(self, axis: _Axis = None) -> Any:
         """The value without the given axes of length 1; by default without all of them."""
@@ -151,11 +152,11 @@ class Methods(Operators):
 
     def argmin(self, axis: int | None = None, keepdims: bool = False) -> Any:
         """The index of the first smallest element; without an axis, its index in the flattened value."""
-        return self._xp().argmin(self.value, axis=axis, keepdims=keepdims)
+        return self._xp().argmin(self._ordered(), axis=axis, keepdims=keepdims)
 
     def argmax(self, axis: int | None = None, keepdims: bool = False) -> Any:
         """The index of the first largest element; without an axis, its index in the flattened value."""
-        return self._xp().argmax(self.value, axis=axis, keepdims=keepdims)
+        return self._xp().argmax(self._ordered(), axis=axis, keepdims=keepdims)
 
     def any(self, axis: _Axis = None, keepdims: bool = False) -> Any:
         """Whether an element is not zero, of all or along axes."""
@@ -176,12 +177,18 @@ class Methods(Operators):
     # -- elementwise and the rest --------------------------------------------------------------------------------
 
     def clip(self, min: Any = None, max: Any = None) -> Any:  # noqa: A002  # the standard's names
-        """The value with its elements limited to the range from ``min`` to ``max``; None is no limit."""
-        return self._xp().clip(self.value, min, max)
+        """The value with its elements limited to the range from ``min`` to ``max``; None is no limit.
+
+        The limits may be numbers, lists or arrays; integers with a limit that is a float give floats.
+        """
+        limits = [self._limit(each) for each in (min, max)]
+        kinds = {"float" if isinstance(each, float) else kind for each, kind in limits}
+        rises = not is_floating(self._backend.dtype_name(self.value)) and "float" in kinds
+        return self._xp().clip(self._floating() if rises else self.value, *(each for each, _ in limits))
 
     def round(self, decimals: int = 0) -> Any:
         """The value rounded to a number of decimals, half to even."""
-        return self._backend.round(self.value, decimals)
+        return self._rounded(operator.index(decimals))
 
     def conj(self) -> Any:
         """The complex conjugate, which is the value itself if it is not complex."""
@@ -204,6 +211,21 @@ class Methods(Operators):
     def _is_complex(self) -> bool:
         return self._backend.dtype_name(self.value).startswith("complex")
 
+    def _ordered(self) -> Any:
+        """The value for a comparison of its elements, for which torch takes no bools."""
+        value, backend = self.value, self._backend
+        return backend.cast(value, backend.dtype("uint8")) if backend.dtype_name(value) == "bool" else value
+
+    def _limit(self, limit: Any) -> tuple[Any, str]:
+        """A limit of `clip` as the library takes it, and the kind of its dtype."""
+        if limit is None or type(limit) in (bool, int, float):
+            return limit, type(limit).__name__
+        backend, _, operand = self._operands(operator.le, limit)
+        if operand is NotImplemented or backend is not self._backend:
+            problem = f"expected numbers or arrays of {self._backend.name} as limits, got {type(limit).__name__}"
+            raise TypeError(describe("clip", problem, getattr(self, "_path", "")))
+        return operand, dtype_kind(backend.dtype_name(operand)) if hasattr(operand, "dtype") else ""
+
     def _native(self, dtype: Any) -> dict[str, Any]:
         """The argument ``dtype=`` for a function of the library."""
         return {} if dtype is None else {"dtype": self._backend.dtype(dtype_name(dtype))}
@@ -216,7 +238,10 @@ class Methods(Operators):
         return self * 1.0
 
 
-def _flat(lengths: tuple[Any, ...]) -> tuple[int, ...]:
+def _flat(operation: str, lengths: tuple[Any, ...]) -> tuple[int, ...]:
     """The integers of ``f(1, 2)`` or ``f((1, 2))``."""
     found = lengths[0] if len(lengths) == 1 and isinstance(lengths[0], tuple | list) else lengths
-    return tuple(map(int, found))
+    try:
+        return tuple(map(operator.index, found))
+    except TypeError:
+        raise TypeError(describe(operation, f"expected integers, got {found!r}")) from None

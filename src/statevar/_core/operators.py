@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self
 from numpy import bool_, ndarray
 
 from .._arrays.backend import Backend
-from .._arrays.dtypes import KEYS, cast_host, dtype_name, is_integer, keys_are_no_numbers
+from .._arrays.dtypes import KEYS, cast_host, dtype_name, is_integer, keys_are_no_numbers, number_to_host
 from .._arrays.indexing import select
 from .._arrays.registry import default_backend, owner_of
 from .._arrays.shapes import Shape
@@ -274,6 +274,20 @@ class Operators(ABC):
         if self._backend.is_destroyed is not None and self._backend.is_lost(value):
             raise destroyed(operation, getattr(self, "_path", ""))
 
+    def _rounded(self, decimals: int) -> Any:
+        """The value rounded half to even; of integers also to tens, hundreds and so on, which only NumPy does."""
+        value, backend = self.value, self._backend
+        name = backend.dtype_name(value)
+        if decimals >= 0 or not is_integer(name):
+            return backend.round(value, decimals)
+        scale = 10**-decimals
+        if number_to_host(scale, name) is None:
+            return value * 0
+        whole = self // scale
+        rest = value - whole * scale
+        up = (rest > scale - rest) | ((rest == scale - rest) & (whole % 2 == 1))
+        return (whole + backend.cast(up, whole.dtype)) * scale
+
     def _item(self, operation: str) -> Any:
         if self.shape:
             raise TypeError(
@@ -331,7 +345,7 @@ class Operators(ABC):
     def __pos__(self) -> Any: return self[...]  # no alias, as in NumPy; TensorFlow has no unary plus
     def __abs__(self) -> Any: return abs(self.value)
     def __invert__(self) -> Any: return ~self.value
-    def __round__(self, ndigits: int = 0) -> Any: return self._backend.round(self.value, ndigits)
+    def __round__(self, ndigits: int = 0) -> Any: return self._rounded(operator.index(ndigits))
 
     # -- comparison: elementwise; nothing is equal to None ----------------------------------------------
     def __eq__(self, other: object) -> Any: return other is not None and self._binary(operator.eq, other)

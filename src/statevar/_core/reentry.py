@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, _GeneratorContextManager
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, SupportsIndex, TypeVar
 
 from ..errors import describe
 
@@ -36,6 +36,10 @@ def enterable_again(operation: str) -> Callable[[Callable[_P, Iterator[_T]]], Ca
 
 class _Again(_GeneratorContextManager[Any]):
     operation: str
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        problem = "a context manager belongs to the code that enters it, and cannot be copied or pickled"
+        raise TypeError(describe(self.operation, problem, hint="make one for each block"))
 
     def __enter__(self) -> Any:
         generator: Any = self.gen

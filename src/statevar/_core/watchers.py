@@ -9,13 +9,15 @@ from collections.abc import Callable
 from types import MethodType
 from typing import Any, Self
 
+from .copies import Uncopied
+
 __all__ = ["Subscription", "Watchers"]
 
 #: Called with the variable and its version.
 Callback = Callable[[Any, int], object]
 
 
-class Subscription:
+class Subscription(Uncopied):
     """A subscription that `Variable.subscribe` returns: `cancel` it, or use it in a ``with`` statement.
 
     If the callback is a bound method, the subscription ends with its object. Any other callable is kept alive.
@@ -29,6 +31,9 @@ class Subscription:
         self._callback: Callable[[], Callback | None] = (
             weakref.WeakMethod(callback, lambda _: self.cancel()) if bound else lambda: callback
         )
+
+    def _uncopied(self) -> tuple[str, str, str]:
+        return "subscribe", "a subscription belongs to its variable", "subscribe to the copy: copy.subscribe(callback)"
 
     def cancel(self) -> None:
         """Ends the subscription, without waiting for a call in progress. May be called again."""

@@ -48,20 +48,24 @@ class _NoFlag:
     The class itself has no such attribute, or a dataclass would take it as the default of its field ``trainable``.
     """
 
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
     def __get__(self, module: Module | None, owner: type) -> Any:
-        if module is not None and "trainable" in module.__dict__:
-            return module.__dict__["trainable"]
-        raise AttributeError(f"{owner.__name__!r} object has no attribute 'trainable'")
+        if module is not None and self._name in module.__dict__:
+            return module.__dict__[self._name]
+        raise AttributeError(f"{owner.__name__!r} object has no attribute {self._name!r}")
 
     def __set__(self, module: Module, value: Any) -> None:
-        if not any("trainable" in getattr(cls, "__annotations__", ()) for cls in type(module).__mro__):
+        name = self._name
+        if not any(name in getattr(cls, "__annotations__", ()) for cls in type(module).__mro__):
             problem = f"{type(module).__name__} has no such flag, only its variables have"
-            hint = "for v in module.variables: v.trainable = …; or declare your own in the class: trainable: bool"
-            raise AttributeError(describe("trainable", problem, hint=hint))
-        module.__dict__["trainable"] = value
+            hint = f"for v in module.variables: v.trainable = …; or declare your own in the class: {name}: bool"
+            raise AttributeError(describe(name, problem, hint=hint))
+        module.__dict__[name] = value
 
     def __delete__(self, module: Module) -> None:
-        module.__dict__.pop("trainable", None)
+        module.__dict__.pop(self._name, None)
 
 
 @public()
@@ -108,6 +112,7 @@ class Module(Container):
     name: str = _DefaultName()  # type: ignore[assignment]  # gives a string
     if not TYPE_CHECKING:  # for a type checker there is no such attribute
         trainable = _NoFlag()
+        requires_grad = _NoFlag()  # its name in torch
 
     def __init__(self, name: str | None = None) -> None:
         if name is not None:

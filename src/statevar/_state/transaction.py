@@ -11,6 +11,7 @@ from .._arrays.shapes import DeclaredShape
 from .._arrays.types import Array
 from .._core import overlays
 from .._core.cell import Cell, hold_each, release_each
+from .._core.copies import Uncopied
 from .._core.draft import Draft, commit, fork, look
 from .._core.holds import BUSY, PATIENCE, Hold
 from .._core.overlays import Overlay
@@ -71,7 +72,7 @@ def transaction(*variables: Any) -> Transaction:
     return Transaction(targets.variables, targets.path)
 
 
-class Transaction:
+class Transaction(Uncopied):
     """The context manager that `transaction` returns, for ``with`` and ``async with``.
 
     It can be entered again, and by several threads.
@@ -104,9 +105,12 @@ class Transaction:
         for overlay, depth in getattr(self, "_begun", ()):
             overlay.abandon(depth)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        problem = "a transaction belongs to the code that has opened it, and cannot be copied or pickled"
-        raise TypeError(describe("transaction", problem, hint="make a new one with sv.transaction(…)"))
+    def _uncopied(self) -> tuple[str, str, str]:
+        return (
+            "transaction",
+            "a transaction belongs to the code that has opened it",
+            "make a new one with sv.transaction(…)",
+        )
 
     def __enter__(self) -> Self:
         outer: Any = overlays.current() if overlays.active else None

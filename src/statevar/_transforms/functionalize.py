@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any, Self
 
+from .._core.copies import Uncopied
 from .._core.variable import Variable
 from .._public import public
 from .._state.structure import Structure
@@ -16,7 +17,7 @@ __all__ = ["StatelessScope", "functionalize"]
 
 
 @public()
-class StatelessScope:
+class StatelessScope(Uncopied):
     """Gives variables the values of a mapping inside a ``with`` block; writes stay in the scope: no variable changes.
 
     Args:
@@ -44,6 +45,10 @@ class StatelessScope:
     """
 
     __slots__ = ("_is_open", "_overlay", "_values")
+
+    def _uncopied(self) -> tuple[str, str, str]:
+        hint = "make a new one of its values: {v: scope.get_current_value(v) for v in variables}"
+        return "StatelessScope", "a scope belongs to the thread or task that opens it", hint
 
     def __init__(self, state_mapping: Mapping[Variable, Any] | Iterable[tuple[Variable, Any]] | None = None) -> None:
         pairs: Any = state_mapping.items() if isinstance(state_mapping, Mapping) else state_mapping

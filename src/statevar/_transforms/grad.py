@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from typing import Any, ParamSpec
 
 from .._arrays.backend import Backend
-from .._arrays.dtypes import is_differentiable
+from .._arrays.dtypes import dtype_kind, is_differentiable
 from .._arrays.registry import owner_of, transforms_of
 from .._arrays.transforms import Tape
 from .._arrays.trees import leaves, tree_map
@@ -52,6 +53,7 @@ def value_and_grad(
     Raises:
         DTypeError: one of ``variables`` has integers, booleans or strings, which have no gradient; on calling: one of
             the arguments has.
+        DTypeError: on calling: ``fn`` returned an integer or a complex number.
         ShapeError: on calling: ``fn`` did not return a scalar.
         TraceError: on calling: the variables belong to several libraries.
         ValueError: one of ``variables`` is not trainable; on calling: ``fn`` has read no trainable variable, and there
@@ -75,6 +77,10 @@ def value_and_grad(
     >>> sv.value_and_grad(lambda x: (w * x).sum(), w, argnums=0)(3.0)
     (Array(9., dtype=float32), (Array([3., 3.], dtype=float32), Array(3., dtype=float32)))
     """
+    if not callable(fn):
+        raise TypeError(describe("value_and_grad", f"expected a callable, got {type(fn).__name__}"))
+    if argnums is not None:
+        _positions(argnums)
     structure = None if variables is None else Structure("value_and_grad", variables)
     if structure is not None:
         for variable in structure.variables:
@@ -134,16 +140,30 @@ def _check_asked(variable: Variable) -> None:
         )
 
 
+def _positions(argnums: Any) -> tuple[list[int], bool]:
+    """The positions of ``argnums``, and whether it is one number and no sequence."""
+    try:
+        if not isinstance(argnums, bool):
+            if hasattr(argnums, "__index__") and not getattr(argnums, "ndim", 0):
+                return [operator.index(argnums)], True
+            return [operator.index(each) for each in argnums], False
+    except TypeError:
+        pass
+    problem = f"expected a position or several as argnums, got {argnums!r}"
+    raise TypeError(describe("value_and_grad", problem, hint="write for example argnums=0, or argnums=(0, 1)"))
+
+
 class _Arguments:
     """The arguments of a call that gradients are wanted for."""
 
     def __init__(self, fn: Callable[..., Any], args: tuple[Any, ...], argnums: int | Sequence[int]) -> None:
-        self._argnums = argnums
-        asked = [argnums] if isinstance(argnums, int) else list(argnums)
+        asked, self._one = _positions(argnums)
         if not all(-len(args) <= each < len(args) for each in asked):
             problem = f"expected argnums of the {len(args)} positional arguments, got {argnums!r}"
             raise ValueError(describe("value_and_grad", problem, hint="pass the argument by its position"))
         self._numbers = [each % len(args) for each in asked]
+        if len(set(self._numbers)) < len(asked):
+            raise ValueError(describe("value_and_grad", f"argnums names an argument twice: {argnums!r}"))
         self._args = args
         chosen = [args[number] for number in self._numbers]
         self.backend = library_of(chosen, fn)
@@ -173,7 +193,7 @@ class _Arguments:
         """The gradients in the structure of the arguments."""
         rest = iter(gradients)
         found = tuple(tree_map(lambda _: next(rest), self._args[number]) for number in self._numbers)
-        return found[0] if isinstance(self._argnums, int) else found
+        return found[0] if self._one else found
 
 
 class _Recording(ValueOverlay):
@@ -381,11 +401,19 @@ class _Run:
             loss, aux = out, None
         if isinstance(loss, Variable):
             loss = loss.value
-        shape = getattr(loss, "shape", None)
-        if shape is None or tuple(shape) != ():
-            raise ShapeError.of(
-                "value_and_grad",
-                f"expected the function to return a scalar array, got {type(loss).__name__} of shape {shape}",
-                hint="sum or average it",
-            )
+        shape, owner = getattr(loss, "shape", None), owner_of(loss)
+        if shape is None or owner is None:
+            problem, hint = f"expected the function to return a scalar array, got {type(loss).__name__}", ""
+            if loss is None:
+                hint = "return the loss"
+            elif isinstance(loss, tuple):
+                hint = "return (loss, the rest), and pass has_aux=True"
+            raise ShapeError.of("value_and_grad", problem, hint=hint)
+        if tuple(shape) != ():
+            problem = f"expected the function to return a scalar array, got one of shape {tuple(shape)}"
+            raise ShapeError.of("value_and_grad", problem, hint="sum or average it")
+        if dtype_kind(name := owner.dtype_name(loss)) != "float":
+            hint = "take its absolute value or its real part" if name.startswith("complex") else "compute it as a float"
+            problem = f"expected the function to return a real number, got {name}"
+            raise DTypeError.of("value_and_grad", problem, hint=hint)
         return loss, aux

@@ -16,6 +16,7 @@ from .._arrays.trees import leaves, tree_map
 from .._arrays.types import Array
 from .._core import overlays
 from .._core.convert import to_value
+from .._core.copies import Uncopied
 from .._core.reentry import enterable_again
 from .._core.variable import Variable
 from .._public import public
@@ -28,7 +29,7 @@ _UNCONNECTED = ("none", "zero")
 
 
 @public()
-class GradientTape:
+class GradientTape(Uncopied):
     """Records the computations on variables in a ``with`` block, and computes gradients of the results.
 
     Reads of trainable variables in the block are watched. Writes in the block take effect at once; for a variable that
@@ -57,6 +58,9 @@ class GradientTape:
     """
 
     __slots__ = ("_accessed", "_entered", "_leaves", "_persistent", "_recording", "_tapes", "_used", "around")
+
+    def _uncopied(self) -> tuple[str, str, str]:
+        return "GradientTape", "a tape belongs to the thread or task that opens it", "make a new one"
 
     def __init__(self, persistent: bool = False, watch_accessed_variables: bool = True) -> None:
         self._persistent = bool(persistent)

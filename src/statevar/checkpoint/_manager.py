@@ -18,6 +18,7 @@ from threading import Lock
 from types import TracebackType
 from typing import Any, Literal, Self, SupportsIndex
 
+from .._core.copies import Uncopied
 from .._core.variable import Variable
 from .._public import public
 from .._state.paths import Paths, paths_in
@@ -78,7 +79,7 @@ class _Request:
 
 
 @public()
-class CheckpointManager:
+class CheckpointManager(Uncopied):
     """Keeps checkpoints of an object in a folder, and restores the newest that is whole.
 
     `save` returns as soon as the snapshot is taken. A background thread writes the values of that moment while the
@@ -116,6 +117,14 @@ class CheckpointManager:
     [2, 3]
     3 [4. 5.]
     """
+
+    def _uncopied(self) -> tuple[str, str, str]:
+        problem = "a manager has the lock of its folder and a thread that writes"
+        return (
+            "CheckpointManager",
+            problem,
+            "keep it outside of the objects that you copy",
+        )
 
     def __init__(
         self,

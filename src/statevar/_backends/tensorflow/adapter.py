@@ -289,8 +289,10 @@ class TensorFlowBackend(Backend):
         return dlpack_of_host(self.to_host(array), request)
 
     def round(self, array: Any, decimals: int) -> Any:
-        if array.dtype.is_integer:
+        if array.dtype.is_integer or array.dtype.is_bool:
             return array
+        if array.dtype.is_complex:
+            return tf.complex(self.round(tf.math.real(array), decimals), self.round(tf.math.imag(array), decimals))
         scale = tf.cast(10.0**decimals, array.dtype)
         return tf.round(array * scale) / scale
 

@@ -236,6 +236,7 @@ def cumulative_prod(x: Any, /, *, axis: int | None = None, dtype: Any = None, in
 
 def _cumulative(function: Any, first: int, x: Any, axis: int | None, dtype: Any, include_initial: bool) -> Any:
     x = tensor_of(x)
+    x = tf.cast(x, tf.int32) if x.dtype.is_bool else x
     x = x if dtype is None else tf.cast(x, dtype)
     axis = (0 if x.shape.rank == 1 else axis) if axis is None else axis
     result = function(x, axis)

@@ -420,6 +420,8 @@ class TorchBackend(Backend):
         return array.__dlpack__(**request)
 
     def round(self, array: Any, decimals: int) -> Any:
+        if array.is_complex():
+            return torch.complex(self.round(array.real, decimals), self.round(array.imag, decimals))
         return torch.round(array, decimals=decimals) if array.is_floating_point() else array.clone()
 
     # -- a handle's life ---------------------------------------------------------------------------------
