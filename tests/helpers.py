@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import statevar as sv
-from tests.internals import HOST, get_backend
+from tests.internals import HOST, engine, get_backend
 
 #: Seconds after which something hangs. Nothing that the tests wait for takes as long on the busiest machine.
 PATIENCE = 120.0
@@ -84,6 +86,15 @@ def counts_prove() -> bool:
     """
     backend: Any = import_module(type(get_backend("numpy")).__module__)
     return bool(backend._UNHELD_PUBLISHED > 0)
+
+
+@contextmanager
+def every_table_has_a_log() -> Iterator[None]:
+    """On NumPy a transaction keeps the rows that it writes apart from any table, as otherwise from a large one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine("numpy_row_log"), "_SMALL_TABLE", 0)
+        patch.setattr(engine("numpy_row_log"), "_PART", 0)
+        yield
 
 
 def total(array: Any) -> Any:

@@ -98,6 +98,7 @@ _ENGINES = {
     "jax_indices": "statevar._backends.jax.indices",
     "jax_pytree": "statevar._backends.jax.pytree",
     "jax_tracing": "statevar._backends.jax.tracing",
+    "numpy_row_log": "statevar._backends.numpy.row_log",
     "tensorflow_jit": "statevar._backends.tensorflow.jit",
     "torch_graph": "statevar._backends.torch.graph",
     "torch_indices": "statevar._backends.torch.indices",

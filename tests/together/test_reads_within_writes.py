@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import statevar as sv
-from tests.helpers import assert_same, host
+from tests.helpers import assert_same, every_table_has_a_log, host
 
 pytestmark = pytest.mark.own_process(shared=True)
 
@@ -58,6 +58,7 @@ def writes_of(v: sv.Variable, dtype: str) -> dict[str, Callable[[], object]]:
     calls["update"] = lambda: v.update(lambda value: value)
     calls["edit"] = partial(edit, v)
     calls["transaction"] = partial(within_a_transaction, v, two)
+    calls["transaction of rows"] = partial(rows_within_a_transaction, v, two)
     calls["restore"] = partial(sv.restore, sv.snapshot(v.assign([[two, two], [two, two]])))
     return calls
 
@@ -70,6 +71,11 @@ def edit(v: sv.Variable) -> None:
 def within_a_transaction(v: sv.Variable, value: Any) -> None:
     with sv.transaction(v):
         v[0] = value
+
+
+def rows_within_a_transaction(v: sv.Variable, value: Any) -> None:
+    with sv.transaction(v):
+        v[[0]] = value
 
 
 class Look:
@@ -156,14 +162,16 @@ def test_a_trace_function_reads_at_every_bytecode_of_a_write(backend: str, opera
     write()
     new = v.numpy()
     found: list[str] = []
-    within = (lambda: True) if "without" in operation else v._lock._is_owned  # the rest is like any other read
+    anywhere = "without" in operation or "rows" in operation
+    within = (lambda: True) if anywhere else v._lock._is_owned  # the rest is like any other read
     step = STEPS[backend]
     for nth in range(1 + len(operation) % step, 5000, step):
         v.assign(old, validate_shape=False)
         version = v.version
         reads = Reads(v)
         look = Look(nth, within, reads)
-        look.run(write)
+        with every_table_has_a_log():
+            look.run(write)
         if not look.where:
             break
         now = v.numpy()

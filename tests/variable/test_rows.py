@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import statevar as sv
-from tests.helpers import address, array_of, assert_same, host
+from tests.helpers import address, array_of, assert_same, every_table_has_a_log, host
 
 #: Few shapes and lengths, since JAX compiles for each of them.
 SHAPES = [(5,), (5, 2), (3, 2, 2), (0, 3), ()]
@@ -169,17 +169,20 @@ class _UndoneError(Exception):
 
 @settings(max_examples=60)
 @given(case=cases(), listed=st.booleans(), before=st.booleans(), data=st.data())
+@pytest.mark.parametrize("log", [False, True], ids=["", "with a log"])
 def test_a_transaction_writes_the_same_rows(
-    backend: str, case: Case, listed: bool, before: bool, data: st.DataObject
+    backend: str, log: bool, case: Case, listed: bool, before: bool, data: st.DataObject
 ) -> None:
     """The writes are divided among a transaction, one in it, one in it that is undone, and one after it."""
+    if log and backend != "numpy":
+        pytest.skip("only NumPy has one")
     parts: list[list[Step]] = [[], [], [], [], []]
     for step in case.steps:
         parts[data.draw(st.integers(0, 4))].append(step)
     outer, inner, dropped, undone_later, after = parts
     v, model = sv.Variable(case.model, backend=backend), case.model.copy()
     kept = [(v.value, model.copy())] if before else []
-    with sv.transaction(*([v] if listed else [])):
+    with every_table_has_a_log() if log else nullcontext(), sv.transaction(*([v] if listed else [])):
         kept += do(v, model, outer)
         with sv.transaction():
             kept += do(v, model, inner)
@@ -204,13 +207,14 @@ def test_a_transaction_writes_the_same_rows(
 
 
 @settings(max_examples=40)
-@given(case=cases(), before=st.booleans())
-def test_a_compiled_function_writes_the_same_rows_on_numpy(case: Case, before: bool) -> None:
+@given(case=cases(), before=st.booleans(), log=st.booleans())
+def test_a_compiled_function_writes_the_same_rows_on_numpy(case: Case, before: bool, log: bool) -> None:
     v, model = sv.Variable(case.model), case.model.copy()
     kept = [(v.value, model.copy())] if before else []
     step = sv.jit(lambda: kept.extend(do(v, model, case.steps)))
-    for _ in range(2):
-        step()
+    with every_table_has_a_log() if log else nullcontext():
+        for _ in range(2):
+            step()
     assert_same(v, model, dtype=True)
     assert v.version == 2 * len(case.steps)
     for snapshot, then in kept:

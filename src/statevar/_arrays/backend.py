@@ -450,6 +450,12 @@ class Backend(ABC):
         """
         return self.fork(handle, self.from_host(array, self.device_of_handle(handle)))
 
+    def prepare_adoption(self, handle: Handle, other: Handle) -> None:  # most adapters have nothing to do
+        """Does the part of `adopt` that may fail, if `adopt_cannot_fail`. Called right before it, under the lock.
+
+        No variable of the commit has changed yet, and no reader can reach their values.
+        """
+
     def adopt(self, handle: Handle, other: Handle) -> Handle:
         """Stores the value of a fork, which may have any shape. Called under the lock; the fork is not used again.
 
@@ -457,7 +463,8 @@ class Backend(ABC):
         """
         return self.redeclare(handle, self.snapshot(other))
 
-    #: Whether `adopt` never fails, and may be called again with the same fork after Ctrl-C interrupted it.
+    #: Whether `adopt` never fails after `prepare_adoption`, and may be called again with the same fork after Ctrl-C
+    #: interrupted it.
     adopt_cannot_fail: ClassVar[bool] = False
 
     def savepoint(self, handle: Handle) -> Handle:
@@ -489,6 +496,13 @@ class Backend(ABC):
 
         A write to the result must not change the array, so it is no view, unless the library has no such writes.
         """
+
+    #: Whether a fork keeps the rows that were written apart from the rest, so that `get_written` is asked before `get`.
+    keeps_rows: ClassVar[bool] = False
+
+    def get_written(self, handle: Handle, where: Selection) -> Array | None:
+        """Does what `get` does with the value of a fork, without making the whole value; None if that is necessary."""
+        return None
 
     # An index may have arrays of the library that lie on a device. If `takes_index`, they stay there, and the verbs
     # `get`, `put` and `compute_put` get an `OwnSelection`; else they are moved to the host, where NumPy checks them.

@@ -664,6 +664,12 @@ class Cell:
 
     # -- steps of a commit, which has taken the lock and hidden the snapshot -----------------------------
 
+    def _prepare(self, draft: Cell) -> None:
+        """Does what may fail of `_adopt`, for a backend whose `adopt` cannot fail."""
+        new = draft._handle
+        if new is not None and (old := self._handle) is not None:
+            self._backend.prepare_adoption(old, new)
+
     def _adopt(self, draft: Cell) -> None:
         """Takes on the value, shape and version of a draft."""
         new = draft._handle

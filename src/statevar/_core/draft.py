@@ -119,7 +119,7 @@ def fork(cell: Cell, hold: Overlay) -> Draft:
     if cell._backend.drifts:
         cell._observe("transaction", writing=True)
     draft: Draft = _new(Draft)  # `draft_of` inlined for speed: a transaction makes one for each variable it writes
-    draft._origin = cell
+    draft._origin = cell if type(cell) is not Draft else cell._origin  # so that the draft of an outer level can die
     draft._shape = cell._shape
     draft._declared = cell._declared
     draft._version = cell._version
@@ -180,10 +180,12 @@ def _exchange(cells: list[Cell], drafts: Mapping[Any, Draft], check: Callable[[]
             check()
         several = len(cells) > 1
         for cell in cells:
-            if not cell._backend.adopt_cannot_fail:
-                if several:
-                    before.append((cell, cell._savepoint()))
-                cell._adopt(drafts[cell])
+            if cell._backend.adopt_cannot_fail:
+                cell._prepare(drafts[cell])
+                continue
+            if several:
+                before.append((cell, cell._savepoint()))
+            cell._adopt(drafts[cell])
     except BaseException:
         with ExitStack() as undo:  # puts each variable back even if that fails for another
             undo.callback(_publish, cells)

@@ -21,6 +21,7 @@ from .._arrays.registry import default_backend, owner_of
 from .._arrays.shapes import Shape
 from .._arrays.types import HostArray, Operation
 from ..errors import ComputationError, DTypeError, RangeError, TraceError, describe
+from . import overlays
 from .foreign import array_in, check_readable, described
 from .lost import destroyed
 from .scopes import current_device
@@ -377,11 +378,17 @@ class Operators(ABC):
         It is a copy, on every library: ``v[0] += x`` reads, computes and writes the variable with ``v[0] = …``, and
         ``row = v[0]; row += x`` changes ``row`` only. ``v.value[0]`` is a view where the library has views.
         """
+        if overlays.active and self._backend.keeps_rows and (part := self._part_of_draft(index)) is not None:
+            return part
         value = self.value
         self._check_exists(value, "index")
         if (tracing := self._backend.tracing) is not None and has_traced(self._backend, index):
             return tracing.get_symbolic(value, unwrapped_index(index))  # only the traced program knows the index
         return self._backend.get(value, select(index, self._backend.shape(value), "", self._backend, index_part))
+
+    def _part_of_draft(self, index: Any) -> Any:
+        """The selected elements of a draft that keeps written rows apart; None if the whole value is to be read."""
+        return None
 
     def __iter__(self) -> Iterator[Any]:
         if not self.shape:

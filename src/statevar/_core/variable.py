@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Never, Self, TypeVar, o
 
 from .._arrays import tracing
 from .._arrays.dtypes import KEYS, STORED, dtype_name, is_differentiable, is_floating
+from .._arrays.indexing import select
 from .._arrays.registry import default_backend, get_backend, owner_of, register_types
 from .._arrays.shapes import ShapeLike, canonical_shape
 from .._arrays.types import HostArray
@@ -28,6 +29,7 @@ from .forks import register
 from .frozen import FrozenVariable
 from .holds import BUSY, Hold
 from .lost import check_not_lost, destroyed
+from .operators import index_part
 from .protocols import Protocols
 from .traced import check_traced_read
 from .watchers import Callback, Subscription
@@ -335,6 +337,19 @@ class Variable(Cell, Protocols, Elsewhere):
         if cast_to is None or cast_to == self._dtype_name:
             return value
         return self._backend.cast(value, self._backend.dtype(cast_to))
+
+    def _part_of_draft(self, index: Any) -> Any:
+        overlay = overlays.current()
+        if overlay is None or overlay.holds_values or overlays.tapes():
+            return None
+        if self._autocast and scopes.autocast_dtype() is not None:
+            return None
+        current: Cell = overlay.read(self)
+        if current is self or current._snapshot is not None or (handle := current._handle) is None:
+            return None
+        if self._backend.traced_elsewhere is not None:
+            check_traced_read(self)
+        return self._backend.get_written(handle, select(index, current.shape, "", self._backend, index_part))
 
     def numpy(self) -> HostArray:
         """Returns a copy of the value as a writable NumPy array.

@@ -26,6 +26,7 @@ from ..._arrays.placement import no_such_device, parse_device
 from ..._arrays.shapes import DeclaredShape
 from ..._arrays.types import HostArray, Operation
 from ..._arrays.unreadable import Unreadable
+from .row_log import RowLog, numbers_in
 
 __all__ = ["BACKEND"]
 
@@ -98,35 +99,70 @@ class _Marked(_Handle):
 class _Fork:
     """A value that is written apart from its variable, as in a transaction.
 
-    Until it is read, it is a bare array, since three views take longer than a write. It starts with a snapshot, which
-    the first write leaves to its readers.
+    It starts with a snapshot, which the first write leaves to its readers. If that writes some rows of a large table,
+    they are kept in a log, until somebody reads the whole value or writes it. Else the written value is a bare array
+    until somebody reads it, since three views take longer than a write.
     """
 
-    __slots__ = ("handle", "published", "writer")
+    __slots__ = ("handle", "log", "published", "writer")
     least = _SMALL
 
     def __init__(self, snapshot: HostArray) -> None:
         self.writer = snapshot
         self.published: HostArray | None = snapshot
         self.handle: Any = None  # a handle, once a written value was read
+        self.log: RowLog | None = None  # the written rows; without a log, `writer` has the whole value
 
     def publish(self) -> HostArray:
         """Returns the read-only array for readers."""
+        if self.log is not None:
+            self.make_whole()
         if self.published is None:
-            self.handle = _new(self.writer)
-            self.writer, self.published = self.handle.writer, _published(self.handle)
+            if self.handle is None:
+                self.handle = _new(self.writer)
+                self.writer = self.handle.writer
+            self.published = _published(self.handle)
         return self.published
 
     def replace(self, fresh: HostArray) -> _Fork:
         """Takes over an array without other references."""
         self.writer = fresh
-        self.published = self.handle = None
+        self.published = self.handle = self.log = None
         return self
+
+    def copied(self) -> HostArray:
+        """A copy of the present value."""
+        log = self.log
+        fresh = _copy(self.writer if log is None else log.table)
+        if log is not None:
+            log.write_into(fresh)
+        return fresh
+
+    def make_whole(self) -> None:
+        """Ends the log: the value is one array from now on."""
+        self.replace(self.copied())
+
+    def put_apart(self, x: HostArray, operation: str, where: Selection) -> bool:
+        """Writes rows into the log, if they are few enough and nothing but rows has been written so far."""
+        log = self.log
+        if log is None and (self.published is None or self.handle is not None):
+            return False
+        rows = numbers_in(where, self.writer, 0 if log is None else len(log))
+        if rows is None:
+            if log is not None:
+                self.make_whole()
+            return False
+        if log is None:
+            log = RowLog(self.writer)
+        log.put(rows, x, operation)
+        self.log = log
+        self.published = None
+        return True
 
     def exclusive(self) -> bool:
         """Whether a write may change the memory, since no reader refers to it."""
         if (handle := self.handle) is None:
-            return self.published is None
+            return self.published is None and self.log is None
         return getrefcount(handle.published) == _UNHELD_PUBLISHED + 1 and getrefcount(handle.base) == _UNHELD_BASE
 
 
@@ -173,6 +209,16 @@ def _exclusive(handle: Any) -> bool:
     return exclusive
 
 
+def _takes(handle: Any, log: RowLog) -> bool:
+    """Whether the rows in a log may be written into a handle: they are rows of its value, and nobody else has it."""
+    return (
+        type(handle) is _Handle
+        and handle.published is log.table
+        and getrefcount(handle.published) == _UNHELD_PUBLISHED + 2  # by the fork, and by its log
+        and getrefcount(handle.base) == _UNHELD_BASE
+    )
+
+
 def _copy(array: HostArray) -> HostArray:
     if array.nbytes < _SMALL:
         return array.copy("C")
@@ -203,6 +249,7 @@ class NumPyBackend(Backend):
     is_host = True
     replaceable = True
     adopt_cannot_fail = True
+    keeps_rows = True
 
     # -- whose is it ---------------------------------------------------------------------------------
 
@@ -320,7 +367,7 @@ class NumPyBackend(Backend):
         return _published(handle)
 
     def snapshot_within_write(self, handle: Any) -> HostArray:
-        copy: HostArray = handle.writer.copy()
+        copy: HostArray = handle.copied() if type(handle) is _Fork else handle.writer.copy()
         copy.setflags(write=False)
         return copy
 
@@ -341,7 +388,7 @@ class NumPyBackend(Backend):
         if type(handle) is not _Fork:
             return _new(fresh)
         handle.writer = fresh  # `replace`, written out
-        handle.published = handle.handle = None
+        handle.published = handle.handle = handle.log = None
         return handle
 
     def apply(self, handle: Any, x: HostArray, op: Operation, _where: Any = None) -> Any:
@@ -355,6 +402,9 @@ class NumPyBackend(Backend):
                 writer[...] = result
                 return handle
             return _with(handle, np.asarray(result, writer.dtype))  # bitwise operators widen int4
+        if type(handle) is _Fork and handle.log is not None:
+            handle.make_whole()
+            writer = handle.writer
         ufunc = _IN_PLACE[op.__name__]
         if _exclusive(handle) and not may_raise():
             ufunc(writer, x, out=writer, casting="unsafe")
@@ -364,6 +414,8 @@ class NumPyBackend(Backend):
         return _with(handle, fresh)
 
     def put(self, handle: Any, x: HostArray, operation: str, where: Selection) -> Any:
+        if type(handle) is _Fork and handle.put_apart(x, operation, where):
+            return handle
         if not _exclusive(handle):
             handle = _with(handle, _copy(handle.writer))
         put_in_place(handle.writer, x, operation, where)
@@ -373,17 +425,36 @@ class NumPyBackend(Backend):
         return _with(handle, _copy(x))
 
     def fork(self, handle: Any, array: HostArray | None) -> Any:
+        if array is None and type(handle) is _Fork and (log := handle.log) is not None:  # in a transaction in another
+            fork = _Fork(log.table)
+            fork.log, fork.published = log.copy(), None
+            return fork
         return _Fork(array if array is not None else self.snapshot(handle))
 
     def fork_from_host(self, handle: Any, array: HostArray) -> Any:
         return _new(array)
 
+    def prepare_adoption(self, handle: Any, other: Any) -> None:
+        if type(other) is _Fork and (log := other.log) is not None and not _takes(handle, log):
+            other.make_whole()
+
     def adopt(self, handle: Any, other: Any) -> Any:
         if type(other) is not _Fork:
             return other
+        if (log := other.log) is not None and _takes(handle, log):
+            # A signal handler that reads the fork in between makes it whole: in other memory, with the same value.
+            log.write_into(handle.writer)
+            other.handle = handle
+            other.log = None
+            other.writer = handle.writer
+            return handle
+        if other.log is not None:
+            other.make_whole()
+        if other.handle is not None:
+            return other.handle
         fresh = other.writer
         if other.published is not None:
-            return other.handle or (handle if fresh is handle.published else _Shared(fresh))
+            return handle if fresh is handle.published else _Shared(fresh)
         if fresh.nbytes < _SMALL and fresh.shape == handle.writer.shape and _exclusive(handle):
             handle.writer[...] = fresh  # to make three views of the fresh array takes longer
             return handle
@@ -412,6 +483,12 @@ class NumPyBackend(Backend):
             return array.take(rows, 0)  # in two thirds of the time
         part = array[index]
         return part.copy() if where.basic and type(part) is np.ndarray else part  # else it would be a view
+
+    def get_written(self, handle: Any, where: Selection) -> HostArray | None:
+        if type(handle) is not _Fork or (log := handle.log) is None:
+            return None
+        rows = numbers_in(where, log.table)
+        return None if rows is None else log.get(rows.reshape(-1)).reshape(where.shape)[()]  # a scalar, if it is one
 
 
 BACKEND = NumPyBackend()

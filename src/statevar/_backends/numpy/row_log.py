@@ -1,0 +1,128 @@
+"""The rows of a table that a transaction has written, apart from the table.
+
+A transaction that writes some rows of a large table then costs these rows, and not a copy of the table. What is kept
+are the new values of the rows and not the operations, so the rows may be written into the table again and again: a
+commit that Ctrl-C has interrupted is repeated.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..._arrays.host import put_in_place, rows_of
+from ..._arrays.indexing import Selection
+from ..._arrays.types import HostArray
+
+__all__ = ["RowLog", "numbers_in"]
+
+# A table of fewer bytes is copied in less time than a log takes.
+_SMALL_TABLE = 128 * 1024
+# The part of the rows up to which a log pays.
+_PART = 8
+
+_NOTHING = np.empty(0, np.intp)
+
+
+def numbers_in(where: Selection, table: HostArray, already: int = 0) -> HostArray | None:
+    """The numbers of the rows that are selected, from 0; None if a log does not pay, or parts of rows are selected.
+
+    Args:
+        already: the number of rows in the log.
+    """
+    if len(where.index) != 1 or table.nbytes < _SMALL_TABLE or not table.ndim:
+        return None
+    only, count = where.index[0], table.shape[0]
+    if (mask := where.mask) is not None:
+        rows = None if mask.ndim > 1 else np.flatnonzero(mask)
+    elif type(only) is int:
+        rows = np.array(only % count)
+    elif type(only) is slice:
+        span = range(*only.indices(count))
+        rows = None if len(span) * _PART > count else np.arange(span.start, span.stop, span.step)
+    else:
+        rows = rows_of(where)
+    return None if rows is None or (rows.size + already) * _PART > count else rows
+
+
+class RowLog:
+    """The written rows of a table: their numbers and their values. The table itself is only read."""
+
+    __slots__ = ("_written", "table")
+
+    def __init__(self, table: HostArray, written: tuple[HostArray, HostArray, HostArray] | None = None) -> None:
+        self.table = table
+        #: The numbers of the rows in increasing order; for each its place among the values; the values, with room for
+        #: more at the end. They are replaced together, since a signal handler may read in between.
+        self._written = written or (_NOTHING, _NOTHING, np.empty((0, *table.shape[1:]), table.dtype))
+
+    def __len__(self) -> int:
+        return self._written[0].size
+
+    def copy(self) -> RowLog:
+        """A log that is written independently of this one."""
+        numbers, places, values = self._written
+        return RowLog(self.table, (numbers, places, values.copy()))
+
+    def put(self, rows: HostArray, x: HostArray, operation: str) -> None:
+        """Does `Backend.put` at rows that `numbers_in` has returned. If it raises, the values are as they were."""
+        _, known = self._find(rows)
+        if not known.all():
+            self._add(_distinct(rows[~known]))
+        numbers, places, values = self._written
+        at = places.take(numbers.searchsorted(rows))
+        put_in_place(values, x, operation, Selection((np.asarray(at),), values.shape))
+
+    def _add(self, new: HostArray) -> None:
+        """Takes rows into the log as they are in the table.
+
+        Args:
+            new: their numbers, in increasing order.
+        """
+        numbers, places, values = self._written
+        used = numbers.size
+        if not used:
+            self._written = new, np.arange(new.size), self.table.take(new, 0)
+            return
+        count = used + new.size
+        if count > values.shape[0]:
+            grown = np.empty((max(count, 2 * used), *values.shape[1:]), values.dtype)
+            grown[:used] = values[:used]
+            values = grown
+        values[used:count] = self.table.take(new, 0)
+        numbers = np.concatenate((numbers, new))
+        order = numbers.argsort(kind="stable")
+        self._written = numbers[order], np.concatenate((places, np.arange(used, count)))[order], values
+
+    def get(self, rows: HostArray) -> HostArray:
+        """The present values of rows, given by an array of one axis or more, in new memory."""
+        _, places, values = self._written
+        at, known = self._find(rows)
+        if known.all():
+            return values.take(places.take(at), 0)
+        part: HostArray = self.table.take(rows, 0)
+        part[known] = values[places[at[known]]]
+        return part
+
+    def write_into(self, array: HostArray) -> None:
+        """Writes the rows into the table, or a copy of it. It may be repeated."""
+        numbers, places, values = self._written
+        in_order = np.empty_like(numbers)
+        in_order[places] = numbers
+        array[in_order] = values[: numbers.size]
+
+    def _find(self, rows: HostArray) -> tuple[HostArray, HostArray]:
+        """Where rows are among the numbers in the log; and which of them are there."""
+        numbers = self._written[0]
+        if not numbers.size:
+            return np.zeros(rows.shape, np.intp), np.zeros(rows.shape, np.bool_)
+        at = numbers.searchsorted(rows)
+        return at, numbers.take(at, mode="clip") == rows
+
+
+def _distinct(rows: HostArray) -> HostArray:
+    """The numbers in increasing order, each one once; `numpy.unique` takes three times as long."""
+    ordered = np.sort(rows, None)
+    first = np.empty(ordered.size, np.bool_)
+    first[:1] = True
+    np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
+    return ordered if first.all() else ordered[first]
