@@ -241,6 +241,28 @@ def test_dtypes_without_kernels_are_indexed(dtype: str) -> None:
     assert_same(v, model.numpy())
 
 
+@pytest.mark.parametrize("size", [5, 20_000])
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "int32", "int64"])
+@pytest.mark.parametrize("negative", [False, True])
+def test_row_numbers_of_every_dtype(backend: str, dtype: str, size: int, negative: bool) -> None:
+    """Of a small table the row that wins is found in another way than of a large one."""
+    given = np.array([2, 4, 2, 0, 2], dtype) - np.array(3 if negative and dtype != "uint8" else 0, dtype)
+    ids = given.astype(np.int64)
+    x = np.arange(10, dtype=np.float32).reshape(5, 2)
+    for operation in ("set", "add", "max", "divide"):
+        model, v = np.ones((size, 2), np.float32), sv.Variable(np.ones((size, 2), np.float32), backend=backend)
+        if operation == "set":
+            model[ids] = x
+        else:
+            UFUNCS[operation].at(model, ids, x + 1)
+        getattr(v.at[array_of(backend, given, dtype)], operation)(x if operation == "set" else x + 1)
+        assert_same(v, model, rtol=1e-6)
+    assert_same(v[array_of(backend, given, dtype)], model[ids], rtol=1e-6)
+    with pytest.raises(IndexError, match="out of bounds for axis 0"):
+        v.at[array_of(backend, [0, -size - 1], "int32")].add(1.0)
+    assert_same(v, model, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     "ids",
     [np.arange(4)[::-1], np.broadcast_to(np.int64(2), 3), np.array([[0, 3], [2, 2]], "uint8"), np.arange(-4, 0).T],

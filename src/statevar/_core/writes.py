@@ -123,9 +123,12 @@ def multiplies(cell: Shaped, operation: str, x: Array, index: None) -> None:
 
 def selects(cell: Shaped, operation: str, x: Array, index: Any) -> Selection:
     """Returns the selection of an index; raises ShapeError unless the operand broadcasts into it."""
-    where = select(index, cell.shape, cell._path, cell._backend, index_part)
-    shape = cell._backend.shape(x)
-    if shape and shape != where.shape and not broadcasts_into(shape, where.shape):
+    shape, backend = cell._shape, cell._backend
+    where = select(index, cell.shape if shape is None else shape, cell._path, backend, index_part)
+    if getattr(x, "shape", None) == where.shape:  # most arrays have it, and `Backend.shape` takes 0.1 us
+        return where
+    shape = backend.shape(x)
+    if shape and not broadcasts_into(shape, where.shape):
         raise ShapeError.of(
             operation, f"shape {shape} does not broadcast into the selected shape {where.shape}", cell._path
         )
