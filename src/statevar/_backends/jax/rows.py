@@ -63,8 +63,8 @@ def select_rows(index: Any, shape: Shape) -> Selection | None:
     if not is_concrete(index) or not shape or index.platform() != "cpu" or type(index.sharding) is not _SingleDevice:
         return None
     ids = np.asarray(index)
-    if ids.dtype.kind not in "iu" or ids.ndim != 1 or not ids.size:
-        return None
+    if ids.dtype.kind not in "iu" or ids.itemsize < 4 or ids.ndim != 1 or not ids.size:
+        return None  # JAX computes with the size of the axis in the dtype of the index, which may be too small for it
     line = ids.copy()
     line.sort()  # of a few numbers in less time than it takes to find the lowest and the highest
     low, size, count = line.item(0), shape[0], ids.size

@@ -64,6 +64,8 @@ def select_rows(index: Any, shape: Shape) -> Selection | None:
         return None
     if indices.on_host or _is_compiling() or _modes_open():
         return None
+    if index.dtype is not torch.int64 and index.dtype is not torch.bool:
+        index = index.long()  # torch would take uint8 for a mask
     numbers = index.numpy()
     if index.dtype is torch.bool or index.ndim != 1 or not numbers.size:
         return Selection((numbers,), shape)
@@ -72,8 +74,6 @@ def select_rows(index: Any, shape: Shape) -> Selection | None:
     low, size = line.item(0), shape[0]
     if low < -size or line.item(-1) >= size:
         return Selection((numbers,), shape)  # which raises
-    if index.dtype is not torch.int64:
-        index = index.long()
     if low < 0:
         numbers = np.where(numbers < 0, numbers + size, numbers)
         index, line = torch.from_numpy(numbers), np.sort(numbers)
