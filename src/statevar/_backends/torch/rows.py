@@ -107,14 +107,14 @@ def put(target: Tensor, x: Tensor, operation: str, where: Selection) -> None:
         view = target[where.index]
         view.copy_(combine(operation, view, x, torch.minimum, torch.maximum))
         return
-    own = isinstance(where, OwnSelection)
     if where.mask is not None and not x.ndim:
+        own = isinstance(where, OwnSelection)
         _put_masked(target, x, operation, where.mask if own else _from_host(where.mask))
         return
-    if own and operation in ONE_BY_ONE and where.mask is None:
-        where, own = where.on_host(), False  # to find the repeated rows
+    if isinstance(where, OwnSelection) and operation in ONE_BY_ONE and where.mask is None:
+        where = where.on_host()  # to find the repeated rows
     numbers: HostArray | None = None
-    if own:
+    if isinstance(where, OwnSelection):
         ids, shape = rows_of(where, target.device)
         once = where.mask is not None
     else:
