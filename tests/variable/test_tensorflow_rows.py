@@ -82,6 +82,15 @@ def test_many_duplicates_follow_numpy(operation: str) -> None:
     assert_same(v, model)
 
 
+def test_rows_without_elements() -> None:
+    v = sv.Variable(np.zeros((3, 0), "float32"), backend="tensorflow")
+    v.at[[0, 2]].add(1.0)
+    v[[1, 1]] = np.zeros((2, 0), "float32")
+    sv.jit(lambda ids: (v.at[ids].add(1.0).at[ids].set(2.0), None)[1])(tf.constant([0, 1]))
+    assert v[[0, 1]].shape == sv.jit(lambda ids: v[ids])(tf.constant([0, 1])).shape == (2, 0)
+    assert v.version == 3  # a call of a compiled function counts one
+
+
 def test_nan_is_kept_by_min_and_max() -> None:
     v = sv.Variable(np.ones((4, 1), "float32"), backend="tensorflow")
     x = np.array([[np.nan], [0.0], [5.0]], "float32")

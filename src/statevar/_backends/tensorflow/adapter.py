@@ -48,6 +48,11 @@ except ImportError:  # not public: without it, every read asks TensorFlow again
 
 
 try:
+    from tensorflow.python.framework.ops import EagerTensor as _Eager
+except ImportError:  # not public: without it, small tensors are copied by an operation, which takes twice as long
+    _Eager = None
+
+try:
     from tensorflow.python.ops.resource_variable_ops import ResourceVariable as _Resource
 except ImportError:  # not public: without it, a tf.function can create variables in its first trace only
     _Resource = tf.Variable
@@ -58,6 +63,8 @@ __all__ = ["BACKEND", "end_lease", "writes_rows"]
 _ON_HOST = {"float8_e4m3fn", "float8_e5m2", "int4", "uint4"}
 # TensorFlow casts these to few other dtypes, so a cast goes through the dtype given here.
 _BRIDGE = {"float8_e4m3fn": tf.float32, "float8_e5m2": tf.float32, "int4": tf.int8, "uint4": tf.int8}
+#: The bytes up to which NumPy copies a tensor faster than an operation does.
+_SMALL = 1 << 16
 _ORDINARY = {Thread, type(main_thread())}
 _Distributed = tf.distribute.DistributedValues
 _READ = tf.raw_ops.ReadVariableOp
@@ -362,7 +369,7 @@ class TensorFlowBackend(Backend):
         return tf.identity(handle.variable.value())  # past the cache, which the write has just dropped
 
     def assign(self, handle: Any, x: Any, _op: Any = None, _where: Any = None) -> Any:
-        return self._store(handle, x if _op is not None else _owned(x))
+        return self._store(handle, x if _op is not None else _copied(x))
 
     def _store(self, handle: Any, x: Any) -> Any:
         """Stores a tensor whose memory nobody else can write."""
@@ -587,6 +594,17 @@ def _owned(x: Any) -> Any:
         return _SNAPSHOT(input=x)  # a copy, except of what the program computes for this use only
     except tf.errors.NotFoundError:  # it has no kernel for the dtypes of `_ON_HOST`
         return tf.constant(np.array(x.numpy()))
+
+
+def _copied(x: Any) -> Any:
+    """Does what `_owned` does, for a value that is stored: faster, and a tape does not see it."""
+    if type(x) is not _Eager or "_statevar_owned" in x.__dict__ or "CPU" not in x.device:
+        return _owned(x)
+    if could_possibly_record() or not tf.executing_eagerly() or (x.shape.rank and np.asarray(x).nbytes > _SMALL):
+        return _owned(x)
+    return _Eager(
+        np.asarray(x.numpy()), x.device, None
+    )  # the copy that `numpy` returns is the memory of the new tensor
 
 
 with suppress(KeyError):  # a version of TensorFlow may have the gradient that this one lacks

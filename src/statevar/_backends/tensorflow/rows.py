@@ -192,7 +192,7 @@ def put_in_place(resource: Any, x: Any, operation: str, where: Selection) -> boo
     rows = Rows.of(where)
     if rows is None:
         return False
-    if not rows.lines.size:
+    if 0 in where.shape:
         return True
 
     def rows_at(lines: HostArray) -> Any:

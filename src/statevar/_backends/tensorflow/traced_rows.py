@@ -81,6 +81,8 @@ def gathered_rows(array: Any, rows: TracedRows) -> Any:
 
 def scattered_rows(old: Any, x: Any, operation: str, rows: TracedRows) -> Any:
     """The value after an operation on the rows: one scatter into the old value, which a variable can do in place."""
+    if 0 in rows.shape:
+        return tf.identity(old)
     count = math.prod(rows.shape[: rows.inside.shape.rank])
     rest = old.shape[len(rows.axes) :]
     at = tf.reshape(rows.positions, [count, len(rows.axes)])
