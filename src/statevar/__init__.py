@@ -16,6 +16,7 @@ from .interop import assign, batch_get_value, batch_set_value, get_value, set_va
 if TYPE_CHECKING:
     from ._state.module import Module, named_variables, variables
     from ._state.snapshot import Snapshot, restore, rollback, snapshot
+    from ._state.together import update_all
     from ._state.transaction import transaction
     from ._transforms.control_flow import cond, fori_loop, scan, while_loop
     from ._transforms.functionalize import StatelessScope, functionalize
@@ -64,6 +65,7 @@ __all__ = [
     "set_value",
     "snapshot",
     "transaction",
+    "update_all",
     "value_and_grad",
     "variables",
     "verify",
@@ -86,6 +88,7 @@ _LATER = {
         "_transforms.functionalize": ("StatelessScope", "functionalize"),
         "_transforms.tape": ("GradientTape",),
         "_state.module": ("Module", "named_variables", "variables"),
+        "_state.together": ("update_all",),
         "_state.transaction": ("transaction",),
     }.items()
     for name in names

@@ -148,6 +148,7 @@ INTERRUPTED: dict[str, Operation] = {
     "transaction, rows": write_rows,
     "transaction, rows of a held value": write_rows_of_a_held_value,
     "rollback": roll_back,
+    "update_all": lambda a, b: sv.update_all([a, b], "add", 1.0),
     "restore": lambda a, b: sv.restore(sv.snapshot(a, b)),
     "snapshot": lambda a, b: sv.snapshot(a, b),
     "snapshot, under locks": lambda a, b: while_locked([a, b], lambda taken: [v.value for v in taken]),

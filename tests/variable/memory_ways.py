@@ -91,11 +91,18 @@ def _two(v: sv.Variable, x: Any) -> None:
     sv.batch_set_value([(other, x), (v, x)])
 
 
+def _all(v: sv.Variable, x: Any, operation: str = "add") -> None:
+    other = sv.Variable(np.zeros(SHAPE, v.dtype_name), backend=v.backend)
+    sv.update_all([v, other], operation, [x, x])
+
+
 #: Functions that write variables.
 FUNCTIONS: dict[str, Callable[[sv.Variable, Any], object]] = {
     "sv.assign": sv.assign,
     "sv.set_value": sv.set_value,
     "sv.batch_set_value": _two,
+    "sv.update_all": _all,
+    "sv.update_all, assign": partial(_all, operation="assign"),
     "sv.restore": _restore,
     "sv.rollback": _rollback,
     "setitem": _setitem,

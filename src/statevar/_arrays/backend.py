@@ -424,6 +424,18 @@ class Backend(ABC):
     def redeclare(self, handle: Handle, x: Array, _op: Any = None, _where: Any = None) -> Handle:
         """Stores x as `assign` does; it may have any shape, and the handle has that declared shape from now on."""
 
+    def write_all(self, handles: list[Handle], xs: list[Array], op: Operation | None) -> bool:
+        """Does `assign` (if op is None) or `apply` for many handles in one call of the library: all of them, or none.
+
+        Called like a write verb, with the locks of all. Each operand has the shape of the value or, for an operator,
+        the shape (). The handles stay those of the variables: an interrupt may keep the caller from a result.
+
+        Returns:
+            False, with nothing changed, if the library cannot do it in one call; or if code outside may have changed
+            one of the values, so that `stored` must be asked.
+        """
+        return False
+
     def write_traced(self, handle: Handle, verb: str, x: Array, op: Any, where: Any) -> Handle:
         """Does a write verb, by its name, as a step of a program that the library is tracing."""
         written: Handle = getattr(self, verb)(handle, x, op, where)

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from operator import attrgetter
+from itertools import compress
+from operator import attrgetter, methodcaller
+from threading import get_ident
 from typing import Any, Final, TypeVar
 
 from .._arrays.shapes import DeclaredShape, Shape
 from .._arrays.types import HostArray
 from .cell import Cell, State
-from .holds import Hold, drain, releasing
+from .holds import Hold, begin_program, drain, end_program, releasing
 from .overlays import Overlay
+from .writes import Write
 
-__all__ = ["Draft", "commit", "draft_of", "fork", "look", "value_draft"]
+__all__ = ["Draft", "commit", "draft_of", "fork", "look", "value_draft", "write_all"]
 
 _new = object.__new__
 _lock_of = attrgetter("_lock")
+_handle_of = attrgetter("_handle")
+_holder_of = attrgetter("_holder")
+_shape_of = attrgetter("_shape")
+_operand_shape_of = attrgetter("shape")
+_try_to_take = methodcaller("acquire", False)
+_release = methodcaller("release")
 _ATTEMPTS = (None,) * 100  # Ctrl-C does not come a hundred times in a millisecond
 #: The handle of a draft that is a value: a placeholder that is only compared with None.
 _VALUE: Final = object()
@@ -209,6 +218,73 @@ def _exchange(cells: list[Cell], drafts: Mapping[Any, Draft], check: Callable[[]
             cell._watchers.record(cell._version)
     if interrupt is not None:
         raise interrupt
+
+
+# -- many variables in one call of the library ----------------------------------------------------------------
+
+
+def write_all(cells: list[Cell], write: Write, xs: list[Any]) -> bool:
+    """Does one kind of write to many variables of one backend: to all of them or, on an exception, to none.
+
+    No reader sees one variable new and then another one old, as in `commit`.
+
+    Args:
+        cells: the variables, each of them once, in code without overlays and traces.
+        xs: an operand for each, of the dtype of its variable.
+
+    Returns:
+        False, with nothing changed, if they must be written in another way: one of them is held, has no value, or gets
+        another shape; or the library has no such call.
+    """
+    me, backend = get_ident(), cells[0]._backend
+    locks = list(map(_lock_of, cells))
+    taken: list[bool] = []
+    release = map(_release, compress(locks, taken))  # not `releasing`: code in the middle of a write has taken some
+    around, marked = None, False
+    versions: list[int] = []  # those from now on, once the library has begun to write
+    try:
+        taken.extend(map(_try_to_take, locks))
+        if not all(taken):  # waiting for one lock after the other would need an order
+            return False
+        handles = list(map(_handle_of, cells))
+        shapes = list(map(_shape_of, cells))
+        if any(map(_holder_of, cells)) or None in handles or not _fit(shapes, xs, write):
+            return False
+        around, marked = begin_program(me, frozenset(map(id, cells))), True  # code in the middle of it reads copies
+        for cell in cells:
+            cell._snapshot = None
+        versions = [cell._version + 1 for cell in cells]
+        if not backend.write_all(handles, xs, write.op):
+            versions = []
+            return False
+    finally:
+        interrupt: BaseException | None = None
+        for _ in _ATTEMPTS:
+            try:
+                for cell, version in zip(cells, versions, strict=False):  # also after Ctrl-C: it may have written
+                    cell._version = version  # before it is published, as in a write
+                    cell._snapshot = cell._handle.published
+                if marked:
+                    end_program(me, around)
+                break
+            except KeyboardInterrupt as error:  # it is too late to undo, and this can be repeated
+                interrupt = error
+        drain(release)
+        if interrupt is not None:
+            raise interrupt
+    for cell, version in zip(cells, versions, strict=True):
+        if (watchers := cell._watchers) is not None:
+            watchers.record(version)
+            watchers.deliver(cell)
+    return True
+
+
+def _fit(shapes: list[Shape | None], xs: list[Any], write: Write) -> bool:
+    """Whether each operand has the shape of its variable, or is a scalar for an operator."""
+    found = list(map(_operand_shape_of, xs))
+    if found == shapes:
+        return True
+    return write.op is not None and all(x == () or x == shape for x, shape in zip(found, shapes, strict=True))
 
 
 def _publish(cells: list[Cell]) -> None:

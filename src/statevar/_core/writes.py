@@ -19,7 +19,7 @@ from .._arrays.types import Array
 from ..errors import DivisionError, DTypeError, RangeError, ShapeError
 from .operators import index_part
 
-__all__ = ["ASSIGN", "KEPT", "PUT", "REDECLARE", "Write", "refused", "writes_of"]
+__all__ = ["ASSIGN", "KEPT", "OPERATIONS", "PUT", "REDECLARE", "Write", "refused", "writes_of"]
 
 
 if TYPE_CHECKING:  # a protocol takes 0.1 ms of every import
@@ -159,6 +159,8 @@ _OPERATORS: dict[str, Any] = {
     "left_shift": operator.lshift,
     "right_shift": operator.rshift,
 }
+#: The names of the operations that change a whole variable.
+OPERATIONS: Final = tuple(_OPERATORS)
 _BITWISE = {operator.and_, operator.or_, operator.xor}
 _ARITHMETIC = {operator.add, operator.sub, operator.mul}
 _ORDERED = {operator.floordiv, operator.mod, "floor_divide", "remainder", "min", "max"}

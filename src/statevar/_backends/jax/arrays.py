@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import jax
 
-__all__ = ["CONCRETE", "FAILED", "beside", "is_concrete", "like", "same_place", "settled", "store"]
+__all__ = ["CONCRETE", "FAILED", "beside", "is_concrete", "is_memory_short", "like", "same_place", "settled", "store"]
 
 FAILED: Final[type[Exception]] = getattr(jax.errors, "JaxRuntimeError", RuntimeError)
 #: The elements of an array from which a write asks whether memory is short; a smaller one is written too quickly.
@@ -87,7 +87,7 @@ def settled(result: Any, *sources: Any) -> Any:
                 result.block_until_ready()
         return result
     is_ready = result.is_ready()
-    if result.size >= _LARGE and _is_memory_short(result):
+    if result.size >= _LARGE and is_memory_short(result):
         result.block_until_ready()
     elif not is_ready and result.platform() == "cpu" and any(is_concrete(each) and each.is_ready() for each in sources):
         with suppress(FAILED):  # the next read names what could not be computed
@@ -95,10 +95,10 @@ def settled(result: Any, *sources: Any) -> Any:
     return result
 
 
-def _is_memory_short(array: Any) -> bool:
-    """Whether a new array is larger than half of what is free, so that it may have failed already."""
-    free = _free_memory(array)
-    return free is not None and array.nbytes > free / 2
+def is_memory_short(*arrays: Any) -> bool:
+    """Whether new arrays are together larger than half of what is free, so that they may have failed already."""
+    free = _free_memory(arrays[0])
+    return free is not None and sum(array.nbytes for array in arrays) > free / 2
 
 
 def _free_memory(array: Any) -> int | None:

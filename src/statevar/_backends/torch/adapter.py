@@ -42,6 +42,7 @@ from .pytree import register
 from .rows import get_rows, put, select_rows
 from .spread import Places, spread_of
 from .streams import Use, catch_up, renewed, streams
+from .together import write_all
 from .tracing import TRACING, is_kept
 
 __all__ = ["BACKEND"]
@@ -267,6 +268,23 @@ def _calibrate() -> tuple[int, int, int]:
 
 _UNHELD, _UNHELD_STORAGE, _UNLEASED = _calibrate()
 _UNHELD_FORK = _UNHELD - 1 if _UNHELD > 0 else -2  # a handle keeps an alias too
+
+
+_careful_of, _plain_of, _address_of, _storage_of, _tensor_of, _data_of = map(
+    operator.attrgetter, ("careful", "plain", "address", "storage", "tensor", "data")
+)
+_data_ptr = operator.methodcaller("data_ptr")
+
+
+def _all_exclusive(handles: list[_Handle]) -> bool:
+    """Whether all handles are on the host, of the usual case and `exclusive`, asked without a Python call for each."""
+    return (
+        not any(map(_careful_of, handles))
+        and all(map(_plain_of, handles))
+        and set(map(_use_count, map(_address_of, handles))) == {_UNHELD}
+        and set(map(getrefcount, map(_storage_of, handles))) == {_UNHELD_STORAGE}
+        and list(map(_data_ptr, map(_tensor_of, handles))) == list(map(_data_of, handles))
+    )
 
 
 class TorchBackend(Backend):
@@ -551,6 +569,16 @@ class TorchBackend(Backend):
             handle.follow()
         self._replace(handle, x)
         return _written(handle)
+
+    def write_all(self, handles: list[Any], xs: list[Tensor], op: Operation | None) -> bool:
+        if _modes_open() or _is_inference() or not write_all(handles, xs, op, _all_exclusive):
+            return False
+        for handle in handles:
+            if handle.careful:
+                _written(handle)
+            else:
+                handle.seen = handle.parameter._version - handle.unseen
+        return True
 
     def write_traced(self, handle: Any, verb: str, x: Tensor, op: Any, where: Any) -> Any:
         if verb == "redeclare":
