@@ -1,8 +1,8 @@
 """What transactions, snapshots, holds and threads cost, beside the same work without them.
 
 Run ``python benchmarks/bench_concurrency.py``, two to three minutes; ``--quick`` for a first impression, ``--only
-REGEX`` for the sections (transaction, contention, snapshot, many, reads, writers, hogwild, memory, edit, wait) in whose
-name it is found. It prints Markdown tables. Nothing is asserted: a busy machine gives other figures.
+REGEX`` for the sections (transaction, contention, snapshot, together, many, reads, writers, hogwild, memory, edit,
+wait) in whose name it is found. It prints Markdown tables. Nothing is asserted: a busy machine gives other figures.
 """
 
 from __future__ import annotations
@@ -108,6 +108,7 @@ def open_names(worker: str, size: int) -> Names:
     x = _ARRAYS[library]()
     vs = _variables(1000, x)
     names: Names = {"sv": sv, "x": x, "vs1000": vs, "vs10": vs[:10], "vs1": vs[:1]}
+    names |= {"xs": [x] * 1000} | _BARE[library](x)
     if library == "numpy":
         names |= {"optimistic": optimistic, "add": lambda a: np.asarray(a + x), "copy": lambda _: x.copy()}
     return names
@@ -156,6 +157,33 @@ _ARRAYS: dict[str, Callable[[], Any]] = {
     "tensorflow": _tensorflow_array,
 }
 
+
+def _jax_bare(x: Any) -> Names:
+    import jax
+
+    together = jax.jit(lambda bs, xs: [b + y for b, y in zip(bs, xs, strict=True)], donate_argnums=0)
+    return {"together": together, "bs": [x + 0 for _ in range(1000)]}
+
+
+def _torch_bare(x: Any) -> Names:
+    import torch
+
+    return {"torch": torch, "bs": [x.clone() for _ in range(1000)]}
+
+
+def _tensorflow_bare(x: Any) -> Names:
+    import tensorflow as tf
+
+    return {"bs": [tf.Variable(x) for _ in range(1000)]}
+
+
+_BARE: dict[str, Callable[[Any], Names]] = {
+    "numpy": lambda x: {"np": np, "bs": [x.copy() for _ in range(1000)]},
+    "jax": _jax_bare,
+    "torch": _torch_bare,
+    "tensorflow": _tensorflow_bare,
+}
+
 # -- rows that one thread measures -----------------------------------------------------------------------------
 
 
@@ -196,6 +224,32 @@ def snapshot_cases() -> list[Case]:
             target=Target(200, "us"),
         )
         for size, worker in where
+    ]
+
+
+def together_cases() -> list[Case]:
+    """`update_all` of 1000 variables, beside one call of the library on a list of arrays."""
+    raw = {
+        "numpy": "for b in bs: np.add(b, x, out=b)",
+        "jax": "bs = together(bs, xs)",
+        "torch": "torch._foreach_add_(bs, xs)",
+        "tensorflow": "for b in bs: b.assign_add(x, read_value=False)",
+    }
+    return [
+        Case(
+            "update_all, add to 1000",
+            backend,
+            1,
+            Contender("statevar", backend, "sv.update_all(vs1000, 'add', xs)", after),
+            Contender("raw", backend, raw[backend], "bs[0].block_until_ready()" if backend == "jax" else "pass"),
+            (
+                Contender("one by one", backend, "for v, y in zip(vs1000, xs): v.assign_add(y)", after),
+                Contender("batch_set_value", backend, "sv.batch_set_value(zip(vs1000, xs))", after),
+            ),
+            Target(1.5, "ratio") if backend in ("torch", "jax") else None,
+        )
+        for backend in _BACKENDS
+        for after in ["vs1000[0]._handle.array.block_until_ready()" if backend == "jax" else "pass"]
     ]
 
 
@@ -657,6 +711,7 @@ _SECTIONS: dict[str, Callable[[Effort], None]] = {
     "transaction": lambda effort: print_cases("transaction, µs for all its variables", transaction_cases(), effort),
     "contention": print_contention,
     "snapshot": lambda effort: print_cases("snapshot", snapshot_cases(), effort),
+    "together": lambda effort: print_cases("many variables in one call", together_cases(), effort),
     "reads": print_reads,
     "writers": print_writers,
     "hogwild": print_hogwild,

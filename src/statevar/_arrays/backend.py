@@ -428,7 +428,8 @@ class Backend(ABC):
         """Does `assign` (if op is None) or `apply` for many handles in one call of the library: all of them, or none.
 
         Called like a write verb, with the locks of all. Each operand has the shape of the value or, for an operator,
-        the shape (). The handles stay those of the variables: an interrupt may keep the caller from a result.
+        the shape (). Where the handle of a variable changes, it is replaced in the list: an interrupt may keep the
+        caller from a result. An exception means that nothing has changed.
 
         Returns:
             False, with nothing changed, if the library cannot do it in one call; or if code outside may have changed

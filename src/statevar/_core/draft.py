@@ -241,6 +241,7 @@ def write_all(cells: list[Cell], write: Write, xs: list[Any]) -> bool:
     taken: list[bool] = []
     release = map(_release, compress(locks, taken))  # not `releasing`: code in the middle of a write has taken some
     around, marked = None, False
+    handles: list[Any] = []
     versions: list[int] = []  # those from now on, once the library has begun to write
     try:
         taken.extend(map(_try_to_take, locks))
@@ -257,13 +258,18 @@ def write_all(cells: list[Cell], write: Write, xs: list[Any]) -> bool:
         if not backend.write_all(handles, xs, write.op):
             versions = []
             return False
+    except Exception:
+        versions = []
+        raise
     finally:
         interrupt: BaseException | None = None
         for _ in _ATTEMPTS:
             try:
-                for cell, version in zip(cells, versions, strict=False):  # also after Ctrl-C: it may have written
-                    cell._version = version  # before it is published, as in a write
-                    cell._snapshot = cell._handle.published
+                if versions:  # also after Ctrl-C: it may have written
+                    for cell, version, handle in zip(cells, versions, handles, strict=True):
+                        cell._version = version  # before it is published, as in a write
+                        cell._handle = handle
+                        cell._snapshot = handle.published
                 if marked:
                     end_program(me, around)
                 break
