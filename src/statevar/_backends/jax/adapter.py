@@ -32,7 +32,7 @@ from .arrays import CONCRETE, FAILED, beside, is_concrete, like, same_place, set
 from .first_values import made
 from .keys import is_key, key_dtype, packed, unpacked
 from .pytree import register
-from .together import write_all
+from .together import result_for, write_all
 from .tracing import TRACING
 
 __all__ = ["BACKEND"]
@@ -269,6 +269,8 @@ class JAXBackend(Backend):
 
     def snapshot_within_write(self, handle: Any) -> Any:
         array = handle.fresh[0] if handle.fresh else handle.present
+        if array.is_deleted() and (written := result_for(handle)) is not None:
+            array = written
         if not array.is_deleted():
             return jnp.copy(array)
         raise ReentrantWriteError.of(

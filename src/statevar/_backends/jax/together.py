@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from .arrays import is_concrete, is_memory_short, settled, store
 
-__all__ = ["write_all"]
+__all__ = ["result_for", "write_all"]
 
 
 def _program(op: Any, *, donate: bool) -> Any:
@@ -30,11 +30,24 @@ _PROGRAMS = {
 }
 
 
+#: The handles of the calls that have begun and not ended, and what will have their results.
+_under_way: list[tuple[list[Any], list[Any]]] = []
+
+
+def result_for(handle: Any) -> Any:
+    """What a call of this thread that is under way has computed for a handle, or None."""
+    for handles, kept in _under_way:
+        if kept and any(each is handle for each in handles):
+            return next(array for each, array in zip(handles, kept[0], strict=True) if each is handle)
+    return None
+
+
 def write_all(handles: list[Any], arrays: list[Any], xs: list[Any], op: Any, *, donate: bool) -> bool:
     """Does `JAXBackend.write_all`, whose handles have these arrays; returns whether it did."""
     if is_memory_short(*arrays):
         return False
     kept: list[Any] = []
+    _under_way.append((handles, kept))
     try:
         news = store(kept, _PROGRAMS[op, donate], arrays, xs)
         settled(news[0], next((x for x in xs if is_concrete(x) and x.is_ready()), None))  # they are computed together
@@ -45,6 +58,8 @@ def write_all(handles: list[Any], arrays: list[Any], xs: list[Any], op: Any, *, 
         elif isinstance(error, ValueError):  # they are on several devices, and nothing has run
             return False
         raise
+    finally:
+        _under_way.remove((handles, kept))
     return True
 
 

@@ -283,6 +283,7 @@ def _all_exclusive(handles: list[_Handle]) -> bool:
         and all(map(_plain_of, handles))
         and set(map(_use_count, map(_address_of, handles))) == {_UNHELD}
         and set(map(getrefcount, map(_storage_of, handles))) == {_UNHELD_STORAGE}
+        and set(map(getrefcount, map(_tensor_of, handles))) == {_UNLEASED}
         and list(map(_data_ptr, map(_tensor_of, handles))) == list(map(_data_of, handles))
     )
 
