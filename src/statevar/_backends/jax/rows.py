@@ -2,7 +2,11 @@
 
 Each kind of write is one compiled program, which gets the indices as an argument. JAX compiles a program again for each
 number of indices, and the number varies from call to call. So on the host it is rounded up to a power of two, with
-indices that are out of range, which the program ignores.
+indices that the program ignores.
+
+On the CPU a loop over the rows takes the place of JAX's scatter, but for `set`. JAX runs a program in a thread of its
+own if it knows that there is much to compute, and to wait for that thread takes longer than to change a few rows. It
+does not know how often a loop runs whose end is an argument. A row that is there twice is changed twice, in order.
 """
 
 from __future__ import annotations
@@ -27,7 +31,6 @@ from .indices import get_own, program_of_masked, program_of_put
 __all__ = ["OwnRows", "get", "put", "select_rows"]
 
 _WHOLE = slice(None)
-_IN_ANY_ORDER = ("add", "subtract", "multiply", "min", "max")
 _LIMIT = 2**31  # JAX's integers have 32 bits, unless 64 are enabled
 _SingleDevice = jax.sharding.SingleDeviceSharding
 
@@ -97,11 +100,12 @@ def put(kept: list[Any], array: Any, x: Any, operation: str, where: Selection, *
         kept: gets the result before Python looks for signals, if the array is donated.
     """
     if type(where) is OwnRows and where.is_straight:
-        once = operation in _IN_ANY_ORDER or not where.repeats()
-        if once or operation == "set":
+        if operation != "set" and _may_loop(array, x):
+            return store(kept, _loop(operation, 0, 1, donate), array, x, beside(where.given, array), where.shape[0])
+        if operation not in ONE_BY_ONE:
+            once = operation != "set" or not where.repeats()
             ids = beside(where.given, array) if once else _winners(where.index[0], where.of_shape[0])
-            program = (_turn if operation in ONE_BY_ONE else _scatter)(operation, 0, 1, donate)
-            return store(kept, program, array, x, ids)
+            return store(kept, _scatter(operation, 0, 1, donate), array, x, ids)
     scalar = not np.ndim(x)
     if isinstance(where, OwnSelection):
         if array.size < _LIMIT and (operation not in ONE_BY_ONE or (where.mask is not None and scalar)):
@@ -178,11 +182,12 @@ def _put_lines(
     elif varies and x.shape[along] != count:
         varies = False  # it is 1
     size = array.shape[axis] if rank == 1 else math.prod(array.shape[axis : axis + rank])
+    loops = operation != "set" and _may_loop(array, x)
     in_turn: list[HostArray] = []
-    if not lines.once and (operation in ONE_BY_ONE or (operation == "set" and varies)) and repeats(ids):
-        if operation == "set":
+    if not lines.once and not loops:
+        if operation == "set" and varies and repeats(ids):
             ids = _winners(ids, size)
-        else:
+        elif operation in ONE_BY_ONE and repeats(ids):
             in_turn = turns(ids)
     missing = (1 << (count - 1).bit_length()) - count
     if missing and (not varies or _is_on_host(x)):
@@ -190,6 +195,8 @@ def _put_lines(
         if varies:
             x = np.asarray(x)
             x = np.concatenate([x, np.zeros((*x.shape[:along], missing, *x.shape[along + 1 :]), x.dtype)], along)
+    if loops:
+        return store(kept, _loop(operation, axis, rank, donate), array, x, ids, count)
     if operation not in ONE_BY_ONE:
         return store(kept, _scatter(operation, axis, rank, donate), array, x, ids)
     if not in_turn:
@@ -200,6 +207,11 @@ def _put_lines(
         # The first turn leaves the array as it is, to which an interrupt between two turns goes back.
         array = _turn(operation, axis, rank, donate and number > 0)(array, x, at)
     return array
+
+
+def _may_loop(array: Any, x: Any) -> bool:
+    """Whether the lines can be changed one after the other: on the CPU, where nothing may be traced for a gradient."""
+    return is_concrete(array) and array.platform() == "cpu" and (isinstance(x, np.ndarray) or is_concrete(x))
 
 
 def _winners(ids: HostArray, size: int) -> HostArray:
@@ -239,6 +251,25 @@ def _scatter(operation: str, axis: int, rank: int, donate: bool) -> Callable[...
     def put_lines(array: Any, x: Any, ids: Any) -> Any:
         rows = _flat(array, rank).at[_at(axis, ids)]
         return getattr(rows, operation)(x, mode="drop").reshape(array.shape)
+
+    return jax.jit(put_lines, donate_argnums=(0,) if donate else ())
+
+
+@functools.cache
+def _loop(operation: str, axis: int, rank: int, donate: bool) -> Callable[..., Any]:
+    """Changes the first ``count`` of the lines, one after the other."""
+
+    def put_lines(array: Any, x: Any, ids: Any, count: Any) -> Any:
+        along = x.ndim - (len(array.shape) - axis - rank) - 1
+        varies = along >= 0 and x.shape[along] != 1
+
+        def change(n: Any, lines: Any) -> Any:
+            old = jax.lax.dynamic_slice_in_dim(lines, ids[n], 1, axis)
+            part = jax.lax.dynamic_slice_in_dim(x, n, 1, along) if varies else x
+            new = combine(operation, old, part, jnp.minimum, jnp.maximum)
+            return jax.lax.dynamic_update_slice_in_dim(lines, new, ids[n], axis)
+
+        return jax.lax.fori_loop(0, count, change, _flat(array, rank)).reshape(array.shape)
 
     return jax.jit(put_lines, donate_argnums=(0,) if donate else ())
 
