@@ -125,7 +125,8 @@ def selects(cell: Shaped, operation: str, x: Array, index: Any) -> Selection:
     """Returns the selection of an index; raises ShapeError unless the operand broadcasts into it."""
     shape, backend = cell._shape, cell._backend
     where = select(index, cell.shape if shape is None else shape, cell._path, backend, index_part)
-    if getattr(x, "shape", None) == where.shape:  # most arrays have it, and `Backend.shape` takes 0.1 us
+    given = getattr(x, "shape", None)  # most arrays have it, and `Backend.shape` takes 0.1 us
+    if given == () or given == where.shape:
         return where
     shape = backend.shape(x)
     if shape and not broadcasts_into(shape, where.shape):

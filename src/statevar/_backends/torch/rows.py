@@ -43,11 +43,14 @@ class TensorRows(Selection):
 
     __slots__ = ("_line", "ids")
 
+    # For the class, since each assignment in `__init__` takes 20 ns.
+    mask = None
+    basic = False
+    reverses = False
+
     def __init__(self, index: HostArray, of_shape: Shape, ids: Tensor, line: HostArray) -> None:
         self.index = (index,)
         self.of_shape = of_shape
-        self.mask = None
-        self.basic = self.reverses = False
         self._selected = index.shape + of_shape[1:]
         self.ids = ids
         self._line = line  # the numbers in their order
@@ -98,7 +101,7 @@ def get_rows(array: Tensor, where: Selection) -> Tensor:
 def put(target: Tensor, x: Tensor, operation: str, where: Selection) -> None:
     """Does what `Backend.put` does, on a contiguous tensor that is not shared."""
     if type(where) is TensorRows and target.is_cpu:
-        if x.shape != where.shape:
+        if x.shape != where._selected:
             x = x.expand(where.shape)
         once = operation in _IN_ANY_ORDER or not where.repeats()
         _put_rows(target, x, operation, where.ids, where.index[0], once)
@@ -181,7 +184,10 @@ def _put_in_turns(table: Tensor, x: Tensor, operation: str, numbers: HostArray) 
 
 def _put_masked(target: Tensor, x: Tensor, operation: str, mask: Tensor) -> None:
     """Writes one number at a mask of the leading axes. Nothing has to be counted."""
-    mask = mask.to(target.device).reshape(tuple(mask.shape) + (1,) * (target.ndim - mask.ndim))
+    if not target.is_cpu:
+        mask = mask.to(target.device)
+    if mask.ndim < target.ndim:
+        mask = mask.reshape(tuple(mask.shape) + (1,) * (target.ndim - mask.ndim))
     if operation == "set":
         target.masked_fill_(mask, x)
         return
