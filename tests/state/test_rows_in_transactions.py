@@ -185,6 +185,16 @@ def test_a_value_that_was_restored_in_the_transaction_gets_the_rows() -> None:
         sv.restore(old)
         write(v)
     assert_same(v, expected())
+    v.at[[0]].add(1.0)
+    present = v.numpy()
+    kept = [v.value, v.value]  # as many references as a transaction has to a value that it starts with
+    with sv.transaction(v):
+        sv.restore(old)
+        write(v)
+    assert_same(v, expected())
+    for each in kept:
+        assert_same(each, present)
+    del kept, each
     with pytest.raises(KeyError), sv.rollback(v):
         with sv.transaction(v):
             v.at[IDS].add(1.0)

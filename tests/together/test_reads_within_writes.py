@@ -133,7 +133,7 @@ class Reads:
         """What is wrong with a read: it was none of these values, or it has changed."""
         for value, then in self._kept:
             now = host(value)
-            if not any(then.shape == each.shape and np.array_equal(then, each, equal_nan=True) for each in values):
+            if not any(then.shape == np.shape(each) and np.array_equal(then, each, equal_nan=True) for each in values):
                 return f"read {then.tolist()}, which was never the value"
             if now.shape != then.shape or not np.array_equal(now, then, equal_nan=True):
                 return f"read {then.tolist()}, which became {now.tolist()}"
@@ -186,6 +186,24 @@ def test_a_trace_function_reads_at_every_bytecode_of_a_write(backend: str, opera
             found.append(f"{look.where}: a write was not counted")
     assert nth > 20 or operation == "setitem", "it looked nowhere"
     assert not found, "\n".join(found[:20])
+
+
+def test_a_read_within_a_write_of_rows_sees_the_rows_before() -> None:
+    v = made("numpy", "float32")
+    with every_table_has_a_log():
+        for nth in range(1, 5000):
+            v.assign(old_value("float32"))
+            reads = Reads(v)
+            look = Look(nth, lambda: True, reads)
+            with sv.transaction(v):
+                v[[1]] = 7.0
+                look.run(lambda: v.at[[0, 0]].add(1.0))
+                v.at[[1]].add(0.0)
+            if not look.where:
+                break
+            assert not reads.problem([[1.0, 0.0], [7.0, 7.0]], [[3.0, 2.0], [7.0, 7.0]]), look.where
+            assert_same(v, [[3.0, 2.0], [7.0, 7.0]])
+    assert nth > 100, "it looked nowhere"
 
 
 @pytest.mark.parametrize("trainable", [False, True])
