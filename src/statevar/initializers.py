@@ -189,7 +189,7 @@ def orthogonal(shape: Shape, dtype: Any = "float32", seed: int | None = None, ga
     if len(shape) < 2:
         raise ShapeError.of("orthogonal", f"expected a shape with at least two axes, got {shape}")
     rows, columns = math.prod(shape[:-1]), shape[-1]
-    _check_floating(dtype)
+    _floating(dtype)
     drawn = _normal((max(rows, columns), min(rows, columns)), "float64", seed, 0.0, 1.0).to_host()
     q, r = np.linalg.qr(drawn)
     q *= np.where(np.diag(r) < 0, -gain, gain)  # without the signs the distribution is not uniform
@@ -334,8 +334,7 @@ def _made(array: HostArray, dtype: Any) -> FirstValue:
 
 
 def _drawn(shape: Shape, dtype: Any, seed: int | None, distribution: draws.Distribution) -> FirstValue:
-    _check_floating(dtype)
-    return Drawn(_full(shape), dtype_name(dtype), seed, distribution)
+    return Drawn(_full(shape), _floating(dtype), seed, distribution)
 
 
 def _full(shape: Any) -> Shape:
@@ -343,12 +342,13 @@ def _full(shape: Any) -> Shape:
     return tuple(map(operator.index, shape)) if np.iterable(shape) else (operator.index(shape),)
 
 
-def _check_floating(dtype: Any) -> None:
+def _floating(dtype: Any) -> str:
     name = dtype_name(dtype)
     if not is_floating(name):
         raise DTypeError.of(
             "initializer", f"random values need a floating-point dtype, got {name}", hint="pass dtype='float32'"
         )
+    return name
 
 
 def _normal(shape: Shape, dtype: Any, seed: int | None, mean: float, stddev: float) -> FirstValue:

@@ -143,7 +143,7 @@ def test_an_interrupt_ends_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
         assert raised.wait(20)
 
     with pytest.raises(KeyboardInterrupt):
-        draws.draw(np.empty(9 * BLOCK), 0, 9 * BLOCK, draws.key_of(0), interrupted)
+        draws.draw(np.empty(9 * BLOCK), 0, 9 * BLOCK, draws.seed_sequence(0), interrupted)
     assert not [each for each in threading.enumerate() if each.name == "statevar-draw"]
 
 

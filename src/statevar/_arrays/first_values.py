@@ -108,12 +108,12 @@ class Constant(FirstValue):
 class Drawn(FirstValue):
     """Random numbers, each of which depends on the seed, its position and the size of the whole."""
 
-    __slots__ = ("_distribution", "_key")
+    __slots__ = ("_distribution", "_seed")
 
     def __init__(self, shape: Shape, dtype: str, seed: Any, distribution: draws.Distribution) -> None:
         self.shape, self.dtype = shape, dtype
         self.constant = None
-        self._key = draws.key_of(seed)
+        self._seed = draws.seed_sequence(seed)
         self._distribution = distribution
 
     def to_host(self) -> HostArray:
@@ -122,7 +122,7 @@ class Drawn(FirstValue):
         return out
 
     def fill(self, out: HostArray, start: int) -> None:
-        draws.draw(out, start, self.size, self._key, self._distribution)
+        draws.draw(out, start, self.size, self._seed, self._distribution)
 
 
 @public("statevar.backends")

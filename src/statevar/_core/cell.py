@@ -164,8 +164,7 @@ class Cell:
             self._declared = declared
             return
         overlay = overlays.current() if overlays.active else None
-        x, traced = None, False
-        first = value if isinstance(value, FirstValue) else None
+        x, first, traced = None, None, False
         if fresh:
             first = to_first(value, backend, dtype, operation="Variable", path=path)
         if first is None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from .._arrays.backend import Backend
 from .._arrays.dtypes import KEYS, cast_host, check_kind, default_for, dtype_kind, dtype_name, narrows, number_to_host
-from .._arrays.first_values import Made
+from .._arrays.first_values import FirstValue, Made
 from .._arrays.registry import owner_of
 from .._arrays.types import Array, HostArray
 from ..errors import DTypeError, InitializerError, RangeError, StatevarError, TraceError
@@ -74,12 +74,17 @@ def to_operand(value: Any, backend: Backend, dtype: str, *, operation: str, path
     return backend.operand_from_host(host) if device is ANYWHERE else backend.from_host(host, device)
 
 
-def to_first(value: Any, backend: Backend, dtype: str, *, operation: str, path: str) -> Made | None:
+def to_first(value: Any, backend: Backend, dtype: str, *, operation: str, path: str) -> FirstValue | None:
     """A value that nobody else has, cast for a backend; None if its memory cannot be taken, as of a third library.
+
+    Args:
+        value: an array, or a `FirstValue` of the dtype, which is returned as it is.
 
     Raises:
         DTypeError, RangeError: as `to_operand`.
     """
+    if isinstance(value, FirstValue):
+        return value
     if type(value) is np.ndarray:
         host = cast_host(value, dtype, exact=False, operation=operation, path=path)
         return Made(host, host.shape, dtype)

@@ -34,8 +34,6 @@ def initial_value(
     called. The dtype is None if it follows from the value.
     """
     named = isinstance(initializer, str)
-    if not named and seed is None and owner_of(initializer) is not None:  # the usual case, in half the time
-        return initializer, dtype, False
     if named:
         if dtype in KEYS:
             raise keys_are_no_numbers("Variable", dtype)
@@ -63,7 +61,8 @@ def initial_value(
         problem, hint = described(initializer)
         raise InitializerError.of("Variable", problem, hint=hint)
     if named or is_ours(initializer):
-        return first_value(initializer, _static(declared), dtype or "float32", seed), dtype or "float32", False
+        dtype = dtype or "float32"
+        return first_value(initializer, _static(declared), dtype, seed), dtype, True
     call: Callable[[], Any] = initializer
     if not _takes_nothing(initializer, declared):
         dtype = dtype or "float32"

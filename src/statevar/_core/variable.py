@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Never, Self, TypeVar, o
 
 from .._arrays import tracing
 from .._arrays.dtypes import KEYS, STORED, dtype_name, is_differentiable, is_floating
+from .._arrays.first_values import FirstValue
 from .._arrays.indexing import select
 from .._arrays.registry import default_backend, get_backend, owner_of, register_types
 from .._arrays.shapes import ShapeLike, canonical_shape
@@ -124,10 +125,14 @@ class Variable(Cell, Protocols, Elsewhere):
             scopes.check_name(name)
         declared = None if shape is None else canonical_shape(shape)
         asked = None if dtype is None else dtype_name(dtype)
-        value, asked, fresh = initial_value(initializer, declared, asked, seed)
-        owner = owner_of(value)
+        if seed is None and (owner := owner_of(initializer)) is not None:  # the usual case
+            value, fresh, unmade = initializer, False, False
+        else:
+            value, asked, fresh = initial_value(initializer, declared, asked, seed)
+            unmade = isinstance(value, FirstValue)
+            owner = None if unmade else owner_of(value)
         path = "" if name is None else scopes.path_of(name)
-        if value is not None:
+        if value is not None and not unmade:
             check_readable(value, owner, "Variable", path)
         library = get_backend(backend) if backend is not None else owner or default_backend()
         if asked is None:

@@ -322,7 +322,7 @@ class TensorFlowBackend(Backend):
 
     def create_from(self, first: FirstValue, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
         with tf.init_scope():
-            tensor = made(first, self.device(None) if device is None else device)
+            tensor = made(first, lambda: self.device(None) if device is None else device)
         if tensor is None:
             return super().create_from(first, declared=declared, device=device, trainable=trainable)
         tensor._statevar_owned = True

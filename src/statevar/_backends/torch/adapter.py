@@ -453,11 +453,10 @@ class TorchBackend(Backend):
             with _disable_current_modes():
                 return self.create(array, declared=declared, device=device, trainable=trainable)
         # First moved, then wrapped: a moved Parameter would be a plain tensor.
-        tensor = array.detach()
+        tensor = array.detach() if array.requires_grad or type(array) is not Tensor else array
         if device is not None:
             tensor = tensor.to(device)
-        tensor = tensor.clone(memory_format=_CONTIGUOUS)
-        return _Handle(torch.nn.Parameter(tensor, requires_grad=trainable))
+        return _Handle(torch.nn.Parameter(tensor.clone(memory_format=_CONTIGUOUS), trainable))
 
     def create_from(self, first: FirstValue, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
         if _is_inference():
@@ -472,7 +471,7 @@ class TorchBackend(Backend):
             tensor = first.array if device is None else first.array.to(device)  # itself, if it is there
         else:
             tensor = made(first, self.dtype(first.dtype), self.device(None) if device is None else device)
-        return _Handle(torch.nn.Parameter(tensor, requires_grad=trainable))
+        return _Handle(torch.nn.Parameter(tensor, trainable))
 
     def is_unshared(self, held: list[Any]) -> bool:
         return is_unshared(held)
