@@ -24,6 +24,7 @@ from harness import Case, Contender, Names, Race, Target, Workers, load, row, ta
 _BACKENDS = ("numpy", "jax", "torch", "tensorflow")
 _SMALL = 1  # 4 bytes
 _LARGE = 25_000_000  # 100 MB of float32
+_FIRST = 50_000_000  # 200 MB, of variables that are made from a name
 _AT_ONCE = 200  # variables made in one run, where time is measured
 _MANY = 10_000  # where memory is
 
@@ -141,6 +142,16 @@ _STATEMENTS = {
         "keras": "keras.Variable(x)",
     },
 }
+# Variables of 200 MB made from a name, and what makes such an array without us; of random numbers, NumPy in any case.
+_MADE = {
+    "zeros": {
+        "numpy": "np.zeros(50_000_000, np.float32)",
+        "jax": "jnp.zeros(50_000_000).block_until_ready()",
+        "torch": "torch.nn.Parameter(torch.zeros(50_000_000))",
+        "tensorflow": "tf.Variable(tf.zeros(50_000_000))",
+    },
+    "normal": dict.fromkeys(_BACKENDS, "np.random.default_rng().standard_normal(50_000_000, dtype=np.float32)"),
+}
 _TITLES = {
     "read": "read",
     "assign": "assign",
@@ -176,7 +187,8 @@ _TARGETS = {
 def cases() -> list[Case]:
     """All rows, those of one size together."""
     small = [_case(what, backend, _SMALL) for what in _STATEMENTS for backend in _BACKENDS]
-    return small + [_case(what, backend, _LARGE) for what in _STATEMENTS if what != "create" for backend in _BACKENDS]
+    made = [_made(name, backend) for name in _MADE for backend in _BACKENDS]
+    return small + made + [_case(what, backend, _LARGE) for what in _STATEMENTS if what != "create" for backend in _BACKENDS]
 
 
 def _case(what: str, backend: str, size: int) -> Case:
@@ -205,6 +217,15 @@ def _case(what: str, backend: str, size: int) -> Case:
         memory=size == _LARGE and what != "read" and backend != "tensorflow",
         address=_ADDRESS.get(backend, "") if size == _LARGE and what == "assign_add" else "",
     )
+
+
+def _made(name: str, backend: str) -> Case:
+    """A row of a first value: NumPy's generator has one thread, and we have as many as there are cores."""
+    make = f"sv.Variable({name!r}, shape=({_FIRST:_},), seed=1, backend={backend!r})"
+    ours = Contender("statevar", backend, f"{make}.value.block_until_ready()" if backend == "jax" else make)
+    raw = Contender("raw", "numpy" if name == "normal" else backend, _MADE[name][backend])
+    target = Target(1.2, "ratio") if name == "normal" else None
+    return Case(f"create from {name!r}, 200 MB", backend, _FIRST, ours, raw, (), target, memory=backend != "tensorflow")
 
 
 def _contender(what: str, label: str, worker: str, whose: str = "statevar") -> Contender:
@@ -291,14 +312,15 @@ def main() -> None:
     if re.search(options.only, "import"):
         print_import(3 if options.quick else 15)
     print(f"\n{table_head()}")
-    for size in (_SMALL, _LARGE):
+    for size in (_SMALL, _FIRST, _LARGE):
         races = [Race(each, workers) for each in chosen if each.size == size and each.backend in workers]
         if races:
-            workers.open(size)
+            workers.open(_SMALL if size == _FIRST else size)
         # A machine is slow for seconds on end, when its neighbours work: each row is visited at several times.
-        for _ in range(passes):
+        visits = 1 if size == _FIRST else passes  # each of its statements takes half a second
+        for _ in range(visits):
             for race in races:
-                race.run(-(-rounds // passes), batch, limit / passes)
+                race.run(-(-rounds // visits), batch, limit / visits)
         for race in races:
             print(row(race.result()), flush=True)
     workers.close()
