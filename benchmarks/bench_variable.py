@@ -188,7 +188,11 @@ def cases() -> list[Case]:
     """All rows, those of one size together."""
     small = [_case(what, backend, _SMALL) for what in _STATEMENTS for backend in _BACKENDS]
     made = [_made(name, backend) for name in _MADE for backend in _BACKENDS]
-    return small + made + [_case(what, backend, _LARGE) for what in _STATEMENTS if what != "create" for backend in _BACKENDS]
+    return (
+        small
+        + made
+        + [_case(what, backend, _LARGE) for what in _STATEMENTS if what != "create" for backend in _BACKENDS]
+    )
 
 
 def _case(what: str, backend: str, size: int) -> Case:
