@@ -21,6 +21,17 @@ pytestmark = pytest.mark.usefixtures("nothing_is_left_open")
 
 # -- law 5: the library's own transforms ----------------------------------------------------------------------
 
+
+def sharded(call: Callable[[], Any]) -> Any:
+    """Runs ``call()`` in a ``shard_map`` without jit, in which each result is a tracer, also that of constants."""
+    run = getattr(jax, "shard_map", None)
+    if run is None:
+        from jax.experimental.shard_map import shard_map as run
+    mesh = jax.sharding.Mesh(jax.devices()[:1], ("x",))
+    spec = jax.sharding.PartitionSpec()
+    return run(lambda x: (call(), x)[1], mesh=mesh, in_specs=spec, out_specs=spec)(jnp.ones(2))
+
+
 READS: dict[str, Callable[[Any], Any]] = {
     "jit": lambda v: jax.jit(lambda: v.value + 0)(),
     "jit of vmap": lambda v: jax.jit(jax.vmap(lambda x: x + v.value))(jnp.ones(2)),
@@ -32,6 +43,9 @@ READS: dict[str, Callable[[Any], Any]] = {
     "eval_shape": lambda v: jax.eval_shape(lambda: v.value).shape and 0,
     "operator": lambda v: jax.jit(lambda x: x + v)(1.0),
     "jnp": lambda v: jax.jit(lambda: jnp.sin(v))(),
+    "snapshot": lambda v: jax.jit(lambda: sv.snapshot(v)["v"] + 0)(),
+    "snapshot in a list": lambda v: jax.jit(lambda: sv.snapshot([v, v])["v"] + 0)(),
+    "shard_map": lambda v: sharded(lambda: v.value),
 }
 
 WRITES: dict[str, Callable[[Any], Any]] = {
@@ -45,6 +59,8 @@ WRITES: dict[str, Callable[[Any], Any]] = {
     "grad": lambda v: jax.grad(lambda x: (inc(v, x), x)[1])(1.0),
     "vmap": lambda v: jax.vmap(lambda x: (inc(v, x), x)[1])(jnp.ones(3)),
     "eval_shape": lambda v: jax.eval_shape(lambda: nothing(inc(v))),
+    "shard_map": lambda v: sharded(lambda: inc(v)),
+    "vmap of shard_map": lambda v: jax.vmap(lambda x: (sharded(lambda: inc(v)), x)[1])(jnp.ones(2)),
 }
 
 CONTEXTS: dict[str, Callable[[Callable[[], Any]], Any]] = {
@@ -91,6 +107,13 @@ def test_a_write_in_a_raw_transform(write: str, context: str) -> None:
             pytest.raises((sv.errors.TraceError, sv.errors.ReadOnlyError), match="assign_add: |read: "),
         ):
             CONTEXTS[context](lambda: WRITES[write](v))
+
+
+def test_a_write_in_vmap_in_shard_map() -> None:
+    v = var(2.0, name="v")
+    with nothing_changes(v), pytest.raises(sv.errors.TraceError, match="^assign_add: this code is being traced"):
+        sharded(lambda: jax.vmap(lambda x: (inc(v), x)[1])(jnp.ones(2)))
+    assert_same(inc(v), 3.0)
 
 
 def test_a_raw_program_that_ran_before() -> None:
@@ -162,7 +185,7 @@ def without(*names: str) -> Callable[[pytest.MonkeyPatch], None]:
 
     def hide(patch: pytest.MonkeyPatch) -> None:
         for name in names:
-            patch.setattr(jax_tracing, name, jax_tracing._is_staged if name == "_under_jit" else None)
+            patch.setattr(jax_tracing, name, None)
 
     return hide
 

@@ -34,6 +34,8 @@ ACCESSES: dict[str, Callable[[sv.Variable], object]] = {
     "number": float,
     "in a transaction": lambda v: _in_transaction(v),
     "in a StatelessScope": lambda v: _in_scope(v),
+    "snapshot": lambda v: sv.snapshot(v),
+    "snapshot in a transaction": lambda v: _snapshot_in_transaction(v),
 }
 
 
@@ -45,6 +47,11 @@ def _edited(v: sv.Variable) -> None:
 def _in_transaction(v: sv.Variable) -> None:
     with sv.transaction(v):
         v.assign_add(1.0)
+
+
+def _snapshot_in_transaction(v: sv.Variable) -> None:
+    with sv.transaction(v):
+        sv.snapshot(v)
 
 
 def _in_scope(v: sv.Variable) -> None:

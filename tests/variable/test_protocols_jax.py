@@ -201,3 +201,25 @@ def test_a_variable_and_its_gradient_are_different_trees(backend: str, jax: Any)
     with pytest.raises(ValueError, match=f"different types|{older}"):
         jax.tree.map(operator.sub, {"w": v}, {"w": gradient})
     assert_same(jax.tree.map(operator.sub, {"w": jax.numpy.asarray(v)}, {"w": gradient.value})["w"], -VALUE)
+
+
+@pytest.mark.parametrize("transform", ["jacrev", "jacfwd", "hessian"])
+def test_derivatives_that_compare_the_argument_with_the_result(transform: str) -> None:
+    """JAX compares the nodes and asks no protocol, so the error is its own; with `value` it works."""
+    jax = pytest.importorskip("jax")
+    v = sv.Variable([1.0, 2.0], backend="jax")
+    of_square = getattr(jax, transform)(lambda x: (x * x).sum())
+    with pytest.raises(ValueError, match="Variable"):
+        of_square(v)
+    expected = np.diag([2.0, 2.0]) if transform == "hessian" else np.array([2.0, 4.0])
+    assert_same(of_square(v.value), expected.astype("float32"))
+
+
+def test_updates_of_optax() -> None:
+    jax, optax = pytest.importorskip("jax"), pytest.importorskip("optax")
+    v = sv.Variable([1.0, 2.0], backend="jax")
+    updates = jax.numpy.ones(2)
+    with pytest.raises(ValueError, match="Variable"):
+        optax.apply_updates(v, updates)
+    v.assign(optax.apply_updates(v.value, updates))
+    assert_same(v, np.array([2.0, 3.0], "float32"))

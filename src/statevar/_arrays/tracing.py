@@ -102,6 +102,16 @@ class Tracing(ABC):
         """A block in which arrays are computed at once even while a trace runs, for the initial value of a variable."""
         return nullcontext()
 
+    def refuses_writes(self, x: Array | None = None) -> str:
+        """The name of a transform that runs now and in which no memory can be written; empty if there is none.
+
+        Asked on slow paths, and when a write has failed.
+
+        Args:
+            x: the value of the write that has failed; perhaps it cannot leave the transform.
+        """
+        return ""
+
     @abstractmethod
     def traced_value(self, handle: Any) -> Array:
         """The current value of a handle in traced code. Called without a lock, while `is_tracing`."""

@@ -31,6 +31,7 @@ from ..errors import (
     DTypeError,
     ReentrantWriteError,
     ShapeError,
+    StatevarError,
     TraceError,
     UninitializedError,
 )
@@ -41,7 +42,7 @@ from .foreign import check_readable
 from .holds import BUSY, IN_PROGRAMS, Hold
 from .lost import destroyed, forget, lose, missing
 from .operators import has_traced, unwrapped_index
-from .traced import check_no_trace, traced_write
+from .traced import check_no_trace, refused_by_transform, traced_write
 from .watchers import Watchers
 from .writes import ASSIGN, KEPT, REDECLARE, Write, writes_of
 
@@ -399,6 +400,9 @@ class Cell:
                     raise destroyed(write.operation, self._path) from error
                 if not backend.is_host:
                     check_readable(x, owner_of(x), write.operation, self._path)  # which may say more than the library
+                refused = refused_by_transform(self, write.operation, x)
+                if refused is not None and (isinstance(error, TraceError) or not isinstance(error, StatevarError)):
+                    raise refused from error
                 raise
             finally:
                 cell._holder = hold

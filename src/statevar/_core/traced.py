@@ -7,7 +7,7 @@ from typing import Any
 from .._arrays.tracing import loaded_tracings
 from ..errors import TraceError
 
-__all__ = ["check_no_trace", "check_traced_read", "traced_write"]
+__all__ = ["check_no_trace", "check_traced_read", "refused_by_transform", "traced_write"]
 
 
 def check_traced_read(cell: Any) -> None:
@@ -32,6 +32,19 @@ def check_no_trace(cell: Any, operation: str) -> None:
     own = tracing is not None and not tracing.writes_when_traced and tracing.is_tracing()
     if own or _is_elsewhere(cell):
         raise traced_write(cell, operation)
+    if (error := refused_by_transform(cell, operation)) is not None:
+        raise error
+
+
+def refused_by_transform(cell: Any, operation: str, x: Any = None) -> TraceError | None:
+    """The error for a write in a transform in which no memory can be written; None if there is none."""
+    tracing = cell._backend.tracing
+    name = "" if tracing is None else tracing.refuses_writes(x)
+    if not name:
+        return None
+    problem = f"the code runs in {name}, in which a variable cannot be written"
+    hint = "use sv.grad or sv.vmap, which keep writes; or return the new value and assign it outside"
+    return TraceError.of(operation, problem, cell._path, hint)
 
 
 def traced_write(cell: Any, operation: str) -> TraceError:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from operator import attrgetter
 from typing import Any, TypeAlias
 
+from .._arrays import tracing
 from .._arrays.registry import owner_of
 from .._arrays.shapes import DeclaredShape
 from .._arrays.types import Array
@@ -16,6 +17,7 @@ from .._core.copies import LOADING, Loading, follow, living, process
 from .._core.holds import while_locked
 from .._core.lost import check_not_lost, destroyed
 from .._core.reentry import enterable_again
+from .._core.traced import check_traced_read
 from .._core.variable import Variable
 from .._public import public
 from ..errors import describe
@@ -198,8 +200,13 @@ def snapshot(*variables: Any) -> Snapshot:
 def _snapshot(targets: Targets) -> Snapshot:
     found = targets.variables
     overlay = overlays.current() if overlays.active else None
+    cells: Sequence[Cell] = found if overlay is None else [overlay.read(variable) for variable in found]
+    if (keeps := tracing.anywhere) is not None and keeps():
+        for variable, cell in zip(found, cells, strict=True):
+            if not cell._is_value:
+                check_traced_read(variable)
     if overlay is not None:
-        return _taken(targets, [overlay.read(variable) for variable in found])
+        return _taken(targets, cells)
     for _ in range(_ATTEMPTS):
         # A writer raises the version before it publishes the value. So if no version changed from before the first
         # value was read until after the last, the variables had all these values at the same time.

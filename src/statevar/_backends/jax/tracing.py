@@ -49,16 +49,27 @@ def is_eager() -> bool:
     if _context is not None and _Eager is not None:
         return type(_context.trace) is _Eager
     if _take is None or _Eager is None:
-        return not _under_jit()
+        return not _bakes()
     return type(_trace()) is _Eager
 
 
 def _is_staged() -> bool:
-    """Whether a transform that bakes values into a program is running, directly or further out."""
-    return not JAXTracing().may_read(None, _trace())
+    """Whether a transform is running, directly or further out, that computes no values while Python code runs.
+
+    Its program is kept, as that of jit, or its results are traced even where no operand is, as those of ``shard_map``.
+    """
+    now = _trace()
+    while (cls := type(now).__name__) != "EvalTrace":
+        if cls not in _PASSING and cls != "JaxprTrace":  # that of gradients in older versions
+            return True
+        now = getattr(now, "parent_trace", None)
+        if now is None:  # JAX does not tell
+            return True
+    return False
 
 
-_under_jit: Any = _hook("unsafe_am_i_under_a_jit_DO_NOT_USE") or _is_staged
+_under_jit: Any = _hook("unsafe_am_i_under_a_jit_DO_NOT_USE")
+_bakes: Any = _under_jit if _context is None and _take is None and _under_jit is not None else _is_staged
 
 
 class JAXTracing(Tracing):
@@ -67,17 +78,17 @@ class JAXTracing(Tracing):
     def is_tracing(self) -> bool:
         if _context is not None and type(_context.trace) is _Eager:  # asked first, since it takes a fifth of the time
             return False
-        return bool(_under_jit())
+        return bool(_bakes())
 
     def keeps(self, mark: Any = None) -> bool:
         if mark is None:
-            return type(_context.trace) is not _Eager and _under_jit() if _context is not None else bool(_under_jit())
+            return type(_context.trace) is not _Eager and _bakes() if _context is not None else bool(_bakes())
         return not self.may_read(mark)
 
     def question(self) -> tuple[str, dict[str, Any]]:
-        names = {"jax_context": _context, "jax_eager": _Eager, "jax_under_jit": _under_jit}
+        names = {"jax_context": _context, "jax_eager": _Eager, "jax_bakes": _bakes}
         eager = "" if _context is None else "type(jax_context.trace) is not jax_eager and "
-        return f"{eager}jax_under_jit()", names
+        return f"{eager}jax_bakes()", names
 
     def kept(self, mark: Any) -> bool:
         return mark is not None and not self.may_read(None, mark)
@@ -89,7 +100,7 @@ class JAXTracing(Tracing):
         if now is None:
             if mark is None:
                 # The usual case is an eager read. Otherwise ask for a transform such as jit, at any depth.
-                return (_context is not None and type(_context.trace) is _Eager) or not _under_jit()
+                return (_context is not None and type(_context.trace) is _Eager) or not _bakes()
             now = _trace()
         while now is not mark:
             cls = type(now)

@@ -31,7 +31,7 @@ from ..._arrays.shapes import DeclaredShape
 from ..._arrays.stored import Stored
 from ..._arrays.types import HostArray, Operation
 from ..._arrays.unreadable import Unreadable
-from ...errors import DeviceError, DTypeError, describe
+from ...errors import DeviceError, DTypeError, TraceError, describe
 from .dtypes import AS_BITS, DTYPES, NAMES, ON_HOST
 from .first_values import is_unshared, made
 from .functions import call_reading, only_reading
@@ -43,7 +43,7 @@ from .rows import get_rows, put, select_rows
 from .spread import Places, spread_of
 from .streams import Use, catch_up, renewed, streams
 from .together import write_all
-from .tracing import TRACING, is_kept
+from .tracing import TRACING, is_kept, open_transforms, outside_transforms, transform
 
 __all__ = ["BACKEND"]
 
@@ -161,6 +161,8 @@ class _Handle:
             with torch.inference_mode(False):
                 self.replace(fresh.clone())
             return
+        if open_transforms() and (name := transform()):
+            raise TraceError.of("write", f"the code runs in {name}, in which a variable cannot be written")
         self.data = fresh.data_ptr()
         self.parameter.data = self.tensor = fresh
         self.storage = fresh.untyped_storage()
@@ -382,7 +384,15 @@ class TorchBackend(Backend):
         if not tensor.is_cpu or streams.on_host:
             catch_up(tensor)  # another stream may have read it, such as that of the thread which saves
         tensor = tensor.resolve_conj().resolve_neg().cpu()
-        result = shared_array(tensor)
+        try:
+            result = shared_array(tensor)
+        except RuntimeError as error:
+            if not (name := transform()):
+                raise
+            problem = f"the code runs in {name}, in which NumPy cannot read the memory of a tensor"
+            raise TraceError.of(
+                "numpy", problem, hint="use functions of torch, or read the variable outside"
+            ) from error
         result.setflags(write=False)
         return result
 
@@ -452,6 +462,9 @@ class TorchBackend(Backend):
         if _modes_open():  # `sv.jit` traces this code, and the variable must outlive the trace
             with _disable_current_modes():
                 return self.create(array, declared=declared, device=device, trainable=trainable)
+        if open_transforms() and transform():
+            with outside_transforms(array):
+                return self.create(array, declared=declared, device=device, trainable=trainable)
         # First moved, then wrapped: a moved Parameter would be a plain tensor.
         tensor = array.detach() if array.requires_grad or type(array) is not Tensor else array
         if device is not None:
@@ -464,6 +477,9 @@ class TorchBackend(Backend):
                 return self.create_from(first, declared=declared, device=device, trainable=trainable)
         if _modes_open():  # as in `create`
             with _disable_current_modes():
+                return self.create_from(first, declared=declared, device=device, trainable=trainable)
+        if open_transforms() and transform():
+            with outside_transforms(getattr(first, "array", None)):
                 return self.create_from(first, declared=declared, device=device, trainable=trainable)
         if _in_dynamo():
             return super().create_from(first, declared=declared, device=device, trainable=trainable)

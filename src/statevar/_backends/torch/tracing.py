@@ -14,7 +14,7 @@ from ..._arrays.traced_index import TracedSelection, cannot_write, check_for_mas
 from ..._arrays.tracing import AccessCheck, Tracing
 from ...errors import TraceError
 
-__all__ = ["TRACING", "TorchTracing"]
+__all__ = ["TRACING", "TorchTracing", "is_kept", "open_transforms", "outside_transforms", "transform"]
 
 # Asked at every write; each dot costs 30 ns. `torch.compiler.is_compiling` and the flag of ``torch.fx`` tell of all
 # threads at once: one that compiles would lead the others to believe that their own code is traced.
@@ -28,6 +28,9 @@ _modes_that_trace = [
     for name in ("FAKE", "PROXY", "FUNCTIONAL")
     if (each := getattr(torch._C._TorchDispatchModeKey, name, None)) is not None
 ]
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+#: The number of the transforms of ``torch.func`` that run now.
+open_transforms: Any = getattr(torch._C._functorch, "get_dynamic_layer_stack_depth", lambda: 0)
 _fx: Any = torch.fx._symbolic_trace
 _fx_trace = torch.fx.Tracer.trace.__code__
 
@@ -71,6 +74,28 @@ _NAMES = {
 }
 
 
+def transform() -> str:
+    """The transform of ``torch.func`` that runs now and in which no tensor from outside can be written.
+
+    All results are its own tensors, also those that do not depend on its arguments. In ``vmap`` they are plain ones.
+    """
+    if not open_transforms():
+        return ""
+    names = [each.key().name for each in torch._C._functorch.get_interpreter_stack() or ()]
+    return next((f"torch.func.{name.lower()}" for name in names if name != "Vmap"), "")
+
+
+def outside_transforms(array: Any) -> AbstractContextManager[Any]:
+    """A block in which the transforms of ``torch.func`` do not run, for the first value of a variable."""
+    from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack  # noqa: PLC0415  # needed only here
+
+    if isinstance(array, torch.Tensor) and _is_wrapped(array):
+        problem = f"the value is a tensor of {transform()}: it is only valid in the transform"
+        raise TraceError.of("Variable", problem, hint="return it from the function, and store it outside")
+    block: AbstractContextManager[Any] = temporarily_clear_interpreter_stack()
+    return block
+
+
 class _Mark:
     """Remembers whether gradients were recorded, and code was traced, where an overlay was opened."""
 
@@ -112,6 +137,11 @@ class TorchTracing(Tracing):
 
     def outside_trace(self) -> AbstractContextManager[Any]:
         return _disable_current_modes() if _modes_open() else nullcontext()
+
+    def refuses_writes(self, x: Any = None) -> str:
+        if isinstance(x, torch.Tensor) and open_transforms() and _is_wrapped(x):
+            return transform() or "torch.func.vmap"
+        return transform()
 
     def get_symbolic(self, array: Any, index: Any) -> Any:
         if _is_mask(index):
