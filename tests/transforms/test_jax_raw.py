@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -24,9 +25,7 @@ pytestmark = pytest.mark.usefixtures("nothing_is_left_open")
 
 def sharded(call: Callable[[], Any]) -> Any:
     """Runs ``call()`` in a ``shard_map`` without jit, in which each result is a tracer, also that of constants."""
-    run = getattr(jax, "shard_map", None)
-    if run is None:
-        from jax.experimental.shard_map import shard_map as run
+    run: Any = getattr(jax, "shard_map", None) or importlib.import_module("jax.experimental.shard_map").shard_map
     mesh = jax.sharding.Mesh(jax.devices()[:1], ("x",))
     spec = jax.sharding.PartitionSpec()
     return run(lambda x: (call(), x)[1], mesh=mesh, in_specs=spec, out_specs=spec)(jnp.ones(2))

@@ -233,6 +233,7 @@ def items_of(found: Paths, cut: Snapshot) -> list[ToWrite]:
         if value is None and was_lost(variable):
             raise missing(variable, "save", path)
         if value is not None:
+            value = backend.leased(value)  # noqa: PLW2901  # a snapshot takes no tensor where it need not
             if backend.is_lost(value):
                 raise destroyed("save", path)
             if backend.is_symbolic(value):
