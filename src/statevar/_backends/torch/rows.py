@@ -25,6 +25,7 @@ __all__ = ["get_rows", "put", "select_rows"]
 
 Tensor = torch.Tensor
 
+_IN_PLACE = {"set": Tensor.copy_, "add": Tensor.add_, "subtract": Tensor.sub_, "multiply": Tensor.mul_}
 _REDUCTIONS = {"multiply": "prod", "min": "amin", "max": "amax"}
 _SMALL = 16_384  # rows of a table for which an array of numbers is faster to get than repeated ones are to sort
 _INDICES = frozenset((torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool))
@@ -108,7 +109,10 @@ def put(target: Tensor, x: Tensor, operation: str, where: Selection) -> None:
         return
     if where.basic and not where.reverses:
         view = target[where.index]
-        view.copy_(combine(operation, view, x, torch.minimum, torch.maximum))
+        if (in_place := _IN_PLACE.get(operation)) is not None:
+            in_place(view, x)
+        else:
+            view.copy_(combine(operation, view, x, torch.minimum, torch.maximum))
         return
     if where.mask is not None and not x.ndim:
         own = isinstance(where, OwnSelection)
