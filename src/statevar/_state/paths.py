@@ -152,6 +152,11 @@ class Targets:
         self._parts: list[Variable | list[Variable] | Paths] = []
         self._places: dict[str, Variable | None] | None = None  # None for a path of two variables
         self._path_of: dict[Variable, str] | None = None
+        targets = list(targets)
+        if set(map(type, targets)) == {Variable}:  # nothing but variables: in a quarter of the time
+            self._parts = targets
+            self.variables = list(dict.fromkeys(targets))
+            return
         for target in targets:
             self._parts += self._parts_of(target)
         found = map(_variables_of, self._parts)
