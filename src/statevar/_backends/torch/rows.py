@@ -8,6 +8,7 @@ A write ends with one call that changes the target, since a signal handler may r
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,12 @@ __all__ = ["get_rows", "put", "select_rows"]
 
 Tensor = torch.Tensor
 
-_IN_PLACE = {"set": Tensor.copy_, "add": Tensor.add_, "subtract": Tensor.sub_, "multiply": Tensor.mul_}
+_IN_PLACE: dict[str, Callable[[Tensor, Tensor], object]] = {
+    "set": Tensor.copy_,
+    "add": Tensor.add_,
+    "subtract": Tensor.sub_,
+    "multiply": Tensor.mul_,
+}
 _REDUCTIONS = {"multiply": "prod", "min": "amin", "max": "amax"}
 _SMALL = 16_384  # rows of a table for which an array of numbers is faster to get than repeated ones are to sort
 _INDICES = frozenset((torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool))
