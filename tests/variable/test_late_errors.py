@@ -95,6 +95,17 @@ def test_whatever_the_write_was(write: str) -> None:
     del kept
 
 
+def test_a_read_at_indices_names_the_variable() -> None:
+    v = sv.Variable(jnp.zeros(4), name="w")
+    v.assign_add(1.0)
+    v.assign_add(failing())
+    until(v._handle.array.is_ready)
+    with pytest.raises(sv.errors.ComputationError, match=rf"(?s){MESSAGE.format('read')}"):
+        _ = v[[0, 1]]
+    v.assign(jnp.ones(4))
+    assert_same(v[[0, 1]], np.ones(2))
+
+
 def test_a_value_is_assigned_while_the_lost_one_is_still_being_computed() -> None:
     v = sv.Variable(jnp.zeros(4), name="w")
     v.assign_add(1.0)

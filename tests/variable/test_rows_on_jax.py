@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import statevar as sv
-from tests.helpers import assert_same
+from tests.helpers import address, assert_same
 from tests.variable.memory_ways import aligned
 
 jax = pytest.importorskip("jax")
@@ -72,7 +72,7 @@ def slowly(x: Any) -> Any:
 
 
 @pytest.mark.parametrize("held", [False, True])
-@pytest.mark.parametrize("kind", ["mask", "ids", "ids of jax", "x"])
+@pytest.mark.parametrize("kind", ["mask", "mask of jax", "ids", "ids of jax", "x"])
 def test_nothing_is_read_after_the_write(kind: str, held: bool) -> None:
     size = 300_000
     v = sv.Variable(jnp.zeros(size))
@@ -82,8 +82,8 @@ def test_nothing_is_read_after_the_write(kind: str, held: bool) -> None:
     mask = aligned("int32", (size,)).view(np.uint8)[:size].view(np.bool_)
     mask[:] = False
     mask[2] = True
-    if kind == "mask":
-        v[mask] = 5.0
+    if kind.startswith("mask"):
+        v[jnp.asarray(mask) if kind == "mask of jax" else mask] = 5.0
     elif kind == "x":
         v.at[[0, 1, 2, 3, 4, 5, 6, 7]].set(jnp.asarray(memory).astype("float32") + 3.0)
     else:
@@ -144,3 +144,44 @@ def test_the_gradient_of_rows() -> None:
     for given in (ids, np.asarray(ids), ids.tolist()):
         gradient = sv.grad(lambda given=given: (v[given] * 2).sum(), [v])()[0]
         assert_same(gradient, [[2, 2], [0, 0], [6, 6]])
+
+
+@pytest.mark.parametrize("index", [[0, 2], jnp.array([0, 2]), np.arange(9) % 2 == 0, (slice(None), [0, 2])], ids=str)
+def test_a_read_at_indices_leaves_the_value_in_place(index: Any) -> None:
+    """Only what somebody has must not be written; an array that JAX has handed out may always be in use."""
+    model = np.arange(81, dtype="float32").reshape(9, 9)
+    v = sv.Variable(model, backend="jax")
+    at = np.asarray(index) if isinstance(index, jax.Array) else index
+    v.at[[0]].add(0.0)
+    place = address(v)
+    for _ in range(3):
+        before, found = model[at], v[index]
+        v.at[[0, 2]].add(1.0)
+        model[[0, 2]] += 1.0
+        assert address(v) == place
+        assert_same(found, before)
+        assert_same(v[index], model[at])
+    whole = v.value
+    assert_same(v[index], model[at])
+    v.at[[0]].add(1.0)
+    assert address(v) != place, "somebody has the whole value"
+    assert_same(whole, model)
+
+
+def test_a_read_at_indices_waits_for_nothing_but_its_value() -> None:
+    """It is the value before or after a write of another thread, and the value before it within an update."""
+    v = sv.Variable(jnp.zeros(5))
+    v.assign([1.0, 2.0, 3.0, 4.0, 5.0])
+    v.update(lambda a: a + v[[0, 0, 0, 0, 0]])
+    assert_same(v, [2, 3, 4, 5, 6])
+    v.assign_add(1.0)
+    with sv.transaction(v):
+        v.assign_add(1.0)
+        assert_same(v[[0, 4]], [4, 8])
+    assert_same(sv.jit(lambda: v[[0, 4]])(), [4, 8])
+    v.assign_add(1.0)
+    assert_same(jax.vmap(lambda i: v[i])(jnp.arange(2)), [5, 6])
+    with pytest.raises(sv.errors.TraceError, match="jax is tracing this code"):
+        jax.jit(lambda: v[[0, 1]])()
+    with pytest.raises(IndexError, match="index 5 is out of bounds"):
+        _ = v[[5]]

@@ -520,10 +520,20 @@ class Backend(ABC):
     # An index may have arrays of the library that lie on a device. If `takes_index`, they stay there, and the verbs
     # `get`, `put` and `compute_put` get an `OwnSelection`; else they are moved to the host, where NumPy checks them.
 
+    #: Whether a write can no longer be in place once the value was read; reads at indices then ask `get_within` first.
+    marks_reads: ClassVar[bool] = False
+
+    def get_within(self, handle: Handle, where: Selection) -> Array | None:
+        """Returns what `get` returns of the value in a handle, which nobody gets. Called under the variable's lock.
+
+        The selection is not basic, so the elements are a copy. None if the whole value must be read after all.
+        """
+        return None
+
     def select_rows(self, index: Any, shape: Shape) -> Selection | None:
         """Checks an index of rows; None for any index that the library cannot check faster than the caller can.
 
-        An optional short cut for the commonest index: one array of the library, of integers, into the first axis.
+        An optional short cut for the commonest indices: one array of the library, of integers or a mask.
         """
         return None
 

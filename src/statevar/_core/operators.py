@@ -380,6 +380,8 @@ class Operators(ABC):
         """
         if overlays.active and self._backend.keeps_rows and (part := self._part_of_draft(index)) is not None:
             return part
+        if self._backend.marks_reads and (part := self._part_of_unread(index)) is not None:
+            return part
         value = self.value
         self._check_exists(value, "index")
         if (tracing := self._backend.tracing) is not None and has_traced(self._backend, index):
@@ -388,6 +390,10 @@ class Operators(ABC):
 
     def _part_of_draft(self, index: Any) -> Any:
         """The selected elements of a draft that keeps written rows apart; None if the whole value is to be read."""
+        return None
+
+    def _part_of_unread(self, index: Any) -> Any:
+        """The selected elements of a value that nobody has got; None if the whole value is to be read."""
         return None
 
     def __iter__(self) -> Iterator[Any]:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Never, Self, TypeVar, o
 from .._arrays import tracing
 from .._arrays.dtypes import KEYS, STORED, dtype_name, is_differentiable, is_floating
 from .._arrays.first_values import FirstValue
-from .._arrays.indexing import select
+from .._arrays.indexing import is_basic, select
 from .._arrays.registry import default_backend, get_backend, owner_of, register_types
 from .._arrays.shapes import ShapeLike, canonical_shape
 from .._arrays.types import HostArray
 from .._public import public
-from ..errors import ConflictError, DTypeError, describe
+from ..errors import ComputationError, ConflictError, DTypeError, describe
 from . import overlays, scopes, settings
 from .cell import Aggregation, Cell, State
 from .convert import inferred_dtype
@@ -28,9 +28,9 @@ from .elsewhere import Elsewhere, refuses
 from .foreign import check_readable
 from .forks import register
 from .frozen import FrozenVariable
-from .holds import BUSY, Hold
+from .holds import BUSY, IN_PROGRAMS, Hold
 from .lost import check_not_lost, destroyed
-from .operators import index_part
+from .operators import has_traced, index_part
 from .protocols import Protocols
 from .traced import check_traced_read
 from .watchers import Callback, Subscription
@@ -342,6 +342,23 @@ class Variable(Cell, Protocols, Elsewhere):
         if cast_to is None or cast_to == self._dtype_name:
             return value
         return self._backend.cast(value, self._backend.dtype(cast_to))
+
+    def _part_of_unread(self, index: Any) -> Any:
+        if self._snapshot is not None or overlays.active or is_basic(index) or has_traced(self._backend, index):
+            return None
+        backend, shape = self._backend, self._shape
+        if shape is None or (backend.tracing is not None and backend.tracing.is_tracing()):
+            return None
+        check_traced_read(self)
+        where = select(index, shape, "", backend, index_part)
+        with self._lock:
+            handle = self._handle
+            if handle is None or self._holder is not None or IN_PROGRAMS or self._shape != shape or where.basic:
+                return None
+            try:
+                return backend.get_within(handle, where)
+            except backend.late_errors as error:
+                raise ComputationError.late("read", backend.name, error, self._path) from error
 
     def _part_of_draft(self, index: Any) -> Any:
         overlay = overlays.current()

@@ -366,6 +366,21 @@ class JAXBackend(Backend):
     def get(self, array: Any, where: Selection) -> Any:
         return rows.get(array, _indices_beside(where, array))
 
+    marks_reads = True
+
+    def get_within(self, handle: Any, where: Selection) -> Any | None:
+        array = handle.array
+        if not is_concrete(array):
+            return None
+        try:
+            if array.is_ready():
+                array.block_until_ready()  # at once; it raises if the device has failed to compute the value
+            return rows.get(array, _indices_beside(where, array))
+        except Exception:
+            if array.is_deleted():  # a signal handler has written the variable in the middle of this
+                return None
+            raise
+
     def select_rows(self, index: Any, shape: Shape) -> Selection | None:
         return None if indices.on_host else rows.select_rows(index, shape)
 
@@ -465,8 +480,8 @@ def _spread(array: Any) -> Spread | None:
 
 
 def _ids_of(where: Selection) -> Any:
-    """The array of an index that a program may read after it has been called, or None."""
-    return where.given if type(where) is rows.OwnRows else None
+    """The JAX array of an index, which a program may read after it has been called, or None."""
+    return getattr(where, "given", None)
 
 
 def _indices_beside(where: Selection, array: Any) -> Selection:

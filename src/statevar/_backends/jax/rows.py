@@ -28,7 +28,7 @@ from ..._arrays.types import HostArray
 from .arrays import beside, is_concrete, settled, store
 from .indices import get_own, program_of_masked, program_of_put
 
-__all__ = ["OwnRows", "get", "put", "select_rows"]
+__all__ = ["get", "put", "select_rows"]
 
 _WHOLE = slice(None)
 _LIMIT = 2**31  # JAX's integers have 32 bits, unless 64 are enabled
@@ -61,10 +61,26 @@ class OwnRows(Selection):
         return bool(same.size and same[same.argmax()])  # in half the time of `any`
 
 
+class OwnMask(Selection):
+    """A mask in a JAX array on the host, at which NumPy can look without a copy.
+
+    Attributes:
+        given: the JAX array.
+    """
+
+    __slots__ = ("given",)
+
+    def __init__(self, given: Any, of_shape: Shape) -> None:
+        super().__init__((np.asarray(given),), of_shape)
+        self.given = given
+
+
 def select_rows(index: Any, shape: Shape) -> Selection | None:
     """Does what `Backend.select_rows` does, for arrays on the host. It waits until the indices are computed."""
     if not is_concrete(index) or not shape or index.platform() != "cpu" or type(index.sharding) is not _SingleDevice:
         return None
+    if index.dtype == np.bool_:
+        return OwnMask(index, shape) if index.ndim and index.shape == shape[: index.ndim] else None
     ids = np.asarray(index)
     if ids.dtype.kind not in "iu" or ids.itemsize < 4 or ids.ndim != 1 or not ids.size:
         return None  # JAX computes with the size of the axis in the dtype of the index, which may be too small for it
@@ -114,8 +130,9 @@ def put(kept: list[Any], array: Any, x: Any, operation: str, where: Selection, *
         # A position in the array may not fit into JAX's integers; or repeated ones must be found.
         where = where.on_host()
     if scalar and where.mask is not None:
-        # JAX may read the mask after this has returned, so it gets a copy that the caller cannot change.
-        return store(kept, program_of_masked(operation, donate=donate), array, x, where.mask.copy())
+        # JAX may read the mask after this has returned, so it gets a copy of NumPy's that the caller cannot change.
+        mask = beside(where.given, array) if type(where) is OwnMask else where.mask.copy()
+        return store(kept, program_of_masked(operation, donate=donate), array, x, mask)
     if (block := where.block()) is not None:
         starts, sizes = block
         program = partial(_BLOCK[donate], operation=operation, sizes=sizes, shape=where.shape)
