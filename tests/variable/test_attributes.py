@@ -178,3 +178,26 @@ def test_what_a_type_checker_sees() -> None:
         sv.Variable(initial_value=1.0)  # type: ignore[arg-type]
     with pytest.raises(AttributeError, match="a value is read-only"):
         v.value = 3.0  # type: ignore[misc]
+
+
+def test_the_methods_of_tensors_say_what_to_write(backend: str) -> None:
+    v = sv.Variable([[1.0, 2.0]], backend=backend, name="w")
+    for name, write in {
+        "relu": r"v.value.relu\(…\) on torch, or the function",
+        "float": "v.astype\\('float32'\\)",
+    }.items():
+        with pytest.raises(AttributeError, match=f"Variable: has no attribute '{name}', at 'w'. Hint: write {write}"):
+            getattr(v, name)
+    assert "relu" not in dir(v)
+    v.relu = 3
+    assert v.relu == 3
+
+
+def test_a_method_of_tensors_that_a_hint_names_exists() -> None:
+    torch = pytest.importorskip("torch")
+    v = sv.Variable([[1.0, 2.0]], backend="torch")
+    for name in vars(elsewhere.Elsewhere):
+        hint = type.__getattribute__(elsewhere.Elsewhere, "__dict__")[name].__doc__ or ""
+        if f"v.value.{name}" in hint:
+            assert hasattr(v.value, name), name
+            assert hasattr(torch.Tensor, name), name

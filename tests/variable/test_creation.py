@@ -551,6 +551,13 @@ def test_a_backend_by_another_name_is_told_which_was_meant(name: Any, message: s
         ({"caching_device": "CPU:0"}, "Hint: write device="),
         ({"synchronization": "auto"}, "Hint: write nothing: a variable has one value"),
         ({"framework": "jax"}, "Hint: write backend="),
+        ({"expected_shape": (2,)}, "Hint: write shape="),
+        ({"collections": None}, "Hint: write nothing: there are no graphs and collections"),
+        ({"partitioner": None}, "Hint: write device=: a variable is on one device"),
+        ({"sharding_names": ("x",)}, "Hint: write device=: a variable is on one device"),
+        ({"overwrite_with_gradient": True}, "Hint: write an attribute of your own: v.tag = 3"),
+        ({"custom_getter": None}, "Hint: write nothing, and keep the variable where you need it again"),
+        ({"on_set_value": print}, r"Hint: write constraint=, or v.subscribe\(fn\)"),
         ({"traineable": True}, "Hint: did you mean trainable="),
         ({"shpe": (2,)}, "Hint: did you mean shape="),
         (

@@ -242,7 +242,7 @@ def test_a_name_of_the_page_exists_here_or_says_what_to_write(row: Row) -> None:
 
 #: Names that only advanced code of the peer has: Python's own error is enough.
 WITHOUT_HINT = {
-    *("create", "SaveSliceInfo", "share_memory_", "t_", "to_state", "type", "var_type", "create_value", "hijax"),
+    *("create", "SaveSliceInfo", "t_", "to_state", "type", "var_type", "create_value", "hijax"),
     *("add_axis", "remove_axis", "sharding_names", "from_metadata", "required_metadata"),
 }
 

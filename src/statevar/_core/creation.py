@@ -215,6 +215,17 @@ _OTHERS = {
     **dict.fromkeys(("requires_grad", "requires_gradient"), "trainable="),
     **dict.fromkeys(("lib", "library", "framework"), "backend="),
     "caching_device": "device=",
+    "expected_shape": "shape=",
+    **dict.fromkeys(("collections", "variable_def", "import_scope"), "nothing: there are no graphs and collections"),
+    **dict.fromkeys(("reuse", "custom_getter"), "nothing, and keep the variable where you need it again"),
+    "experimental_enable_variable_lifting": "nothing: a variable may be made in a compiled function",
+    **dict.fromkeys(
+        ("partitioner", "sharding", "sharding_names", "mesh", "layout"), "device=: a variable is on one device"
+    ),
+    **dict.fromkeys(("metadata", "overwrite_with_gradient"), "an attribute of your own: v.tag = 3"),
+    **dict.fromkeys(("pin_memory", "memory_format", "out"), "the value as you want it: sv.Variable(x)"),
+    **dict.fromkeys(("on_get_value", "on_set_value", "on_create_value"), "constraint=, or v.subscribe(fn)"),
+    "size": "shape=",
     "validate_shape": "shape=..., which lets the shape change",
     "synchronization": "nothing: a variable has one value, which every reader sees",
     "use_resource": "nothing: every variable is an object of its own",
