@@ -129,7 +129,8 @@ def rows_of(where: Selection) -> HostArray | None:
     if len(index) != 1 or type(rows := index[0]) is not np.ndarray or rows.dtype.kind == "b":
         return None
     rows = rows.astype(np.intp)
-    rows[rows < 0] += where.of_shape[0]
+    if rows.size and np.minimum.reduce(rows, None) < 0:
+        rows[rows < 0] += where.of_shape[0]
     return rows
 
 

@@ -65,9 +65,9 @@ class RowLog:
 
     def put(self, rows: HostArray, x: HostArray, operation: str) -> None:
         """Does `Backend.put` at rows that `numbers_in` has returned. If it raises, the values are as they were."""
-        _, known = self._find(rows)
-        if not known.all():
-            self._add(_distinct(rows[~known]))
+        new = rows if not len(self) else rows[~self._find(rows)[1]]
+        if new.size:
+            self._add(_distinct(new))
         numbers, places, values = self._written
         at = places.take(numbers.searchsorted(rows))
         put_in_place(values, x, operation, Selection((np.asarray(at),), values.shape))
@@ -120,9 +120,10 @@ class RowLog:
 
 
 def _distinct(rows: HostArray) -> HostArray:
-    """The numbers in increasing order, each one once; `numpy.unique` takes three times as long."""
-    ordered = np.sort(rows, None)
+    """One number or more, in increasing order, each one once; `numpy.unique` takes three times as long."""
+    ordered = rows.flatten()
+    ordered.sort()
     first = np.empty(ordered.size, np.bool_)
-    first[:1] = True
+    first[0] = True
     np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
-    return ordered if first.all() else ordered[first]
+    return ordered if np.count_nonzero(first) == first.size else ordered[first]
