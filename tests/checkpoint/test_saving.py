@@ -774,3 +774,19 @@ def test_one_save_is_one_cut(folder: Path) -> None:
         stop.set()
         thread.join()
     assert v.version > 0
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_snapshot_whose_shape_was_changed_in_place_is_not_saved(tmp_path: Path) -> None:
+    """NumPy cannot forbid it. The file would have had a shape that the variable never had."""
+    v = sv.Variable(np.ones(2, "float32"), name="v")
+    v.value.shape = (2, 1)
+    with pytest.raises(
+        sv.errors.ShapeError,
+        match=r"^save: code outside has changed the shape of the variable's snapshot to \(2, 1\), in place, and the "
+        r"declared shape is \(2,\), at 'v'. Hint: set it back, as in v.value.shape = \(2,\), and use v.value.reshape",
+    ):
+        sv.save({"v": v}, tmp_path / "v.safetensors")
+    assert v.shape == (2,)
+    v.value.shape = (2,)
+    sv.save({"v": v}, tmp_path / "v.safetensors")

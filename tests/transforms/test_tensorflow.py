@@ -150,7 +150,7 @@ def test_results_that_have_no_gradient_are_errors() -> None:
     w, n = variable([1.0]), variable([1], dtype="int32")
     with pytest.raises(TraceError, match="expected a tensor that TensorFlow has computed, got"):
         sv.grad(lambda: (w.value, np.float32(1.0))[1], w)()
-    with pytest.raises(DTypeError, match="expected a real scalar, got int32"):
+    with pytest.raises(DTypeError, match="expected the function to return a real number, got int32"):
         sv.grad(lambda: total(n.value), w)()
 
 
@@ -378,6 +378,24 @@ def test_a_branch_on_a_value_is_an_error_that_says_so() -> None:
         with pytest.raises(TraceError, match=r"jit: the code needs a value .* Hint: use sv\.cond"):
             call()
     assert float(v) == 1.0
+
+
+def _edit(v: Any) -> None:
+    with v.edit() as a:
+        a[...] = 1.0
+
+
+@pytest.mark.parametrize("read", [lambda v: v.numpy(), np.asarray, np.sin, lambda v: v.tolist(), _edit])
+def test_numpy_in_a_raw_function(read: Any) -> None:
+    """It was the error of TensorFlow, without a word of the variable."""
+    v = variable([1.0, 2.0])
+    with pytest.raises(TraceError) as caught:
+        tf.function(lambda: (read(v), tf.constant(1.0))[1], autograph=False)()
+    assert str(caught.value) == (
+        "numpy: TensorFlow is tracing this code, and only the compiled function has the value for NumPy. "
+        "Hint: use functions of TensorFlow; or tf.numpy_function."
+    )
+    assert v.numpy().tolist() == [1.0, 2.0]
 
 
 def test_a_variable_made_on_the_first_call_is_kept() -> None:

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 
 from .._arrays.dtypes import STORED
+from .._arrays.shapes import fits
 from .._core.lost import destroyed, missing, was_lost
 from .._public import public
 from .._state.paths import Paths, paths_in
 from .._state.snapshot import Snapshot, snapshot
-from ..errors import CheckpointError, NameScopeError, TraceError, describe
+from ..errors import CheckpointError, NameScopeError, ShapeError, TraceError, describe
 from . import _files
 from ._checkpoint import index_at
 from ._formats.safetensors.header import FORMAT, parse_json
@@ -239,6 +240,14 @@ def items_of(found: Paths, cut: Snapshot) -> list[ToWrite]:
             if backend.is_symbolic(value):
                 raise TraceError.of("save", "a traced value cannot be saved", path, "save outside the function")
             value = variable._as_stored(value, "save", path)  # noqa: PLW2901  # without its gradient history
+            if not fits(shape := backend.shape(value), declared):
+                raise ShapeError.of(
+                    "save",
+                    f"code outside has changed the shape of the variable's snapshot to {shape}, in place, and the "
+                    f"declared shape is {declared}",
+                    path,
+                    f"set it back, as in v.value.shape = {variable._shape}, and use v.value.reshape(…)",
+                )
         saved = VariableRecord(
             variable.dtype_name,
             None if value is None else backend.shape(value),

@@ -33,7 +33,7 @@ from ..._arrays.shapes import DeclaredShape, Shape
 from ..._arrays.stored import Stored
 from ..._arrays.types import HostArray, Operation
 from ..._arrays.unreadable import Unreadable
-from ...errors import DeviceError, DTypeError, ShapeError
+from ...errors import DeviceError, DTypeError, ShapeError, TraceError
 from . import namespace, rows
 from .first_values import made
 from .operators import operate
@@ -263,9 +263,15 @@ class TensorFlowBackend(Backend):
         return tensor
 
     def to_host(self, array: Any) -> HostArray:
-        if isinstance(array, tf.Tensor) and array.shape.rank:
-            return np.asarray(array)  # by the buffer protocol: zero-copy and read-only
-        return np.asarray(array.numpy() if hasattr(array, "numpy") else array)
+        try:
+            if isinstance(array, tf.Tensor) and array.shape.rank:
+                return np.asarray(array)  # by the buffer protocol: zero-copy and read-only
+            return np.asarray(array.numpy() if hasattr(array, "numpy") else array)
+        except NotImplementedError as error:
+            if not tf.is_symbolic_tensor(array):
+                raise
+            problem = "TensorFlow is tracing this code, and only the compiled function has the value for NumPy"
+            raise TraceError.of("numpy", problem, hint="use functions of TensorFlow; or tf.numpy_function") from error
 
     def import_array(self, array: Any, dtype: Any = None) -> Any:
         return tf.convert_to_tensor(array, dtype)

@@ -421,6 +421,8 @@ def _caller(function: Any) -> Callable[[list[Any]], list[Any]]:
 
 def _explained(error: Exception) -> Exception:
     """An error of TensorFlow about a value that only the program has, explained; any other error as it is."""
+    if isinstance(error, TraceError) and isinstance(error.__cause__, NotImplementedError):
+        error = error.__cause__  # of NumPy, which wanted the elements of a variable
     if not _asks_for_a_value(error):
         return error
     return TraceError.of(
