@@ -86,10 +86,12 @@ def settled(result: Any, *sources: Any) -> Any:
             with suppress(FAILED):  # a key, which does not tell, and is soon computed
                 result.block_until_ready()
         return result
-    is_ready = result.is_ready()
+    is_ready, on_host = result.is_ready(), result.platform() == "cpu"
+    if is_ready and on_host:
+        return result
     if result.size >= _LARGE and is_memory_short(result):
         result.block_until_ready()
-    elif not is_ready and result.platform() == "cpu" and any(is_concrete(each) and each.is_ready() for each in sources):
+    elif not is_ready and on_host and any(is_concrete(each) and each.is_ready() for each in sources):
         with suppress(FAILED):  # the next read names what could not be computed
             result.block_until_ready()
     return result

@@ -70,8 +70,8 @@ class OwnMask(Selection):
 
     __slots__ = ("given",)
 
-    def __init__(self, given: Any, of_shape: Shape) -> None:
-        super().__init__((np.asarray(given),), of_shape)
+    def __init__(self, given: Any, mask: HostArray, of_shape: Shape) -> None:
+        super().__init__((mask,), of_shape)
         self.given = given
 
 
@@ -79,9 +79,9 @@ def select_rows(index: Any, shape: Shape) -> Selection | None:
     """Does what `Backend.select_rows` does, for arrays on the host. It waits until the indices are computed."""
     if not is_concrete(index) or not shape or index.platform() != "cpu" or type(index.sharding) is not _SingleDevice:
         return None
-    if index.dtype == np.bool_:
-        return OwnMask(index, shape) if index.ndim and index.shape == shape[: index.ndim] else None
     ids = np.asarray(index)
+    if ids.dtype.kind == "b":
+        return OwnMask(index, ids, shape) if ids.ndim and ids.shape == shape[: ids.ndim] else None
     if ids.dtype.kind not in "iu" or ids.itemsize < 4 or ids.ndim != 1 or not ids.size:
         return None  # JAX computes with the size of the axis in the dtype of the index, which may be too small for it
     line = ids.copy()
