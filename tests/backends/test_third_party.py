@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import operator
 import os
 import pickle
 import re
@@ -201,9 +202,20 @@ def test_suite_notices_a_wrong_gradient(boxarray: Any) -> None:
     assert "v[1] * v[1]" in _failures(Suite(), ("test_gradient",))["test_gradient"]
 
 
+def test_suite_notices_a_lease_that_keeps_nothing(adapter: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("test_lease_keeps_the_value", "test_snapshot_never_changes")
+    box, latest = type(adapter), adapter.compute
+    monkeypatch.setattr(box, "reads_unlocked", True)
+    monkeypatch.setattr(box, "lease", lambda self, handles: [handle.published for handle in handles])
+    assert _failures(TestBox(), names) == {}
+    monkeypatch.setattr(box, "leased", lambda self, lease: latest(lease, lease, operator.add))
+    monkeypatch.setattr(box, "snapshot_unlocked", lambda self, handle: self.leased(handle.published))
+    assert set(_failures(TestBox(), names)) == set(names)
+
+
 def test_every_test_of_the_suite_notices_something() -> None:
     noticed = {test for fault in FAULTS.values() for test in fault.noticed_by}
-    elsewhere = {"test_write_is_in_place_if_nobody_holds_the_value", "test_gradient"}
+    elsewhere = {"test_write_is_in_place_if_nobody_holds_the_value", "test_gradient", "test_lease_keeps_the_value"}
     assert set(_tests_of(BackendSuite)) == noticed | elsewhere
 
 

@@ -79,6 +79,10 @@ class Handles(SuiteBase):
             ),
             "to_host of a snapshot": lambda handle: adapter.to_host(adapter.snapshot(handle)),
         }
+        if adapter.reads_unlocked:
+            ways["snapshot without the lock"] = lambda handle: (
+                adapter.snapshot(handle) if (found := adapter.snapshot_unlocked(handle)) is None else found
+            )
         for shape in ((), (1,), (4,), (40, 500)):
             x = self.operand(np.full(shape, 50, np.float32))
             for what, keep in ways.items():
@@ -89,6 +93,22 @@ class Handles(SuiteBase):
                     handle = write(handle)
                     same(self.host(kept), before, f"{what}, shape {shape}, after {write.__name__}")
                     expect(not np.array_equal(self.value(handle), before), f"{write.__name__} of {shape} had no effect")
+
+    def test_lease_keeps_the_value(self) -> None:
+        adapter = self.adapter
+        if not adapter.reads_unlocked:
+            self.skip("the adapter has reads_unlocked = False")
+        for shape in ((), (4,), (40, 500)):
+            handles = [self.handle(counted(shape, "float32")) for _ in range(2)]
+            for write in _writes(adapter, self.operand(np.full(shape, 50, np.float32))):
+                before = [self.value(handle) for handle in handles]
+                if (leases := adapter.lease(handles)) is None:
+                    self.skip("the adapter gives no lease here")
+                handles = [write(handle) for handle in handles]
+                for lease, value in zip(leases, before, strict=True):
+                    same(self.host(adapter.leased(lease)), value, f"a lease, shape {shape}, after {write.__name__}")
+        snapshot = adapter.snapshot(handles[0])
+        same(self.host(adapter.leased(snapshot)), self.host(snapshot), "leased of a snapshot")
 
     def test_reader_cannot_write(self) -> None:
         if not self.guards_snapshots:
