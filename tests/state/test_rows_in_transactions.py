@@ -114,6 +114,48 @@ def test_it_costs_the_rows(way: Way) -> None:
     assert address(v) == before, "the transaction has left a reference to the value"
 
 
+def elements(v: sv.Variable) -> None:
+    v.at[IDS, [1, 2, 3, 1]].add(1.0)
+    v[7, 3] = 5.0
+    v[v.shape[0] - 2, -1] = 6.0
+    assert_same(v[IDS, [1, 2, 3, 3]], [3.0, 2.0, 5.0, 1.0])
+    assert v[7, 3] == 5.0
+
+
+def elements_by_a_mask(v: sv.Variable) -> None:
+    mask = np.zeros((ROWS, WIDTH), "bool")
+    mask[[7, 19_998, 5], [3, 63, 1]] = True
+    v[mask] = [3.0, 5.0, 6.0]
+    v.at[19_999, 2].add(1.0)
+    assert_same(v[mask], [3.0, 5.0, 6.0])
+
+
+@counted
+@pytest.mark.parametrize("way", [elements, elements_by_a_mask])
+def test_single_elements_cost_what_they_are(way: Callable[[sv.Variable], None]) -> None:
+    v = table()
+    before = address(v)
+    tracemalloc.start()
+    try:
+        with sv.transaction(v):
+            way(v)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2_000_000, "a copy of the table takes 5 MB"
+    assert address(v) == before
+    model = np.ones((ROWS, WIDTH), "float32")
+    model[[5, 19_999, 7, 19_998], [1, 2, 3, 63]] = [3.0, 2.0, 5.0, 6.0]
+    assert_same(v, model)
+    with sv.transaction(v):
+        v[7, 3] = 0.0
+        v.at[[7]].add(1.0)  # a whole row, after an element of it
+        assert v[7, 3] == 1.0
+    model[7] += 1.0
+    model[7, 3] = 1.0
+    assert_same(v, model)
+
+
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("when", ["before", "in it", "by another thread"])
 def test_snapshots_stay(way: Way, when: str) -> None:

@@ -26,7 +26,7 @@ from ..._arrays.placement import no_such_device, parse_device
 from ..._arrays.shapes import DeclaredShape
 from ..._arrays.types import HostArray, Operation
 from ..._arrays.unreadable import Unreadable
-from .row_log import RowLog, numbers_in
+from .row_log import RowLog, rows_in
 
 __all__ = ["BACKEND"]
 
@@ -150,14 +150,14 @@ class _Fork:
         log = self.log
         if log is None and (self.published is None or self.handle is not None):
             return False
-        rows = numbers_in(where, self.writer, 0 if log is None else len(log))
-        if rows is None:
+        rows = rows_in(where, self.writer, 0 if log is None else len(log))
+        if rows is None or (log is not None and log.axes != rows.axes):
             if log is not None:
                 self.make_whole()
             return False
         if log is None:
-            log = RowLog(self.writer)
-        log.put(rows, x, operation)
+            log = RowLog(self.writer, rows.axes)
+        log.put(rows.numbers, x, operation)
         self.log = log
         self.published = None
         return True
@@ -509,8 +509,10 @@ class NumPyBackend(Backend):
     def get_written(self, handle: Any, where: Selection) -> HostArray | None:
         if type(handle) is not _Fork or (log := handle.log) is None:
             return None
-        rows = numbers_in(where, log.table)
-        return None if rows is None else log.get(rows.reshape(-1)).reshape(where.shape)[()]  # a scalar, if it is one
+        rows = rows_in(where, log.table)
+        if rows is None or log.axes != rows.axes:
+            return None
+        return log.get(rows.numbers.reshape(-1)).reshape(where.shape)[()]  # a scalar, if it is one
 
 
 BACKEND = NumPyBackend()

@@ -7,13 +7,16 @@ commit that Ctrl-C has interrupted is repeated.
 
 from __future__ import annotations
 
+import math
+from typing import NamedTuple
+
 import numpy as np
 
 from ..._arrays.host import put_in_place, rows_of
 from ..._arrays.indexing import Selection
 from ..._arrays.types import HostArray
 
-__all__ = ["RowLog", "numbers_in"]
+__all__ = ["RowLog", "Rows", "rows_in"]
 
 # A table of fewer bytes is copied in less time than a log takes.
 _SMALL_TABLE = 128 * 1024
@@ -21,39 +24,75 @@ _SMALL_TABLE = 128 * 1024
 _PART = 8
 
 _NOTHING = np.empty(0, np.intp)
+_WHOLE = slice(None)
 
 
-def numbers_in(where: Selection, table: HostArray, already: int = 0) -> HostArray | None:
-    """The numbers of the rows that are selected, from 0; None if a log does not pay, or parts of rows are selected.
+class Rows(NamedTuple):
+    """Some rows of a table. A row is everything at one place along the leading axes: with all axes, one element.
+
+    Args:
+        numbers: the number of each row, from 0, in the shape that the index gives them.
+        axes: the number of leading axes.
+    """
+
+    numbers: HostArray
+    axes: int
+
+
+def rows_in(where: Selection, table: HostArray, already: int = 0) -> Rows | None:
+    """The rows that are selected; None if a log of them does not pay, or only parts of rows are selected.
 
     Args:
         already: the number of rows in the log.
     """
-    if len(where.index) != 1 or table.nbytes < _SMALL_TABLE or not table.ndim:
+    if table.nbytes < _SMALL_TABLE or not table.ndim:
         return None
-    only, count = where.index[0], table.shape[0]
+    parts, axes = where.index, 1
+    while parts and (parts[-1] is ... or (type(parts[-1]) is slice and parts[-1] == _WHOLE)):
+        parts = parts[:-1]
     if (mask := where.mask) is not None:
-        rows = None if mask.ndim > 1 else np.flatnonzero(mask)
-    elif type(only) is int:
-        rows = np.array(only % count)
-    elif type(only) is slice:
-        span = range(*only.indices(count))
-        rows = None if len(span) * _PART > count else np.arange(span.start, span.stop, span.step)
+        axes = mask.ndim
+        if np.count_nonzero(mask) * _PART > mask.size:
+            return None
+        numbers = np.flatnonzero(mask)
+    elif not where.basic:
+        if (only := rows_of(where)) is not None:
+            numbers = only
+        elif (several := where.rows()) is not None:
+            axes = table.ndim + 1 - len(several.table)
+            numbers = several.numbers.reshape(where.shape[: len(where.shape) + axes - table.ndim])
+        else:
+            return None
+    elif len(parts) == 1 and type(parts[0]) is slice:
+        span = range(*parts[0].indices(table.shape[0]))
+        if len(span) * _PART > table.shape[0]:
+            return None
+        numbers = np.arange(span.start, span.stop, span.step)
+    elif parts and all(type(part) is int for part in parts):
+        axes, number = len(parts), 0
+        for part, size in zip(parts, table.shape, strict=False):
+            number = number * size + part % size
+        numbers = np.array(number)
     else:
-        rows = rows_of(where)
-    return None if rows is None or (rows.size + already) * _PART > count else rows
+        return None
+    return None if (numbers.size + already) * _PART > math.prod(table.shape[:axes]) else Rows(numbers, axes)
 
 
 class RowLog:
-    """The written rows of a table: their numbers and their values. The table itself is only read."""
+    """The written rows of a table: their numbers and their values. The table itself is only read.
 
-    __slots__ = ("_written", "table")
+    Args:
+        axes: the number of leading axes along which the rows are counted.
+    """
 
-    def __init__(self, table: HostArray, written: tuple[HostArray, HostArray, HostArray] | None = None) -> None:
+    __slots__ = ("_written", "axes", "table")
+
+    def __init__(self, table: HostArray, axes: int) -> None:
         self.table = table
+        self.axes = axes
         #: The numbers of the rows in increasing order; for each its place among the values; the values, with room for
         #: more at the end. They are replaced together, since a signal handler may read in between.
-        self._written = written or (_NOTHING, _NOTHING, np.empty((0, *table.shape[1:]), table.dtype))
+        self._written = (_NOTHING, _NOTHING, np.empty((0, *table.shape[axes:]), table.dtype))
 
     def __len__(self) -> int:
         return self._written[0].size
@@ -61,10 +100,12 @@ class RowLog:
     def copy(self) -> RowLog:
         """A log that is written independently of this one."""
         numbers, places, values = self._written
-        return RowLog(self.table, (numbers, places, values.copy()))
+        other = RowLog(self.table, self.axes)
+        other._written = numbers, places, values.copy()
+        return other
 
     def put(self, rows: HostArray, x: HostArray, operation: str) -> None:
-        """Does `Backend.put` at rows that `numbers_in` has returned. If it raises, the values are as they were."""
+        """Does `Backend.put` at rows, given by their numbers. If it raises, the values are as they were."""
         new = rows if not len(self) else rows[~self._find(rows)[1]]
         if new.size:
             self._add(_distinct(new))
@@ -81,14 +122,14 @@ class RowLog:
         numbers, places, values = self._written
         used = numbers.size
         if not used:
-            self._written = new, np.arange(new.size), self.table.take(new, 0)
+            self._written = new, np.arange(new.size), self._along_rows(self.table).take(new, 0)
             return
         count = used + new.size
         if count > values.shape[0]:
             grown = np.empty((max(count, 2 * used), *values.shape[1:]), values.dtype)
             grown[:used] = values[:used]
             values = grown
-        values[used:count] = self.table.take(new, 0)
+        values[used:count] = self._along_rows(self.table).take(new, 0)
         numbers = np.concatenate((numbers, new))
         order = numbers.argsort(kind="stable")
         self._written = numbers[order], np.concatenate((places, np.arange(used, count)))[order], values
@@ -99,7 +140,7 @@ class RowLog:
         at, known = self._find(rows)
         if known.all():
             return values.take(places.take(at), 0)
-        part: HostArray = self.table.take(rows, 0)
+        part: HostArray = self._along_rows(self.table).take(rows, 0)
         part[known] = values[places[at[known]]]
         return part
 
@@ -108,7 +149,12 @@ class RowLog:
         numbers, places, values = self._written
         in_order = np.empty_like(numbers)
         in_order[places] = numbers
-        array[in_order] = values[: numbers.size]
+        self._along_rows(array)[in_order] = values[: numbers.size]
+
+    def _along_rows(self, array: HostArray) -> HostArray:
+        """The table, or a copy of it, with one axis along the rows. Nobody may keep it: it counts as a reader."""
+        axes = self.axes
+        return array if axes == 1 else array.reshape(math.prod(array.shape[:axes]), *array.shape[axes:])
 
     def _find(self, rows: HostArray) -> tuple[HostArray, HostArray]:
         """Where rows are among the numbers in the log; and which of them are there."""
