@@ -574,3 +574,26 @@ def test_metadata_takes_scalars_of_numpy(tmp_path: Path) -> None:
                 manager.save(2, metadata={"x": bad})
     sv.save(model(), tmp_path / "a", metadata=metadata)
     assert sv.load(tmp_path / "a").metadata == expected
+
+
+def test_metadata_takes_what_metrics_take(backend: str, tmp_path: Path) -> None:
+    step, loss = sv.Variable(7, backend=backend), sv.Variable(0.5, backend=backend)
+    metadata = {"step": step, "loss": loss.value, "more": [{"step": step}]}
+    with sv.CheckpointManager(tmp_path, model()) as manager:
+        manager.save(step, {"loss": loss.value, "step": step}, metadata=metadata, wait=True)
+        assert sv.load(manager.path(7)).metadata == {"step": 7, "loss": 0.5, "more": [{"step": 7}]}
+
+
+@pytest.mark.parametrize(
+    ("metadata", "problem"),
+    [
+        ({"a": {"b": [1, (2, 3)]}}, "tuple is no type of it, at 'a/b/1'"),
+        ({"a": {"b": float("nan")}}, "it has no nan, at 'a/b'"),
+        ({"a": [{"b": {3: 4}}]}, "the key 3 is no string, at 'a/0/b/3'"),
+        ({"a": sv.Variable([1.0, 2.0])}, "Variable is no type of it, at 'a'"),
+        ({"config": {"path": Path("x")}}, "PosixPath is no type of it, at 'config/path'"),
+    ],
+)
+def test_an_error_about_metadata_says_where(metadata: Any, problem: str, tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=f"^save: the metadata cannot be stored as JSON: {problem}. Hint: use strings"):
+        sv.save(model(), tmp_path / "a", metadata=metadata)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -181,3 +182,21 @@ def test_torch_computes_with_operands_of_two_devices() -> None:
             assert (v * there).device == there.device
     with pytest.raises(RuntimeError, match="must match"):
         v + torch.ones(3)
+
+
+@pytest.mark.parametrize("name", [0, 1.5, ("CPU", 0), b"CPU:0"])
+def test_a_device_is_a_name_or_an_object_of_the_library(backend: str, name: Any) -> None:
+    with pytest.raises(sv.errors.DeviceError, match=r"^device: (expected a name such as|there is no device) "):
+        sv.Variable(1.0, backend=backend, device=name)
+
+
+def test_a_device_of_another_library_is_an_error_of_ours(backend: str) -> None:
+    torch = pytest.importorskip("torch")
+    if backend not in ("torch", "tensorflow"):
+        with pytest.raises(sv.errors.DeviceError, match="^device: "):
+            sv.Variable(1.0, backend=backend, device=torch.device("cpu"))
+
+
+def test_the_long_names_of_tensorflow_are_names(backend: str) -> None:
+    v = sv.Variable(1.0, backend=backend, device="/job:localhost/replica:0/task:0/device:CPU:0")
+    assert v.device == sv.Variable(1.0, backend=backend, device="CPU:0").device

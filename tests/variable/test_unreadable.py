@@ -235,3 +235,13 @@ def test_what_loses_nothing_is_taken(backend: str) -> None:
             assert type(v.value) is type(sv.Variable([0.0], backend=backend).value), name
             assert_same(v.value, [[1.0, 2.0]])
         assert_same(sv.Variable(array_of(backend, 1.0)), 1.0)
+
+
+def test_a_lazy_parameter_without_a_shape_is_refused(backend: str) -> None:
+    torch = pytest.importorskip("torch")
+    v = sv.Variable([1.0], backend=backend, name="w")
+    for lazy in (torch.nn.UninitializedParameter(), torch.nn.LazyLinear(2).weight, torch.nn.UninitializedBuffer()):
+        with pytest.raises(sv.errors.UninitializedError, match="got an Uninit.*, which has no shape yet, at 'w'. Hint"):
+            v.assign(lazy)
+        with pytest.raises(sv.errors.UninitializedError, match="Variable: got an Uninit.*, which has no shape yet"):
+            sv.Variable(lazy)

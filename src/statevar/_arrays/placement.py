@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .._public import public
 from ..errors import DeviceError
 
@@ -29,16 +31,19 @@ class Spread:
 
 
 @public("statevar.backends")
-def parse_device(name: str) -> tuple[str, int]:
+def parse_device(name: Any) -> tuple[str, int]:
     """Splits a device name into its platform, in lower case, and its index.
 
     Raises:
-        DeviceError: the platform is not a word, or the index is not a number.
+        DeviceError: it is no text, the platform is not a word, or the index is not a number.
 
     >>> parse_device("GPU:1"), parse_device("cpu")
     (('gpu', 1), ('cpu', 0))
     """
-    platform, _, index = name.strip("/").removeprefix("device:").partition(":")
+    if not isinstance(name, str):
+        raise DeviceError.of("device", f"expected a name such as 'CPU:0' or 'GPU:1', got {name!r}")
+    short = name.rpartition("/device:")[2]  # of TensorFlow's "/job:localhost/replica:0/task:0/device:CPU:0"
+    platform, _, index = short.strip("/").removeprefix("device:").partition(":")
     if not platform.isalpha() or not (index.isdigit() or not index):
         raise DeviceError.of("device", f"expected a name such as 'CPU:0' or 'GPU:1', got {name!r}")
     return platform.lower(), int(index or 0)

@@ -18,6 +18,7 @@ from threading import Lock
 from types import TracebackType
 from typing import Any, Literal, Self, SupportsIndex
 
+from .._arrays.registry import owner_of
 from .._core.copies import Uncopied
 from .._core.variable import Variable
 from .._public import public
@@ -536,7 +537,8 @@ def _floats(metrics: Mapping[str, Any], values: Iterable[Any]) -> dict[str, floa
     floats = {}
     for name, value in zip(metrics, values, strict=True):
         try:
-            floats[name] = float(value)
+            owner = owner_of(value)
+            floats[name] = float(value if owner is None else owner.to_host(value))  # torch warns if it has a gradient
         except (TypeError, ValueError, OverflowError) as error:
             problem = f"expected the metric {name!r} to be a number, got {value!r:.100}"
             raise TypeError(describe("save", problem)) from error

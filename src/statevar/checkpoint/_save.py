@@ -17,8 +17,10 @@ from typing import Any
 import numpy as np
 
 from .._arrays.dtypes import STORED
+from .._arrays.registry import owner_of
 from .._arrays.shapes import fits
 from .._core.lost import destroyed, missing, was_lost
+from .._core.variable import Variable
 from .._public import public
 from .._state.paths import Paths, paths_in
 from .._state.snapshot import Snapshot, snapshot
@@ -84,7 +86,7 @@ def save(
             mode, owner and extended attributes of the one that it replaces. Anything there but a file is an error.
         max_shard_size: a number of bytes, or a string such as ``"5GB"``. If the arrays take more, they are written to
             several files beside ``path``, which is then the index of these files.
-        metadata: a mapping to store with the variables, as JSON. NumPy's scalars become numbers of Python.
+        metadata: a mapping to store with the variables, as JSON. Scalars of libraries become numbers of Python.
             `Checkpoint.metadata` returns it.
         progress: called after each write, with a `Progress`.
 
@@ -191,12 +193,33 @@ def texts_of(found: Paths, metadata: Mapping[str, Any] | None) -> dict[str, str]
 
 
 def _plain(value: Any) -> Any:
-    """Returns JSON's values with numbers of Python in place of NumPy's scalars, and of arrays without axes."""
+    """Returns JSON's values with numbers of Python in place of scalars: of NumPy, of variables, of any library."""
     if isinstance(value, dict):
         return {_plain(key): _plain(each) for key, each in value.items()}
     if isinstance(value, list):
         return [_plain(each) for each in value]
-    return value.item() if isinstance(value, np.generic | np.ndarray) and not value.shape else value
+    if isinstance(value, np.generic | Variable) and not value.shape:
+        return value.item()
+    owner = owner_of(value)
+    return value if owner is None or owner.shape(value) != () else owner.to_host(value).item()
+
+
+def _misfit(value: Any, place: str = "") -> tuple[str, str]:
+    """What is no JSON in a value, and where; two empty texts if nothing is."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            where = f"{place}/{key}".lstrip("/")
+            if type(key) is not str:
+                return f"the key {key!r} is no string", where
+            if (found := _misfit(each, where))[0]:
+                return found
+    elif isinstance(value, list):
+        return next((found for i, each in enumerate(value) if (found := _misfit(each, f"{place}/{i}"))[0]), ("", ""))
+    elif isinstance(value, float) and not math.isfinite(value):
+        return f"it has no {value}", place
+    elif value is not None and not isinstance(value, bool | int | float | str):
+        return f"{type(value).__name__} is no type of it", place
+    return "", ""
 
 
 def json_of(what: str, value: dict[str, Any]) -> str:
@@ -205,7 +228,7 @@ def json_of(what: str, value: dict[str, Any]) -> str:
     Raises:
         TypeError: no JSON is, for instance because of a tuple, a NaN, or a key that is not a string.
     """
-    text = ""
+    text = place = ""
     try:
         value = _plain(value)
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
@@ -217,8 +240,11 @@ def json_of(what: str, value: dict[str, Any]) -> str:
     except (TypeError, ValueError, RecursionError) as error:
         problem = str(error)
     if problem:
+        with suppress(RecursionError):
+            found, place = _misfit(value)
+            problem = found or problem
         hint = "use strings, finite numbers, bools, None, and lists and dicts of them with strings as keys"
-        raise TypeError(describe("save", f"the {what} cannot be stored as JSON: {problem}", hint=hint))
+        raise TypeError(describe("save", f"the {what} cannot be stored as JSON: {problem}", place, hint))
     return text
 
 

@@ -111,7 +111,7 @@ class JAXBackend(Backend):
                 f"expected one device, got a sharding over {len(name.device_set)} devices",
                 hint="pass one of jax.local_devices(); a variable is stored in one place",
             )
-        if not isinstance(name, str):
+        if any(hasattr(name, each) for each in ("platform", "device_set", "sharding", "kind")):  # an object of JAX
             return name
         platform, index = parse_device(name)
         try:  # of those of this process: no other process can read what lies on the others

@@ -208,7 +208,8 @@ class TensorFlowBackend(Backend):
         if name is None:
             with tf.init_scope():
                 return _short(tf.constant(0.0).device)  # that of the innermost `tf.device`, or a GPU, or the CPU
-        platform, index = parse_device(_short(name if isinstance(name, str) else name.name))
+        text = getattr(name, "name", name)  # of a device of TensorFlow
+        platform, index = parse_device(_short(text) if isinstance(text, str) else name)
         name = f"{platform.upper()}:{index}"
         if name not in known:
             raise no_such_device(name, ", ".join(map(repr, known)))

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn.parameter import UninitializedTensorMixin
 from torch.utils._python_dispatch import _disable_current_modes
 
 from ..._arrays.backend import Backend
@@ -31,7 +32,7 @@ from ..._arrays.shapes import DeclaredShape
 from ..._arrays.stored import Stored
 from ..._arrays.types import HostArray, Operation
 from ..._arrays.unreadable import Unreadable
-from ...errors import DeviceError, DTypeError, TraceError, describe
+from ...errors import DeviceError, DTypeError, TraceError, UninitializedError, describe
 from .dtypes import AS_BITS, DTYPES, NAMES, ON_HOST
 from .first_values import is_unshared, made
 from .functions import call_reading, only_reading
@@ -345,6 +346,9 @@ class TorchBackend(Backend):
     def unreadable(self, value: Any) -> Unreadable | None:
         if isinstance(value, FakeTensor):
             return None
+        if isinstance(value, UninitializedTensorMixin):
+            what = f"an {type(value).__name__}, which has no shape yet"
+            return Unreadable(what, "call its module first, or make the variable with shape=", UninitializedError)
         if value.is_nested:
             hint = "pass torch.nested.to_padded_tensor(x, 0.0)"
             return Unreadable("a nested tensor, whose parts have several shapes", hint)
@@ -364,6 +368,8 @@ class TorchBackend(Backend):
     def operand(self, value: Any, dtype: Any) -> Tensor | None:
         if isinstance(value, Tensor) and value.dtype is dtype:
             if value.layout is not _STRIDED or (type(value) is not Tensor and spread_of(value) is not None):
+                return None
+            if type(value) is not Tensor and isinstance(value, UninitializedTensorMixin):
                 return None
             return value.detach() if value.requires_grad else value
         return None
