@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch._subclasses.fake_tensor import FakeTensor
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import UninitializedTensorMixin  # type: ignore[attr-defined]  # its stub has it not
 from torch.utils._python_dispatch import _disable_current_modes
 
 from ..._arrays.backend import Backend
