@@ -464,11 +464,14 @@ class TensorFlowBackend(Backend):
             return array[where.index]
         return rows.gathered(array, rows.on_host(where))
 
+    def select_rows(self, index: Any, shape: Shape) -> Selection | None:
+        return rows.select_rows(index, shape)
+
     def takes_index(self, part: Any) -> bool:
         return rows.takes_index(part)
 
     def count_nonzero(self, mask: Any) -> int:
-        return int(np.count_nonzero(mask.numpy()))
+        return int(np.count_nonzero(self.to_host(mask)))
 
     def set_trainable(self, handle: Any, trainable: bool) -> None:
         handle.variable._trainable = trainable  # not public; a tape reads it at each access

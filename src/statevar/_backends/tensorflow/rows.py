@@ -13,16 +13,15 @@ sees no half of the write.
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from ..._arrays.host import combine
-from ..._arrays.indexing import OwnSelection, Selection, last_of_each, turns
+from ..._arrays.indexing import OwnSelection, Rows, Selection, last_of_each, turns
 from ..._arrays.shapes import Shape
 from ..._arrays.types import HostArray
 from .operators import operate
@@ -37,10 +36,17 @@ __all__ = [
     "scatter_in_place",
     "scattered",
     "scatters_of",
+    "select_rows",
     "slice_of",
     "takes_index",
     "where_masked",
 ]
+
+try:
+    from tensorflow.python.eager.context import context as _context
+    from tensorflow.python.pywrap_tfe import TFE_Py_FastPathExecute as _execute
+except ImportError:  # not public: without it, a scatter takes 5 us more
+    _execute = None
 
 _RAW = tf.raw_ops
 _READ = tf.raw_ops.ReadVariableOp
@@ -50,6 +56,7 @@ _IN_PLACE: dict[str, Any] = {
     "subtract": _RAW.ResourceScatterNdSub,
     "set": _RAW.ResourceScatterNdUpdate,
 }
+_NAMES = {"add": "ResourceScatterNdAdd", "subtract": "ResourceScatterNdSub", "set": "ResourceScatterNdUpdate"}
 _PURE: dict[str, Any] = {
     "add": _RAW.TensorScatterAdd,
     "subtract": _RAW.TensorScatterSub,
@@ -67,6 +74,9 @@ _SAME: dict[str, Any] = {
 EVERYWHERE = ("set", "add", "subtract")
 #: A mask that selects a smaller part of the elements is made a list of positions.
 _FEW = 1 / 32
+#: How many elements of a large mask are looked at in each of 16 places.
+_SAMPLE = 1 << 12
+_NUMBERS = (tf.int64, tf.int32)
 
 
 def takes_index(part: Any) -> bool:
@@ -74,53 +84,37 @@ def takes_index(part: Any) -> bool:
     return isinstance(part, tf.Tensor) and part.dtype is tf.bool and not tf.is_symbolic_tensor(part)
 
 
-class Rows(NamedTuple):
-    """The rows that an index selects.
+class TensorRows(Selection):
+    """A selection of the rows at the numbers in a tensor on the host, of which NumPy sees the memory itself.
 
-    Args:
-        lines: the number of each row, in the order of the index, if the first axes are counted as one.
-        axes: the sizes of those axes.
+    Attributes:
+        numbers: the tensor, or a NumPy array if a number in it counts from the end.
     """
 
-    lines: HostArray
-    axes: Shape
+    __slots__ = ("numbers",)
 
-    @classmethod
-    def of(cls, where: Selection) -> Rows | None:
-        """The rows of a selection; None if its index has a slice or a new axis beside or before an array."""
-        parts = list(where.index)
-        while parts and (parts[-1] is ... or (type(parts[-1]) is slice and parts[-1] == slice(None))):
-            parts.pop()
-        arrays: list[Any] = []
-        for part in parts:
-            if isinstance(part, np.ndarray) and part.dtype.kind == "b" and part.ndim:
-                arrays.extend(part.nonzero())
-            elif isinstance(part, int) or (isinstance(part, np.ndarray) and part.dtype.kind in "iu"):
-                arrays.append(part)
-            else:
-                return None
-        if where.basic:
-            return None
-        axes = where.of_shape[: len(arrays)]
-        first, *others = map(_from_zero, arrays, axes)
-        lines = first
-        for size, numbers in zip(axes[1:], others, strict=True):
-            lines = lines * size + numbers
-        return cls(lines, axes)
+    def __init__(self, host: HostArray, of_shape: Shape, numbers: Any) -> None:
+        self.index = (host,)
+        self.of_shape = of_shape
+        self.mask = None
+        self.basic = self.reverses = False
+        self.numbers = numbers
+        self._selected = host.shape + of_shape[1:]
 
-    def at(self, lines: HostArray) -> HostArray:
-        """The positions of rows as TensorFlow takes them, with one number for each axis.
 
-        An operation makes a tensor of a NumPy array itself, faster than `tf.constant`.
-        """
-        if len(self.axes) == 1:
-            return lines[..., None]
-        return np.stack(np.unravel_index(lines, self.axes), -1)
-
-    def repeat(self) -> bool:
-        """Whether a row is selected twice."""
-        ordered = np.sort(self.lines, axis=None)
-        return bool((ordered[1:] == ordered[:-1]).any())
+def select_rows(index: Any, shape: Shape) -> Selection | None:
+    """Does what `Backend.select_rows` does."""
+    if not isinstance(index, tf.Tensor) or index.dtype not in _NUMBERS or not shape or tf.is_symbolic_tensor(index):
+        return None
+    if "CPU" not in index.device or not (host := np.asarray(index)).ndim:
+        return None
+    line = np.sort(host, None)  # of a few numbers in less time than it takes to find the lowest and the highest
+    if not line.size or line.item(0) < -shape[0] or line.item(-1) >= shape[0]:
+        return Selection((host,), shape)  # which may raise
+    if line.item(0) >= 0:
+        return TensorRows(host, shape, index)
+    host = np.where(host < 0, host + shape[0], host)
+    return TensorRows(host, shape, host)
 
 
 def combined(operation: str, old: Any, x: Any) -> Any:
@@ -132,25 +126,28 @@ def combined(operation: str, old: Any, x: Any) -> Any:
 
 def gathered(array: Any, where: Selection) -> Any:
     """Does what `Backend.get` does with an index that is not basic."""
-    rows = Rows.of(where)
+    if type(where) is TensorRows:
+        return _RAW.Gather(params=array, indices=where.numbers)
+    rows = where.rows()
     if rows is None:
         positions = tf.constant(where.flat(), tf.int64, where.shape)
         return tf.gather(tf.reshape(array, [-1]), positions)
-    return _rows_of(array, rows, rows.lines)
+    numbers = rows.numbers.reshape(where.shape[: len(where.shape) - len(rows.table) + 1])
+    return _rows_of(array, rows, numbers, where.of_shape)
 
 
 def scattered(old: Any, x: Any, operation: str, where: Selection) -> Any:
     """Does what `Backend.compute_put` does with an index that is not basic."""
-    rows = Rows.of(where)
+    rows = where.rows()
     if rows is None:
         line = tf.reshape(old, [-1])
-        rows = Rows(where.flat().reshape(-1), (math.prod(where.of_shape),))
-        x = tf.reshape(tf.broadcast_to(x, where.shape), [-1])
-        kind, lines, updates = _plan(lambda lines: tf.gather(line, lines), x, operation, rows)
-        return tf.reshape(_PURE[kind](tensor=line, indices=rows.at(lines), updates=updates), tf.shape(old))
-    x = _filling(x, where.shape)
-    kind, lines, updates = _plan(lambda lines: _rows_of(old, rows, lines), x, operation, rows)
-    return _PURE[kind](tensor=old, indices=rows.at(lines), updates=updates)
+        elements = Rows(where.flat().reshape(-1), len(where.of_shape), where.of_shape, False)
+        x = tf.reshape(_filling(x, where.shape), [-1])
+        kind, numbers, updates = _plan(lambda numbers: tf.gather(line, numbers), x, operation, elements)
+        return tf.reshape(_PURE[kind](tensor=line, indices=numbers[:, None], updates=updates), tf.shape(old))
+    x = _as_table(x, rows, where)
+    kind, numbers, updates = _plan(lambda numbers: _rows_of(old, rows, numbers, where.of_shape), x, operation, rows)
+    return _PURE[kind](tensor=old, indices=_positions(rows, numbers, where.of_shape), updates=updates)
 
 
 def on_host(where: Selection) -> Selection:
@@ -163,17 +160,23 @@ def mask_for(x: Any, where: Selection) -> Any | None:
 
     That is so if it selects not few elements, and x is the same for all that it selects.
     """
-    mask = where.mask if type(where) is OwnSelection else where.index[0] if len(where.index) == 1 else None
-    if type(mask) is np.ndarray:
-        if mask.dtype.kind != "b" or not mask.ndim:
-            return None
-    elif not isinstance(mask, tf.Tensor):
+    mask = where.mask
+    if mask is None:
         return None
     rest = len(where.of_shape) - len(mask.shape)
-    host = mask.numpy() if isinstance(mask, tf.Tensor) else mask
-    if len(x.shape) > rest or np.count_nonzero(host) < _FEW * host.size:
+    host = np.asarray(mask) if not isinstance(mask, tf.Tensor) or mask.shape.rank else mask.numpy()
+    if len(x.shape) > rest or not _selects_many(host):
         return None
     return tf.reshape(mask, [*mask.shape, *[1] * rest]) if rest else tf.convert_to_tensor(mask)
+
+
+def _selects_many(mask: HostArray) -> bool:
+    """Whether a mask selects not few elements, which a look at a sample often tells."""
+    if mask.size > 16 * _SAMPLE:
+        parts = mask.reshape(-1)[: mask.size // 16 * 16].reshape(16, -1)[:, :_SAMPLE]
+        if np.count_nonzero(parts) >= _FEW * parts.size:
+            return True
+    return np.count_nonzero(mask) >= _FEW * mask.size
 
 
 def where_masked(mask: Any, old: Any, x: Any, operation: str) -> Any:
@@ -189,22 +192,39 @@ def put_in_place(resource: Any, x: Any, operation: str, where: Selection) -> boo
     """
     if where.basic:
         return _put_slices(resource, x, operation, where)
-    rows = Rows.of(where)
+    rows = where.rows()
     if rows is None:
         return False
     if 0 in where.shape:
         return True
 
-    def rows_at(lines: HostArray) -> Any:
-        return _rows_of(_READ(resource=resource, dtype=x.dtype), rows, lines)  # which keeps the whole no longer
+    def rows_at(numbers: HostArray) -> Any:  # and keeps the whole no longer
+        return _rows_of(_READ(resource=resource, dtype=x.dtype), rows, numbers, where.of_shape)
 
-    kind, lines, updates = _plan(rows_at, _filling(x, where.shape), operation, rows)
-    at = rows.at(lines)
+    kind, numbers, updates = _plan(rows_at, _as_table(x, rows, where), operation, rows, _taken)
+    at = _positions(rows, numbers, where.of_shape)
     try:
-        _IN_PLACE[kind](ref=resource, indices=at, updates=updates)
+        _scatter(kind, resource, at, updates)
     finally:
         _SHARE(resource=resource)
     return True
+
+
+def _scatter(kind: str, resource: Any, at: HostArray, updates: Any) -> None:
+    if _execute is not None:
+        try:
+            _execute(_context(), _NAMES[kind], None, resource, at, updates, "use_locking", True)
+        except Exception:  # noqa: BLE001, S110  # it asks for the other way, or failed, and the other way says why
+            pass
+        else:
+            return
+    _IN_PLACE[kind](ref=resource, indices=at, updates=updates)
+
+
+def _taken(x: Any, which: HostArray) -> HostArray:
+    """Some rows of a tensor on the host."""
+    taken: HostArray = np.asarray(x)[which]
+    return taken
 
 
 def scatters_of(new: Any, old: Any) -> list[tuple[str, Any, Any]]:
@@ -258,24 +278,33 @@ def slice_of(where: Selection) -> tuple[list[int], list[int], list[int], int, li
     return starts, end, steps, before_the_first, sizes
 
 
-def _plan(rows_at: Callable[[HostArray], Any], x: Any, operation: str, rows: Rows) -> tuple[str, HostArray, Any]:
+def _gather(x: Any, which: HostArray) -> Any:
+    return _RAW.Gather(params=x, indices=which)
+
+
+def _plan(
+    rows_at: Callable[[HostArray], Any],
+    x: Any,
+    operation: str,
+    rows: Rows,
+    take: Callable[[Any, HostArray], Any] = _gather,
+) -> tuple[str, HostArray, Any]:
     """The one scatter that does an operation: to add or to set, at which rows, and with what.
 
     Args:
         rows_at: returns the present rows with these numbers.
         x: a value for each row.
+        take: takes some of the values.
     """
-    lines = rows.lines
+    numbers = rows.numbers
     if operation in ("add", "subtract"):
-        return operation, lines, x
-    if not rows.repeat():
-        return "set", lines, x if operation == "set" else combined(operation, rows_at(lines), x)
-    lines = lines.reshape(-1)
-    x = tf.reshape(x, [lines.size, *x.shape[rows.lines.ndim :]])
+        return operation, numbers, x
+    if not rows.repeats:
+        return "set", numbers, x if operation == "set" else combined(operation, rows_at(numbers), x)
     if operation == "set":
-        keep = last_of_each(lines)
-        return "set", lines[keep], tf.gather(x, keep)
-    each, which = np.unique(lines, return_inverse=True)
+        keep = last_of_each(numbers)
+        return "set", numbers[keep], take(x, keep)
+    each, which = np.unique(numbers, return_inverse=True)
     return "set", each, _one_after_the_other(rows_at(each), x, operation, which.reshape(-1))
 
 
@@ -296,16 +325,27 @@ def _one_after_the_other(block: Any, x: Any, operation: str, which: HostArray) -
     return block
 
 
-def _from_zero(numbers: Any, size: int) -> HostArray:
-    """Indices along an axis, counted from its beginning."""
-    found = np.asarray(numbers, np.int64)
-    return np.where(found < 0, found + size, found) if found.size and found.min() < 0 else found
+def _rows_of(array: Any, rows: Rows, numbers: HostArray, of_shape: Shape) -> Any:
+    """The rows with these numbers of an array of a shape."""
+    if len(rows.table) == len(of_shape):
+        return _RAW.Gather(params=array, indices=numbers)  # GatherV2 would make a tensor of the axis at each call
+    return _RAW.GatherNd(params=array, indices=_positions(rows, numbers, of_shape))
 
 
-def _rows_of(array: Any, rows: Rows, lines: HostArray) -> Any:
-    if len(rows.axes) == 1:
-        return _RAW.Gather(params=array, indices=lines)  # GatherV2 would make a tensor of the axis at each call
-    return _RAW.GatherNd(params=array, indices=rows.at(lines))
+def _positions(rows: Rows, numbers: HostArray, of_shape: Shape) -> HostArray:
+    """The positions of rows with one number for each axis that they count.
+
+    An operation makes a tensor of a NumPy array itself, faster than `tf.constant`.
+    """
+    axes = len(of_shape) - len(rows.table) + 1
+    return numbers[..., None] if axes == 1 else np.stack(np.unravel_index(numbers, of_shape[:axes]), -1)
+
+
+def _as_table(x: Any, rows: Rows, where: Selection) -> Any:
+    """An operand that broadcasts into a selection, with one axis for the rows."""
+    x = _filling(x, where.shape)
+    rest = len(rows.table) - 1
+    return x if len(where.shape) == rest + 1 else tf.reshape(x, [rows.numbers.size, *rows.table[1:]])
 
 
 def _filling(x: Any, shape: Shape) -> Any:
