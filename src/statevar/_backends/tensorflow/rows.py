@@ -176,7 +176,7 @@ def _selects_many(mask: HostArray) -> bool:
         parts = mask.reshape(-1)[: mask.size // 16 * 16].reshape(16, -1)[:, :_SAMPLE]
         if np.count_nonzero(parts) >= _FEW * parts.size:
             return True
-    return np.count_nonzero(mask) >= _FEW * mask.size
+    return bool(np.count_nonzero(mask) >= _FEW * mask.size)
 
 
 def where_masked(mask: Any, old: Any, x: Any, operation: str) -> Any:
