@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ..._arrays.host import combine
+from ..._arrays.host import AT_OPERATIONS, combine
 from ..._arrays.indexing import OwnSelection, Rows, Selection, last_of_each, turns
 from ..._arrays.shapes import Shape
 from ..._arrays.types import HostArray
@@ -76,6 +76,8 @@ EVERYWHERE = ("set", "add", "subtract")
 _FEW = 1 / 32
 #: How many elements of a large mask are looked at in each of 16 places.
 _SAMPLE = 1 << 12
+#: The operations on repeated rows that NumPy does as TensorFlow does, and faster.
+_SAME_ON_HOST = ("multiply", "divide", "min", "max")
 _NUMBERS = (tf.int64, tf.int32)
 
 
@@ -201,7 +203,7 @@ def put_in_place(resource: Any, x: Any, operation: str, where: Selection) -> boo
     def rows_at(numbers: HostArray) -> Any:  # and keeps the whole no longer
         return _rows_of(_READ(resource=resource, dtype=x.dtype), rows, numbers, where.of_shape)
 
-    kind, numbers, updates = _plan(rows_at, _as_table(x, rows, where), operation, rows, _taken)
+    kind, numbers, updates = _plan(rows_at, _as_table(x, rows, where), operation, rows, on_host=True)
     at = _positions(rows, numbers, where.of_shape)
     try:
         _scatter(kind, resource, at, updates)
@@ -219,12 +221,6 @@ def _scatter(kind: str, resource: Any, at: HostArray, updates: Any) -> None:
         else:
             return
     _IN_PLACE[kind](ref=resource, indices=at, updates=updates)
-
-
-def _taken(x: Any, which: HostArray) -> HostArray:
-    """Some rows of a tensor on the host."""
-    taken: HostArray = np.asarray(x)[which]
-    return taken
 
 
 def scatters_of(new: Any, old: Any) -> list[tuple[str, Any, Any]]:
@@ -251,35 +247,38 @@ def scatter_in_place(resource: Any, scatters: list[tuple[str, Any, Any]]) -> Non
 
 
 def _put_slices(resource: Any, x: Any, operation: str, where: Selection) -> bool:
-    begin, end, strides, end_mask, sizes = slice_of(where)
+    where_to = slice_of(where)
+    sizes = where_to.pop("sizes")
     if tuple(sizes) == where.of_shape:
         return False
     if 0 in sizes:
         return True
-    x = tf.reshape(_filling(x, where.shape), sizes)
+    x = _shaped(_filling(x, where.shape), sizes)
     if operation != "set":
         value = _READ(resource=resource, dtype=x.dtype)
-        old = _RAW.StridedSlice(input=value, begin=begin, end=end, strides=strides, end_mask=end_mask)
+        old = _RAW.StridedSlice(input=value, **where_to)
         del value  # else the write would copy it
         x = combined(operation, old, x)
     try:
-        _RAW.ResourceStridedSliceAssign(ref=resource, begin=begin, end=end, strides=strides, value=x, end_mask=end_mask)
+        _RAW.ResourceStridedSliceAssign(ref=resource, value=x, **where_to)
     finally:
         _SHARE(resource=resource)
     return True
 
 
-def slice_of(where: Selection) -> tuple[list[int], list[int], list[int], int, list[int]]:
-    """A basic selection as TensorFlow takes it: begin, end, strides and end_mask; and the sizes of the axes."""
-    spans = where.spans()
-    end = [start + size * step for start, size, step in spans]
-    before_the_first = sum(1 << axis for axis, each in enumerate(end) if each < 0)  # -1 would be the last element
-    starts, sizes, steps = ([span[i] for span in spans] for i in range(3))
-    return starts, end, steps, before_the_first, sizes
-
-
-def _gather(x: Any, which: HostArray) -> Any:
-    return _RAW.Gather(params=x, indices=which)
+def slice_of(where: Selection) -> dict[str, Any]:
+    """The arguments by which TensorFlow takes a basic selection, and the ``sizes`` of the axes."""
+    starts, sizes, steps = np.array(where.spans(), np.int64).reshape(-1, 3).T
+    end = starts + sizes * steps
+    before_the_first = sum(1 << axis for axis, each in enumerate(end.tolist()) if each < 0)  # -1 is the last element
+    # As arrays, since a list of numbers takes TensorFlow ten times as long.
+    return {
+        "begin": starts,
+        "end": end,
+        "strides": steps,
+        "end_mask": before_the_first,
+        "sizes": sizes.tolist(),
+    }
 
 
 def _plan(
@@ -287,14 +286,14 @@ def _plan(
     x: Any,
     operation: str,
     rows: Rows,
-    take: Callable[[Any, HostArray], Any] = _gather,
+    on_host: bool = False,
 ) -> tuple[str, HostArray, Any]:
     """The one scatter that does an operation: to add or to set, at which rows, and with what.
 
     Args:
         rows_at: returns the present rows with these numbers.
         x: a value for each row.
-        take: takes some of the values.
+        on_host: whether x is there, and no gradient follows. Then what is done with repeated rows is done there.
     """
     numbers = rows.numbers
     if operation in ("add", "subtract"):
@@ -303,8 +302,13 @@ def _plan(
         return "set", numbers, x if operation == "set" else combined(operation, rows_at(numbers), x)
     if operation == "set":
         keep = last_of_each(numbers)
-        return "set", numbers[keep], take(x, keep)
+        return "set", numbers[keep], np.asarray(x)[keep] if on_host else _RAW.Gather(params=x, indices=keep)
     each, which = np.unique(numbers, return_inverse=True)
+    if on_host and operation in _SAME_ON_HOST:
+        block = np.asarray(rows_at(each)).copy()
+        with np.errstate(all="ignore"):  # TensorFlow does not warn
+            AT_OPERATIONS[operation].at(block, which.reshape(-1), np.asarray(x))
+        return "set", each, block
     return "set", each, _one_after_the_other(rows_at(each), x, operation, which.reshape(-1))
 
 
@@ -345,8 +349,12 @@ def _as_table(x: Any, rows: Rows, where: Selection) -> Any:
     """An operand that broadcasts into a selection, with one axis for the rows."""
     x = _filling(x, where.shape)
     rest = len(rows.table) - 1
-    return x if len(where.shape) == rest + 1 else tf.reshape(x, [rows.numbers.size, *rows.table[1:]])
+    return x if len(where.shape) == rest + 1 else _shaped(x, (rows.numbers.size, *rows.table[1:]))
 
 
 def _filling(x: Any, shape: Shape) -> Any:
-    return x if tuple(x.shape) == shape else tf.broadcast_to(x, shape)
+    return x if tuple(x.shape) == shape else _RAW.BroadcastTo(input=x, shape=np.array(shape, np.int64))
+
+
+def _shaped(x: Any, shape: Any) -> Any:
+    return x if tuple(x.shape) == tuple(shape) else _RAW.Reshape(tensor=x, shape=np.array(shape, np.int64))
