@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from ..._arrays.host import AT_OPERATIONS, combine
+from ..._arrays.host import combine
+from ..._arrays.host import put_in_place as put_on_host
 from ..._arrays.indexing import OwnSelection, Rows, Selection, last_of_each, turns
 from ..._arrays.shapes import Shape
 from ..._arrays.types import HostArray
@@ -307,7 +308,7 @@ def _plan(
     if on_host and operation in _SAME_ON_HOST:
         block = np.asarray(rows_at(each)).copy()
         with np.errstate(all="ignore"):  # TensorFlow does not warn
-            AT_OPERATIONS[operation].at(block, which.reshape(-1), np.asarray(x))
+            put_on_host(block, np.asarray(x), operation, Selection((which.reshape(-1),), block.shape))
         return "set", each, block
     return "set", each, _one_after_the_other(rows_at(each), x, operation, which.reshape(-1))
 
