@@ -419,6 +419,67 @@ def test_remat_gives_the_same_and_writes_once(make: Floats, compiled: Compile) -
     assert_free(w, calls)
 
 
+LOOPS: dict[str, Callable[[Callable[[Any], Any], Any, Any], Any]] = {
+    "scan": lambda body, start, xs: sv.scan(lambda carry, x: (body(carry + x), carry), start, xs)[0],
+    "fori_loop": lambda body, start, xs: sv.fori_loop(0, 3, lambda i, carry: body(carry + 1.0), start),
+    "cond": lambda body, start, xs: sv.cond(total(xs) > 0, lambda: body(body(start + 3.0)), lambda: start),
+    "remat": lambda body, start, xs: sv.remat(lambda each: body(body(each)))(start + 3.0),
+    "scan in scan": lambda body, start, xs: sv.scan(
+        lambda outer, x: (sv.scan(lambda inner, y: (body(inner + y), None), outer, xs)[0], None), start, xs
+    )[0],
+}
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_gradient_flows_to_a_variable_that_only_the_body_reads(make: Floats, compiled: Compile, loop: str) -> None:
+    """`sv.jit` failed on torch: the first run of the body, which is not traced, had read the variable."""
+    w, calls = make.var(0.5), make.var(0, "int32", trainable=False)
+
+    def body(each: Any) -> Any:
+        calls.assign_add(1)
+        return each * w.value
+
+    def step(start: Any, xs: Any) -> Any:
+        loss, gradients = sv.value_and_grad(lambda: LOOPS[loop](body, start, xs))()
+        w.assign_sub(gradients[w] * 0.1)
+        return loss
+
+    class Number:  # the same with Python's numbers, as the oracle: a value and its derivative
+        def __init__(self, value: float, slope: float = 0.0) -> None:
+            self.value, self.slope = value, slope
+
+        def __add__(self, other: float) -> Number:
+            return Number(self.value + other, self.slope)
+
+        def times(self, weight: float) -> Number:
+            return Number(self.value * weight, self.slope * weight + self.value)
+
+    def expected(weight: float) -> Number:
+        x, start = [1.0, 2.0, 3.0], Number(2.0)
+        if loop == "scan":
+            for each in x:
+                start = (start + each).times(weight)
+        elif loop == "fori_loop":
+            for _ in x:
+                start = (start + 1.0).times(weight)
+        elif loop == "scan in scan":
+            for _ in x:
+                for each in x:
+                    start = (start + each).times(weight)
+        else:
+            start = (start + 3.0).times(weight).times(weight)
+        return start
+
+    run, weight = compiled(step), 0.5
+    for _ in range(3):
+        found = run(make.array(2.0), make.array([1.0, 2.0, 3.0]))
+        right = expected(weight)
+        np.testing.assert_allclose(np.asarray(found), right.value, rtol=1e-5)
+        weight -= 0.1 * right.slope
+        np.testing.assert_allclose(w.numpy(), weight, rtol=1e-5, atol=1e-6)
+    assert int(calls) == 3 * {"scan in scan": 9, "cond": 2, "remat": 2}.get(loop, 3)
+
+
 # -- what they share --------------------------------------------------------------------------------------------------
 
 PROGRAMS: dict[str, Callable[[Floats, Callable[[], Any]], Any]] = {

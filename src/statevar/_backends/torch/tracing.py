@@ -23,6 +23,7 @@ _in_jit_trace = torch._C._is_tracing
 _is_grad_enabled = torch.is_grad_enabled
 _modes_open = torch._C._len_torch_dispatch_stack
 _mode_of = torch._C._get_dispatch_mode
+_PROXIES = getattr(torch._C._TorchDispatchModeKey, "PROXY", None)
 _modes_that_trace = [
     each
     for name in ("FAKE", "PROXY", "FUNCTIONAL")
@@ -99,12 +100,13 @@ def outside_transforms(array: Any) -> AbstractContextManager[Any]:
 class _Mark:
     """Remembers whether gradients were recorded, and code was traced, where an overlay was opened."""
 
-    __slots__ = ("grad", "kept", "without_variables")
+    __slots__ = ("grad", "kept", "proxies", "without_variables")
 
     def __init__(self) -> None:
         self.grad = _is_grad_enabled()
         self.without_variables = _is_without_variables()
         self.kept = is_kept()
+        self.proxies = _mode_of(_PROXIES) if _PROXIES is not None and _modes_open() else None
 
 
 class TorchTracing(Tracing):
@@ -134,6 +136,14 @@ class TorchTracing(Tracing):
 
     def may_write(self, mark: Any) -> bool:
         return self.may_read(mark)
+
+    def under(self, mark: Any) -> AbstractContextManager[Any]:
+        # The first run of the body of a loop, which finds out what it writes, is not traced. But a variable that it is
+        # the first to read is an input of what is traced.
+        if mark is None or mark.proxies is None or _mode_of(_PROXIES) is not None:
+            return nullcontext()
+        proxies: AbstractContextManager[Any] = mark.proxies
+        return proxies
 
     def outside_trace(self) -> AbstractContextManager[Any]:
         return _disable_current_modes() if _modes_open() else nullcontext()
