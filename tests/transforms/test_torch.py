@@ -743,6 +743,40 @@ def test_more_programs_are_compiled_only_when_called_again(monkeypatch: pytest.M
     assert len(compiled) == 10
 
 
+@pytest.mark.parametrize("limit", ["_MANY", "_TOO_MANY"])
+def test_a_program_of_very_many_operations(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    """Inductor took minutes for a scan of 60 steps, without a word."""
+    compiled: list[Any] = []
+    monkeypatch.setattr(torch_graph, "_compiled", lambda module, _: (compiled.append(module), module)[1])
+    monkeypatch.setattr(torch_jit, "_MANY", 20)
+    monkeypatch.setattr(torch_jit, limit, 20)
+    w = _var(0.5)
+
+    @sv.jit
+    def step(xs: Any) -> Any:
+        loss, gradients = sv.value_and_grad(lambda: sv.scan(lambda c, x: (c * w.value + x, None), xs[0], xs)[0])()
+        w.assign_sub(gradients[w] * 0.1)
+        return loss
+
+    xs = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    what = "torch may take minutes to compile them" if limit == "_MANY" else "so it runs them one by one, uncompiled"
+    text = (
+        rf"^jit: the program of .*step has \d+ operations, since torch writes every step of a loop out; {what}. Hint: "
+    )
+    with pytest.warns(RuntimeWarning, match=text) as found:
+        first = step(xs)
+    assert found[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        second = step(xs)
+    _same(first, 6.1875)
+    gradient = 4 * 0.5**3 + 3 * 0.5**2 + 2 * 2 * 0.5 + 3.0
+    weight = 0.5 - 0.1 * gradient
+    _same(second, weight**4 + weight**3 + 2 * weight**2 + 3 * weight + 4)
+    assert bool(compiled) == (limit == "_MANY")
+    assert w.version == 2
+
+
 # -- control flow -------------------------------------------------------------------------------------------------
 
 

@@ -45,6 +45,7 @@ class Graph:
         "_ran",
         "_releases",
         "_targets",
+        "compiles",
         "copies",
         "extra",
         "in_place",
@@ -67,6 +68,7 @@ class Graph:
         self.written: list[bool] = []  # which variables the graph writes, in place
         self.extra: list[Variable] = []  # variables whose new values it returns: of another shape, or the first
         self.out: Any = None
+        self.compiles = True  # whether Inductor compiles it; otherwise it runs as it was traced
         self.copies = 0  # the number of inputs that it writes
         self.outs = 0  # the number of returned tensors that belong to the function's result
         self.in_place = False  # whether it writes its inputs; otherwise it returns new values
@@ -249,7 +251,7 @@ class Graph:
 
     def _first(self, inputs: list[Tensor], tensors: list[Tensor]) -> Any:
         """Runs the first calls, which find the results that are also inputs or new values."""
-        if self._compiled is None and self._ran:
+        if self._compiled is None and self._ran and self.compiles:
             self.compile(inputs, tensors)
         self._ran = True
         given = [*inputs, *tensors]
@@ -257,7 +259,7 @@ class Graph:
             found = (self._compiled or self.module)(*given)
         known = {id(each) for each in [*given, *found[self.outs :]]}  # Inductor may return one tensor for two results
         self._detached = [i for i in range(self.outs) if id(found[i]) in known]
-        self._call = self._compiled
+        self._call = self._compiled if self.compiles else self.module
         return found
 
 

@@ -38,6 +38,11 @@ Tensor = torch.Tensor
 _ATTEMPTS = 20  # each finds at least one more variable
 _EAGERLY = 4  # programs compiled before their first call; later ones first run as traced, as numbers may keep changing
 
+#: The operations of a program from which Inductor takes so long that it is worth a warning, and from which it is not
+#: asked at all: 1,300 took it 15 s, and what it needs grows faster than their number.
+_MANY = 1_000
+_TOO_MANY = 5_000
+
 #: Parts of torch's messages for Python code that needs the value of a tensor without one.
 _ASKED = (".numpy() is not supported for tensor subclasses", "is not tracked with proxy for")
 
@@ -159,10 +164,25 @@ class TorchJit:
             else:
                 raise TraceError.of("jit", f"each trace of {self._name} uses different variables")
             graph.finish()
-            if self._count < _EAGERLY:
+            self._check_size(graph)
+            if self._count < _EAGERLY and graph.compiles:
                 graph.compile(inputs, tensors)
             self._graphs.setdefault(key, []).insert(0, graph)
             self._count += 1
+
+    def _check_size(self, graph: Graph) -> None:
+        """Warns of a program that takes long to compile, and has one of very many operations run as it was traced."""
+        count = len(graph.module.graph.nodes)
+        if count <= _MANY:
+            return
+        graph.compiles = count <= _TOO_MANY
+        what = "torch may take minutes to compile them" if graph.compiles else "so it runs them one by one, uncompiled"
+        problem = f"the program of {self._name} has {count:,} operations, since torch writes every step of a loop out"
+        hint = (
+            "compile the body of the loop with sv.jit and call it in a loop of Python; or use JAX or TensorFlow, where "
+            "the loops of statevar stay loops"
+        )
+        warnings.warn(describe("jit", f"{problem}; {what}", hint=hint), RuntimeWarning, stacklevel=6)
 
     def _attempt(
         self, known: list[Variable], args: Any, kwargs: Any, tensors: list[Tensor], in_place: bool
