@@ -39,9 +39,9 @@ _ATTEMPTS = 20  # each finds at least one more variable
 _EAGERLY = 4  # programs compiled before their first call; later ones first run as traced, as numbers may keep changing
 
 #: The operations of a program from which Inductor takes so long that it is worth a warning, and from which it is not
-#: asked at all: 1,300 took it 15 s, and what it needs grows faster than their number.
-_MANY = 1_000
-_TOO_MANY = 5_000
+#: asked at all: a scan of 60 steps with its gradient has 1,300, which took 89 s on a busy machine of two cores.
+_MANY = 500
+_TOO_MANY = 3_000
 
 #: Parts of torch's messages for Python code that needs the value of a tensor without one.
 _ASKED = (".numpy() is not supported for tensor subclasses", "is not tracked with proxy for")
