@@ -151,8 +151,11 @@ def test_single_elements_cost_what_they_are(way: Callable[[sv.Variable], None]) 
         v[7, 3] = 0.0
         v.at[[7]].add(1.0)  # a whole row, after an element of it
         assert v[7, 3] == 1.0
-    model[7] += 1.0
-    model[7, 3] = 1.0
+    with sv.transaction(v):
+        v[7, 3] = 2.0
+        assert v[7].sum() == 2 * WIDTH
+        assert v[7:9].sum() == 3 * WIDTH
+    model[7] = 2.0
     assert_same(v, model)
 
 
