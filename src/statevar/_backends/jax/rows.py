@@ -32,6 +32,7 @@ __all__ = ["get", "put", "select_rows"]
 
 _WHOLE = slice(None)
 _LIMIT = 2**31  # JAX's integers have 32 bits, unless 64 are enabled
+_PROGRAMS = 4096  # of which JAX itself keeps as many
 _SingleDevice = jax.sharding.SingleDeviceSharding
 
 
@@ -133,10 +134,15 @@ def put(kept: list[Any], array: Any, x: Any, operation: str, where: Selection, *
         # JAX may read the mask after this has returned, so it gets a copy of NumPy's that the caller cannot change.
         mask = beside(where.given, array) if type(where) is OwnMask else where.mask.copy()
         return store(kept, program_of_masked(operation, donate=donate), array, x, mask)
-    if (block := where.block()) is not None:
+    if (block := _block_of(where)) is not None:
         starts, sizes = block
-        program = partial(_BLOCK[donate], operation=operation, sizes=sizes, shape=where.shape)
-        return store(kept, program, array, x, starts)
+        return store(
+            kept,
+            _block(operation, sizes, where.shape, donate),
+            array,
+            x,
+            np.array(starts, np.int32 if array.size < _LIMIT else np.int64),
+        )
     if not where.of_shape:  # a scalar has no coordinates
         line = Selection((where.flat(),), (1,))
         return put([], array.reshape(1), x, operation, line, donate=False).reshape(())
@@ -306,10 +312,27 @@ def _turn(operation: str, axis: int, rank: int, donate: bool) -> Callable[..., A
 # -- a block, and any other index ------------------------------------------------------------------------------------
 
 
-def _put_block(array: Any, x: Any, starts: Any, *, operation: str, sizes: tuple[int, ...], shape: Any) -> Any:
-    old = jax.lax.dynamic_slice(array, starts, sizes)
-    new = combine(operation, old.reshape(shape), x, jnp.minimum, jnp.maximum)
-    return jax.lax.dynamic_update_slice(array, jnp.broadcast_to(new, shape).reshape(sizes), starts)
+def _block_of(where: Selection) -> tuple[Shape, Shape] | None:
+    """Does what `Selection.block` does, and sooner for one number or one slice."""
+    index, shape = where.index, where.of_shape
+    if len(index) == 1 and shape:
+        part, size, rest = index[0], shape[0], shape[1:]
+        if type(part) is int:
+            return (part % size, *(0,) * len(rest)), (1, *rest)
+        if type(part) is slice and part.step is None:
+            start, stop, _ = part.indices(size)
+            return (start, *(0,) * len(rest)), (stop - start, *rest)
+    return where.block()
+
+
+@functools.lru_cache(_PROGRAMS)
+def _block(operation: str, sizes: Shape, shape: Shape, donate: bool) -> Callable[..., Any]:
+    def put_block(array: Any, x: Any, starts: Any) -> Any:
+        old = jax.lax.dynamic_slice(array, starts, sizes)
+        new = combine(operation, old.reshape(shape), x, jnp.minimum, jnp.maximum)
+        return jax.lax.dynamic_update_slice(array, jnp.broadcast_to(new, shape).reshape(sizes), starts)
+
+    return jax.jit(put_block, donate_argnums=(0,) if donate else ())
 
 
 def _put_scattered(array: Any, x: Any, coordinates: Any, *, operation: str) -> Any:
@@ -321,10 +344,6 @@ def _put_turn(array: Any, x: Any, coordinates: Any, *, operation: str) -> Any:
     return array.at[coordinates].set(new, mode="drop")
 
 
-_BLOCK = {
-    donate: jax.jit(_put_block, static_argnames=("operation", "sizes", "shape"), donate_argnums=(0,) if donate else ())
-    for donate in (False, True)
-}
 _SCATTERED = {
     donate: jax.jit(_put_scattered, static_argnames="operation", donate_argnums=(0,) if donate else ())
     for donate in (False, True)
