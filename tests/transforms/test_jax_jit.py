@@ -125,8 +125,7 @@ def test_each_value_of_a_static_argument_is_a_program() -> None:
     f(1.0, True)
     assert (float(a), float(b)) == (12.0, 5.0)
     # An older JAX lets it in, as an array.
-    refused = pytest.raises(ValueError, match="[Nn]on-hashable|hashable") if ONCE == 1 else pytest.raises(TypeError)
-    with refused:
+    with pytest.raises(TypeError, match="static argument of type numpy.ndarray is not hashable" if ONCE == 1 else ""):
         sv.jit(step, static_argnames=["times"])(1.0, False, times=np.ones(2))  # type: ignore[arg-type]
 
 
