@@ -3,6 +3,7 @@
 python dev.py digits [--backend jax]    trains on real data; NumPy by default
 python dev.py quick                     lint, types, and the tests on NumPy without the slow ones: about a minute
 python dev.py test [PYTEST ARGUMENTS]   everything that must pass before a change lands
+python dev.py versions                  all tests on the oldest and newest versions too, the slow ones among them
 python dev.py check                     lint and types only
 python dev.py wheel                     builds the wheel and runs the quick tests on it, in a clean environment
 python dev.py env                       makes the test environment and prints where it is
@@ -15,6 +16,9 @@ python dev.py env                       makes the test environment and prints wh
    for JAX only, and one without runs if "jax" stands anywhere in its file (`--touching` in tests/conftest.py);
 4. on NumPy and JAX with the newest versions (constraints-newest.txt), on the newest Python that this machine has, which
    is python3.13 or python3.12, on the path or among pyenv's. Where there is none, the last line says so.
+
+The last two leave out the slow tests, which try every way to hold a value, every moment of a write and the like, and
+have run in the second: with them they took a third of the whole. `versions` is these two runs with the slow tests.
 """
 
 from __future__ import annotations
@@ -35,6 +39,7 @@ ROOT = Path(__file__).resolve().parent
 BACKENDS = ("numpy", "jax", "torch", "tensorflow")
 NEWER = ("python3.13", "python3.12")  # those for which constraints-newest.txt has versions, newest first
 WORKERS = ("--numprocesses", str(os.cpu_count() or 1), "--dist", "worksteal")
+PYTEST = ("-m", "pytest", "--require-backends", *WORKERS)
 QUICK = ("--backends=numpy", "-m", "not slow", *WORKERS, "tests")
 
 
@@ -131,12 +136,23 @@ def test(arguments: list[str]) -> None:
         newer = base and pool.submit(environment, "newest", "older", constraints="constraints-newest.txt", base=base)
         wheel()
         check(full.result())
-    pytest = ("-m", "pytest", "--require-backends", *WORKERS)
-    run(full.result(), *pytest)
-    run(older.result(), *pytest, "--backends=jax", "--touching=jax", "tests")
-    if base and newer:
-        run(newer.result(), *pytest, "--backends=numpy,jax", "tests")
-        print(f"Everything passed, on the newest versions too (Python {base.version.split()[0]}).")
+    run(full.result(), *PYTEST)
+    run_versions(older.result(), newer and newer.result(), "-m", "not slow")
+
+
+def versions() -> None:
+    """The tests on the oldest and the newest versions, the slow ones too."""
+    older = environment("older", "older", constraints="constraints-older.txt")
+    base = newest()
+    run_versions(older, base and environment("newest", "older", constraints="constraints-newest.txt", base=base))
+
+
+def run_versions(older: str, newer: str | None, *arguments: str) -> None:
+    """Runs the tests on an older JAX, and on the newest Python and libraries where there are some."""
+    run(older, *PYTEST, "--backends=jax", "--touching=jax", *arguments, "tests")
+    if newer:
+        run(newer, *PYTEST, "--backends=numpy,jax", *arguments, "tests")
+        print("Everything passed, on the newest versions too.")
     else:
         print(f"Passed, but NOT RUN on the newest versions: this machine has no {' or '.join(NEWER)}.")
 
@@ -186,6 +202,8 @@ def main(arguments: list[str]) -> None:
             test(rest)
         case ["quick"]:
             quick(environment("test", "test"))
+        case ["versions"]:
+            versions()
         case ["check"]:
             check(environment("test", "test"))
         case ["wheel"]:
