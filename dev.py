@@ -137,7 +137,7 @@ def test(arguments: list[str]) -> None:
         wheel()
         check(full.result())
     run(full.result(), *PYTEST)
-    run_versions(older.result(), newer and newer.result(), "-m", "not slow")
+    run_versions(older.result(), newer.result() if newer else None, "-m", "not slow")
 
 
 def versions() -> None:
