@@ -185,6 +185,8 @@ def test_what_is_more_than_its_elements_is_refused(backend: str, kind: str) -> N
         "a StatelessScope": lambda: in_scope(v, x),
         "a transaction": lambda: in_transaction(v, x),
     }
+    if kind == "slices" and backend == "tensorflow":
+        del ways["assign_add"]  # which adds the rows
     for name, way in ways.items():
         with pytest.raises(sv.errors.DTypeError) as caught:
             way()
