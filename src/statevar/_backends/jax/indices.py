@@ -6,6 +6,7 @@ the same with it; only one flag, whether an index is out of range, is waited for
 
 from __future__ import annotations
 
+import functools
 from functools import partial
 from typing import Any
 
@@ -56,9 +57,15 @@ def program_of_put(x: Any, operation: str, where: OwnSelection, *, donate: bool)
     return partial(_PUT[donate], template=template, operation=operation, once=once), (arrays,)
 
 
+@functools.cache
 def program_of_masked(operation: str, *, donate: bool) -> Any:
     """The compiled function of the array, one number and a mask over the leading axes that changes what is selected."""
-    return partial(_MASKED[donate], operation=operation)
+
+    def put_masked(array: Any, x: Any, mask: Any) -> Any:
+        mask = mask.reshape(mask.shape + (1,) * (array.ndim - mask.ndim))
+        return jnp.where(mask, combine(operation, array, x, jnp.minimum, jnp.maximum), array)
+
+    return jax.jit(put_masked, donate_argnums=(0,) if donate else ())
 
 
 @partial(jax.jit, static_argnames="sizes")
@@ -145,19 +152,7 @@ def _last_of_same(positions: Any) -> Any:
     return jnp.zeros_like(order).at[order].set(order[ends])
 
 
-def _put_masked(array: Any, x: Any, mask: Any, *, operation: str) -> Any:
-    mask = mask.reshape(mask.shape + (1,) * (array.ndim - mask.ndim))
-    return jnp.where(mask, combine(operation, array, x, jnp.minimum, jnp.maximum), array)
-
-
-_PUT, _MASKED = (
-    {
-        donate: jax.jit(
-            function, static_argnames=("template", "operation", "once"), donate_argnums=(0,) if donate else ()
-        )
-        if function is _put_own
-        else jax.jit(function, static_argnames="operation", donate_argnums=(0,) if donate else ())
-        for donate in (False, True)
-    }
-    for function in (_put_own, _put_masked)
-)
+_PUT = {
+    donate: jax.jit(_put_own, static_argnames=("template", "operation", "once"), donate_argnums=(0,) if donate else ())
+    for donate in (False, True)
+}
