@@ -13,6 +13,7 @@ from types import EllipsisType
 from typing import Any, ClassVar, Self
 
 from numpy import bool_, ndarray
+from numpy import dtype as numpy_dtype
 
 from .._arrays.backend import Backend
 from .._arrays.dtypes import KEYS, cast_host, dtype_name, is_integer, keys_are_no_numbers, number_to_host
@@ -32,6 +33,8 @@ __all__ = ["Operators", "has_traced", "index_part", "unwrapped_index"]
 _KNOWN = (bool, int, type(None), EllipsisType, list, ndarray)
 _NUMBERS = (bool, int, float, complex)
 _COMPARISONS = (operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge)
+#: The dtypes that every library has, and reads from a NumPy array, which may not have another byte order.
+_EVERYWHERE = frozenset(map(numpy_dtype, ("bool", "int8", "int16", "int32", "uint8", "float16", "float32", "float64")))
 #: The operators that torch or TensorFlow do not have for bools.
 _OF_NUMBERS = (operator.sub, operator.truediv, operator.floordiv, operator.mod, operator.pow, *_COMPARISONS[2:])
 #: The operators for which torch does not promote its operands, or not those that are bool.
@@ -192,9 +195,12 @@ class Operators(ABC):
             DTypeError: no variable has its dtype, or it cannot be combined with ours.
             RangeError: our library has no integers that are wide enough.
         """
-        backend, operation, path = self._backend, op.__name__.strip("_"), getattr(self, "_path", "")
+        backend = self._backend
         if backend.is_host:
             return array
+        if type(array) is ndarray and array.dtype in _EVERYWHERE:  # the checks below would take 1 us
+            return backend.as_other_operand(array)
+        operation, path = op.__name__.strip("_"), getattr(self, "_path", "")
         check_readable(array, owner_of(array), operation, path)
         name = dtype_name(array.dtype)
         if name == "string":  # of our own only NumPy has strings
