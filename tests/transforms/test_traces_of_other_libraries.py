@@ -205,6 +205,21 @@ def test_another_thread_is_not_traced(trace: str, backend: str, backends: list[s
     assert seen
 
 
+def test_a_fake_mode_changes_no_variable(backend: str) -> None:
+    """Writes of torch variables were dropped there, or half done, and counted."""
+    pytest.importorskip("torch")
+    fake: Any = importlib.import_module("torch._subclasses.fake_tensor").FakeTensorMode
+    v = sv.Variable(np.array([1.0, 2.0], "float32"), backend=backend, trainable=False)
+    for allow in (True, False):
+        with fake(allow_non_fake_inputs=allow):
+            for write in (lambda: v.assign_add(1.0), lambda: v.assign([3.0, 4.0]), lambda: v.__setitem__(0, 5.0)):
+                with pytest.raises(sv.errors.TraceError, match="torch is tracing this code"):
+                    write()
+    assert_same(v, [1.0, 2.0])
+    assert v.version == 0
+    assert_free(v)
+
+
 def test_what_keeps_no_program_counts_each_call(backend: str) -> None:
     """``jax.grad`` and ``jax.vmap`` run the Python code at each call."""
     jax = pytest.importorskip("jax")

@@ -172,7 +172,8 @@ def test_torch_computes_with_operands_of_two_devices() -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     v = sv.Variable([1.0, 2.0], backend="torch", trainable=False)
-    with FakeTensorMode(allow_non_fake_inputs=True):  # its tensors have devices, and no values
+    # The tensors of this mode have devices, and no values; so the variable has such a value too, in a scope.
+    with FakeTensorMode(), sv.StatelessScope({v: torch.ones(2)}):
         there = torch.ones(2, device="cuda:0")
         with pytest.raises(RuntimeError, match="device"):
             v.value + there
