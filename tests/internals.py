@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
-from statevar._arrays import draws
+from statevar._arrays import draws, first_values
 from statevar._arrays.dtypes import HOST, dtype_kind
 from statevar._arrays.indexing import Selection, last_of_each
 from statevar._arrays.registry import get_backend
@@ -60,6 +60,7 @@ __all__ = [
     "encode",
     "engine",
     "files",
+    "first_values",
     "fits",
     "get_backend",
     "header_format",
@@ -100,6 +101,7 @@ _ENGINES = {
     "jax_tracing": "statevar._backends.jax.tracing",
     "numpy_row_log": "statevar._backends.numpy.row_log",
     "tensorflow_jit": "statevar._backends.tensorflow.jit",
+    "torch_first_values": "statevar._backends.torch.first_values",
     "torch_graph": "statevar._backends.torch.graph",
     "torch_indices": "statevar._backends.torch.indices",
     "torch_jit": "statevar._backends.torch.jit",

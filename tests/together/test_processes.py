@@ -138,6 +138,23 @@ assert os.waitpid(child, 0)[1] == 0
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+@forks
+def test_a_forked_child_draws_on_all_cores_as_its_parent() -> None:
+    code = """
+import os
+import statevar as sv
+def draw():
+    return sv.Variable("normal", shape=(7, 100_000), seed=1).numpy()
+before = draw()
+child = os.fork()
+same = bool((draw() == before).all())
+if not child:
+    os._exit(0 if same else 1)
+assert os.waitpid(child, 0)[1] == 0 and same
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
 #: The main thread forks while another one loads what is loaded when it is first used.
 FORKING_AN_IMPORT = f"""
 import importlib.abc, os, signal, sys, threading

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import statevar as sv
 from tests.helpers import address, array_of, assert_same
-from tests.internals import adapter, draws
+from tests.internals import adapter, draws, engine, first_values
 
 BLOCK = draws.BLOCK
 RANDOM = ("normal", "uniform", "truncated_normal", "glorot_uniform", "he_normal")
@@ -235,6 +235,16 @@ def test_a_named_value_is_written_in_place(backend: str, name: str) -> None:
     with np.errstate(all="ignore"):  # an error would be raised after NumPy has written
         v.assign_add(1.0)
     assert address(v) == before
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_torch_gets_a_value_in_ranges_on_another_device(dtype: str) -> None:
+    torch = pytest.importorskip("torch")
+    tensor = torch.empty(LARGE, dtype=getattr(torch, dtype))
+    first = first_values.Drawn(LARGE, dtype, 3, draws.normal(0.0, 1.0))
+    assert len(first.ranges()) == 6
+    engine("torch_first_values").fill_in_ranges(tensor, first)
+    assert_same(tensor.float().numpy(), first.to_host().astype("float32"))
 
 
 def test_a_large_value_is_made_on_every_backend_in_a_compiled_function(backend: str) -> None:

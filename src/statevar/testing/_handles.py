@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from .._arrays import draws
 from .._arrays.backend import Backend, Handle
 from .._arrays.dtypes import dtype_kind
+from .._arrays.first_values import Constant, Drawn, FirstValue, Made
 from .._arrays.host import AT_OPERATIONS
 from .._arrays.indexing import Selection
 from .._arrays.shapes import Shape
@@ -40,6 +42,8 @@ _MORE_OPERATIONS = {
     "complex64": ("subtract", "multiply", "divide"),
 }
 
+_NORMAL = draws.normal(1.0, 0.5)
+
 
 class Handles(SuiteBase):
     """Tests of the verbs that make, read or write a handle, or compute the value that a write would store."""
@@ -54,6 +58,21 @@ class Handles(SuiteBase):
                     self.adapter.owns(self.adapter.snapshot(handle)),
                     f"{what}: the snapshot is not an array of the library",
                 )
+
+    def test_create_from(self) -> None:
+        for name, shape in self.shapes_and_dtypes():
+            firsts = [Constant(shape, name, small((), name)), Made(small(shape, name), shape, name)]
+            if dtype_kind(name) == "float":
+                firsts.append(Drawn(shape, name, 0, draws.uniform(0.0, 1.0)))
+            for first in firsts:
+                self._expect_created(first)
+        for first in (Constant((30, 100_000), "float32", np.float32(2)), Drawn((30, 100_000), "float32", 0, _NORMAL)):
+            self._expect_created(first)  # which a library may make in another way than a small one
+
+    def _expect_created(self, first: FirstValue) -> None:
+        expected = np.array(first.to_host())
+        handle = self.adapter.create_from(first, declared=first.shape, device=None, trainable=False)
+        self._expect_value(handle, expected, f"create_from, {type(first).__name__} {first.dtype} {first.shape}")
 
     def test_handles_do_not_share(self) -> None:
         first = self.handle(counted((4,), "float32"))

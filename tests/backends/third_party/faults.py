@@ -206,6 +206,15 @@ def _lets_readers_write(patch: Patch, adapter: Any, library: Any) -> None:
     patch.setattr(library.Box, "__setitem__", lambda box, index, value: overwrite(box, value), raising=False)
 
 
+@fault("test_create_from")
+def _makes_first_values_of_zeros(patch: Patch, adapter: Any, library: Any) -> None:
+    patch.setattr(
+        adapter,
+        "create_from",
+        lambda first, **options: adapter.create(adapter.from_host(np.zeros_like(first.to_host()), None), **options),
+    )
+
+
 @fault("test_create", "test_assign_and_redeclare", "test_put")
 def _publishes_something_else(patch: Patch, adapter: Any, library: Any) -> None:
     class Handle:

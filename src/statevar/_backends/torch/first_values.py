@@ -13,7 +13,7 @@ from ..._arrays.first_values import FirstValue, Made
 from ..._arrays.host import empty_aligned
 from .host import shared_array, shared_tensor
 
-__all__ = ["is_unshared", "made"]
+__all__ = ["fill_in_ranges", "is_unshared", "made"]
 
 Tensor = torch.Tensor
 
@@ -34,13 +34,18 @@ def made(first: FirstValue, dtype: Any, device: Any) -> Tensor:
     if device.type == "cpu":
         first.fill(shared_array(tensor).reshape(-1), 0)
         return tensor
+    fill_in_ranges(tensor, first)
+    return tensor
+
+
+def fill_in_ranges(tensor: Tensor, first: FirstValue) -> None:
+    """Writes a first value into a tensor of any device, by way of the host, a few megabytes at a time."""
     line = tensor.view(-1)
     for each in first.ranges():
         host = empty_aligned((len(each),), HOST[first.dtype])
         first.fill(host, each.start)
         line[each.start : each.stop].copy_(shared_tensor(host))
         del host
-    return tensor
 
 
 def is_unshared(held: list[Any]) -> bool:
