@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 import statevar as sv
 from tests.helpers import address, array_of, assert_same
-from tests.internals import adapter, draws, engine, first_values
+from tests.internals import HOST, adapter, draws, dtype_kind, engine, first_values
+from tests.variable.dtypes import CANNOT_HOLD
 
 BLOCK = draws.BLOCK
 RANDOM = ("normal", "uniform", "truncated_normal", "glorot_uniform", "he_normal")
@@ -88,6 +89,17 @@ def test_a_seed_gives_every_dtype_the_same_numbers_rounded(backend: str, dtype: 
     v = sv.Variable("normal", shape=(7, 5), seed=3, dtype=dtype, backend=backend)
     wide = sv.initializers.normal((7, 5), "float64", 3)
     assert_same(v, wide.astype(v.numpy().dtype), dtype=True)
+
+
+@pytest.mark.parametrize("dtype", HOST)
+def test_a_large_value_of_every_dtype_is_made(backend: str, dtype: str) -> None:
+    """A library may make it in another way than a small one, and have no operation for the dtype."""
+    if dtype in CANNOT_HOLD[backend]:
+        return
+    shape = (3, 10) if dtype == "string" else (4500, 1000)
+    name = "uniform" if dtype_kind(dtype) == "float" else "ones"
+    v = sv.Variable(name, shape=shape, seed=3, dtype=dtype, backend=backend)
+    assert_same(v, sv.initializers.get(name)(shape, dtype, 3), dtype=True)
 
 
 def test_names_and_scopes_do_not_change_the_numbers_of_a_seed(backend: str) -> None:
