@@ -11,6 +11,7 @@ import pytest
 
 import statevar as sv
 from tests.helpers import address, assert_same, host
+from tests.internals import adapter
 from tests.variable.test_rows import UFUNCS, start
 
 tf = pytest.importorskip("tensorflow")
@@ -80,6 +81,19 @@ def test_many_duplicates_follow_numpy(operation: str) -> None:
         UFUNCS[operation].at(model, ids, x)
     getattr(v.at[ids], operation)(x)
     assert_same(v, model)
+
+
+def test_versions_of_tensorflow_without_what_is_not_public(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = adapter("tensorflow")
+    monkeypatch.setattr(module, "_Eager", None)
+    monkeypatch.setattr(module.rows, "_execute", None)
+    for write in WRITES.values():
+        v, expected = table(), sv.Variable(start((100, 2)))
+        write(v)
+        write(expected)
+        assert_same(v, expected)
+        v.assign(tf.ones((100, 2)))
+        assert_same(v, np.ones((100, 2)))
 
 
 def test_rows_without_elements() -> None:
