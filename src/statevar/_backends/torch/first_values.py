@@ -50,7 +50,7 @@ def fill_in_ranges(tensor: Tensor, first: FirstValue) -> None:
 
 def is_unshared(held: list[Any]) -> bool:
     """Whether nobody but the list has the tensor, its memory, or a part of it."""
-    if _counts_in(held) != _UNHELD or type(held[0]) is not Tensor or getweakrefcount(held[0]):
+    if not _UNHELD or type(held[0]) is not Tensor or getweakrefcount(held[0]) or _counts_in(held) != _UNHELD:
         return False
     return _is_whole(held[0])
 
