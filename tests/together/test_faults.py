@@ -364,6 +364,7 @@ def test_a_draft_that_fails_leaves_the_others_to_be_committed(backend: str, erro
     with sv.transaction(variables):
         variables[0].assign_add(1.0)
         with pytest.MonkeyPatch.context() as patch, pytest.raises(error):
+            patched(patch, variables[1], "result_apart", raising(error))  # without a draft
             patched(patch, variables[1], "apply", raising(error))
             variables[1].assign_add(1.0)
         assert variables[1].numpy()[1] == 10.0

@@ -463,6 +463,22 @@ class Backend(ABC):
         """
         return self.fork(handle, self.from_host(array, self.device_of_handle(handle)))
 
+    def result_apart(self, handle: Handle, x: Array, op: Operation | None) -> Array | None:
+        """Returns the value that `assign` (if op is None) or `apply` would store, in memory that nobody else has.
+
+        A transaction keeps it in place of a fork, which takes longer to make, until it reads or writes the variable
+        again: then it is given to `fork_of_result`, else to `adopt`, which for such a value does the same again if it
+        is called again. x has the shape of the value or, for an operator, the shape ().
+
+        Returns:
+            None if a fork is better, as for a large value; and always, unless `adopt_cannot_fail`.
+        """
+        return None
+
+    def fork_of_result(self, handle: Handle, result: Array) -> Handle:
+        """Makes a handle like `fork`, from a value that `result_apart` has returned."""
+        raise NotImplementedError
+
     def prepare_adoption(self, handle: Handle, other: Handle) -> None:  # most adapters have nothing to do
         """Does the part of `adopt` that may fail, if `adopt_cannot_fail`. Called right before it, under the lock.
 
@@ -471,6 +487,8 @@ class Backend(ABC):
 
     def adopt(self, handle: Handle, other: Handle) -> Handle:
         """Stores the value of a fork, which may have any shape. Called under the lock; the fork is not used again.
+
+        In place of a fork it takes what `result_apart` of this backend has returned.
 
         A better implementation copies nothing, since a commit adopts one fork after the other while readers wait.
         """

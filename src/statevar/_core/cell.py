@@ -363,6 +363,8 @@ class Cell:
                 self._write_constrained(write, x, index)
                 return self
             if overlay is not None:
+                if write.is_whole and overlay.write_apart(self, write, x):
+                    return self
                 cell, hold = overlay.write(self), overlay
             elif not locking and self._handle is not None:
                 return self._write_unlocked(write, x, index)
@@ -673,8 +675,13 @@ class Cell:
         if new is not None and (old := self._handle) is not None:
             self._backend.prepare_adoption(old, new)
 
-    def _adopt(self, draft: Cell) -> None:
-        """Takes on the value, shape and version of a draft."""
+    def _adopt(self, draft: Any) -> None:
+        """Takes on the value, shape and version of a draft; or a `Backend.result_apart`, as one write."""
+        if not isinstance(draft, Cell):
+            self._handle = self._backend.adopt(self._handle, draft)
+            self._shape = self._backend.shape(draft)
+            self._version += 1
+            return
         new = draft._handle
         if new is not None and (old := self._handle) is not None:
             new = self._backend.adopt(old, new)

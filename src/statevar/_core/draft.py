@@ -16,7 +16,7 @@ from .holds import Hold, begin_program, drain, end_program, releasing
 from .overlays import Overlay
 from .writes import Write
 
-__all__ = ["Draft", "commit", "draft_of", "fork", "look", "value_draft", "write_all"]
+__all__ = ["Draft", "commit", "draft_of", "draft_of_result", "fork", "look", "value_draft", "write_all"]
 
 _new = object.__new__
 _lock_of = attrgetter("_lock")
@@ -157,11 +157,22 @@ def value_draft(cls: type[_Draft], cell: Cell, overlay: Overlay, declared: Decla
     return draft
 
 
+def draft_of_result(cell: Cell, hold: Overlay, result: Any) -> Draft:
+    """Makes a draft of a variable that was written once, with the `Backend.result_apart` of the write."""
+    backend = cell._backend
+    draft = draft_of(cell, hold, hold.lock)
+    draft._take_on(backend.fork_of_result(cell._handle, result), backend.shape(result))
+    draft._version += 1
+    return draft
+
+
 # -- the commit --------------------------------------------------------------------------------------------
 
 
-def commit(drafts: Mapping[Any, Draft], check: Callable[[], None] | None = None) -> None:
+def commit(drafts: Mapping[Any, Any], check: Callable[[], None] | None = None) -> None:
     """Gives each variable the value, shape and version of its draft. The caller holds the variables.
+
+    In place of a draft there can be a `Backend.result_apart`, of a variable that was written once.
 
     No reader sees one variable new and then another one old: first every snapshot is hidden, so that readers must
     wait for the lock, then all values and versions change, and only then the first snapshot is published.
@@ -169,6 +180,11 @@ def commit(drafts: Mapping[Any, Draft], check: Callable[[], None] | None = None)
     Args:
         check: called while no thread can read the variables; if it raises, nothing has changed.
     """
+    if len(drafts) == 1:
+        (cell,) = drafts
+        with cell._lock:
+            _exchange([cell], drafts, check)
+        return
     cells: list[Cell] = sorted(drafts, key=id)
     release = releasing(map(_lock_of, cells))
     try:
@@ -179,22 +195,29 @@ def commit(drafts: Mapping[Any, Draft], check: Callable[[], None] | None = None)
         drain(release)
 
 
-def _exchange(cells: list[Cell], drafts: Mapping[Any, Draft], check: Callable[[], None] | None) -> None:
+def _exchange(cells: list[Cell], drafts: Mapping[Any, Any], check: Callable[[], None] | None) -> None:
     """Does the part of `commit` under the locks: first the steps that can fail, then those that cannot."""
     before: list[tuple[Cell, tuple[Any, State]]] = []
+    drafted: list[tuple[Cell, Any]] = []
+    written: list[tuple[Cell, Any, int]] = []  # with a result in place of a draft, and the new version
     for cell in cells:
         cell._snapshot = None
+        new = drafts[cell]
+        if not isinstance(new, Draft) and cell._backend.adopt_cannot_fail:
+            written.append((cell, new, cell._version + 1))
+        else:
+            drafted.append((cell, new))
     try:
         if check is not None:
             check()
         several = len(cells) > 1
-        for cell in cells:
+        for cell, new in drafted:
             if cell._backend.adopt_cannot_fail:
-                cell._prepare(drafts[cell])
+                cell._prepare(new)
                 continue
             if several:
                 before.append((cell, cell._savepoint()))
-            cell._adopt(drafts[cell])
+            cell._adopt(new)
     except BaseException:
         with ExitStack() as undo:  # puts each variable back even if that fails for another
             undo.callback(_publish, cells)
@@ -205,9 +228,17 @@ def _exchange(cells: list[Cell], drafts: Mapping[Any, Draft], check: Callable[[]
     interrupt: BaseException | None = None
     for _ in _ATTEMPTS:
         try:
-            for cell in cells:
+            for cell, result, version in written:
+                old = cell._handle
+                handle = cell._backend.adopt(old, result)
+                if handle is not old:
+                    cell._handle = handle
+                    cell._shape = cell._backend.shape(result)  # a write without locking may have changed it meanwhile
+                cell._version = version  # before it is published, as in a write
+                cell._snapshot = handle.published
+            for cell, draft in drafted:
                 if cell._backend.adopt_cannot_fail:
-                    cell._adopt(drafts[cell])
+                    cell._adopt(draft)
                 if (handle := cell._handle) is not None:
                     cell._snapshot = handle.published
             break

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextvars import ContextVar
-from threading import get_ident
+from threading import RLock, get_ident
 from typing import Any, ClassVar
 
 from .holds import Hold, running_task
@@ -30,11 +30,23 @@ __all__ = [
 class Overlay(Hold, ABC):
     """A hold whose owner reads and writes drafts in place of the variables."""
 
-    __slots__ = ("lock",)
+    __slots__ = ("_lock",)
 
-    lock: Any  # the lock of its drafts, which no other thread uses
+    _lock: Any
     #: Whether its drafts are values that each write replaces, as in an overlay of values but not in a transaction.
     holds_values: ClassVar[bool] = False
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self._lock = None  # made for the first draft: a transaction that writes small values may have none
+
+    @property
+    def lock(self) -> Any:
+        """The lock of its drafts, which no other thread uses."""
+        lock = self._lock
+        if lock is None:
+            lock = self._lock = RLock()
+        return lock
 
     def on_create(self, variable: Any, value: Any) -> None:
         """Called after a variable was made under this overlay.
@@ -46,6 +58,10 @@ class Overlay(Hold, ABC):
     @abstractmethod
     def read(self, variable: Any) -> Any:
         """Returns the cell to read in place of the variable."""
+
+    def write_apart(self, variable: Any, write: Any, x: Any) -> bool:
+        """Does a write of a whole variable without a draft, if that is possible. Returns whether it has."""
+        return False
 
     @abstractmethod
     def write(self, variable: Any) -> Any:

@@ -53,9 +53,13 @@ class Write:
         op: the operator, or the name of an operation at an index; None to store the operand as it is.
         first: whether this write may give a variable its first value.
         looks: whether the check looks at the elements of the operand.
+
+    Attributes:
+        is_whole: whether it is one of the usual writes of a whole variable, which keep its shape: `Backend.assign` or
+            `Backend.apply`.
     """
 
-    __slots__ = ("check", "first", "looks", "op", "operation", "verb")
+    __slots__ = ("check", "first", "is_whole", "looks", "op", "operation", "verb")
 
     def __init__(
         self,
@@ -70,6 +74,7 @@ class Write:
         self.looks = looks
         self.operation = operation
         self.verb = verb
+        self.is_whole = verb in ("assign", "apply")
         self.check = check
         self.op = op
         self.first = first

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, Self, TypeAlias
@@ -12,10 +11,11 @@ from .._arrays.types import Array
 from .._core import overlays
 from .._core.cell import Cell, hold_each, release_each
 from .._core.copies import Uncopied
-from .._core.draft import Draft, commit, fork, look
+from .._core.draft import Draft, commit, draft_of_result, fork, look
 from .._core.holds import BUSY, PATIENCE, Hold
 from .._core.overlays import Overlay
 from .._core.variable import Variable
+from .._core.writes import Write
 from .._public import public
 from ..errors import ConflictError, ReentrantWriteError, describe
 from .paths import Targets
@@ -116,8 +116,9 @@ class Transaction(Uncopied):
         outer: Any = overlays.current() if overlays.active else None
         overlay: TransactionOverlay = TransactionOverlay() if outer is None else outer
         try:
-            overlay.hold_all(self._ordered, self._path_of)
-            self._begun.append((overlay, overlay.depth()))
+            if self._ordered:
+                overlay.hold_all(self._ordered, self._path_of)
+            self._begun.append((overlay, len(overlay._levels)))
             overlay.begin()
         except BaseException:
             self._give_up(overlay, inside=outer is not None)
@@ -125,11 +126,11 @@ class Transaction(Uncopied):
         return self
 
     def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
-        overlay: TransactionOverlay | None = None
+        overlay: Any = None
         depth = 0
         try:
-            overlay = _running()
-            depth = overlay.depth() - 1
+            overlay = overlays.current() or _running()
+            depth = len(overlay._levels) - 1
             overlay.leave(commits=error_type is None)
         except BaseException:  # the commit failed, or Ctrl-C came at any point
             if overlay is None:
@@ -138,8 +139,8 @@ class Transaction(Uncopied):
             overlay.abandon(depth)
             raise
         finally:
-            if overlay is not None and (overlay, depth) in self._begun:
-                self._begun.remove((overlay, depth))
+            if overlay is not None and (entry := (overlay, depth)) in self._begun:
+                self._begun.remove(entry)
 
     async def __aenter__(self) -> Self:
         outer: Any = overlays.current() if overlays.active else None
@@ -217,15 +218,17 @@ class TransactionOverlay(Overlay):
     the mark or the new version of the first.
     """
 
-    __slots__ = ("_around", "_committing", "_held", "_levels", "_lost_to", "_opened", "_paths", "_seen")
+    __slots__ = ("_around", "_committing", "_held", "_levels", "_lost_to", "_opened", "_paths", "_seen", "_writing")
 
     def __init__(self) -> None:
-        Hold.__init__(self, "a transaction")
-        self.lock = threading.RLock()
-        self._levels: list[dict[Variable, Draft]] = []  # the drafts, with one level for each open transaction
+        super().__init__("a transaction")
+        # The drafts, with one level for each open transaction. Of a variable that was written once, and not read since,
+        # the outermost level may have only the new value.
+        self._levels: list[dict[Variable, Any]] = []
+        self._writing: Variable | None = None  # the variable of which `write_apart` computes the value
         self._held: list[Variable] = []
         self._seen: dict[Variable, Draft] = {}  # the variables that are not held, as they were at their first read
-        self._committing: dict[Variable, Draft] = {}
+        self._committing: dict[Variable, Any] = {}
         self._around: Overlay | None = None  # the overlay that was open before, which belongs to another task
         self._opened = False
         self._lost_to: Hold | None = None
@@ -236,15 +239,59 @@ class TransactionOverlay(Overlay):
     def read(self, variable: Any) -> Any:
         """Returns the draft of a variable; else the variable if it is held; else its state at the first read."""
         for level in reversed(self._levels):
-            if variable in level:
-                return level[variable]
+            if (found := level.get(variable)) is not None:
+                return found if isinstance(found, Draft) else self._drafted(level, variable, found)
         if variable in self._committing:  # a signal handler or a finalizer reads in the middle of the commit
-            return self._committing[variable]
+            found = self._committing[variable]
+            return found if isinstance(found, Draft) else draft_of_result(variable, self, found)
         if variable._holder is self:
             return variable
         if variable not in self._seen:
             self._seen[variable] = look(variable, self)
         return self._seen[variable]
+
+    def write_apart(self, variable: Any, write: Write, x: Any) -> bool:
+        """Does the first write of a variable without a draft, which costs more than a small write.
+
+        Only the result is kept, until the variable is read or written again.
+        """
+        levels = self._levels
+        shape = variable._shape
+        if (
+            len(levels) != 1
+            or shape is None
+            or (getattr(x, "shape", None) != shape and (write.op is None or x.shape != ()))
+        ):
+            return False
+        if variable._holder is not self:
+            self.hold(variable)
+        if (around := self._writing) is not None:  # this is code in the middle of a write, such as a signal handler
+            if around is variable:
+                self._refuse_within(variable, write.operation)
+            return False
+        level = levels[0]
+        if variable in level:
+            return False
+        # No call stands between the question above and the next line, so no signal handler has made a draft.
+        self._writing = variable
+        try:
+            result = variable._backend.result_apart(variable._handle, x, write.op)
+            if result is None:
+                return False
+            level[variable] = result
+        except Exception:  # noqa: BLE001  # the draft is written next: it raises the same, with all that can be said
+            return False
+        finally:
+            self._writing = None
+        return True
+
+    def _refuse_within(self, variable: Any, operation: str) -> None:
+        BUSY.wait(operation, lambda: self._path(variable), lambda: True)  # which raises
+
+    def _drafted(self, level: dict[Variable, Any], variable: Variable, result: Any) -> Draft:
+        """Makes the draft of a variable of which a level has only the result of its first write."""
+        draft = level[variable] = draft_of_result(variable, self, result)
+        return draft
 
     def write(self, variable: Any) -> Any:
         """Returns the draft of a variable on the innermost level, and holds the variable."""
@@ -260,10 +307,14 @@ class TransactionOverlay(Overlay):
         level = levels[-1]
         draft = level.get(variable)
         if draft is None:
+            if variable is self._writing:
+                self._refuse_within(variable, "write")
             if variable._holder is not self:
                 self.hold(variable)
             current = variable if len(levels) == 1 else self.read(variable)
             draft = level[variable] = fork(current, self)
+        elif not isinstance(draft, Draft):
+            draft = self._drafted(level, variable, draft)
         return draft
 
     def is_writing(self, variable: Any) -> bool:
@@ -379,8 +430,9 @@ class TransactionOverlay(Overlay):
     def release(self) -> None:
         """Ends the overlay and its hold on all variables."""
         overlays.pop(self, self._around)
-        release_each(self._held, self)
-        self._held.clear()
+        if held := self._held:
+            release_each(held, self)
+            held.clear()
         self.end()
         if self._opened:
             self._opened = False

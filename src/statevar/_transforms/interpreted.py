@@ -12,6 +12,7 @@ from .._arrays.types import Array
 from .._core import overlays
 from .._core.cell import release_each
 from .._core.variable import Variable
+from .._core.writes import Write
 from .._state.transaction import Transaction, TransactionOverlay
 from ..errors import ConflictError, TraceError
 
@@ -105,6 +106,11 @@ class _Run(TransactionOverlay):
         if variable._holder is not self:
             self.touched[id(variable)] = ref(variable)
         return super().read(variable)
+
+    def write_apart(self, variable: Any, write: Write, x: Array) -> bool:
+        if variable._holder is not self:
+            self.touched[id(variable)] = ref(variable)
+        return super().write_apart(variable, write, x)
 
     def write(self, variable: Any) -> Any:
         if variable._holder is not self:

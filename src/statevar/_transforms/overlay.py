@@ -7,7 +7,6 @@ values exist only in the overlay: another thread never sees one, and an exceptio
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar, Self, TypeVar
@@ -97,7 +96,6 @@ class ValueOverlay(Overlay):
         self, what: str, values: Iterable[tuple[Variable, Any]] = (), *, only: Iterable[Variable] | None = None
     ) -> None:
         super().__init__(what)
-        self.lock = threading.RLock()
         self.drafts: dict[Variable, ValueDraft] = {}
         self.written: dict[Variable, None] = {}  # in the order of their first write
         self.discovered: dict[Variable, None] = {}  # variables that were used and were not among the values given

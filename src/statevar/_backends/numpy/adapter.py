@@ -456,11 +456,30 @@ class NumPyBackend(Backend):
     def fork_from_host(self, handle: Any, array: HostArray) -> Any:
         return _new(array)
 
+    def result_apart(self, handle: Any, x: HostArray, op: Operation | None) -> HostArray | None:
+        writer = handle.writer
+        if writer.nbytes >= _SMALL or type(x) is not np.ndarray:
+            return None
+        return x.copy("C") if op is None else np.asarray(op(writer, x), writer.dtype)
+
+    def fork_of_result(self, handle: Any, result: HostArray) -> Any:
+        return _Fork(result).replace(result)
+
     def prepare_adoption(self, handle: Any, other: Any) -> None:
         if type(other) is _Fork and (log := other.log) is not None and not _takes(handle, log):
             other.make_whole()
 
     def adopt(self, handle: Any, other: Any) -> Any:
+        if type(other) is np.ndarray:  # of `result_apart`
+            # `_exclusive`, written out: a call takes 0.06 us.
+            if (
+                getrefcount(handle.published) == _UNHELD_PUBLISHED
+                and getrefcount(handle.base) == _UNHELD_BASE
+                and other.shape == handle.writer.shape
+            ):
+                handle.writer[...] = other
+                return handle
+            return _new(other if other.flags.writeable else _copy(other))  # as below
         if type(other) is not _Fork:
             return other
         if (log := other.log) is not None and _takes(handle, log):
