@@ -700,3 +700,31 @@ def test_a_long_loop_holds_nobody_up(make: Floats) -> None:
     in_threads(lambda: PROGRAMS["scan"](make, step), meanwhile)
     assert_same(v, 2.0)
     assert_same(other, 1.0)
+
+
+OVERLAPPING: dict[str, Callable[[sv.Variable], object]] = {
+    "reversed": lambda v: v.__setitem__(slice(None, None, -1), v.value),
+    "moved": lambda v: v.__setitem__([0, 1], v.value[1:]),
+    "add": lambda v: v.at[[2, 1, 0]].add(v.value),
+    "subtract": lambda v: v.at[[2, 1, 0]].subtract(v.value),
+    "multiply": lambda v: v.at[[2, 1, 0]].multiply(v.value),
+    "max": lambda v: v.at[[2, 0, 0]].max(v.value),
+    "divide": lambda v: v.at[[2, 0, 0]].divide(v.value),
+    "slice": lambda v: v.__setitem__(slice(1, None), v.value[:-1]),
+}
+
+
+@pytest.mark.parametrize("where", OVERLAPPING)
+def test_rows_that_are_computed_from_those_they_overwrite(make: Floats, where: str) -> None:
+    """In `sv.jit` on torch, Inductor wrote in place what later rows were computed from."""
+    v, alone = make.var([1.0, 2.0, 3.0]), make.var([1.0, 2.0, 3.0])
+
+    def write(each: sv.Variable) -> None:
+        each *= 2.0  # so that the value is a temporary one, whose memory the compiler may use again
+        OVERLAPPING[where](each)
+
+    compiled = sv.jit(lambda: write(v))
+    for _ in range(2):
+        write(alone)
+        compiled()
+        np.testing.assert_allclose(v.numpy(), alone.numpy(), rtol=1e-6)

@@ -37,7 +37,7 @@ _SMALL = 16_384  # rows of a table for which an array of numbers is faster to ge
 _INDICES = frozenset((torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool))
 
 # Asked at every write; each dot costs 30 ns.
-_is_compiling = torch.compiler.is_compiling
+_in_dynamo = torch.compiler.is_dynamo_compiling
 _modes_open = torch._C._len_torch_dispatch_stack
 
 
@@ -72,7 +72,7 @@ def select_rows(index: Any, shape: Shape) -> Selection | None:
     """Does what `Backend.select_rows` does, for tensors on the host, of which NumPy sees the memory itself."""
     if type(index) is not Tensor or not index.is_cpu or index.dtype not in _INDICES or not index.ndim or not shape:
         return None
-    if indices.on_host or _is_compiling() or _modes_open():
+    if indices.on_host or _in_dynamo() or _modes_open():
         return None
     if index.dtype is not torch.int64 and index.dtype is not torch.bool:
         index = index.long()  # torch would take uint8 for a mask
@@ -156,29 +156,51 @@ def _put_rows(table: Tensor, x: Tensor, operation: str, ids: Tensor, numbers: Ho
         numbers: the same on the host, if they are known there.
         once: whether it is known that no row is there twice, or does not matter.
     """
-    if operation == "add":
-        table.index_add_(0, ids, x)
-    elif operation == "subtract":
-        table.index_add_(0, ids, x, alpha=-1)
+    if operation in _IN_ANY_ORDER:
+        _add_rows(table, ids, x, 1 if operation == "add" else -1)
     elif once:
         if operation != "set":
             x = combine(operation, table.index_select(0, ids), x, torch.minimum, torch.maximum)
-        table.index_copy_(0, ids, x)
+        _set_rows(table, ids, x)
     elif operation == "set" and numbers is not None and table.shape[0] <= _SMALL:
         last = np.empty(table.shape[0], np.int64)
         last[numbers] = np.arange(numbers.size)
-        table.index_copy_(0, ids, x.index_select(0, _to(last[numbers], table)))  # each writes what the last one says
+        _set_rows(table, ids, x.index_select(0, _to(last[numbers], table)))  # each writes what the last one says
     elif operation == "set" and numbers is not None:
         keep = _to(last_of_each(numbers), table)
-        table.index_copy_(0, ids.index_select(0, keep), x.index_select(0, keep))
+        _set_rows(table, ids.index_select(0, keep), x.index_select(0, keep))
     elif operation == "set":
-        table.index_copy_(0, ids, x[last_of_same(ids)])
+        _set_rows(table, ids, x[last_of_same(ids)])
     elif operation in ONE_BY_ONE:
         assert numbers is not None, "repeated rows are found on the host"
         _put_in_turns(table, x, operation, numbers)
     else:
-        ids = ids.view(-1, *[1] * (table.ndim - 1)).expand(x.shape)
-        table.scatter_reduce_(0, ids, x, _REDUCTIONS[operation])
+        table.scatter_reduce_(0, _for_elements(ids, x), x, _REDUCTIONS[operation])
+
+
+# Inductor (torch 2.13) compiles `index_copy_`, `index_put_` and `index_add_` to a loop that writes in place, even where
+# a later row is computed from what the loop has overwritten: ``v *= 2; v[::-1] = v.value`` was wrong. It keeps the
+# operations apart that take an index for each element.
+
+
+def _set_rows(table: Tensor, ids: Tensor, x: Tensor) -> None:
+    """Sets rows, each of them once or to the same values."""
+    if _modes_open() or _in_dynamo():
+        table.scatter_(0, _for_elements(ids, x), x)
+    else:
+        table.index_copy_(0, ids, x)
+
+
+def _add_rows(table: Tensor, ids: Tensor, x: Tensor, sign: int) -> None:
+    if _modes_open() or _in_dynamo():
+        table.scatter_add_(0, _for_elements(ids, x), x if sign > 0 else -x)
+    else:
+        table.index_add_(0, ids, x, alpha=sign)
+
+
+def _for_elements(ids: Tensor, x: Tensor) -> Tensor:
+    """The number of the row of each element of ``x``, without memory of its own."""
+    return ids.view(-1, *[1] * (x.ndim - 1)).expand(x.shape)
 
 
 def _put_in_turns(table: Tensor, x: Tensor, operation: str, numbers: HostArray) -> None:
@@ -188,8 +210,8 @@ def _put_in_turns(table: Tensor, x: Tensor, operation: str, numbers: HostArray) 
     part = table[there]
     for each in turns(numbers):
         turn, place = _to(each, table), _to(places[each], table)
-        part[place] = combine(operation, part[place], x[turn], torch.minimum, torch.maximum)
-    table[there] = part
+        _set_rows(part, place, combine(operation, part[place], x[turn], torch.minimum, torch.maximum))
+    _set_rows(table, there, part)
 
 
 def _put_masked(target: Tensor, x: Tensor, operation: str, mask: Tensor) -> None:

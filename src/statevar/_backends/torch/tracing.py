@@ -179,13 +179,13 @@ class TorchTracing(Tracing):
             values = combine(operation, line[at], values, torch.minimum, torch.maximum).to(old.dtype)
             operation = "set"
         if operation == "set" and where.unique:
-            new = line.index_put((at,), values)
+            new = line.scatter(0, at, values)  # and not `index_put`: see `rows._set_rows`
         elif operation == "set":  # the last one of each
             order = torch.arange(at.numel(), device=old.device)
             last = torch.full((size + 1,), -1, device=old.device).scatter_reduce(0, at, order, "amax")
             new = torch.where(last >= 0, values[last.clamp(min=0)], line)
         elif operation in ("add", "subtract"):
-            new = line.index_add(0, at, values, alpha=1 if operation == "add" else -1)
+            new = line.scatter_add(0, at, values if operation == "add" else -values)
         else:
             new = line.scatter_reduce(0, at, values, {"multiply": "prod", "min": "amin", "max": "amax"}[operation])
         return new[:size].reshape(old.shape)
