@@ -60,6 +60,7 @@ def patched(patch: pytest.MonkeyPatch, v: sv.Variable, verb: str, function: Any)
     patch.setattr(type(v._backend), verb, lambda self, *args, **kwargs: function(*args, **kwargs))
     if verb == "adopt":  # it fails from now on
         patch.setattr(type(v._backend), "adopt_cannot_fail", False)
+        patch.setattr(type(v._backend), "result_apart", lambda *_: None)
 
 
 @pytest.mark.parametrize("held", [False, True], ids=["alone", "held"])

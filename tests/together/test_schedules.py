@@ -339,11 +339,11 @@ def take_nothing(self: sv.Variable, hold: Any, operation: str, within: Any = Non
     pass
 
 
-def commit_one_by_one(drafts: dict[sv.Variable, sv.Variable], check: Callable[[], None] | None = None) -> None:
+def commit_one_by_one(
+    drafts: dict[sv.Variable, Any], check: Callable[[], None] | None = None, commit: Any = transactions.commit
+) -> None:
     for variable, draft in drafts.items():
-        with variable._lock:
-            variable._adopt(draft)
-            variable._snapshot = variable._handle.published
+        commit({variable: draft})
 
 
 def test_it_finds_the_lost_update_of_a_plain_object() -> None:

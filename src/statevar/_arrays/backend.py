@@ -488,7 +488,7 @@ class Backend(ABC):
     def adopt(self, handle: Handle, other: Handle) -> Handle:
         """Stores the value of a fork, which may have any shape. Called under the lock; the fork is not used again.
 
-        In place of a fork it takes what `result_apart` of this backend has returned.
+        In place of a fork it takes what `result_apart` has returned for the same handle.
 
         A better implementation copies nothing, since a commit adopts one fork after the other while readers wait.
         """

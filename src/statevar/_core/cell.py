@@ -675,13 +675,8 @@ class Cell:
         if new is not None and (old := self._handle) is not None:
             self._backend.prepare_adoption(old, new)
 
-    def _adopt(self, draft: Any) -> None:
-        """Takes on the value, shape and version of a draft; or a `Backend.result_apart`, as one write."""
-        if not isinstance(draft, Cell):
-            self._handle = self._backend.adopt(self._handle, draft)
-            self._shape = self._backend.shape(draft)
-            self._version += 1
-            return
+    def _adopt(self, draft: Cell) -> None:
+        """Takes on the value, shape and version of a draft."""
         new = draft._handle
         if new is not None and (old := self._handle) is not None:
             new = self._backend.adopt(old, new)
@@ -689,6 +684,15 @@ class Cell:
         self._shape = draft._shape
         self._declared = draft._declared
         self._version = draft._version
+
+    def _overwrite(self, result: Any) -> Any:
+        """Takes on a `Backend.result_apart` of an older handle, which a write without locking has replaced."""
+        backend, handle = self._backend, self._handle
+        self._handle = backend.adopt(handle, backend.fork_of_result(handle, result))
+        self._shape = backend.shape(result)
+        if not fits(self._shape, self._declared):
+            self._declared = self._shape
+        return self._handle
 
     def _savepoint(self) -> tuple[Any, State]:
         """The handle and the state from which `_put_back` undoes the commit if it fails at another variable."""

@@ -5,6 +5,7 @@ The open overlay is a ContextVar, so it is seen by its own thread or asyncio tas
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from contextvars import ContextVar
 from threading import RLock, get_ident
@@ -36,17 +37,14 @@ class Overlay(Hold, ABC):
     #: Whether its drafts are values that each write replaces, as in an overlay of values but not in a transaction.
     holds_values: ClassVar[bool] = False
 
-    def __init__(self, what: str) -> None:
-        super().__init__(what)
-        self._lock = None  # made for the first draft: a transaction that writes small values may have none
-
     @property
     def lock(self) -> Any:
         """The lock of its drafts, which no other thread uses."""
-        lock = self._lock
-        if lock is None:
-            lock = self._lock = RLock()
-        return lock
+        try:
+            return self._lock
+        except AttributeError:  # it is made for the first draft: a transaction of small writes may have none
+            self._lock = RLock()
+            return self._lock
 
     def on_create(self, variable: Any, value: Any) -> None:
         """Called after a variable was made under this overlay.
@@ -68,6 +66,7 @@ class Overlay(Hold, ABC):
         """Returns the cell to write in place of the variable, after this overlay has taken hold of the variable."""
 
 
+_modules = sys.modules
 _overlay: ContextVar[Overlay | None] = ContextVar("statevar_overlay", default=None)
 _tapes: ContextVar[tuple[Any, ...]] = ContextVar("statevar_tapes", default=())
 
@@ -80,9 +79,11 @@ def current() -> Overlay | None:
     """The overlay that the running thread or task has opened, or None."""
     found = _overlay.get()
     # `is_mine` inlined, since every read and write under an overlay comes here.
-    if found is None or found._over or found._thread != get_ident() or found._task is not running_task():
+    if found is None or found._over or found._thread != get_ident():
         return None
-    return found
+    if found._task is None and "asyncio" not in _modules:  # as `running_task`, of which the call takes as long
+        return found
+    return found if found._task is running_task() else None
 
 
 def current_values() -> Overlay | None:

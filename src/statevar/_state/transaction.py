@@ -11,7 +11,7 @@ from .._arrays.types import Array
 from .._core import overlays
 from .._core.cell import Cell, hold_each, release_each
 from .._core.copies import Uncopied
-from .._core.draft import Draft, commit, draft_of_result, fork, look
+from .._core.draft import Draft, Written, commit, draft_of_written, fork, look
 from .._core.holds import BUSY, PATIENCE, Hold
 from .._core.overlays import Overlay
 from .._core.variable import Variable
@@ -66,6 +66,8 @@ def transaction(*variables: Any) -> Transaction:
     >>> int(savings), int(cash)
     (70, 30)
     """
+    if len(variables) == 1 and type(variables[0]) is Variable:
+        return Transaction(variables)
     if set(map(type, variables)) <= {Variable}:  # the usual case: each has its own path
         return Transaction(dict.fromkeys(variables))
     targets = Targets("transaction", variables)
@@ -223,7 +225,7 @@ class TransactionOverlay(Overlay):
     def __init__(self) -> None:
         super().__init__("a transaction")
         # The drafts, with one level for each open transaction. Of a variable that was written once, and not read since,
-        # the outermost level may have only the new value.
+        # the outermost level may have a `Written`.
         self._levels: list[dict[Variable, Any]] = []
         self._writing: Variable | None = None  # the variable of which `write_apart` computes the value
         self._held: list[Variable] = []
@@ -240,10 +242,10 @@ class TransactionOverlay(Overlay):
         """Returns the draft of a variable; else the variable if it is held; else its state at the first read."""
         for level in reversed(self._levels):
             if (found := level.get(variable)) is not None:
-                return found if isinstance(found, Draft) else self._drafted(level, variable, found)
+                return found if type(found) is not tuple else self._drafted(level, variable, found)
         if variable in self._committing:  # a signal handler or a finalizer reads in the middle of the commit
             found = self._committing[variable]
-            return found if isinstance(found, Draft) else draft_of_result(variable, self, found)
+            return found if type(found) is not tuple else draft_of_written(variable, self, found)
         if variable._holder is self:
             return variable
         if variable not in self._seen:
@@ -275,10 +277,11 @@ class TransactionOverlay(Overlay):
         # No call stands between the question above and the next line, so no signal handler has made a draft.
         self._writing = variable
         try:
-            result = variable._backend.result_apart(variable._handle, x, write.op)
+            handle = variable._handle
+            result = variable._backend.result_apart(handle, x, write.op)
             if result is None:
                 return False
-            level[variable] = result
+            level[variable] = handle, result
         except Exception:  # noqa: BLE001  # the draft is written next: it raises the same, with all that can be said
             return False
         finally:
@@ -288,9 +291,9 @@ class TransactionOverlay(Overlay):
     def _refuse_within(self, variable: Any, operation: str) -> None:
         BUSY.wait(operation, lambda: self._path(variable), lambda: True)  # which raises
 
-    def _drafted(self, level: dict[Variable, Any], variable: Variable, result: Any) -> Draft:
-        """Makes the draft of a variable of which a level has only the result of its first write."""
-        draft = level[variable] = draft_of_result(variable, self, result)
+    def _drafted(self, level: dict[Variable, Any], variable: Variable, written: Written) -> Draft:
+        """Makes the draft of a variable that was written once without one."""
+        draft = level[variable] = draft_of_written(variable, self, written)
         return draft
 
     def write(self, variable: Any) -> Any:
@@ -313,7 +316,7 @@ class TransactionOverlay(Overlay):
                 self.hold(variable)
             current = variable if len(levels) == 1 else self.read(variable)
             draft = level[variable] = fork(current, self)
-        elif not isinstance(draft, Draft):
+        elif type(draft) is tuple:
             draft = self._drafted(level, variable, draft)
         return draft
 
