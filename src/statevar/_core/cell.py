@@ -686,13 +686,12 @@ class Cell:
         self._version = draft._version
 
     def _overwrite(self, result: Any) -> Any:
-        """Takes on a `Backend.result_apart` of an older handle, which a write without locking has replaced."""
+        """The handle for a `Backend.result_apart` of an older handle, which a write without locking has replaced."""
         backend, handle = self._backend, self._handle
-        self._handle = backend.adopt(handle, backend.fork_of_result(handle, result))
         self._shape = backend.shape(result)
         if not fits(self._shape, self._declared):
             self._declared = self._shape
-        return self._handle
+        return backend.adopt(handle, backend.fork_of_result(handle, result))
 
     def _savepoint(self) -> tuple[Any, State]:
         """The handle and the state from which `_put_back` undoes the commit if it fails at another variable."""

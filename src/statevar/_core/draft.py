@@ -18,8 +18,8 @@ from .writes import Write
 
 __all__ = ["Draft", "Written", "commit", "draft_of", "draft_of_written", "fork", "look", "value_draft", "write_all"]
 
-#: What a transaction has of a variable that it has written once, in place of a draft: the handle of the variable at that
-#: moment, and the `Backend.result_apart`.
+#: What a transaction has of a variable that it has written once, in place of a draft: the handle that the variable had
+#: then, and the `Backend.result_apart`.
 Written: TypeAlias = tuple[Any, Any]
 
 _new = object.__new__
@@ -235,11 +235,9 @@ def _exchange(cells: list[Cell], drafts: Mapping[Any, Draft | Written], check: C
     interrupt: BaseException | None = None
     for _ in _ATTEMPTS:
         try:
-            for cell, (handle, result), version in written:
-                if handle is cell._handle:
-                    cell._handle = handle = cell._backend.adopt(handle, result)
-                else:
-                    handle = cell._overwrite(result)
+            for cell, (origin, result), version in written:
+                handle = cell._backend.adopt(origin, result) if cell._handle is origin else cell._overwrite(result)
+                cell._handle = handle
                 cell._version = version  # before it is published, as in a write
                 cell._snapshot = handle.published
             for cell, draft in drafted:
