@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gc
 import threading
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pytest
 
 import statevar as sv
+from statevar.errors import ReentrantWriteError
 from tests.helpers import PATIENCE, address, assert_same, until
-from tests.internals import holds
+from tests.internals import adapter, holds
 from tests.threads import in_threads, repeat
 
 BACKENDS = ("numpy", "jax", "torch", "tensorflow")
@@ -118,6 +121,111 @@ def test_every_write_is_part_of_it(backend: str) -> None:
     assert_same(v, alone.numpy())
     assert v.version == alone.version
     assert_same(v.assign_add(1.0), alone.numpy() + 1)
+
+
+#: What may follow the first write of a variable, of which a transaction keeps only the result; and the value then.
+AFTER: dict[str, tuple[Callable[[sv.Variable], object], float, int]] = {
+    "nothing": (lambda v: None, 3.0, 1),
+    "read": (lambda v: assert_same(v, [3.0, 4.0]), 3.0, 1),
+    "write": (lambda v: v.assign_add(1.0), 4.0, 2),
+    "read and write": (lambda v: v.assign(v + 1.0), 4.0, 2),
+    "row": (lambda v: v.__setitem__(0, 7.0), 7.0, 2),
+    "update": (lambda v: v.update(lambda value: value * 2.0), 6.0, 2),
+    "another shape": (lambda v: v.assign([9.0], validate_shape=False), 9.0, 2),
+    "snapshot": (lambda v: assert_same(sv.snapshot([v])[v.path], [3.0, 4.0]), 3.0, 1),
+}
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["alone", "held"])
+@pytest.mark.parametrize("after", AFTER)
+def test_what_follows_a_first_write(backend: str, after: str, held: bool) -> None:
+    """In the block, in one inside it, and in one inside it that fails; and of several variables."""
+    then, expected, writes = AFTER[after]
+    for inside in (None, "commits", "fails"):
+        v, w, plain = (sv.Variable([1.0, 2.0], backend=backend, name="v") for _ in range(3))
+        before = [each.value for each in (v, w, plain)] if held else []
+        seen: list[Any] = []
+        with sv.transaction(v, plain):
+            v.assign_add(2.0)
+            w.assign([3.0, 4.0])
+            plain.assign_sub([1.0, 1.0])
+            if inside is None:
+                then(v)
+                then(w)
+            else:
+                try:
+                    with sv.transaction(v):
+                        then(v)
+                        then(w)
+                        seen += [v.numpy(), w.numpy()]
+                        assert inside == "commits"
+                except AssertionError:
+                    assert inside == "fails"
+                    expected, writes = 3.0, 1
+            assert elsewhere(lambda v=v, w=w: (v.numpy()[0], w.numpy()[0], v.version)) == (1.0, 1.0, 0)
+        assert [float(each.numpy().flat[0]) for each in (v, w, plain)] == [expected, expected, 0.0]
+        assert [each.version for each in (v, w, plain)] == [writes, writes, 1]
+        for each in before:
+            assert_same(each, [1.0, 2.0])
+        for each in (v, w, plain):
+            each.assign_add(1.0)  # into memory of its own
+        assert [float(each.flat[0]) for each in seen] == [AFTER[after][1]] * len(seen)
+        assert_same(plain, [1.0, 2.0])
+
+
+@pytest.mark.parametrize("drop", [KeyError, None], ids=["dropped", "committed"])
+def test_numbers_and_dtypes_of_a_first_write(backend: str, drop: type[Exception] | None) -> None:
+    a, b = (sv.Variable(3, dtype=dtype, backend=backend) for dtype in ("int4", "uint8"))
+    c, d = sv.Variable(3.0, dtype="float16", backend=backend), sv.Variable(True, backend=backend)
+    with suppress(KeyError), sv.transaction():
+        a &= 1
+        b &= 1
+        c += 0.5
+        d.assign(False)
+        if drop:
+            raise drop
+    assert [v.numpy().item() for v in (a, b, c, d)] == ([3, 3, 3.0, True] if drop else [1, 1, 3.5, False])
+    assert [v.dtype for v in (a, b, c, d)] == ["int4", "uint8", "float16", "bool"]
+    assert [v.numpy().shape for v in (a, b, c, d)] == [()] * 4
+
+
+def test_a_first_write_wins_over_one_without_locking() -> None:
+    """It replaces the value, with another shape, while the transaction holds the variable."""
+    v = sv.Variable([1.0, 2.0], shape=None)
+    with sv.transaction(v):
+        v.assign([3.0, 4.0])
+        in_threads(lambda: v.assign([[5.0], [6.0]], use_locking=False, validate_shape=False))
+        assert elsewhere(lambda: v.shape) == (2, 1)
+    assert_same(v, [3.0, 4.0])
+    assert v.shape == (2,)
+    assert_same(v.assign_add(1.0), [4.0, 5.0])
+
+
+def test_a_write_in_the_middle_of_a_first_write_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a signal handler. It may write another variable, and read this one."""
+    v, w = sv.Variable([1.0], name="v"), sv.Variable([1.0])
+    numpy = type(adapter("numpy").BACKEND)
+    real, refusals = numpy.result_apart, []
+
+    def result_apart(self: Any, handle: Any, x: Any, op: Any) -> Any:
+        for write in (lambda: v.assign_add(5.0), lambda: v.__setitem__(0, 5.0), lambda: v.update(lambda a: a)):
+            with pytest.raises(ReentrantWriteError) as refusal:
+                write()
+            refusals.append(str(refusal.value))
+        assert_same(v, [1.0])
+        assert_same(w.assign_add(2.0), [3.0])
+        return real(self, handle, x, op)
+
+    with sv.transaction(v, w):
+        monkeypatch.setattr(numpy, "result_apart", result_apart)
+        v.assign_add(1.0)
+        monkeypatch.undo()
+        assert_same(v, [2.0])
+        assert_same(v.assign_add(1.0), [3.0])
+    assert_same(v, [3.0])
+    assert_same(w, [3.0])
+    assert "assign_add: this thread is already inside a write of this variable, at 'v'" in refusals[0]
+    assert all("this thread is already inside a write of this variable, at 'v'" in each for each in refusals)
 
 
 def test_shape_and_initialization_are_part_of_it(backend: str) -> None:

@@ -339,11 +339,12 @@ def take_nothing(self: sv.Variable, hold: Any, operation: str, within: Any = Non
     pass
 
 
-def commit_one_by_one(
-    drafts: dict[sv.Variable, Any], check: Callable[[], None] | None = None, commit: Any = transactions.commit
-) -> None:
+COMMIT = vars(transactions)["commit"]
+
+
+def commit_one_by_one(drafts: dict[sv.Variable, Any], check: Callable[[], None] | None = None) -> None:
     for variable, draft in drafts.items():
-        commit({variable: draft})
+        COMMIT({variable: draft})
 
 
 def test_it_finds_the_lost_update_of_a_plain_object() -> None:
