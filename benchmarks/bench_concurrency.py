@@ -61,7 +61,7 @@ def optimistic(variables: Sequence[Any], compute: Callable[[Any], Any]) -> int:
     for retries in range(1_000_000):
         seen = [(variable._version, compute(variable._stored())) for variable in variables]
         new = [
-            variable._backend.given(variable._handle, value)
+            variable._backend.fork_from_host(variable._handle, value)
             for variable, (_, value) in zip(variables, seen, strict=True)
         ]
         ordered = sorted(variables, key=id)
@@ -207,7 +207,7 @@ def _transaction(verb: str, backend: str, count: int) -> Case:
         Contender("statevar", backend, f"with sv.transaction(vs{count}): {writes}", after),
         Contender("bare", backend, writes, after),
         tuple(peers),
-        Target(3, "ratio"),
+        Target({1: 3, 10: 2, 1000: 1.5}[count], "ratio"),
     )
 
 

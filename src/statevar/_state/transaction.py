@@ -66,10 +66,14 @@ def transaction(*variables: Any) -> Transaction:
     >>> int(savings), int(cash)
     (70, 30)
     """
-    if len(variables) == 1 and type(variables[0]) is Variable:
-        return Transaction(variables)
-    if set(map(type, variables)) <= {Variable}:  # the usual case: each has its own path
-        return Transaction(dict.fromkeys(variables))
+    given = variables
+    if len(variables) == 1:
+        if type(variables[0]) is Variable:
+            return Transaction(variables)
+        if type(variables[0]) in (list, tuple):
+            given = variables[0]
+    if set(map(type, given)) <= {Variable}:  # the usual case: each has its own path
+        return Transaction(dict.fromkeys(given))
     targets = Targets("transaction", variables)
     return Transaction(targets.variables, targets.path)
 
@@ -223,7 +227,7 @@ class TransactionOverlay(Overlay):
     __slots__ = ("_around", "_committing", "_held", "_levels", "_lost_to", "_opened", "_paths", "_seen", "_writing")
 
     def __init__(self) -> None:
-        super().__init__("a transaction")
+        Hold.__init__(self, "a transaction")  # `super` takes longer
         # The drafts, with one level for each open transaction. Of a variable that was written once, and not read since,
         # the outermost level may have a `Written`.
         self._levels: list[dict[Variable, Any]] = []
