@@ -97,6 +97,7 @@ PUBLIC = (
 _ENGINES = {
     "jax_arrays": "statevar._backends.jax.arrays",
     "jax_indices": "statevar._backends.jax.indices",
+    "jax_rows": "statevar._backends.jax.rows",
     "jax_pytree": "statevar._backends.jax.pytree",
     "jax_tracing": "statevar._backends.jax.tracing",
     "numpy_row_log": "statevar._backends.numpy.row_log",

@@ -12,7 +12,7 @@ import pytest
 import statevar as sv
 from tests.faults import INTERRUPT, assert_free, nothing_happens
 from tests.helpers import assert_same
-from tests.internals import Watchers, adapter, transactions
+from tests.internals import Watchers, adapter, engine, transactions
 
 ERRORS = (MemoryError, INTERRUPT)
 
@@ -431,8 +431,6 @@ def test_a_finalizer_that_reads_during_a_commit_publishes_nothing(backend: str) 
 def test_ctrl_c_after_a_donation_loses_nothing() -> None:
     """Python looks for signals when a compiled call returns: the old array is gone, the new one not yet stored."""
     pytest.importorskip("jax")
-    jax_adapter = adapter("jax")
-
     v = sv.Variable(np.arange(3, dtype="float32"), backend="jax")
     v.assign_add(1.0)  # from here on nobody else has the array: the next write donates it
     with pytest.MonkeyPatch.context() as patch:
@@ -441,8 +439,9 @@ def test_ctrl_c_after_a_donation_loses_nothing() -> None:
             store(kept, function, *arguments)
             raise KeyboardInterrupt
 
-        store = jax_adapter._store
-        patch.setattr(jax_adapter, "_store", interrupted)
+        store = engine("jax_arrays").store
+        for module in (adapter("jax"), engine("jax_rows")):
+            patch.setattr(module, "store", interrupted)
         for write in (lambda: v.assign_add(1.0), lambda: v.__setitem__(0, 9.0)):
             with pytest.raises(KeyboardInterrupt):
                 write()

@@ -126,9 +126,9 @@ def _shared(cls: type) -> Iterator[str]:
     for base in reversed(cls.__mro__):
         found.update(vars(base))
     for name, value in found.items():
-        if isinstance(value, Variable) or (
-            isinstance(value, list | tuple | dict) and any(isinstance(each, Variable) for each in walk(value))
-        ):
+        # The elements and no deeper: a class may list all its objects, as an enumeration does, or a whole program.
+        elements = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else (value,)
+        if any(isinstance(each, Variable) for each in elements):
             yield name
 
 

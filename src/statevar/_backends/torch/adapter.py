@@ -367,7 +367,9 @@ class TorchBackend(Backend):
 
     def operand(self, value: Any, dtype: Any) -> Tensor | None:
         if isinstance(value, Tensor) and value.dtype is dtype:
-            if value.layout is not _STRIDED or (type(value) is not Tensor and spread_of(value) is not None):
+            if value.layout is not _STRIDED or value.is_nested:
+                return None
+            if type(value) is not Tensor and spread_of(value) is not None:
                 return None
             if type(value) is not Tensor and isinstance(value, UninitializedTensorMixin):
                 return None
