@@ -262,12 +262,7 @@ class TransactionOverlay(Overlay):
         Only the result is kept, until the variable is read or written again.
         """
         levels = self._levels
-        shape = variable._shape
-        if (
-            len(levels) != 1
-            or shape is None
-            or (getattr(x, "shape", None) != shape and (write.op is None or x.shape != ()))
-        ):
+        if len(levels) != 1:
             return False
         if variable._holder is not self:
             self.hold(variable)
@@ -276,12 +271,16 @@ class TransactionOverlay(Overlay):
                 self._refuse_within(variable, write.operation)
             return False
         level = levels[0]
-        if variable in level:
+        handle, shape = variable._handle, variable._shape  # in this order: a write without locking changes both
+        if (
+            variable in level
+            or shape is None
+            or (getattr(x, "shape", None) != shape and (write.op is None or x.shape != ()))
+        ):
             return False
-        # No call stands between the question above and the next line, so no signal handler has made a draft.
+        # No Python code runs between the question above and the next line, so no signal handler has made a draft.
         self._writing = variable
         try:
-            handle = variable._handle
             result = variable._backend.result_apart(handle, x, write.op)
             if result is None:
                 return False
