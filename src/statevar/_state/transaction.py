@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from typing import Any, Self, TypeAlias
 
@@ -86,8 +86,8 @@ class Transaction(Uncopied):
 
     __slots__ = ("_begun", "_ordered", "_path_of")
 
-    def __init__(self, variables: Iterable[Variable], path_of: PathOf | None = None) -> None:
-        self._ordered = sorted(variables, key=id)
+    def __init__(self, variables: Collection[Variable], path_of: PathOf | None = None) -> None:
+        self._ordered = sorted(variables, key=id) if len(variables) > 1 else [*variables]
         self._path_of = path_of  # for errors
         self._begun: list[tuple[TransactionOverlay, int]] = []
 
@@ -124,7 +124,7 @@ class Transaction(Uncopied):
         try:
             if self._ordered:
                 overlay.hold_all(self._ordered, self._path_of)
-            self._begun.append((overlay, overlay.depth()))
+            self._begun.append((overlay, len(overlay._levels)))  # `depth`, written out
             overlay.begin()
         except BaseException:
             self._give_up(overlay, inside=outer is not None)
@@ -136,7 +136,7 @@ class Transaction(Uncopied):
         depth = 0
         try:
             overlay = overlays.current() or _running()
-            depth = overlay.depth() - 1
+            depth = len(overlay._levels) - 1
             overlay.leave(commits=error_type is None)
         except BaseException:  # the commit failed, or Ctrl-C came at any point
             if overlay is None:
