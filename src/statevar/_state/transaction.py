@@ -124,7 +124,7 @@ class Transaction(Uncopied):
         try:
             if self._ordered:
                 overlay.hold_all(self._ordered, self._path_of)
-            self._begun.append((overlay, len(overlay._levels)))  # `depth`, written out
+            self._begun.append((overlay, overlay.depth()))
             overlay.begin()
         except BaseException:
             self._give_up(overlay, inside=outer is not None)
@@ -136,7 +136,7 @@ class Transaction(Uncopied):
         depth = 0
         try:
             overlay = overlays.current() or _running()
-            depth = len(overlay._levels) - 1
+            depth = overlay.depth() - 1
             overlay.leave(commits=error_type is None)
         except BaseException:  # the commit failed, or Ctrl-C came at any point
             if overlay is None:
