@@ -508,13 +508,12 @@ def test_the_sum_of_plain_arrays_is_wrong() -> None:
 
 def test_a_commit_that_hides_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """And with variables whose transactions write one after the other."""
+    commit_all = vars(transactions)["commit"]
 
-    def commit(drafts: dict[sv.Variable, sv.Variable], check: Callable[[], None] | None = None) -> None:
+    def commit(drafts: dict[sv.Variable, Any], check: Callable[[], None] | None = None) -> None:
         for variable, draft in drafts.items():
             time.sleep(0)  # another thread's turn
-            with variable._lock:
-                variable._adopt(draft)
-                variable._snapshot = variable._handle.published
+            commit_all({variable: draft})
 
     monkeypatch.setattr(transactions, "commit", commit)
     # Usually thousands in a second. On a busy machine the readers may not get their turn: then once more.
