@@ -122,6 +122,14 @@ def test_no_framework_is_loaded_can_fail(backend: str) -> None:
         assert backend in loaded_by(f"import statevar as sv; sv.Variable(1.0, backend={backend!r})")
 
 
+def test_what_only_some_programs_need_is_loaded_later() -> None:
+    """`numpy.random` took a fifth of the import, for the name of a type."""
+    script = "import numpy, sys; before = set(sys.modules); import statevar; print(*sorted(set(sys.modules) - before))"
+    found = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout.split()
+    slow = {"numpy.random", "secrets", "asyncio", "concurrent.futures", "logging", "dataclasses", "tempfile", "json"}
+    assert not slow & set(found)
+
+
 @pytest.mark.parametrize("name", PUBLIC)
 def test_all_is_sorted_and_complete(name: str) -> None:
     module = __import__(name, fromlist=["__all__"])
