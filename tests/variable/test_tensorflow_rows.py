@@ -96,6 +96,25 @@ def test_versions_of_tensorflow_without_what_is_not_public(monkeypatch: pytest.M
         assert_same(v, np.ones((100, 2)))
 
 
+def test_an_error_that_comes_after_the_scatter_does_not_repeat_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal handler may raise when the scatter returns: its error was dropped, and the rows were added twice."""
+    module = adapter("tensorflow").rows
+
+    def interrupted(*arguments: Any) -> None:
+        execute(*arguments)
+        raise TimeoutError("from a signal handler")
+
+    execute = module._execute
+    if execute is None:
+        pytest.skip("this TensorFlow has no fast path")
+    v = sv.Variable(np.zeros((4, 2), "float32"), backend="tensorflow")
+    monkeypatch.setattr(module, "_execute", interrupted)
+    with pytest.raises(TimeoutError, match="from a signal handler"):
+        v.at[np.array([1, 3])].add(np.ones((2, 2), "float32"))
+    monkeypatch.undo()
+    assert_same(v, [[0.0, 0.0], [1.0, 1.0], [0.0, 0.0], [1.0, 1.0]])
+
+
 def test_rows_without_elements() -> None:
     v = sv.Variable(np.zeros((3, 0), "float32"), backend="tensorflow")
     v.at[[0, 2]].add(1.0)

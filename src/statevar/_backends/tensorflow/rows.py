@@ -45,7 +45,10 @@ __all__ = [
 
 try:
     from tensorflow.python.eager.context import context as _context
+    from tensorflow.python.eager.core import _FallbackException, _NotOkStatusException
     from tensorflow.python.pywrap_tfe import TFE_Py_FastPathExecute as _execute
+
+    _NOT_DONE: tuple[type[Exception], ...] = (_FallbackException, _NotOkStatusException)
 except ImportError:  # not public: without it, a scatter takes 5 us more
     _execute = None
 
@@ -217,8 +220,8 @@ def _scatter(kind: str, resource: Any, at: HostArray, updates: Any) -> None:
     if _execute is not None:
         try:
             _execute(_context(), _NAMES[kind], None, resource, at, updates, "use_locking", True)
-        except Exception:  # noqa: BLE001, S110  # it asks for the other way, or failed, and the other way says why
-            pass
+        except _NOT_DONE:  # it asks for the other way, or has refused the operands, and the other way says why
+            pass  # any other error comes from a signal handler after the scatter, which must not be repeated
         else:
             return
     _IN_PLACE[kind](ref=resource, indices=at, updates=updates)
