@@ -310,6 +310,33 @@ def test_jax_with_64_bits_switched_off(backend: str) -> None:
     assert found[0].dtype_name == "float64"
 
 
+def test_an_error_of_a_signal_handler_in_the_middle_leaves_all_or_none(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A time-out is an `Exception`, and no `KeyboardInterrupt`: NumPy stored the first value and not the second."""
+    if backend != "numpy":
+        pytest.skip("the other libraries write all in one call")
+    found = made(backend, count=2)
+    adapter, calls = type(found[0]._backend), 0
+    real = adapter.assign
+
+    def interrupted(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise TimeoutError("from a signal handler")
+        return real(*arguments)
+
+    monkeypatch.setattr(adapter, "assign", interrupted)
+    with pytest.raises(TimeoutError, match="from a signal handler"):
+        sv.update_all(found, "add", 1.0)
+    monkeypatch.undo()
+    assert_same(found[0], [2.0, 2.0])
+    assert_same(found[1], 3.0)
+    assert [v.version for v in found] == [1, 1]
+    assert_free(*found)
+
+
 @pytest.mark.own_process(shared=True)
 def test_an_interrupt_at_any_moment_leaves_all_or_none(backend: str) -> None:
     for nth in range(1, 4000):

@@ -424,12 +424,16 @@ class Backend(ABC):
     def redeclare(self, handle: Handle, x: Array, _op: Any = None, _where: Any = None) -> Handle:
         """Stores x as `assign` does; it may have any shape, and the handle has that declared shape from now on."""
 
-    def write_all(self, handles: list[Handle], xs: list[Array], op: Operation | None) -> bool:
+    def write_all(self, handles: list[Handle], xs: list[Array], op: Operation | None, began: list[bool]) -> bool:
         """Does `assign` (if op is None) or `apply` for many handles in one call of the library: all of them, or none.
 
         Called like a write verb, with the locks of all. Each operand has the shape of the value or, for an operator,
         the shape (). Where the handle of a variable changes, it is replaced in the list: an interrupt may keep the
-        caller from a result. An exception means that nothing has changed.
+        caller from a result.
+
+        Args:
+            began: gets an item before the first value changes. From then on all of them change, and what a signal
+                handler raises meanwhile is raised afterwards.
 
         Returns:
             False, with nothing changed, if the library cannot do it in one call; or if code outside may have changed

@@ -277,7 +277,8 @@ def write_all(cells: list[Cell], write: Write, xs: list[Any]) -> bool:
     release = map(_release, compress(locks, taken))  # not `releasing`: code in the middle of a write has taken some
     around, marked = None, False
     handles: list[Any] = []
-    versions: list[int] = []  # those from now on, once the library has begun to write
+    versions: list[int] = []  # those from now on
+    began: list[bool] = []  # whether the library has begun to write
     try:
         taken.extend(map(_try_to_take, locks))
         if not all(taken):  # waiting for one lock after the other would need an order
@@ -290,17 +291,14 @@ def write_all(cells: list[Cell], write: Write, xs: list[Any]) -> bool:
         for cell in cells:
             cell._snapshot = None
         versions = [cell._version + 1 for cell in cells]
-        if not backend.write_all(handles, xs, write.op):
-            versions = []
+        if not backend.write_all(handles, xs, write.op, began):
+            began.clear()
             return False
-    except Exception:
-        versions = []
-        raise
     finally:
         interrupt: BaseException | None = None
         for _ in _ATTEMPTS:
             try:
-                if versions:  # also after Ctrl-C: it may have written
+                if began:  # also after an exception: it has perhaps written
                     for cell, version, handle in zip(cells, versions, handles, strict=True):
                         cell._version = version  # before it is published, as in a write
                         cell._handle = handle
@@ -308,7 +306,7 @@ def write_all(cells: list[Cell], write: Write, xs: list[Any]) -> bool:
                 if marked:
                     end_program(me, around)
                 break
-            except KeyboardInterrupt as error:  # it is too late to undo, and this can be repeated
+            except BaseException as error:  # noqa: BLE001  # of a signal: too late to undo, and this can be repeated
                 interrupt = error
         drain(release)
         if interrupt is not None:

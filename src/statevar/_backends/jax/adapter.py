@@ -332,12 +332,12 @@ class JAXBackend(Backend):
     def redeclare(self, handle: Any, x: Any, _op: Any = None, _where: Any = None) -> Any:
         return self.assign(handle, x, _op)
 
-    def write_all(self, handles: list[Any], xs: list[Any], op: Operation | None) -> bool:
+    def write_all(self, handles: list[Any], xs: list[Any], op: Operation | None, began: list[bool]) -> bool:
         donate = all(handle.published is None and _is_whole(handle.array) for handle in handles)
         arrays = [handle.array for handle in handles]
         if not (_has_64_bits() or _WIDE.keys().isdisjoint(map(str, {array.dtype for array in arrays}))):
             return False
-        return write_all(handles, arrays, xs, op, donate=donate)
+        return write_all(handles, arrays, xs, op, began, donate=donate)
 
     def fork(self, handle: Any, array: Any) -> Any:
         if array is None:  # whether it is whole is no matter: it may be replaced

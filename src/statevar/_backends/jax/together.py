@@ -42,12 +42,15 @@ def result_for(handle: Any) -> Any:
     return None
 
 
-def write_all(handles: list[Any], arrays: list[Any], xs: list[Any], op: Any, *, donate: bool) -> bool:
+def write_all(
+    handles: list[Any], arrays: list[Any], xs: list[Any], op: Any, began: list[bool], *, donate: bool
+) -> bool:
     """Does `JAXBackend.write_all`, whose handles have these arrays; returns whether it did."""
     if is_memory_short(*arrays):
         return False
     kept: list[Any] = []
     _under_way.append((handles, kept))
+    began.append(True)
     try:
         news = store(kept, _PROGRAMS[op, donate], arrays, xs)
         settled(news[0], next((x for x in xs if is_concrete(x) and x.is_ready()), None))  # they are computed together

@@ -428,7 +428,7 @@ class NumPyBackend(Backend):
     def redeclare(self, handle: Any, x: HostArray, _op: Any = None, _where: Any = None) -> Any:
         return _with(handle, _copy(x))
 
-    def write_all(self, handles: list[Any], xs: list[HostArray], op: Operation | None) -> bool:
+    def write_all(self, handles: list[Any], xs: list[HostArray], op: Operation | None, began: list[bool]) -> bool:
         writers = [handle.writer for handle in handles]
         if sum(writer.nbytes for writer in writers) > _COMPUTED_FIRST:
             return False
@@ -436,12 +436,13 @@ class NumPyBackend(Backend):
         if op is not None:
             news = [np.asarray(op(writer, x), writer.dtype) for writer, x in zip(writers, xs, strict=True)]
         del writers  # a reference to the old values
-        interrupt: KeyboardInterrupt | None = None
+        began.append(True)
+        interrupt: BaseException | None = None
         for _ in _ATTEMPTS:
             try:
                 handles[:] = [self.assign(handle, new) for handle, new in zip(handles, news, strict=True)]
                 break
-            except KeyboardInterrupt as error:  # the same values can be written again
+            except BaseException as error:  # noqa: BLE001  # of a signal: the same values can be written again
                 interrupt = error
         if interrupt is not None:
             raise interrupt

@@ -594,8 +594,8 @@ class TorchBackend(Backend):
         self._replace(handle, x)
         return _written(handle)
 
-    def write_all(self, handles: list[Any], xs: list[Tensor], op: Operation | None) -> bool:
-        if _modes_open() or _is_inference() or not write_all(handles, xs, op, _all_exclusive):
+    def write_all(self, handles: list[Any], xs: list[Tensor], op: Operation | None, began: list[bool]) -> bool:
+        if _modes_open() or _is_inference() or not write_all(handles, xs, op, began, _all_exclusive):
             return False
         for handle in handles:
             if handle.careful:

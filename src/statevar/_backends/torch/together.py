@@ -28,7 +28,9 @@ _is_cpu = attrgetter("is_cpu")
 _tensor = attrgetter("tensor")
 
 
-def write_all(handles: list[Any], xs: list[Any], op: Any, all_exclusive: Callable[[list[Any]], bool]) -> bool:
+def write_all(
+    handles: list[Any], xs: list[Any], op: Any, began: list[bool], all_exclusive: Callable[[list[Any]], bool]
+) -> bool:
     """Does `TorchBackend.write_all`; returns whether it did.
 
     Args:
@@ -44,5 +46,6 @@ def write_all(handles: list[Any], xs: list[Any], op: Any, all_exclusive: Callabl
         for handle in handles:
             if not handle.exclusive():
                 handle.replace(handle.copied())  # which changes no value, so that an error here leaves all as they were
+    began.append(True)
     call(list(map(_tensor, handles)), xs)
     return True
