@@ -66,6 +66,9 @@ def environment(name: str, *extras: str, constraints: str = "constraints.txt", b
         print(f"Setting up {folder.name} (first run, or the requirements have changed) …", flush=True)
         run(base.path, "-m", "venv", "--clear", folder)
         install(python, constraints, "--editable", f".[{','.join(extras)}]" if extras else ".")
+        if "test" in extras:
+            # Keras 2, which asks for TensorFlow's package for GPUs beside that for CPUs.
+            install(python, constraints, "--no-deps", "tf_keras==2.21.0")
         stamp.write_text(wanted)
     return str(python)
 
