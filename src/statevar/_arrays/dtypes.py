@@ -12,10 +12,10 @@ object. The casting rule is the same for all libraries:
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, TypeAlias
 
-import ml_dtypes
 import numpy as np
 
 from .._public import public
@@ -42,22 +42,45 @@ __all__ = [
 
 HostArray: TypeAlias = "np.ndarray[Any, Any]"
 
+#: The dtypes that NumPy lacks.
+_FROM_ML_DTYPES = ("bfloat16", "float8_e4m3fn", "float8_e5m2", "int4", "uint4")
+
+
+class _Dtypes(dict[str, "np.dtype[Any]"]):
+    """NumPy dtypes by name. Those of ``ml_dtypes`` are there too, but made when the first of them is looked up.
+
+    To import that library would take a twentieth of `import statevar`. The class derives from dict, since lookups must
+    be fast.
+    """
+
+    def __missing__(self, name: str) -> np.dtype[Any]:
+        if name not in _FROM_ML_DTYPES:
+            raise KeyError(name)
+        import ml_dtypes  # noqa: PLC0415  # for the reason above
+
+        return self.setdefault(name, np.dtype(getattr(ml_dtypes, name)))
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or name in _FROM_ML_DTYPES
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterates over all names in the order of the kinds, whether they were looked up or not."""
+        known = [name for name in super().__iter__() if name not in _FROM_ML_DTYPES]
+        return iter([*known, *_FROM_ML_DTYPES])
+
+
 #: Every dtype that a variable may have, by name, as a NumPy dtype.
-HOST: dict[str, np.dtype[Any]] = {
-    **{
+HOST = _Dtypes(
+    {
         name: np.dtype(name)
         for name in (
             "bool",
             *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
             *("float16", "float32", "float64", "complex64", "complex128"),
         )
-    },
-    **{
-        name: np.dtype(getattr(ml_dtypes, name))
-        for name in ("bfloat16", "float8_e4m3fn", "float8_e5m2", "int4", "uint4")
-    },
-    "string": np.dtypes.StringDType(),
-}
+    }
+    | {"string": np.dtypes.StringDType()}
+)
 
 #: The dtypes of random keys, which are no numbers and which only JAX has. Each is given as the NumPy dtype that holds
 #: the numbers of a key in a file or a pickle; NumPy cannot compute with it, and no user gets an array of it.
@@ -66,7 +89,7 @@ KEYS: dict[str, np.dtype[Any]] = {
 }
 
 #: How the elements of each dtype are stored in host memory.
-STORED: dict[str, np.dtype[Any]] = HOST | KEYS
+STORED = _Dtypes({name: HOST[name] for name in HOST if name not in _FROM_ML_DTYPES} | KEYS)
 
 #: The default dtype of each Python type.
 DEFAULTS: dict[type, str] = {
@@ -234,14 +257,23 @@ def narrows(source: str, target: str) -> bool:
 
 @functools.cache
 def _bounds(name: str) -> tuple[float, float]:
+    of_integers, of_floats = _limits_of(name)
     host = HOST[name]
     if is_integer(name):
-        integers = ml_dtypes.iinfo(host)
+        integers = of_integers(host)
         return int(integers.min), int(integers.max)
     if dtype_kind(name) == "complex":
         host = np.dtype(f"float{host.itemsize * 4}")
-    largest = float(ml_dtypes.finfo(host).max)
+    largest = float(of_floats(host).max)
     return -largest, largest
+
+
+def _limits_of(name: str) -> tuple[Any, Any]:
+    if name not in _FROM_ML_DTYPES:
+        return np.iinfo, np.finfo
+    import ml_dtypes  # noqa: PLC0415  # see `_Dtypes`
+
+    return ml_dtypes.iinfo, ml_dtypes.finfo
 
 
 def number_to_host(value: Any, target: str) -> HostArray | None:
@@ -266,9 +298,14 @@ def _ranges(name: str) -> dict[type, tuple[float, float]]:
     return {float: (low, high), int: rounded_once, bool: rounded_once}
 
 
-#: By dtype and then by type. One dict with pairs as keys would be 10 to 1000 times slower from several threads without
-#: the GIL: a pair that another thread has made is compared under the lock of the dict.
-_RANGES: dict[str, dict[type, tuple[float, float]]] = {name: _ranges(name) for name in STORED}
+class _Ranges(dict[str, "dict[type, tuple[float, float]]"]):
+    def __missing__(self, name: str) -> dict[type, tuple[float, float]]:
+        return self.setdefault(name, _ranges(name))
+
+
+#: By dtype and then by type, filled as it is asked. One dict with pairs as keys would be 10 to 1000 times slower from
+#: several threads without the GIL: a pair that another thread has made is compared under the lock of the dict.
+_RANGES = _Ranges()
 
 
 def cast_host(array: HostArray, target: str, *, exact: bool, operation: str, path: str) -> HostArray:
@@ -305,7 +342,8 @@ def cast_host(array: HostArray, target: str, *, exact: bool, operation: str, pat
 
 def _as(array: HostArray, dtype: np.dtype[Any]) -> HostArray:
     """Does ``array.astype``, and also casts between int4 and uint4, for which NumPy has no cast."""
-    four_bits = array.dtype != dtype and {array.dtype, dtype} == {HOST["int4"], HOST["uint4"]}
+    may_be = array.dtype.kind == dtype.kind == "V"  # asked first, so that ml_dtypes is not imported for other casts
+    four_bits = may_be and array.dtype != dtype and {array.dtype, dtype} == {HOST["int4"], HOST["uint4"]}
     return (array.astype(np.int8) if four_bits else array).astype(dtype)
 
 
