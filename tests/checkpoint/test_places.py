@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 import statevar as sv
@@ -221,16 +220,6 @@ def containing(content: bytes) -> Callable[[Path], None]:
     return make
 
 
-def npz(path: Path) -> None:
-    with path.open("wb") as file:
-        np.savez(file, a=np.zeros(2))
-
-
-def npy(path: Path) -> None:
-    with path.open("wb") as file:
-        np.save(file, np.zeros(2))
-
-
 def prefix(path: Path) -> None:
     path.with_name(path.name + ".index").write_bytes(bytes(40) + b"\x57\xfb\x80\x8b\x24\x75\x47\xdb")
 
@@ -261,8 +250,6 @@ def tensorflow_file(path: Path) -> None:
 
 
 OTHERS: dict[str, tuple[Callable[[Path], None], str, str]] = {
-    "npz": (npz, "a file of numpy.savez (.npz)", "v.assign(numpy.load(path)[name])"),
-    "npy": (npy, "an array of NumPy (.npy)", "numpy.load"),
     "torch": (torch_file, "a file of torch.save (.pt)", "weights_only=True"),
     "old torch": (old_torch_file, "a file that torch.save wrote before version 1.6", "torch.load"),
     "torchscript": (archive("m/data.pkl", "m/constants.pkl"), "a TorchScript archive", "torch.jit.load"),

@@ -7,23 +7,24 @@ import json
 import math
 import os
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from .._arrays.types import HostArray
 from .._public import public
 from .._state.paths import followed
+from .._state.walk import segment
 from ..errors import CheckpointError, CheckpointNotFoundError, StorageError, describe
 from . import _files
-from ._formats.others import other_at
-from ._formats.safetensors.header import Entry, parse_json, refuse
+from ._formats.others import Other, other_at
+from ._formats.safetensors.header import parse_json, refuse
 from ._formats.safetensors.index import Index, decode_index, is_index
-from ._formats.safetensors.reader import TensorFile, neighbours, read_bytes
-from ._formats.safetensors.values import PARTIAL, VariableRecord, fresh_bytes, from_tensor
+from ._formats.safetensors.reader import TensorFile, read_bytes
+from ._formats.safetensors.values import VariableRecord
+from ._sources import OtherFile, OwnFiles, Source, close_all
 
 __all__ = ["INDEX", "Checkpoint", "encode_metrics", "index_at", "open_checkpoint"]
 
@@ -31,8 +32,6 @@ _Result = TypeVar("_Result")
 
 INDEX = "index.json"  #: the name of the index in a checkpoint that is a folder
 
-_CHUNK = 8 << 20  # bytes that a thread reads in one job
-_READERS = min(4, os.cpu_count() or 1)
 _ATTEMPTS = 10  # attempts to open files that another process keeps replacing
 _LONGEST_INDEX = 100_000_000
 
@@ -55,24 +54,28 @@ class Checkpoint(Mapping[str, HostArray]):
     ['w', 'steps'] [1. 2.] int32
     """
 
-    def __init__(self, path: Path, parts: list[TensorFile], texts: dict[str, str], *, mapped: bool) -> None:
+    def __init__(
+        self, path: Path, source: Source, facts: _Facts, *, mapped: bool = False, separator: str | None = None
+    ) -> None:
         self.path = path
         self._mapped = mapped
-        self._part_of = {name: part for part in parts for name in part.variables}
+        self._source = source
+        #: By path, the name in the file; None if they are the same.
+        self._names = None if separator in (None, "/") else _names(source.variables, facts, separator, path)
         self.variables: Mapping[str, VariableRecord] = MappingProxyType(
-            {name: saved for part in parts for name, saved in part.variables.items()}
+            dict(source.variables)
+            if self._names is None
+            else {ours: source.variables[name] for ours, name in self._names.items()}
         )
-        self.aliases: Mapping[str, str] = MappingProxyType(_texts(texts, "statevar.aliases", path))
-        self.metadata: Mapping[str, Any] = MappingProxyType(
-            parse_json(texts.pop("statevar.metadata", "{}").encode(), path, numbers=True)
-        )
+        self.aliases: Mapping[str, str] = MappingProxyType(facts.aliases)
+        self.metadata: Mapping[str, Any] = MappingProxyType(facts.metadata)
         #: The metrics that were given to `CheckpointManager.save`.
-        self.metrics: dict[str, float] = _numbers(texts.pop("statevar.metrics", "{}"), path)
+        self.metrics: dict[str, float] = facts.metrics
         for alias in self.aliases:
             if alias in self.variables or not alias:
                 refuse("load", f"{alias!r} is no valid alias: it is empty, or the path of a variable", path)
         # Last, because the caller closes the files if this constructor raises.
-        self._close = weakref.finalize(self, _close_all, [part.file for part in parts])
+        self._close = weakref.finalize(self, source.closer())
 
     def __getitem__(self, path: str) -> HostArray:
         """Reads an array, and returns it read-only.
@@ -102,85 +105,48 @@ class Checkpoint(Mapping[str, HostArray]):
             CheckpointError: the array is damaged.
             KeyError: no variable has this path, or it was saved without a value.
         """
-        name = followed(path, self.aliases)
-        part = self._part_of.get(name)
-        if part is None or name not in part.entries:
+        name = self._name(path)
+        if name is None:
             raise KeyError(path)
         if not self._close.alive:
             raise ValueError(
                 describe("load", "the checkpoint is closed", str(self.path), "open it again with sv.load(path)")
             )
         if self._mapped:
-            with _files.os_errors_as("load", part.path):
-                array = from_tensor(part.mapped(part.entries[name]), self.variables[name], f"{part.path}: {name}")
+            array = self._source.mapped(name)
         else:
-            found = self.arrays([name])[name]
+            found = self._source.arrays([name])[name]
             if isinstance(found, CheckpointError):
                 raise found
             array = found
         return array if array.dtype.names is None else array[array.dtype.names[0]]
 
-    def arrays(self, names: Iterable[str]) -> dict[str, HostArray | CheckpointError]:
+    def arrays(self, paths: Iterable[str]) -> dict[str, HostArray | CheckpointError]:
         """Reads arrays, by path. The error of a damaged array takes its place; a path without a value is absent."""
-
-        def read(part: TensorFile, entries: Sequence[Entry]) -> list[HostArray | CheckpointError]:
-            memory = [fresh_bytes(entry.nbytes) for entry in entries]
-            errors = part.fill(memory, entries)
-            return [
-                self._array(part, entry, raw) if error is None else error
-                for entry, raw, error in zip(entries, memory, errors, strict=True)
-            ]
-
-        return self._in_threads(read, names)
+        return self._by_path(self._source.arrays, paths)
 
     def damage(self) -> dict[str, CheckpointError]:
         """Reads all tensors, and returns the error of each damaged one, by path."""
-        found: dict[str, Any] = self._in_threads(TensorFile.check, self)
-        for name in self:
-            if found[name] is None and self.variables[name].dtype in PARTIAL:
-                found[name] = self.arrays([name])[name]
-        return {name: error for name, error in found.items() if isinstance(error, CheckpointError)}
+        return self._by_path(self._source.damage, self)
 
-    def _array(self, part: TensorFile, entry: Entry, raw: HostArray) -> HostArray | CheckpointError:
-        try:
-            return from_tensor(raw, self.variables[entry.name], f"{part.path}: {entry.name}")
-        except CheckpointError as error:
-            return error
+    def _by_path(self, ask: Callable[[Iterable[str]], dict[str, _Result]], paths: Iterable[str]) -> dict[str, _Result]:
+        if self._names is None:
+            return ask(path for path in paths if self.variables[path].shape is not None)
+        names = {path: self._names[path] for path in paths if self.variables[path].shape is not None}
+        found = ask(names.values())
+        return {path: found[name] for path, name in names.items() if name in found}
 
-    def _in_threads(
-        self, read: Callable[[TensorFile, list[Entry]], list[_Result]], names: Iterable[str]
-    ) -> dict[str, _Result | CheckpointError]:
-        """Returns the results of ``read`` by path. Several threads call it, so that one hashes while another reads."""
-        wanted: dict[TensorFile, list[Entry]] = {}
-        for name in names:
-            part = self._part_of[name]
-            if (entry := part.entries.get(name)) is not None:
-                wanted.setdefault(part, []).append(entry)
-        groups = [(part, group) for part, entries in wanted.items() for group in neighbours(entries, _CHUNK)]
-
-        def attempt(job: tuple[TensorFile, list[Entry]]) -> Sequence[_Result | CheckpointError]:
-            part, group = job
-            try:
-                with _files.os_errors_as("load", part.path):
-                    return read(part, group)
-            except CheckpointError as error:  # the file was cut short
-                return [error] * len(group)
-
-        if len(groups) < 2:  # starting a thread takes longer than reading a small array
-            found = [attempt(job) for job in groups]
-        else:
-            with ThreadPoolExecutor(min(_READERS, len(groups))) as pool:
-                found = list(pool.map(attempt, groups))
-        return {
-            entry.name: result
-            for (_, group), results in zip(groups, found, strict=True)
-            for entry, result in zip(group, results, strict=True)
-        }
+    def _name(self, path: str) -> str | None:
+        """The name of a tensor in the file; None if there is no such tensor."""
+        first = followed(path, self.aliases)
+        if first not in self.variables or self.variables[first].shape is None:
+            return None
+        return first if self._names is None else self._names[first]
 
     def checksum(self, path: str) -> str | None:
         """Returns the checksum of a tensor; None if the variable has no value, or another program wrote the file."""
-        name = followed(path, self.aliases)
-        return self._part_of[name].checksums.get(name)
+        first = followed(path, self.aliases)
+        return self._source.checksum(first if self._names is None else self._names[first])
 
     def __iter__(self) -> Iterator[str]:
         return (name for name, saved in self.variables.items() if saved.shape is not None)
@@ -204,11 +170,46 @@ class Checkpoint(Mapping[str, HostArray]):
         return f"<Checkpoint of {len(self.variables)} variables at {str(self.path)!r}>"
 
 
-def _texts(texts: dict[str, str], key: str, path: Path) -> dict[str, str]:
-    value = parse_json(texts.pop(key, "{}").encode(), path)
-    if not all(isinstance(each, str) for each in value.values()):
-        refuse("load", f"{key} must map strings to strings", path)
-    return value
+class _Facts(NamedTuple):
+    """The facts about a checkpoint that are in no tensor."""
+
+    aliases: dict[str, str]
+    metadata: dict[str, Any]
+    metrics: dict[str, float]
+    #: Whether the names in the file are paths, in which the separator of another program may occur.
+    names_are_paths: bool
+
+
+def _own_facts(texts: dict[str, str], path: Path) -> _Facts:
+    aliases = parse_json(texts.pop("statevar.aliases", "{}").encode(), path)
+    if not all(isinstance(each, str) for each in aliases.values()):
+        refuse("load", "statevar.aliases must map strings to strings", path)
+    metadata = parse_json(texts.pop("statevar.metadata", "{}").encode(), path, numbers=True)
+    return _Facts(aliases, metadata, _numbers(texts.pop("statevar.metrics", "{}"), path), names_are_paths=False)
+
+
+def _names(names: Iterable[str], facts: _Facts, separator: str, path: Path) -> dict[str, str]:
+    """Returns the names in a file by our paths, in which ``/`` stands for the separator of the file.
+
+    Raises:
+        CheckpointError: two names have the same path.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        ours = _path_of(name, separator, facts)
+        if ours in found:
+            problem = f"the names {found[ours]!r:.100} and {name!r:.100} both have the path {ours!r:.100}"
+            refuse("load", problem, path, 'pass separator="/" to take the names as they are')
+        found[ours] = name
+    for name, first in dict(facts.aliases).items() if facts.names_are_paths else ():
+        facts.aliases[_path_of(name, separator, facts)] = _path_of(first, separator, facts)
+    return found
+
+
+def _path_of(name: str, separator: str, facts: _Facts) -> str:
+    if facts.names_are_paths:
+        return name.replace(separator, "/")
+    return "/".join(map(segment, name.split(separator)))
 
 
 #: The numbers that JSON lacks, as texts.
@@ -240,39 +241,46 @@ def _is_number(value: Any, path: Path) -> bool:
     return True
 
 
-def _close_all(files: list[int]) -> None:
-    try:
-        while files:
-            with suppress(OSError):  # nothing was written, so nothing is lost
-                _files.close(files.pop())
-    finally:
-        if files:  # Ctrl-C
-            _close_all(files)
+def open_checkpoint(path: Path, *, mapped: bool = False, separator: str | None = None) -> Checkpoint:
+    """Opens a file, an index and its files, or a folder with an index; also those of other programs.
 
-
-def open_checkpoint(path: Path, *, mapped: bool = False) -> Checkpoint:
-    """Opens a file, an index and its files, or a folder with an index.
+    Args:
+        path: the path.
+        mapped: whether arrays are in the mapped memory of the file.
+        separator: what stands between the segments of a name in the file; None for what its program writes.
 
     Raises:
-        CheckpointError: the checkpoint is damaged.
+        BackendNotInstalledError: the library that reads this format is not installed.
+        CheckpointError: the checkpoint is damaged, or no reader reads its format.
         CheckpointNotFoundError: the path does not exist, or is a folder without an index.
         StorageError: the system cannot read it.
     """
+    other = None
     try:
-        return _open(path, mapped)
+        return _open(path, mapped, separator)
     except (CheckpointError, StorageError) as error:
-        better = None
         with suppress(OSError, ValueError):  # then the first error says more
-            better = _better(error, path)
-        if better is None:
-            raise
-        raise better from error
+            other = other_at(path)
+        if other is None or other.reader is None:
+            better = _better(error, path, other)
+            if better is None:
+                raise
+            raise better from error
+    with _files.os_errors_as("load", path):
+        reader = other.open(path)
+    try:
+        facts = _Facts(dict(reader.aliases), dict(reader.metadata), {}, names_are_paths=True)
+        return Checkpoint(path, OtherFile(reader), facts, mapped=mapped, separator=separator or reader.separator)
+    except BaseException:
+        reader.close()
+        raise
 
 
-def _better(error: CheckpointError | StorageError, path: Path) -> CheckpointError | StorageError | None:
+def _better(error: CheckpointError | StorageError, path: Path, other: Other | None) -> Exception | None:
     """The error that says what another program has written at a path, or which file may be meant; None if unknown."""
-    if (other := other_at(path)) is not None:
-        better = type(error).of("load", f"this is {other[0]}, and no checkpoint of statevar", str(path), other[1])
+    better: CheckpointError | StorageError
+    if other is not None:
+        better = type(error).of("load", f"this is {other.what}, and no checkpoint of statevar", str(path), other.hint)
     elif isinstance(error, CheckpointNotFoundError) and error.strerror and (near := _near(path)):
         better = type(error).of("load", f"the system said {error.strerror}", str(path), f"the folder has {near!r}")
     else:
@@ -289,7 +297,7 @@ def _near(path: Path) -> str | None:
     return next(iter(longer or difflib.get_close_matches(path.name, names, 1, 0.8)), None)
 
 
-def _open(path: Path, mapped: bool) -> Checkpoint:
+def _open(path: Path, mapped: bool, separator: str | None) -> Checkpoint:
     for attempt in range(_ATTEMPTS):
         with _files.os_errors_as("load", path):
             place = Path(
@@ -304,7 +312,7 @@ def _open(path: Path, mapped: bool) -> Checkpoint:
                 )
             before = _files.place_of(place)
             try:
-                return _opened(path, place, mapped)
+                return _opened(path, place, mapped, separator)
             except (CheckpointError, FileNotFoundError):
                 # If another process has replaced it meanwhile, the next attempt finds the new one. There is always a
                 # second attempt, since the new file may have the inode number of the old one.
@@ -313,22 +321,25 @@ def _open(path: Path, mapped: bool) -> Checkpoint:
     raise AssertionError("the last attempt returns or raises")
 
 
-def _opened(path: Path, place: Path, mapped: bool) -> Checkpoint:
+def _opened(path: Path, place: Path, mapped: bool, separator: str | None) -> Checkpoint:
     index = index_at(place)
     parts: list[TensorFile] = []
     try:
         if index is None:
             parts.append(TensorFile(place, None))
-            return Checkpoint(path, parts, parts[0].texts, mapped=mapped)
-        for name, digest in index.files.items():
-            try:
-                parts.append(TensorFile(place.parent / name, digest))
-            except FileNotFoundError as error:
-                raise CheckpointError.of("load", f"the file {name} is missing", str(path)) from error
-        _check_map(index, parts, path)
-        return Checkpoint(path, parts, dict(index.texts), mapped=mapped)
+            texts = parts[0].texts
+        else:
+            for name, digest in index.files.items():
+                try:
+                    parts.append(TensorFile(place.parent / name, digest))
+                except FileNotFoundError as error:
+                    raise CheckpointError.of("load", f"the file {name} is missing", str(path)) from error
+            _check_map(index, parts, path)
+            texts = dict(index.texts)
+        separator = separator or texts.pop("statevar.separator", None)
+        return Checkpoint(path, OwnFiles(parts), _own_facts(texts, path), mapped=mapped, separator=separator)
     except BaseException:
-        _close_all([part.file for part in parts])
+        close_all([part.file for part in parts])
         raise
 
 

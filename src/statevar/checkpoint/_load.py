@@ -26,7 +26,7 @@ _PathLike = str | os.PathLike[str]
 
 
 @overload
-def load(target: _PathLike, *, mmap: bool = False) -> Checkpoint: ...
+def load(target: _PathLike, *, separator: str | None = None, mmap: bool = False) -> Checkpoint: ...
 
 
 @overload
@@ -38,6 +38,7 @@ def load(
     rename: Rename | None = None,
     cast: bool = False,
     only: str | Iterable[str] | None = None,
+    separator: str | None = None,
     on_create: bool = False,
 ) -> LoadReport: ...
 
@@ -51,6 +52,7 @@ def load(
     rename: Rename | None = None,
     cast: bool = False,
     only: str | Iterable[str] | None = None,
+    separator: str | None = None,
     on_create: bool = False,
     mmap: bool = False,
 ) -> LoadReport | Checkpoint:
@@ -69,6 +71,9 @@ def load(
             the object path (None skips the tensor).
         cast: whether to cast another dtype, by the rules of `Variable.assign`.
         only: one or several patterns with ``*`` and ``?``: loads only the object paths that match.
+        separator: what stands between the segments of a name in the file, for a file whose program does not say so:
+            ``"."`` for safetensors of torch. ``"/"`` takes all names as they are. By default a file of torch has
+            ``"."``, and any other ``"/"``.
         on_create: keeps the values whose variables do not exist yet, and fills each variable when it is created
             (`LoadReport.pending`). A `Module` does so by itself, as long as it lives; for a plain container call
             `LoadReport.fill`.
@@ -99,13 +104,13 @@ def load(
             raise TypeError(
                 describe("load", f"expected a path, got {type(target).__name__}", hint="use sv.load(obj, path)")
             )
-        return open_checkpoint(_files.path_of("load", target), mapped=mmap)
+        return open_checkpoint(_files.path_of("load", target), mapped=mmap, separator=_separator(separator))
     if mmap:
         raise ValueError(
             describe("load", "mmap=True works only without an object", hint="use sv.load(path, mmap=True)")
         )
     found = paths_in("load", target)
-    checkpoint = open_checkpoint(_files.path_of("load", path))
+    checkpoint = open_checkpoint(_files.path_of("load", path), separator=_separator(separator))
     pending = False
     if isinstance(target, Variable) and len(checkpoint.variables) == 1 and rename is None:
         rename = dict.fromkeys(checkpoint.variables, target.path)  # one on each side: their names do not matter
@@ -135,6 +140,12 @@ def load(
     finally:
         if not pending:
             checkpoint.close()
+
+
+def _separator(value: Any) -> str | None:
+    if value is None or (isinstance(value, str) and value):
+        return value
+    raise ValueError(describe("load", f"expected separator to be a text such as '.', got {value!r}"))
 
 
 def _read(

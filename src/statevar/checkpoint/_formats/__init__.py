@@ -1,1 +1,1 @@
-"""The file formats, one folder each. So far there is one, safetensors."""
+"""The file formats: safetensors, which is written too, and those of other programs, which are only read."""

@@ -1,4 +1,4 @@
-"""Recognises the files and folders of other programs by their content, to say what they are.
+"""Recognises the files and folders of other programs by their content: which reader opens them, or why none does.
 
 Nothing in them is executed. Names are looked at only where the content says nothing.
 """
@@ -7,16 +7,37 @@ from __future__ import annotations
 
 import os
 import stat
-import zipfile
 from collections.abc import Iterable
+from importlib import import_module
 from pathlib import Path
+from typing import NamedTuple
 
+from ...errors import CheckpointError
 from .. import _files
+from .reader import Reader
 
-__all__ = ["other_at"]
+__all__ = ["Other", "other_at"]
 
-#: What it is, and what to do with it.
-_Description = tuple[str, str]
+
+class Other(NamedTuple):
+    """What another program has written at a path.
+
+    Attributes:
+        what: what it is.
+        hint: what to do with it, if there is no reader.
+        reader: the module beside this one that reads it; None if there is none. The module ``x`` has ``open_x(path)``.
+    """
+
+    what: str
+    hint: str
+    reader: str | None = None
+
+    def open(self, path: Path) -> Reader:
+        """Opens the file. Only now the module of its reader is imported."""
+        module = import_module(f"{__package__}.{self.reader}")
+        reader: Reader = getattr(module, f"open_{self.reader}")(path)
+        return reader
+
 
 _NUMPY = "read it with numpy.load, and assign the arrays: v.assign(numpy.load(path){})"
 _TORCH = "read it with torch.load(path, weights_only=True), and assign the tensors to variables, or save them again"
@@ -28,45 +49,54 @@ _ORBAX = "restore it with orbax, and assign the arrays to variables"
 _DCP = "convert it with torch.distributed.checkpoint.format_utils.dcp_to_torch_save, and load that with torch"
 
 #: By the first bytes of a file.
-_MAGIC: tuple[tuple[bytes, str, str], ...] = (
-    (b"\x93NUMPY", "an array of NumPy (.npy)", _NUMPY.format("")),
-    (b"\x89HDF\r\n\x1a\n", "an HDF5 file (.h5), such as weights of Keras", _KERAS + "; or read it with h5py"),
-    (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", "a file that torch.save wrote before version 1.6", _TORCH),
-    (b"\x1f\x8b", "compressed with gzip", _UNPACK),
-    (b"BZh", "compressed with bzip2", _UNPACK),
-    (b"\xfd7zXZ\0", "compressed with xz", _UNPACK),
-    (b"\x28\xb5\x2f\xfd", "compressed with zstandard", _UNPACK),
-    (b"7z\xbc\xaf\x27\x1c", "an archive of 7-Zip", _UNPACK),
-    (b"GGUF", "a GGUF file of llama.cpp", "read it with the package gguf, and assign the arrays to variables"),
-    (b"PAR1", "a Parquet file", "read it with pandas or pyarrow, and assign the arrays to variables"),
-    (b"ARROW1", "an Arrow file", "read it with pyarrow, and assign the arrays to variables"),
-    (b"SQLite format 3\0", "a database of SQLite", "read it with sqlite3"),
-    (b"MATLAB 5.0", "a file of MATLAB (.mat)", "read it with scipy.io.loadmat, and assign the arrays to variables"),
-    (b"CDF", "a NetCDF file", "read it with xarray or scipy.io, and assign the arrays to variables"),
-    (b"\x89PNG", "a picture (.png)", "pass the path of a file that sv.save has written"),
-    (b"version https://git-lfs", "a pointer of Git LFS, and not the file itself", "fetch the file: git lfs pull"),
-    (b"<!DOCTYPE", "an HTML page", "the download has failed: look at the file, and load it again"),
-    (b"<html", "an HTML page", "the download has failed: look at the file, and load it again"),
-    (b"model_checkpoint_path:", "the list of the checkpoints of TensorFlow in this folder", _TENSORFLOW),
+_MAGIC: tuple[tuple[bytes, Other], ...] = (
+    (b"\x93NUMPY", Other("an array of NumPy (.npy)", _NUMPY.format(""), "npy")),
+    (b"\x89HDF\r\n\x1a\n", Other("an HDF5 file (.h5), such as weights of Keras", _KERAS + "; or read it with h5py")),
+    (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", Other("a file that torch.save wrote before version 1.6", _TORCH)),
+    (b"\x1f\x8b", Other("compressed with gzip", _UNPACK)),
+    (b"BZh", Other("compressed with bzip2", _UNPACK)),
+    (b"\xfd7zXZ\0", Other("compressed with xz", _UNPACK)),
+    (b"\x28\xb5\x2f\xfd", Other("compressed with zstandard", _UNPACK)),
+    (b"7z\xbc\xaf\x27\x1c", Other("an archive of 7-Zip", _UNPACK)),
+    (b"GGUF", Other("a GGUF file of llama.cpp", "read it with the package gguf, and assign the arrays to variables")),
+    (b"PAR1", Other("a Parquet file", "read it with pandas or pyarrow, and assign the arrays to variables")),
+    (b"ARROW1", Other("an Arrow file", "read it with pyarrow, and assign the arrays to variables")),
+    (b"SQLite format 3\0", Other("a database of SQLite", "read it with sqlite3")),
+    (
+        b"MATLAB 5.0",
+        Other("a file of MATLAB (.mat)", "read it with scipy.io.loadmat, and assign the arrays to variables"),
+    ),
+    (b"CDF", Other("a NetCDF file", "read it with xarray or scipy.io, and assign the arrays to variables")),
+    (b"\x89PNG", Other("a picture (.png)", "pass the path of a file that sv.save has written")),
+    (
+        b"version https://git-lfs",
+        Other("a pointer of Git LFS, and not the file itself", "fetch the file: git lfs pull"),
+    ),
+    (b"<!DOCTYPE", Other("an HTML page", "the download has failed: look at the file, and load it again")),
+    (b"<html", Other("an HTML page", "the download has failed: look at the file, and load it again")),
+    (b"model_checkpoint_path:", Other("the list of the checkpoints of TensorFlow in this folder", _TENSORFLOW)),
 )
 _TABLE_END = b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"  # the last bytes of the index of a TensorFlow checkpoint
 _TAR = 257, b"ustar"
 
 #: By a name in a folder.
-_IN_FOLDER: tuple[tuple[str, str, str], ...] = (
-    ("saved_model.pb", "a SavedModel of TensorFlow", "load it with tf.saved_model.load, and assign its variables"),
-    ("_CHECKPOINT_METADATA", "a checkpoint of orbax", _ORBAX),
-    ("_METADATA", "a checkpoint of orbax", _ORBAX),
-    ("manifest.ocdbt", "a checkpoint of orbax", _ORBAX),
-    (".metadata", "a checkpoint of torch.distributed.checkpoint", _DCP),
-    ("checkpoint", "a folder of TensorFlow checkpoints", _TENSORFLOW),
-    ("zarr.json", "a Zarr store", "read it with zarr, and assign the arrays to variables"),
-    (".zgroup", "a Zarr store", "read it with zarr, and assign the arrays to variables"),
+_IN_FOLDER: tuple[tuple[str, Other], ...] = (
+    (
+        "saved_model.pb",
+        Other("a SavedModel of TensorFlow", "load it with tf.saved_model.load, and assign its variables"),
+    ),
+    ("_CHECKPOINT_METADATA", Other("a checkpoint of orbax", _ORBAX)),
+    ("_METADATA", Other("a checkpoint of orbax", _ORBAX)),
+    ("manifest.ocdbt", Other("a checkpoint of orbax", _ORBAX)),
+    (".metadata", Other("a checkpoint of torch.distributed.checkpoint", _DCP)),
+    ("checkpoint", Other("a folder of TensorFlow checkpoints", _TENSORFLOW)),
+    ("zarr.json", Other("a Zarr store", "read it with zarr, and assign the arrays to variables")),
+    (".zgroup", Other("a Zarr store", "read it with zarr, and assign the arrays to variables")),
 )
 
 
-def other_at(path: Path) -> _Description | None:
-    """What another program has written at a path, and what to do with it; None if that is not known."""
+def other_at(path: Path) -> Other | None:
+    """Returns what another program has written at a path; None if that is not known."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -74,84 +104,91 @@ def other_at(path: Path) -> _Description | None:
     if stat.S_ISDIR(mode):
         return _folder(path)
     if (kind := _files.kind_of_mode(mode)) is not None:
-        return kind, "pass the path of a file"
+        return Other(kind, "pass the path of a file")
     return _file(path)
 
 
-def _file(path: Path) -> _Description | None:
+def _file(path: Path) -> Other | None:
     with path.open("rb") as file:
         beginning = file.read(1024)
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 8))
         end = file.read(8)
     if not beginning:
-        return "an empty file", "its save or its download has failed"
+        return Other("an empty file", "its save or its download has failed")
     if beginning[8:9] == b"{" and int.from_bytes(beginning[:8], "little") <= size:
         return None  # a damaged file of ours, whatever its length looks like
-    found = next(((what, hint) for magic, what, hint in _MAGIC if beginning.startswith(magic)), None)
+    found = next((other for magic, other in _MAGIC if beginning.startswith(magic)), None)
     if found is not None:
         return found
     if beginning.startswith(b"PK\x03\x04"):
         return _zip(path)
     if beginning[_TAR[0] :].startswith(_TAR[1]):
-        return "a tar archive", _UNPACK
+        return Other("a tar archive", _UNPACK)
     if end == _TABLE_END or ".data-" in path.name:
         prefix = path.with_name(path.name.partition(".data-")[0].removesuffix(".index"))
-        return f"a part of the checkpoint {prefix.name!r} of TensorFlow", _TENSORFLOW
+        return Other(f"a part of the checkpoint {prefix.name!r} of TensorFlow", _TENSORFLOW)
     if beginning[0] == 0x80 and beginning[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        return "a pickle", _PICKLE
+        return Other("a pickle", _PICKLE)
     if beginning[0] in (*range(0x81, 0x90), 0xDE, 0xDF) and 0xA0 <= beginning[1 if beginning[0] < 0x90 else 3] <= 0xDB:
-        return "a msgpack file, such as a checkpoint of Flax", "read it with flax.serialization.msgpack_restore"
-    return ("a pickle", _PICKLE) if path.suffix.lower() in (".pkl", ".pickle") else _text(beginning)
+        return Other("a msgpack file, such as a checkpoint of Flax", "read it with flax.serialization.msgpack_restore")
+    return Other("a pickle", _PICKLE) if path.suffix.lower() in (".pkl", ".pickle") else _text(beginning)
 
 
-def _text(beginning: bytes) -> _Description | None:
+def _text(beginning: bytes) -> Other | None:
     """A file of readable text, of any kind but the beginning of an index."""
     if beginning.startswith(b"{"):
         return None
     readable = all(byte >= 0x20 or byte in b"\t\n\r" for byte in beginning)
-    return ("a text file", "pass the path of a file that sv.save has written") if readable else None
+    return Other("a text file", "pass the path of a file that sv.save has written") if readable else None
 
 
-def _zip(path: Path) -> _Description:
+def _zip(path: Path) -> Other:
+    from .archive import Archive  # noqa: PLC0415  # as the readers: only if its format is met
+
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError):
-        return "a damaged zip archive", "look for another copy of it"
+        archive = Archive(path)
+    except CheckpointError:
+        return Other("a damaged zip archive", "look for another copy of it")
+    archive.file.close()
+    names = list(archive)
     if _has(names, "constants.pkl"):
-        return "a TorchScript archive (.pt)", "load it with torch.jit.load, and assign its state_dict() to variables"
+        return Other(
+            "a TorchScript archive (.pt)", "load it with torch.jit.load, and assign its state_dict() to variables"
+        )
     if _has(names, "data.pkl"):
-        return "a file of torch.save (.pt)", _TORCH
+        return Other("a file of torch.save (.pt)", _TORCH)
     if _has(names, "model.weights.h5"):
-        return "a model of Keras (.keras)", _KERAS
+        return Other("a model of Keras (.keras)", _KERAS)
     if names and all(name.endswith(".npy") for name in names):
-        return "a file of numpy.savez (.npz)", _NUMPY.format("[name]")
-    return "a zip archive", _UNPACK
+        return Other("a file of numpy.savez (.npz)", _NUMPY.format("[name]"), "npy")
+    return Other("a zip archive", _UNPACK)
 
 
 def _has(names: Iterable[str], last: str) -> bool:
     return any(name.rpartition("/")[2] == last for name in names)
 
 
-def _folder(path: Path) -> _Description | None:
+def _folder(path: Path) -> Other | None:
     names = sorted(each.name for each in path.iterdir())
     if "index.json" in names:
         return None  # a damaged checkpoint of ours
-    found = next(((what, hint) for name, what, hint in _IN_FOLDER if name in names), None)
+    found = next((other for name, other in _IN_FOLDER if name in names), None)
     if found is not None:
         return found
     if steps := [name for name in names if name.startswith("step-")]:
-        return "the folder of a CheckpointManager", f"pass one of its checkpoints, such as {str(path / steps[-1])!r}"
+        return Other(
+            "the folder of a CheckpointManager", f"pass one of its checkpoints, such as {str(path / steps[-1])!r}"
+        )
     if ours := [name for name in names if name.endswith((".safetensors", ".safetensors.index.json"))]:
-        return "a folder of saved files", f"pass one of them, such as {str(path / ours[-1])!r}"
+        return Other("a folder of saved files", f"pass one of them, such as {str(path / ours[-1])!r}")
     return None
 
 
-def _prefix(path: Path) -> _Description | None:
+def _prefix(path: Path) -> Other | None:
     """The checkpoint of TensorFlow that has a path without being a file."""
     try:
         is_prefix = path.with_name(f"{path.name}.index").is_file()
     except (OSError, ValueError):
         return None
-    return ("the prefix of a checkpoint of TensorFlow", _TENSORFLOW) if is_prefix else None
+    return Other("the prefix of a checkpoint of TensorFlow", _TENSORFLOW) if is_prefix else None
