@@ -259,10 +259,11 @@ def open_checkpoint(path: Path, *, mapped: bool = False, separator: str | None =
     try:
         return _open(path, mapped, separator)
     except (CheckpointError, StorageError) as error:
+        better = None
         with suppress(OSError, ValueError):  # then the first error says more
             other = other_at(path)
-        if other is None or other.reader is None:
             better = _better(error, path, other)
+        if other is None or other.reader is None:
             if better is None:
                 raise
             raise better from error
