@@ -428,7 +428,9 @@ def has_traced(backend: Backend, index: Any) -> bool:
     for part in index if type(index) is tuple else (index,):
         ends = (part.start, part.stop, part.step) if type(part) is slice else (part,)
         for end in ends:
-            if type(end) not in _KNOWN and backend.is_symbolic(end.value if isinstance(end, Operators) else end):
+            if type(end) in _KNOWN:
+                continue
+            if backend.is_symbolic(end.value if getattr(type(end), "_is_ours", False) else end):
                 return True
     return False
 

@@ -81,7 +81,7 @@ class JAXBackend(Backend):
         return isinstance(value, jax.Array)
 
     def is_symbolic(self, array: Any) -> bool:
-        return isinstance(array, jax.core.Tracer)
+        return type(array) not in CONCRETE and isinstance(array, jax.core.Tracer)
 
     def attach(self, variable_type: type, snapshot_type: type) -> None:
         register(variable_type, snapshot_type)
@@ -317,10 +317,12 @@ class JAXBackend(Backend):
         if handle.published is not None:
             new = self.compute_put(handle.array, x, operation, where)
             return handle if new is handle.array else _Handle(new)
-        if 0 in (where.shape if where.mask is None else where.of_shape):
-            return handle
         array = handle.array
-        x, where = beside(x, array), _indices_beside(where, array)
+        x = beside(x, array)
+        if type(where) is not rows.OwnRows:
+            if 0 in (where.shape if where.mask is None else where.of_shape):
+                return handle
+            where = _indices_beside(where, array)
         kept: list[Any] = []
         handle.fresh = kept
         try:
@@ -375,6 +377,8 @@ class JAXBackend(Backend):
         try:
             if array.is_ready():
                 array.block_until_ready()  # at once; it raises if the device has failed to compute the value
+                if type(where) is rows.OwnRows:
+                    return rows.get_at_once(array, where)
             return rows.get(array, _indices_beside(where, array))
         except Exception:
             if array.is_deleted():  # a signal handler has written the variable in the middle of this

@@ -64,6 +64,8 @@ def like(x: Any, array: Any) -> Any:
 
 def beside(x: Any, array: Any) -> Any:
     """Moves ``x`` to the device of the variable's array, if it is committed to another device."""
+    if type(x) in CONCRETE and type(array) in CONCRETE and same_place(x, array):
+        return x
     if type(x) not in CONCRETE and (not isinstance(x, jax.Array) or isinstance(x, jax.core.Tracer)):
         return x
     if isinstance(array, jax.core.Tracer) or same_place(x, array):

@@ -4,9 +4,9 @@ Each kind of write is one compiled program, which gets the indices as an argumen
 number of indices, and the number varies from call to call. So on the host it is rounded up to a power of two, with
 indices that the program ignores.
 
-On the CPU a loop over the rows takes the place of JAX's scatter, but for `set`. JAX runs a program in a thread of its
-own if it knows that there is much to compute, and to wait for that thread takes longer than to change a few rows. It
-does not know how often a loop runs whose end is an argument. A row that is there twice is changed twice, in order.
+On the CPU a loop over the rows takes the place of JAX's scatter. JAX runs a program in a thread of its own if there is
+much to compute, and to wait for that thread takes longer than to change a few rows; of a loop it counts one step. A row
+that is there twice is changed twice, in order. Many rows that are set are scattered, which computes nothing.
 """
 
 from __future__ import annotations
@@ -28,11 +28,17 @@ from ..._arrays.types import HostArray
 from .arrays import beside, is_concrete, settled, store
 from .indices import get_own, program_of_masked, program_of_put
 
-__all__ = ["get", "put", "select_rows"]
+__all__ = ["OwnRows", "get", "get_at_once", "put", "select_rows"]
 
 _WHOLE = slice(None)
 _LIMIT = 2**31  # JAX's integers have 32 bits, unless 64 are enabled
 _PROGRAMS = 4096  # of which JAX itself keeps as many
+#: The elements up to which one thread changes those of a mask sooner than JAX wakes up a second thread.
+_SMALL = 1 << 17
+#: The elements of a piece, which JAX computes at once where it is called, and of which it makes one step of a loop.
+_PIECE, _LEAST_PIECE = 512, 32
+#: The elements from which a table is large, and the number of rows that are few.
+_LARGE_TABLE, _FEW = 1 << 17, 256
 _SingleDevice = jax.sharding.SingleDeviceSharding
 
 
@@ -44,22 +50,17 @@ class OwnRows(Selection):
         is_straight: whether a program can take the array as it is: it has a power of two of numbers, none from the end.
     """
 
-    __slots__ = ("_line", "given", "is_straight")
+    __slots__ = ("given", "is_straight")
 
-    def __init__(self, given: Any, ids: HostArray, line: HostArray, of_shape: Shape, *, is_straight: bool) -> None:
+    mask = None  # of the class, since each attribute that an object sets takes time
+    basic = reverses = False
+
+    def __init__(self, given: Any, ids: HostArray, of_shape: Shape, is_straight: bool) -> None:
         self.given = given
         self.is_straight = is_straight
-        self._line = line
         self.index = (ids,)
         self.of_shape = of_shape
-        self.mask = None
-        self.basic = self.reverses = False
-        self._selected = ids.shape + of_shape[1:]
-
-    def repeats(self) -> bool:
-        """Whether a row is selected twice; only asked if `is_straight`."""
-        same = self._line[1:] == self._line[:-1]
-        return bool(same.size and same[same.argmax()])  # in half the time of `any`
+        self._selected = (ids.size, *of_shape[1:])
 
 
 class OwnMask(Selection):
@@ -81,16 +82,16 @@ def select_rows(index: Any, shape: Shape) -> Selection | None:
     if not is_concrete(index) or not shape or index.platform() != "cpu" or type(index.sharding) is not _SingleDevice:
         return None
     ids = np.asarray(index)
-    if ids.dtype.kind == "b":
+    if (kind := ids.dtype.kind) == "b":
         return OwnMask(index, ids, shape) if ids.ndim and ids.shape == shape[: ids.ndim] else None
-    if ids.dtype.kind not in "iu" or ids.itemsize < 4 or ids.ndim != 1 or not ids.size:
+    if kind not in "iu" or ids.itemsize < 4 or ids.ndim != 1 or not (count := ids.size) or 0 in shape:
         return None  # JAX computes with the size of the axis in the dtype of the index, which may be too small for it
     line = ids.copy()
     line.sort()  # of a few numbers in less time than it takes to find the lowest and the highest
-    low, size, count = line.item(0), shape[0], ids.size
+    low, size = line.item(0), shape[0]
     if low < -size or line.item(-1) >= size:
         return None
-    return OwnRows(index, ids, line, shape, is_straight=low >= 0 and not count & (count - 1))
+    return OwnRows(index, ids, shape, low >= 0 and size < _LIMIT and not count & (count - 1))
 
 
 def get(array: Any, where: Selection) -> Any:
@@ -100,7 +101,7 @@ def get(array: Any, where: Selection) -> Any:
     if isinstance(where, OwnSelection):
         return get_own(array, where)
     if type(where) is OwnRows and is_concrete(array) and array.is_ready():
-        return settled(_gather(0, 1)(array, beside(where.given, array)), where.given)
+        return get_at_once(array, where)
     if (lines := _lines_of(where)) is not None:
         numbered = where.shape[: len(where.shape) + lines.axis + lines.rank - len(array.shape)]
         ids = lines.ids if lines.axis else lines.ids.reshape(numbered)
@@ -110,19 +111,24 @@ def get(array: Any, where: Selection) -> Any:
     return array[where.coordinates()]
 
 
+def get_at_once(array: Any, where: OwnRows) -> Any:
+    """Does what `get` does for an array that is computed already."""
+    return settled(_gather_own(array, beside(where.given, array)), where.given)
+
+
 def put(kept: list[Any], array: Any, x: Any, operation: str, where: Selection, *, donate: bool) -> Any:
     """Does what `Backend.put` does. ``x`` and the arrays of the library in ``where`` lie beside the array.
 
     Args:
         kept: gets the result before Python looks for signals, if the array is donated.
     """
-    if type(where) is OwnRows and where.is_straight:
-        if operation != "set" and _may_loop(array, x):
-            return store(kept, _loop(operation, 0, 1, donate), array, x, beside(where.given, array), where.shape[0])
-        if operation not in ONE_BY_ONE:
-            once = operation != "set" or not where.repeats()
-            ids = beside(where.given, array) if once else _winners(where.index[0], where.of_shape[0])
-            return store(kept, _scatter(operation, 0, 1, donate), array, x, ids)
+    if type(where) is OwnRows and where.is_straight and _may_loop(array, x):
+        numbers, ids = where.index[0], beside(where.given, array)
+        if operation != "set" or numbers.size <= _FEW:
+            return store(kept, _loop(operation, 0, 1, donate), array, x, ids)
+        if repeats(numbers):
+            ids = _winners(numbers, where.of_shape[0])
+        return store(kept, _scatter(operation, 0, 1, donate), array, x, ids)
     scalar = not np.ndim(x)
     if isinstance(where, OwnSelection):
         if array.size < _LIMIT and (operation not in ONE_BY_ONE or (where.mask is not None and scalar)):
@@ -133,7 +139,9 @@ def put(kept: list[Any], array: Any, x: Any, operation: str, where: Selection, *
     if scalar and where.mask is not None:
         # JAX may read the mask after this has returned, so it gets a copy of NumPy's that the caller cannot change.
         mask = beside(where.given, array) if type(where) is OwnMask else where.mask.copy()
-        return store(kept, program_of_masked(operation, donate=donate), array, x, mask)
+        pieces = array.size <= _SMALL and _may_loop(array, x)
+        program = _masked_pieces(operation, donate) if pieces else program_of_masked(operation, donate=donate)
+        return store(kept, program, array, x, mask)
     if (block := _block_of(where)) is not None:
         starts, sizes = block
         return store(
@@ -205,7 +213,7 @@ def _put_lines(
     elif varies and x.shape[along] != count:
         varies = False  # it is 1
     size = array.shape[axis] if rank == 1 else math.prod(array.shape[axis : axis + rank])
-    loops = operation != "set" and _may_loop(array, x)
+    loops = (operation != "set" or count <= _FEW) and _may_loop(array, x)
     in_turn: list[HostArray] = []
     if not lines.once and not loops:
         if operation == "set" and varies and repeats(ids):
@@ -219,7 +227,7 @@ def _put_lines(
             x = np.asarray(x)
             x = np.concatenate([x, np.zeros((*x.shape[:along], missing, *x.shape[along + 1 :]), x.dtype)], along)
     if loops:
-        return store(kept, _loop(operation, axis, rank, donate), array, x, ids, count)
+        return store(kept, _loop(operation, axis, rank, donate), array, x, ids)
     if operation not in ONE_BY_ONE:
         return store(kept, _scatter(operation, axis, rank, donate), array, x, ids)
     if not in_turn:
@@ -269,6 +277,18 @@ def _gather(axis: int, rank: int) -> Callable[..., Any]:
     return get_lines
 
 
+@jax.jit
+def _gather_own(array: Any, ids: Any) -> Any:
+    """Reads rows. On the CPU JAX reads even a few rows of a large table in two threads: not if each row is a step."""
+    if ids.size > _FEW or array.size <= _LARGE_TABLE or array.size // array.shape[0] > _PIECE:
+        return array.at[ids].get(mode="clip")
+
+    def get_row(n: Any, rows: Any) -> Any:
+        return jax.lax.dynamic_update_slice_in_dim(rows, jax.lax.dynamic_slice_in_dim(array, ids[n], 1), n, 0)
+
+    return jax.lax.fori_loop(0, ids.size, get_row, jnp.zeros((ids.size, *array.shape[1:]), array.dtype))
+
+
 @functools.cache
 def _scatter(operation: str, axis: int, rank: int, donate: bool) -> Callable[..., Any]:
     def put_lines(array: Any, x: Any, ids: Any) -> Any:
@@ -280,19 +300,21 @@ def _scatter(operation: str, axis: int, rank: int, donate: bool) -> Callable[...
 
 @functools.cache
 def _loop(operation: str, axis: int, rank: int, donate: bool) -> Callable[..., Any]:
-    """Changes the first ``count`` of the lines, one after the other."""
+    """Changes the lines one after the other, but for those whose numbers are out of range."""
 
-    def put_lines(array: Any, x: Any, ids: Any, count: Any) -> Any:
+    def put_lines(array: Any, x: Any, ids: Any) -> Any:
+        table = _flat(array, rank)
         along = x.ndim - (len(array.shape) - axis - rank) - 1
         varies = along >= 0 and x.shape[along] != 1
 
         def change(n: Any, lines: Any) -> Any:
-            old = jax.lax.dynamic_slice_in_dim(lines, ids[n], 1, axis)
+            old = jax.lax.dynamic_slice_in_dim(lines, ids[n], 1, axis)  # the last one, if it is out of range
             part = jax.lax.dynamic_slice_in_dim(x, n, 1, along) if varies else x
             new = combine(operation, old, part, jnp.minimum, jnp.maximum)
+            new = jnp.where(ids[n] < table.shape[axis], new, old)
             return jax.lax.dynamic_update_slice_in_dim(lines, new, ids[n], axis)
 
-        return jax.lax.fori_loop(0, count, change, _flat(array, rank)).reshape(array.shape)
+        return jax.lax.fori_loop(0, ids.size, change, table).reshape(array.shape)
 
     return jax.jit(put_lines, donate_argnums=(0,) if donate else ())
 
@@ -307,6 +329,29 @@ def _turn(operation: str, axis: int, rank: int, donate: bool) -> Callable[..., A
         return rows.set(new, mode="drop").reshape(array.shape)
 
     return jax.jit(put_lines, donate_argnums=(0,) if donate else ())
+
+
+@functools.cache
+def _masked_pieces(operation: str, donate: bool) -> Callable[..., Any]:
+    """Does what `program_of_masked` does, piece after piece."""
+    at_once = program_of_masked(operation, donate=donate)
+
+    def put_masked(array: Any, x: Any, mask: Any) -> Any:
+        size = math.gcd(array.size, _PIECE)
+        if size in (0, array.size) or size < _LEAST_PIECE:
+            return at_once(array, x, mask)
+        mask = mask.reshape(mask.shape + (1,) * (array.ndim - mask.ndim))
+        masks = jnp.broadcast_to(mask, array.shape).reshape(-1, size)
+
+        def change(n: Any, pieces: Any) -> Any:
+            old = jax.lax.dynamic_index_in_dim(pieces, n, 0)
+            new = combine(operation, old, x, jnp.minimum, jnp.maximum)
+            new = jnp.where(jax.lax.dynamic_index_in_dim(masks, n, 0), new, old)
+            return jax.lax.dynamic_update_index_in_dim(pieces, new, n, 0)
+
+        return jax.lax.fori_loop(0, array.size // size, change, array.reshape(-1, size)).reshape(array.shape)
+
+    return jax.jit(put_masked, donate_argnums=(0,) if donate else ())
 
 
 # -- a block, and any other index ------------------------------------------------------------------------------------
