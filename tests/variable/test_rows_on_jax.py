@@ -185,3 +185,34 @@ def test_a_read_at_indices_waits_for_nothing_but_its_value() -> None:
         jax.jit(lambda: v[[0, 1]])()
     with pytest.raises(IndexError, match="index 5 is out of bounds"):
         _ = v[[5]]
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+@pytest.mark.parametrize("count", [1, 2, 128, 300, 512])  # few and many, in a table of which JAX reads parts in threads
+@pytest.mark.parametrize("operation", ["set", "add", "divide", "min"])
+def test_rows_of_a_large_table(operation: str, count: int, repeated: bool) -> None:
+    shape = (4000, 64)
+    random = np.random.default_rng(count)
+    ids = random.integers(0, max(1, count // 2), count) if repeated else random.choice(4000, count, replace=False)
+    x = random.uniform(1.0, 2.0, (count, 64)).astype("float32")
+    v, model = (sv.Variable(np.ones(shape, "float32"), backend=each) for each in ("jax", "numpy"))
+    held = v.value
+    for _ in range(2):  # the first one copies, and the second one is in place
+        getattr(v.at[jnp.asarray(ids, "int32")], operation)(jnp.asarray(x))
+        getattr(model.at[ids], operation)(x)
+    assert_same(v[jnp.asarray(ids, "int32")], model.numpy()[ids], rtol=1e-5)
+    assert_same(v, model.numpy(), rtol=1e-5)
+    assert_same(held, np.ones(shape, "float32"))
+
+
+@pytest.mark.parametrize("shape", [(1000, 64), (300, 7), (17,), (8, 64), (2048,), (64, 3, 5), (0, 4)], ids=str)
+@pytest.mark.parametrize("operation", ["set", "add", "divide", "max"])
+def test_masks_of_small_tables(operation: str, shape: tuple[int, ...]) -> None:
+    random = np.random.default_rng(0)
+    v, model = (sv.Variable(np.ones(shape, "float32"), backend=each) for each in ("jax", "numpy"))
+    for of in (shape, shape[:1]):
+        mask = random.random(of) < 0.3
+        for given in (mask, jnp.asarray(mask)):
+            getattr(v.at[given], operation)(3.0)
+            getattr(model.at[mask], operation)(3.0)
+            assert_same(v, model.numpy(), rtol=1e-6)

@@ -287,10 +287,11 @@ def select(
         IndexingError: the index is out of bounds, has too many parts or a mask of another shape, or is no index.
     """
     try:
-        if type(index) is np.ndarray and index.ndim and index.dtype.kind in "iub":  # most often: rows, or a mask
+        cls = type(index)
+        if cls is np.ndarray and index.ndim and index.dtype.kind in "iub":  # most often: rows, or a mask
             return Selection((index,), shape)
-        parts = index if type(index) is tuple else (index,)
-        if not is_basic(index):
+        parts = index if cls is tuple else (index,)
+        if not (is_basic(index) if cls is tuple else cls in _BASIC):
             if library is not None and (found := library.select_rows(index, shape)) is not None:
                 return found
             if opened is not None:

@@ -344,13 +344,17 @@ class Variable(Cell, Protocols, Elsewhere):
         return self._backend.cast(value, self._backend.dtype(cast_to))
 
     def _part_of_unread(self, index: Any) -> Any:
-        if self._snapshot is not None or overlays.active or is_basic(index) or has_traced(self._backend, index):
+        if self._snapshot is not None or overlays.active or is_basic(index):
             return None
         backend, shape = self._backend, self._shape
         if shape is None or (backend.tracing is not None and backend.tracing.is_tracing()):
             return None
-        check_traced_read(self)
-        where = select(index, shape, "", backend, index_part)
+        if backend.traced_elsewhere is not None:  # else it is known already that no program keeps what is read
+            check_traced_read(self)
+        if (where := backend.select_rows(index, shape)) is None:  # most often they are, and `select` asks more
+            if has_traced(backend, index):
+                return None
+            where = select(index, shape, "", backend, index_part)
         with self._lock:
             handle = self._handle
             if handle is None or self._holder is not None or IN_PROGRAMS or self._shape != shape or where.basic:

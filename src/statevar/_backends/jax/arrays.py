@@ -10,8 +10,20 @@ from itertools import starmap
 from typing import Any, Final
 
 import jax
+import numpy as np
 
-__all__ = ["CONCRETE", "FAILED", "beside", "is_concrete", "is_memory_short", "like", "same_place", "settled", "store"]
+__all__ = [
+    "CONCRETE",
+    "FAILED",
+    "are_together",
+    "beside",
+    "is_concrete",
+    "is_memory_short",
+    "like",
+    "same_place",
+    "settled",
+    "store",
+]
 
 FAILED: Final[type[Exception]] = getattr(jax.errors, "JaxRuntimeError", RuntimeError)
 #: The elements of an array from which a write asks whether memory is short; a smaller one is written too quickly.
@@ -55,6 +67,21 @@ def same_place(x: Any, array: Any) -> bool:
         _equal.clear()
     _equal[id(one), id(other)] = one, other  # kept, so that the ids stay theirs
     return True
+
+
+def are_together(array: Any, other: Any, x: Any) -> bool:
+    """Whether three arrays are known to be concrete and in one place; ``x`` may be an array of NumPy instead."""
+    if type(array) not in CONCRETE or type(other) not in CONCRETE:
+        return False
+    place, there = array.sharding, other.sharding
+    if place is not there and (id(there), id(place)) not in _equal and not same_place(other, array):
+        return False
+    if type(x) is np.ndarray:
+        return True
+    if type(x) not in CONCRETE:
+        return False
+    there = x.sharding
+    return place is there or (id(there), id(place)) in _equal or same_place(x, array)
 
 
 def like(x: Any, array: Any) -> Any:

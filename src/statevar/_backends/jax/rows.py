@@ -25,7 +25,7 @@ from ..._arrays.host import ONE_BY_ONE, combine
 from ..._arrays.indexing import OwnSelection, Selection, last_of_each, repeats, turns
 from ..._arrays.shapes import Shape
 from ..._arrays.types import HostArray
-from .arrays import beside, is_concrete, settled, store
+from .arrays import are_together, beside, is_concrete, settled, store
 from .indices import get_own, program_of_masked, program_of_put
 
 __all__ = ["OwnRows", "get", "get_at_once", "put", "select_rows"]
@@ -117,19 +117,21 @@ def get_at_once(array: Any, where: OwnRows) -> Any:
 
 
 def put(kept: list[Any], array: Any, x: Any, operation: str, where: Selection, *, donate: bool) -> Any:
-    """Does what `Backend.put` does. ``x`` and the arrays of the library in ``where`` lie beside the array.
+    """Does what `Backend.put` does. ``x`` and the arrays in an `OwnSelection` lie beside the array.
 
     Args:
         kept: gets the result before Python looks for signals, if the array is donated.
     """
-    if type(where) is OwnRows and where.is_straight and _may_loop(array, x):
-        numbers, ids = where.index[0], beside(where.given, array)
-        if operation != "set" or numbers.size <= _FEW:
-            return store(kept, _loop(operation, 0, 1, donate), array, x, ids)
-        if repeats(numbers):
-            ids = _winners(numbers, where.of_shape[0])
-        return store(kept, _scatter(operation, 0, 1, donate), array, x, ids)
-    scalar = not np.ndim(x)
+    if type(where) is OwnRows:
+        ids = where.given
+        if where.is_straight and are_together(array, ids, x):  # so all are on the host, as the numbers are
+            if operation != "set" or (numbers := where.index[0]).size <= _FEW:
+                return store(kept, _loop(operation, 0, 1, donate), array, x, ids)
+            if repeats(numbers):
+                ids = _winners(numbers, where.of_shape[0])
+            return store(kept, _scatter(operation, 0, 1, donate), array, x, ids)
+        x = beside(x, array)
+    scalar = not x.ndim
     if isinstance(where, OwnSelection):
         if array.size < _LIMIT and (operation not in ONE_BY_ONE or (where.mask is not None and scalar)):
             program, rest = program_of_put(x, operation, where, donate=donate)
