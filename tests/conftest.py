@@ -64,6 +64,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if hidden := frozenset(BACKENDS[1:]) - set(chosen(config)):
         sys.meta_path[:] = [Without(hidden, each) if each is PathFinder else each for each in sys.meta_path]
         adapters = [str(Path(__file__).parents[1] / "src/statevar/_backends" / each / "*") for each in hidden]
+        adapters += [str(Path(__file__).parents[1] / "src/statevar/_state/foreign" / f"{each}*.py") for each in hidden]
         config.option.ignore_glob = [*(config.option.ignore_glob or ()), *adapters]
     places.install(config, chosen(config))
 

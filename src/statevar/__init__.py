@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ._state.snapshot import Snapshot, restore, rollback, snapshot
     from ._state.together import update_all
     from ._state.transaction import transaction
+    from ._state.view import View, view
     from ._transforms.control_flow import cond, fori_loop, scan, while_loop
     from ._transforms.functionalize import StatelessScope, functionalize
     from ._transforms.grad import grad, value_and_grad
@@ -39,6 +40,7 @@ __all__ = [
     "Snapshot",
     "StatelessScope",
     "Variable",
+    "View",
     "__version__",
     "assign",
     "autocast",
@@ -69,6 +71,7 @@ __all__ = [
     "value_and_grad",
     "variables",
     "verify",
+    "view",
     "vmap",
     "while_loop",
 ]
@@ -90,6 +93,7 @@ _LATER = {
         "_state.module": ("Module", "named_variables", "variables"),
         "_state.together": ("update_all",),
         "_state.transaction": ("transaction",),
+        "_state.view": ("View", "view"),
     }.items()
     for name in names
 }

@@ -82,7 +82,16 @@ class StatevarError(Exception):
         >>> ShapeError.of("assign", "expected shape (2,), got (3,)", "w")
         ShapeError("assign: expected shape (2,), got (3,), at 'w'.")
         """
-        return cls(describe(operation, problem, path, hint))
+        error = cls(describe(operation, problem, path, hint))
+        error._parts = operation, problem, path, hint
+        return error
+
+    def _at(self, operation: str, path: str) -> Self:
+        """The same error of another operation, at a place that only the caller knows."""
+        parts = getattr(self, "_parts", None)
+        return self if parts is None else self.of(operation, parts[1], path or parts[2], parts[3])
+
+    _parts: tuple[str, str, str, str]
 
     if not TYPE_CHECKING:
         # TensorFlow's AutoGraph keeps the class of an exception only if the class has the constructor of Exception.

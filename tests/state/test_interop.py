@@ -58,9 +58,9 @@ def test_a_refused_value_changes_nothing(backend: str, value: Any, error: type[E
 def test_what_holds_no_state_is_refused() -> None:
     for target in (3.0, [1.0], None, "w"):
         with pytest.raises(TypeError, match="get_value: expected a variable or a NumPy array, got"):
-            sv.get_value(target)  # type: ignore[arg-type]
+            sv.get_value(target)
         with pytest.raises(TypeError, match="set_value: expected a variable or a NumPy array, got"):
-            sv.set_value(target, 1.0)  # type: ignore[arg-type]
+            sv.set_value(target, 1.0)
     x = np.zeros(2)
     x.setflags(write=False)
     with pytest.raises(sv.errors.ReadOnlyError, match="the array is read-only"):
@@ -92,7 +92,7 @@ def test_a_batch_is_checked_before_anything_is_written(backend: str) -> None:
 
 def test_batch_get_refuses_what_holds_no_state() -> None:
     with pytest.raises(TypeError, match="get_value: expected"):
-        sv.batch_get_value([sv.Variable(0), 3])  # type: ignore[list-item]
+        sv.batch_get_value([sv.Variable(0), 3])
 
 
 def test_assign_is_a_function_that_returns_the_variable(backend: str) -> None:
@@ -103,7 +103,7 @@ def test_assign_is_a_function_that_returns_the_variable(backend: str) -> None:
         sv.assign(ref, [1.0])
     assert_same(sv.assign(ref, [[1.0]], validate_shape=False, name="op"), [[1.0]])
     with pytest.raises(TypeError, match="assign: expected a variable, got ndarray"):
-        sv.assign(np.zeros(2), [1.0, 2.0])  # type: ignore[arg-type]
+        sv.assign(np.zeros(2), [1.0, 2.0])
 
 
 def test_setting_several_values_is_one_step(backend: str) -> None:

@@ -494,7 +494,7 @@ def test_what_is_read_and_written_must_be_ours() -> None:
         sv.batch_set_value([(v, 1.0), (net.weight, 2.0)])
     assert float(v) == 0.0
     with pytest.raises(TypeError, match="assign: expected a variable, got list"):
-        sv.assign([], 1.0)  # type: ignore[arg-type]
+        sv.assign([], 1.0)
 
 
 def test_a_mapping_of_ours_is_not_read(tmp_path: Path) -> None:

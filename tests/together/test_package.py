@@ -47,16 +47,19 @@ def frameworks_named_in(source: str) -> set[str]:
     return found & set(FRAMEWORKS)
 
 
-#: By file, the table that names the frameworks: the backends, and the libraries whose state is not ours.
-TABLES = {"registry": "_ROWS", "kinds": "_RULES"}
+#: By file, the table that names the frameworks: the backends, the libraries whose state is not ours, and the adapters
+#: of that state.
+TABLES = {"registry": "_ROWS", "kinds": "_RULES", "table": "_ROWS"}
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: path.stem)
-def test_a_framework_is_named_only_by_its_adapter_and_in_two_tables(path: Path) -> None:
+def test_a_framework_is_named_only_by_its_adapters_and_in_three_tables(path: Path) -> None:
     named = frameworks_named_in(path.read_text())
     if path.parent.parent.name == "_backends":
         library = path.parent.name
         assert named <= {library, f"{library}lib"}
+    elif path.parent.name == "foreign" and path.stem != "table":
+        assert named <= {*path.stem.split("_"), f"{path.stem}lib"}
     elif path.stem in TABLES:
         tree = ast.parse(path.read_text())
         rows = next(
@@ -209,7 +212,7 @@ def test_every_example_in_a_docstring_is_run() -> None:
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
                 written += ">>>" in (ast.get_docstring(node) or "")
         name = ".".join(path.relative_to(SOURCE).with_suffix("").parts).removesuffix("__init__").strip(".")
-        if not name.startswith(("_backends", "cli")):
+        if not name.startswith(("_backends", "cli", "_state.foreign.")):
             module = import_module(f"statevar.{name}" if name else "statevar")
             found += sum(bool(each.examples) for each in doctest.DocTestFinder().find(module))
     assert found == written > 50

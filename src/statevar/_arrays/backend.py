@@ -16,7 +16,7 @@ from __future__ import annotations
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias
 
 import numpy as np
 
@@ -66,6 +66,15 @@ class Backend(ABC):
     #: Whether a program is traced, and kept, of which a variable of this library cannot be part; None while nothing can
     #: trace one. The registry sets it.
     traced_elsewhere: Callable[[], bool] | None = None
+    #: The adapter of the arrays: itself; for views, whose handles are slots, the adapter of their library.
+    native: Backend
+    #: Whether the handles are slots over state that other code has.
+    is_view: ClassVar[bool] = False
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        backend = super().__new__(cls)
+        backend.native = backend
+        return backend
 
     #: The errors by which the library reports, when an array is used, that it could not be computed.
     late_errors: ClassVar[tuple[type[Exception], ...]] = ()
@@ -258,6 +267,14 @@ class Backend(ABC):
             fresh: the caller has made the array and nobody else refers to it, so it need not be copied.
         """
         return array
+
+    def copied(self, array: Array) -> Array:
+        """A snapshot of an array that other code may change or destroy: a copy, to which its gradient passes.
+
+        A library whose arrays cannot change has to copy too, since a program may destroy an array that it is given.
+        """
+        shape, device = self.shape(array), self.device_of(array)
+        return self.snapshot(self.create(array, declared=shape, device=device, trainable=False))
 
     def guarded(self, array: Array) -> Array:
         """A snapshot for a view that the user gets: a copy, if the library would let the user write the view."""
@@ -588,6 +605,9 @@ class Backend(ABC):
 
     #: Whether the version counts every write, including those of the library's own functions through `parameter`.
     counts_all_writes: ClassVar[bool] = True
+
+    #: Whether code outside can write a value without any count, so that an equal version does not prove an equal value.
+    misses_writes: ClassVar[bool] = False
 
     #: Whether a handle can get a value of another dtype or shape behind our back, so that `stored` must be asked.
     drifts: ClassVar[bool] = False

@@ -184,6 +184,26 @@ class Cell:
         if overlay is not None:
             overlay.on_create(self, x if traced else None)
 
+    def _over(self, backend: Backend, handle: Any, array: Array, *, trainable: bool, path: str) -> None:
+        """Makes a cell over a handle whose memory other code has, in place of ``__init__``.
+
+        Args:
+            array: the present value.
+        """
+        self._backend = backend
+        self._dtype_name = backend.dtype_name(array)
+        self._dtype = backend.dtype(self._dtype_name)
+        self._writes = writes_of(self._dtype_name)
+        self._device = self._constraint = self._holder = self._watchers = self._snapshot = None
+        self._path = path
+        self._trainable = trainable and is_differentiable(self._dtype_name)
+        tracing = backend.tracing
+        self._guard = tracing if tracing is not None and tracing.guards_reads else None
+        self._lock = RLock()
+        self._handle = handle
+        self._shape = self._declared = backend.shape(array)
+        self._version = 0
+
     # -- reading ---------------------------------------------------------------------------------------
 
     @property

@@ -50,7 +50,7 @@ def to_operand(value: Any, backend: Backend, dtype: str, *, operation: str, path
     if operand is not None:
         return operand
     owner = owner_of(value)
-    if owner is not None and owner.is_symbolic(value) and not (owner is backend and _keeps_symbolic(backend)):
+    if owner is not None and owner.is_symbolic(value) and not (owner is backend.native and _keeps_symbolic(backend)):
         raise TraceError.of(
             operation,
             "a traced value cannot be stored in a variable: it is only valid while the function is being traced",
@@ -58,7 +58,7 @@ def to_operand(value: Any, backend: Backend, dtype: str, *, operation: str, path
             "return it from the traced function and assign it outside",
         )
     check_readable(value, owner, operation, path)
-    if owner is backend and not backend.is_host:
+    if owner is backend.native and not backend.is_host:
         return _cast_native(value, backend, dtype, native, operation, path)
     if owner is not None:
         try:
@@ -115,7 +115,7 @@ def to_value(value: Any, backend: Backend, dtype: str, *, operation: str, path: 
     value = unwrapped(value)
     if owner_of(value) is None:
         value = array_in(value)  # which may be traced too
-    if owner_of(value) is not backend:
+    if owner_of(value) is not backend.native:
         device = None if old is None else ANYWHERE
         made = backend.import_array(to_operand(value, backend, dtype, operation=operation, path=path, device=device))
         return made if old is None else backend.beside(made, old)

@@ -221,7 +221,7 @@ class Methods(Operators):
         if limit is None or type(limit) in (bool, int, float):
             return limit, type(limit).__name__
         backend, _, operand = self._operands(operator.le, limit)
-        if operand is NotImplemented or backend is not self._backend:
+        if operand is NotImplemented or backend is not self._backend.native:
             problem = f"expected numbers or arrays of {self._backend.name} as limits, got {type(limit).__name__}"
             raise TypeError(describe("clip", problem, getattr(self, "_path", "")))
         return operand, dtype_kind(backend.dtype_name(operand)) if hasattr(operand, "dtype") else ""

@@ -149,7 +149,7 @@ class Operators(ABC):
         if None in places or places[0] == places[1]:
             raise  # noqa: PLE0704  # as above
         place, scope = places[0], current_device()
-        if backend is not self._backend:  # our value was made an array of theirs
+        if backend is not self._backend.native:  # our value was made an array of theirs
             place = backend.device_of(right if mine is left else left)
         elif not isinstance(other, Operators) and owner_of(other) is not backend:
             place = backend.device_of(mine)
@@ -162,9 +162,9 @@ class Operators(ABC):
 
         The other is NotImplemented where its own reflected operator must be tried.
         """
-        ours = self._backend
+        ours = self._backend.native
         if isinstance(other, Operators):
-            theirs = other._backend
+            theirs = other._backend.native
             if not (theirs is ours or theirs.is_host):  # Python does not ask an operand of the same type, so act for it
                 return theirs, theirs.as_other_operand(self._host()), other.value
             other = other.value
@@ -235,7 +235,7 @@ class Operators(ABC):
 
     def _of_sequence(self, op: Operation, value: Any, sequence: Any) -> Any:
         """A nested list as an array of our library."""
-        backend = self._backend
+        backend = self._backend.native
         if has_arrays(sequence):  # joined by the library, so that they keep their gradients
             parts = [self._operands(op, each)[2] if has_arrays([each]) else each for each in sequence]
             ours = [each for each in parts if owner_of(each) is backend]
@@ -452,4 +452,4 @@ def index_part(part: Any, backend: Backend) -> Any:
     owner = owner_of(value)
     if owner is None or owner.is_host or owner.is_symbolic(value):
         return part
-    return value if owner is backend else owner.to_host(value)
+    return value if owner is backend.native else owner.to_host(value)

@@ -17,7 +17,7 @@ from .._arrays.shapes import ShapeLike, canonical_shape
 from .._arrays.types import HostArray
 from .._public import public
 from ..errors import ComputationError, ConflictError, DTypeError, describe
-from . import overlays, scopes, settings
+from . import overlays, scopes, settings, views
 from .cell import Aggregation, Cell, State
 from .convert import inferred_dtype
 from .copies import LOADING, Loading, added_state, is_copied, set_added_state, token
@@ -252,6 +252,7 @@ class Variable(Cell, Protocols, Elsewhere):
             raise AttributeError(
                 describe("parameter", f"{self.backend} has no mutable parameter object", self._path, "use v.value")
             )
+        views.lent(parameter, self)
         return parameter
 
     # -- flags -----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import Any
 
-__all__ = ["StateIn", "is_array", "is_foreign", "is_generator", "library_of", "state_in"]
+__all__ = ["StateIn", "is_array", "is_foreign", "is_generator", "is_slot", "library_of", "state_in"]
 
 #: Returns the things in an object that its own library keeps as state. None in them means that there may be none.
 StateIn = Callable[[Any], list[Any]]
@@ -55,6 +55,11 @@ def is_generator(cls: type) -> bool:
     """Whether objects of a class are random generators of NumPy or Python."""
     python = any((base.__module__, base.__name__) == ("random", "Random") for base in cls.__mro__)
     return python or _is_numpys(cls, "Generator", "RandomState", "BitGenerator")
+
+
+def is_slot(cls: type) -> bool:
+    """Whether objects of a class are slots: they read and write a leaf, and count its writes."""
+    return all(hasattr(cls, name) for name in ("read", "write", "version"))
 
 
 def _is_numpys(cls: type, *names: str) -> bool:

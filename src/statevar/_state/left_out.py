@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from .._arrays.slots import Named
 from .._core.variable import Variable
 from ..errors import ForeignStateError, NameScopeError, StateWarning, describe
 from .kinds import is_foreign, library_of
-from .walk import FUNCTIONS, Attribute, Opener, Unordered, is_ours_compiled, kind_of, segment, walk
+from .walk import FUNCTIONS, Attribute, Opener, Plain, Unordered, is_ours_compiled, kind_of, segment, walk
 
-__all__ = ["refuse_lost_state", "refuse_variables_of_variables", "warn_of_plain_state"]
+__all__ = ["article", "refuse_lost_state", "refuse_variables_of_variables", "warn_of_plain_state"]
 
 #: The operations that keep the values of variables, and so would lose those of arrays.
 _KEEPING = frozenset({"rollback", "save", "snapshot"})
@@ -32,20 +33,22 @@ _MANY = 10_000
 _BUILTIN_CONTAINERS = (list, tuple, dict, set, frozenset)
 
 
-def refuse_lost_state(operation: str, target: Any, aside: list[Any], found: Collection[Variable]) -> None:
+def refuse_lost_state(operation: str, target: Any, opener: Opener, found: Collection[Variable]) -> None:
     """Raises an error if an object contains state that a search cannot take along.
 
     Args:
-        aside: the objects that the search did not enter, from `Opener.aside`.
+        opener: the opener of the search, which knows what it did not enter.
         found: the variables that the search found.
 
     Raises:
         ForeignStateError: the object contains state of another library.
         NameScopeError: it contains variables in an object that cannot be searched.
     """
-    if not aside:
+    for each, error in opener.refused:
+        raise error._at(operation, next((path for path, _ in _located(target, {id(each): each})), ""))
+    if not opener.aside:
         return
-    things = {id(each): each for each in aside}
+    things = {id(each): each for each in opener.aside}
     foreign = {which: each for which, each in things.items() if _is_lost(each, found)}
     if foreign:
         raise _foreign_error(operation, list(_located(target, foreign)))
@@ -54,12 +57,12 @@ def refuse_lost_state(operation: str, target: Any, aside: list[Any], found: Coll
         hidden = _hidden_in(each, known) if _is_opaque(each) else None
         if hidden is not None:
             ((path, _),) = _located(target, {which: each})
-            what = "a variable" if isinstance(hidden, Variable) else _article(type(hidden))
+            what = "a variable" if isinstance(hidden, Variable) else article(type(hidden))
             if isinstance(each, Mapping):
-                problem = f"{_article(type(each))} has {what} in an attribute, but only its items are searched"
+                problem = f"{article(type(each))} has {what} in an attribute, but only its items are searched"
                 hint = "make it an item, or derive the class from sv.Module too"
             else:
-                problem = f"{_article(type(each))} contains {what}, but such an object cannot be searched"
+                problem = f"{article(type(each))} contains {what}, but such an object cannot be searched"
                 hint = "keep it in an attribute, a list or a dict"
             raise NameScopeError.of(operation, problem, path, hint)
 
@@ -130,10 +133,10 @@ def _is_ours(thing: Any, found: Iterable[Variable]) -> bool:
 def _foreign_error(operation: str, places: list[tuple[str, Any]]) -> ForeignStateError:
     (path, first), *others = places
     library = library_of(type(first))
-    more = ", ".join(f"{_article(type(each))} at {where!r}" for where, each in others[: _NAMED - 1])
+    more = ", ".join(f"{article(type(each))} at {where!r}" for where, each in others[: _NAMED - 1])
     if len(others) >= _NAMED:
         more += f" and {len(others) - _NAMED + 1} more"
-    problem = f"{_article(type(first))} has state of {library}, which statevar would leave out"
+    problem = f"{article(type(first))} has state of {library}, which statevar would leave out"
     if more:
         problem += f" (and so would be {more})"
     hint = (
@@ -143,7 +146,7 @@ def _foreign_error(operation: str, places: list[tuple[str, Any]]) -> ForeignStat
     return ForeignStateError.of(operation, problem, path, hint)
 
 
-def _article(cls: type) -> str:
+def article(cls: type) -> str:
     """The name of a class in a sentence: with its module, or with the library it comes from."""
     name = f"{cls.__module__}.{cls.__qualname__}" if cls.__module__ != "builtins" else cls.__qualname__
     library = library_of(cls)
@@ -163,10 +166,10 @@ def _warning(each: Any, path: str) -> tuple[str, str, str]:
     """The problem, the path and the hint of a warning."""
     silence = "or ignore the warning: warnings.simplefilter('ignore', sv.errors.StateWarning)"
     if kind_of(type(each)).is_generator:
-        problem = f"{_article(type(each))} is not a variable, so its state is left out"
+        problem = f"{article(type(each))} is not a variable, so its state is left out"
         return problem, path, f"keep the state in a variable, or in the metadata of the checkpoint; {silence}"
     if kind_of(type(each)).is_array:
-        problem = f"{_article(type(each))} is not a variable, so it is left out"
+        problem = f"{article(type(each))} is not a variable, so it is left out"
         return problem, path, f"if it changes, make it one: sv.Variable(x, trainable=False); {silence}"
     if isinstance(each, _Shared):
         problem = (
@@ -279,6 +282,8 @@ def _located(target: Any, wanted: dict[int, Any]) -> Iterator[tuple[str, Any]]:
     stack: list[tuple[str, Any, tuple[str, Any] | None]] = [("", target, None)]
     while stack:
         path, each, around = stack.pop()
+        if wrapped := type(each) is Plain:
+            each = each.each
         if id(each) in met or isinstance(each, Variable):
             continue
         met.add(id(each))
@@ -296,7 +301,9 @@ def _located(target: Any, wanted: dict[int, Any]) -> Iterator[tuple[str, Any]]:
                 named.add(id(place[1]))
                 yield place
             continue
-        children = opener(each) or {}
+        children = opener(opener.plain(each) if wrapped else each) or {}
+        if isinstance(children, Variable):
+            continue
         items = children.items() if isinstance(children, dict) else enumerate(children)
         stack += reversed([(_joined(path, key), child, around) for key, child in items])
 
@@ -304,7 +311,7 @@ def _located(target: Any, wanted: dict[int, Any]) -> Iterator[tuple[str, Any]]:
 def _joined(path: str, key: Any) -> str:
     if isinstance(key, Unordered):
         return path  # of the set
-    step = segment(key) if isinstance(key, str | int | Attribute) else repr(key)
+    step = segment(key) if isinstance(key, str | int | Attribute | Named) else repr(key)
     return f"{path}/{step}" if path else step
 
 

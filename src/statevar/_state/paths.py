@@ -9,10 +9,25 @@ from itertools import chain
 from numbers import Integral
 from typing import Any, Self, TypeVar
 
+from .._arrays.slots import Named
 from .._core.variable import Variable
+from .._core.views import owner_of_thing
 from ..errors import NameScopeError, describe
 from .left_out import refuse_lost_state, refuse_variables_of_variables, warn_of_plain_state
-from .walk import SEQUENCES, SETS, Attribute, Children, Container, Opener, Unordered, edges, segment, slots_of, walk
+from .walk import (
+    SEQUENCES,
+    SETS,
+    Attribute,
+    Children,
+    Container,
+    Opener,
+    Unordered,
+    edges,
+    kind_of,
+    segment,
+    slots_of,
+    walk,
+)
 
 __all__ = [
     "Container",
@@ -93,7 +108,10 @@ def variables_in(operation: str, targets: Iterable[Any]) -> list[Variable]:
         if isinstance(target, Variable):  # the usual case
             found[target] = None
             continue
-        target = _listed(target)  # noqa: PLW2901  # an iterator can be consumed only once
+        target = _listed(operation, target)  # noqa: PLW2901  # an iterator can be consumed only once
+        if isinstance(target, Variable):
+            found[target] = None
+            continue
         if _is_plain(target):
             found |= dict.fromkeys(target)
             continue
@@ -112,9 +130,9 @@ def paths_in(operation: str, target: Any) -> Paths:
         NameScopeError: a variable has no path that can be written.
         TypeError: the object contains no variable, and is not an empty container.
     """
+    target = target if isinstance(target, Variable) else _listed(operation, target)
     if isinstance(target, Variable):
         return Paths({target.path: target})
-    target = _listed(target)
     variables, names = _named(target, Variable)
     names.check(operation, variables, Variable)
     names.check_keys(operation, variables.values())
@@ -163,9 +181,9 @@ class Targets:
         self.variables = list(dict.fromkeys(next(found) if len(self._parts) == 1 else chain.from_iterable(found)))
 
     def _parts_of(self, target: Any) -> list[Variable | list[Variable] | Paths]:
+        target = target if isinstance(target, Variable) else _listed(self._operation, target)
         if isinstance(target, Variable):
             return [target]
-        target = _listed(target)
         if _is_plain(target):
             return [list(target)]
         variables, names = _named(target, Variable)
@@ -307,7 +325,7 @@ def contents_of(operation: str, target: Any) -> list[Variable]:
     """
     opener = Opener()
     found = {id(each): each for each in walk(target, opener) if isinstance(each, Variable)}
-    refuse_lost_state(operation, target, opener.aside, found.values())
+    refuse_lost_state(operation, target, opener, found.values())
     return list(found.values())
 
 
@@ -326,13 +344,25 @@ def _is_plain(target: Any) -> bool:
     return types == _VARIABLES or all(issubclass(cls, Variable) for cls in types)
 
 
-def _listed(target: Any) -> Any:
-    return list(target) if isinstance(target, Iterator) else target
+def _listed(operation: str, target: Any) -> Any:
+    """A target that can be searched several times: a list of an iterator, and the variable that a leaf is."""
+    if isinstance(target, Iterator):
+        return list(target)
+    kind = kind_of(type(target))
+    if kind.adapters or kind.is_slot:
+        opener = Opener()
+        found = opener(target)
+        if isinstance(found, Variable):
+            return found
+        for each, error in opener.refused:
+            if each is target:
+                raise error._at(operation, "")
+    return target
 
 
 def _check(operation: str, target: Any, opener: Opener, found: Collection[Variable]) -> None:
     """Raises an error if nothing was found, or if what was found is not all the state; warns of plain arrays."""
-    refuse_lost_state(operation, target, opener.aside, found)
+    refuse_lost_state(operation, target, opener, found)
     if not found:
         _check_empty(operation, target)
     refuse_variables_of_variables(operation, found)
@@ -368,7 +398,23 @@ def _named(target: Any, cls: type[_Object]) -> tuple[dict[str, _Object], _Names]
         if isinstance(each, cls):
             path = paths[parent] if parent in paths else names.path_to(parent)
             found[f"{path}/{key}" if path else str(key)] = each
-    return found, names
+    return (_named_after(found, names) if names.after else found), names
+
+
+def _named_after(found: dict[str, _Object], names: _Names) -> dict[str, _Object]:
+    """The same objects; those that belong to a thing of another object are named by the path of that thing."""
+    paths = {id(each): path for path, each in found.items()}
+    changed = False
+    for which, (parent, key, each) in list(names.places.items()):
+        thing = names.after.get((parent, key))
+        known = None if thing is None else owner_of_thing(thing)
+        if known is not None and (path := paths.get(id(known))) is not None:
+            names.places[which] = parent, path, each
+            changed = True
+    if not changed:
+        return found
+    names.paths = {names.root: ""}
+    return {names.path_to(id(each)): each for each in found.values()}
 
 
 class _Names:
@@ -382,7 +428,10 @@ class _Names:
         self.opener = Opener()
         #: For the id of each object: the id of its parent, its key there, and the object, so that its id stays its own.
         self.places: dict[int, tuple[int, Any, Any]] = {id(target): (id(target), "", target)}
-        self.paths = {id(target): ""}
+        self.root = id(target)
+        self.paths = {self.root: ""}
+        #: The things after which children are named: by the id of the parent, and the key that they have else.
+        self.after: dict[tuple[int, Any], Any] = {}
         #: The objects that were found again: the id of the parent, the key, and the id of the object.
         self.again: list[tuple[int, Any, int]] = []
         #: The variables that are keys: the id of the mapping, and the variable.
@@ -390,7 +439,7 @@ class _Names:
         #: The objects whose key cannot be in a path: the id of the parent, the key, and the object.
         self._aside: list[tuple[int, Any, Any]] = []
 
-    def children(self, each: Any) -> Children | None:
+    def children(self, each: Any) -> Children | Variable | None:
         """The children of an object, by index or path segment. Those without a possible segment are put aside."""
         children = self.opener(each)
         if not isinstance(children, dict) or _is_simple(children):
@@ -404,6 +453,8 @@ class _Names:
                     self.keys.append((id(each), key))
                 continue
             step = segment(key)
+            if isinstance(key, Named):
+                self.after[id(each), step] = key.thing
             if named.setdefault(step, value) is not value:
                 self._aside.append((id(each), _Twice(step), value))
                 twice[step] = None
@@ -475,7 +526,8 @@ class _Names:
         named = set(map(id, found.values())) if self._aside else set()
         for parent, key, each in self._aside:
             descendants = (one for _, _, one in edges(each, self.met, self.opener))
-            for one in (each, *descendants):
+            itself = self.opener(each)
+            for one in (itself if isinstance(itself, Variable) else each, *descendants):
                 if isinstance(one, cls) and id(one) not in named:
                     yield parent, key, one
 
@@ -503,6 +555,8 @@ def _is_nameable(key: Any) -> bool:
     """Whether a key can be the segment of a path."""
     if isinstance(key, Attribute):
         key = key.name
+    if isinstance(key, Named):
+        return True
     if isinstance(key, str):
         return key != "" and "\0" not in key and _is_text(key) and not isinstance(key, Enum)
     return isinstance(key, Integral) and not isinstance(key, Enum | bool)

@@ -337,5 +337,9 @@ def _rollback(targets: Targets) -> Iterator[Snapshot]:
             yield before
         finally:
             transaction._drop()
-            changed = [i for i, variable in enumerate(found) if variable.version != versions[i]]
+            changed = [
+                i
+                for i, variable in enumerate(found)
+                if variable._backend.misses_writes or variable.version != versions[i]
+            ]
             _restore(transaction, before, changed)

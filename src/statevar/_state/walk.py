@@ -11,8 +11,13 @@ from types import BuiltinFunctionType, FunctionType, MappingProxyType, MethodTyp
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from .._arrays.slots import Adapter, Named, Opened
 from .._core.variable import Variable
-from .kinds import StateIn, is_array, is_generator, state_in
+from .._core.views import lender_of, view_of
+from ..errors import ForeignStateError, StatevarError
+from .foreign.items import Number
+from .foreign.table import adapters_of
+from .kinds import StateIn, is_array, is_generator, is_slot, state_in
 
 __all__ = [
     "FUNCTIONS",
@@ -24,6 +29,8 @@ __all__ = [
     "Kind",
     "Open",
     "Opener",
+    "Plain",
+    "Tree",
     "Unordered",
     "edges",
     "is_ours_compiled",
@@ -35,7 +42,8 @@ __all__ = [
 
 #: The children of an object: in a list, or by key.
 Children = list[Any] | dict[Any, Any]
-Open = Callable[[Any], Children | None]
+#: Returns the children of an object, the variable that a leaf of another library is, or None.
+Open = Callable[[Any], Children | Variable | None]
 
 _LEAVES = (str, bytes, type, ModuleType, BuiltinFunctionType)
 FUNCTIONS = (FunctionType, MethodType, partial)
@@ -45,6 +53,24 @@ SETS = (set, frozenset)
 
 class Container:
     """Base class for objects that may contain no variable, and whose attributes are always searched."""
+
+
+class Plain:
+    """An object in a tree of which the user has said that its arrays are state, as an `Opener` passes it on."""
+
+    __slots__ = ("each",)
+
+    def __init__(self, each: Any) -> None:
+        self.each = each
+
+
+class Tree(Container):
+    """Base class for an object that stands for a tree of which the user has said that its arrays are state."""
+
+    __slots__ = ("_plain",)
+
+    def __init__(self, tree: Any) -> None:
+        self._plain = Plain(tree)
 
 
 def walk(target: Any, opener: Opener | None = None) -> Iterator[Any]:
@@ -61,6 +87,9 @@ def walk(target: Any, opener: Opener | None = None) -> Iterator[Any]:
             yield each
         elif id(each) not in met and (children := opener(each)) is not None:
             met[id(each)] = each
+            if isinstance(children, Variable):
+                yield children
+                continue
             yield each
             stack.extend(reversed(children.values() if isinstance(children, dict) else children))
 
@@ -71,7 +100,7 @@ def edges(target: Any, met: dict[int, Any], opener: Open) -> Iterator[tuple[int,
     Args:
         met: the objects that were entered, by id. More are added during the iteration.
     """
-    if id(target) in met or (children := opener(target)) is None:
+    if id(target) in met or (children := opener(target)) is None or isinstance(children, Variable):
         return
     met[id(target)] = target
     frames = [(id(target), _items(children))]
@@ -79,14 +108,28 @@ def edges(target: Any, met: dict[int, Any], opener: Open) -> Iterator[tuple[int,
         parent, rest = frames[-1]
         for key, each in rest:
             if isinstance(each, Variable) or (entered := id(each)) in met:
-                yield parent, key, each
+                yield parent, key, each if type(found := met.get(id(each))) is not _Leaf else found.variable
             elif (children := opener(each)) is not None:
+                if isinstance(children, Variable):
+                    met[entered] = _Leaf(each, children)
+                    yield parent, key, children
+                    continue
                 met[entered] = each
                 yield parent, key, each
                 frames.append((entered, _items(children)))
                 break
         else:
             frames.pop()
+
+
+class _Leaf:
+    """A leaf of another library that was met, and the variable that it is."""
+
+    __slots__ = ("each", "variable")
+
+    def __init__(self, each: Any, variable: Variable) -> None:
+        self.each = each
+        self.variable = variable
 
 
 def _items(children: Children) -> Iterator[tuple[Any, Any]]:
@@ -102,12 +145,16 @@ class Kind:
         is_array: whether its objects are arrays of any library.
         is_generator: whether its objects are random generators.
         shared: the attributes of the class and its bases that have variables, which are not entered.
+        adapters: the adapters that may enter its objects.
+        is_slot: whether its objects are slots.
     """
 
     state_in: StateIn | None
     is_array: bool
     is_generator: bool
     shared: tuple[str, ...]
+    adapters: tuple[Adapter, ...]
+    is_slot: bool
 
 
 _kinds: WeakKeyDictionary[type, Kind] = WeakKeyDictionary()
@@ -117,7 +164,9 @@ def kind_of(cls: type) -> Kind:
     """The kind of a class. It takes microseconds, so it is remembered."""
     kind = _kinds.get(cls)
     if kind is None:
-        kind = _kinds[cls] = Kind(state_in(cls), is_array(cls), is_generator(cls), tuple(_shared(cls)))
+        kind = _kinds[cls] = Kind(
+            state_in(cls), is_array(cls), is_generator(cls), tuple(_shared(cls)), adapters_of(cls), is_slot(cls)
+        )
     return kind
 
 
@@ -139,13 +188,16 @@ class Opener:
         aside: the objects that are not entered, or not wholly, and are no plain values, as often as they were found:
             state of other libraries, arrays, generators, functions with variables of their own, objects that cannot be
             searched, and objects with variables in their class.
+        refused: the objects that have state which cannot be taken, each with its error.
     """
 
     def __init__(self) -> None:
-        self._openers = _OPENERS.copy()
+        self._openers: dict[type, Open | None] = {**_OPENERS, Plain: self._open_plain}
+        self._plain: dict[int, Plain] = {}  # one for each object, so that a cycle ends
         self.aside: list[Any] = []
+        self.refused: list[tuple[Any, StatevarError]] = []
 
-    def __call__(self, each: Any) -> Children | None:
+    def __call__(self, each: Any) -> Children | Variable | None:
         cls = type(each)
         try:
             opener = self._openers[cls]
@@ -157,6 +209,15 @@ class Opener:
 
     def _opener(self, each: Any, cls: type) -> Open | None:
         kind = kind_of(cls)
+        if kind.is_slot and hasattr(each, "thing"):
+            return self._view
+        if issubclass(cls, Tree):
+            return lambda tree: self._open_plain(tree._plain)
+        opener = self._opener_without(each, cls, kind)
+        return partial(self._open_by, kind.adapters, opener) if kind.adapters else opener
+
+    def _opener_without(self, each: Any, cls: type, kind: Kind) -> Open | None:
+        """The function for an object that no adapter enters."""
         if kind.is_generator or (kind.is_array and kind.state_in is None):
             return self._put_aside
         if issubclass(cls, FUNCTIONS):
@@ -170,6 +231,63 @@ class Opener:
             return partial(self._open_partly, opener)
         return partial(self._open_ours, opener) if cls.__module__.startswith("statevar.") else opener
 
+    def _open_by(self, adapters: tuple[Adapter, ...], otherwise: Open | None, each: Any) -> Children | Variable | None:
+        known: Variable | None = lender_of(each)
+        if known is not None:
+            return known
+        found = self._asked(each, [adapter.open for adapter in adapters])
+        return (None if otherwise is None else otherwise(each)) if found is None else found
+
+    def _asked(self, each: Any, opens: list[Callable[[Any], Opened]]) -> Children | Variable | None:
+        """What the first of some functions that knows an object returns, with a variable in place of a slot."""
+        try:
+            found = next((found for each_open in opens if (found := each_open(each)) is not None), None)
+            return found if found is None or isinstance(found, dict | list) else view_of(found, Variable)
+        except StatevarError as error:
+            self.refused.append((each, error))
+            return {}
+
+    def _view(self, slot: Any) -> Children | Variable | None:
+        return self._asked(slot, [lambda each: each])
+
+    def plain(self, each: Any) -> Any:
+        """A child in a tree of which the user has said that its arrays are state."""
+        if isinstance(each, Variable):
+            return each
+        return self._plain.setdefault(id(each), Plain(each))
+
+    def _open_plain(self, plain: Plain) -> Children | Variable | None:
+        each = plain.each
+        kind = kind_of(type(each))
+        if kind.is_slot and hasattr(each, "thing"):
+            return self._view(each)
+        opens = [adapter.open for adapter in kind.adapters]
+        opens += [adapter.open_plain for adapter in kind.adapters if adapter.open_plain is not None]
+        children: Any = lender_of(each)
+        if children is None and opens:
+            children = self._asked(each, opens)
+        if children is None:
+            if kind.is_array:
+                problem = f"the {type(each).__qualname__} is an array that statevar cannot write"
+                error = ForeignStateError.of("view", problem, hint="keep a variable in its place: sv.Variable(x)")
+                self.refused.append((each, error))
+                return None
+            children = self(each)
+        if children is None or isinstance(children, Variable):
+            return children
+        items = children.items() if isinstance(children, dict) else enumerate(children)
+        return {key: self._plain_item(each, key, child) for key, child in items}
+
+    def _plain_item(self, holder: Any, key: Any, child: Any) -> Any:
+        """A child of a tree: as a slot, if a write replaces it in its holder."""
+        where, attribute = (key.name, True) if isinstance(key, Attribute) else (key, None)
+        if type(child) in (int, float, complex):
+            return Number(holder, where, attribute=attribute)
+        for adapter in kind_of(type(child)).adapters:
+            if adapter.open_item is not None and (slot := adapter.open_item(holder, where, child)) is not None:
+                return slot
+        return self.plain(child)
+
     def _put_aside(self, each: Any) -> None:
         self.aside.append(each)
 
@@ -181,17 +299,17 @@ class Opener:
         if gc.is_tracked(each):  # else it refers to no other object
             self.aside.append(each)
 
-    def _open_foreign(self, state: StateIn, opener: Open | None, each: Any) -> Children | None:
+    def _open_foreign(self, state: StateIn, opener: Open | None, each: Any) -> Children | Variable | None:
         if opener is None or state(each):
             self.aside.append(each)
             return None
         return opener(each)
 
-    def _open_partly(self, opener: Open, each: Any) -> Children | None:
+    def _open_partly(self, opener: Open, each: Any) -> Children | Variable | None:
         self.aside.append(each)  # the attributes of a mapping are not entered, nor are those of a class
         return opener(each)
 
-    def _open_ours(self, opener: Open, each: Any) -> Children | None:
+    def _open_ours(self, opener: Open, each: Any) -> Children | Variable | None:
         if is_ours_compiled(each):
             self.aside.append(each)
             return None
@@ -315,4 +433,6 @@ def segment(key: Any) -> str:
     """
     if isinstance(key, Attribute):
         key = key.name
+    if isinstance(key, Named):
+        return str(key)
     return key.replace("~", "~0").replace("/", "~1") if isinstance(key, str) else str(int(key))

@@ -39,6 +39,14 @@ class Retry(BaseException):
 def check_library(backend: Backend, variables: Iterable[Variable]) -> None:
     """Raises TraceError unless all the variables that a program uses belong to the library that compiles it."""
     for variable in variables:
+        if variable._backend.is_view:
+            raise TraceError.of(
+                "jit",
+                f"the variable is a view of an object of {variable.backend}, whose own code may write it at any time, "
+                "so it cannot be part of a compiled function",
+                variable.path,
+                "pass its value as an argument, and assign the result outside of the function",
+            )
         if variable._backend is not backend:
             raise TraceError.of(
                 "jit",

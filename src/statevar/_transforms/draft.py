@@ -42,7 +42,7 @@ class ValueDraft(Draft):
         x = self._convert(value, operation)
         if traced_index := write.verb == "put" and has_traced(backend, index):
             index = unwrapped_index(index)
-        if write.looks and owner_of(unwrapped(value)) is not backend and not traced_index:
+        if write.looks and owner_of(unwrapped(value)) is not backend.native and not traced_index:
             # The elements are known here, but not in the program that is traced.
             known = to_operand(value, backend, self._dtype_name, operation=operation, path=self._path)
             write.check(self, operation, known, index)

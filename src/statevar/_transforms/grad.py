@@ -216,7 +216,7 @@ class _Recording(ValueOverlay):
     def given(self, variable: Variable, value: Array) -> Array:
         if variable not in self._wanted and not (self._discovers and variable.trainable):
             return value
-        backend = variable._backend
+        backend = variable._backend.native
         _one_library(self.backend, variable)
         self.backend = backend
         transforms = transforms_of(backend)
@@ -238,7 +238,7 @@ class _Recording(ValueOverlay):
     def open_tape(self, backend: Backend) -> None:
         """Creates the tape, if gradients of variables of this library may be wanted."""
         first = next(iter(self._wanted), None)
-        expected = self.backend or (first._backend if first is not None else backend)
+        expected = self.backend or (first._backend.native if first is not None else backend)
         if expected is not backend or self._opened_for is backend:
             return
         if self.tape is not None:  # created on a guess, for another library
@@ -265,7 +265,7 @@ def open_tapes(overlay: Any, backend: Backend) -> None:
 
 
 def _one_library(backend: Backend | None, variable: Variable) -> None:
-    if backend is not None and backend is not variable._backend:
+    if backend is not None and backend is not variable._backend.native:
         raise TraceError.of(
             "value_and_grad",
             f"expected variables of one library, got variables of {backend.name} and {variable.backend}",
@@ -304,11 +304,11 @@ class _Run:
     def __call__(self) -> tuple[Any, dict[Variable, Array], Sequence[Array]]:
         """The value, the gradients of the variables, and those of the arguments."""
         for variable, other in zip(self._wanted, list(self._wanted)[1:], strict=False):
-            _one_library(variable._backend, other)
+            _one_library(variable._backend.native, other)
         first = next(iter(self._wanted), None)
         if self._chosen is not None and first is not None:
             _one_library(self._chosen.backend, first)
-        backend = None if first is None else first._backend
+        backend = None if first is None else first._backend.native
         if self._chosen is not None:
             backend = self._chosen.backend
         by_function = backend is not None and not transforms_of(backend).tapes
@@ -325,7 +325,7 @@ class _Run:
                     assert frame.tape is not None, "it was opened"
                     given = [frame.tape.watch(value) for value in self._chosen.values]
                 elif self._wanted:
-                    open_tapes(frame, next(iter(self._wanted))._backend)
+                    open_tapes(frame, next(iter(self._wanted))._backend.native)
                 loss, aux = self._split(self._call(given))
                 for variable in self._wanted:
                     frame.read(variable)
@@ -372,7 +372,7 @@ class _Run:
             return loss, (aux, news)
 
         values = [base.read(variable)._stored() for variable in wanted]
-        backend = self._chosen.backend if self._chosen is not None else wanted[0]._backend
+        backend = self._chosen.backend if self._chosen is not None else wanted[0]._backend.native
         given = [] if self._chosen is None else self._chosen.values
         (loss, (aux, news)), gradients = transforms_of(backend).value_and_grad(pure, [*values, *given])
         frame = frames[-1]

@@ -36,10 +36,10 @@ _MOST = 100_000  # objects to search
 def backend_of(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Backend:
     """The library of the variables that a function can reach, else of its arguments or modules, else NumPy."""
     graph = Graph([fn, args, kwargs])
-    backends = list(dict.fromkeys(variable._backend for variable in graph.variables()))
+    backends = list(dict.fromkeys(variable._backend.native for variable in graph.variables()))
     if not backends:  # perhaps only code that the function calls by name has any
         graph.search_names()
-        backends = list(dict.fromkeys(variable._backend for variable in graph.variables()))
+        backends = list(dict.fromkeys(variable._backend.native for variable in graph.variables()))
     if len(backends) > 1:
         names = " and ".join(backend.name for backend in backends)
         raise TraceError.of(

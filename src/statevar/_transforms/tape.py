@@ -115,7 +115,7 @@ class GradientTape(Uncopied):
         return tree_map(self._watch, x)
 
     def _watch(self, x: Any) -> Any:
-        backend = x._backend if isinstance(x, Variable) else owner_of(x)
+        backend = x._backend.native if isinstance(x, Variable) else owner_of(x)
         if backend is None:
             raise TypeError(describe("watch", f"expected a variable or an array, got {type(x).__name__}"))
         name = backend.dtype_name(x) if not isinstance(x, Variable) else x.dtype_name
@@ -139,7 +139,7 @@ class GradientTape(Uncopied):
         for seen, leaf in leaves:
             if seen is value:
                 return leaf
-        leaf = self._tape_of(variable._backend, variable._path).watch(value)
+        leaf = self._tape_of(variable._backend.native, variable._path).watch(value)
         leaves.append((value, leaf))
         return leaf
 
@@ -384,7 +384,7 @@ def _stacked(backend: Backend, parts: list[Any], shape: Any) -> Any:
 
 
 def _backend_of(x: Any, what: str) -> Backend:
-    backend = x._backend if isinstance(x, Variable) else owner_of(x)
+    backend = x._backend.native if isinstance(x, Variable) else owner_of(x)
     if backend is None:
         raise TypeError(describe("gradient", f"expected variables or arrays as {what}, got {type(x).__name__}"))
     found: Backend = backend

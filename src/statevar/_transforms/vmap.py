@@ -75,7 +75,7 @@ def vmap(
         if len(each_axis) != len(args):
             raise ValueError(describe("vmap", f"expected {len(each_axis)} arguments, as in in_axes, got {len(args)}"))
         args, each_axis = (*args, kwargs), (*each_axis, 0)
-        backend = next(iter(axes))._backend if axes else library_of(args, fn)
+        backend = next(iter(axes))._backend.native if axes else library_of(args, fn)
         transforms = transforms_of(backend)
         if axis_name is not None and not transforms.names_axes:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Functions that get and set the value of a variable or of a NumPy array."""
+"""Functions that get and set values, of variables, arrays and state of other libraries; and what adapters need."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from .._arrays.dtypes import dtype_name
 from .._arrays.registry import default_backend
+from .._arrays.slots import Adapter, Named, Place, Slot
 from .._arrays.types import HostArray
 from .._core.convert import to_operand
 from .._core.variable import Variable
@@ -16,11 +17,21 @@ from .._core.writes import ASSIGN
 from .._public import public
 from ..errors import ForeignStateError, ReadOnlyError, ShapeError, describe
 
-__all__ = ["assign", "batch_get_value", "batch_set_value", "get_value", "set_value"]
+__all__ = [
+    "Adapter",
+    "Named",
+    "Place",
+    "Slot",
+    "assign",
+    "batch_get_value",
+    "batch_set_value",
+    "get_value",
+    "set_value",
+]
 
 
 @public()
-def get_value(x: Variable | HostArray) -> HostArray:
+def get_value(x: Any) -> HostArray:
     """Returns a copy of the value as a writable NumPy array.
 
     Raises:
@@ -32,12 +43,12 @@ def get_value(x: Variable | HostArray) -> HostArray:
     >>> sv.get_value(sv.Variable([1.0, 2.0]))
     array([1., 2.], dtype=float32)
     """
-    _check_target(x, "get_value")
+    x = _target(x, "get_value")
     return x.numpy() if isinstance(x, Variable) else np.array(x)
 
 
 @public()
-def set_value(x: Variable | HostArray, value: Any) -> None:
+def set_value(x: Any, value: Any) -> None:
     """Sets the value, which must have the same shape, by the casting rule of `Variable.assign`.
 
     Raises:
@@ -57,7 +68,7 @@ def set_value(x: Variable | HostArray, value: Any) -> None:
 
 
 @public()
-def batch_get_value(xs: Iterable[Variable | HostArray]) -> list[HostArray]:
+def batch_get_value(xs: Iterable[Any]) -> list[HostArray]:
     """Returns a list with `get_value` of each variable or array.
 
     >>> import statevar as sv
@@ -68,7 +79,7 @@ def batch_get_value(xs: Iterable[Variable | HostArray]) -> list[HostArray]:
 
 
 @public()
-def batch_set_value(pairs: Iterable[tuple[Variable | HostArray, Any]]) -> None:
+def batch_set_value(pairs: Iterable[tuple[Any, Any]]) -> None:
     """Sets the value of ``x`` for each pair ``(x, value)``: all of them or, on an exception, none.
 
     Every pair is checked before anything is written, and the variables change in one transaction. In code that a
@@ -80,7 +91,8 @@ def batch_set_value(pairs: Iterable[tuple[Variable | HostArray, Any]]) -> None:
     >>> b.value
     array([2, 3], dtype=int32)
     """
-    checked = [(x, _checked(x, value)) for x, value in pairs]
+    targets = [(_target(x, "set_value"), value) for x, value in pairs]
+    checked = [(x, _checked(x, value)) for x, value in targets]
     ours = [(x, value) for x, value in checked if isinstance(x, Variable)]
     if len(ours) == 1:
         ours[0][0].assign(ours[0][1])
@@ -95,7 +107,7 @@ def batch_set_value(pairs: Iterable[tuple[Variable | HostArray, Any]]) -> None:
 
 @public()
 def assign(
-    ref: Variable, value: Any, validate_shape: bool = True, use_locking: bool = True, name: str | None = None
+    ref: Any, value: Any, validate_shape: bool = True, use_locking: bool = True, name: str | None = None
 ) -> Variable:
     """Assigns to a variable and returns it: `Variable.assign` as a function.
 
@@ -107,13 +119,26 @@ def assign(
     array([11., 12.], dtype=float32)
     """
     if not isinstance(ref, Variable):
-        raise _no_target("assign", "a variable", ref)
-    return ref.assign(value, validate_shape, use_locking, name)
+        ref = _leaf(ref, "assign", "a variable")
+    written: Variable = ref.assign(value, validate_shape, use_locking, name)
+    return written
 
 
-def _check_target(x: Any, operation: str) -> None:
-    if not isinstance(x, Variable | np.ndarray):
-        raise _no_target(operation, "a variable or a NumPy array", x)
+def _target(x: Any, operation: str) -> Any:
+    """A variable, a NumPy array, or the variable over a leaf of another library."""
+    if isinstance(x, Variable | np.ndarray):
+        return x
+    return _leaf(x, operation, "a variable or a NumPy array")
+
+
+def _leaf(x: Any, operation: str, expected: str) -> Variable:
+    """The variable over a leaf that another library declares to be state."""
+    from .._state.view import as_variable  # noqa: PLC0415  # only for objects of others
+
+    found = as_variable(operation, x)
+    if found is None:
+        raise _no_target(operation, expected, x)
+    return found
 
 
 def _no_target(operation: str, expected: str, x: Any) -> TypeError:
@@ -130,7 +155,6 @@ def _no_target(operation: str, expected: str, x: Any) -> TypeError:
 
 def _checked(x: Any, value: Any) -> Any:
     """Converts a value for its target; raises every error that setting it would raise."""
-    _check_target(x, "set_value")
     if isinstance(x, Variable):
         current = x._current()
         if x._backend.drifts:

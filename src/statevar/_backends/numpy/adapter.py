@@ -329,6 +329,11 @@ class NumPyBackend(Backend):
         array.setflags(write=False)
         return array.view()  # which cannot be made writable again, since its base is read-only
 
+    def copied(self, array: HostArray) -> HostArray:
+        fresh = _copy(array)
+        fresh.setflags(write=False)
+        return fresh.view()
+
     def in_range(self, before: HostArray, after: HostArray) -> bool:
         before, after = _unboxed(before), _unboxed(after)
         if is_integer(self.dtype_name(after)):

@@ -421,6 +421,12 @@ class TorchBackend(Backend):
     def as_immutable(self, array: Tensor, *, fresh: bool) -> Tensor:
         return array if fresh else array.clone()
 
+    def copied(self, array: Tensor) -> Tensor:
+        if not _is_inference() and _is_grad_enabled():
+            return array.clone()
+        with torch.inference_mode(False), torch.enable_grad():
+            return array.clone()
+
     def guarded(self, array: Tensor) -> Tensor:
         return array if array.requires_grad else array.clone()  # torch refuses to write a view of a leaf
 

@@ -1,0 +1,87 @@
+"""Views: the variables over state of others, one for each thing; and whose parameter an object of a library is."""
+
+from __future__ import annotations
+
+from itertools import count
+from threading import RLock
+from typing import Any, TypeVar, cast
+from weakref import WeakValueDictionary
+
+from .._arrays.dtypes import is_differentiable
+from .._arrays.registry import get_backend
+from .._arrays.slots import Place, Slot, SlotHandle, place_of, slot_backend
+from ..errors import ForeignStateError
+from .cell import Cell
+from .foreign import check_readable
+from .forks import guarded, register
+
+__all__ = ["lender_of", "lent", "owner_of_thing", "view_of"]
+
+_Cell = TypeVar("_Cell", bound=Cell)
+
+#: The variables by the thing whose state they are. A view keeps its thing alive, so no place is used again meanwhile.
+_known: WeakValueDictionary[Place, Any] = WeakValueDictionary()
+_lock = guarded(RLock())  # reentrant, since a finalizer may make a view
+_numbers = count(1)
+
+
+def owner_of_thing(thing: Any) -> Any:
+    """The variable whose state a thing is: one of ours that has lent its parameter, or a view; else None."""
+    return _known.get(place_of(thing))
+
+
+def lender_of(thing: Any) -> Any:
+    """The variable of ours, and no view, whose parameter a thing is; else None."""
+    found = _known.get(place_of(thing))
+    return None if found is None or found._backend.is_view else found
+
+
+def lent(parameter: Any, variable: Any) -> None:
+    """Takes note that user code has the parameter of a variable, and may keep it in an object of its library."""
+    place = place_of(parameter)
+    if _known.get(place) is not variable:
+        with _lock:
+            _known[place] = variable
+
+
+def view_of(slot: Slot, cls: type[_Cell]) -> _Cell:
+    """The variable over a slot: the same one for the same thing.
+
+    A variable of ours whose parameter the thing is stands for it. A thing that has another dtype than its view had gets
+    a new view, and the old one raises an error when it is used.
+
+    Raises:
+        ForeignStateError: the slot gives no array of its backend.
+        DeviceError, DTypeError: its array cannot be in a variable.
+    """
+    place = place_of(slot.thing)
+    found: Any = _known.get(place)
+    if found is not None and type(found._handle) is not SlotHandle:
+        return cast("_Cell", found)
+    native = get_backend(slot.backend)
+    array = slot.read()
+    if found is None or found._dtype_name != native.dtype_name(array):
+        with _lock:
+            again = _known.get(place)
+            if again is None or again is found:
+                found = _known[place] = _made(slot, native, array, cls)
+            else:
+                found = again
+    else:
+        found._trainable = slot.trainable and is_differentiable(found._dtype_name)
+    return cast("_Cell", found)
+
+
+def _made(slot: Slot, native: Any, array: Any, cls: type[_Cell]) -> _Cell:
+    what = type(slot.thing.holder if isinstance(slot.thing, Place) else slot.thing).__name__
+    if not native.owns(array):
+        problem = f"the slot of {what} has given {type(array).__name__}, which is no array of {native.name}"
+        raise ForeignStateError.of("view", problem, hint="its method read must return an array of Slot.backend")
+    check_readable(array, native, "view", what)
+    view: Any = object.__new__(cls)
+    view._name = f"{what.lower()}_{next(_numbers)}"
+    view._autocast = False
+    view._aggregation = "none"
+    view._over(slot_backend(native), SlotHandle(slot), array, trainable=slot.trainable, path=view._name)
+    register(view)
+    return cast("_Cell", view)
