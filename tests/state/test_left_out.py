@@ -26,22 +26,6 @@ def _nothing_was_warned_of() -> None:
     left_out._looked_through.clear()
 
 
-def of_torch(case: str) -> tuple[Any, str]:
-    torch = pytest.importorskip("torch")
-    net = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
-    optimizer = torch.optim.SGD(net.parameters(), 0.1)
-    made = {
-        "module": net,
-        "buffers": torch.nn.BatchNorm1d(2, affine=False),
-        "parameter": net[0].weight,
-        "optimizer": optimizer,
-        "scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1),
-        "generator": torch.Generator(),
-        "leaf": torch.ones(2, requires_grad=True),
-    }
-    return made[case], "torch"
-
-
 def of_tensorflow(case: str) -> tuple[Any, str]:
     tf = pytest.importorskip("tensorflow")
     if case == "variable":
@@ -98,8 +82,6 @@ def of_others(case: str) -> tuple[Any, str]:
 
 
 FOREIGN: dict[str, Callable[[], tuple[Any, str]]] = {
-    **{f"torch {case}": partial(of_torch, case)
-       for case in ("module", "buffers", "parameter", "optimizer", "scheduler", "generator")},
     **{f"tensorflow {case}": partial(of_tensorflow, case) for case in ("variable", "module", "generator")},
     **{f"keras {case}": partial(of_keras, case) for case in ("variable", "optimizer", "seed", "model")},
     **{f"jax {case}": partial(of_jax, case) for case in ("ref", "optax")},
@@ -228,8 +210,8 @@ def test_the_parameter_of_a_variable_is_not_state_of_its_own(name: str) -> None:
     pytest.importorskip(name)
     v = sv.Variable([1.0, 2.0], backend=name)
     assert sv.variables({"p": v.parameter, "v": v}) == (v,)
-    with pytest.raises(sv.errors.ForeignStateError, match="at 'p'"):
-        sv.variables({"p": v.parameter, "w": sv.Variable(0.0, backend=name)})
+    w = sv.Variable(0.0, backend=name)
+    assert sv.variables({"p": v.parameter, "w": w}) == (v, w)
     if name == "torch":
         import torch
 
@@ -297,7 +279,7 @@ def test_a_constant_of_a_layer_is_no_state() -> None:
 def test_an_array_of_python_and_each_kind_of_thing_are_warned_of() -> None:
     import array
 
-    for thing in (array.array("d", [1.0]), np.zeros(1), random.Random(0)):
+    for thing in (array.array("d", [1.0]), np.zeros(1), random.SystemRandom(0)):
         with pytest.warns(sv.errors.StateWarning, match="at 'x'"):
             sv.snapshot(Model(x=thing))
 
@@ -320,16 +302,11 @@ def test_a_plain_array_is_warned_of_once(backend: str, tmp_path: Path) -> None:
         sv.snapshot(model)
 
 
-@pytest.mark.parametrize(
-    "make",
-    [np.random.default_rng, np.random.RandomState, np.random.PCG64, random.Random],
-    ids=lambda each: each.__name__,
-)
-def test_a_generator_is_warned_of(make: Callable[[int], Any]) -> None:
+def test_a_generator_without_a_state_to_read_is_warned_of() -> None:
     with pytest.warns(
         sv.errors.StateWarning, match="its state is left out, at 'rng'. Hint: keep the state in a variable"
     ):
-        sv.snapshot(Model(rng=make(0)))
+        sv.snapshot(Model(rng=random.SystemRandom()))
 
 
 def test_the_warning_can_be_turned_off_and_can_be_an_error() -> None:
@@ -480,9 +457,9 @@ def test_what_is_read_and_written_must_be_ours() -> None:
     torch = pytest.importorskip("torch")
     net = torch.nn.Linear(2, 2)
     calls: dict[str, Callable[[], Any]] = {
-        "get_value": lambda: sv.get_value(net.weight),
+        "get_value": lambda: sv.get_value(net),
         "set_value": lambda: sv.set_value(net, 1.0),
-        "assign": lambda: sv.assign(net.weight, 1.0),
+        "assign": lambda: sv.assign(net, 1.0),
     }
     for name, call in calls.items():
         with pytest.raises(
@@ -491,7 +468,7 @@ def test_what_is_read_and_written_must_be_ours() -> None:
             call()
     v = scalar()
     with pytest.raises(sv.errors.ForeignStateError, match="set_value: expected a variable"):
-        sv.batch_set_value([(v, 1.0), (net.weight, 2.0)])
+        sv.batch_set_value([(v, 1.0), (net, 2.0)])
     assert float(v) == 0.0
     with pytest.raises(TypeError, match="assign: expected a variable, got list"):
         sv.assign([], 1.0)
