@@ -1,4 +1,4 @@
-"""The test suite that an adapter for another array library must pass.
+"""The test suites that adapters for other libraries must pass: of their arrays, and of their state.
 
 ::
 
@@ -11,6 +11,8 @@
 
 Run it with pytest. Each test is a method without arguments that raises AssertionError, so any other runner, or a
 loop, works too. Before you write an adapter, read `statevar.backends`.
+
+`StateSuite` is for an adapter of state, `statevar.interop.Adapter`: for each kind of object, derive a class from it.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from __future__ import annotations
 from ._conversion import Conversion
 from ._handles import Handles
 from ._laws import Laws
+from ._state import StateSuite
 
-__all__ = ["BackendSuite"]
+__all__ = ["BackendSuite", "StateSuite"]
 
 
 class BackendSuite(Conversion, Handles, Laws):
