@@ -21,7 +21,8 @@ ORDER = (
     ("initializers", "backends"),
     ("_core",),
     ("_state",),
-    ("interop", "checkpoint", "_transforms", "testing"),
+    ("interop", "checkpoint", "_transforms"),
+    ("testing",),
     ("_backends",),
     ("__init__",),
 )
