@@ -16,6 +16,7 @@ import numpy as np
 
 from .._arrays.types import HostArray
 from .._core.variable import Variable
+from .._public import public
 from .._state.module import named_variables
 from .._state.snapshot import restore, rollback, snapshot
 from .._state.transaction import transaction
@@ -30,6 +31,7 @@ __all__ = ["StateSuite"]
 _Values = dict[str, HostArray]
 
 
+@public("statevar.testing")
 class StateSuite:
     """Tests that an adapter of state must pass: one body for the state of every library.
 
