@@ -293,3 +293,72 @@ def test_a_conflict_drops_the_rows() -> None:
         thread.join()
     assert_same(v, np.ones((ROWS, WIDTH)))
     assert v.version == 0
+
+
+def add_to_some(v: sv.Variable, model: np.ndarray[Any, Any]) -> None:
+    v.at[[5, 5, 6]].add(1.0)
+    np.add.at(model, [5, 5, 6], 1.0)
+
+
+def set_others(v: sv.Variable, model: np.ndarray[Any, Any]) -> None:
+    for rows in ([7, 8, 7], slice(4, 6)):
+        v[rows] = model[rows] = 8.0
+
+
+def read(v: sv.Variable, model: np.ndarray[Any, Any]) -> None:
+    assert_same(v[[4, 5, 7, 9, 5]], model[[4, 5, 7, 9, 5]])
+    assert_same(v[5], model[5])
+
+
+def read_all(v: sv.Variable, model: np.ndarray[Any, Any]) -> None:
+    assert_same(v, model)
+
+
+def write_inside(v: sv.Variable, model: np.ndarray[Any, Any]) -> None:
+    with sv.transaction():
+        add_to_some(v, model)
+    with pytest.raises(KeyError), sv.transaction():
+        v[[5, 7]] = 3.0
+        raise KeyError
+
+
+def single_elements(v: sv.Variable, model: np.ndarray[Any, Any]) -> None:
+    v[[5, 6], [1, 2]] = model[[5, 6], [1, 2]] = 2.0
+
+
+FIRST: dict[str, Callable[[], tuple[Any, Any]]] = {
+    "rows": lambda: (np.array([9, 5, 7]), np.arange(3.0 * WIDTH).reshape(3, WIDTH)),
+    "repeated": lambda: (IDS, np.arange(4.0 * WIDTH).reshape(4, WIDTH)),
+    "negative": lambda: (np.array([-1, 5, -ROWS]), 7.0),
+    "of two axes": lambda: (np.array([[5, 7], [9, 5]]), np.arange(2.0).reshape(2, 1) + np.zeros((2, WIDTH))),
+    "none": lambda: (np.array([], "int64"), 7.0),
+    "a slice": lambda: (slice(5, 9), np.arange(4.0).reshape(4, 1)),
+}
+
+
+@pytest.mark.parametrize("then", [add_to_some, set_others, read, read_all, write_inside, single_elements, None])
+@pytest.mark.parametrize("first", FIRST)
+def test_rows_that_are_set_first(first: str, then: Callable[..., None] | None) -> None:
+    """They are kept as they were passed until something else happens to the rows."""
+    v, model = table(), np.ones((ROWS, WIDTH), "float32")
+    index, x = FIRST[first]()
+    with sv.transaction(v):
+        v[index] = model[index] = x
+        if isinstance(index, np.ndarray):
+            index[...] = 3  # the transaction has its own copy
+        if isinstance(x, np.ndarray):
+            x[...] = -1.0
+        if then is not None:
+            then(v, model)
+            then(v, model)
+        assert elsewhere_is_one(v)
+    assert_same(v, model)
+
+
+def elsewhere_is_one(v: sv.Variable) -> bool:
+    """Whether another thread sees the table as it was."""
+    seen: list[bool] = []
+    thread = threading.Thread(target=lambda: seen.append(bool((v.numpy() == 1.0).all())))
+    thread.start()
+    thread.join()
+    return seen[0]

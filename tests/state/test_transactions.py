@@ -581,3 +581,85 @@ def test_torch_optimizers_still_hold_the_parameter() -> None:
     (v.value**2).sum().backward()
     torch.optim.SGD([parameter], lr=0.5).step()
     assert_same(v, [0.0, 0.0])
+
+
+# -- a commit on torch, which need not remember the old values where no other code can come in between -----------
+
+
+@pytest.fixture
+def on_torch() -> list[sv.Variable]:
+    pytest.importorskip("torch")
+    return [sv.Variable([float(i), 10.0], name=f"v{i}", backend="torch") for i in range(3)]
+
+
+def write_each(variables: list[sv.Variable]) -> None:
+    """Each in another way: once, once from another dtype and layout, and twice."""
+    torch = pytest.importorskip("torch")
+    variables[0].assign_add(1.0)
+    variables[1].assign(torch.tensor([[5.0, 0.0], [6.0, 0.0]])[:, 0])
+    variables[2].assign_add(2.0)
+    variables[2].assign_sub(1.0)
+
+
+def test_a_commit_on_torch_writes_a_parameter_that_was_taken_meanwhile(on_torch: list[sv.Variable]) -> None:
+    """Another thread takes it after the write of the transaction and before the commit."""
+    with sv.transaction(on_torch):
+        write_each(on_torch)
+        parameters = [elsewhere(lambda v=v: v.parameter) for v in on_torch]
+        assert [p.tolist() for p in parameters] == [[0.0, 10.0], [1.0, 10.0], [2.0, 10.0]]
+        counted = [p._version for p in parameters]
+    wanted = [[1.0, 11.0], [5.0, 6.0], [3.0, 11.0]]
+    assert [p.tolist() for p in parameters] == wanted
+    assert [v.numpy().tolist() for v in on_torch] == wanted
+    assert [v.version for v in on_torch] == [1, 1, 2]
+    assert all(p._version > before for p, before in zip(parameters, counted, strict=True)), "autograd must notice"
+    parameters[0].data.add_(1.0)
+    assert_same(on_torch[0], [2.0, 12.0])
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_a_commit_on_torch_within_a_mode_that_refuses_changes_nothing(on_torch: list[sv.Variable], which: int) -> None:
+    """Code of a torch function mode runs in the middle of the commit, and fails at one of the variables."""
+    modes = pytest.importorskip("torch.overrides")
+    torch = pytest.importorskip("torch")
+
+    class Refusing(modes.TorchFunctionMode):  # type: ignore[name-defined,misc]  # of a module that may be missing
+        writes = 0
+
+        def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if function == torch.Tensor.data.__set__:
+                self.writes += 1
+                if self.writes == which + 1:
+                    raise MemoryError("refused")
+            return function(*args, **(kwargs or {}))
+
+    transaction = sv.transaction(on_torch)
+    transaction.__enter__()
+    write_each(on_torch)
+    with pytest.raises(MemoryError, match="refused"), Refusing():
+        transaction.__exit__(None, None, None)
+    assert [v.numpy().tolist() for v in on_torch] == [[0.0, 10.0], [1.0, 10.0], [2.0, 10.0]]
+    assert [v.version for v in on_torch] == [0, 0, 0]
+    with sv.transaction(on_torch):
+        write_each(on_torch)
+    assert [v.numpy().tolist() for v in on_torch] == [[1.0, 11.0], [5.0, 6.0], [3.0, 11.0]]
+
+
+def test_a_transaction_on_torch_in_inference_mode_leaves_a_variable_that_can_be_trained(
+    on_torch: list[sv.Variable],
+) -> None:
+    torch = pytest.importorskip("torch")
+    with torch.inference_mode(), sv.transaction(on_torch):
+        write_each(on_torch)
+    with sv.transaction(on_torch):
+        with torch.inference_mode():
+            on_torch[0].assign_add(1.0)
+        on_torch[1].assign(torch.ones(2))
+    transaction = sv.transaction(on_torch)
+    transaction.__enter__()
+    write_each(on_torch)
+    with torch.inference_mode():
+        transaction.__exit__(None, None, None)
+    for v in on_torch:
+        (v.value * v.value).sum().backward()
+        assert v.parameter.grad is not None

@@ -345,3 +345,71 @@ def test_rows_are_written_in_place_unless_somebody_has_the_old_value(backend: st
     write_all()
     assert address(v) != before
     assert_same(old, expected)
+
+
+# -- few rows on torch, which NumPy sets in the memory of the tensor ------------------------------------------------
+
+
+OPERANDS = (
+    "rows",
+    "one row",
+    "a number",
+    "strided",
+    "expanded",
+    "negated lazily",
+    "of a subclass",
+    "with a gradient",
+    "large",
+    "bfloat16",
+    "of bool",
+)
+
+
+def operands_of_torch() -> dict[str, Any]:
+    torch = pytest.importorskip("torch")
+    rows = torch.arange(8.0).reshape(4, 2)
+    twice = torch.stack((rows, rows), 2)
+
+    class Mine(torch.Tensor):  # type: ignore[name-defined,misc]  # of a module that may be missing
+        pass
+
+    operands = (
+        rows,
+        rows[0],
+        torch.tensor(3.0),
+        twice[..., 0],
+        rows[:, :1].expand(4, 2),
+        torch.complex(rows, -rows).conj().imag,
+        rows.as_subclass(Mine),
+        rows.clone().requires_grad_(),
+        torch.arange(40_000.0).reshape(4, 10_000),
+        rows.bfloat16(),
+        rows > 2.0,
+    )
+    return dict(zip(OPERANDS, operands, strict=True))
+
+
+@pytest.mark.parametrize("careful", [False, True], ids=["", "parameter taken"])
+@pytest.mark.parametrize("kind", OPERANDS)
+def test_rows_of_torch_are_set_to_any_tensor(kind: str, careful: bool) -> None:
+    torch = pytest.importorskip("torch")
+    x = operands_of_torch()[kind]
+    width = x.shape[-1] if x.ndim else 2
+    v = sv.Variable(torch.zeros((6, width), dtype=x.dtype))
+    parameter = v.parameter if careful else None
+    before, ids = v.value, torch.tensor([5, -1, 0, -5])
+    assert not v.value.any()
+    counted = None if parameter is None else parameter._version
+    expected = torch.zeros((6, width), dtype=x.dtype)
+    for row, number in zip(x.expand(4, width) if x.ndim < 2 else x, ids.tolist(), strict=True):
+        expected[number] = row.detach()
+    v[ids] = x
+    v[ids] = x  # in place, if nobody has the value now
+    assert torch.equal(v.value.detach(), expected)
+    assert not before.any()
+    assert v.version == 2
+    if parameter is not None:
+        assert parameter._version > counted, "autograd must notice"
+    with pytest.raises(IndexError):
+        v[torch.tensor([0, 6, 1, 2])] = x * 2 if x.dtype is not torch.bool else x
+    assert torch.equal(v.value.detach(), expected)

@@ -500,11 +500,18 @@ class Backend(ABC):
         """Makes a handle like `fork`, from a value that `result_apart` has returned."""
         raise NotImplementedError
 
-    def prepare_adoption(self, handle: Handle, other: Handle) -> None:  # most adapters have nothing to do
-        """Does the part of `adopt` that may fail, if `adopt_cannot_fail`. Called right before it, under the lock.
+    def prepare_adoption(self, handle: Handle, other: Handle) -> bool:
+        """Does the part of `adopt` that may fail, if `adopt_cannot_fail`. Called before it, under the lock.
 
-        No variable of the commit has changed yet, and no reader can reach their values.
+        No variable of the commit that needs it has changed yet, and no reader can reach their values.
+
+        Returns:
+            False if this `adopt` may fail nevertheless. The commit then remembers the old value.
         """
+        return True
+
+    #: Whether `prepare_adoption` is called for what `result_apart` has returned, too.
+    prepares_results: ClassVar[bool] = False
 
     def adopt(self, handle: Handle, other: Handle) -> Handle:
         """Stores the value of a fork, which may have any shape. Called under the lock; the fork is not used again.
@@ -515,14 +522,14 @@ class Backend(ABC):
         """
         return self.redeclare(handle, self.snapshot(other))
 
-    #: Whether `adopt` never fails after `prepare_adoption`, and may be called again with the same fork after Ctrl-C
-    #: interrupted it.
+    #: Whether `adopt` never fails once `prepare_adoption` has returned True, and may be called again with the same fork
+    #: after Ctrl-C interrupted it.
     adopt_cannot_fail: ClassVar[bool] = False
 
     def savepoint(self, handle: Handle) -> Handle:
         """Makes a handle from which `adopt` restores the present value if a commit fails.
 
-        Not called if `adopt_cannot_fail`. A better implementation is lighter than a fork, since it is never written.
+        Not called where `adopt` cannot fail. A better implementation is lighter than a fork, since it is never written.
         """
         return self.fork(handle, None)
 

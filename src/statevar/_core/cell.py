@@ -689,11 +689,12 @@ class Cell:
 
     # -- steps of a commit, which has taken the lock and hidden the snapshot -----------------------------
 
-    def _prepare(self, draft: Cell) -> None:
-        """Does what may fail of `_adopt`, for a backend whose `adopt` cannot fail."""
+    def _prepare(self, draft: Cell) -> bool:
+        """Does what may fail of `_adopt`, for a backend whose `adopt` cannot fail; returns whether that holds here."""
         new = draft._handle
         if new is not None and (old := self._handle) is not None:
-            self._backend.prepare_adoption(old, new)
+            return self._backend.prepare_adoption(old, new)
+        return True
 
     def _adopt(self, draft: Cell) -> None:
         """Takes on the value, shape and version of a draft."""

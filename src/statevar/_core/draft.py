@@ -206,25 +206,38 @@ def commit(drafts: Mapping[Any, Draft | Written], check: Callable[[], None] | No
 def _exchange(cells: list[Cell], drafts: Mapping[Any, Draft | Written], check: Callable[[], None] | None) -> None:
     """Does the part of `commit` under the locks: first the steps that can fail, then those that cannot."""
     before: list[tuple[Cell, tuple[Any, State]]] = []
+    adopted: list[Cell] = []
     drafted: list[tuple[Cell, Draft]] = []
+    sure: list[tuple[Cell, Draft]] = []  # the drafts whose adoption cannot fail
     written: list[tuple[Cell, Written, int]] = []  # with the new version
+    asked: list[tuple[Cell, Written, int]] = []  # those of which the backend says whether storing them may fail
     try:
         for cell in cells:
             cell._snapshot = None
             if type(new := drafts[cell]) is tuple:
-                written.append((cell, new, cell._version + 1))
+                (asked if cell._backend.prepares_results else written).append((cell, new, cell._version + 1))
             else:
                 drafted.append((cell, new))  # type: ignore[arg-type]  # it is no tuple
         if check is not None:
             check()
         several = len(cells) > 1
         for cell, draft in drafted:
-            if cell._backend.adopt_cannot_fail:
-                cell._prepare(draft)
+            if cell._backend.adopt_cannot_fail and cell._prepare(draft):
+                sure.append((cell, draft))
                 continue
             if several:
                 before.append((cell, cell._savepoint()))
+            adopted.append(cell)
             cell._adopt(draft)
+        for one in asked:
+            cell, (origin, result), version = one
+            if cell._handle is origin and cell._backend.prepare_adoption(origin, result):
+                written.append(one)
+                continue
+            before.append((cell, cell._savepoint()))
+            adopted.append(cell)
+            cell._handle = cell._overwrite(result)
+            cell._version = version
     except BaseException:
         with ExitStack() as undo:  # puts each variable back even if that fails for another
             undo.callback(_publish, cells)
@@ -240,11 +253,12 @@ def _exchange(cells: list[Cell], drafts: Mapping[Any, Draft | Written], check: C
                 cell._handle = handle
                 cell._version = version  # before it is published, as in a write
                 cell._snapshot = handle.published
-            for cell, draft in drafted:
-                if cell._backend.adopt_cannot_fail:
-                    cell._adopt(draft)
+            for cell, draft in sure:
+                cell._adopt(draft)
                 if (handle := cell._handle) is not None:
                     cell._snapshot = handle.published
+            if adopted:
+                _publish(adopted)
             break
         except BaseException as error:  # noqa: BLE001  # Ctrl-C: it is too late to undo, and the loop can be repeated
             interrupt = error

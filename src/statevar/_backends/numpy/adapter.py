@@ -472,9 +472,10 @@ class NumPyBackend(Backend):
     def fork_of_result(self, handle: Any, result: HostArray) -> Any:
         return _Fork(result).replace(result)
 
-    def prepare_adoption(self, handle: Any, other: Any) -> None:
+    def prepare_adoption(self, handle: Any, other: Any) -> bool:
         if type(other) is _Fork and (log := other.log) is not None and not _takes(handle, log):
             other.make_whole()
+        return True
 
     def adopt(self, handle: Any, other: Any) -> Any:
         if type(other) is _Array:  # of `result_apart`

@@ -8,7 +8,7 @@ commit that Ctrl-C has interrupted is repeated.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -25,6 +25,8 @@ _PART = 8
 
 _NOTHING = np.empty(0, np.intp)
 _WHOLE = slice(None)
+
+_Written: TypeAlias = "tuple[HostArray, HostArray | None, HostArray]"
 
 
 class Rows(NamedTuple):
@@ -91,25 +93,35 @@ class RowLog:
         self.table = table
         self.axes = axes
         #: The numbers of the rows in increasing order; for each its place among the values; the values, with room for
-        #: more at the end. They are replaced together, since a signal handler may read in between.
-        self._written = (_NOTHING, _NOTHING, np.empty((0, *table.shape[axes:]), table.dtype))
+        #: more at the end. They are replaced together, since a signal handler may read in between. Without places, the
+        #: rows are as they were set: in any order, and of a row that is there several times, the last value counts.
+        self._written: _Written = (_NOTHING, _NOTHING, np.empty((0, *table.shape[axes:]), table.dtype))
 
     def __len__(self) -> int:
         return self._written[0].size
 
     def copy(self) -> RowLog:
         """A log that is written independently of this one."""
-        numbers, places, values = self._written
+        numbers, places, values = self._in_order()
         other = RowLog(self.table, self.axes)
         other._written = numbers, places, values.copy()
         return other
 
     def put(self, rows: HostArray, x: HostArray, operation: str) -> None:
         """Does `Backend.put` at rows, given by their numbers. If it raises, the values are as they were."""
-        new = rows if not len(self) else rows[~self._find(rows)[1]]
+        if not len(self):
+            if operation == "set" and rows.size:  # most transactions set rows once, and the rest takes much longer
+                row = self.table.shape[self.axes :]
+                values = np.empty(rows.shape + row, self.table.dtype)
+                values[...] = x
+                self._written = rows.flatten(), None, values.reshape(rows.size, *row)
+                return
+            new = rows
+        else:
+            new = rows[~self._find(rows)[1]]
         if new.size:
             self._add(_distinct(new))
-        numbers, places, values = self._written
+        numbers, places, values = self._in_order()
         at = places.take(numbers.searchsorted(rows))
         put_in_place(values, x, operation, Selection((np.asarray(at),), values.shape))
 
@@ -119,7 +131,7 @@ class RowLog:
         Args:
             new: their numbers, in increasing order.
         """
-        numbers, places, values = self._written
+        numbers, places, values = self._in_order()
         used = numbers.size
         if not used:
             self._written = new, np.arange(new.size), self._along_rows(self.table).take(new, 0)
@@ -136,7 +148,7 @@ class RowLog:
 
     def get(self, rows: HostArray) -> HostArray:
         """The present values of rows, given by an array of one axis or more, in new memory."""
-        _, places, values = self._written
+        _, places, values = self._in_order()
         at, known = self._find(rows)
         if known.all():
             return values.take(places.take(at), 0)
@@ -147,9 +159,27 @@ class RowLog:
     def write_into(self, array: HostArray) -> None:
         """Writes the rows into the table, or a copy of it. It may be repeated."""
         numbers, places, values = self._written
+        if places is None:
+            self._along_rows(array)[numbers] = values
+            return
         in_order = np.empty_like(numbers)
         in_order[places] = numbers
         self._along_rows(array)[in_order] = values[: numbers.size]
+
+    def _in_order(self) -> tuple[HostArray, HostArray, HostArray]:
+        """The numbers, the places and the values, with places, and each number once."""
+        numbers, places, values = self._written
+        if places is None:
+            places = numbers.argsort(kind="stable")
+            numbers = numbers.take(places)
+            last = np.empty(numbers.size, np.bool_)
+            last[-1] = True
+            np.not_equal(numbers[1:], numbers[:-1], out=last[:-1])
+            if np.count_nonzero(last) < last.size:
+                numbers, values = numbers[last], values.take(places[last], 0)
+                places = np.arange(numbers.size)
+            self._written = numbers, places, values
+        return numbers, places, values
 
     def _along_rows(self, array: HostArray) -> HostArray:
         """The table, or a copy of it, with one axis along the rows. Nobody may keep it: it counts as a reader."""
@@ -158,7 +188,7 @@ class RowLog:
 
     def _find(self, rows: HostArray) -> tuple[HostArray, HostArray]:
         """Where rows are among the numbers in the log; and which of them are there."""
-        numbers = self._written[0]
+        numbers = self._in_order()[0]
         if not numbers.size:
             return np.zeros(rows.shape, np.intp), np.zeros(rows.shape, np.bool_)
         at = numbers.searchsorted(rows)

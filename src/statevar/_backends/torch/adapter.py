@@ -40,7 +40,7 @@ from .host import shared_array, shared_tensor
 from .indices import is_outside, takes_index
 from .namespace import namespace_for
 from .pytree import register
-from .rows import get_rows, put, select_rows
+from .rows import get_rows, put, select_rows, set_in_numpy
 from .spread import Places, spread_of
 from .streams import Use, catch_up, renewed, streams
 from .together import write_all
@@ -74,6 +74,7 @@ _is_grad_enabled = torch.is_grad_enabled
 _set_grad_enabled = torch._C._set_grad_enabled
 _is_inference = torch.is_inference_mode_enabled
 _modes_open = torch._C._len_torch_dispatch_stack
+_functions_open: Callable[[], int] = getattr(torch._C, "_len_torch_function_stack", lambda: 1)  # private in torch 2.13
 
 
 class _Handle:
@@ -207,6 +208,9 @@ class _Fork:
 
     def replace(self, fresh: Tensor) -> None:
         """Takes over a tensor whose memory nothing else refers to."""
+        if _is_inference() or fresh.is_inference():  # such a tensor has no version, and cannot be trained
+            with torch.inference_mode(False):
+                fresh = fresh.clone()
         self.tensor = self.parameter = fresh
         self.fresh = True
         self.data = fresh.data_ptr()
@@ -237,7 +241,7 @@ class _ForkOnStreams(_Fork):
 
     def replace(self, fresh: Tensor) -> None:
         super().replace(fresh)
-        self.use = renewed(self.use, fresh)
+        self.use = renewed(self.use, self.tensor)
 
 
 class _Memento:
@@ -590,7 +594,7 @@ class TorchBackend(Backend):
         exclusive, tensor = handle.exclusive(), handle.tensor
         if not exclusive or tensor.dtype in ON_HOST:
             handle.replace(self.compute_put(tensor, x, operation, where))
-        else:
+        elif operation != "set" or handle.careful or not handle.plain or not set_in_numpy(tensor, x, where):
             put(tensor, x if x.is_cpu and tensor.is_cpu else x.to(tensor.device), operation, where)
         return _written(handle)
 
@@ -653,7 +657,35 @@ class TorchBackend(Backend):
             return _ForkOnStreams(tensor, renewed(handle.use, tensor))
         return _Fork(tensor, handle.plain)
 
+    def result_apart(self, handle: Any, x: Tensor, op: Operation | None) -> Tensor | None:
+        if handle.careful or not handle.plain or type(x) is not Tensor or not x.is_cpu or _intercepted():
+            return None
+        if op is not None:
+            result: Tensor = op(handle.tensor, x)
+            return result
+        return x.clone() if x.is_contiguous() else x.clone(memory_format=_CONTIGUOUS)
+
+    def fork_of_result(self, handle: Any, result: Tensor) -> Any:
+        fork = _Fork(result, handle.plain)
+        fork.replace(result)
+        return fork
+
+    adopt_cannot_fail = True
+    prepares_results = True
+
+    def prepare_adoption(self, handle: Any, other: Any) -> bool:
+        # Then all that `adopt` changes is ``parameter.data = …``, to a plain tensor of the same kind on the host.
+        if handle.careful or not handle.plain or _intercepted():
+            return False
+        return type(other) is Tensor or (type(other) is _Fork and not other.tensor.is_inference())
+
     def adopt(self, handle: Any, other: Any) -> Any:
+        if type(other) is Tensor:  # of `result_apart`, so that `replace` has nothing to ask
+            handle.data = other.data_ptr()
+            handle.parameter.data = handle.tensor = other
+            handle.storage = storage = other.untyped_storage()
+            handle.address = storage._cdata
+            return handle
         fresh, parameter = other.tensor, handle.parameter
         if handle.careful:
             handle.follow()
@@ -754,6 +786,11 @@ class TorchBackend(Backend):
 
 _tensor_of = attrgetter("tensor")
 _careful_of = attrgetter("careful")
+
+
+def _intercepted() -> bool:
+    """Whether a call of torch may come to other code: a mode, a transform, or inference mode, which marks results."""
+    return bool(_modes_open() or _functions_open() or _is_inference() or open_transforms())
 
 
 def _recorded(parameter: Tensor) -> Tensor:
