@@ -351,8 +351,8 @@ class SlotBackend(Backend):
     def fork_of_result(self, handle: Handle, result: Array) -> Handle:
         raise AssertionError("`result_apart` of a view returns nothing")
 
-    def prepare_adoption(self, handle: Handle, other: Handle) -> None:
-        """Does nothing: `adopt` writes, which can fail."""
+    def prepare_adoption(self, handle: Handle, other: Handle) -> bool:
+        return False  # `adopt` writes, which can fail
 
     def adopt(self, handle: Any, other: Any) -> Any:
         if type(handle) is not SlotHandle:
