@@ -45,7 +45,8 @@ _KERAS = "load it with Keras (model.load_weights or keras.saving.load_model), an
 _TENSORFLOW = "read it with tf.train.load_checkpoint, and assign the arrays: v.assign(reader.get_tensor(name))"
 _PICKLE = "a pickle can run any code: load it with its own program if you trust it, and assign the arrays to variables"
 _UNPACK = "unpack it first"
-_ORBAX = "restore it with orbax, and assign the arrays to variables"
+_ORBAX = Other("a checkpoint of orbax", "restore it with orbax, and assign the arrays to variables", "orbax")
+_ZARR = Other("a Zarr store", "read it with zarr, and assign the arrays to variables", "zarr")
 _DCP = "convert it with torch.distributed.checkpoint.format_utils.dcp_to_torch_save, and load that with torch"
 
 #: By the first bytes of a file.
@@ -58,7 +59,7 @@ _MAGIC: tuple[tuple[bytes, Other], ...] = (
     (b"\xfd7zXZ\0", Other("compressed with xz", _UNPACK)),
     (b"\x28\xb5\x2f\xfd", Other("compressed with zstandard", _UNPACK)),
     (b"7z\xbc\xaf\x27\x1c", Other("an archive of 7-Zip", _UNPACK)),
-    (b"GGUF", Other("a GGUF file of llama.cpp", "read it with the package gguf, and assign the arrays to variables")),
+    (b"GGUF", Other("a GGUF file of llama.cpp", "look for another copy of it", "gguf")),
     (b"PAR1", Other("a Parquet file", "read it with pandas or pyarrow, and assign the arrays to variables")),
     (b"ARROW1", Other("an Arrow file", "read it with pyarrow, and assign the arrays to variables")),
     (b"SQLite format 3\0", Other("a database of SQLite", "read it with sqlite3")),
@@ -85,13 +86,14 @@ _IN_FOLDER: tuple[tuple[str, Other], ...] = (
         "saved_model.pb",
         Other("a SavedModel of TensorFlow", "load it with tf.saved_model.load, and assign its variables"),
     ),
-    ("_CHECKPOINT_METADATA", Other("a checkpoint of orbax", _ORBAX)),
-    ("_METADATA", Other("a checkpoint of orbax", _ORBAX)),
-    ("manifest.ocdbt", Other("a checkpoint of orbax", _ORBAX)),
+    ("_CHECKPOINT_METADATA", _ORBAX),
+    ("_METADATA", _ORBAX),
+    ("manifest.ocdbt", _ORBAX),
     (".metadata", Other("a checkpoint of torch.distributed.checkpoint", _DCP)),
     ("checkpoint", Other("a folder of TensorFlow checkpoints", _TENSORFLOW)),
-    ("zarr.json", Other("a Zarr store", "read it with zarr, and assign the arrays to variables")),
-    (".zgroup", Other("a Zarr store", "read it with zarr, and assign the arrays to variables")),
+    ("zarr.json", _ZARR),
+    (".zgroup", _ZARR),
+    (".zarray", _ZARR),
 )
 
 
@@ -130,9 +132,24 @@ def _file(path: Path) -> Other | None:
         return Other(f"a part of the checkpoint {prefix.name!r} of TensorFlow", _TENSORFLOW)
     if beginning[0] == 0x80 and beginning[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return Other("a pickle", _PICKLE)
-    if beginning[0] in (*range(0x81, 0x90), 0xDE, 0xDF) and 0xA0 <= beginning[1 if beginning[0] < 0x90 else 3] <= 0xDB:
-        return Other("a msgpack file, such as a checkpoint of Flax", "read it with flax.serialization.msgpack_restore")
+    if _is_msgpack(beginning):
+        hint = "read it with flax.serialization.msgpack_restore"
+        return Other("a msgpack file, such as a checkpoint of Flax", hint, "flax_msgpack")
     return Other("a pickle", _PICKLE) if path.suffix.lower() in (".pkl", ".pickle") else _text(beginning)
+
+
+def _is_msgpack(beginning: bytes) -> bool:
+    """Whether it is a mapping whose first key is a text, or an array as Flax writes it."""
+    first = beginning[0]
+    if first in _LENGTH_OF_ARRAY:
+        return beginning[1 + _LENGTH_OF_ARRAY[first] :].startswith(b"\x01\x93")
+    place = 1 if 0x81 <= first <= 0x8F else _LENGTH_OF_MAPPING.get(first)
+    key = beginning[place : place + 1] if place else b""
+    return bool(key) and (b"\xa0" <= key < b"\xc0" or b"\xd9" <= key <= b"\xdb")
+
+
+_LENGTH_OF_ARRAY = {0xC7: 1, 0xC8: 2, 0xC9: 4}
+_LENGTH_OF_MAPPING = {0xDE: 3, 0xDF: 5}
 
 
 def _text(beginning: bytes) -> Other | None:
@@ -176,6 +193,11 @@ def _folder(path: Path) -> Other | None:
     found = next((other for name, other in _IN_FOLDER if name in names), None)
     if found is not None:
         return found
+    if any((path / name / "_METADATA").is_file() for name in names):
+        return _ORBAX  # a step of a CheckpointManager of orbax, which has the tree in a folder
+    if steps := [name for name in names if _is_step_of_orbax(path / name)]:
+        latest = max(steps, key=lambda name: (len(name), name))
+        return Other("the folder of a CheckpointManager of orbax", f"pass one of its steps: {str(path / latest)!r}")
     if steps := [name for name in names if name.startswith("step-")]:
         return Other(
             "the folder of a CheckpointManager", f"pass one of its checkpoints, such as {str(path / steps[-1])!r}"
@@ -183,6 +205,12 @@ def _folder(path: Path) -> Other | None:
     if ours := [name for name in names if name.endswith((".safetensors", ".safetensors.index.json"))]:
         return Other("a folder of saved files", f"pass one of them, such as {str(path / ours[-1])!r}")
     return None
+
+
+def _is_step_of_orbax(path: Path) -> bool:
+    if not path.name[-1:].isdigit() or not path.is_dir():
+        return False
+    return (path / "_CHECKPOINT_METADATA").is_file() or any((each / "_METADATA").is_file() for each in path.iterdir())
 
 
 def _prefix(path: Path) -> Other | None:
