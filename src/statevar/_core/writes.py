@@ -131,6 +131,8 @@ def selects(cell: Shaped, operation: str, x: Array, index: Any) -> Selection:
     shape, backend = cell._shape, cell._backend
     where = select(index, cell.shape if shape is None else shape, cell._path, backend, index_part)
     given = getattr(x, "shape", None)  # most arrays have it, and `Backend.shape` takes 0.1 us
+    if not isinstance(given, tuple):  # TensorFlow takes 4 us to compare its own shape with a tuple
+        given = backend.shape(x)
     if given == () or given == where.shape:
         return where
     shape = backend.shape(x)

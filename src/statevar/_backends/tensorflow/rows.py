@@ -22,9 +22,10 @@ import tensorflow as tf
 
 from ..._arrays.host import combine
 from ..._arrays.host import put_in_place as put_on_host
-from ..._arrays.indexing import OwnSelection, Rows, Selection, last_of_each, turns
+from ..._arrays.indexing import OwnSelection, Rows, Selection, last_of_each, repeats, turns
 from ..._arrays.shapes import Shape
 from ..._arrays.types import HostArray
+from . import eager
 from .operators import operate
 
 __all__ = [
@@ -43,23 +44,7 @@ __all__ = [
     "where_masked",
 ]
 
-try:
-    from tensorflow.python.eager.context import context as _context
-    from tensorflow.python.eager.core import _FallbackException, _NotOkStatusException
-    from tensorflow.python.pywrap_tfe import TFE_Py_FastPathExecute as _execute
-
-    _NOT_DONE: tuple[type[Exception], ...] = (_FallbackException, _NotOkStatusException)
-except ImportError:  # not public: without it, a scatter takes 5 us more
-    _execute = None
-
 _RAW = tf.raw_ops
-_READ = tf.raw_ops.ReadVariableOp
-_SHARE = tf.raw_ops.DisableCopyOnRead
-_IN_PLACE: dict[str, Any] = {
-    "add": _RAW.ResourceScatterNdAdd,
-    "subtract": _RAW.ResourceScatterNdSub,
-    "set": _RAW.ResourceScatterNdUpdate,
-}
 _NAMES = {"add": "ResourceScatterNdAdd", "subtract": "ResourceScatterNdSub", "set": "ResourceScatterNdUpdate"}
 _PURE: dict[str, Any] = {
     "add": _RAW.TensorScatterAdd,
@@ -83,6 +68,8 @@ _SAMPLE = 1 << 12
 #: The operations on repeated rows that NumPy does as TensorFlow does, and faster.
 _SAME_ON_HOST = ("multiply", "divide", "min", "max")
 _NUMBERS = (tf.int64, tf.int32)
+#: How many row numbers are sorted to check them. The sorted ones also tell which rows are repeated.
+_SORTED = 1 << 9
 
 
 def takes_index(part: Any) -> bool:
@@ -95,17 +82,46 @@ class TensorRows(Selection):
 
     Attributes:
         numbers: the tensor, or a NumPy array if a number in it counts from the end.
+        line: the numbers in ascending order, if somebody has sorted them.
     """
 
-    __slots__ = ("numbers",)
+    __slots__ = ("line", "numbers")
 
-    def __init__(self, host: HostArray, of_shape: Shape, numbers: Any) -> None:
+    def __init__(self, host: HostArray, of_shape: Shape, numbers: Any, line: HostArray | None) -> None:
         self.index = (host,)
         self.of_shape = of_shape
         self.mask = None
         self.basic = self.reverses = False
         self.numbers = numbers
+        self.line = line
         self._selected = host.shape + of_shape[1:]
+
+    def rows(self) -> Rows:
+        return TableRows(self)
+
+
+class TableRows(Rows):
+    """The rows of `TensorRows`, whose numbers count from the start."""
+
+    __slots__ = ("line",)
+
+    def __init__(self, where: TensorRows) -> None:
+        host = where.index[0]
+        self.numbers = host.ravel() if host.dtype.type is np.int64 else host.ravel().astype(np.int64)
+        self.table = where.of_shape
+        self.is_mask = False
+        self.line = where.line
+
+    @property
+    def repeats(self) -> bool:
+        if (line := self.line) is None:
+            return repeats(self.numbers)
+        same = line[1:] == line[:-1]
+        return bool(same.size and same[same.argmax()])  # in half the time of `any`
+
+    def positions(self, device: str) -> Any:
+        """The numbers as a scatter takes them. Nobody can write the memory of a tensor, so it need not be copied."""
+        return eager.sharing(self.numbers[:, None], device)
 
 
 def select_rows(index: Any, shape: Shape) -> Selection | None:
@@ -114,13 +130,20 @@ def select_rows(index: Any, shape: Shape) -> Selection | None:
         return None
     if "CPU" not in index.device or not (host := np.asarray(index)).ndim:
         return None
-    line = np.sort(host, None)  # of a few numbers in less time than it takes to find the lowest and the highest
-    if not line.size or line.item(0) < -shape[0] or line.item(-1) >= shape[0]:
-        return Selection((host,), shape)  # which may raise
-    if line.item(0) >= 0:
-        return TensorRows(host, shape, index)
+    if not host.size:
+        return Selection((host,), shape)
+    line = None
+    if host.size <= _SORTED:  # in less time than it takes to find the lowest and the highest
+        line = np.sort(host, None)
+        low, high = line.item(0), line.item(-1)
+    else:
+        low, high = host.min().item(), host.max().item()
+    if low < -shape[0] or high >= shape[0]:
+        return Selection((host,), shape)  # which raises
+    if low >= 0:
+        return TensorRows(host, shape, index, line)
     host = np.where(host < 0, host + shape[0], host)
-    return TensorRows(host, shape, host)
+    return TensorRows(host, shape, host, None)
 
 
 def combined(operation: str, old: Any, x: Any) -> Any:
@@ -205,26 +228,18 @@ def put_in_place(resource: Any, x: Any, operation: str, where: Selection) -> boo
         return True
 
     def rows_at(numbers: HostArray) -> Any:  # and keeps the whole no longer
-        return _rows_of(_READ(resource=resource, dtype=x.dtype), rows, numbers, where.of_shape)
+        return _rows_of(eager.read(resource, x.dtype), rows, numbers, where.of_shape)
 
     kind, numbers, updates = _plan(rows_at, _as_table(x, rows, where), operation, rows, on_host=True)
-    at = _positions(rows, numbers, where.of_shape)
+    if numbers is rows.numbers and type(rows) is TableRows:
+        at = rows.positions(resource.device)
+    else:
+        at = _positions(rows, numbers, where.of_shape)
     try:
-        _scatter(kind, resource, at, updates)
+        eager.scatter(_NAMES[kind], resource, at, updates)
     finally:
-        _SHARE(resource=resource)
+        eager.share(resource)
     return True
-
-
-def _scatter(kind: str, resource: Any, at: HostArray, updates: Any) -> None:
-    if _execute is not None:
-        try:
-            _execute(_context(), _NAMES[kind], None, resource, at, updates, "use_locking", True)
-        except _NOT_DONE:  # it asks for the other way, or has refused the operands, and the other way says why
-            pass  # any other error comes from a signal handler after the scatter, which must not be repeated
-        else:
-            return
-    _IN_PLACE[kind](ref=resource, indices=at, updates=updates)
 
 
 def scatters_of(new: Any, old: Any) -> list[tuple[str, Any, Any]]:
@@ -247,7 +262,7 @@ def scatter_in_place(resource: Any, scatters: list[tuple[str, Any, Any]]) -> Non
     """Adds operations to a graph that do scatters in a variable, whose lock the graph has."""
     for kind, at, updates in scatters:
         _SAME[kind](ref=resource, indices=at, updates=updates)
-    _SHARE(resource=resource)
+    _RAW.DisableCopyOnRead(resource=resource)
 
 
 def _put_slices(resource: Any, x: Any, operation: str, where: Selection) -> bool:
@@ -259,14 +274,14 @@ def _put_slices(resource: Any, x: Any, operation: str, where: Selection) -> bool
         return True
     x = _shaped(_filling(x, where.shape), sizes)
     if operation != "set":
-        value = _READ(resource=resource, dtype=x.dtype)
+        value = eager.read(resource, x.dtype)
         old = _RAW.StridedSlice(input=value, **where_to)
         del value  # else the write would copy it
         x = combined(operation, old, x)
     try:
         _RAW.ResourceStridedSliceAssign(ref=resource, value=x, **where_to)
     finally:
-        _SHARE(resource=resource)
+        eager.share(resource)
     return True
 
 
