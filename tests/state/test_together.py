@@ -12,6 +12,7 @@ import pytest
 import statevar as sv
 from tests.faults import Interruption, assert_free
 from tests.helpers import PATIENCE, array_of, assert_same, host
+from tests.internals import adapter
 
 SHAPES = [(2,), (), (2, 3), (2,), (0,)]
 
@@ -28,7 +29,7 @@ def operands(backend: str, dtype: str = "float32", count: int = 5) -> list[Any]:
 
 
 def is_one_call(backend: str) -> bool:
-    return backend in ("torch", "jax")  # NumPy has no such call, and writes them under one set of locks
+    return backend != "numpy"  # which has no such call; and TensorFlow stores tensors that it has computed before
 
 
 @pytest.mark.parametrize("dtype", ["float32", "int32"])
@@ -183,9 +184,8 @@ def test_an_open_shape_may_grow(backend: str) -> None:
 
 def test_the_library_writes_them_in_one_call(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     found = made(backend)
-    adapter = type(found[0]._backend)
     for verb in ("assign", "apply"):
-        monkeypatch.setattr(adapter, verb, lambda *_: pytest.fail("one after the other"))
+        monkeypatch.setattr(type(found[0]._backend), verb, lambda *_: pytest.fail("one after the other"))
     if not is_one_call(backend):
         return
     sv.update_all(found, "add", operands(backend))
@@ -314,11 +314,11 @@ def test_an_error_of_a_signal_handler_in_the_middle_leaves_all_or_none(
     backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A time-out is an `Exception`, and no `KeyboardInterrupt`: NumPy stored the first value and not the second."""
-    if backend != "numpy":
-        pytest.skip("the other libraries write all in one call")
+    if backend not in ("numpy", "tensorflow"):
+        pytest.skip("it writes all in one call")
     found = made(backend, count=2)
-    adapter, calls = type(found[0]._backend), 0
-    real = adapter.assign
+    owner, name = (type(found[0]._backend), "assign") if backend == "numpy" else (adapter(backend).eager, "store")
+    real, calls = getattr(owner, name), 0
 
     def interrupted(*arguments: Any) -> Any:
         nonlocal calls
@@ -327,7 +327,7 @@ def test_an_error_of_a_signal_handler_in_the_middle_leaves_all_or_none(
             raise TimeoutError("from a signal handler")
         return real(*arguments)
 
-    monkeypatch.setattr(adapter, "assign", interrupted)
+    monkeypatch.setattr(owner, name, interrupted)
     with pytest.raises(TimeoutError, match="from a signal handler"):
         sv.update_all(found, "add", 1.0)
     monkeypatch.undo()

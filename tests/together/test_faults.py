@@ -124,7 +124,7 @@ COPIES: dict[str, tuple[Callable[[], Any], str]] = {
     "numpy": (lambda: adapter("numpy"), "_new"),
     "jax": (lambda: adapter("jax"), "_Handle"),
     "torch": (lambda: importlib.import_module("torch").Tensor, "clone"),
-    "tensorflow": (lambda: adapter("tensorflow"), "_ASSIGN"),
+    "tensorflow": (lambda: adapter("tensorflow").eager, "store"),
 }
 
 

@@ -492,7 +492,8 @@ class Backend(ABC):
         is called again. x has the shape of the value or, for an operator, the shape ().
 
         Returns:
-            None if a fork is better, as for a large value; and always, unless `adopt_cannot_fail`.
+            None if a fork is better, as for a large value; and always if `adopt` of the result could fail. `adopt` of a
+            fork may fail, unless `adopt_cannot_fail`.
         """
         return None
 

@@ -9,6 +9,7 @@ from operator import attrgetter, methodcaller
 from threading import get_ident
 from typing import Any, Final, TypeAlias, TypeVar
 
+from .._arrays.backend import Backend
 from .._arrays.shapes import DeclaredShape, Shape
 from .._arrays.types import HostArray
 from .cell import Cell, State
@@ -299,7 +300,7 @@ def write_all(cells: list[Cell], write: Write, xs: list[Any]) -> bool:
             return False
         handles = list(map(_handle_of, cells))
         shapes = list(map(_shape_of, cells))
-        if any(map(_holder_of, cells)) or None in handles or not _fit(shapes, xs, write):
+        if any(map(_holder_of, cells)) or None in handles or not _fit(shapes, xs, write, backend):
             return False
         around, marked = begin_program(me, frozenset(map(id, cells))), True  # code in the middle of it reads copies
         for cell in cells:
@@ -332,9 +333,11 @@ def write_all(cells: list[Cell], write: Write, xs: list[Any]) -> bool:
     return True
 
 
-def _fit(shapes: list[Shape | None], xs: list[Any], write: Write) -> bool:
+def _fit(shapes: list[Shape | None], xs: list[Any], write: Write, backend: Backend) -> bool:
     """Whether each operand has the shape of its variable, or is a scalar for an operator."""
     found = list(map(_operand_shape_of, xs))
+    if not isinstance(found[0], tuple):  # TensorFlow takes 1 to 4 us to compare its own shape with a tuple
+        found = list(map(backend.shape, xs))
     if found == shapes:
         return True
     return write.op is not None and all(x == () or x == shape for x, shape in zip(found, shapes, strict=True))

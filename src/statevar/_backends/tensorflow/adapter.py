@@ -14,6 +14,7 @@ from __future__ import annotations
 import operator
 import sys
 from contextlib import nullcontext, suppress
+from itertools import repeat
 from operator import attrgetter
 from sys import getrefcount
 from threading import Thread, current_thread, main_thread
@@ -37,6 +38,7 @@ from ...errors import DeviceError, DTypeError, ShapeError, TraceError
 from . import eager, namespace, rows
 from .first_values import made
 from .operators import operate
+from .together import store_all
 from .tracing import TRACING, ours
 
 try:
@@ -263,7 +265,9 @@ class TensorFlowBackend(Backend):
             if array.ndim or not tf.executing_eagerly():
                 tensor = tf.constant(array)  # which copies an array
             else:
-                tensor = tf.convert_to_tensor(eager.sharing(array.copy()))  # the same for a number, in a fifth of the time
+                tensor = tf.convert_to_tensor(
+                    eager.sharing(array.copy())
+                )  # the same for a number, in a fifth of the time
         tensor._statevar_owned = True  # so that `_owned` need not copy it again
         return tensor
 
@@ -385,9 +389,8 @@ class TensorFlowBackend(Backend):
     def _store(self, handle: Any, x: Any) -> Any:
         """Stores a tensor whose memory nobody else can write."""
         if _writing(handle):
-            variable = handle.variable
-            x = _beside(x, variable)
-            eager.store(variable.handle, x)
+            x = _beside(x, handle.variable)
+            eager.store(handle.variable.handle, x)
             if handle.counter is None and type(x) is _Eager:
                 handle.cached = x  # the memory of the variable, so that the next read need not ask for it
         else:
@@ -414,7 +417,7 @@ class TensorFlowBackend(Backend):
     def put(self, handle: Any, x: Any, operation: str, where: Selection) -> Any:
         variable = handle.variable
         # A raw graph does not have the lock of the variable.
-        if tf.executing_eagerly() and writes_rows(handle) and _writing(handle):
+        if eager.is_on() and writes_rows(handle) and _writing(handle):
             x = _beside(x, variable)
             if (mask := rows.mask_for(x, where)) is not None:
                 old = eager.read(variable.handle, handle.dtype)
@@ -434,40 +437,49 @@ class TensorFlowBackend(Backend):
         place = self.device_of(variable)
         return self.create(x, declared=tuple(x.shape), device=place, trainable=variable.trainable)
 
+    def write_all(self, handles: list[Any], xs: list[Any], op: Operation | None, began: list[bool]) -> bool:
+        if not _stores_surely():
+            return False
+        news = list(map(self._apart, handles, xs, repeat(op)))  # what can fail comes before anything is written
+        return not any(new is None for new in news) and store_all(handles, news, _take, began)
+
     def fork(self, handle: Any, array: Any) -> Any:
         cell = _Cell(self.snapshot(handle) if array is None else array)
         cell.redeclared = array is not None  # an older value may have another shape
         return _Handle(cell)
 
     def result_apart(self, handle: Any, x: Any, op: Operation | None) -> Any | None:
+        return self._apart(handle, x, op) if _stores_surely() else None
+
+    def _apart(self, handle: Any, x: Any, op: Operation | None) -> Any | None:
+        """The tensor that a write would store, if `_take` can then store it without new memory; else None."""
         variable = handle.variable
         if (
-            handle.counter is not None  # or a reader may have to copy
-            or type(variable) is _Cell
-            or could_possibly_record()
-            or not tf.executing_eagerly()
-            or type(current_thread()) not in _ORDINARY
-            or x.device != variable.device
-            or _Eager is None
-        ):
+            handle.counter is not None or type(variable) is _Cell
+        ):  # of a variable that user code scatters into, it copies
+            return None
+        device = variable.device
+        if x.device != device:
             return None
         if op is None:
             result = _copied(x)
         else:
-            old = self.snapshot(handle)
+            old = handle.cached
+            if old is None:
+                old = eager.read(variable.handle, handle.dtype)
             if op in _ADDED and handle.dtype.name not in _ON_HOST:
                 result = eager.combine(_ADDED[op], old, x)
-            else:
-                result = self.compute(old, x, op)
-        # A result of this kind is stored without an allocation, so `adopt` cannot fail.
-        return result if type(result) is _Eager and result.device == variable.device else None
+            elif (result := self.compute(old, x, op)).dtype is not handle.dtype or result.shape != old.shape:
+                return None
+        return result if type(result) is _Eager and result.device == device else None
 
     def fork_of_result(self, handle: Any, result: Any) -> Any:
         return _Handle(_Cell(result))
 
     def adopt(self, handle: Any, other: Any) -> Any:
         if type(other) is _Eager:
-            return self._store(handle, other)
+            _take(handle, other)
+            return handle
         store = self.redeclare if other.variable.redeclared else self.assign
         return store(handle, other.variable.read_value(), "adopt")
 
@@ -553,7 +565,7 @@ def _writing(handle: _Handle) -> bool:
     if type(handle.variable) is _Cell:
         return False
     end_lease(handle)
-    if tf.executing_eagerly():
+    if eager.is_on():
         if type(current_thread()) not in _ORDINARY:  # such as one in which `strategy.run` calls the code of a replica
             _check_replicas()
         return True
@@ -561,6 +573,21 @@ def _writing(handle: _Handle) -> bool:
     _expose(handle)
     handle.counter.assign_add(1, read_value=False)
     return False
+
+
+def _take(handle: _Handle, x: Any) -> None:
+    """Stores a tensor that `_apart` has returned: it cannot fail, and may be repeated."""
+    handle.cached = None
+    end_lease(handle)
+    eager.store(handle.variable.handle, x)
+    handle.cached = x
+
+
+def _stores_surely() -> bool:
+    """Whether the code runs eagerly, without a tape, in a thread that is no replica's."""
+    if could_possibly_record() or not eager.is_on() or type(current_thread()) not in _ORDINARY:
+        return False
+    return _Eager is not None
 
 
 def writes_rows(handle: _Handle) -> bool:
@@ -646,7 +673,7 @@ def _copied(x: Any) -> Any:
     """Does what `_owned` does, for a value that is stored: faster, and a tape does not see it."""
     if type(x) is not _Eager or "_statevar_owned" in x.__dict__ or "CPU" not in x.device:
         return _owned(x)
-    if could_possibly_record() or not tf.executing_eagerly() or (x.shape.rank and np.asarray(x).nbytes > _SMALL):
+    if could_possibly_record() or not eager.is_on() or (x.shape.rank and np.asarray(x).nbytes > _SMALL):
         return _owned(x)
     return _Eager(
         np.asarray(x.numpy()), x.device, None
