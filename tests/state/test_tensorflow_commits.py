@@ -42,11 +42,12 @@ def test_a_transaction_that_writes_each_variable_once_makes_no_drafts(
     dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     no_drafts(monkeypatch)
-    for op, expected in (
-        (operator.iadd, [2, 12]),
-        (operator.isub, [-2, 8]),
-        (operator.imul, [0, 20]),
-    ):
+    operators: dict[Callable[[Any, Any], Any], list[int]] = {
+        operator.iadd: [2, 12],
+        operator.isub: [-2, 8],
+        operator.imul: [0, 20],
+    }
+    for op, expected in operators.items():
         (v, w), given = made(2, dtype), tf.constant([7, 7], dtype)
         before = v.value
         with sv.transaction(v, w):
