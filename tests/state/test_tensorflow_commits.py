@@ -65,6 +65,7 @@ def test_a_transaction_that_writes_each_variable_once_makes_no_drafts(
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("done", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("which", range(3))
+@pytest.mark.own_process(shared=True)
 def test_an_interrupt_while_the_tensors_are_stored_comes_after_the_last(
     way: str, which: int, done: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
