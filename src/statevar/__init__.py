@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ._transforms.remat import remat
     from ._transforms.tape import GradientTape
     from ._transforms.vmap import vmap
-    from .checkpoint import Checkpoint, CheckpointManager, load, save, verify
+    from .checkpoint import Checkpoint, CheckpointManager, Rules, load, rules, save, verify
 
 __version__ = "0.1.0"
 
@@ -36,6 +36,7 @@ __all__ = [
     "FrozenVariable",
     "GradientTape",
     "Module",
+    "Rules",
     "Shape",
     "Snapshot",
     "StatelessScope",
@@ -62,6 +63,7 @@ __all__ = [
     "remat",
     "restore",
     "rollback",
+    "rules",
     "save",
     "scan",
     "set_value",
@@ -81,7 +83,7 @@ __all__ = [
 _LATER = {
     name: module
     for module, names in {
-        "checkpoint": ("Checkpoint", "CheckpointManager", "load", "save", "verify"),
+        "checkpoint": ("Checkpoint", "CheckpointManager", "Rules", "load", "rules", "save", "verify"),
         "_transforms.jit": ("jit",),
         "_transforms.control_flow": ("cond", "fori_loop", "scan", "while_loop"),
         "_transforms.grad": ("grad", "value_and_grad"),

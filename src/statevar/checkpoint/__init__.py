@@ -4,6 +4,8 @@ from ._checkpoint import Checkpoint
 from ._load import load
 from ._manager import CheckpointManager, Restored
 from ._match import LoadReport
+from ._rules.api import rules
+from ._rules.rule import Rules
 from ._save import Progress, save
 from ._verify import Verification, verify
 
@@ -13,8 +15,10 @@ __all__ = [
     "LoadReport",
     "Progress",
     "Restored",
+    "Rules",
     "Verification",
     "load",
+    "rules",
     "save",
     "verify",
 ]

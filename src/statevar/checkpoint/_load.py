@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, overload
 
 from .._arrays.dtypes import cast_host
@@ -17,8 +17,12 @@ from .._state.transaction import Transaction
 from ..errors import CheckpointError, CheckpointMismatchError, StatevarError, TraceError, describe
 from . import _files
 from ._checkpoint import Checkpoint, open_checkpoint
-from ._match import LoadReport, Rename, matched, offered, patterns, problem_of
+from ._match import LoadReport, Offer, Rename, advise, amend, matched, offered, patterns, problem_of
+from ._memory import Arrays, Loadable
 from ._pending import Pending
+from ._rules.layers import Layers, differences
+from ._rules.rule import Rules
+from ._rules.translation import translated
 
 __all__ = ["load"]
 
@@ -32,10 +36,11 @@ def load(target: _PathLike, *, separator: str | None = None, mmap: bool = False)
 @overload
 def load(
     target: Any,
-    path: _PathLike,
+    path: _PathLike | object,
     *,
     strict: bool = True,
     rename: Rename | None = None,
+    rules: Iterable[Sequence[Any]] | None = None,
     cast: bool = False,
     only: str | Iterable[str] | None = None,
     separator: str | None = None,
@@ -46,10 +51,11 @@ def load(
 @public()
 def load(
     target: Any,
-    path: _PathLike | None = None,
+    path: _PathLike | object | None = None,
     *,
     strict: bool = True,
     rename: Rename | None = None,
+    rules: Iterable[Sequence[Any]] | None = None,
     cast: bool = False,
     only: str | Iterable[str] | None = None,
     separator: str | None = None,
@@ -64,11 +70,14 @@ def load(
     Args:
         target: the object to load into. A single variable takes the value of a file with one variable, whatever its
             name. If ``path`` is omitted, ``target`` is the path of a file to open.
-        path: the path of the file.
+        path: the path of the file; or a mapping from name to array, which may contain others; or an object with
+            variables, of which a snapshot is taken.
         strict: whether missing, unexpected and mismatched variables are an error. If False, the others are loaded.
-            Damage is always an error.
+            Damage is always an error, and so is a file of which nothing fits.
         rename: maps file paths, or path prefixes, to object paths: a dict, or a function of the file path that returns
             the object path (None skips the tensor).
+        rules: turns names and axes of one library into those of another, after ``rename``: `statevar.rules`, or a list
+            of tuples.
         cast: whether to cast another dtype, by the rules of `Variable.assign`.
         only: one or several patterns with ``*`` and ``?``: loads only the object paths that match.
         separator: what stands between the segments of a name in the file, for a file whose program does not say so:
@@ -109,26 +118,38 @@ def load(
         raise ValueError(
             describe("load", "mmap=True works only without an object", hint="use sv.load(path, mmap=True)")
         )
+    if rules is not None and on_create:
+        raise ValueError(
+            describe("load", "on_create=True does not work with rules", hint="create the variables before the load")
+        )
+    rules = None if rules is None else rules if isinstance(rules, Rules) else Rules(rules)
     found = paths_in("load", target)
-    checkpoint = open_checkpoint(_files.path_of("load", path), separator=_separator(separator))
+    checkpoint = _opened(path, _separator(separator), dots=rules is not None)
     pending = False
-    if isinstance(target, Variable) and len(checkpoint.variables) == 1 and rename is None:
+    if isinstance(target, Variable) and len(checkpoint.variables) == 1 and rename is None and rules is None:
         rename = dict.fromkeys(checkpoint.variables, target.path)  # one on each side: their names do not matter
     try:
         offer = offered(checkpoint, rename)
-        report, plan = matched(found, checkpoint, offer, patterns(only), cast=cast)
+        source, moved, wanted = checkpoint, None, patterns(only)
+        if rules is not None:
+            layers = Layers(target)
+            moved = translated(checkpoint, offer.sources, offer.aliases, found, rules, layers.kind)
+            checkpoint, offer = moved, Offer({path: path for path in moved.variables}, {})
+        report, plan = matched(found, checkpoint, offer, wanted, cast=cast)
+        if moved is not None:
+            amend(report, moved, wanted)
+            report.notes += differences(Layers(path), layers, {name.rpartition("/")[0]: None for name in plan})
         if strict and only is not None and not plan and not report.problems():
-            raise CheckpointMismatchError.of("load", f"no path matches only={only!r}", str(path))
+            raise CheckpointMismatchError.of("load", f"no path matches only={only!r}", str(source.path))
         waiting = {name: offer.sources[name] for name in report.unexpected} if on_create else {}
         if on_create:
             report.unexpected = []
+        advise(report, found, checkpoint, offer, rename, moved)
         values = _read(checkpoint, plan, report, cast=cast)
         if strict and (problems := report.problems()):
-            raise CheckpointMismatchError(
-                describe("load", "the file does not match the object, and nothing was loaded", str(path))
-                + "\n"
-                + "\n".join(problems)
-            )
+            raise _mismatch("the file does not match the object, and nothing was loaded", problems, source)
+        if not values and found.variables and source.variables and not waiting:
+            raise _mismatch("nothing in the file fits the object", report.problems(), source)
         _commit(values)
         report.loaded = [name for name in plan if name not in report.mismatched]
         if waiting:
@@ -142,6 +163,29 @@ def load(
             checkpoint.close()
 
 
+def _opened(path: Any, separator: str | None, *, dots: bool) -> Loadable:
+    """Opens a file, or arrays in memory.
+
+    Args:
+        dots: whether a dot separates the segments of names if no name has a slash, as in the names of torch.
+    """
+
+    def opened(separator: str | None) -> Loadable:
+        if isinstance(path, str | bytes | os.PathLike):
+            return open_checkpoint(_files.path_of("load", path), separator=separator)
+        return Arrays(path, separator)
+
+    source = opened(separator)
+    if dots and separator is None and "/" not in "".join(source.variables) and "." in "".join(source.variables):
+        source.close()
+        return opened(".")
+    return source
+
+
+def _mismatch(problem: str, lines: list[str], source: Loadable) -> CheckpointMismatchError:
+    return CheckpointMismatchError("\n".join([describe("load", problem, str(source.path)), *lines]))
+
+
 def _separator(value: Any) -> str | None:
     if value is None or (isinstance(value, str) and value):
         return value
@@ -149,7 +193,7 @@ def _separator(value: Any) -> str | None:
 
 
 def _read(
-    checkpoint: Checkpoint, sources: Mapping[str, tuple[Variable, str]], report: LoadReport, *, cast: bool
+    checkpoint: Loadable, sources: Mapping[str, tuple[Variable, str]], report: LoadReport, *, cast: bool
 ) -> list[tuple[str, Variable, HostArray | None]]:
     """Reads and casts the values.
 
@@ -198,7 +242,7 @@ def _commit(values: list[tuple[str, Variable, HostArray | None]]) -> None:
             cell._give(value)
 
 
-def _fill(checkpoint: Checkpoint, wanted: dict[str, tuple[Variable, str]], *, cast: bool) -> None:
+def _fill(checkpoint: Loadable, wanted: dict[str, tuple[Variable, str]], *, cast: bool) -> None:
     """Loads variables that were created after the load. Any problem is an error."""
     report = LoadReport()
     for path, (variable, source) in wanted.items():

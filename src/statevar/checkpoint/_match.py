@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import Any
 
 from .._arrays.dtypes import KEYS
 from .._arrays.shapes import fits
@@ -13,16 +13,18 @@ from .._core.variable import Variable
 from .._public import public
 from .._state.paths import Paths, followed
 from ..errors import CheckpointMismatchError
-from ._checkpoint import Checkpoint
+from ._advice import advice
+from ._memory import Loadable
 from ._pending import Pending
+from ._rules.translation import Translated
 
-__all__ = ["LoadReport", "Offer", "Rename", "matched", "offered", "patterns", "problem_of"]
+__all__ = ["LoadReport", "Offer", "Rename", "advise", "amend", "matched", "offered", "patterns", "problem_of"]
 
 Rename = Mapping[str, str] | Callable[[str], str | None]
 
 
 @public("statevar.checkpoint")
-@dataclass
+@dataclass(repr=False)
 class LoadReport:
     """The result of a load. All paths are object paths, so those of the file are given after renaming.
 
@@ -31,13 +33,26 @@ class LoadReport:
         missing: the variables that only the object has.
         unexpected: the variables that only the file has.
         mismatched: the variables that both have and that do not match, each with the reason.
+        skipped: names in either that a rule leaves out, because the other library has no such state.
+        assumed: the variables whose axes were chosen by their names only, and could be others, each with the reason.
+        notes: sentences about what is not the same: a sum of two biases, another epsilon.
+        hint: a ``rename`` that makes names match which do not; empty if none was found.
     """
 
     loaded: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     mismatched: dict[str, str] = field(default_factory=dict)
+    skipped: list[str] = field(default_factory=list)
+    assumed: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    hint: str = ""
     _pending: Pending | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        always = ("loaded", "missing", "unexpected", "mismatched")
+        shown = [*always, *(name for name in ("skipped", "assumed", "notes", "hint") if getattr(self, name))]
+        return f"LoadReport({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
     @property
     def pending(self) -> list[str]:
@@ -62,12 +77,8 @@ class LoadReport:
     def problems(self) -> list[str]:
         lines = [f"  mismatched  {path}: {why}" for path, why in self.mismatched.items()]
         lines += [f"  missing     {path}" for path in self.missing]
-        lines += [f"  unexpected  {path}{self._advice(path)}" for path in self.unexpected]
-        return lines
-
-    def _advice(self, path: str) -> str:
-        near = difflib.get_close_matches(path, self.missing, 1) if len(self.missing) <= 200 else []
-        return f"  (rename={{{path!r}: {near[0]!r}}}?)" if near else ""
+        lines += [f"  unexpected  {path}" for path in self.unexpected]
+        return lines + ([f"Hint: {self.hint}."] if self.hint and lines else [])
 
 
 def _listed(paths: list[str]) -> str:
@@ -88,7 +99,7 @@ class Offer:
         return self.sources.get(followed(path, self.aliases))
 
 
-def offered(checkpoint: Checkpoint, rename: Rename | None) -> Offer:
+def offered(checkpoint: Loadable, rename: Rename | None) -> Offer:
     offer = Offer({}, {})
     for source in checkpoint.variables:
         path = _renamed(source, rename)
@@ -109,7 +120,7 @@ def offered(checkpoint: Checkpoint, rename: Rename | None) -> Offer:
 
 
 def matched(
-    found: Paths, checkpoint: Checkpoint, offer: Offer, wanted: Callable[[str], bool], *, cast: bool
+    found: Paths, checkpoint: Loadable, offer: Offer, wanted: Callable[[str], bool], *, cast: bool
 ) -> tuple[LoadReport, dict[str, tuple[Variable, str]]]:
     """Compares an object with a file. Returns the report, and by object path the (variable, file path) to load."""
     report = LoadReport()
@@ -138,7 +149,7 @@ def matched(
     return report, plan
 
 
-def problem_of(variable: Variable, checkpoint: Checkpoint, sources: list[str], *, cast: bool) -> str:
+def problem_of(variable: Variable, checkpoint: Loadable, sources: list[str], *, cast: bool) -> str:
     saved = checkpoint.variables[sources[0]]
     if len(sources) > 1 and len({checkpoint.checksum(each) or each for each in sources}) > 1:
         return f"one variable in the object, and different ones in the file: {', '.join(sources)}"
@@ -149,6 +160,67 @@ def problem_of(variable: Variable, checkpoint: Checkpoint, sources: list[str], *
     if saved.shape is not None and not fits(saved.shape, variable.declared_shape):
         return f"expected shape {variable.declared_shape}, got {saved.shape}"
     return ""
+
+
+def amend(report: LoadReport, moved: Translated, wanted: Callable[[str], bool]) -> None:
+    """Adds to a report what the rules say of it."""
+    plan = moved.plan
+    report.mismatched |= {path: reason for path, (_, reason) in plan.failed.items() if wanted(path)}
+    report.skipped = list(plan.skipped)
+    report.missing = [path for path in report.missing if path not in plan.failed and path not in plan.skipped]
+    report.unexpected += [name for name in moved.left if wanted(name)]
+    report.assumed = dict(plan.assumed)
+    for path, step in plan.steps.items():
+        if step.lossy == "left":
+            report.notes.append(
+                f"{path} is the sum of {' and '.join(step.sources)}; it comes back as the first of them"
+            )
+        elif step.lossy == "right" and step.number == 0:
+            report.notes.append(f"{path} has the whole of {step.sources[0]}, and the bias beside it is zero")
+
+
+def advise(
+    report: LoadReport,
+    found: Paths,
+    checkpoint: Loadable,
+    offer: Offer,
+    rename: Rename | None,
+    moved: Translated | None,
+) -> None:
+    """Adds to a report the ``rename`` that makes names match."""
+    if not report.missing or not report.unexpected or not (rename is None or isinstance(rename, Mapping)):
+        return
+    records = checkpoint.variables
+    names = {offer.sources.get(path, path): path for path in report.unexpected} if moved is None else report.unexpected
+    dotted = moved is None and not any("/" in name for name in names) and any("/" in path for path in report.missing)
+
+    def key(name: str) -> tuple[Any, ...] | None:
+        if moved is not None:
+            return moved.facts(name)
+        if name in found.variables and name not in names:
+            variable = found.variables[name]
+            return variable.dtype_name, variable.declared_shape
+        record = records[real.get(name, name)]
+        return record.dtype, record.shape
+
+    def fits_name(name: str, path: str) -> bool:
+        if moved is not None:
+            return moved.fits(name, path)
+        record, variable = records[real.get(name, name)], found.variables[path]
+        return record.dtype == variable.dtype_name and (
+            record.shape is None or fits(record.shape, variable.declared_shape)
+        )
+
+    real = {name.replace(".", "/"): name for name in names} if dotted else {}
+    missing = report.missing if moved is None else moved.needed(report.missing)
+    open_names = [name for name in real or names if name not in missing]
+    hint = advice(open_names, [path for path in missing if path not in real], fits_name, key, rename)
+    report.hint = ", and ".join(
+        each for each in (_DOTS if real.keys() & set(missing) or (real and hint) else "", hint) if each
+    )
+
+
+_DOTS = "the names in the file have dots: pass separator='.'"
 
 
 def _renamed(path: str, rename: Rename | None) -> str | None:

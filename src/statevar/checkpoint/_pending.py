@@ -10,7 +10,7 @@ from typing import Any
 from .._core.variable import Variable
 from .._state.module import Module, _on_setattr
 from .._state.paths import named_in, paths_in
-from ._checkpoint import Checkpoint
+from ._memory import Loadable
 
 __all__ = ["Pending"]
 
@@ -24,7 +24,7 @@ class Pending:
     def __init__(
         self,
         target: Any,
-        checkpoint: Checkpoint,
+        checkpoint: Loadable,
         sources: dict[str, str],
         fill: Callable[[dict[str, tuple[Variable, str]]], None],
         loaded: list[str],

@@ -1,0 +1,119 @@
+"""What `load` reads from: an open checkpoint, or arrays in memory by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+import xxhash
+
+from .._arrays.registry import get_backend, owner_of
+from .._arrays.types import HostArray
+from .._core.convert import unwrapped
+from .._core.foreign import array_in
+from .._core.variable import Variable
+from .._state.paths import paths_in
+from .._state.snapshot import snapshot
+from .._state.walk import segment
+from ..errors import CheckpointError, describe
+from ._formats.safetensors.values import VariableRecord, plain
+
+__all__ = ["Arrays", "Loadable"]
+
+
+class Loadable(Protocol):
+    """The part of `Checkpoint` that `load` uses."""
+
+    @property
+    def path(self) -> Any:
+        """Where it is, for errors."""
+
+    @property
+    def variables(self) -> Mapping[str, VariableRecord]:
+        """The facts about each array, by name."""
+
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """Further names."""
+
+    def checksum(self, path: str, /) -> str | None:
+        """What tells whether two arrays are the same; None if nothing does."""
+
+    def arrays(self, names: Iterable[str], /) -> dict[str, HostArray | CheckpointError]:
+        """Reads arrays into memory that nobody else has."""
+
+    def close(self) -> None:
+        """Closes the files."""
+
+
+class Arrays:
+    """Arrays of any library, in a mapping that may contain mappings and lists, or the variables in any object.
+
+    Args:
+        source: the mapping or the object.
+        separator: what stands between the segments of a key; None if there is only one segment in each.
+
+    Raises:
+        TypeError: a leaf is no array.
+    """
+
+    path = ""
+
+    def __init__(self, source: Any, separator: str | None) -> None:
+        self.aliases: Mapping[str, str] = {}
+        if isinstance(source, Mapping) and not all(isinstance(leaf, Variable) for _, leaf in _leaves(source)):
+            arrays = {}
+            for name, leaf in _leaves(source):
+                path = name if separator is None else name.replace(separator, "/")
+                if path in arrays:
+                    raise ValueError(describe("load", "two arrays have this name", path))
+                arrays[path] = unwrapped(array_in(leaf))
+        else:
+            found = paths_in("load", source)
+            cut = snapshot(source)
+            self.aliases = found.aliases
+            arrays = {name: cut[variable] for name, variable in found.variables.items() if variable.is_initialized}
+        self._arrays: dict[str, Any] = arrays
+        self.variables: Mapping[str, VariableRecord] = {name: _record(array, name) for name, array in arrays.items()}
+
+    def checksum(self, path: str) -> str | None:
+        array = self._read(path)
+        return None if array.dtype.hasobject else xxhash.xxh3_128_hexdigest(array.tobytes())
+
+    def arrays(self, names: Iterable[str]) -> dict[str, HostArray | CheckpointError]:
+        return {name: self._read(name) for name in names}
+
+    def close(self) -> None:
+        """Does nothing: no file is open."""
+
+    def _read(self, name: str) -> HostArray:
+        return Variable(self._arrays[name], dtype=self.variables[name].dtype, trainable=False).numpy()
+
+
+def _leaves(source: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    items = source.items() if isinstance(source, Mapping) else enumerate(source)
+    for key, value in items:
+        name = f"{prefix}/{_key(key)}" if prefix else _key(key)
+        if value is None:
+            continue
+        if isinstance(value, Mapping | list | tuple):
+            if depth > 100:
+                raise ValueError(describe("load", "the mapping contains itself, or more than 100 others", name))
+            yield from _leaves(value, name, depth + 1)
+        else:
+            yield name, value
+
+
+def _key(key: Any) -> str:
+    """The text of a key. A slash stays: the names of Keras and of flattened trees have slashes."""
+    return key if isinstance(key, str) else segment(key) if isinstance(key, int) else str(key)
+
+
+def _record(array: Any, name: str) -> VariableRecord:
+    owner = owner_of(array)
+    if owner is None and isinstance(array, int | float | complex | bool):
+        owner, array = get_backend("numpy"), Variable(array).numpy()
+    if owner is None:
+        problem = f"expected an array, got {type(array).__name__}"
+        raise TypeError(describe("load", problem, name, "pass a mapping from name to array, or the path of a file"))
+    return plain(owner.dtype_name(array), tuple(owner.shape(array)), owner.name)

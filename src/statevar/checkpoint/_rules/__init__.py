@@ -1,0 +1,1 @@
+"""Rules that turn the weights of one library into those of another: the notation, the tables, and the matching."""

@@ -1,0 +1,244 @@
+"""Weights of torch moved to Keras and to Flax and back, against the libraries themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import statevar as sv
+
+torch: Any = pytest.importorskip("torch")
+
+ROWS = [
+    "cnn",
+    "lstm",
+    "gru",
+    "attention",
+    "group_norm",
+    "layer_norm",
+    "conv_transpose",
+    "embedding",
+    "conv_1d",
+]
+
+#: What a row shows torch, and its result with the channels first.
+INPUTS: dict[str, Any] = {
+    "cnn": (4, 3, 8, 8),
+    "lstm": (2, 5, 3),
+    "gru": (2, 5, 3),
+    "attention": (2, 5, 8),
+    "group_norm": (2, 6, 4, 4),
+    "layer_norm": (2, 5, 8),
+    "conv_transpose": (2, 3, 5, 5),
+    "embedding": None,
+    "conv_1d": (2, 3, 7),
+}
+#: The flatten between the convolution and the linear layer.
+FLATTEN = ("fc/weight", "fc/kernel", "o (c h w) -> (h w c) o", {"h": 4, "w": 4})
+
+
+class TorchNet(torch.nn.Module):  # type: ignore[misc]
+    def __init__(self, row: str) -> None:
+        super().__init__()
+        nn = torch.nn
+        if row == "cnn":
+            self.conv, self.bn, self.fc = nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.Linear(6 * 4 * 4, 5)
+        elif row in ("lstm", "gru"):
+            self.rnn = {"lstm": nn.LSTM, "gru": nn.GRU}[row](3, 4, batch_first=True)
+        elif row == "attention":
+            self.attn = nn.MultiheadAttention(8, 2, batch_first=True)
+        else:
+            self.layer = {
+                "group_norm": lambda: nn.GroupNorm(2, 6),
+                "layer_norm": lambda: nn.LayerNorm(8),
+                "conv_transpose": lambda: nn.ConvTranspose2d(3, 5, 3),
+                "embedding": lambda: nn.Embedding(11, 4),
+                "conv_1d": lambda: nn.Conv1d(3, 5, 3),
+            }[row]()
+        self.row = row
+
+    def forward(self, x: Any) -> Any:
+        if self.row == "cnn":
+            h = torch.nn.functional.max_pool2d(torch.relu(self.bn(self.conv(x))), 2)
+            return self.fc(h.flatten(1))
+        if self.row in ("lstm", "gru"):
+            return self.rnn(x)[0]
+        if self.row == "attention":
+            return self.attn(x, x, x)[0]
+        return self.layer(x)
+
+
+def torch_net(row: str, seed: int = 0) -> Any:
+    net = TorchNet(row).eval()
+    random = np.random.default_rng(seed)
+    with torch.no_grad():
+        for name, each in net.state_dict().items():
+            if each.is_floating_point():
+                values = random.normal(size=tuple(each.shape)) * 0.3
+                each.copy_(torch.from_numpy(abs(values) + 0.5 if name.endswith("running_var") else values))
+    return net
+
+
+def shown(row: str) -> Any:
+    random = np.random.default_rng(1)
+    if row == "embedding":
+        return random.integers(0, 11, (2, 3))
+    return random.normal(size=INPUTS[row]).astype("float32")
+
+
+def with_channels_last(row: str, x: Any) -> Any:
+    return np.moveaxis(x, 1, -1).copy() if row.startswith(("cnn", "conv", "group")) else x
+
+
+def with_channels_first(row: str, y: Any) -> Any:
+    return np.moveaxis(y, -1, 1) if row.startswith(("conv", "group")) else y
+
+
+def tree(arrays: dict[str, Any]) -> dict[str, Any]:
+    """Variables in nested dicts, by path."""
+    found: dict[str, Any] = {}
+    for path, array in arrays.items():
+        *parents, leaf = path.split("/")
+        place = found
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[leaf] = sv.Variable(array, dtype=array.dtype.name)
+    return found
+
+
+def keras_net(row: str) -> SimpleNamespace:
+    keras = pytest.importorskip("keras")
+    layers = keras.layers
+    x = with_channels_last(row, shown(row))
+    if row == "cnn":
+        net = keras.Sequential(
+            [
+                layers.Conv2D(6, 3, padding="same", name="conv"),
+                layers.BatchNormalization(epsilon=1e-5, name="bn"),
+                layers.ReLU(),
+                layers.MaxPool2D(2),
+                layers.Flatten(),
+                layers.Dense(5, name="fc"),
+            ]
+        )
+    else:
+        net = {
+            "lstm": lambda: layers.LSTM(4, return_sequences=True, name="rnn"),
+            "gru": lambda: layers.GRU(4, return_sequences=True, name="rnn"),
+            "attention": lambda: layers.MultiHeadAttention(2, 4, name="attn"),
+            "group_norm": lambda: layers.GroupNormalization(2, epsilon=1e-5, name="layer"),
+            "layer_norm": lambda: layers.LayerNormalization(epsilon=1e-5, name="layer"),
+            "conv_transpose": lambda: layers.Conv2DTranspose(5, 3, name="layer"),
+            "embedding": lambda: layers.Embedding(11, 4, name="layer"),
+            "conv_1d": lambda: layers.Conv1D(5, 3, name="layer"),
+        }[row]()
+
+    def run() -> Any:
+        return keras.ops.convert_to_numpy(net(x, x) if row == "attention" else net(x))
+
+    run()
+    paths = {
+        v.path.removeprefix("sequential/").removeprefix(f"{net.name}/") if row == "cnn" else v.path: v
+        for v in net.variables
+    }
+
+    def write(arrays: dict[str, Any]) -> None:
+        for path, v in paths.items():
+            v.assign(arrays[path])
+
+    return SimpleNamespace(
+        run=run, arrays={path: keras.ops.convert_to_numpy(v.value) for path, v in paths.items()}, write=write
+    )
+
+
+def nnx_net(row: str) -> SimpleNamespace:
+    nnx: Any = pytest.importorskip("flax.nnx")
+    import jax.numpy as jnp
+
+    rngs = nnx.Rngs(0)
+    x = jnp.asarray(with_channels_last(row, shown(row)))
+
+    class Net(nnx.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            if row == "cnn":
+                self.conv = nnx.Conv(3, 6, (3, 3), rngs=rngs)
+                self.bn = nnx.BatchNorm(6, use_running_average=True, rngs=rngs)
+                self.fc = nnx.Linear(96, 5, rngs=rngs)
+            elif row in ("lstm", "gru"):
+                self.rnn = nnx.RNN({"lstm": nnx.LSTMCell, "gru": nnx.GRUCell}[row](3, 4, rngs=rngs))
+            elif row == "attention":
+                self.attn = nnx.MultiHeadAttention(2, 8, decode=False, rngs=rngs)
+            else:
+                self.layer = {
+                    "group_norm": lambda: nnx.GroupNorm(6, 2, epsilon=1e-5, rngs=rngs),
+                    "layer_norm": lambda: nnx.LayerNorm(8, epsilon=1e-5, rngs=rngs),
+                    "conv_transpose": lambda: nnx.ConvTranspose(3, 5, (3, 3), padding="VALID", rngs=rngs),
+                    "embedding": lambda: nnx.Embed(11, 4, rngs=rngs),
+                    "conv_1d": lambda: nnx.Conv(3, 5, 3, padding="VALID", rngs=rngs),
+                }[row]()
+
+        def __call__(self) -> Any:
+            if row == "cnn":
+                h = nnx.max_pool(nnx.relu(self.bn(self.conv(x))), (2, 2), strides=(2, 2))
+                return self.fc(h.reshape(h.shape[0], -1))
+            return self.rnn(x) if row in ("lstm", "gru") else self.attn(x) if row == "attention" else self.layer(x)
+
+    net = Net()
+    flat = {"/".join(map(str, path)): v for path, v in nnx.to_flat_state(nnx.state(net, nnx.Not(nnx.RngState)))}
+
+    def write(arrays: dict[str, Any]) -> None:
+        for path, v in flat.items():
+            v.set_value(jnp.asarray(arrays[path]))
+        nnx.update(
+            net,
+            nnx.from_flat_state(
+                {tuple(int(p) if p.isdigit() else p for p in k.split("/")): v for k, v in flat.items()}
+            ),
+        )
+
+    return SimpleNamespace(
+        run=lambda: np.asarray(net()), arrays={path: np.asarray(v.get_value()) for path, v in flat.items()}, write=write
+    )
+
+
+NETS: dict[str, Callable[[str], SimpleNamespace]] = {"keras": keras_net, "nnx": nnx_net}
+
+
+@pytest.mark.parametrize("library", NETS)
+@pytest.mark.parametrize("row", ROWS)
+def test_weights_go_to_another_library_and_back(library: str, row: str) -> None:
+    theirs = NETS[library](row)
+    net = torch_net(row)
+    if (library, row) == ("nnx", "gru"):
+        with torch.no_grad():
+            net.rnn.bias_hh_l0[8:].zero_()  # nnx has no second bias there
+    own = [FLATTEN] if row == "cnn" else []
+    rules = sv.rules("torch", library, *own)
+    model = tree(theirs.arrays)
+    report = sv.load(model, net.state_dict(), rules=rules)
+    assert report.loaded == list(sv.named_variables(model)) or "seed_generator" in str(report.skipped)
+    theirs.write({path: v.numpy() for path, v in sv.named_variables(model).items()})
+    with torch.no_grad():
+        expected = net(torch.from_numpy(shown(row))).numpy()
+    np.testing.assert_allclose(with_channels_first(row, theirs.run()), expected, atol=1e-5, rtol=0)
+
+    other = torch_net(row, seed=5)
+    back = tree({name.replace(".", "/"): each.numpy() for name, each in other.state_dict().items()})
+    report = sv.load(back, model, rules=rules.inverse())
+    assert report.skipped == (["bn/num_batches_tracked"] if row == "cnn" else report.skipped)
+    for name, each in net.state_dict().items():
+        found = sv.named_variables(back)[name.replace(".", "/")].numpy()
+        if "bias_" in name and report.notes:
+            continue  # the sum of two, which is tested below
+        if "num_batches" not in name:
+            np.testing.assert_array_equal(found, each.numpy(), err_msg=name)
+    if report.notes:
+        mine, other = net.state_dict(), {k: v.numpy() for k, v in sv.named_variables(back).items()}
+        np.testing.assert_array_equal(
+            other["rnn/bias_ih_l0"], (mine["rnn.bias_ih_l0"] + mine["rnn.bias_hh_l0"]).numpy()
+        )
+        assert not other["rnn/bias_hh_l0"].any()
