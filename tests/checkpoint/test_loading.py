@@ -234,6 +234,7 @@ def test_one_error_names_all_that_does_not_fit(backend: str, path: Path) -> None
         "same": sv.Variable(0.0, backend=backend),
         "new": sv.Variable(0.0, backend=backend),
     }
+    rename = "rename={'layers/scale': 'layers/scales', 'rest': 'new'}"
     assert mismatch(target, path) == "\n".join(
         [
             f"load: the file does not match the object, and nothing was loaded, at '{path}'.",
@@ -243,8 +244,7 @@ def test_one_error_names_all_that_does_not_fit(backend: str, path: Path) -> None
             "  missing     new",
             "  unexpected  layers/scale",
             "  unexpected  rest",
-            "Hint: these have the same shapes; check that they are the same: "
-            "rename={'layers/scale': 'layers/scales', 'rest': 'new'}.",
+            f"Hint: these have the same shapes; check that they are the same: {rename}.",
         ]
     )
 

@@ -79,18 +79,11 @@ def test_a_state_has_the_axes_of_its_parameter(optimizer: str, source: str, targ
     sv.load(nested(back), nested(other), rules=rules.inverse())
     for path, v in mine.items():
         np.testing.assert_array_equal(back[path].numpy(), v.numpy(), err_msg=path)
-    kernel = (
-        next(
-            name
-            for name in other
-            if ("conv" in name and name.endswith(("exp_avg_sq", "square_avg", "velocity"))) or "nu/conv" in name
-        )
-        if optimizer != "sgd"
-        else None
-    )
-    if kernel is not None and source == "torch":
-        first = next(v for name, v in mine.items() if "conv" in name and name.endswith(("exp_avg_sq", "square_avg")))
-        np.testing.assert_array_equal(other[kernel].numpy(), first.numpy().transpose(2, 3, 1, 0))
+    if source == "torch" and optimizer != "sgd":
+        first = mine[f"opt/net/conv/weight/{'exp_avg_sq' if optimizer == 'adam' else 'square_avg'}"].numpy()
+        second = {"keras": f"{'adam' if optimizer == 'adam' else 'rm_sprop'}/net_conv_kernel_velocity"}
+        name = second.get(target, "opt/opt_state/0/nu/conv/kernel")
+        np.testing.assert_array_equal(other[name].numpy(), first.transpose(2, 3, 1, 0))
 
 
 def refused(source: dict[str, Any], target: dict[str, Any], libraries: tuple[str, str]) -> str:
@@ -125,17 +118,15 @@ def test_any_other_optimizer_is_an_error_that_names_it(leaves: list[str], optimi
 def test_keras_keeps_the_momentum_times_the_learning_rate() -> None:
     target = {path: v for path, v in state("keras", "adam").items() if not path.endswith("velocity")}
     message = refused(state("torch", "sgd"), target, ("torch", "keras"))
-    assert "the state of SGD with momentum, whose state in Keras contains the learning rate, in keras" in message
+    assert "the state of SGD with momentum, which contains the learning rate, in keras is not moved" in message
 
 
 def test_parameters_with_other_numbers_of_updates_are_an_error() -> None:
     source = state("torch", "adam", step=3)
     source["opt/net/fc/bias/step"].assign(5.0)
     message = refused(source, state("nnx", "adam"), ("torch", "nnx"))
-    assert (
-        "mismatched  opt/opt_state/0/count: the parameters have different numbers of updates: 3.0 at 'opt/net/conv/weight/step', 5.0 at 'opt/net/fc/bias/step'"
-        in message
-    )
+    problem = "the parameters have different numbers of updates: 3.0 at 'opt/net/conv/weight/step', 5.0 at"
+    assert f"mismatched  opt/opt_state/0/count: {problem} 'opt/net/fc/bias/step'" in message
 
 
 def test_settings_of_an_optimizer_are_left_alone() -> None:

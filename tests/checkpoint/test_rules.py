@@ -294,7 +294,7 @@ def test_rules_work_on_files_and_leave_the_object_alone_on_an_error(tmp_path: Pa
 
 
 def test_a_mapping_is_loaded_as_a_file_is(backend: str) -> None:
-    target = {"layers": [sv.Variable([0.0, 0.0], backend=backend)], "steps": sv.Variable(0, backend=backend)}
+    target: Any = {"layers": [sv.Variable([0.0, 0.0], backend=backend)], "steps": sv.Variable(0, backend=backend)}
     source: Any = {"layers": [sv.Variable([1.0, 2.0], backend=backend).value], "steps": np.int32(3)}
     assert sv.load(target, source).loaded == ["layers/0", "steps"]
     assert target["layers"][0].numpy().tolist() == [1.0, 2.0]

@@ -41,10 +41,17 @@ def frameworks_named_in(source: str) -> set[str]:
             found.add(node.attr)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
             found.add(node.value)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
+    return (found | imported_in(source)) & set(FRAMEWORKS)
+
+
+def imported_in(source: str) -> set[str]:
+    """The packages that a source imports."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
             found |= {name.partition(".")[0] for name in names}
-    return found & set(FRAMEWORKS)
+    return found
 
 
 #: By file, the table that names the frameworks: the backends, the libraries whose state is not ours, and the adapters
@@ -60,6 +67,8 @@ def test_a_framework_is_named_only_by_its_adapters_and_in_three_tables(path: Pat
         assert named <= {library, f"{library}lib"}
     elif path.parent.name == "foreign" and path.stem != "table":
         assert named <= {*path.stem.split("_"), f"{path.stem}lib"}
+    elif path.parent.name == "_rules":
+        assert not imported_in(path.read_text()) & set(FRAMEWORKS)  # the rules between libraries are by name
     elif path.stem in TABLES:
         tree = ast.parse(path.read_text())
         rows = next(

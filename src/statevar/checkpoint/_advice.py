@@ -11,11 +11,11 @@ __all__ = ["advice"]
 #: Whether the tensor with a name of the file fits the variable with a path of the object.
 Fits = Callable[[str, str], bool]
 
-_MOST = 20_000  # names, above which nothing is searched
+_MOST = 5000  # names, above which nothing is searched
 _SIMILAR = 200  # names, above which none are compared letter by letter
 _LISTED = 12  # beginnings, in one advice
 _ALIKE, _CLEARLY = 0.5, 0.1  # of two texts, and by how much more than of two others
-_FEW = 64  # beginnings of paths that have the same end, above which the end tells nothing
+_FEW = 16  # beginnings of paths that have the same end, above which the end tells nothing
 
 
 def advice(
@@ -77,9 +77,7 @@ def _by_prefix(unexpected: Sequence[str], wanted: set[str], fits: Fits) -> tuple
                     path = f"{other}/{end}" if other else end
                     if head != other and path not in taken and fits(name, path):
                         votes.setdefault(head, Counter())[other] += 1
-        chosen = [
-            (votes[head][other], head, other) for head in votes if (other := _chosen(head, votes[head])) is not None
-        ]
+        chosen = [(votes[head][best], head, best) for head in votes if (best := _chosen(head, votes[head])) is not None]
         if not chosen:
             break
         count, head, other = max(chosen, key=lambda each: (each[0], -len(each[1]) - len(each[2])))

@@ -59,7 +59,7 @@ class Rule(NamedTuple):
         return f"({self.source!r}, {self.target!r}, {self.axes!r})"
 
 
-@public("statevar.checkpoint")
+@public()
 class Rules(Sequence[Rule]):
     """Rules that turn names and arrays of one library into those of another, for `load`.
 
