@@ -48,6 +48,7 @@ _CLOSED: tuple[Operation, ...] = (
 )
 
 
+_is_ready = operator.methodcaller("is_ready")
 _Tracer = jax.core.Tracer
 _SingleDevice = jax.sharding.SingleDeviceSharding
 #: The elements up to which an array is copied as fast as JAX dispatches anything: no memory is used again for it.
@@ -334,8 +335,8 @@ class JAXBackend(Backend):
         return self.assign(handle, x, _op)
 
     def write_all(self, handles: list[Any], xs: list[Any], op: Operation | None, began: list[bool]) -> bool:
-        donate = all(handle.published is None and _is_whole(handle.array) for handle in handles)
         arrays = [handle.array for handle in handles]
+        donate = all([handle.published is None for handle in handles]) and _are_whole(arrays)
         if not (_has_64_bits() or _WIDE.keys().isdisjoint(map(str, {array.dtype for array in arrays}))):
             return False
         return write_all(handles, arrays, xs, op, began, donate=donate)
@@ -456,6 +457,17 @@ def _is_whole(array: Any) -> bool:
     try:
         array.block_until_ready()
     except FAILED:
+        return False
+    return True
+
+
+def _are_whole(arrays: list[Any]) -> bool:
+    """Whether all arrays are whole, as in `_is_whole`, in half the time."""
+    try:
+        if not all(map(_is_ready, arrays)):
+            return False
+        jax.block_until_ready(arrays)
+    except (AttributeError, FAILED):
         return False
     return True
 

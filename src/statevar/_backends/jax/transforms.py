@@ -223,7 +223,8 @@ class _Jit:
         with home.lock:
             home.running = caller or get_ident()  # from here on, code in the middle of this call recalls nothing
             config.caller = caller
-            by_identity.on = True
+            if args or kwargs:
+                by_identity.on = True
             kept: list[Any] = []
             home.fresh = kept
             try:
@@ -246,7 +247,8 @@ class _Jit:
                     variable._check_exists(variable._snapshot, "jit")
                 raise
             finally:
-                by_identity.on = False
+                if args or kwargs:
+                    by_identity.on = False
                 config.caller = home.running = 0
                 home.fresh = None
         return out() if type(out) is partial else out
@@ -280,7 +282,7 @@ class _Jit:
         written, read = _written_, _read_  # JAX mistakes a keyword argument of the same name for them
         if config.caller == get_ident():
             raise Retry(_TRACES)
-        by_identity.on = False
+        around, by_identity.on = by_identity.on, False
         try:
             frame = TraceOverlay("jit", zip(config.known, (*written, *read), strict=True))
             with frame:
@@ -299,7 +301,7 @@ class _Jit:
             self._learn(config, [*touched, *lasting], wrote)
             return _packed(out), news
         finally:
-            by_identity.on = True
+            by_identity.on = around
 
     def _learn(self, config: _Config, touched: list[Variable], wrote: set[int]) -> None:
         """Raises Retry if the trace has met variables that were not given."""
