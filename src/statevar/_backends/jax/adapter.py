@@ -336,7 +336,7 @@ class JAXBackend(Backend):
 
     def write_all(self, handles: list[Any], xs: list[Any], op: Operation | None, began: list[bool]) -> bool:
         arrays = [handle.array for handle in handles]
-        donate = all([handle.published is None for handle in handles]) and _are_whole(arrays)
+        donate = all(handle.published is None for handle in handles) and _are_whole(arrays)
         if not (_has_64_bits() or _WIDE.keys().isdisjoint(map(str, {array.dtype for array in arrays}))):
             return False
         return write_all(handles, arrays, xs, op, began, donate=donate)
