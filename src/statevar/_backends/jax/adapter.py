@@ -49,6 +49,7 @@ _CLOSED: tuple[Operation, ...] = (
 
 
 _is_ready = operator.methodcaller("is_ready")
+_wait: Any = jax.block_until_ready  # JAX gives it no types
 _Tracer = jax.core.Tracer
 _SingleDevice = jax.sharding.SingleDeviceSharding
 #: The elements up to which an array is copied as fast as JAX dispatches anything: no memory is used again for it.
@@ -466,7 +467,7 @@ def _are_whole(arrays: list[Any]) -> bool:
     try:
         if not all(map(_is_ready, arrays)):
             return False
-        jax.block_until_ready(arrays)
+        _wait(arrays)
     except (AttributeError, FAILED):
         return False
     return True
