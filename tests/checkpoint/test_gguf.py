@@ -112,6 +112,16 @@ def test_metadata(file: Path) -> None:
         }
 
 
+def test_a_vocabulary_longer_than_what_is_read_at_once(tmp_path: Path) -> None:
+    words = [f"{'é' * (i % 40)}{i}" for i in range(50_000)] + ["x" * 2_000_000, "", "end"]
+    raw = b"".join(text(word) for word in words)
+    (tmp_path / "a").write_bytes(forged(keys=[("t", array(8, len(words), raw)), ("after", value(0, b"\7"))]))
+    with sv.load(tmp_path / "a") as saved:
+        assert saved.metadata["t"] == words
+        assert saved.metadata["after"] == 7
+        assert saved["w"].tolist() == [0.0] * 4
+
+
 @pytest.mark.parametrize("alignment", [8, 256])
 def test_another_alignment(alignment: int, tmp_path: Path) -> None:
     path = written(tmp_path / "a.gguf", alignment=alignment)

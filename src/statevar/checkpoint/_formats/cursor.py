@@ -47,6 +47,14 @@ class Cursor:
         self.position += count
         return self._memory[begin:stop]
 
+    def ahead(self, count: int) -> bytes:
+        """Returns the next bytes, fewer at the end of the file, and does not move."""
+        count = min(count, self.rest())
+        if self.position + count > self._start + len(self._memory):
+            self._memory, self._start = self.file.read(count, self.position), self.position
+        begin = self.position - self._start
+        return self._memory[begin : begin + count]
+
     def skip(self, count: int) -> int:
         """Moves over bytes without reading them, and returns the place where they begin."""
         self.file.check(count, self.position)
