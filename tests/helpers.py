@@ -94,6 +94,7 @@ def every_table_has_a_log() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine("numpy_row_log"), "_SMALL_TABLE", 0)
         patch.setattr(engine("numpy_row_log"), "_PART", 0)
+        patch.setattr(engine("numpy_row_log"), "_PART_SET", 0)
         yield
 
 

@@ -151,7 +151,10 @@ class _Fork:
         log = self.log
         if log is None and (self.published is None or self.handle is not None):
             return False
-        rows = rows_in(where, self.writer, 0 if log is None else len(log))
+        if log is None:
+            rows = rows_in(where, self.writer, first_set=operation == "set")
+        else:
+            rows = rows_in(where, self.writer, len(log))
         if rows is None or (log is not None and log.axes != rows.axes):
             if log is not None:
                 self.make_whole()

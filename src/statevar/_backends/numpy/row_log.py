@@ -20,8 +20,9 @@ __all__ = ["RowLog", "Rows", "rows_in"]
 
 # A table of fewer bytes is copied in less time than a log takes.
 _SMALL_TABLE = 128 * 1024
-# The part of the rows up to which a log pays.
+# The part of the rows up to which a log pays; and up to which it does if all that is done with them is to set them.
 _PART = 8
+_PART_SET = 4
 
 _NOTHING = np.empty(0, np.intp)
 _WHOLE = slice(None)
@@ -41,12 +42,14 @@ class Rows(NamedTuple):
     axes: int
 
 
-def rows_in(where: Selection, table: HostArray, already: int = 0) -> Rows | None:
+def rows_in(where: Selection, table: HostArray, already: int = 0, *, first_set: bool = False) -> Rows | None:
     """The rows that are selected; None if a log of them does not pay, or only parts of rows are selected.
 
     Args:
         already: the number of rows in the log.
+        first_set: whether the log is empty, and the rows are set.
     """
+    at_most = _PART_SET if first_set else _PART
     if table.nbytes < _SMALL_TABLE or not table.ndim:
         return None
     parts, axes = where.index, 1
@@ -54,7 +57,7 @@ def rows_in(where: Selection, table: HostArray, already: int = 0) -> Rows | None
         parts = parts[:-1]
     if (mask := where.mask) is not None:
         axes = mask.ndim
-        if np.count_nonzero(mask) * _PART > mask.size:
+        if np.count_nonzero(mask) * at_most > mask.size:
             return None
         numbers = np.flatnonzero(mask)
     elif not where.basic:
@@ -67,7 +70,7 @@ def rows_in(where: Selection, table: HostArray, already: int = 0) -> Rows | None
             return None
     elif len(parts) == 1 and type(parts[0]) is slice:
         span = range(*parts[0].indices(table.shape[0]))
-        if len(span) * _PART > table.shape[0]:
+        if len(span) * at_most > table.shape[0]:
             return None
         numbers = np.arange(span.start, span.stop, span.step)
     elif parts and all(type(part) is int for part in parts):
@@ -77,7 +80,7 @@ def rows_in(where: Selection, table: HostArray, already: int = 0) -> Rows | None
         numbers = np.array(number)
     else:
         return None
-    return None if (numbers.size + already) * _PART > math.prod(table.shape[:axes]) else Rows(numbers, axes)
+    return None if (numbers.size + already) * at_most > math.prod(table.shape[:axes]) else Rows(numbers, axes)
 
 
 class RowLog:

@@ -69,16 +69,32 @@ class TensorRows(Selection):
         return bool(same.size and same[same.argmax()])  # in half the time of `any`
 
 
+class TensorMask(Selection):
+    """A mask of the leading axes that is a tensor on the host.
+
+    Attributes:
+        tensor: the same mask.
+    """
+
+    __slots__ = ("tensor",)
+
+    def __init__(self, index: HostArray, of_shape: Shape, tensor: Tensor) -> None:
+        super().__init__((index,), of_shape)
+        self.tensor = tensor
+
+
 def select_rows(index: Any, shape: Shape) -> Selection | None:
     """Does what `Backend.select_rows` does, for tensors on the host, of which NumPy sees the memory itself."""
-    if type(index) is not Tensor or not index.is_cpu or index.dtype not in _INDICES or not index.ndim or not shape:
+    if type(index) is not Tensor or not index.is_cpu or (dtype := index.dtype) not in _INDICES or not shape:
+        return None  # each question to a tensor takes 60 ns
+    if indices.on_host or _in_dynamo() or _modes_open() or not index.ndim:
         return None
-    if indices.on_host or _in_dynamo() or _modes_open():
-        return None
-    if index.dtype is not torch.int64 and index.dtype is not torch.bool:
+    if dtype is torch.bool:
+        return TensorMask(index.numpy(), shape, index)
+    if dtype is not torch.int64:
         index = index.long()  # torch would take uint8 for a mask
     numbers = index.numpy()
-    if index.dtype is torch.bool or index.ndim != 1 or not numbers.size:
+    if numbers.ndim != 1 or not numbers.size:
         return Selection((numbers,), shape)
     line = numbers.copy()
     line.sort()  # of a few numbers in less time than it takes to find the lowest and the highest
@@ -129,6 +145,9 @@ def put(target: Tensor, x: Tensor, operation: str, where: Selection) -> None:
     if type(where) is TensorRows and target.is_cpu:
         if x.shape != where._selected:
             x = x.expand(where.shape)
+        if operation == "add":  # in fewer steps: where there are `TensorRows`, `_add_rows` has nothing to ask
+            target.index_add_(0, where.ids, x)
+            return
         once = operation in _IN_ANY_ORDER or not where.repeats()
         _put_rows(target, x, operation, where.ids, where.index[0], once)
         return
@@ -140,8 +159,8 @@ def put(target: Tensor, x: Tensor, operation: str, where: Selection) -> None:
             view.copy_(combine(operation, view, x, torch.minimum, torch.maximum))
         return
     if where.mask is not None and not x.ndim:
-        own = isinstance(where, OwnSelection)
-        _put_masked(target, x, operation, where.mask if own else _from_host(where.mask))
+        own = where.mask if isinstance(where, OwnSelection) else getattr(where, "tensor", None)
+        _put_masked(target, x, operation, _from_host(where.mask) if own is None else own)
         return
     if isinstance(where, OwnSelection) and operation in ONE_BY_ONE and where.mask is None:
         where = where.on_host()  # to find the repeated rows
