@@ -2,8 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import json
+import pickle
+import random
+import subprocess
+import sys
 import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -57,3 +67,333 @@ def test_our_variable_stands_for_its_parameter() -> None:
     net.w = v.parameter
     assert sv.variables(net) == (v,)
     assert sv.view(v.parameter) is v
+    w = sv.view(torch.nn.Parameter(torch.zeros(2)))
+    assert w.parameter is w.parameter
+    assert type(w.parameter) is torch.nn.Parameter
+
+
+@dataclass(frozen=True)
+class Frozen:
+    rate: float
+
+
+def test_numbers_of_a_tree_keep_their_type_and_are_replaced_where_they_are() -> None:
+    tree = {"a": [1, 2.5], "b": SimpleNamespace(c=3, name="x", on=True), "d": (np.zeros(2), 4), "e": Frozen(0.5)}
+    view = sv.view(tree)
+    assert list(view) == ["a/0", "a/1", "b/c", "d/0", "d/1", "e/rate"]
+    assert len(view) == 6
+    sv.update_all([view["a/0"], view["a/1"], view["b/c"], view["d/0"]], "add", 1)
+    assert json.dumps([tree["a"], tree["b"].c]) == "[[2, 3.5], 4]"  # type: ignore[attr-defined]
+    assert tree["d"][0].tolist() == [1.0, 1.0]  # type: ignore[index]
+    for path, what in (("d/1", "tuple"), ("e/rate", "Frozen")):
+        with pytest.raises(sv.errors.ReadOnlyError, match=f"assign: an item of a {what} cannot be replaced"):
+            view[path].assign(0)
+    before = sv.snapshot(view)
+    with pytest.raises(sv.errors.ReadOnlyError):
+        sv.restore(before)  # all or nothing
+    assert tree["a"] == [2, 3.5]
+    with pytest.raises(KeyError):
+        view["zzz"]
+    assert repr(view) == "<View of the dict>"
+
+
+def test_a_tree_that_grows_is_searched_again() -> None:
+    tree: dict[str, Any] = {"a": np.zeros(1)}
+    view = sv.view(tree)
+    tree["b"] = {"c": np.ones(1)}
+    tree["b"]["again"] = tree
+    assert list(sv.named_variables({"tree": view})) == ["tree/a", "tree/b/c"]
+
+
+def test_plain_arrays_enter_only_through_a_view() -> None:
+    model = sv.Module()
+    model.v, model.config = sv.Variable(1.0), {"table": np.zeros(2)}  # type: ignore[attr-defined]
+    with pytest.warns(sv.errors.StateWarning, match="is not a variable, so it is left out, at 'config/table'"):
+        assert list(sv.snapshot(model)) == ["v"]
+    model.config = sv.view(model.config)  # type: ignore[attr-defined]
+    assert list(sv.snapshot(model)) == ["v", "config/table"]
+
+
+@pytest.mark.parametrize("nothing", [3.0, "text", None, len], ids=repr)
+def test_what_has_no_state_is_no_view(nothing: Any) -> None:
+    with pytest.raises(TypeError, match="view: the .* has no state that can be viewed. Hint: pass an array"):
+        sv.view(nothing)
+
+
+def test_what_cannot_be_taken_is_named() -> None:
+    with pytest.raises(sv.errors.DTypeError, match="view: an array of the dtype object .*, at 'deep/0'. Hint: give"):
+        sv.view({"deep": [np.array([None])]})
+    read_only = np.zeros(2)
+    read_only.setflags(write=False)
+    with pytest.raises(sv.errors.ReadOnlyError, match="assign: the array is read-only"):
+        sv.view(read_only).assign([1.0, 2.0])
+
+
+def test_a_copy_of_a_view_is_a_view_of_the_copy() -> None:
+    model: dict[str, Any] = {"a": np.zeros(2), "r": random.Random(1), "g": np.random.default_rng(1)}
+    model |= {f"view of {name}": sv.view(each) for name, each in list(model.items())}
+    copied = copy.deepcopy(model)
+    for name in ("a", "r", "g"):
+        assert copied[f"view of {name}"] is sv.view(copied[name])
+        assert copied[f"view of {name}"] is not model[f"view of {name}"]
+    copied["view of a"].assign_add(1.0)
+    assert copied["a"].tolist() == [1.0, 1.0]
+    assert model["a"].tolist() == [0.0, 0.0]
+    own = copy.copy(model["view of a"])
+    own.assign_add(1.0)
+    assert model["a"].tolist() == [0.0, 0.0]
+    with pytest.raises(TypeError, match="pickle: a view cannot be pickled without the object whose state it is"):
+        pickle.dumps(model["view of a"])
+
+
+def test_a_view_with_a_constraint_or_a_subscription_is_kept() -> None:
+    array, told = np.zeros(2), []
+    sv.view(array).constraint = lambda x: np.maximum(x, 0.0)
+    subscription = sv.view(array).subscribe(lambda variable, version: told.append(version))
+    gc.collect()
+    sv.view(array).assign([-1.0, 2.0])
+    assert array.tolist() == [0.0, 2.0]
+    assert told == [1]
+    sv.view(array).constraint = None
+    subscription.cancel()
+    dead = weakref.ref(sv.view(array))
+    del subscription
+    gc.collect()
+    assert dead() is None
+
+
+def test_a_thing_that_got_another_dtype_gets_another_view() -> None:
+    torch = pytest.importorskip("torch")
+    net = torch.nn.Linear(2, 1)
+    old = sv.view(net.weight)
+    net.half()
+    with pytest.raises(sv.errors.DTypeError, match="read: code outside has changed the value to float16"):
+        old.value  # noqa: B018
+    assert sv.view(net.weight).dtype_name == "float16"
+
+
+class _Extra:
+    """The methods of a module with state of its own."""
+
+    state: Any = None
+
+    def get_extra_state(self) -> Any:
+        return self.state
+
+    def set_extra_state(self, state: Any) -> None:
+        self.state = state
+
+
+def test_extra_state_of_a_module_is_taken_as_json_or_bytes() -> None:
+    torch = pytest.importorskip("torch")
+    net = type("Net", (_Extra, torch.nn.Module), {})()
+    for state in ({"steps": [1, 2.5, "x"]}, b"bytes", None):
+        net.state = state
+        before = sv.snapshot({"net": net})
+        assert list(before) == ["net/_extra_state"]
+        net.state = {"steps": []} if state != b"bytes" else b""
+        sv.restore(before)
+        assert net.state == state
+    net.state = {1, 2}
+    problem = r"snapshot: get_extra_state of Net returns set.*, at 'm/0/_extra_state'"
+    with pytest.raises(sv.errors.ForeignStateError, match=problem):
+        sv.snapshot({"m": [net]})
+
+
+def test_tensors_that_a_view_cannot_be_of_are_named() -> None:
+    torch = pytest.importorskip("torch")
+    cases: dict[str, tuple[Callable[[], Any], type[Exception]]] = {
+        "which has no shape yet": (lambda: torch.nn.LazyLinear(2), sv.errors.UninitializedError),
+        "device 'meta'": (lambda: torch.nn.Linear(2, 2, device="meta"), sv.errors.DeviceError),
+    }
+    for text, (make, error) in cases.items():
+        with pytest.raises(error, match=f"save: .*{text}.*, at 'net/weight'"):
+            sv.save({"net": make()}, "x.safetensors")
+    with torch.inference_mode():
+        tensor = torch.ones(2)
+    view = sv.view(tensor)
+    assert view.value.tolist() == [1.0, 1.0]
+    with pytest.raises(sv.errors.ReadOnlyError, match="made in torch.inference_mode"):
+        view.assign([1.0, 2.0])
+
+
+def test_views_are_written_and_read_in_every_mode_of_torch() -> None:
+    torch = pytest.importorskip("torch")
+    view = sv.view(torch.nn.Parameter(torch.ones(2)))
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            view.assign_add(1.0)
+            before = sv.snapshot(view)
+            value = view.value
+    sv.restore(before)
+    (value.sum() + view.value.sum()).backward()
+    assert view.parameter.grad.tolist() == [2.0, 2.0]
+    view.trainable = False
+    assert not view.parameter.requires_grad
+
+
+def test_gradients_reach_what_the_library_computes_with() -> None:
+    torch = pytest.importorskip("torch")
+    net, x = torch.nn.Linear(2, 1), torch.ones(3, 2)
+    w, b = sv.variables(net)
+
+    def raw() -> Any:
+        return net(x).square().sum()
+
+    def through_views() -> Any:
+        return (x @ w.value.T + b).square().sum()
+
+    expected = torch.autograd.grad(raw(), list(net.parameters()))
+    for loss in (raw, through_views):
+        _, found = sv.value_and_grad(loss, [w, b])()
+        with sv.GradientTape() as tape:
+            y = loss()
+        for gradients in (found, tape.gradient(y, [w, b])):
+            for one, other in zip(gradients, expected, strict=True):
+                assert torch.allclose(one, other)
+                assert not one.requires_grad
+    assert net.weight.grad is None
+
+    def written() -> Any:
+        w.assign(w.value * 2)
+        return w.value.sum()
+
+    assert sv.grad(written, [w])()[0].tolist() == [[2.0, 2.0]]
+
+
+def test_a_view_is_no_part_of_a_compiled_function() -> None:
+    torch = pytest.importorskip("torch")
+    w = sv.view(torch.nn.Parameter(torch.ones(2)))
+    for call in (lambda: w * 2, lambda: w.assign_add(1.0).value):
+        with pytest.raises(sv.errors.TraceError, match="jit: the variable is a view .* Hint: pass its value as an arg"):
+            sv.jit(call)()
+    assert w.value.tolist() == [1.0, 1.0]
+
+
+def test_an_optimizer_before_its_first_step_takes_the_state_in_a_file(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+
+    def made(size: int = 2) -> dict[str, Any]:
+        net = torch.nn.Linear(size, 1)
+        return {"net": net, "opt": torch.optim.AdamW(net.parameters(), lr=0.5)}
+
+    def step(model: dict[str, Any]) -> list[Any]:
+        model["net"](torch.ones(3, 2)).sum().backward()
+        model["opt"].step()
+        return [each.tolist() for each in model["net"].parameters()]
+
+    old = made()
+    step(old)
+    sv.save(old, tmp_path / "x.safetensors")
+    new = made()
+    report = sv.load(new, tmp_path / "x.safetensors")
+    assert "opt/net/weight/exp_avg" in report.loaded
+    old["net"].zero_grad()
+    assert step(new) == step(old)
+    other = made(3)
+    with pytest.raises(sv.errors.CheckpointMismatchError, match="net/weight: expected shape"):
+        sv.load(other, tmp_path / "x.safetensors")
+    sv.load(other, tmp_path / "x.safetensors", strict=False, only="net/bias")
+    assert not other["opt"].state
+
+
+OPTIMIZERS = [
+    "Adadelta",
+    "Adafactor",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Adamax",
+    "ASGD",
+    "NAdam",
+    "RAdam",
+    "RMSprop",
+    "Rprop",
+    "SGD",
+]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_of_torch_goes_back_to_a_snapshot(name: str) -> None:
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    net = torch.nn.Linear(2, 2)
+    optimizer = getattr(torch.optim, name)(net.parameters(), lr=0.1, **({"momentum": 0.9} if name == "SGD" else {}))
+    x = torch.randn(4, 2)
+
+    def loss() -> Any:
+        optimizer.zero_grad()
+        result = net(x).square().sum()
+        result.backward()
+        return result
+
+    def run() -> list[Any]:
+        for _ in range(2):
+            optimizer.step(loss)
+        return [each.tolist() for each in net.parameters()]
+
+    run()
+    before = sv.snapshot({"net": net, "opt": optimizer})
+    first = run()
+    sv.restore(before)
+    assert run() == first
+
+
+def test_state_that_grows_is_refused() -> None:
+    torch = pytest.importorskip("torch")
+    net = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.LBFGS(net.parameters())
+
+    def loss() -> Any:
+        optimizer.zero_grad()
+        result = net(torch.ones(1, 1)).square().sum()
+        result.backward()
+        return result
+
+    optimizer.step(loss)
+    problem = "snapshot: the state '.*' of LBFGS is a list, which is no tensor.*, at 'opt'. Hint: keep it outside"
+    with pytest.raises(sv.errors.ForeignStateError, match=problem):
+        sv.snapshot({"net": net, "opt": optimizer})
+
+
+def test_schedulers_and_scalers_of_torch_go_back_to_a_snapshot() -> None:
+    torch = pytest.importorskip("torch")
+    optimizer = torch.optim.SGD(torch.nn.Linear(1, 1).parameters(), lr=0.1)
+    plans = torch.optim.lr_scheduler
+    model = {
+        "opt": optimizer,
+        "plan": plans.SequentialLR(
+            optimizer, [plans.LinearLR(optimizer, 0.5, total_iters=2), plans.CosineAnnealingLR(optimizer, 5)], [2]
+        ),
+        "plateau": plans.ReduceLROnPlateau(optimizer, patience=0),
+        "scaler": torch.amp.GradScaler("cpu", init_scale=8.0),
+    }
+
+    def run() -> list[float]:
+        rates = []
+        for n in range(4):
+            optimizer.step()
+            model["plan"].step()
+            model["plateau"].step(float(n))
+            rates.append(optimizer.param_groups[0]["lr"])
+        model["scaler"].load_state_dict({**model["scaler"].state_dict(), "scale": rates[-1]})
+        return [*rates, model["scaler"].get_scale()]
+
+    run()
+    before = sv.snapshot(model)
+    first = run()
+    sv.restore(before)
+    assert run() == first
+    assert type(optimizer.param_groups[0]["lr"]) is float
+
+
+def test_asking_about_torch_imports_nothing_else() -> None:
+    pytest.importorskip("torch")
+    code = (
+        "import sys, torch, statevar as sv\n"
+        "before = set(sys.modules)\n"
+        "assert len(sv.named_variables(torch.nn.Linear(1, 1))) == 2\n"
+        "new = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
+        "assert not {'jax', 'tensorflow', 'keras', 'flax', 'sklearn'} & new, new"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -123,6 +123,11 @@ class Place:
     def __hash__(self) -> int:
         return self._hash
 
+    def __deepcopy__(self, memo: dict[Any, Any]) -> Place:
+        from copy import deepcopy  # noqa: PLC0415  # only copies need it
+
+        return Place(deepcopy(self.holder, memo), *deepcopy(self.keys, memo))
+
     def __repr__(self) -> str:
         return (
             f"Place({type(self.holder).__name__} at {id(self.holder):#x}{''.join(f', {key!r}' for key in self.keys)})"
@@ -160,7 +165,7 @@ class Adapter:
         open: Callable[[Any], Opened],  # noqa: A002  # the verb that users write
         open_plain: Callable[[Any], Opened] | None = None,
         open_item: Callable[[Any, Any, Any], Slot | None] | None = None,
-        accept: Callable[[Any, dict[str, Any]], object] | None = None,
+        accept: Callable[[Any, dict[str, Any]], Callable[[], object] | None] | None = None,
     ) -> None:
         self.open = open
         self.open_plain = open_plain

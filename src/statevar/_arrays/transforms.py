@@ -26,6 +26,13 @@ class Tape(ABC):
         """Watches an array of the user; the library may be able to record computations on that one itself."""
         return self.watch(array)
 
+    def watch_object(self, thing: Any) -> Array | None:
+        """The array that stands for an object of the library, such as a parameter, that other code computes with.
+
+        Then the gradient with respect to it counts those computations too. None if the library cannot do that.
+        """
+        return None
+
     @abstractmethod
     def gradients(self, target: Array, sources: Sequence[Array], *, keep: bool) -> list[Array]:
         """The gradient of a scalar with respect to each of the arrays that `watch` returned; zeros where there is none.

@@ -287,6 +287,8 @@ class Variable(Cell, Protocols, Elsewhere):
         if constraint is not None:
             _check_constraint(constraint, self._path)
         self._constraint = constraint
+        if self._backend.is_view:
+            views.keep(self, constraint)
         settings.changed()
 
     @property
@@ -613,7 +615,10 @@ class Variable(Cell, Protocols, Elsewhere):
         """
         if not callable(callback):
             raise TypeError(describe("subscribe", f"expected a callable, got {callback!r}", self._path))
-        return self._watched().add(callback)
+        subscription = self._watched().add(callback)
+        if self._backend.is_view:
+            views.keep_subscribed(self, subscription)
+        return subscription
 
     def __setitem__(self, index: Any, value: Any) -> None:
         """Writes the elements that NumPy's indexing selects; ``value`` broadcasts to them."""
@@ -657,13 +662,17 @@ class Variable(Cell, Protocols, Elsewhere):
         return copied
 
     def __deepcopy__(self, memo: dict[Any, Any]) -> Self:
-        copied = self._rebuilt()
+        copied: Self = views.copied_with_its_thing(self, memo) if self._backend.is_view else self._rebuilt()
         is_copied(self, copied, memo)
         copied._constraint = deepcopy(self._constraint, memo)
         set_added_state(copied, deepcopy(self.__getstate__(), memo))
         return copied
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if self._backend.is_view:
+            problem = "a view cannot be pickled without the object whose state it is"
+            hint = "pickle that object, and take a view of the new one; or pickle a copy: sv.Variable(v)"
+            raise TypeError(describe("pickle", problem, self._path, hint))
         facts = self._pickled(self._whole_state("pickle"))
         constraint, state = self._constraint, self.__getstate__()
         if constraint is None and state is None:

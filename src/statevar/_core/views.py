@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from itertools import count
 from threading import RLock
 from typing import Any, TypeVar, cast
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from .._arrays.dtypes import is_differentiable
 from .._arrays.registry import get_backend
@@ -15,12 +16,14 @@ from .cell import Cell
 from .foreign import check_readable
 from .forks import guarded, register
 
-__all__ = ["lender_of", "lent", "owner_of_thing", "view_of"]
+__all__ = ["copied_with_its_thing", "keep", "keep_subscribed", "lender_of", "lent", "owner_of_thing", "view_of"]
 
 _Cell = TypeVar("_Cell", bound=Cell)
 
 #: The variables by the thing whose state they are. A view keeps its thing alive, so no place is used again meanwhile.
 _known: WeakValueDictionary[Place, Any] = WeakValueDictionary()
+_constrained: dict[int, Cell] = {}
+_subscribed: WeakKeyDictionary[Any, Cell] = WeakKeyDictionary()
 _lock = guarded(RLock())  # reentrant, since a finalizer may make a view
 _numbers = count(1)
 
@@ -70,6 +73,24 @@ def view_of(slot: Slot, cls: type[_Cell]) -> _Cell:
     else:
         found._trainable = slot.trainable and is_differentiable(found._dtype_name)
     return cast("_Cell", found)
+
+
+def copied_with_its_thing(view: Any, memo: dict[Any, Any]) -> Any:
+    """The view of a copy of the thing, which is that of the same `copy.deepcopy` if it copies the thing too."""
+    return view_of(deepcopy(view._handle.slot, memo), type(view))
+
+
+def keep(view: Cell, constraint: Any) -> None:
+    """Keeps a view, and so its thing, for as long as it has a constraint: a new view of the thing would have none."""
+    if constraint is None:
+        _constrained.pop(id(view), None)
+    else:
+        _constrained[id(view)] = view
+
+
+def keep_subscribed(view: Cell, subscription: Any) -> None:
+    """Keeps a view, and so its thing, until a subscription is cancelled."""
+    _subscribed[subscription] = view
 
 
 def _made(slot: Slot, native: Any, array: Any, cls: type[_Cell]) -> _Cell:

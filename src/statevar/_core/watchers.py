@@ -23,7 +23,7 @@ class Subscription(Uncopied):
     If the callback is a bound method, the subscription ends with its object. Any other callable is kept alive.
     """
 
-    __slots__ = ("_callback", "_watchers")
+    __slots__ = ("__weakref__", "_callback", "_watchers")
 
     def __init__(self, watchers: Watchers, callback: Callback) -> None:
         self._watchers = watchers

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .._arrays.slots import Named
+from .._arrays.slots import Named, place_of
 from .._core.variable import Variable
 from ..errors import ForeignStateError, NameScopeError, StateWarning, describe
 from .kinds import is_foreign, library_of
@@ -45,7 +45,7 @@ def refuse_lost_state(operation: str, target: Any, opener: Opener, found: Collec
         NameScopeError: it contains variables in an object that cannot be searched.
     """
     for each, error in opener.refused:
-        raise error._at(operation, next((path for path, _ in _located(target, {id(each): each})), ""))
+        raise error._at(operation, _path_of(target, each))
     if not opener.aside:
         return
     things = {id(each): each for each in opener.aside}
@@ -306,6 +306,30 @@ def _located(target: Any, wanted: dict[int, Any]) -> Iterator[tuple[str, Any]]:
             continue
         items = children.items() if isinstance(children, dict) else enumerate(children)
         stack += reversed([(_joined(path, key), child, around) for key, child in items])
+
+
+def _path_of(target: Any, wanted: Any) -> str:
+    """The path of an object, or of a slot of the same thing; empty if it is the target itself."""
+    opener, met = Opener(), set()
+    stack: list[tuple[str, Any]] = [("", target)]
+    while stack:
+        path, each = stack.pop()
+        inner = each.each if type(each) is Plain else each
+        if inner is wanted or (kind_of(type(wanted)).is_slot and _is_of(inner, wanted)):
+            return path
+        if id(inner) in met or isinstance(inner, Variable):
+            continue
+        met.add(id(inner))
+        children = opener(each)
+        if isinstance(children, dict | list):
+            items = children.items() if isinstance(children, dict) else enumerate(children)
+            stack += reversed([(_joined(path, key), child) for key, child in items])
+    return ""
+
+
+def _is_of(each: Any, slot: Any) -> bool:
+    """Whether an object is a slot of the same thing; each search makes new ones."""
+    return kind_of(type(each)).is_slot and place_of(each.thing) == place_of(slot.thing)
 
 
 def _joined(path: str, key: Any) -> str:

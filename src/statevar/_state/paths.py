@@ -31,10 +31,12 @@ from .walk import (
 
 __all__ = [
     "Container",
+    "Names",
     "Paths",
     "Targets",
     "contents_of",
     "followed",
+    "named",
     "named_in",
     "objects_in",
     "paths_in",
@@ -133,7 +135,7 @@ def paths_in(operation: str, target: Any) -> Paths:
     target = target if isinstance(target, Variable) else _listed(operation, target)
     if isinstance(target, Variable):
         return Paths({target.path: target})
-    variables, names = _named(target, Variable)
+    variables, names = named(target, Variable)
     names.check(operation, variables, Variable)
     names.check_keys(operation, variables.values())
     _check(operation, target, names.opener, variables.values())
@@ -186,7 +188,7 @@ class Targets:
             return [target]
         if _is_plain(target):
             return [list(target)]
-        variables, names = _named(target, Variable)
+        variables, names = named(target, Variable)
         unnamed = [variable for _, _, variable in names.unnamed(variables, Variable)]
         found = [*variables.values(), *unnamed]
         names.check_keys(self._operation, found)
@@ -250,7 +252,7 @@ class Targets:
         """The first path of a variable; None if it is not among the targets."""
         if self._path_of is None:
             self._path_of = {}
-            for path, each in self._named():
+            for path, each in self.named():
                 self._path_of.setdefault(each, path)
         return self._path_of.get(variable)
 
@@ -271,7 +273,7 @@ class Targets:
     def _by_path(self) -> dict[str, Variable | None]:
         if self._places is None:
             places: dict[str, Variable | None] = {}
-            for path, variable in self._named():
+            for path, variable in self.named():
                 if places.setdefault(path, variable) is not variable:
                     places[path] = None
             self._places = places
@@ -281,7 +283,7 @@ class Targets:
         hint = "index by the variable, or give one object that contains both"
         return NameScopeError.of(self._operation, "two variables have this path", path, hint)
 
-    def _named(self) -> Iterator[tuple[str, Variable]]:
+    def named(self) -> Iterator[tuple[str, Variable]]:
         for part in self._parts:
             if isinstance(part, Paths):
                 yield from part.variables.items()
@@ -312,7 +314,7 @@ def _variables_of(part: Variable | list[Variable] | Paths) -> Iterable[Variable]
 
 def named_in(operation: str, target: Any, cls: type[_Object]) -> dict[str, _Object]:
     """The objects of a class in a target, by their first paths. Errors are those of `paths_in`."""
-    found, names = _named(target, cls)
+    found, names = named(target, cls)
     names.check(operation, found, cls)
     return found
 
@@ -385,8 +387,9 @@ def _check_empty(operation: str, target: Any) -> None:
 # -- paths -----------------------------------------------------------------------------------------------
 
 
-def _named(target: Any, cls: type[_Object]) -> tuple[dict[str, _Object], _Names]:
-    names = _Names(target)
+def named(target: Any, cls: type[_Object]) -> tuple[dict[str, _Object], Names]:
+    """The objects of a class in a target by their first paths, and the names of everything that was found."""
+    names = Names(target)
     places, paths = names.places, names.paths
     found: dict[str, _Object] = {}
     for parent, key, each in edges(target, names.met, names.children):
@@ -401,7 +404,7 @@ def _named(target: Any, cls: type[_Object]) -> tuple[dict[str, _Object], _Names]
     return (_named_after(found, names) if names.after else found), names
 
 
-def _named_after(found: dict[str, _Object], names: _Names) -> dict[str, _Object]:
+def _named_after(found: dict[str, _Object], names: Names) -> dict[str, _Object]:
     """The same objects; those that belong to a thing of another object are named by the path of that thing."""
     paths = {id(each): path for path, each in found.items()}
     changed = False
@@ -417,7 +420,7 @@ def _named_after(found: dict[str, _Object], names: _Names) -> dict[str, _Object]
     return {names.path_to(id(each)): each for each in found.values()}
 
 
-class _Names:
+class Names:
     """The first path to each object that a walk finds.
 
     A path is made only when it is needed: those of 10,000 objects in a chain would take 100 MB.

@@ -322,6 +322,10 @@ class TransactionOverlay(Overlay):
             draft = self._drafted(level, variable, draft)
         return draft
 
+    def has_written(self, variable: Any) -> bool:
+        """Whether the block has written a variable."""
+        return any(variable in level for level in self._levels)
+
     def is_writing(self, variable: Any) -> bool:
         """Whether a variable is being committed."""
         return variable in self._committing

@@ -227,8 +227,22 @@ class _Recording(ValueOverlay):
             open_tapes(self.outer, backend)
             self.open_tape(backend)
         assert self.tape is not None
+        if variable._backend.is_view and self._has_own_value(variable):
+            thing = self.tape.watch_object(variable._backend.parameter(variable._handle))
+            if thing is not None:  # code of the library computes with it, and not with a value that it gets from us
+                self.leaves[variable] = thing
+                return backend.copied(thing)
         leaf = self.leaves[variable] = self.tape.watch(value)
         return leaf
+
+    def _has_own_value(self, variable: Variable) -> bool:
+        """Whether no code has written the variable in this overlay or in one around it."""
+        overlay: Any = self
+        while isinstance(overlay, ValueOverlay):
+            if variable in overlay.written:
+                return False
+            overlay = overlay.outer
+        return overlay is None or not overlay.has_written(variable)
 
     def on_create(self, variable: Variable, value: Array | None) -> None:
         super().on_create(variable, value)

@@ -136,12 +136,28 @@ class GradientTape(Uncopied):
         if variable not in self._leaves and not (self._accessed and variable.trainable):
             return value
         leaves = self._leaves.setdefault(variable, [])
+        if (thing := self._object_of(variable)) is not None:
+            leaves[:] = [(thing, thing)]
+            return variable._backend.copied(thing)
         for seen, leaf in leaves:
             if seen is value:
                 return leaf
         leaf = self._tape_of(variable._backend.native, variable._path).watch(value)
         leaves.append((value, leaf))
         return leaf
+
+    def _object_of(self, variable: Any) -> Any:
+        """The object of a view with which other code computes too; None if the library records no such code."""
+        backend = variable._backend
+        if not backend.is_view or self.around is not None or not transforms_of(backend.native).tapes:
+            return None
+        thing = backend.parameter(variable._handle)
+        if self._recording:
+            return self._tape_of(backend.native).watch_object(thing)
+        if backend.native not in self._tapes:
+            with transforms_of(backend.native).tape() as tape:  # closed at once, since it has nothing to record
+                self._tapes[backend.native] = tape
+        return self._tapes[backend.native].watch_object(thing)
 
     def _tape_of(self, backend: Backend, path: str = "") -> Tape:
         if backend in self._tapes:
@@ -313,8 +329,10 @@ class GradientTape(Uncopied):
     def _standing_for(self, source: Any) -> list[Array]:
         """The arrays that a variable or an array was recorded as."""
         found = self._leaves.get(source if isinstance(source, Variable) else _Identity(source))
-        if found is not None:
+        if found:
             return [leaf for _, leaf in found]
+        if isinstance(source, Variable) and (thing := self._object_of(source)) is not None:
+            return [thing]  # nobody has read it through us, but the library may have computed with it
         return [] if isinstance(source, Variable) else [source]
 
     def _use(self) -> None:

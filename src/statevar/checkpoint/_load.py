@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, overload
 
 from .._arrays.dtypes import cast_host
@@ -12,6 +13,7 @@ from .._arrays.types import HostArray
 from .._core import overlays
 from .._core.variable import Variable
 from .._public import public
+from .._state.accepting import accept
 from .._state.paths import paths_in
 from .._state.transaction import Transaction
 from ..errors import CheckpointError, CheckpointMismatchError, StatevarError, TraceError, describe
@@ -125,7 +127,7 @@ def load(
     rules = None if rules is None else rules if isinstance(rules, Rules) else Rules(rules)
     found = paths_in("load", target)
     checkpoint = _opened(path, _separator(separator), dots=rules is not None)
-    pending = False
+    pending, undo = False, ExitStack()
     if isinstance(target, Variable) and len(checkpoint.variables) == 1 and rename is None and rules is None:
         rename = dict.fromkeys(checkpoint.variables, target.path)  # one on each side: their names do not matter
     try:
@@ -135,6 +137,12 @@ def load(
             layers = Layers(target)
             moved = translated(checkpoint, offer.sources, offer.aliases, found, rules, layers.kind)
             checkpoint, offer = moved, Offer({path: path for path in moved.variables}, {})
+        else:
+            unknown = [name for name in offer.sources if wanted(name) and found.find(name) is None]
+            unmade = accept(target, unknown, lambda name: checkpoint[offer.sources[name]])
+            if unmade is not None:  # an optimizer of another library has made its state, as it is in the file
+                undo.callback(unmade)
+                found = paths_in("load", target)
         report, plan = matched(found, checkpoint, offer, wanted, cast=cast)
         if moved is not None:
             amend(report, moved, wanted)
@@ -157,8 +165,10 @@ def load(
                 target, checkpoint, waiting, lambda found: _fill(checkpoint, found, cast=cast), report.loaded
             )
             pending = True
+        undo.pop_all()
         return report
     finally:
+        undo.close()
         if not pending:
             checkpoint.close()
 

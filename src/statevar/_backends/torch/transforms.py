@@ -60,6 +60,10 @@ class TorchTape(Tape):
         with enable_inplace_requires_grad(True):  # under ``torch.func.grad`` or vmap
             return array.detach().requires_grad_()
 
+    def watch_object(self, thing: Any) -> Tensor | None:
+        known = isinstance(thing, Tensor) and thing.requires_grad and thing.is_leaf
+        return thing if known and torch._C._functorch.peek_interpreter_stack() is None else None
+
     def gradients(self, target: Tensor, sources: Sequence[Tensor], *, keep: bool) -> list[Tensor]:
         if not target.requires_grad or not sources:
             return [torch.zeros_like(source.detach()) for source in sources]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -57,19 +58,20 @@ def _open_plain(x: Any) -> Opened:
 
 def _state(holder: Any) -> Opened:
     """The state of a generator as text: a dict of numbers and arrays."""
+    return BytesState(holder, partial(_read, holder), partial(_write, holder), room=_ROOM)
 
-    def read() -> bytes:
-        state = holder.get_state(legacy=False) if isinstance(holder, np.random.RandomState) else holder.state
-        return json.dumps(state, default=_as_json).encode()
 
-    def write(data: bytes) -> None:
-        state = json.loads(data, object_hook=_array)
-        if isinstance(holder, np.random.RandomState):
-            holder.set_state(state)
-        else:
-            holder.state = state
+def _read(holder: Any) -> bytes:
+    state = holder.get_state(legacy=False) if isinstance(holder, np.random.RandomState) else holder.state
+    return json.dumps(state, default=_as_json).encode()
 
-    return BytesState(holder, read, write, room=_ROOM)
+
+def _write(holder: Any, data: bytes) -> None:
+    state = json.loads(data, object_hook=_array)
+    if isinstance(holder, np.random.RandomState):
+        holder.set_state(state)
+    else:
+        holder.state = state
 
 
 #: For the 624 numbers of a Mersenne twister, of up to ten digits; a state has one shape whatever its numbers are.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import torch
@@ -42,20 +43,21 @@ def _is_plain(value: Any) -> bool:
 
 
 def _extra_state(module: torch.nn.Module) -> BytesState:
-    def read() -> bytes:
-        state = module.get_extra_state()
-        if isinstance(state, bytes):
-            return b"b" + state
-        try:
-            return b"j" + json.dumps(state).encode()
-        except (TypeError, ValueError) as error:
-            name = type(module).__qualname__
-            problem = f"get_extra_state of {name} returns {type(state).__name__}, which is no JSON ({error})"
-            raise ForeignStateError.of(
-                "view", problem, hint="return bytes, or numbers, texts, lists and dicts"
-            ) from None
+    where = Place(module, "extra state")
+    return BytesState(where, partial(_read_extra, module), partial(_write_extra, module))
 
-    def write(data: bytes) -> None:
-        module.set_extra_state(data[1:] if data[:1] == b"b" else json.loads(data[1:]))
 
-    return BytesState(Place(module, "extra state"), read, write)
+def _read_extra(module: torch.nn.Module) -> bytes:
+    state = module.get_extra_state()
+    if isinstance(state, bytes):
+        return b"b" + state
+    try:
+        return b"j" + json.dumps(state).encode()
+    except (TypeError, ValueError) as error:
+        name = type(module).__qualname__
+        problem = f"get_extra_state of {name} returns {type(state).__name__}, which is no JSON ({error})"
+        raise ForeignStateError.of("view", problem, hint="return bytes, or numbers, texts, lists and dicts") from None
+
+
+def _write_extra(module: torch.nn.Module, data: bytes) -> None:
+    module.set_extra_state(data[1:] if data[:1] == b"b" else json.loads(data[1:]))

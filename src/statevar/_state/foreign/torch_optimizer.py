@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..._arrays.registry import get_backend
 from ..._arrays.slots import Named, Place
 from ...errors import ForeignStateError
 from .items import Number
@@ -25,8 +26,7 @@ def children_of_optimizer(optimizer: torch.optim.Optimizer) -> dict[Any, Any]:
     for number, parameter in enumerate(_parameters(optimizer)):
         state = _Items(partial(_state, optimizer, parameter))
         place = Place(optimizer, "state", Place(parameter))
-        if found := _leaves(optimizer.state.get(parameter) or {}, state, place):
-            children[Named(parameter, str(number))] = found
+        children[Named(parameter, str(number))] = _leaves(optimizer.state.get(parameter) or {}, state, place)
     groups = {}
     for number, group in enumerate(optimizer.param_groups):
         items = _Items(partial(_group, optimizer, number))
@@ -84,7 +84,8 @@ def _leaves(state: Any, items: Any, place: Place, *, options: bool = False) -> d
     Args:
         state: what is there now.
         items: through which the slots look it up again.
-        options: whether what is neither tensor nor number is an option, which is not state.
+        options: whether what is neither tensor nor number is an option, which is not state. Else a list is an error,
+            since state that grows cannot go back to an older length.
 
     Raises:
         ForeignStateError: something is neither tensor nor number.
@@ -96,12 +97,13 @@ def _leaves(state: Any, items: Any, place: Place, *, options: bool = False) -> d
             found[str(name)] = TensorItem(where, items, name)
         elif isinstance(value, int | float) and not isinstance(value, bool):
             found[str(name)] = Number(items, name, thing=where)
-        elif isinstance(value, list | tuple):
+        elif isinstance(value, list | tuple) and options:
             if inner := _leaves(value, _Sequence(items, name), where, options=options):
                 found[str(name)] = inner
         elif not (options or value is None or isinstance(value, bool | str)):
             what = f"the state {name!r} of {type(place.holder).__qualname__} is a {type(value).__qualname__}"
-            raise ForeignStateError.of("view", f"{what}, which is no tensor and no number")
+            hint = "keep it outside of what you pass, and save it with its own state_dict()"
+            raise ForeignStateError.of("view", f"{what}, which is no tensor and no number", hint=hint)
     return found
 
 
@@ -153,7 +155,7 @@ def accept_state(x: Any, arrays: dict[str, Any]) -> Callable[[], None] | None:
         if not number.isdecimal() or int(number) >= len(parameters) or not name or "/" in name:
             continue
         parameter = parameters[int(number)]
-        tensor = torch.as_tensor(array)
+        tensor = get_backend("torch").operand_from_host(array)
         on_device = tensor.dim() > 0 or any(
             group.get("capturable") or group.get("fused")
             for group in x.param_groups

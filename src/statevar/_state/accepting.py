@@ -1,0 +1,72 @@
+"""State that does not exist yet in an object of another library, but in a file: the object's adapter makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from .._core.variable import Variable
+from .._core.views import owner_of_thing
+from .paths import Names, named
+from .walk import kind_of
+
+__all__ = ["accept"]
+
+
+def accept(target: Any, unknown: Iterable[str], read: Callable[[str], Any]) -> Callable[[], None] | None:
+    """Has the objects in a target make the state that a file has and they have not yet.
+
+    Args:
+        unknown: the paths in the file at which the target has no variable.
+        read: returns the array of a path.
+
+    Returns:
+        A function that undoes it; None if nothing was made.
+    """
+    paths = list(unknown)
+    if not paths:
+        return None
+    found, names = named(target, Variable)
+    undo: list[Callable[[], object]] = []
+    try:
+        for each, beginning, after in _acceptors(found, names):
+            inside = {_renamed(path[len(beginning) :], after): path for path in paths if path.startswith(beginning)}
+            if inside:
+                arrays = {name: read(path) for name, path in inside.items()}
+                undo += [
+                    back
+                    for adapter in kind_of(type(each)).adapters
+                    if adapter.accept is not None and (back := adapter.accept(each, arrays)) is not None
+                ]
+    except BaseException:
+        _undo(undo)
+        raise
+    return (lambda: _undo(undo)) if undo else None
+
+
+def _undo(calls: list[Callable[[], object]]) -> None:
+    while calls:
+        calls.pop()()
+
+
+def _acceptors(found: dict[str, Variable], names: Names) -> Iterable[tuple[Any, str, dict[str, str]]]:
+    """The objects that may make state: each with the beginning of its paths, and what its keys are in those."""
+    paths = {id(variable): path for path, variable in found.items()}
+    for which, (_, _, each) in list(names.places.items()):
+        if any(adapter.accept is not None for adapter in kind_of(type(each)).adapters):
+            after = {
+                path: str(key)
+                for (parent, key), thing in names.after.items()
+                if parent == which and (path := paths.get(id(owner_of_thing(thing)))) is not None
+            }
+            path = names.path_to(which)
+            yield each, f"{path}/" if path else "", after
+
+
+def _renamed(path: str, after: dict[str, str]) -> str:
+    """A path in an object, with the object's own key in place of the path of the thing that it is named after."""
+    head = path
+    while head := head.rpartition("/")[0]:
+        if head in after:
+            return after[head] + path[len(head) :]
+    return path
