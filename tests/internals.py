@@ -35,6 +35,7 @@ from statevar.checkpoint._formats.safetensors.header import (
     encode,
     laid_out,
 )
+from statevar.checkpoint._rules.layers import Layers, differences
 from statevar.checkpoint._save import items_of
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "PUBLIC",
     "Entry",
     "Header",
+    "Layers",
     "Paths",
     "Selection",
     "Watchers",
@@ -53,6 +55,7 @@ __all__ = [
     "cell_module",
     "copies",
     "decode",
+    "differences",
     "digest_of",
     "draws",
     "dtype_kind",

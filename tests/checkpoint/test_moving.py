@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import statevar as sv
+from tests.internals import Layers, differences
 
 torch: Any = pytest.importorskip("torch")
 
@@ -219,26 +220,63 @@ def test_weights_go_to_another_library_and_back(library: str, row: str) -> None:
     own = [FLATTEN] if row == "cnn" else []
     rules = sv.rules("torch", library, *own)
     model = tree(theirs.arrays)
-    report = sv.load(model, net.state_dict(), rules=rules)
-    assert report.loaded == list(sv.named_variables(model)) or "seed_generator" in str(report.skipped)
+    report = sv.load(model, net, rules=rules)
+    assert {*report.loaded, *report.skipped} >= {*sv.named_variables(model)}
+    assert not report.assumed
+    assert sv.load(model, net.state_dict(), rules=rules).loaded == report.loaded
     theirs.write({path: v.numpy() for path, v in sv.named_variables(model).items()})
     with torch.no_grad():
         expected = net(torch.from_numpy(shown(row))).numpy()
     np.testing.assert_allclose(with_channels_first(row, theirs.run()), expected, atol=1e-5, rtol=0)
 
     other = torch_net(row, seed=5)
-    back = tree({name.replace(".", "/"): each.numpy() for name, each in other.state_dict().items()})
-    report = sv.load(back, model, rules=rules.inverse())
-    assert report.skipped == (["bn/num_batches_tracked"] if row == "cnn" else report.skipped)
+    back = sv.load(other, model, rules=rules.inverse())
+    summed = {name for name in net.state_dict() if "bias_" in name and report.notes}
+    assert bool(summed) == bool(back.notes) == (row == "lstm" or (row, library) == ("gru", "nnx"))
+    found = other.state_dict()
     for name, each in net.state_dict().items():
-        found = sv.named_variables(back)[name.replace(".", "/")].numpy()
-        if "bias_" in name and report.notes:
-            continue  # the sum of two, which is tested below
-        if "num_batches" not in name:
-            np.testing.assert_array_equal(found, each.numpy(), err_msg=name)
-    if report.notes:
-        mine, other = net.state_dict(), {k: v.numpy() for k, v in sv.named_variables(back).items()}
-        np.testing.assert_array_equal(
-            other["rnn/bias_ih_l0"], (mine["rnn.bias_ih_l0"] + mine["rnn.bias_hh_l0"]).numpy()
+        if name not in summed and "num_batches" not in name:
+            np.testing.assert_array_equal(found[name].numpy(), each.numpy(), err_msg=name)
+    if summed:
+        both = net.rnn.bias_ih_l0 + net.rnn.bias_hh_l0
+        np.testing.assert_array_equal(found["rnn.bias_ih_l0"].numpy(), both.detach().numpy())
+        assert not found["rnn.bias_hh_l0"].any()
+
+
+def test_the_kinds_of_layers_are_known_by_their_classes() -> None:
+    net = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ModuleDict({"up": torch.nn.ConvTranspose1d(3, 3, 3)}))
+    net[1]["two"] = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 1, groups=2), torch.nn.SyncBatchNorm(3), torch.nn.ReLU())
+    layers = Layers({"net": [net]})
+    kinds = {path: layers.kind(f"net/0/{path}") for path in ("0", "1/up", "1/two/0", "1/two/1", "1/two/2", "1/x", "9")}
+    assert kinds == {
+        "0": "linear",
+        "1/up": "conv_transpose",
+        "1/two/0": None,
+        "1/two/1": "batch_norm",
+        "1/two/2": None,
+        "1/x": None,
+        "9": None,
+    }
+
+
+@pytest.mark.parametrize("library", ["keras", "nnx"])
+def test_other_kinds_and_settings_are_found_in_other_libraries(library: str) -> None:
+    """Keras has other defaults for both settings, Flax the same epsilon, and 0.99 for what torch calls 0.1."""
+    if library == "keras":
+        keras: Any = pytest.importorskip("keras")
+        layers = [keras.layers.BatchNormalization(name="bn"), keras.layers.Conv1DTranspose(3, 2, name="up")]
+        theirs = keras.Sequential(layers)
+    else:
+        nnx: Any = pytest.importorskip("flax.nnx")
+        theirs = nnx.Dict(
+            bn=nnx.BatchNorm(3, rngs=nnx.Rngs(0)),
+            up=nnx.ConvTranspose(3, 3, (2,), transpose_kernel=True, rngs=nnx.Rngs(0)),
         )
-        assert not other["rnn/bias_hh_l0"].any()
+    found = Layers(theirs)
+    assert found.kind("bn") == "batch_norm"
+    assert found.kind("up") == {"keras": "conv_transpose", "nnx": "conv_transpose_kernel"}[library]
+    mine = Layers({"bn": torch.nn.BatchNorm1d(3)})
+    epsilon = ["bn: epsilon is 1e-05 in the source and 0.001 in the target"] if library == "keras" else []
+    average = "a running average keeps 0.9 of its old value in the source (momentum=0.1) and 0.99 in the target"
+    assert list(differences(mine, found, ["bn", "up"])) == [*epsilon, f"bn: {average} (momentum=0.99)"]
+    assert not list(differences(found, found, ["bn"]))

@@ -22,7 +22,7 @@ from ._checkpoint import Checkpoint, open_checkpoint
 from ._match import LoadReport, Offer, Rename, advise, amend, matched, offered, patterns, problem_of
 from ._memory import Arrays, Loadable
 from ._pending import Pending
-from ._rules.layers import Layers, differences
+from ._rules.layers import Layers, differences, kinds_of
 from ._rules.rule import Rules
 from ._rules.translation import translated
 
@@ -134,8 +134,8 @@ def load(
         offer = offered(checkpoint, rename)
         source, moved, wanted = checkpoint, None, patterns(only)
         if rules is not None:
-            layers = Layers(target)
-            moved = translated(checkpoint, offer.sources, offer.aliases, found, rules, layers.kind)
+            here, there = Layers(target), Layers(path)
+            moved = translated(checkpoint, offer.sources, offer.aliases, found, rules, kinds_of(here, there, rename))
             checkpoint, offer = moved, Offer({path: path for path in moved.variables}, {})
         else:
             unknown = [name for name in offer.sources if wanted(name) and found.find(name) is None]
@@ -146,7 +146,7 @@ def load(
         report, plan = matched(found, checkpoint, offer, wanted, cast=cast)
         if moved is not None:
             amend(report, moved, wanted)
-            report.notes += differences(Layers(path), layers, {name.rpartition("/")[0]: None for name in plan})
+            report.notes += differences(there, here, {name.rpartition("/")[0]: None for name in plan})
         if strict and only is not None and not plan and not report.problems():
             raise CheckpointMismatchError.of("load", f"no path matches only={only!r}", str(source.path))
         waiting = {name: offer.sources[name] for name in report.unexpected} if on_create else {}

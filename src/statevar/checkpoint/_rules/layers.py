@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..._state.walk import segment
 
-__all__ = ["Layers", "differences"]
+__all__ = ["Layers", "differences", "kinds_of"]
 
 _SAME = {
     "Embedding": "embedding",
@@ -102,6 +102,18 @@ class Layers:
             return _Settings(epsilon, None, "")
         # torch gives the weight of the new value, the others that of the old one.
         return _Settings(epsilon, 1 - momentum if library == "torch" else momentum, f"momentum={momentum}")
+
+
+def kinds_of(target: Layers, source: Layers, rename: object) -> Callable[[str], str | None]:
+    """The kind of layer at a path, as the target says, or else the source, if the layer has the same path there."""
+
+    def kind(path: str) -> str | None:
+        found = target.kind(path)
+        if found is None and rename is None and (found := source.kind(path)) == "conv_transpose":
+            return None  # there are two of them
+        return found
+
+    return kind
 
 
 class _Settings(NamedTuple):
