@@ -444,6 +444,25 @@ def test_nothing_outside_of_the_folder_is_read(make: Callable[..., None], tmp_pa
         assert next(iter(saved.values())).tolist() == [1.0] * 4
 
 
+@pytest.mark.parametrize("item", ["default", "notes"])
+def test_an_item_that_is_elsewhere_is_not_read(item: str, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "manager" / "3", tmp_path / "3")
+    elsewhere = tmp_path / "elsewhere"
+    if item == "default":
+        (tmp_path / "3" / "default").rename(elsewhere)
+    else:
+        elsewhere.mkdir()
+        (elsewhere / "metadata").write_text("{}")
+    (tmp_path / "3" / item).symlink_to(elsewhere)
+    is_refused(tmp_path / "3", f"the link {item!r} leads out of the folder")
+
+
+def test_folders_that_are_nested_without_end(tmp_path: Path) -> None:
+    as_zarr(tmp_path / "a", facts(), bytes(16), 2)
+    (tmp_path / "a" / "/".join("d" * 150)).mkdir(parents=True)
+    is_refused(tmp_path / "a", "folders are nested more than 100 deep")
+
+
 def test_zeros_that_are_not_stored_are_read_up_to_a_limit(tmp_path: Path) -> None:
     as_zarr(tmp_path / "a", facts(shape=[2**24], chunks=[2**20]), None, 2)
     with sv.load(tmp_path / "a") as saved:

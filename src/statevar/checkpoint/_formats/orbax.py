@@ -23,7 +23,7 @@ from ...errors import CheckpointError
 from .. import _files
 from .reader import Reader
 from .safetensors.header import refuse
-from .tensorstore import Folder, StoredArrays, Zarr
+from .tensorstore import Folder, StoredArrays, Zarr, inside
 
 __all__ = ["open_orbax"]
 
@@ -134,7 +134,7 @@ def _item(path: Path) -> tuple[Path, dict[str, Any]]:
     items = [name for name in names if (path / name / _TREE).is_file()]
     finished = [name for name in items if not name.endswith(_UNFINISHED)]
     if len(finished) == 1:
-        return path / finished[0], _other_items(path, names)
+        return inside(path, finished[0]), _other_items(path, names)
     if finished:
         problem = f"this checkpoint of orbax has several trees: {', '.join(finished[:20])}"
         refuse("load", problem, path, f"pass one of them, such as {str(path / finished[0])!r}")
@@ -150,5 +150,5 @@ def _other_items(path: Path, names: list[str]) -> dict[str, Any]:
     found = {}
     for name in names:
         if (path / name / "metadata").is_file() and not (path / name / _TREE).exists():
-            found[name] = Folder(path / name).json("metadata")
+            found[name] = Folder(inside(path, name)).json("metadata")
     return found

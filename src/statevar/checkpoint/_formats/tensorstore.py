@@ -25,10 +25,10 @@ from ..._arrays.shapes import Shape
 from ..._arrays.types import HostArray
 from ...errors import StatevarError
 from .. import _files
-from .reader import LONGEST_HEADER, ByteFile, Reader, described, library, numpy_dtype
+from .reader import DEEPEST, LONGEST_HEADER, ByteFile, Reader, described, library, numpy_dtype
 from .safetensors.header import nbytes_of, refuse
 
-__all__ = ["Folder", "StoredArrays", "Zarr", "read_json"]
+__all__ = ["Folder", "StoredArrays", "Zarr", "inside", "read_json"]
 
 _FREE = 64 << 20  # bytes that any array may take
 _RATIO = 100  # bytes of an array for each byte of the store; zeros are compressed more, but not a whole checkpoint
@@ -63,26 +63,30 @@ class Folder:
         #: The size of each file in bytes, by its path in the folder, with ``/``.
         self.files: dict[str, int] = {}
         with _files.os_errors_as("load", path):
-            self._list(self.place, "")
+            self._list()
         self.total = sum(self.files.values())
 
-    def _list(self, folder: Path, prefix: str) -> None:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                name = prefix + entry.name
-                if len(self.files) == _MOST_FILES:
-                    refuse("load", f"the folder has more than {_MOST_FILES} files", self.path)
-                if entry.is_symlink() and not Path(os.path.realpath(entry.path)).is_relative_to(self.place):
-                    refuse(
-                        "load", f"the link {name!r:.100} leads out of the folder", self.path, "copy what it links to"
-                    )
-                if entry.is_dir(follow_symlinks=False):
-                    self._list(Path(entry.path), name + "/")
-                    continue
-                status = entry.stat()
-                if not stat.S_ISREG(status.st_mode):
-                    refuse("load", f"{name!r:.100} in the folder is no file", self.path)
-                self.files[name] = status.st_size
+    def _list(self) -> None:
+        folders, count = [("", 0)], 0
+        while folders:
+            prefix, depth = folders.pop()
+            if depth > DEEPEST:
+                refuse("load", f"folders are nested more than {DEEPEST} deep", self.path)
+            with os.scandir(self.place / prefix) as entries:
+                for entry in entries:
+                    count += 1
+                    if count > _MOST_FILES:
+                        refuse("load", f"the folder has more than {_MOST_FILES} files", self.path)
+                    name = prefix + entry.name
+                    if entry.is_symlink():
+                        inside(self.path, name)
+                    if entry.is_dir(follow_symlinks=False):
+                        folders.append((f"{name}/", depth + 1))
+                    else:
+                        status = entry.stat()
+                        if not stat.S_ISREG(status.st_mode):
+                            refuse("load", f"{name!r:.100} in the folder is no file", self.path)
+                        self.files[name] = status.st_size
 
     def json(self, name: str) -> Any:
         """Parses a file of the folder.
@@ -99,6 +103,18 @@ class Folder:
             return read_json(file.read(file.size, 0), file.path)
         finally:
             file.close()
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Returns the path of something in a folder.
+
+    Raises:
+        CheckpointError: it is a link that leads out of the folder.
+    """
+    path = folder / name
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
+        refuse("load", f"the link {name!r:.100} leads out of the folder", folder, "copy what it links to")
+    return path
 
 
 def read_json(text: bytes, where: Any) -> Any:
