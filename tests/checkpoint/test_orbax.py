@@ -130,6 +130,19 @@ def test_random_keys_are_keys(tmp_path: Path) -> None:
     assert (jax.random.key_data(variable.value) == jax.random.key_data(keys["one"])).all()
 
 
+def test_variables_of_nnx_have_their_own_names(tmp_path: Path) -> None:
+    nnx = pytest.importorskip("flax.nnx")
+    net = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "a", nnx.state(net))
+    model = {"kernel": sv.Variable(np.zeros((2, 3), "float32")), "bias": sv.Variable([1.0] * 3)}
+    with sv.load(tmp_path / "a") as saved:
+        assert sorted(saved) == ["bias/value", "kernel/value"]
+        assert np.array_equal(saved["kernel"], net.kernel[...])
+    assert sv.load(model, tmp_path / "a").loaded == ["kernel", "bias"]
+    assert np.array_equal(model["kernel"].numpy(), net.kernel[...])
+
+
 def test_the_steps_of_a_manager(folder: Path) -> None:
     for place in (folder / "manager" / "11", folder / "manager" / "3" / "default"):
         with sv.load(place) as saved:

@@ -14,7 +14,7 @@ Source: ``orbax/checkpoint/_src/metadata/tree.py`` of version 0.11.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,7 +66,14 @@ def _opened(path: Path, folder: Folder, beside: Mapping[str, Any]) -> Reader:
     scalars = {leaf.name: leaf.stored for leaf in leaves if not leaf.empty and leaf.kind == _SCALAR}
     if scalars:
         metadata |= _numbers(path, zarr, scalars)
-    return StoredArrays(path, zarr, arrays, metadata=metadata, keys=_random_keys(folder))
+    keys = _random_keys(folder)
+    return StoredArrays(path, zarr, arrays, aliases=_without_value(arrays), metadata=metadata, keys=keys)
+
+
+def _without_value(names: Iterable[str]) -> dict[str, str]:
+    """The names of variables of ``flax.nnx``, whose arrays are one level deeper: ``kernel`` for ``kernel/value``."""
+    shorter = {name.removesuffix("/value"): name for name in names}
+    return {} if any(name == first for name, first in shorter.items()) else shorter
 
 
 def _leaves(tree: Mapping[str, Any], where: Path) -> Iterator[_Leaf]:

@@ -188,6 +188,7 @@ class StoredArrays(Reader):
         zarr: where the arrays are.
         stored: by name, the name of the array in the store.
         metadata: the rest of the file.
+        aliases: further names of the arrays.
         keys: for the names in the store of random keys, their dtype. A key has one axis less than its numbers.
     """
 
@@ -198,9 +199,10 @@ class StoredArrays(Reader):
         stored: Mapping[str, str],
         *,
         metadata: Mapping[str, Any],
+        aliases: Mapping[str, str] | None = None,
         keys: Mapping[str, str] | None = None,
     ) -> None:
-        self.path, self.aliases, self.metadata = path, {}, metadata
+        self.path, self.aliases, self.metadata = path, aliases or {}, metadata
         self._zarr, self._stored = zarr, stored
         self._library = library("tensorstore", "orbax", path)
         # Without a cache each array would read the nodes of the database anew; chunks are read once, and not kept.
