@@ -35,6 +35,8 @@ from statevar.checkpoint._formats.safetensors.header import (
     encode,
     laid_out,
 )
+from statevar.checkpoint._formats.tensorflow import crc32c as checksums_of_tensorflow
+from statevar.checkpoint._formats.tensorflow import names as names_of_tensorflow
 from statevar.checkpoint._rules.layers import Layers, differences
 from statevar.checkpoint._save import items_of
 
@@ -53,6 +55,7 @@ __all__ = [
     "broadcasts_into",
     "canonical_shape",
     "cell_module",
+    "checksums_of_tensorflow",
     "copies",
     "decode",
     "differences",
@@ -73,6 +76,7 @@ __all__ = [
     "last_of_each",
     "left_out",
     "named_in",
+    "names_of_tensorflow",
     "objects_in",
     "overlays",
     "paths_in",

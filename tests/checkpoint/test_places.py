@@ -244,17 +244,10 @@ def old_torch_file(path: Path) -> None:
     torch.save({"w": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
 
 
-def tensorflow_file(path: Path) -> None:
-    tf = pytest.importorskip("tensorflow")
-    tf.train.Checkpoint(w=tf.Variable([1.0])).write(str(path))
-
-
 OTHERS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "torch": (torch_file, "a file of torch.save (.pt)", "weights_only=True"),
     "old torch": (old_torch_file, "a file that torch.save wrote before version 1.6", "torch.load"),
     "torchscript": (archive("m/data.pkl", "m/constants.pkl"), "a TorchScript archive", "torch.jit.load"),
-    "h5": (containing(b"\x89HDF\r\n\x1a\n" + bytes(90)), "an HDF5 file (.h5)", "h5py"),
-    "keras": (archive("config.json", "model.weights.h5"), "a model of Keras (.keras)", "Keras"),
     "zip": (archive("a.txt"), "a zip archive", "unpack it first"),
     "damaged zip": (containing(b"PK\x03\x04" + b"\xff" * 50), "a damaged zip archive", "another copy"),
     **{
@@ -268,10 +261,6 @@ OTHERS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "html": (containing(b"<!DOCTYPE html><html>404</html>"), "an HTML page", "download has failed"),
     "text": (containing(b"epoch,loss\n1,0.5\n"), "a text file", "sv.save"),
     "empty": (containing(b""), "an empty file", "failed"),
-    "tensorflow prefix": (prefix, "the prefix of a checkpoint of TensorFlow", "tf.train.load_checkpoint"),
-    "tensorflow checkpoint": (tensorflow_file, "the prefix of a checkpoint of TensorFlow", "get_tensor(name)"),
-    "tensorflow folder": (holding("checkpoint", "x.index"), "a folder of TensorFlow checkpoints", "load_checkpoint"),
-    "saved model": (holding("saved_model.pb"), "a SavedModel of TensorFlow", "tf.saved_model.load"),
     "dcp": (holding(".metadata", "__0_0.distcp"), "a checkpoint of torch.distributed.checkpoint", "dcp_to_torch_save"),
     "manager": (manager_folder, "the folder of a CheckpointManager", "step-0000000007"),
     "folder": (saved_inside, "a folder of saved files", "model.safetensors"),
@@ -293,14 +282,6 @@ def test_a_file_of_another_program_is_named(case: str, tmp_path: Path) -> None:
         assert f", at '{path}'. Hint: " in text
         assert hint in text
     assert target["v"].version == 0
-
-
-def test_a_part_of_a_tensorflow_checkpoint_is_named(tmp_path: Path) -> None:
-    prefix(tmp_path / "ckpt-1")
-    (tmp_path / "ckpt-1.data-00000-of-00001").write_bytes(bytes(100))
-    for name in ("ckpt-1.index", "ckpt-1.data-00000-of-00001"):
-        with pytest.raises(sv.errors.CheckpointError, match="this is a part of the checkpoint 'ckpt-1' of TensorFlow"):
-            sv.load(tmp_path / name)
 
 
 def test_a_damaged_file_of_ours_is_not_taken_for_another(tmp_path: Path) -> None:

@@ -139,8 +139,12 @@ class OtherFile:
 
     def damage(self, names: Iterable[str]) -> dict[str, CheckpointError]:
         def error_of(name: str) -> CheckpointError | None:
-            result = self._attempt(name)
-            return result if isinstance(result, CheckpointError) else None
+            try:
+                with _files.os_errors_as("load", self._reader.path):
+                    self._reader.check(name)
+            except CheckpointError as error:
+                return error
+            return None
 
         # One after the other, so that only one of them is in memory.
         return {name: error for name in names if (error := error_of(name)) is not None}

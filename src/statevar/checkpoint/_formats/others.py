@@ -52,7 +52,10 @@ _DCP = "convert it with torch.distributed.checkpoint.format_utils.dcp_to_torch_s
 #: By the first bytes of a file.
 _MAGIC: tuple[tuple[bytes, Other], ...] = (
     (b"\x93NUMPY", Other("an array of NumPy (.npy)", _NUMPY.format(""), "npy")),
-    (b"\x89HDF\r\n\x1a\n", Other("an HDF5 file (.h5), such as weights of Keras", _KERAS + "; or read it with h5py")),
+    (
+        b"\x89HDF\r\n\x1a\n",
+        Other("an HDF5 file (.h5), such as weights of Keras", _KERAS + "; or read it with h5py", "hdf5"),
+    ),
     (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", Other("a file that torch.save wrote before version 1.6", _TORCH)),
     (b"\x1f\x8b", Other("compressed with gzip", _UNPACK)),
     (b"BZh", Other("compressed with bzip2", _UNPACK)),
@@ -75,7 +78,10 @@ _MAGIC: tuple[tuple[bytes, Other], ...] = (
     ),
     (b"<!DOCTYPE", Other("an HTML page", "the download has failed: look at the file, and load it again")),
     (b"<html", Other("an HTML page", "the download has failed: look at the file, and load it again")),
-    (b"model_checkpoint_path:", Other("the list of the checkpoints of TensorFlow in this folder", _TENSORFLOW)),
+    (
+        b"model_checkpoint_path:",
+        Other("the list of the checkpoints of TensorFlow in this folder", _TENSORFLOW, "tensorflow"),
+    ),
 )
 _TABLE_END = b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"  # the last bytes of the index of a TensorFlow checkpoint
 _TAR = 257, b"ustar"
@@ -84,13 +90,14 @@ _TAR = 257, b"ustar"
 _IN_FOLDER: tuple[tuple[str, Other], ...] = (
     (
         "saved_model.pb",
-        Other("a SavedModel of TensorFlow", "load it with tf.saved_model.load, and assign its variables"),
+        Other("a SavedModel of TensorFlow", "load it with tf.saved_model.load", "tensorflow"),
     ),
     ("_CHECKPOINT_METADATA", _ORBAX),
     ("_METADATA", _ORBAX),
     ("manifest.ocdbt", _ORBAX),
     (".metadata", Other("a checkpoint of torch.distributed.checkpoint", _DCP)),
-    ("checkpoint", Other("a folder of TensorFlow checkpoints", _TENSORFLOW)),
+    ("checkpoint", Other("a folder of TensorFlow checkpoints", _TENSORFLOW, "tensorflow")),
+    ("variables.index", Other("the variables of a SavedModel of TensorFlow", _TENSORFLOW, "tensorflow")),
     ("zarr.json", _ZARR),
     (".zgroup", _ZARR),
     (".zarray", _ZARR),
@@ -129,7 +136,7 @@ def _file(path: Path) -> Other | None:
         return Other("a tar archive", _UNPACK)
     if end == _TABLE_END or ".data-" in path.name:
         prefix = path.with_name(path.name.partition(".data-")[0].removesuffix(".index"))
-        return Other(f"a part of the checkpoint {prefix.name!r} of TensorFlow", _TENSORFLOW)
+        return Other(f"a part of the checkpoint {prefix.name!r} of TensorFlow", _TENSORFLOW, "tensorflow")
     if beginning[0] == 0x80 and beginning[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return Other("a pickle", _PICKLE)
     if _is_msgpack(beginning):
@@ -176,7 +183,7 @@ def _zip(path: Path) -> Other:
     if _has(names, "data.pkl"):
         return Other("a file of torch.save (.pt)", _TORCH)
     if _has(names, "model.weights.h5"):
-        return Other("a model of Keras (.keras)", _KERAS)
+        return Other("a model of Keras (.keras)", _KERAS, "hdf5")
     if names and all(name.endswith(".npy") for name in names):
         return Other("a file of numpy.savez (.npz)", _NUMPY.format("[name]"), "npy")
     return Other("a zip archive", _UNPACK)
@@ -219,4 +226,4 @@ def _prefix(path: Path) -> Other | None:
         is_prefix = path.with_name(f"{path.name}.index").is_file()
     except (OSError, ValueError):
         return None
-    return Other("the prefix of a checkpoint of TensorFlow", _TENSORFLOW) if is_prefix else None
+    return Other("the prefix of a checkpoint of TensorFlow", _TENSORFLOW, "tensorflow") if is_prefix else None
