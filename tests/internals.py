@@ -35,8 +35,8 @@ from statevar.checkpoint._formats.safetensors.header import (
     encode,
     laid_out,
 )
-from statevar.checkpoint._formats.tensorflow import crc32c as checksums_of_tensorflow
-from statevar.checkpoint._formats.tensorflow import names as names_of_tensorflow
+from statevar.checkpoint._formats.tensor_bundle import crc32c as checksums_of_tensorflow
+from statevar.checkpoint._formats.tensor_bundle import names as names_of_tensorflow
 from statevar.checkpoint._rules.layers import Layers, differences
 from statevar.checkpoint._save import items_of
 

@@ -80,7 +80,7 @@ _MAGIC: tuple[tuple[bytes, Other], ...] = (
     (b"<html", Other("an HTML page", "the download has failed: look at the file, and load it again")),
     (
         b"model_checkpoint_path:",
-        Other("the list of the checkpoints of TensorFlow in this folder", _TENSORFLOW, "tensorflow"),
+        Other("the list of the checkpoints of TensorFlow in this folder", _TENSORFLOW, "tensor_bundle"),
     ),
 )
 _TABLE_END = b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"  # the last bytes of the index of a TensorFlow checkpoint
@@ -90,14 +90,14 @@ _TAR = 257, b"ustar"
 _IN_FOLDER: tuple[tuple[str, Other], ...] = (
     (
         "saved_model.pb",
-        Other("a SavedModel of TensorFlow", "load it with tf.saved_model.load", "tensorflow"),
+        Other("a SavedModel of TensorFlow", "load it with tf.saved_model.load", "tensor_bundle"),
     ),
     ("_CHECKPOINT_METADATA", _ORBAX),
     ("_METADATA", _ORBAX),
     ("manifest.ocdbt", _ORBAX),
     (".metadata", Other("a checkpoint of torch.distributed.checkpoint", _DCP)),
-    ("checkpoint", Other("a folder of TensorFlow checkpoints", _TENSORFLOW, "tensorflow")),
-    ("variables.index", Other("the variables of a SavedModel of TensorFlow", _TENSORFLOW, "tensorflow")),
+    ("checkpoint", Other("a folder of TensorFlow checkpoints", _TENSORFLOW, "tensor_bundle")),
+    ("variables.index", Other("the variables of a SavedModel of TensorFlow", _TENSORFLOW, "tensor_bundle")),
     ("zarr.json", _ZARR),
     (".zgroup", _ZARR),
     (".zarray", _ZARR),
@@ -136,7 +136,7 @@ def _file(path: Path) -> Other | None:
         return Other("a tar archive", _UNPACK)
     if end == _TABLE_END or ".data-" in path.name:
         prefix = path.with_name(path.name.partition(".data-")[0].removesuffix(".index"))
-        return Other(f"a part of the checkpoint {prefix.name!r} of TensorFlow", _TENSORFLOW, "tensorflow")
+        return Other(f"a part of the checkpoint {prefix.name!r} of TensorFlow", _TENSORFLOW, "tensor_bundle")
     if beginning[0] == 0x80 and beginning[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
         return Other("a pickle", _PICKLE)
     if _is_msgpack(beginning):
@@ -226,4 +226,4 @@ def _prefix(path: Path) -> Other | None:
         is_prefix = path.with_name(f"{path.name}.index").is_file()
     except (OSError, ValueError):
         return None
-    return Other("the prefix of a checkpoint of TensorFlow", _TENSORFLOW, "tensorflow") if is_prefix else None
+    return Other("the prefix of a checkpoint of TensorFlow", _TENSORFLOW, "tensor_bundle") if is_prefix else None

@@ -23,13 +23,13 @@ from .entries import DTYPES, UNREADABLE, Index, Stored, parse_index
 from .names import GRAPH, further_names, names_of
 from .wire import varint
 
-__all__ = ["open_tensorflow", "prefix_of"]
+__all__ = ["open_tensor_bundle", "prefix_of"]
 
 _PIECE = 1 << 20
 _LIST = "checkpoint"  # the file that names the newest checkpoint of a folder
 
 
-def open_tensorflow(path: Path) -> Bundle:
+def open_tensor_bundle(path: Path) -> Bundle:
     """Opens a checkpoint by its prefix, one of its files or its folder, or the folder of a SavedModel.
 
     Raises:

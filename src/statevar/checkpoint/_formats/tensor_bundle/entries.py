@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from ...._arrays.shapes import Shape
 from ..safetensors.header import refuse
-from .table import entries_of
+from .leveldb import entries_of
 from .wire import Message
 
 __all__ = ["DTYPES", "UNREADABLE", "Index", "Stored", "Window", "parse_index"]
