@@ -98,6 +98,10 @@ def test_every_layout_and_dtype_is_equal_to_what_was_saved(folder: Path, ocdbt: 
         assert dict(saved.metadata) == {**NUMBERS, "text": "é"}
         assert {name: saved.variables[f"params/{name}"].dtype for name in DTYPES} == {name: name for name in DTYPES}
         assert saved.read("zeros").flags.writeable
+    model: dict[str, Any] = {"zeros": sv.Variable(np.ones((4, 4))), "opt": [sv.Variable(np.zeros((2, 3), "float32"))]}
+    sv.load(model, folder / f"{ocdbt:d}{zarr3:d}", strict=False)
+    same({"opt/0": model["opt"][0].numpy()}, {"opt/0": arrays()["opt/0"]})
+    assert not model["zeros"].numpy().any()
 
 
 @pytest.mark.filterwarnings("ignore:Sharding info not provided")

@@ -27,6 +27,7 @@ from ...errors import StatevarError
 from .. import _files
 from .reader import DEEPEST, LONGEST_HEADER, ByteFile, Reader, described, library, numpy_dtype
 from .safetensors.header import nbytes_of, refuse
+from .safetensors.values import fresh_bytes
 
 __all__ = ["Folder", "StoredArrays", "Zarr", "inside", "read_json"]
 
@@ -260,9 +261,11 @@ class StoredArrays(Reader):
             if tuple(store.shape) != shape or store.dtype.name != dtype:
                 refuse("load", "the array has another shape or dtype than when the file was opened", where)
             self._check_sizes(store, where)
-            array: HostArray = store.read(order="C").result()
+            # Memory of tensorstore's would stay in its hands, and be aligned for nobody.
+            array = fresh_bytes(math.prod(shape) * numpy_dtype(dtype).itemsize).view(numpy_dtype(dtype)).reshape(shape)
+            self._library.array(array).write(store).result()
         key = self._keys.get(name)
-        return array if key is None else np.ascontiguousarray(array).view(KEYS[key]).reshape(shape[:-1])
+        return array if key is None else array.view(KEYS[key]).reshape(shape[:-1])
 
     def _check_sizes(self, store: Any, where: str) -> None:
         """Raises CheckpointError if the array, its chunks or their number are too large for the store."""
