@@ -12,6 +12,7 @@ import sys
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -397,3 +398,89 @@ def test_asking_about_torch_imports_nothing_else() -> None:
         "assert not {'jax', 'tensorflow', 'keras', 'flax', 'sklearn'} & new, new"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+BOXES = """
+import numpy as np
+import statevar as sv
+
+class Box:
+    def __init__(self, number):
+        self.number = number
+
+class Shelf:
+    def __init__(self):
+        self.boxes = []
+
+class BoxSlot:
+    backend, trainable, shared = "numpy", False, "never"
+    def __init__(self, box): self.thing = box
+    def read(self): return np.float64(self.thing.number) * np.ones(())
+    def write(self, array): self.thing.number = float(array)
+    def version(self): return None
+
+def open_box(x):
+    if isinstance(x, Box):
+        return BoxSlot(x)
+    return {str(i): box for i, box in enumerate(x.boxes)} if isinstance(x, Shelf) else None
+
+def accept(x, arrays):
+    if isinstance(x, Shelf):
+        made = [Box(0.0) for name in arrays if name.isdecimal()]
+        x.boxes += made
+        def undo(): del x.boxes[len(x.boxes) - len(made):]
+        return undo
+
+open_box.accept = accept
+NOTHING = 3
+"""
+
+
+@pytest.fixture
+def boxes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A library whose package registers a function for its state."""
+    (tmp_path / "boxes.py").write_text(BOXES)
+    (tmp_path / "wrong_boxes.py").write_text("class Box: pass")
+    info = tmp_path / "boxes-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: boxes\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[statevar.state]\nboxes = boxes:open_box\nwrong_boxes = boxes:NOTHING\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield import_module("boxes")
+    for name in ("boxes", "wrong_boxes"):
+        sys.modules.pop(name, None)
+
+
+def test_a_package_registers_what_its_state_is(boxes: Any, tmp_path: Path) -> None:
+    shelf = boxes.Shelf()
+    shelf.boxes = [boxes.Box(1.0), boxes.Box(2.0)]
+    model = {"shelf": shelf}
+    assert list(sv.named_variables(model)) == ["shelf/0", "shelf/1"]
+    sv.set_value(shelf.boxes[0], 5.0)
+    assert shelf.boxes[0].number == 5.0
+    sv.save(model, tmp_path / "x.safetensors")
+    empty = boxes.Shelf()
+    with pytest.raises(sv.errors.CheckpointMismatchError, match="missing     other"):
+        sv.load({"shelf": empty, "other": sv.Variable(0.0)}, tmp_path / "x.safetensors")
+    assert not empty.boxes
+    sv.load({"shelf": empty}, tmp_path / "x.safetensors")
+    assert [box.number for box in empty.boxes] == [5.0, 2.0]
+
+
+def test_a_wrong_entry_point_is_named(boxes: Any) -> None:
+    box = import_module("wrong_boxes").Box()
+    with pytest.raises(
+        sv.errors.ForeignStateError, match="the entry point 'wrong_boxes' refers to 3. Hint: boxes:NOTH"
+    ):
+        sv.variables(box)
+
+
+def test_a_slot_that_gives_no_array_of_its_library_is_refused(boxes: Any) -> None:
+    class Wrong(boxes.BoxSlot):  # type: ignore[misc]
+        backend = "numpy"
+
+        def read(self) -> Any:
+            return [1.0]
+
+    with pytest.raises(sv.errors.ForeignStateError, match="the slot of Box has given list, which is no array of numpy"):
+        sv.view(Wrong(boxes.Box(1.0)))

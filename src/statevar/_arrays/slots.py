@@ -285,7 +285,7 @@ class SlotBackend(Backend):
 
     def snapshot(self, handle: Any) -> Array:
         if type(handle) is SlotHandle:
-            array = handle.slot.read()
+            array = self._now(handle)
             return array if handle.slot.shared == "never" else self.native.copied(array)
         return handle.array if handle.handle is None else self.native.snapshot(handle.handle)
 
@@ -315,14 +315,14 @@ class SlotBackend(Backend):
 
     def apply(self, handle: Any, x: Array, op: Operation, _where: Any = None) -> Any:
         if type(handle) is SlotHandle:
-            return self._write(handle, self._computed(handle.slot.read(), x, op))
+            return self._write(handle, self._computed(self._now(handle), x, op))
         if handle.handle is None:
             return handle.take(self._own(handle, self._computed(handle.array, x, op)))
         return handle.take(self.native.apply(handle.handle, x, op, _where))
 
     def put(self, handle: Any, x: Array, operation: str, where: Selection) -> Any:
         if type(handle) is SlotHandle:
-            return self._write(handle, self.native.compute_put(handle.slot.read(), x, operation, where))
+            return self._write(handle, self.native.compute_put(self._now(handle), x, operation, where))
         if handle.handle is None:
             return handle.take(self._own(handle, self.native.compute_put(handle.array, x, operation, where)))
         return handle.take(self.native.put(handle.handle, x, operation, where))
@@ -398,6 +398,10 @@ class SlotBackend(Backend):
         return handle.others() if type(handle) is SlotHandle else 0
 
     # -- steps -------------------------------------------------------------------------------------------------------
+
+    def _now(self, handle: SlotHandle) -> Array:
+        """The present array, as a variable stores one: no scalar of NumPy, no weak type of JAX."""
+        return self.native.without_weak_type(handle.slot.read())
 
     def _write(self, handle: SlotHandle, x: Array) -> SlotHandle:
         handle.unseen = handle.others()
