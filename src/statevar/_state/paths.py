@@ -365,7 +365,7 @@ def _listed(operation: str, target: Any) -> Any:
 def _check(operation: str, target: Any, opener: Opener, found: Collection[Variable]) -> None:
     """Raises an error if nothing was found, or if what was found is not all the state; warns of plain arrays."""
     refuse_lost_state(operation, target, opener, found)
-    if not found:
+    if not found and not opener.entered:
         _check_empty(operation, target)
     refuse_variables_of_variables(operation, found)
     warn_of_plain_state(operation, target, opener.aside, found)

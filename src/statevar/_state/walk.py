@@ -188,6 +188,7 @@ class Opener:
         aside: the objects that are not entered, or not wholly, and are no plain values, as often as they were found:
             state of other libraries, arrays, generators, functions with variables of their own, objects that cannot be
             searched, and objects with variables in their class.
+        entered: whether an adapter has entered an object, which may have no state yet.
         refused: the objects that have state which cannot be taken, each with its error.
     """
 
@@ -195,6 +196,7 @@ class Opener:
         self._openers: dict[type, Open | None] = {**_OPENERS, Plain: self._open_plain}
         self._plain: dict[int, Plain] = {}  # one for each object, so that a cycle ends
         self.aside: list[Any] = []
+        self.entered = False
         self.refused: list[tuple[Any, StatevarError]] = []
 
     def __call__(self, each: Any) -> Children | Variable | None:
@@ -242,7 +244,10 @@ class Opener:
         """What the first of some functions that knows an object returns, with a variable in place of a slot."""
         try:
             found = next((found for each_open in opens if (found := each_open(each)) is not None), None)
-            return found if found is None or isinstance(found, dict | list) else view_of(found, Variable)
+            if isinstance(found, dict | list):
+                self.entered = True
+                return found
+            return None if found is None else view_of(found, Variable)
         except StatevarError as error:
             self.refused.append((each, error))
             return {}
