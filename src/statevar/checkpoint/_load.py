@@ -135,7 +135,8 @@ def load(
         source, moved, wanted = checkpoint, None, patterns(only)
         if rules is not None:
             here, there = Layers(target), Layers(path)
-            moved = translated(checkpoint, offer.sources, offer.aliases, found, rules, kinds_of(here, there, rename))
+            kinds, optimizers = kinds_of(here, there, rename), (there.optimizer, here.optimizer)
+            moved = translated(checkpoint, offer.sources, offer.aliases, found, rules, kinds, optimizers)
             checkpoint, offer = moved, Offer({path: path for path in moved.variables}, {})
         else:
             unknown = [name for name in offer.sources if wanted(name) and found.find(name) is None]

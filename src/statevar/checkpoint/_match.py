@@ -171,6 +171,8 @@ def amend(report: LoadReport, moved: Translated, wanted: Callable[[str], bool]) 
     report.unexpected += [name for name in moved.left if wanted(name)]
     report.assumed = dict(plan.assumed)
     for path, step in plan.steps.items():
+        if step.factor != 1.0:
+            report.notes.append(f"{path} is {step.sources[0]} times {step.factor:.6g}, because of the learning rate")
         if step.lossy == "left":
             report.notes.append(
                 f"{path} is the sum of {' and '.join(step.sources)}; it comes back as the first of them"

@@ -61,18 +61,20 @@ class Arrays:
 
     def __init__(self, source: Any, separator: str | None) -> None:
         self.aliases: Mapping[str, str] = {}
-        if isinstance(source, Mapping) and not all(isinstance(leaf, Variable) for _, leaf in _leaves(source)):
-            arrays = {}
-            for name, leaf in _leaves(source):
-                path = name if separator is None else name.replace(separator, "/")
-                if path in arrays:
-                    raise ValueError(describe("load", "two arrays have this name", path))
-                arrays[path] = unwrapped(array_in(leaf))
-        else:
+        arrays: dict[str, Any] = {}
+        objects = not isinstance(source, Mapping)
+        for name, leaf in () if objects else _leaves(source):
+            path = name if separator is None else name.replace(separator, "/")
+            if path in arrays:
+                raise ValueError(describe("load", "two arrays have this name", path))
+            arrays[path] = unwrapped(array_in(leaf))
+            objects = objects or not (isinstance(leaf, Variable) or _is_array(arrays[path]) or isinstance(leaf, str))
+        if objects or all(isinstance(leaf, Variable) for _, leaf in _leaves(source)):
             found = paths_in("load", source)
             cut = snapshot(source)
             self.aliases = found.aliases
-            arrays = {name: cut[variable] for name, variable in found.variables.items() if variable.is_initialized}
+            arrays = {path: array for path, array in arrays.items() if _is_array(array)}
+            arrays |= {name: cut[variable] for name, variable in found.variables.items() if variable.is_initialized}
         self._arrays: dict[str, Any] = arrays
         self.variables: Mapping[str, VariableRecord] = {name: _record(array, name) for name, array in arrays.items()}
 
@@ -109,9 +111,13 @@ def _key(key: Any) -> str:
     return key if isinstance(key, str) else segment(key) if isinstance(key, int) else str(key)
 
 
+def _is_array(value: Any) -> bool:
+    return owner_of(value) is not None or isinstance(value, int | float | complex)
+
+
 def _record(array: Any, name: str) -> VariableRecord:
     owner = owner_of(array)
-    if owner is None and isinstance(array, int | float | complex | bool):
+    if owner is None and _is_array(array):
         owner, array = get_backend("numpy"), Variable(array).numpy()
     if owner is None:
         problem = f"expected an array, got {type(array).__name__}"

@@ -90,6 +90,14 @@ class Layers:
             self._found[path] = self._root if not path else _child(parent, last)
         return self._found[path]
 
+    def optimizer(self, path: str) -> str | None:
+        """The class of the optimizer at a path; None if there is none, or it is of no library that is known."""
+        for cls in type(self.at(path)).__mro__:
+            library, _, rest = cls.__module__.partition(".")
+            if library in _KINDS and "optim" in rest:
+                return cls.__name__
+        return None
+
     def settings(self, path: str) -> _Settings | None:
         """The settings of a layer that normalizes."""
         layer = self.at(path)

@@ -17,6 +17,10 @@ from .rule import Rules
 
 __all__ = ["slots_planned"]
 
+#: The classes of optimizers that are moved, and what Keras names the variables of others by.
+_MOVED = ("Adam", "AdamW", "SGD", "RMSprop", "Optimizer")
+_CLASSES_OF_KERAS = {"lion": "Lion", "lamb": "Lamb", "nadam": "Nadam", "adamax": "Adamax", "muon": "Muon"}
+
 Read = Callable[[Iterable[str]], Mapping[str, HostArray]]
 
 
@@ -72,7 +76,7 @@ _LAYOUTS = {
             "step_size": "Rprop",
             "grad_avg": "centered RMSprop",
             "ax": "ASGD",
-            "state_sum": "Adagrad",
+            "sum": "Adagrad",
         },
     ),
     "keras": _Layout(
@@ -112,18 +116,34 @@ class _Part:
 
 
 def slots_planned(
-    sources: Mapping[str, Shape | None], targets: Mapping[str, Shape | None], rules: Rules, kinds: Kinds, read: Read
+    sources: Mapping[str, Shape | None],
+    targets: Mapping[str, Shape | None],
+    rules: Rules,
+    kinds: Kinds,
+    read: Read,
+    current: Read,
+    optimizers: tuple[Kinds, Kinds],
 ) -> Plan:
     """Does what `planned` does, also for the states of optimizers if the rules are between two libraries.
 
     Args:
         read: reads arrays of the source by name: the numbers of updates must be the same for all parameters.
+        current: reads arrays of the target by name: the learning rate.
+        optimizers: the class of the optimizer at a path of the source, and of the target, as far as they are objects.
     """
     if rules.libraries is None:
         return planned(sources, targets, rules, kinds)
-    mine = _parted(sources, _LAYOUTS[rules.libraries[0]], rules.libraries[0])
-    other = _parted(targets, _LAYOUTS[rules.libraries[1]], rules.libraries[1])
+    mine, other = (
+        _parted(names, _LAYOUTS[library], library, classes)
+        for names, library, classes in zip((sources, targets), rules.libraries, optimizers, strict=True)
+    )
     _check(mine, other, rules.libraries)
+    factor = 1.0
+    if "sum" in other.slots and "sum" in mine.slots:
+        if rules.libraries[1] == "keras":
+            factor = -_learning_rate(other, current)
+        elif rules.libraries[0] == "keras":
+            factor = -1.0 / _learning_rate(mine, read)
     plan = planned(mine.weights, other.weights, rules, kinds)
     plan.skipped += mine.rest + other.rest
     for slot, names in other.slots.items():
@@ -135,7 +155,8 @@ def slots_planned(
             kinds,
         )
         for path, step in part.steps.items():
-            plan.steps[names[path]] = step._replace(sources=tuple(from_names[each] for each in step.sources))
+            needed = tuple(from_names[each] for each in step.sources)
+            plan.steps[names[path]] = step._replace(sources=needed, factor=factor if slot == "sum" else 1.0)
         for path, (needed, reason) in part.failed.items():
             plan.failed[names[path]] = tuple(from_names[each] for each in needed), reason
         plan.skipped += [names.get(each) or from_names[each] for each in part.skipped]
@@ -165,8 +186,22 @@ def _check(mine: _Part, other: _Part, libraries: tuple[str, str]) -> None:
         if {"second", "sum"} <= has:
             raise _refused("RMSprop with momentum", part.slots["sum"], library)
         if "first" in has and "second" not in has:
-            name = "SGD with momentum, which contains the learning rate," if library == "keras" else "Lion"
-            raise _refused(name, part.slots["first"], library)
+            raise _refused("Lion", part.slots["first"], library)
+
+
+def _learning_rate(part: _Part, read: Read) -> float:
+    """The learning rate, which is a factor of what SGD keeps in Keras.
+
+    Raises:
+        CheckpointMismatchError: there is none, or it is zero.
+    """
+    names = [name for name in part.rest if name.rpartition("/")[2] == "learning_rate"]
+    found = float(read(names)[names[0]]) if len(names) == 1 else 0.0
+    if not found:
+        problem = "the momentum of SGD in keras is a multiple of the learning rate, which is not known"
+        hint = "load the optimizer with its learning_rate, or the model without its optimizer"
+        raise CheckpointMismatchError.of("load", problem, next(iter(part.slots["sum"].values())), hint)
+    return found
 
 
 def _refused(optimizer: str, names: Mapping[str, str] | Iterable[str], library: str) -> CheckpointMismatchError:
@@ -179,12 +214,16 @@ def _refused(optimizer: str, names: Mapping[str, str] | Iterable[str], library: 
     )
 
 
-def _parted(names: Mapping[str, Shape | None], layout: _Layout, library: str) -> _Part:
+def _parted(names: Mapping[str, Shape | None], layout: _Layout, library: str, classes: Kinds) -> _Part:
     part = _Part()
     states = _states_before(names, layout) if layout.before else _states_after(names, layout, library)
     if not states:
         part.weights = dict(names)
         return part
+    for state_root in {state.root for state in states.values()}:
+        cls = classes(state_root) or _CLASSES_OF_KERAS.get(state_root.rpartition("/")[2], "")
+        if cls and cls not in _MOVED:
+            raise _refused(cls, [next(name for name in states if states[name].root == state_root)], library)
     root = "/".join(_shared([each.root.split("/") for each in states.values()]))
     weights = {name: shape for name, shape in names.items() if name not in states}
     for name, shape in weights.items():
@@ -207,6 +246,10 @@ def _parted(names: Mapping[str, Shape | None], layout: _Layout, library: str) ->
             problem = f"two optimizers have a state of the parameter {path!r}: {known[path]!r} and {name!r}"
             raise CheckpointMismatchError.of("load", problem, hint="load them one after the other")
         known[path] = name
+    if library == "keras" and "first" in part.slots and "second" not in part.slots:
+        part.slots["sum"] = part.slots.pop("first")
+    if library == "keras" and "first" in part.slots and "rm_sprop" in root:
+        raise _refused("RMSprop with momentum", part.slots["first"], library)
     return part
 
 
@@ -220,7 +263,7 @@ class _State(NamedTuple):
 
 def _states_after(names: Mapping[str, Shape | None], layout: _Layout, library: str) -> dict[str, _State]:
     """The states with names such as ``optimizer/conv/weight/exp_avg``, or ``adam/conv_kernel_momentum`` of Keras."""
-    flat = {name.replace("/", "_"): name for name in names} if library == "keras" else {}
+    flat = {end.replace("/", "_"): name for end, name in _ends(names).items()} if library == "keras" else {}
     by_parameter: dict[str, dict[str, str]] = {}
     for name in names:
         parameter, _, leaf = name.rpartition("/")
@@ -228,11 +271,11 @@ def _states_after(names: Mapping[str, Shape | None], layout: _Layout, library: s
             by_parameter.setdefault(parameter, {})[leaf] = name
             continue
         for slot in (*layout.slots, *layout.others) if flat else ():
-            if leaf.endswith(f"_{slot}") and (found := flat.get(leaf.removesuffix(f"_{slot}"))) is not None:
+            if leaf.endswith(f"_{slot}") and (found := _of_flat(leaf.removesuffix(f"_{slot}"), flat)):
                 by_parameter.setdefault(f"{parameter}/{found}" if parameter else found, {})[slot] = name
     states: dict[str, _State] = {}
     for parameter, leaves in by_parameter.items():
-        if leaves.keys() <= {"step", "norm", "ax"}:
+        if len(leaves) == 1 and leaves.keys() <= {"step", "sum", "norm", "ax"}:
             continue  # a weight of a model that has such a name
         if unknown := [leaf for leaf in leaves if leaf in layout.others]:
             raise _refused(layout.others[unknown[0]], [leaves[unknown[0]]], library)
@@ -258,14 +301,29 @@ def _states_before(names: Mapping[str, Shape | None], layout: _Layout) -> dict[s
     return states
 
 
-def _parameters(states: Mapping[str, _State], weights: Mapping[str, Shape | None]) -> dict[str, str]:
-    """For the path of a parameter in an optimizer, its path in the model, or what follows the part that all share."""
-    ends: dict[str, str] = {}  # the end of the path of each weight; empty if two weights have it
-    for name in weights:
+def _ends(names: Iterable[str]) -> dict[str, str]:
+    """By each end of a path, the path; empty if two paths end so."""
+    ends: dict[str, str] = {}
+    for name in names:
         parts = name.split("/")
         for i in range(len(parts)):
             end = "/".join(parts[i:])
             ends[end] = "" if end in ends else name
+    return ends
+
+
+def _of_flat(text: str, flat: Mapping[str, str]) -> str:
+    """The path of the parameter that Keras writes as ``model_conv_kernel``; empty if none ends so."""
+    while text:
+        if found := flat.get(text):
+            return found
+        text = text.partition("_")[2]
+    return ""
+
+
+def _parameters(states: Mapping[str, _State], weights: Mapping[str, Shape | None]) -> dict[str, str]:
+    """For the path of a parameter in an optimizer, its path in the model, or what follows the part that all share."""
+    ends = _ends(weights)
     found: dict[str, str] = {}
     wanted = list(dict.fromkeys(state.parameter for state in states.values()))
     for parameter in wanted:

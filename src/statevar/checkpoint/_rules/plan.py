@@ -29,6 +29,7 @@ class Step(NamedTuple):
         shape: the shape of the result.
         sizes: the length of each axis of the rule.
         exact: whether another dtype is no mismatch, because the value is an integer in each.
+        factor: what the values are multiplied by.
     """
 
     sources: tuple[str, ...]
@@ -37,6 +38,7 @@ class Step(NamedTuple):
     shape: Shape
     sizes: Mapping[str, int]
     exact: bool = False
+    factor: float = 1.0
 
     @property
     def lossy(self) -> str:

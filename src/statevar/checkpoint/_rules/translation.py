@@ -70,6 +70,8 @@ class Translated:
             else:
                 if len(parts) == len(step.sources):  # else one was saved without a value
                     array = step.apply(parts, name)
+                    if step.factor != 1.0:
+                        array = (array * step.factor).astype(array.dtype)
                     made[name] = array.astype(STORED[self._dtypes[name]]) if step.exact else array
         return made
 
@@ -109,7 +111,13 @@ class Translated:
 
 
 def translated(
-    source: Loadable, sources: Mapping[str, str], aliases: Mapping[str, str], found: Paths, rules: Rules, kinds: Kinds
+    source: Loadable,
+    sources: Mapping[str, str],
+    aliases: Mapping[str, str],
+    found: Paths,
+    rules: Rules,
+    kinds: Kinds,
+    optimizers: tuple[Kinds, Kinds],
 ) -> Translated:
     """Returns the source in the names and axes of the target.
 
@@ -120,6 +128,7 @@ def translated(
         found: the variables of the target.
         rules: the rules.
         kinds: the kind of layer at a path of the target.
+        optimizers: the class of the optimizer at a path of the source, and of the target.
     """
     more = {alias: sources[first] for alias, first in aliases.items() if first in sources}
     names = {**sources, **more}
@@ -134,6 +143,8 @@ def translated(
         rules,
         known,
         lambda wanted: _read(source, {name: names[name] for name in wanted}),
+        lambda wanted: {name: found.variables[paths[name]].numpy() for name in wanted},
+        optimizers,
     )
     plan.steps = {paths[name]: step for name, step in plan.steps.items()}
     plan.failed = {paths[name]: reason for name, reason in plan.failed.items()}
