@@ -23,6 +23,7 @@ from statevar._state import snapshot as snapshots
 from statevar._state import transaction as transactions
 from statevar._state.paths import Paths, named_in, objects_in, paths_in, variables_in
 from statevar.checkpoint import _files as files
+from statevar.checkpoint._formats import pickles
 from statevar.checkpoint._formats.safetensors import header as header_format
 from statevar.checkpoint._formats.safetensors import writer as writing
 from statevar.checkpoint._formats.safetensors.header import (
@@ -80,6 +81,7 @@ __all__ = [
     "objects_in",
     "overlays",
     "paths_in",
+    "pickles",
     "scopes",
     "snapshots",
     "tracking",

@@ -234,18 +234,12 @@ def saved_inside(path: Path) -> None:
     sv.save(MODEL, path / "model.safetensors")
 
 
-def torch_file(path: Path) -> None:
-    torch = pytest.importorskip("torch")
-    torch.save({"w": torch.ones(2)}, path)
-
-
 def old_torch_file(path: Path) -> None:
     torch = pytest.importorskip("torch")
     torch.save({"w": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
 
 
 OTHERS: dict[str, tuple[Callable[[Path], None], str, str]] = {
-    "torch": (torch_file, "a file of torch.save (.pt)", "weights_only=True"),
     "old torch": (old_torch_file, "a file that torch.save wrote before version 1.6", "torch.load"),
     "torchscript": (archive("m/data.pkl", "m/constants.pkl"), "a TorchScript archive", "torch.jit.load"),
     "zip": (archive("a.txt"), "a zip archive", "unpack it first"),

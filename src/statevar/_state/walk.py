@@ -36,6 +36,7 @@ __all__ = [
     "is_ours_compiled",
     "kind_of",
     "segment",
+    "segment_key",
     "slots_of",
     "walk",
 ]
@@ -441,3 +442,12 @@ def segment(key: Any) -> str:
     if isinstance(key, Named):
         return str(key)
     return key.replace("~", "~0").replace("/", "~1") if isinstance(key, str) else str(int(key))
+
+
+def segment_key(text: str) -> str:
+    """Returns the key that a segment of a path stands for.
+
+    >>> segment_key("input~1output~0old")
+    'input/output~old'
+    """
+    return text.replace("~1", "/").replace("~0", "~")

@@ -201,8 +201,12 @@ def _names(names: Iterable[str], facts: _Facts, separator: str, path: Path) -> d
             problem = f"the names {found[ours]!r:.100} and {name!r:.100} both have the path {ours!r:.100}"
             refuse("load", problem, path, 'pass separator="/" to take the names as they are')
         found[ours] = name
-    for name, first in dict(facts.aliases).items() if facts.names_are_paths else ():
-        facts.aliases[_path_of(name, separator, facts)] = _path_of(first, separator, facts)
+    if facts.names_are_paths:
+        aliases = {
+            _path_of(name, separator, facts): _path_of(first, separator, facts) for name, first in facts.aliases.items()
+        }
+        facts.aliases.clear()
+        facts.aliases.update(aliases)
     return found
 
 

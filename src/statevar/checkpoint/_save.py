@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from .._core.variable import Variable
 from .._public import public
 from .._state.paths import Paths, paths_in
 from .._state.snapshot import Snapshot, snapshot
+from .._state.walk import segment_key
 from ..errors import CheckpointError, NameScopeError, ShapeError, TraceError, describe
 from . import _files
 from ._checkpoint import index_at
@@ -72,6 +73,7 @@ def save(
     *,
     max_shard_size: int | str | None = None,
     metadata: Mapping[str, Any] | None = None,
+    separator: str = "/",
     progress: Callable[[Progress], object] | None = None,
 ) -> None:
     """Saves the variables of an object, as one consistent snapshot, to a file that any safetensors reader opens.
@@ -88,10 +90,13 @@ def save(
             several files beside ``path``, which is then the index of these files.
         metadata: a mapping to store with the variables, as JSON. Scalars of libraries become numbers of Python.
             `Checkpoint.metadata` returns it.
+        separator: what stands between the segments of a name in the file. With ``"."`` the names are those of torch
+            (``layers.0.weight``). `load` finds the paths again by itself.
         progress: called after each write, with a `Progress`.
 
     Raises:
-        NameScopeError: a variable has no path, or two variables have the same one.
+        NameScopeError: a variable has no path, or two variables have the same one, or a segment of its path contains
+            the separator.
         StorageError: the system cannot write the file, and the old one is untouched; or the system is Windows.
 
     Source: the format is that of https://huggingface.co/docs/safetensors.
@@ -111,9 +116,14 @@ def save(
     where = _files.path_of("save", path)
     _files.require_posix("save", where)
     limit = None if max_shard_size is None else parsed_size(max_shard_size)
+    if separator in ("", None) or "\0" in separator:
+        raise ValueError(describe("save", f"expected separator to be a text such as '.', got {separator!r}"))
     found = paths_in("save", obj)
     texts = texts_of(found, metadata)
     items = items_of(found, snapshot(list(found.variables.values())))
+    if separator != "/":
+        texts["statevar.separator"] = separator
+        items = [_renamed(item, separator) for item in items]
     total = sum(nbytes_of(item) for item in items)
     wrote = None if progress is None else reporter(progress, total)
     with _files.os_errors_as("save", where, "what was there before is untouched"):
@@ -126,6 +136,16 @@ def save(
             _save_shards(target, shards_of(items, limit), texts, wrote)
         with suppress(OSError):  # the save is complete, and the next one sweeps again
             _sweep_shards(target)
+
+
+def _renamed(item: ToWrite, separator: str) -> ToWrite:
+    """Returns a variable with the name that another program gives it."""
+    segments = [segment_key(each) for each in item.path.split("/")]
+    if part := next((each for each in segments if separator in each), None):
+        problem = f"the segment {part!r} contains the separator {separator!r}"
+        raise NameScopeError.of("save", problem, item.path, "rename the variable, or save without a separator")
+    _check_path(name := separator.join(segments))
+    return replace(item, path=name)
 
 
 def _save_shards(

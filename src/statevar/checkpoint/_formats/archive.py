@@ -12,7 +12,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, NoReturn
 
 from .reader import ByteFile
 from .safetensors.header import refuse
@@ -131,7 +131,7 @@ class Archive:
         if wanted == member.size and crc != member.crc:
             self._refuse(f"{member.name!r:.100} does not match its checksum")
 
-    def _refuse(self, problem: str) -> Any:
+    def _refuse(self, problem: str) -> NoReturn:
         refuse("load", f"the zip archive cannot be read: {problem}", self.path)
 
     def _parsed(self) -> dict[str, _Record]:
@@ -190,19 +190,22 @@ class Archive:
 
     def _wide(self, extra: bytes, size: int, stored: int, header: int, disk: int) -> tuple[int, int, int]:
         """The numbers of a record that take 64 bits, which are in its extra field."""
-        place = 0
+        place, numbers = 0, ()
         while place + 4 <= len(extra):
             kind, length = struct.unpack_from("<2H", extra, place)
-            field = extra[place + 4 : place + 4 + length]
+            if kind == 1:
+                field = extra[place + 4 : place + 4 + length]
+                numbers = struct.unpack_from(f"<{len(field) // 8}Q", field)
+                break
             place += 4 + length
-            if kind == 1 and not disk:
-                numbers = iter(struct.unpack(f"<{len(field) // 8}Q", field[: len(field) // 8 * 8]))
-                try:
-                    return tuple(next(numbers) if each == _MAXIMUM else each for each in (size, stored, header))  # type: ignore[return-value]
-                except (StopIteration, RuntimeError):
-                    break
-        self._refuse("a record of its directory is damaged")
-        raise AssertionError
+        wanted = [each == _MAXIMUM for each in (size, stored, header)]
+        if disk or len(numbers) < sum(wanted):
+            self._refuse("a record of its directory is damaged")
+        found = iter(numbers)
+        size, stored, header = (
+            next(found) if is_wide else each for is_wide, each in zip(wanted, (size, stored, header), strict=True)
+        )
+        return size, stored, header
 
     def _check_places(self, records: dict[str, _Record], directory: int) -> None:
         """Refuses members that overlap: such archives expand to any size."""

@@ -154,7 +154,7 @@ class _Npz(Extents):
         flat = raw.view(HOST[dtype])
         if swapped:
             flat = flat.byteswap()
-        return np.ascontiguousarray(flat.reshape(header.shape, order="F" if header.fortran_order else "C"))
+        return np.asarray(flat.reshape(header.shape, order="F" if header.fortran_order else "C"), order="C")
 
     @staticmethod
     def _dtype(header: _Header) -> tuple[str, bool]:

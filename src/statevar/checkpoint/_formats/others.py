@@ -39,8 +39,8 @@ class Other(NamedTuple):
         return reader
 
 
-_NUMPY = "read it with numpy.load, and assign the arrays: v.assign(numpy.load(path){})"
-_TORCH = "read it with torch.load(path, weights_only=True), and assign the tensors to variables, or save them again"
+_OLD_TORCH = "convert it with torch: torch.save(torch.load(path, weights_only=True), 'new.pt')"
+_TORCHSCRIPT = "convert it with torch: torch.save(torch.jit.load(path).state_dict(), 'weights.pt')"
 _KERAS = "load it with Keras (model.load_weights or keras.saving.load_model), and assign the arrays to variables"
 _TENSORFLOW = "read it with tf.train.load_checkpoint, and assign the arrays: v.assign(reader.get_tensor(name))"
 _PICKLE = "a pickle can run any code: load it with its own program if you trust it, and assign the arrays to variables"
@@ -51,12 +51,12 @@ _DCP = "convert it with torch.distributed.checkpoint.format_utils.dcp_to_torch_s
 
 #: By the first bytes of a file.
 _MAGIC: tuple[tuple[bytes, Other], ...] = (
-    (b"\x93NUMPY", Other("an array of NumPy (.npy)", _NUMPY.format(""), "npy")),
+    (b"\x93NUMPY", Other("an array of NumPy (.npy)", "", "npy")),
     (
         b"\x89HDF\r\n\x1a\n",
         Other("an HDF5 file (.h5), such as weights of Keras", _KERAS + "; or read it with h5py", "hdf5"),
     ),
-    (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", Other("a file that torch.save wrote before version 1.6", _TORCH)),
+    (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", Other("a file that torch.save wrote before version 1.6", _OLD_TORCH)),
     (b"\x1f\x8b", Other("compressed with gzip", _UNPACK)),
     (b"BZh", Other("compressed with bzip2", _UNPACK)),
     (b"\xfd7zXZ\0", Other("compressed with xz", _UNPACK)),
@@ -142,7 +142,7 @@ def _file(path: Path) -> Other | None:
     if _is_msgpack(beginning):
         hint = "read it with flax.serialization.msgpack_restore"
         return Other("a msgpack file, such as a checkpoint of Flax", hint, "flax_msgpack")
-    return Other("a pickle", _PICKLE) if path.suffix.lower() in (".pkl", ".pickle") else _text(beginning)
+    return Other("a pickle", _PICKLE) if path.suffix.lower() in (".pkl", ".pickle") else _text(path, beginning)
 
 
 def _is_msgpack(beginning: bytes) -> bool:
@@ -159,12 +159,26 @@ _LENGTH_OF_ARRAY = {0xC7: 1, 0xC8: 2, 0xC9: 4}
 _LENGTH_OF_MAPPING = {0xDE: 3, 0xDF: 5}
 
 
-def _text(beginning: bytes) -> Other | None:
-    """A file of readable text, of any kind but the beginning of an index."""
+def _text(path: Path, beginning: bytes) -> Other | None:
+    """A file of readable text, or an index, which is JSON."""
     if beginning.startswith(b"{"):
-        return None
+        return _index(path)
     readable = all(byte >= 0x20 or byte in b"\t\n\r" for byte in beginning)
     return Other("a text file", "pass the path of a file that sv.save has written") if readable else None
+
+
+def _index(path: Path) -> Other | None:
+    """The index of files of torch; None if it is another one, or anything else."""
+    from .torch_index import shards_named_in  # noqa: PLC0415  # as the readers: only if its format is met
+
+    try:
+        shards = shards_named_in(path) or ()
+    except CheckpointError:
+        return None
+    first = next((path.parent / name for name in shards if (path.parent / name).is_file()), None)
+    if first is None or _zip(first).reader != "torch_pt":
+        return None
+    return Other("an index of files of torch.save", "", "torch_index")
 
 
 def _zip(path: Path) -> Other:
@@ -177,15 +191,13 @@ def _zip(path: Path) -> Other:
     archive.file.close()
     names = list(archive)
     if _has(names, "constants.pkl"):
-        return Other(
-            "a TorchScript archive (.pt)", "load it with torch.jit.load, and assign its state_dict() to variables"
-        )
+        return Other("a TorchScript archive (.pt)", _TORCHSCRIPT)
     if _has(names, "data.pkl"):
-        return Other("a file of torch.save (.pt)", _TORCH)
+        return Other("a file of torch.save (.pt)", "", "torch_pt")
     if _has(names, "model.weights.h5"):
         return Other("a model of Keras (.keras)", _KERAS, "hdf5")
     if names and all(name.endswith(".npy") for name in names):
-        return Other("a file of numpy.savez (.npz)", _NUMPY.format("[name]"), "npy")
+        return Other("a file of numpy.savez (.npz)", "", "npy")
     return Other("a zip archive", _UNPACK)
 
 

@@ -250,7 +250,7 @@ class Extents(Reader):
             refuse("load", "a bool is stored as neither 0 nor 1", f"{self.path}: {name}")
         if extent.swapped:
             array = array.byteswap()
-        return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+        return array if array.flags.c_contiguous else np.asarray(array, order="C")
 
     def mapped(self, name: str) -> HostArray:
         extent, span = self._extents.get(name), self._spans.get(name)

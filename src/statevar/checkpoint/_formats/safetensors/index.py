@@ -14,7 +14,7 @@ from typing import Any
 
 from .header import DIGITS, FORMAT, digest_of, parse_json, refuse
 
-__all__ = ["Index", "decode_index", "encode_index", "is_index"]
+__all__ = ["Index", "decode_index", "encode_index", "is_index", "is_plain"]
 
 _GUARD = "statevar.index"
 _NOTHING = "0" * DIGITS
@@ -68,7 +68,7 @@ def decode_index(content: bytes, where: Any) -> Index:
             refuse("load", "the index names a file without a checksum", where)
         files = dict(known)
     for name in files:
-        if not _is_plain(name):
+        if not is_plain(name):
             refuse("load", f"the index names {name!r:.100}, which is not the name of a file in its folder", where)
     return Index(files, tensors, {name: text for name, text in metadata.items() if isinstance(text, str)})
 
@@ -85,5 +85,6 @@ def _are_texts(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
 
 
-def _is_plain(name: str) -> bool:
+def is_plain(name: str) -> bool:
+    """Whether a text is the name of a file in the same folder."""
     return name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0", ":"} and len(os.fsencode(name)) <= 255
