@@ -184,7 +184,13 @@ def _opened(path: Any, separator: str | None, *, dots: bool) -> Loadable:
     def opened(separator: str | None) -> Loadable:
         if isinstance(path, str | bytes | os.PathLike):
             return open_checkpoint(_files.path_of("load", path), separator=separator)
-        return Arrays(path, separator)
+        try:
+            return Arrays(path, separator)
+        except TypeError as error:
+            if not str(error).startswith("load: found no variable"):
+                raise
+            hint = "pass the path of a file, a mapping of arrays, or an object that has variables"
+            raise TypeError(describe("load", f"expected a path, got {type(path).__name__}", hint=hint)) from None
 
     source = opened(separator)
     if dots and separator is None and "/" not in "".join(source.variables) and "." in "".join(source.variables):
