@@ -71,6 +71,22 @@ def write_orbax(path: Path, arrays: Arrays) -> None:
         checkpointer.save(path, arrays)
 
 
+def write_tensorflow(path: Path, arrays: Arrays) -> None:
+    import tensorflow as tf
+
+    tf.train.Checkpoint(**{name: tf.Variable(array) for name, array in arrays.items()}).write(str(path))
+
+
+def write_keras(path: Path, arrays: Arrays, suffix: str) -> None:
+    import keras
+
+    model = keras.Sequential([keras.Input((_ROWS,)), *(keras.layers.Dense(_ROWS, use_bias=False) for _ in arrays)])
+    model.set_weights(list(arrays.values()))
+    written = path.with_name(f"{path.name}{suffix}")
+    model.save_weights(written) if suffix == ".weights.h5" else model.save(written)
+    written.rename(path)
+
+
 #: By name, what writes a file; `_SAFETENSORS` is the one that the others are compared with.
 FORMATS: dict[str, Callable[[Path, Arrays], None]] = {
     _SAFETENSORS: write_safetensors,
@@ -79,6 +95,9 @@ FORMATS: dict[str, Callable[[Path, Arrays], None]] = {
     "GGUF, Q4_0": lambda path, arrays: write_gguf(path, arrays, "Q4_0"),
     "Flax, msgpack": write_flax,
     "orbax": write_orbax,
+    "TensorFlow checkpoint": write_tensorflow,
+    "Keras, .weights.h5": lambda path, arrays: write_keras(path, arrays, ".weights.h5"),
+    "Keras, .keras": lambda path, arrays: write_keras(path, arrays, ".keras"),
 }
 
 
