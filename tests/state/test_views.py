@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 
 import statevar as sv
+from tests.internals import paths_in
 
 
 def net_of(torch: Any) -> Any:
@@ -59,6 +60,44 @@ def test_a_mixed_model_has_the_sum_of_its_parts() -> None:
     found = sv.named_variables({"v": v, "net": net, "rng": rng})
     names = [name.replace(".", "/") for name in net.state_dict() if not name.startswith("2.")]
     assert list(found) == ["v", *(f"net/{name}" for name in names), "rng"]
+
+
+MODULES: dict[str, Callable[[Any], Any]] = {
+    "LSTM": lambda nn: nn.LSTM(2, 3, 2, bidirectional=True),
+    "attention": lambda nn: nn.MultiheadAttention(4, 2),
+    "transformer": lambda nn: nn.TransformerEncoder(nn.TransformerEncoderLayer(4, 2, 8), 1, enable_nested_tensor=False),
+    "weight norm": lambda nn: nn.utils.parametrizations.weight_norm(nn.Linear(2, 3)),
+    "spectral norm": lambda nn: nn.utils.parametrizations.spectral_norm(nn.Linear(2, 3)),
+    "instance norm": lambda nn: nn.InstanceNorm1d(3, affine=True, track_running_stats=True),
+    "lists": lambda nn: nn.ModuleList(
+        [nn.ModuleDict({"x": nn.Linear(1, 1)}), nn.ParameterList([nn.Linear(1, 1).bias])]
+    ),
+    "no state": lambda nn: nn.ReLU(),
+}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_of_torch_has_the_names_of_its_state_dict(name: str) -> None:
+    torch = pytest.importorskip("torch")
+    net = MODULES[name](torch.nn)
+    found = paths_in("save", {"net": net})
+    assert list(found.variables) == [f"net/{each.replace('.', '/')}" for each in net.state_dict()]
+    assert not found.aliases
+
+
+def test_what_attributes_of_a_module_contain_is_found() -> None:
+    torch = pytest.importorskip("torch")
+    net = net_of(torch)
+    net.v, net.unseen = sv.Variable(1.0), [torch.nn.Linear(1, 1, bias=False), {"rng": random.Random(0)}]
+    net.register_buffer("passing", torch.ones(2), persistent=False)
+    net.scale, net.constant = 2.0, torch.ones(3)
+    found = paths_in("save", net)
+    own = [each.replace(".", "/") for each in net.state_dict() if not each.startswith("2.")]
+    assert list(found.variables) == [*own, "v", "unseen/0/weight", "unseen/1/rng"]
+    assert found.aliases == {"2": "0"}
+    (buffer,) = (v for path, v in found.variables.items() if path == "1/running_mean")
+    net[1].running_mean = torch.full((2,), 5.0)  # its owner may put another tensor there
+    assert buffer.value.tolist() == [5.0, 5.0]
 
 
 def test_our_variable_stands_for_its_parameter() -> None:

@@ -108,8 +108,10 @@ def edges(target: Any, met: dict[int, Any], opener: Open) -> Iterator[tuple[int,
     while frames:
         parent, rest = frames[-1]
         for key, each in rest:
-            if isinstance(each, Variable) or (entered := id(each)) in met:
-                yield parent, key, each if type(found := met.get(id(each))) is not _Leaf else found.variable
+            if isinstance(each, Variable):
+                yield parent, key, each
+            elif (entered := id(each)) in met:
+                yield parent, key, each if type(found := met[entered]) is not _Leaf else found.variable
             elif (children := opener(each)) is not None:
                 if isinstance(children, Variable):
                     met[entered] = _Leaf(each, children)

@@ -16,7 +16,7 @@ from .torch_tensor import TensorItem
 __all__ = ["children_of_module"]
 
 #: The attributes in which torch keeps its own books.
-_BOOKS = frozenset(vars(torch.nn.Module()))
+_BOOKS = frozenset(vars(torch.nn.Module())) | {"_flat_weights", "_flat_weight_refs"}
 
 
 def children_of_module(module: torch.nn.Module) -> Opened:
