@@ -309,6 +309,25 @@ def test_a_mapping_is_loaded_as_a_file_is(backend: str) -> None:
         sv.load(target, {"steps": "three"})
 
 
+def test_a_mapping_may_contain_objects() -> None:
+    class Part(sv.Module):
+        def __init__(self) -> None:
+            self.w = sv.Variable([1.0, 2.0])
+
+    target = {"part": Part(), "extra": sv.Variable(0.0), "more": {"v": sv.Variable(0.0)}}
+    source = {
+        "part": Part(),
+        "extra": np.full((), 3, "float32"),
+        "more": {"v": sv.Variable(5.0)},
+        "note": "of yesterday",
+    }
+    source["part"].w.assign([7.0, 8.0])  # type: ignore[attr-defined]
+    assert sv.load(target, source).loaded == ["part/w", "extra", "more/v"]
+    assert [v.numpy().tolist() for v in sv.named_variables(target).values()] == [[7.0, 8.0], 3.0, 5.0]
+    with pytest.raises(ValueError, match="load: two arrays have this name, at 'a/b'"):
+        sv.load(target, {"a.b": np.zeros(1), "a": {"b": np.zeros(1)}}, separator=".")
+
+
 def test_nothing_that_fits_is_an_error_also_if_not_strict() -> None:
     target = model(conv__kernel=(2,), conv__bias=(1,))
     with pytest.raises(CheckpointMismatchError) as caught:

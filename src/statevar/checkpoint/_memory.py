@@ -61,20 +61,26 @@ class Arrays:
 
     def __init__(self, source: Any, separator: str | None) -> None:
         self.aliases: Mapping[str, str] = {}
+        leaves = list(_leaves(source)) if isinstance(source, Mapping) else []
+        ours = [isinstance(leaf, Variable) for _, leaf in leaves]
+        found = [leaf if own else array_in(leaf) for own, (_, leaf) in zip(ours, leaves, strict=True)]
+        plain = [not own and (_is_array(leaf) or isinstance(leaf, str)) for own, leaf in zip(ours, found, strict=True)]
         arrays: dict[str, Any] = {}
-        objects = not isinstance(source, Mapping)
-        for name, leaf in () if objects else _leaves(source):
+        objects = not all(own or each for own, each in zip(ours, plain, strict=True))
+        if objects or not any(plain):
+            source = _without_arrays(source) if any(plain) else source  # a walk would warn of them
+            paths, cut = paths_in("load", source), snapshot(source)
+            self.aliases = paths.aliases
+            arrays = {name: cut[variable] for name, variable in paths.variables.items() if variable.is_initialized}
+            ours = [False] * len(leaves)
+        seen: set[str] = set()
+        for (name, _), leaf, own, is_plain in zip(leaves, found, ours, plain, strict=True):
             path = name if separator is None else name.replace(separator, "/")
-            if path in arrays:
+            if path in seen:
                 raise ValueError(describe("load", "two arrays have this name", path))
-            arrays[path] = unwrapped(array_in(leaf))
-            objects = objects or not (isinstance(leaf, Variable) or _is_array(arrays[path]) or isinstance(leaf, str))
-        if objects or all(isinstance(leaf, Variable) for _, leaf in _leaves(source)):
-            found = paths_in("load", source)
-            cut = snapshot(source)
-            self.aliases = found.aliases
-            arrays = {path: array for path, array in arrays.items() if _is_array(array)}
-            arrays |= {name: cut[variable] for name, variable in found.variables.items() if variable.is_initialized}
+            seen.add(path)
+            if own or (is_plain and not (objects and isinstance(leaf, str))):
+                arrays.setdefault(path, unwrapped(leaf))
         self._arrays: dict[str, Any] = arrays
         self.variables: Mapping[str, VariableRecord] = {name: _record(array, name) for name, array in arrays.items()}
 
@@ -104,6 +110,14 @@ def _leaves(source: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str
             yield from _leaves(value, name, depth + 1)
         else:
             yield name, value
+
+
+def _without_arrays(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _without_arrays(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_arrays(item) for item in value]
+    return None if not isinstance(value, Variable) and _is_array(array_in(value)) else value
 
 
 def _key(key: Any) -> str:
