@@ -177,6 +177,7 @@ HOSTILE: Mapping[str, bytes] = {
     "a mapping of 4,000,000,000": b"\xdf\xff\xff\xff\xff\xa1w\xc0",
     "a mapping of 65,535": b"\xde\xff\xff\xa1w\xc0",
     "a list of 4,000,000,000": b"\x81\xa1w\xdd\xff\xff\xff\xff",
+    "400,000 values": b"\x81\xa1w\xdd" + struct.pack(">I", 400_000) + b"\xc0" * 400_000,
     "a text of 4 GB": b"\x81\xa1w\xdb\xff\xff\xff\xffx",
     "bytes of 4 GB": b"\x81\xa1w\xc6\xff\xff\xff\xffx",
     "an extension of 4 GB": ext(b"x", length=2**32 - 1),

@@ -309,6 +309,7 @@ HOSTILE: dict[str, bytes] = {
     "a list of bytes longer than the file": forged(keys=[("a", array(0, 2**63))]),
     "a list of texts longer than the file": forged(keys=[("a", array(8, 2**60))]),
     "a list of lists longer than the file": forged(keys=[("a", array(9, 2**60))]),
+    "3,000,000 texts": forged(keys=[("a", array(8, 3_000_000, bytes(24_000_000)))]),
     "a list of an unknown type": forged(keys=[("a", array(99, 1, bytes(8)))]),
     "lists 200 deep": forged(keys=[("a", value(9, NESTED))]),
     "an alignment of 0": forged(keys=[("general.alignment", value(4, bytes(4)))]),

@@ -18,12 +18,13 @@ class Cursor:
 
     Args:
         file: the file.
-        position: the place to begin at, in bytes.
+        most_values: how many values the header may have, which `count` counts: a value of one byte takes a microsecond.
     """
 
-    def __init__(self, file: ByteFile, position: int = 0) -> None:
+    def __init__(self, file: ByteFile, most_values: int) -> None:
         self.file = file
-        self.position = position
+        self.position = 0
+        self._most_values = self._values_left = most_values
         self._memory = b""
         self._start = 0  # of the memory, in the file
         self._taken = 0
@@ -61,6 +62,12 @@ class Cursor:
         start = self.position
         self.position += count
         return start
+
+    def count(self, values: int) -> None:
+        """Raises CheckpointError if the header has more values than any program writes, with these."""
+        self._values_left -= values
+        if self._values_left < 0:
+            self.refuse(f"the file has more than {self._most_values} values")
 
     def number(self, code: str) -> int:
         """Takes one number; ``code`` is its format, as `struct` names it."""

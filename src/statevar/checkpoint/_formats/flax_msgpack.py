@@ -37,7 +37,7 @@ __all__ = ["open_flax_msgpack"]
 
 _ARRAY, _COMPLEX, _NUMBER = 1, 2, 3  # the extensions of Flax
 _CHUNKED = "__msgpack_chunked_array__"
-_MOST = 1_000_000  # values in a file; a tree of parameters has thousands
+_MOST = 300_000  # values in a file; a tree of parameters has thousands
 
 
 class _Array(NamedTuple):
@@ -71,7 +71,7 @@ class _FlaxMsgpack(Extents):
     """An open msgpack file of Flax. Python's numbers, texts and None are its metadata."""
 
     def __init__(self, file: ByteFile) -> None:
-        walk = _Walk(Cursor(file))
+        walk = _Walk(Cursor(file, _MOST))
         tree = walk.value(0)
         if walk.cursor.rest():
             walk.cursor.refuse(f"{walk.cursor.rest()} bytes follow the end of the msgpack tree")
@@ -122,14 +122,11 @@ class _Walk:
 
     def __init__(self, cursor: Cursor) -> None:
         self.cursor = cursor
-        self._count = 0
 
     def value(self, depth: int) -> Any:
         """Takes the next value: a tree of dicts and lists, with `_Array` and `_Parts` where arrays are."""
         cursor = self.cursor
-        self._count += 1
-        if self._count > _MOST:
-            cursor.refuse(f"the file has more than {_MOST} values")
+        cursor.count(1)
         first = cursor.take(1)[0]
         if first < 0x80:
             return first

@@ -125,7 +125,7 @@ def open_gguf(path: Path) -> Extents:
 def _part(path: Path) -> _Part:
     file = ByteFile(path)
     try:
-        return _Part(file, *_header(Cursor(file)))
+        return _Part(file, *_header(Cursor(file, _MOST_VALUES)))
     except BaseException:
         file.close()
         raise
@@ -269,6 +269,7 @@ def _header(cursor: Cursor) -> tuple[Mapping[str, Any], Mapping[str, _Tensor], i
     tensor_count, key_count = cursor.number("<Q"), cursor.number("<Q")
     if (tensor_count * 24 + key_count * 13) > cursor.rest():  # the fewest bytes that they take
         cursor.refuse(f"the file claims {tensor_count} tensors and {key_count} keys, more than it has room for")
+    cursor.count(tensor_count + key_count)
     metadata: dict[str, Any] = {}
     for _ in range(key_count):
         name = _unique(cursor, metadata, "key")
@@ -289,6 +290,7 @@ def _header(cursor: Cursor) -> tuple[Mapping[str, Any], Mapping[str, _Tensor], i
     return metadata, tensors, cursor.position + -cursor.position % alignment
 
 
+_MOST_VALUES = 2_000_000  # keys, tensors, and texts in lists: a large vocabulary has half a million
 _MOST_AXES = 64  # of NumPy; GGML has 4
 
 
@@ -323,6 +325,7 @@ def _value(cursor: Cursor, kind: int, depth: int) -> Any:
         return list(struct.unpack(f"<{count}{code}", cursor.take(count * struct.calcsize("<" + code))))
     if count * 8 > cursor.rest():  # the fewest bytes that they take
         cursor.refuse(f"a list claims {count} values, more than the file has room for")
+    cursor.count(count)
     if item == _TEXT:
         return _texts(cursor, count)
     return [_value(cursor, item, depth + 1) for _ in range(count)]
