@@ -126,7 +126,6 @@ class _Walk:
     def value(self, depth: int) -> Any:
         """Takes the next value: a tree of dicts and lists, with `_Array` and `_Parts` where arrays are."""
         cursor = self.cursor
-        cursor.count(1)
         first = cursor.take(1)[0]
         if first < 0x80:
             return first
@@ -163,6 +162,7 @@ class _Walk:
             self.cursor.refuse(f"the tree is nested more than {DEEPEST} deep")
         if count * width > self.cursor.rest():
             self.cursor.refuse(f"a part of the tree claims {count} values, more than the file has room for")
+        self.cursor.count(count)
 
     def _mapping(self, count: int, depth: int) -> Any:
         self._nested(count, 2, depth)
