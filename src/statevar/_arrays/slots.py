@@ -308,7 +308,7 @@ class SlotBackend(Backend):
 
     def assign(self, handle: Any, x: Array, _op: Any = None, _where: Any = None) -> Any:
         if type(handle) is SlotHandle:
-            return self._write(handle, x)
+            return self._write(handle, x if handle.slot.shared == "in_place" else self._apart(x))
         if handle.handle is None:
             return handle.take(self._own(handle, x))
         return handle.take(self.native.assign(handle.handle, x, _op, _where))
@@ -407,6 +407,10 @@ class SlotBackend(Backend):
         handle.unseen = handle.others()
         handle.slot.write(x)
         return handle.wrote()
+
+    def _apart(self, x: Array) -> Array:
+        """A copy of an array that a slot may keep: others may have the array or its memory, or destroy it there."""
+        return self.native.copied(self._operand(x))
 
     def _own(self, fork: _Fork, x: Array) -> Handle:
         """A handle of the library for the value that a fork gets with its first write."""

@@ -272,9 +272,9 @@ class Variable(Cell, Protocols, Elsewhere):
         if trainable and not is_differentiable(self._dtype_name):
             raise DTypeError.of("trainable", f"{self._dtype_name} has no gradients", self._path)
         with self._lock:
-            self._trainable = trainable
             if self._handle is not None:
-                self._backend.set_trainable(self._handle, self._trainable)
+                self._backend.set_trainable(self._handle, trainable)
+            self._trainable = trainable
         settings.changed()
 
     @property

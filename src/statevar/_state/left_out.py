@@ -276,7 +276,7 @@ class _Shared:
 
 
 def _located(target: Any, wanted: dict[int, Any]) -> Iterator[tuple[str, Any]]:
-    """The path of each wanted object, in the order of a walk; or of the outermost object of its library around it."""
+    """The path of each wanted object, in the order of a walk; or of the outermost one around it that is not entered."""
     opener, met = Opener(), set()
     named: set[int] = set()
     stack: list[tuple[str, Any, tuple[str, Any] | None]] = [("", target, None)]
@@ -287,7 +287,11 @@ def _located(target: Any, wanted: dict[int, Any]) -> Iterator[tuple[str, Any]]:
         if id(each) in met or isinstance(each, Variable):
             continue
         met.add(id(each))
-        if around is None and is_foreign(type(each)):
+        if (
+            around is None
+            and is_foreign(type(each))
+            and not (kind_of(type(each)).adapters and opener(each) is not None)
+        ):
             around = path, each
         if id(each) in wanted:
             place = path, each

@@ -18,6 +18,9 @@ __all__ = ["adapters_of"]
 #: The file in this folder for each root module.
 _ROWS = {
     "torch": "torch",
+    "tensorflow": "tensorflow",
+    "keras": "keras",
+    "tf_keras": "tf_keras",
     "numpy": "numpy",
     "random": "python",
 }

@@ -1,0 +1,48 @@
+"""What is state in optimizers of Keras 3, by the path of the parameter that it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from ..._arrays.slots import Named
+from .keras_variables import slot_of
+from .layers import unique
+
+__all__ = ["accept_state", "children_of_optimizer"]
+
+
+def children_of_optimizer(optimizer: Any) -> dict[Any, Any]:
+    """The numbers of an optimizer, and under each parameter what belongs to it."""
+    inner = getattr(optimizer, "inner_optimizer", None)  # of an optimizer that scales the loss
+    children: dict[Any, Any] = {} if inner is None else {"inner_optimizer": inner}
+    parameters = getattr(optimizer, "_trainable_variables", None) or []
+    begins = {f"{each.path.replace('/', '_')}_": each for each in parameters}
+    longest_first = sorted(begins.items(), key=lambda pair: -len(pair[0]))  # `dense_1` begins with `dense`
+    inside = set(map(id, inner.variables)) if inner is not None else set()
+    by_parameter: dict[int, dict[str, Any]] = {}
+    rest = []
+    for variable in optimizer.variables:
+        if id(variable) in inside:
+            continue
+        found = next(((begin, each) for begin, each in longest_first if variable.name.startswith(begin)), None)
+        if found is None:
+            rest.append((variable.name, variable))
+        else:
+            begin, parameter = found
+            by_parameter.setdefault(id(parameter), {})[variable.name.removeprefix(begin)] = variable
+    children |= unique(rest)
+    for parameter in parameters:
+        if (state := by_parameter.get(id(parameter))) is not None:
+            children[Named(slot_of(parameter).thing, parameter.path.replace("/", "."))] = state
+    return children
+
+
+def accept_state(x: Any, _arrays: dict[str, Any]) -> Callable[[], None] | None:
+    """Makes the state of the optimizer of a compiled model before its first step, as `fit` would."""
+    optimizer = getattr(x, "optimizer", None)
+    if isinstance(x, keras.Model) and optimizer is not None and not optimizer.built:
+        optimizer.build(x.trainable_variables)
+    return None
