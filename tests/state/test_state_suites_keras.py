@@ -18,7 +18,7 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 keras: Any = pytest.importorskip("keras")
 
 import statevar as sv  # noqa: E402  # after the choice of the backend
-from statevar.errors import ForeignStateError  # noqa: E402
+from statevar.errors import CheckpointMismatchError, ForeignStateError  # noqa: E402
 from statevar.testing import StateSuite  # noqa: E402
 
 BACKEND = os.environ["KERAS_BACKEND"]
@@ -142,8 +142,13 @@ def test_a_model_before_its_first_step_takes_the_state_of_its_optimizer(tmp_path
     sv.save(net, tmp_path / "x.safetensors")
     expected = suite.bits(net)
     other = network()
+    with pytest.raises(CheckpointMismatchError, match="missing +out/bias"):
+        sv.load(other, tmp_path / "x.safetensors", rename={"out/bias": "out/elsewhere"})
+    assert not other.optimizer.built
+    assert len(other.optimizer.variables) == 2
     sv.load(other, tmp_path / "x.safetensors")
     suite.expect_bits(other, expected, "load")
+    other.fit(X, Y, verbose=0)
 
 
 def test_a_callback_writes_during_fit() -> None:

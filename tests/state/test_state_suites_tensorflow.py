@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import statevar as sv
-from statevar.errors import ForeignStateError, ReadOnlyError
+from statevar.errors import CheckpointMismatchError, ForeignStateError, ReadOnlyError
 from statevar.testing import StateSuite
 
 tf: Any = pytest.importorskip("tensorflow")
@@ -64,6 +64,11 @@ class TestModelsOfKeras2(StateSuite):
         self.keras: Any = pytest.importorskip("tf_keras")
 
     def make(self) -> Any:
+        net = self.network()
+        self.change(net)
+        return net
+
+    def network(self) -> Any:
         layers = self.keras.layers
         net = self.keras.Sequential(
             [
@@ -76,8 +81,19 @@ class TestModelsOfKeras2(StateSuite):
             ]
         )
         net.compile(self.keras.optimizers.Adam(0.1), "mse", metrics=["mae"])
-        self.change(net)
         return net
+
+    def test_a_model_before_its_first_step_takes_the_state_of_its_optimizer(self, tmp_path: Any) -> None:
+        net = self.make()
+        sv.save(net, tmp_path / "x.safetensors")
+        expected = self.bits(net)
+        other = self.network()
+        with pytest.raises(CheckpointMismatchError, match="missing +out/bias"):
+            sv.load(other, tmp_path / "x.safetensors", rename={"out/bias": "out/elsewhere"})
+        assert len(other.optimizer.variables) == 1  # the number of iterations
+        sv.load(other, tmp_path / "x.safetensors")
+        self.expect_bits(other, expected, "load")
+        self.change(other)
 
     def change(self, thing: Any) -> None:
         x, y = np.random.default_rng(0).normal(size=(2, 8, 4))

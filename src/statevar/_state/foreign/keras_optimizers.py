@@ -9,7 +9,7 @@ import keras
 
 from ..._arrays.slots import Named
 from .keras_variables import slot_of
-from .layers import unique
+from .layers import built_for_load, unique
 
 __all__ = ["accept_state", "children_of_optimizer"]
 
@@ -41,8 +41,8 @@ def children_of_optimizer(optimizer: Any) -> dict[Any, Any]:
 
 
 def accept_state(x: Any, _arrays: dict[str, Any]) -> Callable[[], None] | None:
-    """Makes the state of the optimizer of a compiled model before its first step, as `fit` would."""
+    """Makes the state of the optimizer of a compiled model before its first step; returns what undoes it."""
     optimizer = getattr(x, "optimizer", None)
     if isinstance(x, keras.Model) and optimizer is not None and not optimizer.built:
-        optimizer.build(x.trainable_variables)
+        return built_for_load(x)
     return None

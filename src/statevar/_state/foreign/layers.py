@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from .table import adapters_of
 
-__all__ = ["DEPTH", "elements", "has_state", "stable_name", "unique"]
+__all__ = ["DEPTH", "built_for_load", "elements", "has_state", "stable_name", "unique"]
 
 DEPTH = 4  #: containers in containers of an attribute
 
@@ -53,6 +53,35 @@ def elements(value: Any, depth: int = DEPTH) -> Iterable[Any]:
     if isinstance(value, list | tuple | set | dict) and depth:
         for each in _values(value):
             yield from elements(each, depth - 1)
+
+
+def built_for_load(model: Any) -> Callable[[], None]:
+    """Builds the optimizer of a compiled model before its first step, as ``fit`` would; returns what undoes it.
+
+    It only adds to the lists and dicts of the optimizer, and sets attributes.
+    """
+    optimizer = model.optimizer
+    before = dict(vars(optimizer))
+    lengths = [(each, len(each)) for each in before.values() if isinstance(each, list)]
+    keys = [(each, set(each)) for each in before.values() if isinstance(each, dict)]
+
+    def undo() -> None:
+        vars(optimizer).clear()
+        vars(optimizer).update(before)
+        for each, length in lengths:  # not by their own methods, by which Keras and TensorFlow track changes
+            for storage in (each, getattr(each, "_storage", None)):
+                if isinstance(storage, list) and len(storage) > length:
+                    list.__delitem__(storage, slice(length, None))
+        for found, known in keys:
+            for key in set(found) - known:
+                dict.pop(found, key)
+
+    try:
+        optimizer.build(model.trainable_variables)
+    except BaseException:
+        undo()
+        raise
+    return undo
 
 
 def _values(container: Any) -> Iterable[Any]:

@@ -9,7 +9,7 @@ import tf_keras
 
 from ..._arrays.slots import Adapter, Named, Opened
 from ...errors import ForeignStateError
-from .layers import elements, has_state, stable_name, unique
+from .layers import built_for_load, elements, has_state, stable_name, unique
 
 __all__ = ["ADAPTER"]
 
@@ -115,10 +115,10 @@ def _children_of_optimizer(optimizer: Any, parameters: Sequence[Any] = ()) -> di
 
 
 def _accept(x: Any, _arrays: dict[str, Any]) -> Callable[[], None] | None:
-    """Makes the state of the optimizer of a compiled model before its first step, as `fit` would."""
+    """Makes the state of the optimizer of a compiled model before its first step; returns what undoes it."""
     optimizer = getattr(x, "optimizer", None)
     if isinstance(x, tf_keras.Model) and isinstance(optimizer, _Optimizer) and not getattr(optimizer, "_built", False):
-        optimizer.build(x.trainable_variables)
+        return built_for_load(x)
     return None
 
 
