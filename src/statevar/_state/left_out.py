@@ -287,11 +287,7 @@ def _located(target: Any, wanted: dict[int, Any]) -> Iterator[tuple[str, Any]]:
         if id(each) in met or isinstance(each, Variable):
             continue
         met.add(id(each))
-        if (
-            around is None
-            and is_foreign(type(each))
-            and not (kind_of(type(each)).adapters and opener(each) is not None)
-        ):
+        if around is None and is_foreign(type(each)) and not _is_entered(each):
             around = path, each
         if id(each) in wanted:
             place = path, each
@@ -334,6 +330,11 @@ def _path_of(target: Any, wanted: Any) -> str:
 def _is_of(each: Any, slot: Any) -> bool:
     """Whether an object is a slot of the same thing; each search makes new ones."""
     return kind_of(type(each)).is_slot and place_of(each.thing) == place_of(slot.thing)
+
+
+def _is_entered(each: Any) -> bool:
+    """Whether an adapter says what is state in an object, so that what it does not say is no state of the library."""
+    return any(adapter.open(each) is not None for adapter in kind_of(type(each)).adapters)
 
 
 def _joined(path: str, key: Any) -> str:

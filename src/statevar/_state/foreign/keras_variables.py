@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from ..._arrays.registry import backend_names, get_backend
 from ..._arrays.slots import Shared, Slot
 from ...errors import ForeignStateError, TraceError
 from .table import adapters_of
@@ -26,13 +27,13 @@ def slot_of(variable: Any) -> Slot:
         problem = f"Keras keeps the value of {variable.path!r} elsewhere: it is not made yet, or fit is running"
         hint = "use it after the layer was built; in a callback, ask for self.model first, which brings it back"
         raise ForeignStateError.of("view", problem, hint=hint)
-    if name in ("jax", "numpy"):
-        return _Replaced(variable, name)
     inner = next((found for adapter in adapters_of(type(value)) if (found := adapter.open(value)) is not None), None)
-    if not isinstance(inner, Slot):
-        problem = f"Keras computes with {name}, and statevar knows no {type(value).__name__} of it"
-        raise ForeignStateError.of("view", problem, hint="use the backend jax, numpy, tensorflow or torch of Keras")
-    return _Inner(variable, inner)
+    if isinstance(inner, Slot):
+        return _Inner(variable, inner)
+    if name not in backend_names():
+        problem = f"Keras computes with {name}, and statevar has no adapter of its arrays"
+        raise ForeignStateError.of("view", problem, hint=f"use a backend of Keras that is one of {backend_names()}")
+    return _Replaced(variable, name)
 
 
 class _Inner:
@@ -64,7 +65,8 @@ class _Replaced:
     def __init__(self, variable: Any, backend: str) -> None:
         self.backend = backend
         self.thing = variable
-        self.shared: Shared = "donated" if backend == "jax" else "in_place"  # the trainer donates what it finds
+        # Others may write an array of NumPy; of another library, the trainer donates what it finds.
+        self.shared: Shared = "in_place" if get_backend(backend).is_host else "donated"
 
     @property
     def trainable(self) -> bool:
@@ -89,7 +91,7 @@ class _Replaced:
         """Has Keras store an array."""
         if self.thing._value is None:
             self.read()  # which raises, since Keras would forget the write
-        self.thing.assign(np.array(array) if self.backend == "numpy" else array)
+        self.thing.assign(np.array(array) if self.shared == "in_place" else array)
 
     def version(self) -> None:
         """Returns None: Keras counts no writes."""
