@@ -34,7 +34,8 @@ def adapters_of(cls: type) -> tuple[Adapter, ...]:
     roots = dict.fromkeys(base.__module__.partition(".")[0] for base in cls.__mro__)
     roots.pop("builtins", None)
     roots.pop("statevar", None)
-    found = [_builtin(row) for root in roots if (row := _ROWS.get(root)) is not None]
+    # A class that only says that it is of a library is none of it.
+    found = [_builtin(row) for root in roots if (row := _ROWS.get(root)) is not None and root in sys.modules]
     third_party = _third_party()
     found += [_loaded(root) for root in roots if root in third_party]
     return tuple(dict.fromkeys(found))
