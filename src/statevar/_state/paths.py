@@ -88,11 +88,12 @@ def followed(path: str, aliases: Mapping[str, str]) -> str:
     """
     if not aliases:
         return path
-    place = ""
+    place: str | None = None  # the object itself: not the empty name, which files of other programs may contain
     for step in path.split("/"):
-        place = f"{place}/{step}" if place else step
-        place = aliases.get(place, place)
-    return place
+        place = step if place is None else f"{place}/{step}"
+        if place in aliases:
+            place = aliases[place] or None
+    return place or ""
 
 
 def variables_in(operation: str, targets: Iterable[Any]) -> list[Variable]:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ...._arrays.shapes import Shape
+from ..reader import DEEPEST
 from ..safetensors.header import refuse
 from .leveldb import entries_of
 from .wire import Message
@@ -55,6 +56,7 @@ _NEWEST = 1  # the version of the format
 _LITTLE_ENDIAN = 0
 _FULL = -1  # the length of a slice that has the whole axis
 _MOST_AXES = 64  # of an array of NumPy
+_MOST_SLASHES = 2 * DEEPEST  # the path of an optimizer's slot has two paths in it
 _MOST_FILES = 99_999  # their numbers have five digits
 
 
@@ -128,8 +130,8 @@ def parse_index(content: bytes, where: Any) -> Index:
             parts[key] = _entry(message, "", where)
         else:
             name = message.decoded(key)
-            if "\0" in name:
-                refuse("load", f"a tensor has the name {name!r:.100}, which contains NUL", where)
+            if "\0" in name or name.count("/") > _MOST_SLASHES:
+                refuse("load", f"a tensor has the name {name!r:.100}, with NUL or too many slashes", where)
             tensors[name] = _entry(message, name, where)
     if files is None:
         refuse("load", "the index is damaged: it has no header", where)

@@ -7,6 +7,7 @@ paths of shared objects, and the names of variables where they are unique, such 
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
@@ -80,11 +81,18 @@ def further_names(
     for full, keys in objects.keys_by_full_name.items():
         known = [key for key in keys if key in name_by_key]
         # Many variables are named "Variable", or "kernel": such a name says nothing.
-        if "/" not in full or not known or len({same(key) for key in known}) > 1:
+        if not 0 < full.count("/") <= DEEPEST or not known or len({same(key) for key in known}) > 1:
             continue
-        if full not in names and followed(full, aliases) == full:
+        if followed(full, aliases) == full:
             aliases[full] = name_by_key[known[0]]
-    return aliases
+    # A damaged graph may give the path of a variable, or of its container, to another one.
+    ordered = sorted(names)
+
+    def is_free(alias: str) -> bool:
+        at = bisect_left(ordered, f"{alias}/")
+        return alias not in names and not (at < len(ordered) and ordered[at].startswith(f"{alias}/"))
+
+    return {alias: name for alias, name in aliases.items() if alias and is_free(alias)}
 
 
 class _Objects:
@@ -124,8 +132,7 @@ class _Objects:
             is_inside_itself = f"{path}/".startswith(f"{first}/") or not first
             if first in reached and path not in reached and not is_inside_itself:
                 aliases[path] = first
-        names = set(name_by_key.values())
-        return {path: name for path, name in aliases.items() if path not in names}
+        return aliases
 
     def _paths(self) -> tuple[dict[int, str], list[tuple[str, int]]]:
         """The shortest path to each object, and all others that differ from these only in their last step."""
