@@ -255,7 +255,6 @@ OTHERS: dict[str, tuple[Callable[[Path], None], str, str]] = {
     "html": (containing(b"<!DOCTYPE html><html>404</html>"), "an HTML page", "download has failed"),
     "text": (containing(b"epoch,loss\n1,0.5\n"), "a text file", "sv.save"),
     "empty": (containing(b""), "an empty file", "failed"),
-    "dcp": (holding(".metadata", "__0_0.distcp"), "a checkpoint of torch.distributed.checkpoint", "dcp_to_torch_save"),
     "manager": (manager_folder, "the folder of a CheckpointManager", "step-0000000007"),
     "folder": (saved_inside, "a folder of saved files", "model.safetensors"),
 }

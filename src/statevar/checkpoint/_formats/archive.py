@@ -56,13 +56,17 @@ class Member(NamedTuple):
 class Archive:
     """An open zip archive.
 
+    Args:
+        path: its path, which errors name.
+        file: the file, if it is open already, or is a part of another one.
+
     Raises:
         CheckpointError: it is damaged, or uses what neither NumPy nor torch do.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, file: ByteFile | None = None) -> None:
         self.path = path
-        self.file = ByteFile(path)
+        self.file = file or ByteFile(path)
         try:
             self._records = self._parsed()
         except BaseException:

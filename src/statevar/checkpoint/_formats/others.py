@@ -47,7 +47,6 @@ _PICKLE = "a pickle can run any code: load it with its own program if you trust 
 _UNPACK = "unpack it first"
 _ORBAX = Other("a checkpoint of orbax", "restore it with orbax, and assign the arrays to variables", "orbax")
 _ZARR = Other("a Zarr store", "read it with zarr, and assign the arrays to variables", "zarr")
-_DCP = "convert it with torch.distributed.checkpoint.format_utils.dcp_to_torch_save, and load that with torch"
 
 #: By the first bytes of a file.
 _MAGIC: tuple[tuple[bytes, Other], ...] = (
@@ -95,7 +94,7 @@ _IN_FOLDER: tuple[tuple[str, Other], ...] = (
     ("_CHECKPOINT_METADATA", _ORBAX),
     ("_METADATA", _ORBAX),
     ("manifest.ocdbt", _ORBAX),
-    (".metadata", Other("a checkpoint of torch.distributed.checkpoint", _DCP)),
+    (".metadata", Other("a checkpoint of torch.distributed.checkpoint", "", "torch_dcp")),
     ("checkpoint", Other("a folder of TensorFlow checkpoints", _TENSORFLOW, "tensor_bundle")),
     ("variables.index", Other("the variables of a SavedModel of TensorFlow", _TENSORFLOW, "tensor_bundle")),
     ("zarr.json", _ZARR),

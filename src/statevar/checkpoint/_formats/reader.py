@@ -34,6 +34,7 @@ __all__ = [
     "Extent",
     "Extents",
     "Reader",
+    "Window",
     "described",
     "library",
     "nbytes_in_memory",
@@ -184,6 +185,26 @@ class ByteFile:
             self._open = False
             with suppress(OSError):  # nothing was written, so nothing is lost
                 _files.close(self._file)
+
+
+class Window(ByteFile):
+    """A range of bytes of an open file, as a file. Closing it does nothing."""
+
+    def __init__(self, file: ByteFile, start: int, size: int) -> None:
+        file.check(size, start)
+        self.path = file.path
+        self.size = size
+        self._whole = file
+        self._start = start
+
+    def fill(self, memory: memoryview, offset: int) -> None:
+        self._whole.fill(memory, self._start + offset)
+
+    def mapped(self, count: int, offset: int) -> HostArray:
+        return self._whole.mapped(count, self._start + offset)
+
+    def close(self) -> None:
+        """Leaves the file open, which belongs to somebody else."""
 
 
 class Extent(NamedTuple):

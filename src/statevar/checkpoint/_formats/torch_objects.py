@@ -12,7 +12,7 @@ from ..._arrays.dtypes import HOST
 from ..._arrays.shapes import Shape
 from .pickles import BUILTINS, Name, Named
 
-__all__ = ["NAMES", "Array", "Dtype", "Storage", "Tensor", "Unreadable", "stored"]
+__all__ = ["NAMES", "Array", "Dtype", "Storage", "Tensor", "Unreadable", "are_sizes", "stored"]
 
 
 class Dtype(Name):
@@ -129,7 +129,7 @@ def _tensor_of_bytes(
 
 
 def _made(storage: Storage, dtype: str, offset: Any, shape: Any, strides: Any, metadata: Any) -> Tensor | Unreadable:
-    if type(offset) is not int or not _are_sizes(shape) or not _are_sizes(strides):
+    if type(offset) is not int or not are_sizes(shape) or not are_sizes(strides):
         raise TypeError("a tensor without a shape")
     changes = tuple(sorted(key for key, value in (metadata or {}).items() if value is True))
     if dtype not in _READABLE:
@@ -139,7 +139,8 @@ def _made(storage: Storage, dtype: str, offset: Any, shape: Any, strides: Any, m
     return Tensor(storage, dtype, offset, shape, strides, changes)
 
 
-def _are_sizes(value: Any) -> bool:
+def are_sizes(value: Any) -> bool:
+    """Whether a value is a shape: a tuple of integers that are not negative."""
     return type(value) is tuple and len(value) <= 64 and all(type(each) is int and each >= 0 for each in value)
 
 
@@ -157,7 +158,7 @@ def _of_a_type(function: Any, kind: Any, args: Any, state: Any) -> Any:
 
 
 def _sparse(layout: Any, data: Any) -> Unreadable:
-    shape = next((each for each in data[::-1] if _are_sizes(each)), ())
+    shape = next((each for each in data[::-1] if are_sizes(each)), ())
     values = next((each.dtype for each in data[1:] if type(each) is Tensor), "sparse")
     name = str(layout).removeprefix("torch.")
     return Unreadable(values, shape, f"a sparse tensor ({name:.20}) is no array: save x.to_dense()")
@@ -165,12 +166,12 @@ def _sparse(layout: Any, data: Any) -> Unreadable:
 
 def _quantized(storage: Any, offset: Any, shape: Any, *_: Any) -> Unreadable:
     kind = storage.dtype if type(storage) is Storage else "quantized"
-    return Unreadable(str(kind), shape if _are_sizes(shape) else (), "a quantized tensor: save x.dequantize()")
+    return Unreadable(str(kind), shape if are_sizes(shape) else (), "a quantized tensor: save x.dequantize()")
 
 
 def _meta(dtype: Any, shape: Any, *_: Any) -> Unreadable:
     kind = dtype.name if type(dtype) is Dtype else "meta"
-    return Unreadable(str(kind), shape if _are_sizes(shape) else (), "a tensor on the device meta has no values")
+    return Unreadable(str(kind), shape if are_sizes(shape) else (), "a tensor on the device meta has no values")
 
 
 def _nested(buffer: Any, *_: Any) -> Unreadable:
@@ -180,12 +181,12 @@ def _nested(buffer: Any, *_: Any) -> Unreadable:
 
 def _subclass(kind: Any, dtype: Any, shape: Any, *_: Any) -> Unreadable:
     return Unreadable(
-        "unknown", shape if _are_sizes(shape) else (), "a tensor of a subclass: save it as an ordinary one"
+        "unknown", shape if are_sizes(shape) else (), "a tensor of a subclass: save it as an ordinary one"
     )
 
 
 def _size(items: Any = ()) -> Shape:
-    if not _are_sizes(items):
+    if not are_sizes(items):
         raise TypeError("a size")
     return tuple(items)
 
