@@ -41,6 +41,24 @@ def write_safetensors(path: Path, arrays: Arrays) -> None:
     safetensors.numpy.save_file(arrays, path)
 
 
+def write_torch(path: Path, arrays: Arrays) -> None:
+    import torch
+
+    torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, path)
+
+
+def write_dcp(path: Path, arrays: Arrays) -> None:
+    import torch
+    import torch.distributed.checkpoint as dcp
+
+    dcp.save({name: torch.from_numpy(array) for name, array in arrays.items()}, checkpoint_id=path, no_dist=True)
+
+
+def write_npz(path: Path, arrays: Arrays) -> None:
+    with path.open("wb") as file:
+        np.savez(file, **arrays)
+
+
 def write_gguf(path: Path, arrays: Arrays, kind: str = "F32") -> None:
     import gguf
 
@@ -90,6 +108,9 @@ def write_keras(path: Path, arrays: Arrays, suffix: str) -> None:
 #: By name, what writes a file; `_SAFETENSORS` is the one that the others are compared with.
 FORMATS: dict[str, Callable[[Path, Arrays], None]] = {
     _SAFETENSORS: write_safetensors,
+    "torch, .pt": write_torch,
+    "torch, distributed": write_dcp,
+    "NumPy, .npz": write_npz,
     "GGUF, F32": write_gguf,
     "GGUF, Q8_0": lambda path, arrays: write_gguf(path, arrays, "Q8_0"),
     "GGUF, Q4_0": lambda path, arrays: write_gguf(path, arrays, "Q4_0"),
