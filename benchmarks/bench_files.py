@@ -49,9 +49,9 @@ def write_torch(path: Path, arrays: Arrays) -> None:
 
 def write_dcp(path: Path, arrays: Arrays) -> None:
     import torch
-    import torch.distributed.checkpoint as dcp
+    from torch.distributed.checkpoint.state_dict_saver import save
 
-    dcp.save({name: torch.from_numpy(array) for name, array in arrays.items()}, checkpoint_id=path, no_dist=True)
+    save({name: torch.from_numpy(array) for name, array in arrays.items()}, checkpoint_id=path, no_dist=True)
 
 
 def write_npz(path: Path, arrays: Arrays) -> None:
