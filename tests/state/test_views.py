@@ -379,6 +379,18 @@ def test_every_optimizer_of_torch_goes_back_to_a_snapshot(name: str) -> None:
     assert run() == first
 
 
+def test_a_rollback_removes_the_state_that_an_optimizer_has_made() -> None:
+    torch = pytest.importorskip("torch")
+    net = torch.nn.Linear(2, 1)
+    model = {"net": net, "opt": torch.optim.AdamW(net.parameters(), lr=0.1)}
+    with sv.rollback(model):
+        net(torch.ones(1, 2)).sum().backward()
+        model["opt"].step()
+        assert len(model["opt"].state) == 2
+    assert not model["opt"].state
+    assert next(iter(sv.snapshot(model["opt"]))) == "param_groups/0/lr"
+
+
 def test_state_that_grows_is_refused() -> None:
     torch = pytest.importorskip("torch")
     net = torch.nn.Linear(1, 1)

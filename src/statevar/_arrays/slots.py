@@ -156,9 +156,10 @@ class Adapter:
         accept: ``accept(x, {path: array})`` makes state that does not exist yet, such as that of an optimizer before
             its first step, and returns a function that undoes it, or None. A load calls it with the arrays in the file
             whose paths begin with that of the object, without that beginning.
+        forget: ``forget(x, paths)`` removes such state again, which was made in a `statevar.rollback`.
     """
 
-    __slots__ = ("accept", "open", "open_item", "open_plain")
+    __slots__ = ("accept", "forget", "open", "open_item", "open_plain")
 
     def __init__(
         self,
@@ -166,11 +167,13 @@ class Adapter:
         open_plain: Callable[[Any], Opened] | None = None,
         open_item: Callable[[Any, Any, Any], Slot | None] | None = None,
         accept: Callable[[Any, dict[str, Any]], Callable[[], object] | None] | None = None,
+        forget: Callable[[Any, list[str]], object] | None = None,
     ) -> None:
         self.open = open
         self.open_plain = open_plain
         self.open_item = open_item
         self.accept = accept
+        self.forget = forget
 
 
 @public("statevar.interop")

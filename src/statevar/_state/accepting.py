@@ -1,8 +1,8 @@
-"""State that does not exist yet in an object of another library, but in a file: the object's adapter makes it."""
+"""State that objects of other libraries make late: an adapter makes what a file has, and removes what was undone."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from .._core.variable import Variable
@@ -10,7 +10,7 @@ from .._core.views import owner_of_thing
 from .paths import Names, named
 from .walk import kind_of
 
-__all__ = ["accept"]
+__all__ = ["accept", "forget"]
 
 
 def accept(target: Any, unknown: Iterable[str], read: Callable[[str], Any]) -> Callable[[], None] | None:
@@ -42,6 +42,21 @@ def accept(target: Any, unknown: Iterable[str], read: Callable[[str], Any]) -> C
         _undo(undo)
         raise
     return (lambda: _undo(undo)) if undo else None
+
+
+def forget(target: Any, known: Collection[Variable]) -> None:
+    """Has the objects in a target remove the state that they have made since, as far as they can.
+
+    Args:
+        known: the variables that the target had before.
+    """
+    found, names = named(target, Variable)
+    new = [path for path, variable in found.items() if variable not in known]
+    for each, beginning, after in _acceptors(found, names) if new else ():
+        inside = [_renamed(path[len(beginning) :], after) for path in new if path.startswith(beginning)]
+        for adapter in kind_of(type(each)).adapters if inside else ():
+            if adapter.forget is not None:
+                adapter.forget(each, inside)
 
 
 def _undo(calls: list[Callable[[], object]]) -> None:

@@ -21,6 +21,7 @@ from .._core.traced import check_traced_read
 from .._core.variable import Variable
 from .._public import public
 from ..errors import describe
+from .accepting import forget
 from .paths import Targets
 from .transaction import Transaction
 
@@ -324,11 +325,11 @@ def rollback(*variables: Any) -> AbstractContextManager[Snapshot]:
     >>> v.value
     array([1., 2.], dtype=float32)
     """
-    return _rollback(Targets("rollback", variables))
+    return _rollback(Targets("rollback", variables), variables)
 
 
 @enterable_again("rollback")
-def _rollback(targets: Targets) -> Iterator[Snapshot]:
+def _rollback(targets: Targets, given: Sequence[Any]) -> Iterator[Snapshot]:
     found = targets.variables
     with Transaction(found, targets.path) as transaction:
         before = _snapshot(targets)
@@ -343,3 +344,7 @@ def _rollback(targets: Targets) -> Iterator[Snapshot]:
                 if variable._backend.misses_writes or variable.version != versions[i]
             ]
             _restore(transaction, before, changed)
+            if any(variable._backend.is_view for variable in found):  # only other libraries make state late
+                known = set(found)
+                for target in given:
+                    forget(target, known)

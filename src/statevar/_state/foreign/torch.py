@@ -9,7 +9,13 @@ import torch
 from ..._arrays.slots import Adapter, Opened, Shared
 from ...errors import ReadOnlyError
 from .torch_module import children_of_module
-from .torch_optimizer import accept_state, children_of_optimizer, children_of_scaler, children_of_scheduler
+from .torch_optimizer import (
+    accept_state,
+    children_of_optimizer,
+    children_of_scaler,
+    children_of_scheduler,
+    forget_state,
+)
 from .torch_tensor import TensorSlot
 
 __all__ = ["ADAPTER"]
@@ -59,4 +65,4 @@ class GeneratorSlot:
         """Returns None: nobody counts."""
 
 
-ADAPTER = Adapter(_open, _open_plain, accept=accept_state)
+ADAPTER = Adapter(_open, _open_plain, accept=accept_state, forget=forget_state)

@@ -14,7 +14,7 @@ from ...errors import ForeignStateError
 from .items import Number
 from .torch_tensor import TensorItem
 
-__all__ = ["accept_state", "children_of_optimizer", "children_of_scaler", "children_of_scheduler"]
+__all__ = ["accept_state", "children_of_optimizer", "children_of_scaler", "children_of_scheduler", "forget_state"]
 
 
 # -- optimizers --------------------------------------------------------------------------------------------------------
@@ -148,13 +148,11 @@ def accept_state(x: Any, arrays: dict[str, Any]) -> Callable[[], None] | None:
     """
     if not isinstance(x, torch.optim.Optimizer):
         return None
-    parameters = _parameters(x)
-    made: list[tuple[torch.Tensor, str]] = []
+    made: list[str] = []
     for path, array in arrays.items():
-        number, _, name = path.partition("/")
-        if not number.isdecimal() or int(number) >= len(parameters) or not name or "/" in name:
+        if (place := _place_of(x, path)) is None:
             continue
-        parameter = parameters[int(number)]
+        parameter, name = place
         tensor = get_backend("torch").operand_from_host(array)
         on_device = tensor.dim() > 0 or any(
             group.get("capturable") or group.get("fused")
@@ -162,12 +160,24 @@ def accept_state(x: Any, arrays: dict[str, Any]) -> Callable[[], None] | None:
             if any(each is parameter for each in group["params"])
         )
         x.state[parameter][name] = tensor.to(parameter.device) if on_device else tensor
-        made.append((parameter, name))
+        made.append(path)
+    return partial(forget_state, x, made)
 
-    def undo() -> None:
-        for parameter, name in made:
+
+def forget_state(x: Any, paths: list[str]) -> None:
+    """Removes state of the parameters of an optimizer, by the paths that `accept_state` takes."""
+    for path in paths if isinstance(x, torch.optim.Optimizer) else ():
+        if (place := _place_of(x, path)) is not None:
+            parameter, name = place
             x.state[parameter].pop(name, None)
             if not x.state[parameter]:
                 del x.state[parameter]
 
-    return undo
+
+def _place_of(optimizer: torch.optim.Optimizer, path: str) -> tuple[torch.Tensor, str] | None:
+    """The parameter and the name of its state at a path; None if it is no path of a parameter's state."""
+    parameters = _parameters(optimizer)
+    number, _, name = path.partition("/")
+    if not number.isdecimal() or int(number) >= len(parameters) or not name or "/" in name:
+        return None
+    return parameters[int(number)], name
