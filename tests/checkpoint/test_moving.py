@@ -243,6 +243,54 @@ def test_weights_go_to_another_library_and_back(library: str, row: str) -> None:
         assert not found["rnn.bias_hh_l0"].any()
 
 
+@pytest.mark.parametrize("row", ROWS)
+def test_keras_to_flax_is_torch_to_flax_by_way_of_keras(row: str) -> None:
+    net = torch_net(row)
+    if row == "gru":
+        with torch.no_grad():
+            net.rnn.bias_hh_l0[8:].zero_()
+    own = [FLATTEN] if row == "cnn" else []
+    kinds = {"layer": "conv_transpose"} if row == "conv_transpose" else None
+    by_keras, one, two = (tree(NETS[library](row).arrays) for library in ("keras", "nnx", "nnx"))
+    sv.load(by_keras, net, rules=sv.rules("torch", "keras", *own))
+    sv.load(one, by_keras, rules=sv.rules("keras", "nnx", kinds=kinds))
+    sv.load(two, net, rules=sv.rules("torch", "nnx", *own, kinds=kinds))
+    for (path, mine), other in zip(sv.named_variables(one).items(), sv.named_variables(two).values(), strict=True):
+        np.testing.assert_array_equal(mine.numpy(), other.numpy(), err_msg=path)
+    back = tree({path: np.zeros_like(v.numpy()) for path, v in sv.named_variables(by_keras).items()})
+    sv.load(back, one, rules=sv.rules("nnx", "keras", kinds=kinds))
+    for path, v in sv.named_variables(by_keras).items():
+        if "seed" not in path and (row != "gru" or "bias" not in path):  # nnx has the sum of the biases
+            np.testing.assert_array_equal(sv.named_variables(back)[path].numpy(), v.numpy(), err_msg=path)
+
+
+def test_weights_go_to_linen_and_back() -> None:
+    nn: Any = pytest.importorskip("flax.linen")
+    import jax
+
+    class Net(nn.Module):  # type: ignore[misc]
+        @nn.compact
+        def __call__(self, x: Any) -> Any:
+            h = nn.relu(nn.BatchNorm(use_running_average=True, name="bn")(nn.Conv(6, (3, 3), name="conv")(x)))
+            h = nn.max_pool(h, (2, 2), strides=(2, 2))
+            return nn.Dense(5, name="fc")(h.reshape(h.shape[0], -1))
+
+    net, x = torch_net("cnn"), shown("cnn")
+    module = Net()
+    variables = module.init(jax.random.key(0), with_channels_last("cnn", x))
+    model = jax.tree.map(lambda each: sv.Variable(np.asarray(each)), variables)
+    rules = sv.rules("torch", "linen", ("fc/weight", "params/fc/kernel", *FLATTEN[2:]))
+    assert len(sv.load(model, net, rules=rules).loaded) == 8
+    moved = jax.tree.map(lambda v: v.numpy(), model, is_leaf=lambda v: isinstance(v, sv.Variable))
+    with torch.no_grad():
+        expected = net(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(module.apply(moved, with_channels_last("cnn", x)), expected, atol=1e-5, rtol=0)
+    other = torch_net("cnn", seed=4)
+    sv.load(other, variables | moved, rules=rules.inverse())
+    for name, each in net.state_dict().items():
+        np.testing.assert_array_equal(other.state_dict()[name].numpy(), each.numpy(), err_msg=name)
+
+
 def test_the_kinds_of_layers_are_known_by_their_classes() -> None:
     net = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ModuleDict({"up": torch.nn.ConvTranspose1d(3, 3, 3)}))
     net[1]["two"] = torch.nn.Sequential(torch.nn.Conv2d(2, 2, 1, groups=2), torch.nn.SyncBatchNorm(3), torch.nn.ReLU())
