@@ -269,7 +269,7 @@ def test_weights_go_to_linen_and_back() -> None:
     import jax
 
     class Net(nn.Module):  # type: ignore[misc]
-        @nn.compact
+        @nn.compact  # type: ignore[untyped-decorator]
         def __call__(self, x: Any) -> Any:
             h = nn.relu(nn.BatchNorm(use_running_average=True, name="bn")(nn.Conv(6, (3, 3), name="conv")(x)))
             h = nn.max_pool(h, (2, 2), strides=(2, 2))
