@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,31 @@ def torch() -> tuple[Any, Callable[[Callable[[], None]], None]]:
     return {"net": net, "optimizer": optimizer, "plan": plan, "noise": noise}, step
 
 
-PROGRAMS: dict[str, Program] = {"torch": torch}
+def keras() -> tuple[Any, Callable[[Callable[[], None]], None]]:
+    """A model of Keras, whose trainer donates what it finds on JAX. Dropout has a seed generator."""
+    import keras
+    import numpy as np
+
+    keras.utils.set_random_seed(0)
+    layers = [
+        keras.layers.Dense(4),
+        keras.layers.BatchNormalization(),
+        keras.layers.Dropout(0.5),
+        keras.layers.Dense(1),
+    ]
+    net = keras.Sequential([keras.layers.Input((3,)), *layers])
+    net.compile(keras.optimizers.AdamW(0.1), "mse")
+    noise = np.random.default_rng(3)
+
+    def step(middle: Callable[[], None]) -> None:
+        x = noise.normal(size=(8, 4)).astype(np.float32)
+        net.fit(x[:, :3], x[:, 3:], batch_size=4, shuffle=False, verbose=0)
+        middle()
+
+    return {"net": net, "noise": noise}, step
+
+
+PROGRAMS: dict[str, Program] = {"torch": torch, "keras": keras}
 
 
 def run(program: Program, folder: Path, killed: int | None = None) -> dict[str, bytes]:
@@ -67,4 +92,6 @@ def _kill() -> None:
 
 
 if __name__ == "__main__":
-    run(PROGRAMS[sys.argv[1]], Path(sys.argv[2]), KILLED)
+    name, folder, end = sys.argv[1:]
+    state = run(PROGRAMS[name], Path(folder), KILLED if end == "killed" else None)
+    print(*(f"{path} {sha256(data).hexdigest()}" for path, data in state.items()), sep="\n")
