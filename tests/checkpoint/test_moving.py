@@ -264,6 +264,37 @@ def test_keras_to_flax_is_torch_to_flax_by_way_of_keras(row: str) -> None:
             np.testing.assert_array_equal(sv.named_variables(back)[path].numpy(), v.numpy(), err_msg=path)
 
 
+@pytest.mark.parametrize("row", ["lstm", "gru", "attention", "group_norm", "embedding"])
+def test_weights_go_to_a_model_of_keras_and_back(row: str) -> None:
+    """Without a mapping in between: the model is the target, and then the source."""
+    keras: Any = pytest.importorskip("keras")
+    x = with_channels_last(row, shown(row))
+    layer = {
+        "lstm": lambda: keras.layers.LSTM(4, return_sequences=True, name="rnn"),
+        "gru": lambda: keras.layers.GRU(4, return_sequences=True, name="rnn"),
+        "attention": lambda: keras.layers.MultiHeadAttention(2, 4, name="attn"),
+        "group_norm": lambda: keras.layers.GroupNormalization(2, name="layer"),
+        "embedding": lambda: keras.layers.Embedding(11, 4, name="layer"),
+    }[row]()
+    shape = keras.Input(x.shape[1:], dtype=x.dtype.name)
+    model = keras.Model(shape, layer(shape, shape) if row == "attention" else layer(shape))
+    net, rules = torch_net(row), sv.rules("torch", "keras")
+    report = sv.load(model, net, rules=rules)
+    assert not report.assumed
+    assert ["epsilon" in note for note in report.notes if row == "group_norm"] == [True] * (row == "group_norm")
+    if row == "group_norm":
+        layer.epsilon = 1e-5
+    with torch.no_grad():
+        expected = net(torch.from_numpy(shown(row))).numpy()
+    found = keras.ops.convert_to_numpy(model(x))
+    np.testing.assert_allclose(with_channels_first(row, found), expected, atol=1e-5, rtol=0)
+    other = torch_net(row, seed=6)
+    sv.load(other, model, rules=rules.inverse())
+    for name, each in net.state_dict().items():
+        if row != "lstm" or "bias" not in name:
+            np.testing.assert_array_equal(other.state_dict()[name].numpy(), each.numpy(), err_msg=name)
+
+
 def test_weights_go_to_linen_and_back() -> None:
     nn: Any = pytest.importorskip("flax.linen")
     import jax

@@ -6,6 +6,7 @@ notation of the axes is in `axes.py`.
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 from .rule import Names, Rule, Rules, no_table
@@ -61,7 +62,7 @@ TORCH_KERAS: dict[str, _Rows] = {
     "group_norm": _TORCH_NORM,
     "instance_norm": _TORCH_NORM,
     "rms_norm": [("weight", "scale")],
-    "": [(None, "seed_generator_state")],
+    "": [(None, "seed_generator_state"), (None, "seed_generator/state")],
 }
 
 _SCALE: _Rows = [("weight", "scale"), ("bias", "bias")]
@@ -165,7 +166,7 @@ KERAS_NNX: dict[str, _Rows] = {
     "group_norm": _KERAS_NORM,
     "instance_norm": _KERAS_NORM,
     "rms_norm": [("scale", "scale")],
-    "": [("seed_generator_state", None), (None, "rngs/*")],
+    "": [("seed_generator_state", None), ("seed_generator/state", None), (None, "rngs/*")],
 }
 
 #: The kinds of layer that an adapter may name.
@@ -174,6 +175,9 @@ KINDS = tuple(sorted((TORCH_KERAS.keys() | TORCH_NNX.keys()) - {""}))
 #: The recurrent layers, and how their cell may be called in the layer; nothing if the layer is the cell itself.
 _RECURRENT = ("lstm", "gru")
 _CELLS = {"torch": ("",), "keras": ("{kind}_cell/", "cell/", ""), "nnx": ("cell/", ""), "linen": ("cell/", "")}
+
+#: The layer whose parts have other names in the paths of variables than as attributes: ``query``, ``_query_dense``.
+_BY_ATTRIBUTE = ("attention", "keras")
 
 _TABLES = {("torch", "keras"): TORCH_KERAS, ("torch", "nnx"): TORCH_NNX, ("keras", "nnx"): KERAS_NNX}
 
@@ -198,13 +202,17 @@ def rules_between(source: str, target: str) -> Rules:
 
 def _rules(kind: str, row: Rule, source: str, target: str) -> list[Rule]:
     """The rules of one row: several for a recurrent layer, whose cell has more than one name."""
-    cells = [(mine, other) for mine in _CELLS[source] for other in _CELLS[target]] if kind in _RECURRENT else [("", "")]
     found = []
-    for mine, other in cells:
+    for mine, other in product(_spellings(kind, source), _spellings(kind, target)):
         names = _named(row.source, kind, source, mine), _named(row.target, kind, target, other)
         if names[1] is not None or row.target is None:
             found.append(row._replace(source=names[0], target=names[1], kind=kind))
     return found
+
+
+def _spellings(kind: str, library: str) -> tuple[str, ...]:
+    """How the parts of a layer may be called, each as `_named` takes it."""
+    return _CELLS[library] if kind in _RECURRENT else ("", "attribute") if (kind, library) == _BY_ATTRIBUTE else ("",)
 
 
 def _named(names: Names, kind: str, library: str, cell: str) -> Names:
@@ -213,6 +221,9 @@ def _named(names: Names, kind: str, library: str, cell: str) -> Names:
     if isinstance(names, tuple):
         each = [_named(name, kind, library, cell) for name in names]
         return None if None in each else tuple(name for name in each if isinstance(name, str))
+    if (kind, library) == _BY_ATTRIBUTE and cell:
+        part, leaf = names.split("/")
+        return f"*/_{part.removeprefix('attention_')}_dense/{leaf}"
     if library == "linen":
         return _in_linen(kind, names, cell)
     if library == "keras" and kind in _RECURRENT:
