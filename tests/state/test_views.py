@@ -535,3 +535,73 @@ def test_a_slot_that_gives_no_array_of_its_library_is_refused(boxes: Any) -> Non
 
     with pytest.raises(sv.errors.ForeignStateError, match="the slot of Box has given list, which is no array of numpy"):
         sv.view(Wrong(boxes.Box(1.0)))
+
+
+def kinds_of_torch() -> dict[str, Any]:
+    torch = pytest.importorskip("torch")
+    net = net_of(torch)
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
+    return {
+        "module": net,
+        "buffers": torch.nn.BatchNorm1d(2, affine=False),
+        "parameter": net[0].weight,
+        "leaf": torch.ones(2, requires_grad=True),
+        "optimizer": optimizer,
+        "scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 1),
+        "scaler": torch.amp.GradScaler("cpu"),
+        "generator": torch.Generator(),
+        "NumPy's generator": np.random.default_rng(0),
+        "Python's generator": random.Random(0),
+        "several": {"net": net, "opt": optimizer},
+    }
+
+
+def _saved(each: Any, folder: Path) -> None:
+    sv.save(each, folder / "x.safetensors")
+    sv.load(each, folder / "x.safetensors")
+
+
+def _managed(each: Any, folder: Path) -> None:
+    with sv.CheckpointManager(folder, each) as manager:
+        manager.save(1)
+        manager.restore()
+
+
+def _in_a_transaction(each: Any, folder: Path) -> None:
+    with sv.transaction(each), sv.rollback(each):
+        for variable in sv.variables(each):
+            variable.assign(variable.value)
+
+
+FUNCTIONS: dict[str, Callable[[Any, Path], Any]] = {
+    "get_value": lambda each, _: sv.get_value(each),
+    "set_value": lambda each, _: sv.set_value(each, sv.get_value(each)),
+    "batch_set_value": lambda each, _: sv.batch_set_value([(each, sv.batch_get_value([each])[0])]),
+    "assign": lambda each, _: sv.assign(each, sv.get_value(each)),
+    "view": lambda each, _: sv.view(each),
+    "variables": lambda each, _: sv.variables(each),
+    "named_variables": lambda each, _: sv.named_variables(each),
+    "snapshot": lambda each, _: sv.restore(sv.snapshot(each)),
+    "transaction": _in_a_transaction,
+    "update_all": lambda each, _: sv.update_all(each, "assign", [v.value for v in sv.variables(each)]),
+    "save": _saved,
+    "manager": _managed,
+}
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_every_function_takes_every_kind_of_state(function: str, tmp_path: Path) -> None:
+    """Or, of a function of one variable, says what to pass."""
+    for name, each in kinds_of_torch().items():
+        folder = tmp_path / name
+        folder.mkdir()
+        if function in ("get_value", "set_value", "batch_set_value", "assign") and not isinstance(each, dict):
+            if len(sv.variables(each)) > 1 or name in ("scaler", "scheduler"):
+                with pytest.raises(sv.errors.ForeignStateError, match="pass a leaf of it"):
+                    FUNCTIONS[function](each, folder)
+                continue
+        elif isinstance(each, dict) and function in ("get_value", "set_value", "batch_set_value", "assign"):
+            with pytest.raises(TypeError, match="expected a variable"):
+                FUNCTIONS[function](each, folder)
+            continue
+        FUNCTIONS[function](each, folder)

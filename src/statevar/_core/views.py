@@ -100,9 +100,10 @@ def _made(slot: Slot, native: Any, array: Any, cls: type[_Cell]) -> _Cell:
         raise ForeignStateError.of("view", problem, hint="its method read must return an array of Slot.backend")
     check_readable(array, native, "view", what)
     view: Any = object.__new__(cls)
-    view._name = f"{what.lower()}_{next(_numbers)}"
+    view._name = what.lower()
+    path = f"{view._name}_{next(_numbers)}"  # in errors, and in a snapshot of several views
     view._autocast = False
     view._aggregation = "none"
-    view._over(slot_backend(native), SlotHandle(slot), array, trainable=slot.trainable, path=view._name)
+    view._over(slot_backend(native), SlotHandle(slot), array, trainable=slot.trainable, path=path)
     register(view)
     return cast("_Cell", view)

@@ -59,6 +59,7 @@ class Paths:
 
     Attributes:
         variables: each variable once, by its first path.
+        alone: whether the object is a variable itself.
         aliases: maps each further path of a variable, or of a container with variables, to its first path, which is
             empty for the object itself. All other paths follow from these, so that they need not be listed: forty
             lists, each of which contains the next one twice, have 2**40.
@@ -74,6 +75,7 @@ class Paths:
 
     variables: dict[str, Variable] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
+    alone: bool = False
 
     def find(self, path: str) -> Variable | None:
         """The variable at a path, which may be its first path or any other; None if there is none."""
@@ -135,7 +137,8 @@ def paths_in(operation: str, target: Any) -> Paths:
     """
     target = target if isinstance(target, Variable) else _listed(operation, target)
     if isinstance(target, Variable):
-        return Paths({target.path: target})
+        # The path of a view has a number, which another process would not give it.
+        return Paths({target.name if target._backend.is_view else target.path: target}, alone=True)
     variables, names = named(target, Variable)
     names.check(operation, variables, Variable)
     names.check_keys(operation, variables.values())

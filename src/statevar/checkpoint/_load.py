@@ -128,8 +128,10 @@ def load(
     found = paths_in("load", target)
     checkpoint = _opened(path, _separator(separator), dots=rules is not None)
     pending, undo = False, ExitStack()
-    if isinstance(target, Variable) and len(checkpoint.variables) == 1 and rename is None and rules is None:
-        rename = dict.fromkeys(checkpoint.variables, target.path)  # one on each side: their names do not matter
+    if found.alone and len(checkpoint.variables) == 1 and rename is None and rules is None:
+        rename = dict.fromkeys(
+            checkpoint.variables, next(iter(found.variables))
+        )  # one on each side: their names do not matter
     try:
         offer = offered(checkpoint, rename)
         source, moved, wanted = checkpoint, None, patterns(only)
