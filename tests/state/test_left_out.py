@@ -36,10 +36,8 @@ def of_keras_2() -> tuple[Any, str]:
     return tf_keras.optimizers.legacy.Adam(), "tf_keras"
 
 
-def of_jax(case: str) -> tuple[Any, str]:
+def of_jax() -> tuple[Any, str]:
     jax = pytest.importorskip("jax")
-    if case == "ref":
-        return jax.new_ref(jax.numpy.ones(2)), "jax"
     optax = pytest.importorskip("optax")
     return optax.adam(1e-3).init({"w": jax.numpy.ones(2)})[0], "optax"
 
@@ -69,7 +67,7 @@ def of_others(case: str) -> tuple[Any, str]:
 FOREIGN: dict[str, Callable[[], tuple[Any, str]]] = {
     "tensorflow table": of_tensorflow,
     "keras 2 optimizer": of_keras_2,
-    **{f"jax {case}": partial(of_jax, case) for case in ("ref", "optax")},
+    "optax": of_jax,
     **{case: partial(of_others, case)
        for case in ("nnx variable", "nnx module", "equinox module", "sklearn", "tf_keras")},
 }  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping, MutableSequence
+from collections.abc import Callable, Mapping, MutableSequence
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,7 @@ class Item:
         self.thing = Place(holder, key) if thing is None else thing
         self._owner = holder
         self._key = key
-        self._attribute = not _has_items(holder) if attribute is None else attribute
+        self._attribute = not _has_item(holder, key) if attribute is None else attribute
 
     def read(self) -> Any:
         """The present array."""
@@ -62,7 +62,8 @@ class Item:
         except (TypeError, AttributeError) as error:  # of a frozen dataclass, which is the second one
             what = type(self._owner).__qualname__
             problem = f"an item of a {what} cannot be replaced ({error})"
-            raise ReadOnlyError.of("assign", problem, str(self._key), "keep it in a dict or a list") from error
+            hint = "keep it in a dict or a list, or make a new tree with other values: sv.filled(tree, source)"
+            raise ReadOnlyError.of("assign", problem, str(self._key), hint) from error
 
     def version(self) -> None:
         """Returns None: nobody counts."""
@@ -91,7 +92,9 @@ class Number(Item):
 _DTYPES = {bool: np.bool_, int: np.int64, float: np.float64, complex: np.complex128}
 
 
-def _has_items(holder: Any) -> bool:
-    return isinstance(holder, MutableMapping | MutableSequence | tuple) or (
+def _has_item(holder: Any, key: Any) -> bool:
+    if isinstance(holder, tuple):
+        return not (isinstance(key, str) and hasattr(type(holder), "_fields"))  # else it is the name of a field
+    return isinstance(holder, Mapping | MutableSequence) or (
         hasattr(type(holder), "__getitem__") and hasattr(type(holder), "__setitem__")
     )

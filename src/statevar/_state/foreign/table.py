@@ -21,6 +21,12 @@ _ROWS = {
     "tensorflow": "tensorflow",
     "keras": "keras",
     "tf_keras": "tf_keras",
+    "flax": "flax",
+    "jax": "jax",
+    "jaxlib": "jax",
+    "equinox": "trees",
+    "optax": "trees",
+    "haiku": "trees",
     "numpy": "numpy",
     "random": "python",
 }

@@ -1,0 +1,90 @@
+"""Flax: nnx variables, modules, optimizers and generators; the dicts of arrays of linen in trees that are views."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from flax import nnx
+from flax.core import FrozenDict
+
+from ..._arrays.registry import owner_of
+from ..._arrays.slots import Adapter, Opened, Place
+from ...errors import ReadOnlyError
+from ..walk import Plain
+from .flax_jax import open_variable
+from .items import Item
+from .table import adapters_of
+
+__all__ = ["ADAPTER"]
+
+
+def _open(x: Any) -> Opened:
+    if isinstance(x, nnx.Variable):
+        return open_variable(x)
+    if isinstance(x, nnx.GraphDef):
+        return {}
+    if isinstance(x, nnx.State):
+        return dict(x.raw_mapping)
+    return _children(x) if isinstance(x, nnx.Pytree) else None
+
+
+def _open_plain(x: Any) -> Opened:
+    if isinstance(x, FrozenDict):
+        return _frozen(x, x, ())
+    return None
+
+
+def _children(module: Any) -> dict[str, Any]:
+    """The attributes of a module. Those that nnx calls data are state, arrays too; of the others no array is."""
+    data = module._pytree__nodes if type(module)._pytree__is_pytree else dict.fromkeys(vars(module), True)
+    found = {}
+    for name, each in vars(module).items():
+        if name.startswith("_pytree__"):
+            continue
+        if owner_of(each) is None:
+            found[name] = Plain(each) if data.get(name) and isinstance(each, list | tuple | dict) else each
+        elif data.get(name):
+            found[name] = _array(module, name, each)
+    return found
+
+
+def _array(module: Any, name: str, array: Any) -> Any:
+    for adapter in adapters_of(type(array)):
+        if adapter.open_item is not None and (slot := adapter.open_item(module, name, array)) is not None:
+            return slot
+    return Plain(array)
+
+
+def _frozen(x: FrozenDict[str, Any], inner: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    """The items of a frozen dict, which gives a new one for each dict in it."""
+    found: dict[str, Any] = {}
+    for key, each in inner.items():
+        where = (*keys, key)
+        owner = owner_of(each)
+        if isinstance(each, Mapping):
+            found[key] = _frozen(x, each, where)
+        else:
+            found[key] = each if owner is None else _FrozenItem(x, where, owner.name)
+    return found
+
+
+class _FrozenItem(Item):
+    """The slot of an array in a frozen dict, which can only be read."""
+
+    def __init__(self, root: FrozenDict[str, Any], keys: tuple[str, ...], backend: str) -> None:
+        super().__init__(root, keys[-1], backend, "donated", attribute=False, thing=Place(root, *keys))
+        self._keys = keys
+
+    def read(self) -> Any:
+        each = self._owner
+        for key in self._keys:
+            each = each[key]
+        return each
+
+    def write(self, array: Any) -> None:
+        hint = "make a new tree: sv.filled(tree, source); or use flax.core.unfreeze first"
+        raise ReadOnlyError.of("assign", "a FrozenDict cannot change", hint=hint)
+
+
+ADAPTER = Adapter(_open, _open_plain)
