@@ -16,6 +16,7 @@ from .._core.variable import Variable
 from .._core.views import lender_of, view_of
 from ..errors import ForeignStateError, StatevarError
 from .foreign.items import Number
+from .foreign.plain import Plain
 from .foreign.table import adapters_of
 from .kinds import StateIn, is_array, is_generator, is_slot, state_in
 
@@ -54,15 +55,6 @@ SETS = (set, frozenset)
 
 class Container:
     """Base class for objects that may contain no variable, and whose attributes are always searched."""
-
-
-class Plain:
-    """An object in a tree of which the user has said that its arrays are state, as an `Opener` passes it on."""
-
-    __slots__ = ("each",)
-
-    def __init__(self, each: Any) -> None:
-        self.each = each
 
 
 class Tree(Container):

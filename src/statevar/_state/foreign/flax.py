@@ -11,9 +11,9 @@ from flax.core import FrozenDict
 from ..._arrays.registry import owner_of
 from ..._arrays.slots import Adapter, Opened, Place
 from ...errors import ReadOnlyError
-from ..walk import Plain
 from .flax_jax import open_variable
 from .items import Item
+from .plain import Plain
 from .table import adapters_of
 
 __all__ = ["ADAPTER"]
