@@ -258,3 +258,29 @@ def keras_that_goes_on(optimizer: str, source: Any, rate: float) -> list[Any]:
     kernel, bias = gradient(*(keras.ops.convert_to_numpy(v.value) for v in net.variables))
     made.apply([keras.ops.convert_to_tensor(kernel), keras.ops.convert_to_tensor(bias)], net.trainable_variables)
     return [keras.ops.convert_to_numpy(v.value) for v in net.variables]
+
+
+def test_a_model_and_its_optimizer_go_to_keras_and_back_as_objects() -> None:
+    torch: Any = pytest.importorskip("torch")
+    keras: Any = pytest.importorskip("keras")
+
+    def trained(steps: int) -> dict[str, Any]:
+        net = torch.nn.ModuleDict({"fc": torch.nn.Linear(3, 2)})
+        opt = torch.optim.Adam(net.parameters())
+        for _ in range(steps):
+            opt.zero_grad()
+            (net["fc"](torch.ones(4, 3)) ** 2).sum().backward()
+            opt.step()
+        return {"net": net, "opt": opt}
+
+    mine, back = trained(3), trained(1)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="fc")])
+    optimizer = keras.optimizers.Adam()
+    optimizer.build(model.trainable_variables)
+    theirs, rules = {"net": model, "opt": optimizer}, sv.rules("torch", "keras")
+    assert len(sv.load(theirs, mine, rules=rules).loaded) == 7
+    assert int(optimizer.iterations) == 3
+    sv.load(back, theirs, rules=rules.inverse())
+    for state, other in zip(*(each["opt"].state_dict()["state"].values() for each in (mine, back)), strict=True):
+        for name, value in state.items():
+            np.testing.assert_array_equal(other[name].numpy(), value.numpy(), err_msg=name)
