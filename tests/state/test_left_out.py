@@ -173,8 +173,8 @@ def test_objects_of_other_libraries_without_state_are_no_error() -> None:
     relu = torch.nn.ReLU()
     assert sv.variables({"v": v, "act": relu, "drop": torch.nn.Dropout(), "device": torch.device("cpu")}) == (v,)
     assert sv.variables([v, optax.adam(1e-3), jax.jit(lambda x: x), jax.numpy.tanh, jax.numpy.float32]) == (v,)
-    relu.ours = scalar()
-    assert sv.variables({"act": relu}) == (relu.ours,)
+    relu.ours = [scalar()]
+    assert sv.variables({"act": relu}) == (relu.ours[0],)
 
 
 def test_an_activation_of_keras_and_a_function_of_tensorflow_are_no_error() -> None:

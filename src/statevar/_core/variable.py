@@ -28,6 +28,7 @@ from .elsewhere import Elsewhere, refuses
 from .foreign import check_readable
 from .forks import register
 from .frozen import FrozenVariable
+from .holders import watch_holders
 from .holds import BUSY, IN_PROGRAMS, Hold
 from .lost import check_not_lost, destroyed
 from .operators import has_traced, index_part
@@ -245,14 +246,19 @@ class Variable(Cell, Protocols, Elsewhere):
         Raises:
             AttributeError: the library has no such object.
         """
-        with self._lock:
-            self._check_not_writing("parameter")
-            parameter = self._backend.parameter(self._initialized("parameter"))
+        parameter = self._parameter_or_none()
         if parameter is None:
             raise AttributeError(
                 describe("parameter", f"{self.backend} has no mutable parameter object", self._path, "use v.value")
             )
-        views.lent(parameter, self)
+        return parameter
+
+    def _parameter_or_none(self) -> Any:
+        with self._lock:
+            self._check_not_writing("parameter")
+            parameter = self._backend.parameter(self._initialized("parameter"))
+        if parameter is not None:
+            views.lent(parameter, self)
         return parameter
 
     # -- flags -----------------------------------------------------------------------------------------
@@ -813,3 +819,5 @@ class _AtIndex(Generic[_Target]):
 
 # So that `jnp.sin(v)` and `jax.jit(f)(v)` accept a variable of any backend.
 register_types(Variable, FrozenVariable)
+# So that `net.w = v` is seen by the library of `net`, or is an error.
+watch_holders(Variable)
