@@ -70,7 +70,7 @@ def test_what_torch_does_to_its_module_is_done_to_the_variable() -> None:
 def doubling(v: sv.Variable) -> Any:  # the class exists only with torch
     import torch
 
-    class Doubles(torch.nn.Module):  # type: ignore[misc]
+    class Doubles(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.w = v

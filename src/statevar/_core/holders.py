@@ -110,7 +110,7 @@ def _watch_module(module: str, variable_type: type) -> None:
         _watch(next(base for base in cls.__mro__ if "__setattr__" in vars(base)), row, variable_type)
 
 
-def _watch(cls: type, row: _Row, variable_type: type) -> None:
+def _watch(cls: Any, row: _Row, variable_type: type) -> None:
     original: Callable[[Any, str, Any], None] = cls.__setattr__
 
     @wraps(original)
@@ -121,7 +121,7 @@ def _watch(cls: type, row: _Row, variable_type: type) -> None:
             _check_items(self, name, value, row, variable_type)
         original(self, name, value)
 
-    cls.__setattr__ = __setattr__  # type: ignore[method-assign]
+    cls.__setattr__ = __setattr__
 
 
 def _registered(holder: Any, name: str, variable: Any, row: _Row) -> Any:
