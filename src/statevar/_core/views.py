@@ -10,7 +10,8 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from .._arrays.dtypes import is_differentiable
 from .._arrays.registry import get_backend
-from .._arrays.slots import Place, Slot, SlotHandle, place_of, slot_backend
+from .._arrays.slot_backend import SlotHandle, slot_backend
+from .._arrays.slots import Place, Slot, place_of
 from ..errors import ForeignStateError
 from .cell import Cell
 from .foreign import check_readable
