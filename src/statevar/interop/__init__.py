@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,8 +17,12 @@ from .._core.writes import ASSIGN
 from .._public import public
 from ..errors import ForeignStateError, ReadOnlyError, ShapeError, describe
 
+if TYPE_CHECKING:
+    from .._state.foreign.items import Item
+
 __all__ = [
     "Adapter",
+    "Item",
     "Named",
     "Place",
     "Slot",
@@ -28,6 +32,16 @@ __all__ = [
     "get_value",
     "set_value",
 ]
+
+
+if not TYPE_CHECKING:  # with `__getattr__`, a type checker would accept every name
+
+    def __getattr__(name: str) -> object:
+        if name != "Item":  # only adapters need it
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from .._state.foreign.items import Item  # noqa: PLC0415
+
+        return globals().setdefault(name, Item)
 
 
 @public()
