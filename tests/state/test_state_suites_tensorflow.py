@@ -129,6 +129,24 @@ def test_a_view_is_the_variable_for_tapes_and_functions() -> None:
     assert w.numpy().tolist() == [5.0, 6.0]
 
 
+def test_a_view_in_a_tf_function_is_read_and_written_by_each_call() -> None:
+    w = tf.Variable([1.0, 2.0])
+    v = sv.view(w)
+
+    @tf.function(autograph=False)  # type: ignore[untyped-decorator]
+    def step(x: Any) -> Any:
+        before = v.value
+        v.assign_add(x)
+        v.at[0].add(10.0)
+        return before
+
+    for expected in ([1.0, 2.0], [12.0, 3.0], [23.0, 4.0]):
+        assert step(tf.constant([1.0, 1.0])).numpy().tolist() == expected
+    assert w.numpy().tolist() == [34.0, 5.0]
+    w.assign([0.0, 0.0])
+    assert step(tf.constant([1.0, 1.0])).numpy().tolist() == [0.0, 0.0]
+
+
 def test_what_is_assigned_is_copied() -> None:
     memory = np.ones(4096, np.float32)
     w = tf.Variable(np.zeros(4096, np.float32))

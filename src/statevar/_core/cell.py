@@ -22,6 +22,7 @@ from .._arrays.first_values import FirstValue
 from .._arrays.indexing import Selection
 from .._arrays.registry import owner_of
 from .._arrays.shapes import DeclaredShape, Shape, fits, is_static
+from .._arrays.slots import SlotHandle
 from .._arrays.stored import Stored
 from .._arrays.tracing import Tracing
 from .._arrays.types import Array
@@ -314,7 +315,7 @@ class Cell:
                 raise destroyed("read", self._path)
             return snapshot
         if (tracing := backend.tracing) is not None and tracing.is_tracing():
-            return tracing.traced_value(self._initialized("read"))
+            return _traced_value(tracing, self._initialized("read"))
         if backend.reads_unlocked and (handle := self._handle) is not None:
             value = backend.snapshot_unlocked(handle)
             if value is not None and self._holder is None and not IN_PROGRAMS:  # no write was under way
@@ -516,7 +517,7 @@ class Cell:
             )
         handle = self._initialized(write.operation)
         if write.verb == "put" and has_traced(backend, index):
-            x = tracing.put_symbolic(tracing.traced_value(handle), x, str(write.op), unwrapped_index(index))
+            x = tracing.put_symbolic(_traced_value(tracing, handle), x, str(write.op), unwrapped_index(index))
             return self._write_traced(tracing, ASSIGN.of(write.operation), x, None)
         if write.verb == "assign" and write.op is None and tracing.may_fit(x, self._declared):
             where = None  # only the program knows the shape, and the library checks it when the program runs
@@ -524,7 +525,7 @@ class Cell:
             where = write.check(self, write.operation, x, index)
         verb, op = write.verb, write.op
         if verb is None or self._constraint is not None:
-            x = self._computed(write, tracing.traced_value(handle), x, where)
+            x = self._computed(write, _traced_value(tracing, handle), x, where)
             verb, op = "assign", op if self._constraint is None else None
         self._handle = backend.write_traced(handle, verb, x, op, where)
         return self
@@ -779,6 +780,11 @@ def _kept(operation: str) -> Write:
 
 
 _holder_of = attrgetter("_holder")
+
+
+def _traced_value(tracing: Tracing, handle: Any) -> Array:
+    """The value of a variable in a program that is traced: of a view, what its owner has for it."""
+    return handle.slot.read() if type(handle) is SlotHandle else tracing.traced_value(handle)
 
 
 def hold_each(cells: Iterable[Cell], hold: Hold, held: list[Any], otherwise: Callable[[Any], object]) -> None:
