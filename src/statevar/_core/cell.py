@@ -22,7 +22,7 @@ from .._arrays.first_values import FirstValue
 from .._arrays.indexing import Selection
 from .._arrays.registry import owner_of
 from .._arrays.shapes import DeclaredShape, Shape, fits, is_static
-from .._arrays.slots import SlotHandle
+from .._arrays.slot_backend import SlotHandle
 from .._arrays.stored import Stored
 from .._arrays.tracing import Tracing
 from .._arrays.types import Array
