@@ -56,7 +56,6 @@ def of_others(case: str) -> tuple[Any, str]:
         "nnx variable": (param, "flax"),
         "nnx module": (like("flax.nnx.nn.linear", "Linear", kernel=param), "flax"),
         "equinox module": (like("equinox.nn", "Linear", weight=np.ones(2), layers=[1, "x"]), "equinox"),
-        "sklearn": (like("sklearn.linear_model", "LinearRegression", coef_=np.ones(2)), "sklearn"),
         "tf_keras": (like("tf_keras.src.engine", "Model", variables=[1]), "tf_keras"),
     }
     # `variables` of a Keras object is an attribute of its class.
@@ -69,7 +68,7 @@ FOREIGN: dict[str, Callable[[], tuple[Any, str]]] = {
     "keras 2 optimizer": of_keras_2,
     "optax": of_jax,
     **{case: partial(of_others, case)
-       for case in ("nnx variable", "nnx module", "equinox module", "sklearn", "tf_keras")},
+       for case in ("nnx variable", "nnx module", "equinox module", "tf_keras")},
 }  # fmt: skip
 
 OPERATIONS: dict[str, Callable[[Any, Path], Any]] = {

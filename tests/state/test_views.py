@@ -605,3 +605,13 @@ def test_every_function_takes_every_kind_of_state(function: str, tmp_path: Path)
                 FUNCTIONS[function](each, folder)
             continue
         FUNCTIONS[function](each, folder)
+
+
+def test_a_table_is_no_leaf_and_is_not_left_out_in_silence() -> None:
+    pd = pytest.importorskip("pandas")
+    table = pd.DataFrame({"a": [1.0, 2.0]})
+    for each in (table, table["a"]):
+        with pytest.raises(sv.errors.ForeignStateError, match=r"at 'x'\. Hint: keep a variable .* x.to_numpy\(\)"):
+            sv.view({"x": each})
+        with pytest.warns(sv.errors.StateWarning, match="the pandas.* is not a variable, so it is left out, at 'x'"):
+            sv.snapshot({"v": sv.Variable(1.0), "x": each})

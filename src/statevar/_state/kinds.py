@@ -15,6 +15,8 @@ __all__ = ["StateIn", "is_array", "is_foreign", "is_generator", "is_slot", "libr
 #: Returns the things in an object that its own library keeps as state. None in them means that there may be none.
 StateIn = Callable[[Any], list[Any]]
 
+#: Tables, whose columns have different dtypes, so that they have no dtype as arrays do.
+_TABLES = frozenset({("pandas", "DataFrame"), ("xarray", "Dataset")})
 _ENOUGH = 10_000  # objects to look at in one object of another library
 
 
@@ -46,7 +48,7 @@ def state_in(cls: type) -> StateIn | None:
 def is_array(cls: type) -> bool:
     """Whether objects of a class are arrays of any library, as opposed to numbers."""
     has_elements = hasattr(cls, "__array__") or hasattr(cls, "__dlpack__")
-    if cls.__module__ == "array":  # of Python
+    if cls.__module__ == "array" or any((b.__module__.partition(".")[0], b.__name__) in _TABLES for b in cls.__mro__):
         return True
     return has_elements and hasattr(cls, "shape") and hasattr(cls, "dtype") and not _is_numpys(cls, "generic")
 

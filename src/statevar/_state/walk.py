@@ -269,7 +269,9 @@ class Opener:
         if children is None:
             if kind.is_array:
                 problem = f"the {type(each).__qualname__} is an array that statevar cannot write"
-                error = ForeignStateError.of("view", problem, hint="keep a variable in its place: sv.Variable(x)")
+                values = ", or an array of its values: x.to_numpy()" if hasattr(each, "to_numpy") else ""
+                hint = f"keep a variable in its place: sv.Variable(x){values}"
+                error = ForeignStateError.of("view", problem, hint=hint)
                 self.refused.append((each, error))
                 return None
             children = self(each)

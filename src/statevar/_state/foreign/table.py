@@ -27,6 +27,7 @@ _ROWS = {
     "equinox": "trees",
     "optax": "trees",
     "haiku": "trees",
+    "sklearn": "sklearn",
     "numpy": "numpy",
     "random": "python",
 }
