@@ -51,6 +51,7 @@ __all__ = [
     "cond",
     "device",
     "errors",
+    "filled",
     "fori_loop",
     "functionalize",
     "get_value",
@@ -83,7 +84,7 @@ __all__ = [
 _LATER = {
     name: module
     for module, names in {
-        "checkpoint": ("Checkpoint", "CheckpointManager", "Rules", "load", "rules", "save", "verify"),
+        "checkpoint": ("Checkpoint", "CheckpointManager", "Rules", "filled", "load", "rules", "save", "verify"),
         "_transforms.jit": ("jit",),
         "_transforms.control_flow": ("cond", "fori_loop", "scan", "while_loop"),
         "_transforms.grad": ("grad", "value_and_grad"),

@@ -1,6 +1,7 @@
 """Saves variables to files, loads them, and keeps the checkpoints of a running program."""
 
 from ._checkpoint import Checkpoint
+from ._filled import filled
 from ._load import load
 from ._manager import CheckpointManager, Restored
 from ._match import LoadReport
@@ -17,6 +18,7 @@ __all__ = [
     "Restored",
     "Rules",
     "Verification",
+    "filled",
     "load",
     "rules",
     "save",

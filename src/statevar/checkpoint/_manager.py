@@ -16,7 +16,7 @@ from operator import index
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import Any, Literal, Self, SupportsIndex
+from typing import Any, Literal, Self, SupportsIndex, TypeVar, overload
 
 from .._arrays.registry import owner_of
 from .._core.copies import Uncopied
@@ -24,9 +24,11 @@ from .._core.variable import Variable
 from .._public import public
 from .._state.paths import Paths, paths_in
 from .._state.snapshot import Snapshot, snapshot
+from .._state.view import view
 from ..errors import CheckpointError, CheckpointMismatchError, ConflictError, describe
 from . import _files
 from ._checkpoint import INDEX, encode_metrics, open_checkpoint
+from ._filled import filled
 from ._formats.safetensors.header import digest_of
 from ._formats.safetensors.reader import is_whole
 from ._formats.safetensors.writer import FileDigest, ToWrite, write_all, write_tensors
@@ -36,6 +38,8 @@ from ._save import Progress, index_of, items_of, nbytes_of, parsed_size, reporte
 from ._step_folder import StepFolder
 
 __all__ = ["CheckpointManager", "Restored"]
+
+_Tree = TypeVar("_Tree")
 
 _AT_ONCE = 2  # saves under way: one is being written, one waits
 
@@ -92,7 +96,8 @@ class CheckpointManager(Uncopied):
     Args:
         directory: the folder, which is made if it does not exist. Its checkpoints are folders (``step-0000000100``),
             which `load` takes too.
-        obj: the object to save, as for `save`. Each save looks for its variables anew.
+        obj: the object to save, as for `save`. Each save looks for its variables anew. None if each save gets a tree,
+            as ``state=``.
         keep: the number of newest checkpoints to keep. The last whole one is never removed.
         keep_every: also keeps every step that is divisible by this number.
         best: the name of a metric; also keeps the best step by that metric.
@@ -130,7 +135,7 @@ class CheckpointManager(Uncopied):
     def __init__(
         self,
         directory: str | os.PathLike[str],
-        obj: Any,
+        obj: Any = None,
         keep: int = 5,
         keep_every: int | None = None,
         *,
@@ -174,6 +179,7 @@ class CheckpointManager(Uncopied):
         metrics: Mapping[str, Any] | None = None,
         wait: bool = False,
         *,
+        state: Any = None,
         metadata: Mapping[str, Any] | None = None,
         exist_ok: bool = False,
     ) -> None:
@@ -185,6 +191,8 @@ class CheckpointManager(Uncopied):
             metrics: numbers to store with the checkpoint, for `best`. Those that are variables are read from the
                 snapshot. A number that is not finite, such as the loss of a run that diverged, is never the best.
             wait: whether to return only when the checkpoint is on the disk.
+            state: what to save, for a manager without an object: any tree of arrays that `view` takes, such as the
+                parameters and the state of optax of this step, which the next step replaces by others.
             metadata: a mapping to store with the checkpoint, as JSON.
             exist_ok: whether a step that has a checkpoint already, or is being written, is left as it is. If False,
                 it is an error.
@@ -195,7 +203,7 @@ class CheckpointManager(Uncopied):
         """
         self._check_usable("save")
         self._reap()
-        found = paths_in("save", self._obj)
+        found = paths_in("save", self._target("save", state))
         texts = texts_of(found, metadata)
         if not isinstance(step, Variable):
             step = _count("save", "step", step, 0)
@@ -369,32 +377,55 @@ class CheckpointManager(Uncopied):
 
     # -- restoring -------------------------------------------------------------------------------------
 
-    def restore(self, step: SupportsIndex | None = None, **options: Any) -> Restored | None:
-        """Loads a checkpoint into the object: by default the newest that is whole.
+    @overload
+    def restore(self, step: SupportsIndex | None = None, *, like: None = None, **options: Any) -> Restored | None: ...
+
+    @overload
+    def restore(self, step: SupportsIndex | None = None, *, like: _Tree, **options: Any) -> _Tree | None: ...
+
+    def restore(self, step: SupportsIndex | None = None, *, like: Any = None, **options: Any) -> Any:
+        """Loads a checkpoint into the object, or into a copy of a tree: by default the newest that is whole.
 
         Newer checkpoints that are damaged are skipped with a warning.
 
         Args:
             step: the step to restore, ``manager.best`` for instance.
+            like: a tree with the types, shapes and dtypes of what was saved as ``state=``; see `filled`.
             options: the options of `load`: ``strict``, ``rename``, ``cast``, ``only``, ``on_create``.
 
         Returns:
-            The step that was restored, and the report of the load; None if there is no checkpoint.
+            The step that was restored, and the report of the load; with ``like``, a tree with the values; None if
+            there is no checkpoint.
 
         Raises:
             CheckpointMismatchError: the checkpoint is whole, but does not match the object.
             CheckpointError: the checkpoint of ``step`` is damaged; or, without ``step``, all checkpoints are.
             CheckpointNotFoundError: ``step`` has no checkpoint.
+
+        >>> import tempfile
+        >>> import numpy as np
+        >>> import statevar as sv
+        >>> with sv.CheckpointManager(tempfile.mkdtemp()) as manager:
+        ...     manager.save(1, state=({"w": np.ones(2)}, 7))
+        ...     manager.restore(like=({"w": np.zeros(2)}, 0))
+        ({'w': array([1., 1.])}, 7)
         """
         self._check_usable("restore")
         self.wait()
+        target = None if like is not None else self._target("restore", None)
+
+        def read(step: int) -> Any:
+            path = self.path(step)
+            return load(target, path, **options) if like is None else filled(like, path, **options)
+
         if step is not None:
             step = _count("restore", "step", step, 0)
-            return Restored(step, {}, load(self._obj, self.path(step), **options))
+            result = read(step)
+            return Restored(step, {}, result) if like is None else result
         skipped: dict[int, str] = {}
         for each in reversed(self.steps()):
             try:
-                report: LoadReport = load(self._obj, self.path(each), **options)
+                result = read(each)
             except CheckpointMismatchError:
                 raise
             except (CheckpointError, OSError) as error:
@@ -407,11 +438,29 @@ class CheckpointManager(Uncopied):
                     RuntimeWarning,
                     stacklevel=2,
                 )
-            return Restored(each, skipped, report)
+            return Restored(each, skipped, result) if like is None else result
         if not skipped:
             return None
         problem = describe("restore", "every checkpoint is damaged, and nothing was loaded", str(self.directory))
         raise CheckpointError("\n".join([problem, *skipped.values()]))
+
+    def _target(self, operation: str, state: Any) -> Any:
+        """What is saved or loaded into: the manager's object, or a tree that was passed.
+
+        Raises:
+            ValueError: there are both, or none.
+        """
+        if (self._obj is None) is not (state is None):
+            return self._obj if state is None else view(state)
+        if state is None:
+            problem = "the manager has no object"
+            hint = (
+                "pass the tree of this step, save(step, state=tree) and restore(like=tree), or make it with an object"
+            )
+        else:
+            problem = "the manager has an object, and got a state as well"
+            hint = "make the manager without an object: CheckpointManager(directory)"
+        raise ValueError(describe(operation, problem, str(self.directory), hint))
 
     def delete(self, step: SupportsIndex) -> None:
         """Removes the checkpoint of a step.

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import xxhash
 
+from .._arrays.dtypes import KEYS
 from .._arrays.registry import get_backend, owner_of
 from .._arrays.types import HostArray
 from .._core.convert import unwrapped
@@ -95,7 +96,13 @@ class Arrays:
         """Does nothing: no file is open."""
 
     def _read(self, name: str) -> HostArray:
-        return Variable(self._arrays[name], dtype=self.variables[name].dtype, trainable=False).numpy()
+        variable = Variable(self._arrays[name], dtype=self.variables[name].dtype, trainable=False)
+        return _numbers_of(variable) if variable.dtype_name in KEYS else variable.numpy()
+
+
+def _numbers_of(keys: Variable) -> HostArray:
+    """The numbers of random keys, as a file has them."""
+    return keys._backend.packed(keys.value).copy()
 
 
 def _leaves(source: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:

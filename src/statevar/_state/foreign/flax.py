@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from typing import Any
 
+from flax import linen as nn
 from flax import nnx
 from flax.core import FrozenDict
 
@@ -15,6 +17,7 @@ from .flax_jax import open_variable
 from .items import Item
 from .plain import Plain
 from .table import adapters_of
+from .trees import open_plain
 
 __all__ = ["ADAPTER"]
 
@@ -32,7 +35,9 @@ def _open(x: Any) -> Opened:
 def _open_plain(x: Any) -> Opened:
     if isinstance(x, FrozenDict):
         return _frozen(x, x, ())
-    return None
+    if isinstance(x, nn.Module):  # of linen, whose arrays are elsewhere
+        return {}
+    return open_plain(x) if is_dataclass(x) and not isinstance(x, type) else None
 
 
 def _children(module: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Trees of arrays that only their user can call state: modules of equinox, states of optax, parameters of haiku."""
+"""Trees of arrays that only their user can call state: of equinox, optax and haiku, and dataclasses of flax."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import Any
 
 from ..._arrays.slots import Adapter, Opened
 
-__all__ = ["ADAPTER"]
+__all__ = ["ADAPTER", "open_plain"]
 
 
 def _open(_x: Any) -> Opened:
     return None
 
 
-def _open_plain(x: Any) -> Opened:
+def open_plain(x: Any) -> Opened:
+    """The items or attributes of a tree, without those that its library calls static."""
     if isinstance(x, type):
         return None
     if isinstance(x, Mapping):
@@ -24,10 +25,14 @@ def _open_plain(x: Any) -> Opened:
     own = getattr(x, "__dict__", None)
     if own is None:
         return None
-    static = {
-        name for name, field in getattr(x, "__dataclass_fields__", {}).items() if field.metadata.get("static", False)
-    }
+    fields = getattr(x, "__dataclass_fields__", {})
+    static = {name for name, field in fields.items() if field.metadata.get("static") or not _is_node(field)}
     return {name: each for name, each in own.items() if name not in static}
 
 
-ADAPTER = Adapter(_open, _open_plain)
+def _is_node(field: Any) -> bool:
+    """Whether a field of a dataclass of flax has arrays."""
+    return bool(field.metadata.get("pytree_node", True))
+
+
+ADAPTER = Adapter(_open, open_plain)
