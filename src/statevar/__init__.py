@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ._transforms.remat import remat
     from ._transforms.tape import GradientTape
     from ._transforms.vmap import vmap
-    from .checkpoint import Checkpoint, CheckpointManager, Rules, load, rules, save, verify
+    from .checkpoint import Checkpoint, CheckpointManager, Rules, filled, load, rules, save, verify
 
 __version__ = "0.1.0"
 

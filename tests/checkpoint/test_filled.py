@@ -86,8 +86,13 @@ def leaves(tree: Any) -> dict[str, tuple[Any, ...]]:
     }
 
 
+def saved(tree: Any, path: Path) -> Path:
+    sv.save(sv.view(tree), path)
+    return path
+
+
 SOURCES: dict[str, Callable[[Any, Path], Any]] = {
-    "file": lambda tree, path: sv.save(sv.view(tree), path) or path,
+    "file": saved,
     "tree": lambda tree, _: tree,
     "view": lambda tree, _: sv.view(tree),
     "snapshot": lambda tree, _: sv.snapshot(sv.view(tree)),
@@ -206,7 +211,9 @@ def test_a_damaged_tree_is_skipped(tmp_path: Path) -> None:
         (part,) = manager.path(2).glob("part-*")
         part.write_bytes(part.read_bytes()[:-1])
         with pytest.warns(RuntimeWarning, match="restored step 1, because newer checkpoints are damaged"):
-            assert manager.restore(like=like) == {"w": pytest.approx([1.0, 1.0])}
+            made = manager.restore(like=like)
+        assert made is not None
+        assert made["w"].tolist() == [1.0, 1.0]
 
 
 def test_a_manager_has_an_object_or_gets_a_state(tmp_path: Path) -> None:
