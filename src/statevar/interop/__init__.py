@@ -158,17 +158,24 @@ def _leaf(x: Any, operation: str, expected: str) -> Variable:
 def _no_target(operation: str, expected: str, x: Any) -> TypeError:
     """The error for an object that is not ours, with the name of its library if it has state of that."""
     from .._state.foreign.table import adapters_of  # noqa: PLC0415  # only for the error
-    from .._state.kinds import library_of  # noqa: PLC0415  # as above
+    from .._state.kinds import is_array, library_of  # noqa: PLC0415  # as above
 
     cls = type(x)
-    if library := library_of(cls):
-        problem = f"expected {expected}, got {cls.__module__}.{cls.__qualname__}"
-        if adapters_of(cls):
-            hint = "pass a leaf of it: sv.named_variables(x) lists them by path, and sv.save(x, path) saves them all"
-        else:
-            hint = f"read and write it with {library}'s own functions, or make a variable of its value: sv.Variable(x)"
-        return ForeignStateError.of(operation, problem, hint=hint)
-    return TypeError(describe(operation, f"expected {expected}, got {cls.__name__}"))
+    library = library_of(cls)
+    problem = f"expected {expected}, got {f'{cls.__module__}.{cls.__qualname__}' if library else cls.__name__}"
+    if is_array(cls):
+        hint = "sv.view(x) is a variable over it"
+    elif (library and adapters_of(cls)) or isinstance(x, dict | list | tuple) or hasattr(x, "__dict__"):
+        hint = "pass a leaf of it: sv.named_variables(x) lists them by path, and sv.view(x) those of plain arrays too"
+    elif library:
+        hint = f"read and write it with {library}'s own functions, or make a variable of its value: sv.Variable(x)"
+    else:
+        return TypeError(describe(operation, problem))
+    return (
+        ForeignStateError.of(operation, problem, hint=hint)
+        if library
+        else TypeError(describe(operation, problem, hint=hint))
+    )
 
 
 def _checked(x: Any, value: Any) -> Any:
