@@ -90,3 +90,13 @@ def test_hogwild_keeps_every_update_and_mixes_no_cut() -> None:
     assert locked.accuracy > 0.8
     assert outcomes["no locks"].mixed > 0, "the measure of mixtures works"
     assert outcomes["no locks"].counted <= outcomes["no locks"].learned
+
+
+def test_interop_goes_on_bit_for_bit_and_moves_the_weights() -> None:
+    for name in ("torch", "jax", "flax.nnx", "optax", "sklearn"):
+        pytest.importorskip(name)
+    found = example("interop").main(["--steps", "20"])
+    assert found["differences"] == 0.0
+    assert found["moved"] < 1e-4
+    assert found["torch"] < found["torch, from the checkpoint"] < found["JAX, trained on"]
+    assert found["JAX, from the checkpoint"] == found["JAX, trained on"] > 0.85
