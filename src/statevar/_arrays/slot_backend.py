@@ -173,7 +173,7 @@ class SlotBackend(Backend):
 
     def fork(self, handle: Any, array: Array | None) -> Any:
         origin = handle if type(handle) is SlotHandle else handle.origin
-        return _Fork(self.snapshot(handle) if array is None else array, origin)
+        return _Fork(self._present(handle) if array is None else array, origin)
 
     def fork_from_host(self, handle: Any, array: HostArray) -> Any:
         origin = handle if type(handle) is SlotHandle else handle.origin
@@ -237,6 +237,14 @@ class SlotBackend(Backend):
         handle.unseen = handle.others()
         handle.slot.write(x)
         return handle.wrote()
+
+    def _present(self, handle: Any) -> Array:
+        """A snapshot, for a write. A value that its owner has destroyed is left as it is: a whole write replaces it."""
+        if type(handle) is SlotHandle and handle.slot.shared == "donated":
+            array = handle.slot.read()
+            if self.native.is_lost(array):
+                return array
+        return self.snapshot(handle)
 
     def _apart(self, x: Array) -> Array:
         """A copy of an array that a slot may keep: others may have the array or its memory, or destroy it there."""

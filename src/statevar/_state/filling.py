@@ -11,7 +11,7 @@ from typing import Any
 from .._arrays.registry import owner_of
 from .._core.variable import Variable
 from ..errors import ForeignStateError, NameScopeError, describe
-from .foreign.items import Item, Number
+from .foreign.items import Item
 from .foreign.plain import Plain
 from .walk import Attribute, Opener, kind_of, segment
 
@@ -95,7 +95,7 @@ class Filling:
             where = f"{path}/{segment(key)}" if path else segment(key)
             inner = child.each if isinstance(child, Plain) else child
             if isinstance(inner, Item):
-                changes[key] = value(where, Item.read(inner) if isinstance(inner, Number) else inner.read())
+                changes[key] = value(where, inner.present())
             elif (new := self._rebuilt(opener, child, where, value, within)) is not inner:
                 changes[key] = new
         within.discard(id(each))

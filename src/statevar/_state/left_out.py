@@ -141,9 +141,15 @@ def _foreign_error(operation: str, places: list[tuple[str, Any]]) -> ForeignStat
         problem += f" (and so would be {more})"
     hint = (
         f"keep it outside of the object that you pass and save it with {library}'s own functions, "
-        "or copy its arrays into variables: sv.Variable(array)"
+        f"{_by_view(first)}or copy its arrays into variables: sv.Variable(array)"
     )
     return ForeignStateError.of(operation, problem, path, hint)
+
+
+def _by_view(each: Any) -> str:
+    """The part of a hint that says how the arrays in an object become state; empty if they cannot."""
+    opens = [adapter.open_plain for adapter in kind_of(type(each)).adapters if adapter.open_plain is not None]
+    return "pass a view of its arrays, sv.view(x), " if any(found(each) for found in opens) else ""
 
 
 def article(cls: type) -> str:

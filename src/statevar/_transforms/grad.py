@@ -19,6 +19,7 @@ from .._core.variable import Variable
 from .._public import public
 from .._state.structure import Structure
 from ..errors import DTypeError, ShapeError, TraceError, describe
+from .draft import ValueDraft
 from .lift import library_of, plain
 from .overlay import ValueOverlay, keep_writes
 
@@ -199,7 +200,7 @@ class _Arguments:
 class _Recording(ValueOverlay):
     """An overlay in which the variables that gradients are wanted for have values that the library's tape watches."""
 
-    __slots__ = ("_discovers", "_opened_for", "_wanted", "backend", "leaves", "misses", "tape")
+    __slots__ = ("_discovers", "_opened_for", "_wanted", "backend", "leaves", "misses", "tape", "used_views")
 
     under_own_trace = True
 
@@ -212,6 +213,30 @@ class _Recording(ValueOverlay):
         self._opened_for: Backend | None = None
         self._wanted = wanted
         self._discovers = discovers
+        self.used_views: set[Variable] = set()
+
+    def read(self, variable: Any) -> ValueDraft:
+        if variable._backend.is_view:
+            self.used_views.add(variable)
+        return super().read(variable)
+
+    def write(self, variable: Any) -> ValueDraft:
+        if variable._backend.is_view:
+            self.used_views.add(variable)
+        return super().write(variable)
+
+    def check_views(self) -> None:
+        """Raises TraceError if a view had a value of its own here, and nothing has used it.
+
+        For a library without tapes: its own code computes with what the object of the view has, which is a constant.
+        """
+        for variable in self._wanted:
+            if variable._backend.is_view and variable not in self.used_views:
+                problem = "the function has not read the view, and statevar cannot see what other code computes with"
+                hint = (
+                    f"compute with v.value in the function, or take the gradient by {variable.backend}'s own functions"
+                )
+                raise TraceError.of("value_and_grad", problem, variable.path, hint)
 
     def given(self, variable: Variable, value: Array) -> Array:
         if variable not in self._wanted and not (self._discovers and variable.trainable):
@@ -381,6 +406,7 @@ class _Run:
             frames.append(frame)
             with frame:
                 loss, aux = self._split(self._call(values[count:]))
+                frame.check_views()
                 news = list(frame.values(frame.written))
             frame.drafts.clear()  # traced values, which JAX would report as leaked if they outlived the trace
             return loss, (aux, news)

@@ -26,7 +26,7 @@ from ..._arrays.shapes import DeclaredShape, Shape
 from ..._arrays.stored import Stored
 from ..._arrays.types import HostArray, Operation
 from ..._arrays.unreadable import Unreadable
-from ...errors import DeviceError, DTypeError, ReentrantWriteError
+from ...errors import DeviceError, DTypeError, ReentrantWriteError, UninitializedError
 from . import indices, rows
 from .arrays import CONCRETE, FAILED, beside, is_concrete, like, same_place, settled, store
 from .first_values import made
@@ -195,6 +195,16 @@ class JAXBackend(Backend):
 
     def as_immutable(self, array: Any, *, fresh: bool) -> Any:
         return array if fresh else _copied(array)
+
+    def copied(self, array: Any) -> Any:
+        try:
+            return super().copied(array)
+        except RuntimeError as error:
+            if not self.is_lost(array):
+                raise
+            problem = "the array was donated to a program, or deleted, so the value no longer exists"
+            hint = "restore a snapshot, load a checkpoint, or make the object anew"
+            raise UninitializedError.of("read", problem, hint=hint) from error
 
     def moved(self, array: Any, device: Any) -> Any:
         return jax.device_put(array, device)

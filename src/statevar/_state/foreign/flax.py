@@ -81,7 +81,7 @@ class _FrozenItem(Item):
         super().__init__(root, keys[-1], backend, "donated", attribute=False, thing=Place(root, *keys))
         self._keys = keys
 
-    def read(self) -> Any:
+    def present(self) -> Any:
         each = self._owner
         for key in self._keys:
             each = each[key]

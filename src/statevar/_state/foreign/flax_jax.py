@@ -118,6 +118,11 @@ class _VariableSlot:
     def version(self) -> None:
         """Returns None: nnx counts no writes."""
 
+    def __deepcopy__(self, _: dict[Any, Any]) -> Any:
+        problem = "copy.deepcopy of a variable of nnx gives its array and no variable"
+        hint = "copy the module, nnx.clone(module), and take a view of the new one; or copy the value: sv.Variable(v)"
+        raise ForeignStateError.of("copy", problem, hint=hint)
+
     def _now(self) -> Any:
         return _stored(self._variable)
 

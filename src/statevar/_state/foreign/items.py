@@ -48,9 +48,13 @@ class Item:
         self._key = key
         self._attribute = not _has_item(holder, key) if attribute is None else attribute
 
+    def present(self) -> Any:
+        """What the holder has now."""
+        return getattr(self._owner, self._key) if self._attribute else self._owner[self._key]
+
     def read(self) -> Any:
         """The present array."""
-        return getattr(self._owner, self._key) if self._attribute else self._owner[self._key]
+        return self.present()
 
     def write(self, array: Any) -> None:
         """Replaces the array."""
@@ -74,11 +78,11 @@ class Number(Item):
 
     def __init__(self, holder: Any, key: Any, *, attribute: bool | None = None, thing: Any = None) -> None:
         super().__init__(holder, key, "numpy", attribute=attribute, thing=thing)
-        self._type: Callable[[Any], Any] = type(super().read())
+        self._type: Callable[[Any], Any] = type(self.present())
 
     def read(self) -> Any:
         """The number as an array, which nobody else has."""
-        number = super().read()
+        number = self.present()
         self._type = type(number)
         array: Any = np.asarray(number, _DTYPES[self._type])
         array.setflags(write=False)

@@ -77,7 +77,7 @@ class _ArrayItem(Item):
         super().write(beside(array, self.read()))
 
     def read(self) -> Any:
-        return untraced(super().read(), "array")
+        return untraced(self.present(), "array")
 
 
 def array_item(holder: Any, key: Any, attribute: bool | None = None, thing: Any = None) -> Slot:
