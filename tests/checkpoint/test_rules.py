@@ -251,6 +251,18 @@ def test_axes_that_follow_from_a_name_only_are_reported() -> None:
     np.testing.assert_array_equal(up, source["up.weight"].transpose(2, 3, 0, 1)[::-1, ::-1])
 
 
+def test_a_rule_of_a_model_that_fits_no_weight_is_reported() -> None:
+    flatten = ("out/weight", "out/kernel", "o (c h) -> (h c) o", {"h": 2})
+    kernel = sv.Variable(np.zeros((6, 5), "float32"))
+    weight = np.ones((5, 6), "float32")
+    rules = sv.rules("torch", "nnx", flatten)
+    assert not sv.load({"out": {"kernel": kernel}}, {"out/weight": weight}, rules=rules).notes
+    (note,) = sv.load({"net": {"out": {"kernel": kernel}}}, {"net/out/weight": weight}, rules=rules).notes
+    assert note.startswith(
+        "the rule ('out/weight', 'out/kernel', 'o (c h) -> (h c) o') was used for no weight; the names"
+    )
+
+
 def test_rename_comes_before_the_rules() -> None:
     target = model(encoder__fc__kernel=(2, 3))
     rules = sv.rules("torch", "linen")

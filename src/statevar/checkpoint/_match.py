@@ -170,6 +170,9 @@ def amend(report: LoadReport, moved: Translated, wanted: Callable[[str], bool]) 
     report.missing = [path for path in report.missing if path not in plan.failed and path not in plan.skipped]
     report.unexpected += [name for name in moved.left if wanted(name)]
     report.assumed = dict(plan.assumed)
+    for rule in plan.unused:
+        beginning = "" if str(rule.source).startswith("*") else f"; the names are whole paths, as '*/{rule.source}' is"
+        report.notes.append(f"the rule {rule} was used for no weight{beginning}")
     for path, step in plan.steps.items():
         if step.factor != 1.0:
             report.notes.append(f"{path} is {step.sources[0]} times {step.factor:.6g}, because of the learning rate")

@@ -93,6 +93,7 @@ class Plan:
         skipped: the names in either that the other library does not have.
         assumed: the weights that could have other axes, by name, with the reason.
         read: names in the source that were read and are the same as what is loaded.
+        unused: the rules with lengths, which are those of one model, that fit no weight of it.
     """
 
     steps: dict[str, Step] = field(default_factory=dict)
@@ -100,6 +101,7 @@ class Plan:
     skipped: list[str] = field(default_factory=list)
     assumed: dict[str, str] = field(default_factory=dict)
     read: list[str] = field(default_factory=list)
+    unused: list[Rule] = field(default_factory=list)
 
 
 class Rows:
@@ -141,6 +143,9 @@ def planned(
             for rule, pattern in dropping
         ):
             plan.skipped.append(source)
+    known = {str(step.rule) for step in plan.steps.values()}
+    tried = " ".join(reason for _, reason in plan.failed.values())
+    plan.unused = [rule for rule in rules if rule.sizes and str(rule) not in known and str(rule) not in tried]
     return plan
 
 
