@@ -22,6 +22,12 @@ def nnx() -> Any:
     return pytest.importorskip("flax.nnx")
 
 
+def new_ref(x: Any) -> Any:
+    if not hasattr(jax, "new_ref"):
+        pytest.skip("this JAX has no references")
+    return jax.new_ref(x)
+
+
 def linear() -> Any:
     return nnx().Linear(2, 3, rngs=nnx().Rngs(0))
 
@@ -35,7 +41,7 @@ def test_values_are_read_and_set_as_those_of_keras_are() -> None:
     assert net.bias[...].tolist() == sv.get_value(net.bias).tolist() == [1.0, 2.0, 3.0]
     assert sv.view(net.bias) is sv.view(net.bias)
     assert sv.view(net.bias).parameter is net.bias
-    ref = jax.new_ref(jnp.zeros(2))
+    ref = new_ref(jnp.zeros(2))
     sv.set_value(ref, [4.0, 5.0])
     assert ref[...].tolist() == sv.get_value(ref).tolist() == [4.0, 5.0]
 
@@ -104,7 +110,7 @@ def test_a_donated_value_is_gone_with_an_error_and_a_snapshot_brings_it_back() -
 # -- traces ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("make", [lambda: linear().bias, lambda: jax.new_ref(jnp.zeros(3))], ids=["nnx", "ref"])
+@pytest.mark.parametrize("make", [lambda: linear().bias, lambda: new_ref(jnp.zeros(3))], ids=["nnx", "ref"])
 def test_in_a_program_of_jax_state_is_neither_read_nor_written(make: Callable[[], Any]) -> None:
     thing = make()
     view = sv.view(thing)

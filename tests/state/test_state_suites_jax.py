@@ -28,6 +28,8 @@ class TestReferencesOfJAX(_OfJAX):
 
     def make(self) -> Any:
         jax = self.jax
+        if not hasattr(jax, "new_ref"):
+            self.skip("this JAX has no references")
         return {"ref": jax.new_ref(jax.numpy.ones((2, 3))), "key": jax.new_ref(jax.random.key(1))}
 
     def change(self, thing: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import is_dataclass
+from importlib.metadata import version
 from typing import Any
 
 from flax import linen as nn
@@ -12,7 +13,7 @@ from flax.core import FrozenDict
 
 from ..._arrays.registry import owner_of
 from ..._arrays.slots import Adapter, Opened, Place
-from ...errors import ReadOnlyError
+from ...errors import ForeignStateError, ReadOnlyError
 from .flax_jax import open_variable
 from .items import Item
 from .plain import Plain
@@ -22,7 +23,13 @@ from .trees import open_plain
 __all__ = ["ADAPTER"]
 
 
+#: Whether this version of flax has modules that are pytrees, and variables that give what they store.
+_KNOWN = hasattr(nnx, "Pytree") and hasattr(nnx.Variable, "get_raw_value")
+
+
 def _open(x: Any) -> Opened:
+    if not _KNOWN:
+        return _refused(x)
     if isinstance(x, nnx.Variable):
         return open_variable(x)
     if isinstance(x, nnx.GraphDef):
@@ -38,6 +45,13 @@ def _open_plain(x: Any) -> Opened:
     if isinstance(x, nn.Module):  # of linen, whose arrays are elsewhere
         return {}
     return open_plain(x) if is_dataclass(x) and not isinstance(x, type) else None
+
+
+def _refused(x: Any) -> Opened:
+    if isinstance(x, nnx.Variable | nnx.Module):
+        problem = f"statevar knows the variables of flax 0.12 and newer, and this is {version('flax')}"
+        raise ForeignStateError.of("view", problem, hint="install a newer flax")
+    return None
 
 
 def _children(module: Any) -> dict[str, Any]:

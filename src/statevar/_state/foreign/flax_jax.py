@@ -12,7 +12,7 @@ from flax.errors import FlaxError
 from ..._arrays.slots import Opened, Place, Shared, Slot
 from ...errors import ForeignStateError, ReadOnlyError, StatevarError, TraceError
 from .items import Number
-from .jax import RefSlot, beside, untraced
+from .jax import REFS, RefSlot, beside, untraced
 
 __all__ = ["open_variable"]
 
@@ -22,7 +22,7 @@ def open_variable(variable: Any) -> Opened:
     value = _stored(variable)
     if value is None or isinstance(value, str):
         return {}
-    if isinstance(value, jax.Array | jax.Ref | np.ndarray | np.generic):
+    if isinstance(value, (jax.Array, np.ndarray, np.generic, *REFS)):
         return _VariableSlot(variable)
     if isinstance(value, bool | int | float | complex):
         return Number(_Stored(variable), 0, attribute=False, thing=Place(variable, "number"))
@@ -110,7 +110,7 @@ class _VariableSlot:
     def write(self, array: Any) -> None:
         """Stores an array."""
         old = self._now()
-        if isinstance(old, jax.Ref):
+        if isinstance(old, REFS):
             RefSlot(old).write(array)
         else:
             self._store(beside(array, old) if isinstance(old, jax.Array) else array)
@@ -147,7 +147,7 @@ class _LeafSlot(_VariableSlot):
 
 
 def _as_array(value: Any, variable: Any) -> Any:
-    if isinstance(value, jax.Ref):
+    if isinstance(value, REFS):
         return RefSlot(value).read()
     if isinstance(value, jax.Array):
         return untraced(value, type(variable).__name__)

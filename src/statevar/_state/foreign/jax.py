@@ -4,16 +4,28 @@ from __future__ import annotations
 
 from threading import RLock
 from typing import Any
+from warnings import catch_warnings
 
 import jax
+import jax.experimental
 
 from ..._arrays.slots import Adapter, Opened, Shared, Slot
 from ..._core.forks import guarded
 from ...errors import ForeignStateError, ReadOnlyError, TraceError
 from .items import Item
 
-__all__ = ["ADAPTER", "RefSlot", "array_item", "beside", "untraced"]
+__all__ = ["ADAPTER", "REFS", "RefSlot", "array_item", "beside", "untraced"]
 
+
+def _references() -> tuple[type, ...]:
+    """The class of references, which has had several names; none in versions that have no such arrays."""
+    modules = (jax, jax.experimental, jax.core)
+    with catch_warnings(action="ignore", category=DeprecationWarning):
+        found = [getattr(each, name, None) for each in modules for name in ("Ref", "ArrayRef", "MutableArray")]
+    return tuple(each for each in found if isinstance(each, type))
+
+
+REFS = _references()
 
 #: A write of a reference destroys the array in it, even while another thread reads that.
 _one_at_a_time = guarded(RLock())
@@ -86,7 +98,7 @@ def array_item(holder: Any, key: Any, attribute: bool | None = None, thing: Any 
 
 
 def _open(x: Any) -> Opened:
-    return RefSlot(x) if isinstance(x, jax.Ref) and not isinstance(x, jax.core.Tracer) else None
+    return RefSlot(x) if isinstance(x, REFS) and not isinstance(x, jax.core.Tracer) else None
 
 
 def _open_plain(x: Any) -> Opened:
