@@ -159,6 +159,16 @@ def test_a_view_is_registered_as_the_thing_that_it_views() -> None:
         net.mean = sv.named_variables(norm)["running_mean"]
 
 
+def test_a_variable_is_no_buffer() -> None:
+    torch = pytest.importorskip("torch")
+    net = torch.nn.Module()
+    text = "a module of torch cannot register a variable as a buffer, .*, at 'Module.b'. Hint: assign it, b = v"
+    with pytest.raises(sv.errors.ForeignStateError, match=text):
+        net.register_buffer("b", variable_of("torch"))
+    assert not net.state_dict()
+    net.register_buffer("b", torch.zeros(2))
+
+
 def test_a_variable_without_a_value_is_not_registered() -> None:
     torch = pytest.importorskip("torch")
     net = torch.nn.Module()

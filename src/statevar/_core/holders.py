@@ -12,6 +12,7 @@ import sys
 import weakref
 from collections.abc import Callable
 from functools import partial, wraps
+from operator import attrgetter
 from typing import Any
 
 from .._arrays.import_hook import call_after_import
@@ -34,11 +35,19 @@ class _Row:
         loses: what of the library would leave a variable out.
         hint: what to write instead.
         in_containers: whether the library looks into lists and dicts in attributes too.
+        buffers: the name of the function that takes a hook for the registration of buffers; empty if there is none.
     """
 
     # No named tuple, which would take 0.4 ms of every import.
     def __init__(
-        self, classes: tuple[str, ...], backend: str, what: str, loses: str, hint: str, in_containers: bool = True
+        self,
+        classes: tuple[str, ...],
+        backend: str,
+        what: str,
+        loses: str,
+        hint: str,
+        in_containers: bool = True,
+        buffers: str = "",
     ) -> None:
         self.classes = classes
         self.backend = backend
@@ -46,6 +55,7 @@ class _Row:
         self.loses = loses
         self.hint = hint
         self.in_containers = in_containers
+        self.buffers = buffers
 
 
 #: By the module after whose import the classes exist.
@@ -57,6 +67,7 @@ _ROWS = {
         "parameters() and state_dict()",
         f"make it a variable of torch, sv.Variable(v, backend='torch'), {_OUTSIDE}",
         in_containers=False,
+        buffers="nn.modules.module.register_module_buffer_registration_hook",
     ),
     "tensorflow": _Row(
         ("Module",),
@@ -104,10 +115,17 @@ def watch_holders(variable_type: type) -> None:
 def _watch_module(module: str, variable_type: type) -> None:
     row = _ROWS[module]
     for name in row.classes:
-        cls: Any = sys.modules[module]
-        for segment in name.split("."):
-            cls = getattr(cls, segment)
+        cls = attrgetter(name)(sys.modules[module])
         _watch(next(base for base in cls.__mro__ if "__setattr__" in vars(base)), row, variable_type)
+    if row.buffers:
+        attrgetter(row.buffers)(sys.modules[module])(partial(_refuse_buffer, row, variable_type))
+
+
+def _refuse_buffer(row: _Row, variable_type: type, holder: Any, name: str, buffer: Any) -> None:
+    """Raises an error if a variable is to be a buffer, in whose place the library puts others when it moves it."""
+    if isinstance(buffer, variable_type):
+        hint = f"assign it, {name} = v, also if it has trainable=False; {_OUTSIDE}"
+        raise _error(holder, name, "a variable as a buffer", row, hint)
 
 
 def _watch(cls: Any, row: _Row, variable_type: type) -> None:

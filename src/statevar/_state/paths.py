@@ -370,12 +370,12 @@ def _check(operation: str, target: Any, opener: Opener, found: Collection[Variab
     """Raises an error if nothing was found, or if what was found is not all the state; warns of plain arrays."""
     refuse_lost_state(operation, target, opener, found)
     if not found and not opener.entered:
-        _check_empty(operation, target)
+        _check_empty(operation, target, has_arrays=any(kind_of(type(each)).is_array for each in opener.aside))
     refuse_variables_of_variables(operation, found)
     warn_of_plain_state(operation, target, opener.aside, found)
 
 
-def _check_empty(operation: str, target: Any) -> None:
+def _check_empty(operation: str, target: Any, *, has_arrays: bool) -> None:
     containers = (Mapping, *SEQUENCES, *SETS)
     if isinstance(target, Container) or (isinstance(target, containers) and not len(target)):
         return
@@ -383,7 +383,9 @@ def _check_empty(operation: str, target: Any) -> None:
         describe(
             operation,
             f"found no variable in {type(target).__name__}",
-            hint="pass variables, containers of variables, or objects that have them as attributes",
+            hint="pass a view of its arrays: sv.view(x)"
+            if has_arrays
+            else "pass variables, containers of variables, or objects that have them as attributes",
         )
     )
 
