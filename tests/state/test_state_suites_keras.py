@@ -121,11 +121,44 @@ class TestParts(StateSuite):
         return {path: host(each) for path, each in found.items()}
 
 
+def test_layers_are_found_whatever_they_are_called() -> None:
+    """Keras numbers layers and variables without a name for each process; two weights of a layer may have one name."""
+
+    class Pair(keras.layers.Layer):  # type: ignore[misc]  # it has no types
+        def build(self, shape: Any) -> None:
+            self.one = self.add_weight(shape=(2,), name="k")
+            self.two = self.add_weight(shape=(2,), name="k")
+            self.inner = keras.layers.Dense(2, name="k")
+            self.inner.build(shape)
+
+        def call(self, x: Any) -> Any:
+            return self.inner(x) * self.one + self.two
+
+    def make() -> Any:
+        layers = keras.layers
+        inner = keras.Sequential([layers.Input((6, 6, 1)), layers.Conv2D(2, 3), layers.Flatten(), layers.Dense(2)])
+        lstm = layers.Bidirectional(layers.LSTM(2))
+        shape = layers.Reshape((2, 1))
+        net = keras.Sequential([layers.Input((6, 6, 1)), inner, shape, lstm, layers.Dense(2), Pair()])
+        net.compile(keras.optimizers.Nadam(0.1), "mse")
+        net.optimizer.build(net.trainable_variables)
+        return net
+
+    first, second = make(), make()
+    found = sv.named_variables(first)
+    assert list(found) == list(sv.named_variables(second))
+    assert len(found) == len(first.variables) + len(first.optimizer.variables)
+    for path in ("sequential/conv2d/kernel", "bidirectional/forward_layer/cell/recurrent_kernel", "pair/inner/bias"):
+        assert path in found
+        assert any(name.startswith(f"optimizer/{path}/") for name in found)
+    assert {"pair/k", "pair/k_1", "optimizer/u_product", "optimizer/pair/k_1/momentum"} <= set(found)
+
+
 def test_variables_of_ours_in_a_layer_are_found() -> None:
     layer = keras.layers.Dense(2)
     layer.build((3, 3))
-    layer._own, layer.more = sv.Variable(1.0), [sv.Variable(2.0), np.random.default_rng(1)]
-    assert list(sv.named_variables(layer)) == ["_own", "more/0", "more/1", "kernel", "bias"]
+    layer._own, layer.more = {"v": sv.Variable(1.0)}, [sv.Variable(2.0), np.random.default_rng(1)]
+    assert list(sv.named_variables(layer)) == ["own/v", "more/0", "more/1", "kernel", "bias"]
 
 
 def test_a_layer_that_is_not_built_is_named() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from ...errors import ForeignStateError
-from .layers import elements, has_state, stable_name, unique
+from .layers import attribute_name, elements, has_state, stable_name, unique
 
 __all__ = ["children_of_layer"]
 
@@ -44,11 +44,12 @@ def children_of_layer(layer: Any) -> dict[Any, Any]:
             "view", problem, hint="call the model once, or give it its shape: model.build(shape)"
         )
     children: dict[Any, Any] = {}
-    for name, value in vars(layer).items():
+    # On torch, a layer is a module of torch, which keeps the layers among its attributes apart.
+    for name, value in {**vars(layer), **vars(layer).get("_modules", {})}.items():
         if name in _BOOKS or name.startswith("_self_") or isinstance(value, keras.Variable):
             continue  # TensorFlow's books begin with _self_
         if has_state(value, _TRACKED, "keras"):
-            children[name] = value
+            children[attribute_name(layer, name, "keras")] = value
     own = [*layer._trainable_variables, *layer._non_trainable_variables]
     for name, variable in unique((each.name, each) for each in own):
         children.setdefault(name, variable)

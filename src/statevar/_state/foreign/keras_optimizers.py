@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -15,28 +17,35 @@ __all__ = ["accept_state", "children_of_optimizer"]
 
 
 def children_of_optimizer(optimizer: Any) -> dict[Any, Any]:
-    """The numbers of an optimizer, and under each parameter what belongs to it."""
+    """The numbers of an optimizer, and under each parameter, or its number, what belongs to it."""
     inner = getattr(optimizer, "inner_optimizer", None)  # of an optimizer that scales the loss
     children: dict[Any, Any] = {} if inner is None else {"inner_optimizer": inner}
     parameters = getattr(optimizer, "_trainable_variables", None) or []
-    begins = {f"{each.path.replace('/', '_')}_": each for each in parameters}
-    longest_first = sorted(begins.items(), key=lambda pair: -len(pair[0]))  # `dense_1` begins with `dense`
+    begins: dict[str, list[Any]] = {}
+    for each in parameters:
+        begins.setdefault(f"{each.path.replace('/', '_')}_", []).append(each)
+    longest_first = sorted(begins, key=len, reverse=True)  # `dense_1` begins with `dense`
     inside = set(map(id, inner.variables)) if inner is not None else set()
+    attributes = {id(value): name.strip("_") for name, value in vars(optimizer).items()}
     by_parameter: dict[int, dict[str, Any]] = {}
+    met: Counter[str] = Counter()
     rest = []
     for variable in optimizer.variables:
         if id(variable) in inside:
             continue
-        found = next(((begin, each) for begin, each in longest_first if variable.name.startswith(begin)), None)
-        if found is None:
-            rest.append((variable.name, variable))
+        begin = next((begin for begin in longest_first if variable.name.startswith(begin)), None)
+        if begin is None:
+            unnamed = re.fullmatch(r"variable(_\d+)?", variable.name)  # Keras numbers these in each process anew
+            rest.append((attributes.get(id(variable), "variable") if unnamed else variable.name, variable))
         else:
-            begin, parameter = found
+            # Parameters of one path get their state in their order.
+            parameter = begins[begin][met[variable.name] % len(begins[begin])]
+            met[variable.name] += 1
             by_parameter.setdefault(id(parameter), {})[variable.name.removeprefix(begin)] = variable
     children |= unique(rest)
-    for parameter in parameters:
+    for number, parameter in enumerate(parameters):
         if (state := by_parameter.get(id(parameter))) is not None:
-            children[Named(slot_of(parameter).thing, parameter.path.replace("/", "."))] = state
+            children[Named(slot_of(parameter).thing, str(number))] = state
     return children
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from .table import adapters_of
 
-__all__ = ["DEPTH", "built_for_load", "elements", "has_state", "stable_name", "unique"]
+__all__ = ["DEPTH", "attribute_name", "built_for_load", "elements", "has_state", "stable_name", "unique"]
 
 DEPTH = 4  #: containers in containers of an attribute
 
@@ -26,8 +26,14 @@ def unique(pairs: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
 
 def stable_name(layer: Any) -> str:
     """The name of a layer that the user gave, or that of its class: Keras numbers the others in each process anew."""
-    usual = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(layer).__name__).lower()
+    usual = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", re.sub(r"\W+", "", type(layer).__name__))  # as both versions do it
+    usual = re.sub(r"([a-z])([A-Z])", r"\1_\2", usual).lower()
     return usual if re.fullmatch(rf"{re.escape(usual)}(_\d+)?", layer.name) else str(layer.name)
+
+
+def attribute_name(layer: Any, name: str, root: str) -> str:
+    """The name of an attribute in a path: without an underscore, if the layer is one of Keras' own, as in its files."""
+    return name.lstrip("_") if type(layer).__module__.startswith(f"{root}.") else name
 
 
 def has_state(value: Any, tracked: tuple[type, ...], root: str, depth: int = DEPTH) -> bool:

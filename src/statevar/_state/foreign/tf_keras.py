@@ -9,7 +9,7 @@ import tf_keras
 
 from ..._arrays.slots import Adapter, Named, Opened
 from ...errors import ForeignStateError
-from .layers import built_for_load, elements, has_state, stable_name, unique
+from .layers import attribute_name, built_for_load, elements, has_state, stable_name, unique
 
 __all__ = ["ADAPTER"]
 
@@ -51,9 +51,9 @@ def _children_of_layer(layer: Any) -> dict[Any, Any]:
         if name in _BOOKS or name.startswith("_self_") or _is_variable(value):
             continue
         if has_state(value, _TRACKED, "tf_keras"):
-            children[name] = value
+            children[attribute_name(layer, name, "tf_keras")] = value
         elif (generator := getattr(value, "_generator", None)) is not None:  # in Keras' own generator
-            children[name] = generator
+            children[attribute_name(layer, name, "tf_keras")] = generator
     own = [*layer._trainable_weights, *layer._non_trainable_weights]
     for name, variable in unique((_last(each.name), each) for each in own):
         children.setdefault(name, variable)
