@@ -154,11 +154,11 @@ def test_layers_are_found_whatever_they_are_called() -> None:
     assert {"pair/k", "pair/k_1", "optimizer/u_product", "optimizer/pair/k_1/momentum"} <= set(found)
 
 
-def test_variables_of_ours_in_a_layer_are_found() -> None:
+def test_state_of_others_in_a_layer_is_found() -> None:
     layer = keras.layers.Dense(2)
     layer.build((3, 3))
-    layer._own, layer.more = {"v": sv.Variable(1.0)}, [sv.Variable(2.0), np.random.default_rng(1)]
-    assert list(sv.named_variables(layer)) == ["own/v", "more/0", "more/1", "kernel", "bias"]
+    layer.more = [np.random.default_rng(1)]
+    assert list(sv.named_variables(layer)) == ["more/0", "kernel", "bias"]
 
 
 def test_a_layer_that_is_not_built_is_named() -> None:
