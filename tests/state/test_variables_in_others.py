@@ -108,12 +108,16 @@ def test_a_compiled_and_a_traced_module_of_torch_use_the_variable() -> None:
     torch = pytest.importorskip("torch")
     v = variable_of("torch")
     net = doubling(v)
-    compiled = torch.compile(net, backend="eager")
+    compiled = torch.compile(net, backend="eager", fullgraph=True)
     for _ in range(2):
         assert compiled().tolist() == (v.value * 2).tolist()
         v.assign_add(1.0)
     assert net.calls == 2
     assert list(dict(torch.fx.symbolic_trace(net).named_parameters())) == ["w"]
+    assert list(torch.export.export(doubling(v), ()).state_dict) == ["w"]
+    assert torch.equal(torch.optim.swa_utils.AveragedModel(net).module(), net())
+    pytest.importorskip("torch.nn.utils.prune").random_unstructured(net, "w", amount=1)
+    assert list(net.state_dict()) == ["w_orig", "w_mask"]
 
 
 def test_an_attribute_of_a_module_of_torch_is_replaced_and_deleted() -> None:
