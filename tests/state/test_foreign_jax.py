@@ -249,6 +249,9 @@ def test_what_is_left_out_of_a_model_says_that_a_view_takes_it() -> None:
     with pytest.raises(sv.errors.ForeignStateError, match=r"pass a view of its arrays, sv\.view\(x\)"):
         sv.snapshot({"v": sv.Variable(1.0), "state": state})
     assert len(sv.snapshot({"v": sv.Variable(1.0), "state": sv.view(state)})) == 4
+    frozen = pytest.importorskip("flax").core.freeze({"a": {"b": jnp.ones(2)}})
+    with pytest.raises(sv.errors.ForeignStateError, match=r"has state of flax.*at 'p'.*sv\.view\(x\)"):
+        sv.save({"v": sv.Variable(1.0), "p": frozen}, "never written")
     with pytest.raises(sv.errors.ForeignStateError, match="pass the dict, the list or the object that has it"):
         sv.view(jnp.ones(2))
 

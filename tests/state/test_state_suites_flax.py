@@ -117,18 +117,17 @@ class TestVariablesOfNnx(_OfFlax):
 
 
 class TestStatesOfNnx(_OfFlax):
-    """A state that was split from its module: arrays in a tree."""
-
-    plain = True
+    """A state that was split from its module, with variables and with arrays."""
 
     def make(self) -> Any:
-        state = self.nnx.state(self.nnx.Linear(2, 3, rngs=self.nnx.Rngs(0)))
-        return {"pure": self.nnx.as_pure(state), "state": state}
+        nnx = self.nnx
+        state = nnx.state(nnx.Linear(2, 3, rngs=nnx.Rngs(0)))
+        return {"pure": nnx.as_pure(nnx.state(nnx.List([nnx.Linear(2, 3, rngs=nnx.Rngs(0))]))), "state": state}
 
     def change(self, thing: Any) -> None:
-        thing["pure"]["kernel"] = thing["pure"]["kernel"] + 1
+        thing["pure"][0]["kernel"] = thing["pure"][0]["kernel"] + 1
         thing["state"]["bias"][...] += 1
 
     def read(self, thing: Any) -> dict[str, Any]:
         state = {f"state/{name}": host(each.get_value()) for name, each in thing["state"].items()}
-        return state | {f"pure/{name}": host(each) for name, each in thing["pure"].items()}
+        return state | {f"pure/0/{name}": host(each) for name, each in thing["pure"][0].items()}

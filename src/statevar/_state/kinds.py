@@ -6,7 +6,7 @@ library is loaded, since somebody has made the object.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import chain
 from typing import Any
 
@@ -105,7 +105,7 @@ def _tree(root: Any) -> Iterator[Any]:
 
 
 def _children(each: Any) -> Iterable[Any]:
-    if isinstance(each, dict):
+    if isinstance(each, Mapping):
         return each.values()
     if isinstance(each, list | tuple | set | frozenset):
         return each

@@ -35,7 +35,7 @@ def _open(x: Any) -> Opened:
     if isinstance(x, nnx.GraphDef):
         return {}
     if isinstance(x, nnx.State):
-        return dict(x.raw_mapping)
+        return {key: _data(x, key, each) for key, each in x.raw_mapping.items()}
     return _children(x) if isinstance(x, nnx.Pytree) else None
 
 
@@ -61,18 +61,21 @@ def _children(module: Any) -> dict[str, Any]:
     for name, each in vars(module).items():
         if name.startswith("_pytree__"):
             continue
-        if owner_of(each) is None:
-            found[name] = Plain(each) if data.get(name) and isinstance(each, list | tuple | dict) else each
-        elif data.get(name):
-            found[name] = _array(module, name, each)
+        if data.get(name):
+            found[name] = _data(module, name, each)
+        elif owner_of(each) is None:
+            found[name] = each
     return found
 
 
-def _array(module: Any, name: str, array: Any) -> Any:
-    for adapter in adapters_of(type(array)):
-        if adapter.open_item is not None and (slot := adapter.open_item(module, name, array)) is not None:
+def _data(holder: Any, key: Any, each: Any) -> Any:
+    """What nnx calls data: a variable, a module, an array, or a container of those."""
+    if owner_of(each) is None:
+        return Plain(each) if isinstance(each, list | tuple | dict) else each
+    for adapter in adapters_of(type(each)):
+        if adapter.open_item is not None and (slot := adapter.open_item(holder, key, each)) is not None:
             return slot
-    return Plain(array)
+    return Plain(each)
 
 
 def _frozen(x: FrozenDict[str, Any], inner: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
