@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +108,40 @@ def test_a_donated_value_is_gone_with_an_error_and_a_snapshot_brings_it_back() -
         view.value  # noqa: B018
     sv.restore(before)
     assert holder["w"].tolist() == [1.0, 1.0]
+
+
+SHARDED = """
+import jax
+import numpy as np
+import statevar as sv
+
+mesh = jax.sharding.Mesh(np.array(jax.devices()), ("x",))
+over_both = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+on_second = jax.sharding.SingleDeviceSharding(jax.devices()[1])
+for place in (over_both, on_second):
+    tree = {"w": jax.device_put(jax.numpy.arange(4.0), place)}
+    view = sv.view(tree)
+    before = sv.snapshot(view)
+    view["w"].assign(np.ones(4)).assign_add(1.0)
+    assert tree["w"].tolist() == [2.0] * 4
+    assert tree["w"].sharding == place
+    with sv.transaction(view):
+        view["w"].assign_sub(1.0)
+    assert tree["w"].sharding == place
+    sv.restore(before)
+    assert tree["w"].tolist() == [0.0, 1.0, 2.0, 3.0]
+    assert tree["w"].sharding == place
+    (made,) = sv.filled((tree["w"],), {"0": np.ones(4, np.float32)})
+    assert made.tolist() == [1.0] * 4
+    assert made.sharding == place
+"""
+
+
+def test_arrays_stay_on_their_devices() -> None:
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    command = [sys.executable, "-c", SHARDED]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 # -- traces ------------------------------------------------------------------------------------------------------------

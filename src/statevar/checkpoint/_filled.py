@@ -13,7 +13,7 @@ from .._core.variable import Variable
 from .._public import public
 from .._state.filling import Filling
 from .._state.view import View
-from ..errors import StatevarError
+from ..errors import DeviceError, StatevarError
 from ._load import load
 
 __all__ = ["filled"]
@@ -74,7 +74,10 @@ def _empty(leaf: Any) -> Variable:
     native = owner_of(leaf)
     if native is None:
         native, leaf = get_backend("numpy"), np.zeros((), _NUMBERS[type(leaf)])
-    device = None if native.spread(leaf) is not None else native.device_of(leaf)
+    try:
+        device = native.device(native.device_of(leaf))
+    except DeviceError:  # it lies on several
+        device = None
     shape, dtype = native.shape(leaf), native.dtype_name(leaf)
     return Variable(shape=shape, dtype=dtype, trainable=False, backend=native.name, device=device)
 
@@ -86,7 +89,8 @@ def _like(variable: Variable, old: Any) -> Any:
         return type(old)(variable.numpy().item())
     if isinstance(old, np.ndarray):
         return variable.numpy()
-    return variable.value if native.spread(old) is None else native.moved(variable.value, native.device_of(old))
+    value, device = variable.value, native.device_of(old)
+    return value if native.device_of(value) == device else native.moved(value, device)
 
 
 def _source(source: Any) -> Any:
