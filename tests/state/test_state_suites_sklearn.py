@@ -99,6 +99,23 @@ def test_an_estimator_that_has_not_learned_takes_what_is_in_a_file(tmp_path: Pat
     assert "coef_" not in vars(other)
 
 
+def test_a_rollback_undoes_the_first_fit() -> None:
+    model = {"steps": make_pipeline(StandardScaler(), SGDClassifier()), "v": sv.Variable(1.0)}
+    scaler, classifier = (each for _, each in model["steps"].steps)
+    before = [set(vars(each)) for each in (scaler, classifier)]
+    with sv.rollback(model):
+        model["steps"].fit(X, Y)
+    assert [set(vars(each)) for each in (scaler, classifier)] == before
+    scaler.fit(X)
+    mean = scaler.mean_.copy()
+    with sv.rollback(model):
+        model["steps"].fit(X + 1.0, Y)
+        scaler.added_ = 3.0
+    assert scaler.mean_.tolist() == mean.tolist()
+    assert not hasattr(scaler, "added_")
+    assert not hasattr(classifier, "coef_")
+
+
 def test_names_and_lists_of_an_estimator_are_state() -> None:
     model = MLPClassifier((4,), max_iter=3, random_state=np.random.RandomState(1))
     labels = np.where(Y, "yes", "no")

@@ -88,12 +88,12 @@ def test_a_module_of_torch_has_the_names_of_its_state_dict(name: str) -> None:
 def test_what_attributes_of_a_module_contain_is_found() -> None:
     torch = pytest.importorskip("torch")
     net = net_of(torch)
-    net.v, net.unseen = sv.Variable(1.0), [torch.nn.Linear(1, 1, bias=False), {"rng": random.Random(0)}]
+    net.v, net.unseen = [sv.Variable(1.0)], [torch.nn.Linear(1, 1, bias=False), {"rng": random.Random(0)}]
     net.register_buffer("passing", torch.ones(2), persistent=False)
     net.scale, net.constant = 2.0, torch.ones(3)
     found = paths_in("save", net)
     own = [each.replace(".", "/") for each in net.state_dict() if not each.startswith("2.")]
-    assert list(found.variables) == [*own, "v", "unseen/0/weight", "unseen/1/rng"]
+    assert list(found.variables) == [*own, "v/0", "unseen/0/weight", "unseen/1/rng"]
     assert found.aliases == {"2": "0"}
     (buffer,) = (v for path, v in found.variables.items() if path == "1/running_mean")
     net[1].running_mean = torch.full((2,), 5.0)  # its owner may put another tensor there

@@ -154,6 +154,7 @@ class Targets:
 
     Attributes:
         variables: each variable once, in the order in which they are found.
+        entered: whether an object of another library was entered, which may make more state later.
 
     Raises:
         ForeignStateError: one of the targets contains state of another library.
@@ -168,10 +169,11 @@ class Targets:
     ('layers/1', True)
     """
 
-    __slots__ = ("_operation", "_parts", "_path_of", "_places", "variables")
+    __slots__ = ("_operation", "_parts", "_path_of", "_places", "entered", "variables")
 
     def __init__(self, operation: str, targets: Iterable[Any]) -> None:
         self._operation = operation
+        self.entered = False
         #: Each target as a variable, a list of variables, or paths.
         self._parts: list[Variable | list[Variable] | Paths] = []
         self._places: dict[str, Variable | None] | None = None  # None for a path of two variables
@@ -197,12 +199,14 @@ class Targets:
         found = [*variables.values(), *unnamed]
         names.check_keys(self._operation, found)
         _check(self._operation, target, names.opener, found)
+        self.entered = self.entered or names.opener.entered
         return [Paths(variables, names.aliases(variables.values())), *unnamed]
 
     def replaced(self, other: Mapping[Variable, Variable]) -> Targets:
         """The same targets, with other variables in place of some."""
         new = object.__new__(Targets)
         new._operation = self._operation
+        new.entered = self.entered
         new._parts = [_replaced(part, other) for part in self._parts]
         new._places = new._path_of = None
         new.variables = [other.get(each, each) for each in self.variables]

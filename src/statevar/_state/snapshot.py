@@ -344,7 +344,7 @@ def _rollback(targets: Targets, given: Sequence[Any]) -> Iterator[Snapshot]:
                 if variable._backend.misses_writes or variable.version != versions[i]
             ]
             _restore(transaction, before, changed)
-            if any(variable._backend.is_view for variable in found):  # only other libraries make state late
+            if targets.entered:  # only other libraries make state late
                 known = set(found)
                 for target in given:
                     forget(target, known)

@@ -118,4 +118,19 @@ def _accept(x: Any, arrays: dict[str, Any]) -> Callable[[], None] | None:
     return undo
 
 
-ADAPTER = Adapter(_open, accept=_accept)
+def _forget(x: Any, paths: list[str]) -> None:
+    """Removes what an estimator has learned since: everything, if it had learned nothing before."""
+    if not isinstance(x, BaseEstimator):
+        return
+    options = type(x)._get_param_names()
+    new = {path.partition("/")[0] for path in paths}
+    state: Any = _open(x)
+    learned = {
+        name for name, child in state.items() if hasattr(child, "read") or isinstance(child, dict | BaseEstimator)
+    }
+    gone = set(vars(x)) if learned.difference(options) <= new else {path for path in paths if "/" not in path}
+    for name in gone.difference(options):
+        vars(x).pop(name, None)
+
+
+ADAPTER = Adapter(_open, accept=_accept, forget=_forget)
