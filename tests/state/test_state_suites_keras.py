@@ -161,6 +161,21 @@ def test_state_of_others_in_a_layer_is_found() -> None:
     assert list(sv.named_variables(layer)) == ["more/0", "kernel", "bias"]
 
 
+def test_a_layer_in_an_attribute_has_the_name_of_the_attribute() -> None:
+    class Net(keras.Model):  # type: ignore[misc]  # it has no types
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = keras.layers.Dense(2)
+            self.more = [keras.layers.Dense(3)]
+
+        def call(self, x: Any) -> Any:
+            return self.more[0](self.first(x))
+
+    net = Net()
+    net(X)
+    assert sorted(sv.named_variables(net)) == ["first/bias", "first/kernel", "more/0/bias", "more/0/kernel"]
+
+
 def test_a_layer_that_is_not_built_is_named() -> None:
     net = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(2)])
     problem = r"is not built, so its variables do not exist yet.*call the model once"
