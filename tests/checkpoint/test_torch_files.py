@@ -10,6 +10,7 @@ import pickle
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -451,6 +452,42 @@ def test_a_forged_pickle_is_refused(case: str, sound: Path, tmp_path: Path, monk
     rewritten(sound, tmp_path / "x.pt", {"sound/data.pkl": FORGED[case]})
     assert is_refused_or_right(tmp_path / "x.pt", None)
     assert [each.name for each in tmp_path.iterdir()] == ["x.pt"]
+
+
+def test_containers_of_python_are_read(tmp_path: Path) -> None:
+    losses = collections.defaultdict(int, {"a": 1})
+    torch.save({"recent": collections.deque([1.0, 2.0], 5), "losses": losses, "kinds": [int, str]}, tmp_path / "x.pt")
+    metadata = dict(sv.load(tmp_path / "x.pt").metadata)
+    assert (metadata["recent"], metadata["losses"]) == ([1.0, 2.0], {"a": 1})
+
+
+LONG = b"X" + struct.pack("<I", 500_000) + b"a" * 500_000 + b"q\x00"
+ENCODED = name("_codecs", "encode") + b"h\x00" + text("latin1") + b"\x86R"
+AMPLIFIED = {
+    "a long name, many times": (LONG + tensor() + b"q\x01](" + b"}h\x00h\x01s" * 5000 + b"e", "names"),
+    "a long text, encoded many times": (LONG + b"](" + ENCODED * 50 + b"e", "more bytes"),
+}
+
+
+@pytest.mark.parametrize("case", AMPLIFIED)
+def test_a_small_file_becomes_no_large_object(case: str, sound: Path, tmp_path: Path) -> None:
+    content, problem = AMPLIFIED[case]
+    rewritten(sound, tmp_path / "x.pt", {"sound/data.pkl": opcodes(content)})
+    tracemalloc.start()
+    try:
+        with pytest.raises(sv.errors.CheckpointError, match=problem):
+            sv.load(tmp_path / "x.pt")
+        assert tracemalloc.get_traced_memory()[1] < 200 * (tmp_path / "x.pt").stat().st_size
+    finally:
+        tracemalloc.stop()
+
+
+def test_bytes_that_are_in_many_places_are_written_out_once(sound: Path, tmp_path: Path) -> None:
+    content = b"B" + struct.pack("<I", 100_000) + b"a" * 100_000 + b"q\x00](" + b"h\x00" * 10_000 + b"e"
+    rewritten(sound, tmp_path / "x.pt", {"sound/data.pkl": opcodes(content)})
+    texts = sv.load(tmp_path / "x.pt").metadata["value"]
+    assert len(texts) == 10_000
+    assert len({id(each) for each in texts}) == 1
 
 
 def test_a_pickle_of_too_many_steps_is_refused(sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,6 +105,7 @@ class _Machine:
         self.persistent = persistent
         self.hint = hint
         self.left = _MOST_STEPS
+        self.free = len(content)  # bytes that functions may make: a text of the pickle is encoded once
 
     def run(self) -> Any:
         content, operations, length = self.content, _OPERATIONS, len(self.content)
@@ -194,7 +195,7 @@ class _Machine:
         for i in range(0, len(items), 2):
             key = items[i]
             if not _is_key(key):
-                self.refuse("a key of a dict in the pickle is neither a text nor a number")
+                self.refuse("a key of a dict in the pickle is neither a text nor a number", self.hint)
             target[key] = items[i + 1]
 
     def as_dict(self, items: list[Any]) -> None:
@@ -226,7 +227,12 @@ class _Machine:
         if type(called) is not Name or called.make is None or type(args) is not tuple:
             self.refuse("the pickle calls what is no function of data", self.hint)
         self.charge(1 + _work(args))
-        self.stack.append(called.make(*args))
+        made = called.make(*args)
+        if type(made) is bytes:
+            self.free -= len(made)
+            if self.free < 0:
+                self.refuse("the pickle makes more bytes than it has")
+        self.stack.append(made)
 
     def build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
@@ -266,7 +272,7 @@ _LONGEST_KEY = 64
 def _work(args: tuple[Any, ...]) -> int:
     """The steps that a function of the table may take for its arguments: it may copy them once."""
     containers = sum(len(each) for each in args if type(each) in (list, tuple, dict))
-    return containers + sum(len(each) >> 6 for each in args if type(each) in (str, bytes))
+    return 4 * containers + sum(len(each) >> 6 for each in args if type(each) in (str, bytes))
 
 
 _STOP = ord(".")
@@ -340,6 +346,10 @@ def _items(*args: Any) -> list[Any]:
     return items if type(items) is list else list(items)
 
 
+def _queue(items: Any = (), longest: Any = None) -> list[Any]:
+    return _items(items)
+
+
 def _mapping(*args: Any) -> dict[Any, Any]:
     """A dict, made of nothing, of another one or of pairs."""
     found: dict[Any, Any] = {}
@@ -395,6 +405,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "collections.Counter": _mapping,
     "collections.OrderedDict": _mapping,
     "collections.defaultdict": _default_mapping,
+    "collections.deque": _queue,
     **{
         f"{module}.AttributeDict": _mapping
         for module in (
@@ -414,5 +425,6 @@ BUILTINS: dict[str, Name] = {name: Name(name, make) for name, make in _FUNCTIONS
 BUILTINS |= {
     f"{module}.{name}": Name(f"{module}.{name}")
     for module in ("builtins", "__builtin__")
-    for name in ("bool", "float", "int", "object", "str", "tuple")
+    # "long" and "unicode" are int and str in pickles of protocol 2, which torch writes
+    for name in ("bool", "float", "int", "long", "object", "str", "tuple", "unicode")
 }

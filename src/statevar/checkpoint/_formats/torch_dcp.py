@@ -68,6 +68,7 @@ class _Folder(Reader):
         self.metadata: dict[str, Any] = {}
         self._files: dict[str, ByteFile] = {}
         self._tensors: dict[str, tuple[str, list[_Chunk]]] = {}
+        self._entered = 0  # bytes of the values that are no tensors
         variables = {}
         try:
             saved = self._parsed()
@@ -164,6 +165,9 @@ class _Folder(Reader):
         """Enters a value that is no tensor, which was saved like a tensor."""
         if place is None:
             refuse("load", "a value is in no file", f"{self.path}: {'/'.join(steps)}")
+        self._entered += place.length
+        if self._entered > sum(file.size for file in self._files.values()):  # or reading them could take for ever
+            refuse("load", "several values have the same place", self.path)
         inner = self.metadata
         for step in steps[:-1]:
             inner = inner.setdefault(step, {})

@@ -33,6 +33,8 @@ _CONVERT = (
     'torch.save(torch.load(path, weights_only=False)["state_dict"], "weights.pt")'
 )
 _MOST_VALUES = 1_000_000  # of the metadata, which may contain a list many times
+_CONTAINER = 4  # values that a container counts for, since it takes longer
+_FREE_NAMES, _NAMES_OF_A_BYTE = 1_000_000, 32  # characters of paths, which repeat the keys of containers
 
 
 class Found:
@@ -42,12 +44,20 @@ class Found:
         tensors: each tensor by its path, once.
         aliases: further paths of tensors, and of containers of tensors.
         metadata: the other values, as JSON has them, in mappings as in the object.
+
+    Args:
+        tree: the object.
+        name: the name of a tensor that is the whole object.
+        where: the place to name in errors.
+        nbytes: the size of the pickle, which limits what is made of it.
     """
 
-    def __init__(self, tree: Any, name: str, where: Any) -> None:
+    def __init__(self, tree: Any, name: str, where: Any, nbytes: int) -> None:
         self.tensors: dict[str, Tensor | Unreadable | Array] = {}
         self.aliases: dict[str, str] = {}
         self._where = where
+        self._characters = _FREE_NAMES + _NAMES_OF_A_BYTE * nbytes
+        self._texts: dict[int, str] = {}  # of bytes, which may be in many places
         self._first: dict[Tensor, str] = {}
         self._seen: dict[int, tuple[str, Any, int, bool]] = {}
         self._open: set[int] = set()
@@ -63,7 +73,9 @@ class Found:
         if isinstance(value, Named):
             value = value.state if value.name == "argparse.Namespace" else f"<{value.name}>"
         if not isinstance(value, dict | list | tuple):
-            return _as_json(value), 1, False
+            return self._as_json(value), 1, False
+        if not value:
+            return ({} if isinstance(value, dict) else []), _CONTAINER, False
         if depth > DEEPEST or id(value) in self._open:
             refuse("load", f"the object is nested more than {DEEPEST} levels deep, or contains itself", self._where)
         if id(value) in self._seen:
@@ -80,16 +92,23 @@ class Found:
 
     def _enter_items(self, value: Any, path: str, depth: int) -> tuple[Any, int, bool]:
         items = list(value.items() if isinstance(value, dict) else enumerate(value))
-        rest, total, has_tensors = {}, 1, False
+        rest, total, has_tensors = {}, _CONTAINER, False
         for key, each in items:
             step = self._step(key)
+            if each is None or isinstance(each, bool | int | float | str):  # which needs no path
+                rest[key if isinstance(key, str) else step] = each
+                total += 1
+                continue
+            self._characters -= len(path) + len(step)
+            if self._characters < 0:
+                refuse("load", "the names in the file are much longer than the file", self._where)
             found, count, has = self._enter(each, f"{path}/{step}" if path else step, depth + 1)
             total, has_tensors = total + count, has_tensors or has
             if found is not _NOTHING:
                 rest[key if isinstance(key, str) else step] = found
-        if total > _MOST_VALUES:
-            refuse("load", f"the object has more than {_MOST_VALUES} values", self._where)
-        if items and not rest:
+            if total > _MOST_VALUES:
+                refuse("load", f"the object has more than {_MOST_VALUES} values", self._where)
+        if not rest:
             return _NOTHING, total, has_tensors
         if isinstance(value, dict) or len(rest) < len(items):
             return rest, total, has_tensors
@@ -101,6 +120,15 @@ class Found:
         if isinstance(key, bool | int | float) or key is None:
             return str(key)
         return segment("-".join(map(str, key)) if isinstance(key, tuple) else str(key)[:100])
+
+    def _as_json(self, value: Any) -> Any:
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        if isinstance(value, bytes):
+            if id(value) not in self._texts:
+                self._texts[id(value)] = value.hex()
+            return self._texts[id(value)]
+        return value.full if isinstance(value, Name) else f"<{type(value).__name__}>"
 
     def _add(self, tensor: Tensor | Unreadable | Array, path: str) -> None:
         if not path or "\0" in path or path in self.tensors or path in self.aliases:
@@ -125,14 +153,6 @@ def _is_tensor(value: Any) -> bool:
     return type(value) in (Tensor, Unreadable, Array) or (isinstance(value, Named) and value.name == "numpy.array")
 
 
-def _as_json(value: Any) -> Any:
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, bytes):
-        return value.hex()
-    return value.full if isinstance(value, Name) else f"<{type(value).__name__}>"
-
-
 class Saved(Extents):
     """The tensors of one archive."""
 
@@ -144,7 +164,8 @@ class Saved(Extents):
             root = self._root()
             self._swapped = self._is_big_endian(root)
             pickle = archive.read(f"{root}data.pkl", LONGEST_HEADER)
-            found = Found(unpickled(pickle, NAMES, archive.path, stored, _CONVERT), archive.path.stem, archive.path)
+            tree = unpickled(pickle, NAMES, archive.path, stored, _CONVERT)
+            found = Found(tree, archive.path.stem, archive.path, len(pickle))
             self._changes: dict[str, tuple[str, ...]] = {}
             self._arrays: dict[str, Array] = {}
             extents, refused = self._placed(found, f"{root}data/")
