@@ -82,7 +82,7 @@ def nothing_changes(target: Any) -> Iterator[None]:
     del watches
 
 
-def mismatch(target: Any, path: Path, **options: Any) -> str:
+def mismatch(target: Any, path: Any, **options: Any) -> str:
     with nothing_changes(target), pytest.raises(CheckpointMismatchError) as caught:
         sv.load(target, path, **options)
     return str(caught.value)
@@ -256,6 +256,53 @@ def test_the_advice_works(path: Path) -> None:
     assert advice is not None
     sv.load(target, path, rename=eval(advice[1]))
     assert_same(target["encoder"]["kernels"], [1.0])
+
+
+def pasted(target: Any, path: Any, **options: Any) -> dict[str, Any]:
+    """The arguments that the advice of an error says."""
+    found = re.search(r"rename=(\{.*?\})(, and strict=False)?", mismatch(target, path, **options))
+    assert found is not None
+    return {"rename": eval(found[1])} | ({"strict": False} if found[2] else {})
+
+
+#: By case, the names in a file, the paths in an object, and the index of the name for each path.
+ONE_SHAPE: dict[str, tuple[str, str, list[int]]] = {
+    "another spelling": ("a/key/w a/query/w a/value/w", "a/_query/w a/_key/w a/_value/w", [1, 0, 2]),
+    "other names": ("a/key/w a/query/w a/value/w", "b/my_query/w b/my_key/w b/my_value/w", [1, 0, 2]),
+    "a numbered list": ("bn/vars/0 bn/vars/1 bn/vars/2", "bn/gamma bn/beta bn/mean", [0, 1, 2]),
+    "a numbered list of another spelling": ("n/bn/vars/0 n/bn/vars/1", "n/_bn/gamma n/_bn/beta", [0, 1]),
+    "numbers that are shifted": ("a/4/w a/5/w a/6/w", "b/0/w b/1/w b/2/w", [0, 1, 2]),
+    "the same ends": ("a/w_ih a/w_hh", "lstm/w_hh lstm/w_ih", [1, 0]),
+}
+
+
+@pytest.mark.parametrize("case", ONE_SHAPE)
+def test_the_advice_swaps_no_weights_of_one_shape(case: str) -> None:
+    names, paths, order = ONE_SHAPE[case][0].split(), ONE_SHAPE[case][1].split(), ONE_SHAPE[case][2]
+    target: dict[str, Any] = {}
+    for each in paths:
+        inner = target
+        *heads, last = each.split("/")
+        for head in heads:
+            inner = inner.setdefault(head, {})
+        inner[last] = sv.Variable([-1.0])
+    source = {name: np.array([i], "float32") for i, name in enumerate(names)}
+    sv.load(target, source, **pasted(target, source))
+    found = sv.named_variables(target)
+    assert [int(found[each].numpy()[0]) for each in paths] == order
+
+
+def test_the_advice_says_what_else_it_needs(path: Path) -> None:
+    sv.save({"model": {"w": sv.Variable([1.0]), "b": sv.Variable([1, 2])}, "opt": {"m": sv.Variable([1.0, 2.0])}}, path)
+    target = {"w": sv.Variable([0.0]), "b": sv.Variable([0, 0])}
+    assert mismatch(target, path).endswith("rename={'model': ''}, and strict=False if the rest may be left out.")
+    assert sv.load(target, path, **pasted(target, path)).loaded == ["w", "b"]
+
+
+def test_the_advice_leaves_out_what_renames_nothing(path: Path) -> None:
+    sv.save({"model": {"w": sv.Variable([1.0]), "b": sv.Variable([1, 2])}}, path)
+    target = {"w": sv.Variable([0.0]), "b": sv.Variable([0, 0])}
+    assert pasted(target, path, rename={"model/": "", "modle": "x"}) == {"rename": {"model": ""}}
 
 
 def test_not_strict_loads_the_rest_and_says_what_it_left(path: Path) -> None:

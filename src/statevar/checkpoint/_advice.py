@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
@@ -24,6 +25,9 @@ def advice(
     fits: Fits,
     key: Callable[[str], Hashable],
     given: Mapping[str, str] | None = None,
+    *,
+    strict: bool = True,
+    alternatives: bool = False,
 ) -> str:
     """Returns a sentence with a `rename` that can be pasted; empty if none was found.
 
@@ -33,6 +37,8 @@ def advice(
         fits: whether a name and a path fit, by shape and dtype.
         key: the shape and dtype of a name or path, for an order among those that have the same.
         given: the ``rename`` that was passed, which stays in the new one.
+        strict: whether what is left over then is an error, so that the advice must speak of it.
+        alternatives: whether ``missing`` has several paths for one name, so that some will be left over.
 
     >>> names = ["model/conv/kernel", "model/conv/bias"]
     >>> advice(names, ["conv/kernel", "conv/bias"], lambda name, path: True, lambda name: ())
@@ -52,12 +58,14 @@ def advice(
     left = [name for name in left if name not in pairs]
     open_paths = [path for path in open_paths if path not in pairs.values()]
     pairs |= _by_similarity(left, open_paths, fits)
+    rest = not pairs.keys() >= set(left) or not (alternatives or set(pairs.values()) >= set(open_paths))
     if pairs:
         how = how or "these have the same shapes; check that they are the same"
         rename = rename | _shortened(pairs, unexpected)
     if not rename:
         return ""
-    return f"{how}: rename={dict(given or {}) | rename!r}"
+    end = ", and strict=False if the rest may be left out" if rest and strict else ""
+    return f"{how}: rename={dict(given or {}) | rename!r}{end}"
 
 
 def _by_prefix(unexpected: Sequence[str], wanted: set[str], fits: Fits) -> tuple[dict[str, str], str]:
@@ -99,12 +107,26 @@ def _by_prefix(unexpected: Sequence[str], wanted: set[str], fits: Fits) -> tuple
 def _chosen(head: str, votes: Counter[str]) -> str | None:
     """The beginning with the most votes; of several, the one that is most like the old one, if one is."""
     most = max(votes.values())
-    near = sorted(
-        ((difflib.SequenceMatcher(None, head, other).ratio(), other) for other in votes if votes[other] == most),
-        reverse=True,
-    )
-    clear = len(near) == 1 or (near[0][0] >= _ALIKE and near[0][0] - near[1][0] >= _CLEARLY)
-    return near[0][1] if clear else None
+    return _clearly([other for other in votes if votes[other] == most], head)
+
+
+def _clearly(others: Iterable[str], name: str) -> str | None:
+    """The path that is most like another one; None if a second one is about as much like it."""
+    near = sorted(zip(_likeness(name, paths := list(others)), paths, strict=True), reverse=True)
+    if not near or (len(near) > 1 and (near[0][0] < _ALIKE or near[0][0] - near[1][0] < _CLEARLY)):
+        return None
+    return near[0][1]
+
+
+def _likeness(name: str, others: Sequence[str]) -> list[float]:
+    """How much each path is like another one. The segments that all of them have would drown the difference."""
+    parts = [each.split("/") for each in (name, *others)]
+    for end in (0, -1):
+        while len(others) > 1 and all(parts) and len({each[end] for each in parts}) == 1:
+            for each in parts:
+                each.pop(end)
+    mine, *theirs = ("/".join(each) for each in parts)
+    return [1.0 if mine == other else difflib.SequenceMatcher(None, mine, other).ratio() for other in theirs]
 
 
 def _function(unexpected: Sequence[str], wanted: set[str], fits: Fits) -> str:
@@ -146,21 +168,71 @@ def _moved(name: str, rename: Mapping[str, str]) -> str:
 
 
 def _by_order(unexpected: Sequence[str], missing: Sequence[str], key: Callable[[str], Hashable]) -> dict[str, str]:
-    """Pairs the n-th name of a shape, dtype and last segment with the n-th path of the same, if there are as many."""
+    """Pairs names with paths of the same shape and dtype, if there are as many of both.
+
+    First those that end alike, then those of the same layer, then those without a choice, then those of layers that are
+    the same by what has been found.
+    """
     pairs: dict[str, str] = {}
-    for whole in (False, True):
-        groups: dict[Hashable, tuple[list[str], list[str]]] = {}
-        for side, names in enumerate((unexpected, missing)):
+    layers: dict[str, str] = {}  # of the file, and what they are in the object
+    theirs = {_spelled(_layer(path)): _layer(path) for path in missing}
+
+    def groups(
+        of_name: Callable[[str], Hashable], of_path: Callable[[str], Hashable]
+    ) -> list[tuple[list[str], list[str]]]:
+        found: dict[Hashable, tuple[list[str], list[str]]] = {}
+        taken = set(pairs.values())
+        for side, names, of in ((0, unexpected, of_name), (1, missing, of_path)):
             for name in names:
-                if name not in pairs and name not in pairs.values():
-                    group = (key(name), "" if whole else name.rpartition("/")[2])
-                    groups.setdefault(group, ([], []))[side].append(name)
-        for mine, other in groups.values():
-            if len(mine) == len(other) and (
-                not whole or len(mine) == 1
-            ):  # names that differ: only if there is no choice
-                pairs |= dict(zip(mine, other, strict=True))
+                if name not in pairs and name not in taken:
+                    found.setdefault((key(name), of(name)), ([], []))[side].append(name)
+        return [(mine, other) for mine, other in found.values() if mine and len(mine) == len(other)]
+
+    def layer_of(name: str) -> str | None:
+        layer = _layer(name)
+        return theirs.get(_spelled(layer)) or layers.get(layer, f"/{layer}")  # no path begins with a slash
+
+    for mine, other in groups(_last, _last):
+        pairs |= _assigned(mine, other)
+    for mine, other in groups(layer_of, _layer):
+        pairs |= _assigned(mine, other)
+    for mine, other in groups(lambda _: "", lambda _: ""):
+        if len(mine) == 1:  # names that differ: only if there is no choice
+            pairs[mine[0]] = other[0]
+    for name, path in pairs.items():
+        layers.setdefault(_layer(name), _layer(path))
+    for mine, other in groups(layer_of, _layer):
+        pairs |= _assigned(mine, other)
     return pairs
+
+
+def _last(name: str) -> str:
+    return name.rpartition("/")[2]
+
+
+def _layer(name: str) -> str:
+    """The path of the layer of a weight. Keras keeps the weights of a layer in a folder ``vars``, in their order."""
+    return name.rpartition("/")[0].removesuffix("/vars")
+
+
+def _spelled(path: str) -> str:
+    """A path without the underscores before its segments: files of Keras leave them out."""
+    return "/".join(each.lstrip("_") for each in path.split("/"))
+
+
+def _assigned(names: Sequence[str], paths: Sequence[str]) -> dict[str, str]:
+    """Pairs as many names as paths: those that are clearly alike, else in their order.
+
+    Names that differ only in numbers are in an order, as those of layers that are counted: from another number perhaps.
+    """
+    if len(names) > 1 and min(len({_NUMBER.sub("", each) for each in side}) for side in (names, paths)) > 1:
+        alike = {name: path for name in names if (path := _clearly(paths, name)) is not None}
+        if len(set(alike.values())) == len(names):
+            return alike
+    return dict(zip(names, paths, strict=True))
+
+
+_NUMBER = re.compile("[0-9]+")
 
 
 def _by_similarity(unexpected: Sequence[str], missing: Sequence[str], fits: Fits) -> dict[str, str]:
@@ -169,8 +241,11 @@ def _by_similarity(unexpected: Sequence[str], missing: Sequence[str], fits: Fits
     pairs: dict[str, str] = {}
     for name in unexpected:
         free = [path for path in missing if path not in pairs.values() and fits(name, path)]
-        if near := difflib.get_close_matches(name, free, 1):
-            pairs[name] = near[0]
+        same = [path for path in free if _last(path) == _last(name)]
+        near = same if len(same) == 1 else difflib.get_close_matches(name, free, 3)
+        best = near[0] if len(near) == 1 else _clearly(near, name)
+        if best is not None:
+            pairs[name] = best
     return pairs
 
 

@@ -155,7 +155,7 @@ def load(
         waiting = {name: offer.sources[name] for name in report.unexpected} if on_create else {}
         if on_create:
             report.unexpected = []
-        advise(report, found, checkpoint, offer, rename, moved)
+        advise(report, found, checkpoint, offer, rename, moved, strict=strict)
         values = _read(checkpoint, plan, report, cast=cast)
         if strict and (problems := report.problems()):
             raise _mismatch("the file does not match the object, and nothing was loaded", problems, source)

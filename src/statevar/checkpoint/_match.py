@@ -191,6 +191,8 @@ def advise(
     offer: Offer,
     rename: Rename | None,
     moved: Translated | None,
+    *,
+    strict: bool,
 ) -> None:
     """Adds to a report the ``rename`` that makes names match."""
     if not report.missing or not report.unexpected or not (rename is None or isinstance(rename, Mapping)):
@@ -219,10 +221,17 @@ def advise(
     real = {name.replace(".", "/"): name for name in names} if dotted else {}
     missing = report.missing if moved is None else moved.needed(report.missing)
     open_names = [name for name in real or names if name not in missing]
-    hint = advice(open_names, [path for path in missing if path not in real], fits_name, key, rename)
+    used = {head: other for head, other in (rename or {}).items() if _occurs(head, checkpoint)}
+    open_paths = [path for path in missing if path not in real]
+    hint = advice(open_names, open_paths, fits_name, key, used, strict=strict, alternatives=moved is not None)
     report.hint = ", and ".join(
         each for each in (_DOTS if real.keys() & set(missing) or (real and hint) else "", hint) if each
     )
+
+
+def _occurs(head: str, checkpoint: Loadable) -> bool:
+    """Whether a key of ``rename`` is the beginning of a name. One that is not is an error of typing."""
+    return any(name == head or name.startswith(f"{head}/") for name in (*checkpoint.variables, *checkpoint.aliases))
 
 
 _DOTS = "the names in the file have dots: pass separator='.'"
