@@ -61,6 +61,25 @@ def test_it_restores_what_was_there(tmp_path: Path, backend: str) -> None:
         assert sv.verify(manager.path(2))
 
 
+@pytest.mark.parametrize(
+    ("made", "what", "hint"),
+    [
+        (".metadata", "a checkpoint of torch.distributed.checkpoint", "load it with sv.load"),
+        ("checkpoint", "a folder of TensorFlow checkpoints", "load it with sv.load"),
+        ("saved_model.pb", "a SavedModel of TensorFlow", "load it with sv.load"),
+        ("3/_CHECKPOINT_METADATA", "the folder of a CheckpointManager of orbax", "pass one of its steps"),
+    ],
+)
+def test_a_folder_of_another_program_is_no_start_from_nothing(made: str, what: str, hint: str, tmp_path: Path) -> None:
+    (tmp_path / made).parent.mkdir(exist_ok=True)
+    (tmp_path / made).write_bytes(b"")
+    with sv.CheckpointManager(tmp_path, model()) as manager:
+        with pytest.raises(sv.errors.CheckpointNotFoundError, match=f"it is {what}.* Hint: {hint}"):
+            manager.restore()
+        manager.save(1)
+        assert manager.restore() is not None
+
+
 def test_a_save_returns_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     may_write, write = threading.Event(), files.write
 

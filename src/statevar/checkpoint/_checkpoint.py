@@ -14,6 +14,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
 from .._arrays.types import HostArray
+from .._core.copies import Uncopied
 from .._public import public
 from .._state.paths import followed
 from .._state.walk import segment
@@ -37,7 +38,7 @@ _LONGEST_INDEX = 100_000_000
 
 
 @public()
-class Checkpoint(Mapping[str, HostArray]):
+class Checkpoint(Uncopied, Mapping[str, HostArray]):
     """An opened checkpoint: a mapping from path to array. Each lookup reads the array and checks its checksum.
 
     Attributes:
@@ -166,6 +167,9 @@ class Checkpoint(Mapping[str, HostArray]):
         self, error_type: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _uncopied(self) -> tuple[str, str, str]:
+        return "load", "an opened checkpoint has files of this process", "open it again with sv.load(path)"
 
     def __repr__(self) -> str:
         return f"<Checkpoint of {len(self.variables)} variables at {str(self.path)!r}>"

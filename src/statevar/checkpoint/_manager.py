@@ -25,10 +25,11 @@ from .._public import public
 from .._state.paths import Paths, paths_in
 from .._state.snapshot import Snapshot, snapshot
 from .._state.view import view
-from ..errors import CheckpointError, CheckpointMismatchError, ConflictError, describe
+from ..errors import CheckpointError, CheckpointMismatchError, CheckpointNotFoundError, ConflictError, describe
 from . import _files
 from ._checkpoint import INDEX, encode_metrics, open_checkpoint
 from ._filled import filled
+from ._formats.others import owner_of_folder
 from ._formats.safetensors.header import digest_of
 from ._formats.safetensors.reader import is_whole
 from ._formats.safetensors.writer import FileDigest, ToWrite, write_all, write_tensors
@@ -400,7 +401,7 @@ class CheckpointManager(Uncopied):
         Raises:
             CheckpointMismatchError: the checkpoint is whole, but does not match the object.
             CheckpointError: the checkpoint of ``step`` is damaged; or, without ``step``, all checkpoints are.
-            CheckpointNotFoundError: ``step`` has no checkpoint.
+            CheckpointNotFoundError: ``step`` has no checkpoint; or another program has written one in the folder.
 
         >>> import tempfile
         >>> import numpy as np
@@ -440,6 +441,7 @@ class CheckpointManager(Uncopied):
                 )
             return Restored(each, skipped, result) if like is None else result
         if not skipped:
+            self._check_owner()
             return None
         problem = describe("restore", "every checkpoint is damaged, and nothing was loaded", str(self.directory))
         raise CheckpointError("\n".join([problem, *skipped.values()]))
@@ -461,6 +463,16 @@ class CheckpointManager(Uncopied):
             problem = "the manager has an object, and got a state as well"
             hint = "make the manager without an object: CheckpointManager(directory)"
         raise ValueError(describe(operation, problem, str(self.directory), hint))
+
+    def _check_owner(self) -> None:
+        """Raises CheckpointNotFoundError if the folder has a checkpoint of another program, and none of ours."""
+        with _files.os_errors_as("restore", self.directory):
+            other = owner_of_folder(self.directory)
+        if other is not None:
+            problem = f"the folder has no checkpoint of a CheckpointManager; it is {other.what}"
+            hint = f"load it with sv.load(object, {str(self.directory)!r}), and give the manager a folder of its own"
+            hint = hint if other.reader is not None else f"{other.hint} to sv.load; give the manager its own folder"
+            raise CheckpointNotFoundError.of("restore", problem, str(self.directory), hint)
 
     def delete(self, step: SupportsIndex) -> None:
         """Removes the checkpoint of a step.

@@ -63,7 +63,7 @@ def open_npy(path: Path) -> Extents:
     """Opens a file of ``numpy.save``, whose array has the name of the file, or of ``numpy.savez``."""
     file = ByteFile(path)
     try:
-        is_archive = file.read(min(file.size, 4), 0) == b"PK\x03\x04"
+        is_archive = file.read(min(file.size, 4), 0) in (b"PK\x03\x04", b"PK\x05\x06")  # the second one is empty
         if not is_archive:
             return _opened_array(path, file)
     except BaseException:

@@ -16,7 +16,7 @@ from ...errors import CheckpointError
 from .. import _files
 from .reader import Reader
 
-__all__ = ["Other", "other_at"]
+__all__ = ["Other", "other_at", "owner_of_folder"]
 
 
 class Other(NamedTuple):
@@ -82,6 +82,7 @@ _MAGIC: tuple[tuple[bytes, Other], ...] = (
         Other("the list of the checkpoints of TensorFlow in this folder", _TENSORFLOW, "tensor_bundle"),
     ),
 )
+_MANAGER, _SAVED = "the folder of a CheckpointManager", "a folder of saved files"
 _TABLE_END = b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"  # the last bytes of the index of a TensorFlow checkpoint
 _TAR = 257, b"ustar"
 
@@ -129,7 +130,10 @@ def _file(path: Path) -> Other | None:
     found = next((other for magic, other in _MAGIC if beginning.startswith(magic)), None)
     if found is not None:
         return found
-    if beginning.startswith(b"PK\x03\x04"):
+    if (path.name == ".metadata" or path.suffix == ".distcp") and (path.parent / ".metadata").is_file():
+        hint = f"pass its folder: {str(path.parent)!r}"
+        return Other("a part of a checkpoint of torch.distributed.checkpoint", hint)
+    if beginning.startswith((b"PK\x03\x04", b"PK\x05\x06")):  # the second one is an archive without members
         return _zip(path)
     if beginning[_TAR[0] :].startswith(_TAR[1]):
         return Other("a tar archive", _UNPACK)
@@ -195,7 +199,7 @@ def _zip(path: Path) -> Other:
         return Other("a file of torch.save (.pt)", "", "torch_pt")
     if _has(names, "model.weights.h5"):
         return Other("a model of Keras (.keras)", _KERAS, "hdf5")
-    if names and all(name.endswith(".npy") for name in names):
+    if all(name.endswith(".npy") for name in names):
         return Other("a file of numpy.savez (.npz)", "", "npy")
     return Other("a zip archive", _UNPACK)
 
@@ -217,12 +221,16 @@ def _folder(path: Path) -> Other | None:
         latest = max(steps, key=lambda name: (len(name), name))
         return Other("the folder of a CheckpointManager of orbax", f"pass one of its steps: {str(path / latest)!r}")
     if steps := [name for name in names if name.startswith("step-")]:
-        return Other(
-            "the folder of a CheckpointManager", f"pass one of its checkpoints, such as {str(path / steps[-1])!r}"
-        )
+        return Other(_MANAGER, f"pass one of its checkpoints, such as {str(path / steps[-1])!r}")
     if ours := [name for name in names if name.endswith((".safetensors", ".safetensors.index.json"))]:
-        return Other("a folder of saved files", f"pass one of them, such as {str(path / ours[-1])!r}")
+        return Other(_SAVED, f"pass one of them, such as {str(path / ours[-1])!r}")
     return None
+
+
+def owner_of_folder(path: Path) -> Other | None:
+    """Returns what another program has written in a folder of checkpoints; None if it is nothing, or not known."""
+    found = _folder(path)
+    return None if found is None or found.what in (_MANAGER, _SAVED) else found
 
 
 def _is_step_of_orbax(path: Path) -> bool:
