@@ -66,6 +66,30 @@ def test_what_is_stored_is_an_array_of_jax_whatever_was_assigned(tmp_path: Path)
     assert net.bias[...].tolist() == [2.0, 2.0, 2.0]
 
 
+def test_a_slot_that_gives_an_array_of_another_library_is_an_error() -> None:
+    class Slot:
+        backend, trainable, shared = "jax", False, "never"
+
+        def __init__(self) -> None:
+            self.thing = sv.interop.Place(self, 0)
+            self.array = jnp.zeros(2)
+
+        def read(self) -> Any:
+            return self.array
+
+        def write(self, array: Any) -> None:
+            self.array = np.asarray(array)
+
+        def version(self) -> None:
+            return None
+
+    view = sv.view(Slot())
+    view.assign([1.0, 2.0])
+    for call in (lambda: view.value, lambda: sv.snapshot(view), lambda: sv.save(view, "never written")):
+        with pytest.raises(sv.errors.ForeignStateError, match="given ndarray, which is no array of jax"):
+            call()
+
+
 def test_an_array_of_numpy_that_others_have_stored_is_read() -> None:
     net = linear()
     net.bias.set_value(np.ones(3, np.float32))

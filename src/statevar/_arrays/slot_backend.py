@@ -11,7 +11,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary
 
-from ..errors import ShapeError
+from ..errors import ForeignStateError, ShapeError
 from .backend import Backend, Handle
 from .slots import Place, Slot
 from .stored import Stored
@@ -231,7 +231,11 @@ class SlotBackend(Backend):
 
     def _now(self, handle: SlotHandle) -> Array:
         """The present array, as a variable stores one: no scalar of NumPy, no weak type of JAX."""
-        return self.native.without_weak_type(handle.slot.read())
+        array = self.native.without_weak_type(handle.slot.read())
+        if not self.native.owns(array):  # stored as it is, it would be taken for no value
+            problem = f"the slot has given {type(array).__name__}, which is no array of {self.native.name}"
+            raise ForeignStateError.of("read", problem, hint="its method read must return an array of Slot.backend")
+        return array
 
     def _write(self, handle: SlotHandle, x: Array) -> SlotHandle:
         handle.unseen = handle.others()
