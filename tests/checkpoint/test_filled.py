@@ -134,6 +134,22 @@ def test_a_compiled_step_takes_the_copy_and_its_donation_harms_nobody() -> None:
     assert leaves(sv.filled(tree, other)) == expected  # the arrays of the tree are gone; it needs only their shapes
 
 
+def test_shapes_are_enough(tmp_path: Path) -> None:
+    jax = pytest.importorskip("jax")
+    tree = of_optax(5.0)[:3]
+    like = jax.eval_shape(lambda: tree)
+    made = sv.filled(like, tree)
+    assert jax.tree.structure(made) == jax.tree.structure(tree)
+    assert leaves(made) == leaves(tree)
+    with sv.CheckpointManager(tmp_path) as manager:
+        manager.save(1, state=tree)
+        assert leaves(manager.restore(like=like)) == leaves(tree)
+    with pytest.raises(sv.errors.ForeignStateError, match=r"a ShapeDtypeStruct has no value.*sv\.filled"):
+        sv.view(like)
+    with pytest.raises(sv.errors.CheckpointMismatchError, match=r"expected shape \(2, 3\), got \(2,\)"):
+        sv.filled({"w": jax.ShapeDtypeStruct((2, 3), "float32")}, {"w": np.zeros(2, np.float32)})
+
+
 def test_what_does_not_match_is_listed() -> None:
     tree = Pair({"w": np.zeros(2), "b": np.zeros(3)}, 0)
     source = {"first": {"w": np.zeros(4), "c": np.zeros(5)}, "second": 1}

@@ -12,6 +12,7 @@ from .._arrays.registry import get_backend, owner_of
 from .._core.variable import Variable
 from .._public import public
 from .._state.filling import Filling
+from .._state.foreign.table import adapters_of
 from .._state.view import View
 from ..errors import DeviceError, StatevarError
 from ._load import load
@@ -32,7 +33,8 @@ def filled(tree: _Tree, source: Any, **options: Any) -> _Tree:
     is.
 
     Args:
-        tree: a tree of arrays and numbers: any that `view` takes. Its values do not matter.
+        tree: a tree of arrays and numbers: any that `view` takes. Its values do not matter, so those of JAX may be
+            of ``jax.ShapeDtypeStruct``, as `jax.eval_shape` returns them.
         source: the path of a file; a mapping from path to array; a snapshot; or another tree of arrays.
         options: those of `load`: ``strict``, ``rename``, ``cast``, ``only``, ``separator``. What is not loaded has the
             value that it has in ``tree``.
@@ -72,6 +74,8 @@ def _mapped(leaves: dict[str, Any]) -> dict[str, Any]:
 def _empty(leaf: Any) -> Variable:
     """A variable without a value, of the dtype and shape of a leaf, in its place."""
     native = owner_of(leaf)
+    if native is None and type(leaf) not in _NUMBERS:  # a shape and a dtype
+        return Variable(shape=leaf.shape, dtype=str(leaf.dtype), trainable=False, backend=_library_of(leaf))
     if native is None:
         native, leaf = get_backend("numpy"), np.zeros((), _NUMBERS[type(leaf)])
     try:
@@ -82,9 +86,18 @@ def _empty(leaf: Any) -> Variable:
     return Variable(shape=shape, dtype=dtype, trainable=False, backend=native.name, device=device)
 
 
+def _library_of(shape: Any) -> str:
+    """The library of the arrays that an object describes."""
+    opens = [adapter.open_item for adapter in adapters_of(type(shape)) if adapter.open_item is not None]
+    return next(slot.backend for each in opens if (slot := each([shape], 0, shape)) is not None)
+
+
 def _like(variable: Variable, old: Any) -> Any:
     """The value of a variable as what it replaces is: an array of the same library, or a number of the same type."""
     native = owner_of(old)
+    if native is None and type(old) not in _NUMBERS:
+        place = getattr(old, "sharding", None)
+        return variable.value if place is None else variable._backend.moved(variable.value, place)
     if native is None:
         return type(old)(variable.numpy().item())
     if isinstance(old, np.ndarray):

@@ -92,6 +92,14 @@ class _ArrayItem(Item):
         return untraced(self.present(), "array")
 
 
+class _ShapeItem(Item):
+    """The slot of the shape and the dtype of an array that is not there, which only `filled` replaces."""
+
+    def read(self) -> Any:
+        hint = "pass the tree as the first argument of sv.filled, or as like= of CheckpointManager.restore"
+        raise ForeignStateError.of("view", "a ShapeDtypeStruct has no value", hint=hint)
+
+
 def array_item(holder: Any, key: Any, attribute: bool | None = None, thing: Any = None) -> Slot:
     """The slot of an array in a dict, a list or an attribute. A program may destroy the array, if it is donated."""
     return _ArrayItem(holder, key, "jax", "donated", attribute=attribute, thing=thing)
@@ -111,6 +119,8 @@ def _open_plain(x: Any) -> Opened:
 
 
 def _open_item(holder: Any, key: Any, x: Any) -> Slot | None:
+    if isinstance(x, jax.ShapeDtypeStruct):
+        return _ShapeItem(holder, key, "jax")
     return array_item(holder, key) if isinstance(x, jax.Array) else None
 
 
