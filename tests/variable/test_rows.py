@@ -163,6 +163,32 @@ def test_an_operand_that_broadcasts_along_several_axes_of_indices(backend: str) 
     assert_same(v, [3.0, 6.0, 0.0])
 
 
+@pytest.mark.parametrize("place", ["alone", "in a transaction", "with a log"])
+@pytest.mark.parametrize("layout", ["reversed", "columns first"])
+@pytest.mark.parametrize("two", [False, True], ids=["rows", "elements"])
+def test_the_last_of_several_counts_in_whatever_order_the_indices_lie(
+    backend: str, layout: str, two: bool, place: str
+) -> None:
+    """NumPy itself goes through indices of two axes as they and the operand lie in memory."""
+    rows = np.array([[0, 1, 2], [2, 0, 0], [1, 1, 2]])
+    rows = rows.T if layout == "columns first" else rows[::-1]
+    columns = np.array([0, 1, 0])[::-1]
+    shape = (4, 2) if two else (4,)
+    v, model = sv.Variable(start(shape) + 100, backend=backend), start(shape) + 100
+    index = (rows, columns) if two else rows
+    x = np.array([3.0, 5.0, 7.0], "float32")
+    logged = every_table_has_a_log() if place == "with a log" else nullcontext()
+    with logged, nullcontext() if place == "alone" else sv.transaction():
+        v[index] = x
+        v.at[index].add(100.0)
+        v.at[index].remainder(x)
+    for change in (lambda _, new: new, lambda old, _: old + 100, np.remainder):
+        for at in np.ndindex(rows.shape):
+            element = (rows[at], columns[at[1]]) if two else rows[at]
+            model[element] = change(model[element], x[at[1]])
+    assert_same(v, model)
+
+
 class _UndoneError(Exception):
     pass
 

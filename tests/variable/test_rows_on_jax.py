@@ -216,3 +216,20 @@ def test_masks_of_small_tables(operation: str, shape: tuple[int, ...]) -> None:
             getattr(v.at[given], operation)(3.0)
             getattr(model.at[mask], operation)(3.0)
             assert_same(v, model.numpy(), rtol=1e-6)
+
+
+@pytest.mark.own_process  # since JAX itself ends the process when it is asked where such an array is
+@pytest.mark.parametrize("index", [[0, 1], [0, 1, 1], [-1, 2], [True, False, False, False]], ids=str)
+def test_a_destroyed_index_or_operand_is_an_error_and_changes_nothing(index: Any) -> None:
+    v, gone = sv.Variable(np.zeros((4, 2), "float32"), backend="jax"), jnp.array(index)
+    x = jnp.ones(np.zeros((4, 2))[np.array(index)].shape)
+    x.delete()
+    for write in (WRITES["set"], WRITES["add"], WRITES["divide"]):
+        with pytest.raises(RuntimeError, match="deleted"):
+            write(v, jnp.array(index), x)
+    gone.delete()
+    for write in (*WRITES.values(), lambda v, index, _: v[index]):
+        with pytest.raises(RuntimeError, match="deleted"):
+            write(v, gone, np.float32(1))
+    assert_same(v, np.zeros((4, 2)))
+    assert v.version == 0

@@ -86,6 +86,8 @@ def dlpack_of_host(array: HostArray, request: dict[str, Any]) -> Any:
 def put_in_place(target: HostArray, x: HostArray, operation: str, where: Selection) -> None:
     """Does `Backend.put` in a writable NumPy array. If it raises, the array is as it was."""
     ufunc, index = AT_OPERATIONS[operation], where.index
+    if not where.basic:
+        index = _in_order(index)
     if ufunc is None:
         target[index] = x
         return
@@ -112,6 +114,17 @@ def put_in_place(target: HostArray, x: HostArray, operation: str, where: Selecti
         target[found] = changed
 
 
+def _in_order(index: tuple[Any, ...]) -> tuple[Any, ...]:
+    """An index with the same elements, which NumPy takes one after the other, so that the last of several stays.
+
+    NumPy goes through arrays of several axes as they lie in memory: backwards if an axis is reversed.
+    """
+    for part in index:
+        if type(part) is np.ndarray and not part.flags.c_contiguous:
+            return tuple([np.ascontiguousarray(each) if type(each) is np.ndarray and each.ndim else each for each in index])
+    return index
+
+
 def _change_rows(target: HostArray, rows: HostArray, x: HostArray, ufunc: Any) -> None:
     """Changes rows one after the other, in one call of `ufunc.at`, so that Ctrl-C comes before or after."""
     width = math.prod(target.shape[1:])
@@ -128,7 +141,7 @@ def rows_of(where: Selection) -> HostArray | None:
     index = where.index
     if len(index) != 1 or type(rows := index[0]) is not np.ndarray or rows.dtype.kind == "b":
         return None
-    rows = rows.astype(np.intp)
+    rows = rows.astype(np.intp, "C")  # for the reason in `_in_order`
     if rows.size and np.minimum.reduce(rows, None) < 0:
         rows[rows < 0] += where.of_shape[0]
     return rows

@@ -19,6 +19,7 @@ __all__ = [
     "beside",
     "is_concrete",
     "is_memory_short",
+    "is_on_host",
     "like",
     "same_place",
     "settled",
@@ -36,6 +37,14 @@ CONCRETE: Final[set[type]] = set()
 def is_concrete(x: Any) -> bool:
     """Whether something is a JAX array of numbers with a value: it is neither traced, nor has it keys."""
     return type(x) in CONCRETE or _learns(x)
+
+
+def is_on_host(x: Any) -> bool:
+    """Whether an array that `is_concrete` is on the host; one that was destroyed is nowhere.
+
+    JAX 0.10 ends the process by a segmentation fault if it is asked for the platform of a destroyed array.
+    """
+    return not x.is_deleted() and bool(x.platform() == "cpu")
 
 
 def _learns(x: Any) -> bool:

@@ -25,7 +25,7 @@ from ..._arrays.host import ONE_BY_ONE, combine
 from ..._arrays.indexing import OwnSelection, Selection, last_of_each, repeats, turns
 from ..._arrays.shapes import Shape
 from ..._arrays.types import HostArray
-from .arrays import are_together, beside, is_concrete, settled, store
+from .arrays import are_together, beside, is_concrete, is_on_host, settled, store
 from .indices import get_own, program_of_masked, program_of_put
 
 __all__ = ["OwnRows", "get", "get_at_once", "put", "select_rows"]
@@ -79,7 +79,7 @@ class OwnMask(Selection):
 
 def select_rows(index: Any, shape: Shape) -> Selection | None:
     """Does what `Backend.select_rows` does, for arrays on the host. It waits until the indices are computed."""
-    if not is_concrete(index) or not shape or index.platform() != "cpu" or type(index.sharding) is not _SingleDevice:
+    if not is_concrete(index) or not shape or not is_on_host(index) or type(index.sharding) is not _SingleDevice:
         return None
     ids = np.asarray(index)
     if (kind := ids.dtype.kind) == "b":
@@ -242,7 +242,7 @@ def _put_lines(
 
 def _may_loop(array: Any, x: Any) -> bool:
     """Whether the lines can be changed one after the other: on the CPU, where nothing may be traced for a gradient."""
-    return is_concrete(array) and array.platform() == "cpu" and (isinstance(x, np.ndarray) or is_concrete(x))
+    return is_concrete(array) and is_on_host(array) and (isinstance(x, np.ndarray) or is_concrete(x))
 
 
 def _winners(ids: HostArray, size: int) -> HostArray:
@@ -256,7 +256,7 @@ def _winners(ids: HostArray, size: int) -> HostArray:
 
 def _is_on_host(x: Any) -> bool:
     """Whether an operand can be looked at without bringing it from a device; this may wait until it is computed."""
-    return isinstance(x, np.ndarray) or (is_concrete(x) and x.platform() == "cpu")
+    return isinstance(x, np.ndarray) or (is_concrete(x) and is_on_host(x))
 
 
 def _at(axis: int, ids: Any) -> tuple[Any, ...]:
