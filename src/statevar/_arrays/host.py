@@ -121,7 +121,7 @@ def _in_order(index: tuple[Any, ...]) -> tuple[Any, ...]:
     """
     for part in index:
         if type(part) is np.ndarray and not part.flags.c_contiguous:
-            return tuple([np.ascontiguousarray(each) if type(each) is np.ndarray and each.ndim else each for each in index])
+            return tuple(each.copy("C") if type(each) is np.ndarray else each for each in index)
     return index
 
 

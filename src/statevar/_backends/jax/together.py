@@ -50,8 +50,8 @@ def write_all(
         return False
     kept: list[Any] = []
     _under_way.append((handles, kept))
-    began.append(True)
     try:
+        began.append(True)
         news = store(kept, _PROGRAMS[op, donate], arrays, xs)
         settled(news[0], next((x for x in xs if is_concrete(x) and x.is_ready()), None))  # they are computed together
         _give(handles, news)
@@ -60,6 +60,8 @@ def write_all(
             _give(handles, kept[0])
         elif isinstance(error, ValueError):  # they are on several devices, and nothing has run
             return False
+        elif not any(array.is_deleted() for array in arrays):  # nothing was written, so nothing is to be counted
+            began.clear()
         raise
     finally:
         _under_way.remove((handles, kept))
