@@ -46,14 +46,17 @@ def assert_free(*variables: sv.Variable) -> None:
 
 @contextmanager
 def nothing_happens(error: type[BaseException], *variables: sv.Variable) -> Iterator[None]:
-    """The block raises the injected error; afterwards everything is as it was, and free."""
+    """The block raises the injected error; afterwards everything is as it was, and free.
+
+    Only a write that Ctrl-C has stopped may be counted, since nobody can tell whether the value was written before.
+    """
     before = [(v.numpy(), v.shape, v.version) for v in variables]
     with pytest.raises(error, match="injected"):
         yield
     for v, (value, shape, version) in zip(variables, before, strict=True):
         assert_same(v, value)
         assert v.shape == shape
-        assert v.version == version
+        assert v.version - version in ((0,) if issubclass(error, Exception) else (0, 1))
     assert overlays.current() is None, "a transaction is still open"
     assert_free(*variables)
 

@@ -221,8 +221,9 @@ def test_masks_of_small_tables(operation: str, shape: tuple[int, ...]) -> None:
 @pytest.mark.own_process  # since JAX itself ends the process when it is asked where such an array is
 @pytest.mark.parametrize("index", [[0, 1], [0, 1, 1], [-1, 2], [True, False, False, False]], ids=str)
 def test_a_destroyed_index_or_operand_is_an_error_and_changes_nothing(index: Any) -> None:
-    v, gone = sv.Variable(np.zeros((4, 2), "float32"), backend="jax"), jnp.array(index)
-    x = jnp.ones(np.zeros((4, 2))[np.array(index)].shape)
+    v = sv.Variable(np.zeros((4, 2), "float32"), backend="jax")
+    gone: Any = jnp.array(index)
+    x: Any = jnp.ones(np.zeros((4, 2))[np.array(index)].shape)
     x.delete()
     for write in (WRITES["set"], WRITES["add"], WRITES["divide"]):
         with pytest.raises(RuntimeError, match="deleted"):

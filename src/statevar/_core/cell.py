@@ -412,6 +412,10 @@ class Cell:
                             cell._shape = where
                             cell._declared = where if not fits(where, cell._declared) else cell._declared
                         cell._version += 1  # before it is published: `snapshot` compares versions without the lock
+                    except BaseException as error:
+                        if not isinstance(error, Exception):  # Ctrl-C, perhaps right after the value was written
+                            cell._version += 1
+                        raise
                     finally:
                         cell._handle = handle
                         cell._snapshot = handle.published

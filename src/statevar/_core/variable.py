@@ -225,6 +225,8 @@ class Variable(Cell, Protocols, Elsewhere):
     def version(self) -> int:
         """The number of writes so far. Writes by the library's own optimizer are counted where they can be detected.
 
+        A write that Ctrl-C stops may be counted although the value is the old one; a new value is always counted.
+
         >>> import statevar as sv
         >>> sv.Variable(0).assign_add(1).assign_add(1).version
         2
