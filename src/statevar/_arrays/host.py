@@ -85,9 +85,8 @@ def dlpack_of_host(array: HostArray, request: dict[str, Any]) -> Any:
 @public("statevar.backends")
 def put_in_place(target: HostArray, x: HostArray, operation: str, where: Selection) -> None:
     """Does `Backend.put` in a writable NumPy array. If it raises, the array is as it was."""
-    ufunc, index = AT_OPERATIONS[operation], where.index
-    if not where.basic:
-        index = _in_order(index)
+    ufunc = AT_OPERATIONS[operation]
+    index = where.index if where.basic else _in_order(where.index)
     if ufunc is None:
         target[index] = x
         return
