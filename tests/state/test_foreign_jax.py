@@ -222,6 +222,18 @@ def test_gradients_of_a_view_are_those_of_its_value_and_never_silently_zero() ->
     assert gradients["kernel"][...].tolist() == [[1.0] * 3] * 2
 
 
+def test_gradients_of_arrays_in_a_tree_are_wanted_if_the_user_says_so() -> None:
+    params = {"w": jnp.array([1.0, 2.0]), "b": jnp.zeros(2)}
+    tree = sv.view(params)
+    with pytest.raises(ValueError, match="not trainable"):
+        sv.grad(lambda: (tree["w"] ** 2).sum(), tree["w"])
+    w = tree["w"]
+    w.trainable = True
+    assert sv.view(params)["w"] is w
+    assert w.trainable
+    assert sv.grad(lambda: (tree["w"] ** 2).sum(), {"w": tree["w"]})()["w"].tolist() == [2.0, 4.0]
+
+
 # -- modules -----------------------------------------------------------------------------------------------------------
 
 

@@ -72,7 +72,8 @@ def view_of(slot: Slot, cls: type[_Cell]) -> _Cell:
             else:
                 found = again
     else:
-        found._trainable = slot.trainable and is_differentiable(found._dtype_name)
+        known: Slot = found._handle.slot  # of a plain array only this slot knows what the user has said
+        found._trainable = known.trainable and is_differentiable(found._dtype_name)
     return cast("_Cell", found)
 
 
