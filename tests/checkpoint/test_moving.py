@@ -338,6 +338,16 @@ def test_the_kinds_of_layers_are_known_by_their_classes() -> None:
     }
 
 
+def test_the_second_kind_of_a_transposed_convolution_comes_back() -> None:
+    nnx: Any = pytest.importorskip("flax.nnx")
+    theirs = nnx.Dict(up=nnx.ConvTranspose(3, 3, (2,), transpose_kernel=True, rngs=nnx.Rngs(0)))
+    mine, back = (torch.nn.ModuleDict({"up": torch.nn.ConvTranspose1d(3, 3, 2)}) for _ in range(2))
+    rules = sv.rules("torch", "nnx")
+    sv.load(theirs, mine, rules=rules)
+    sv.load(back, theirs, rules=rules.inverse())
+    assert torch.equal(mine["up"].weight, back["up"].weight)
+
+
 @pytest.mark.parametrize("library", ["keras", "nnx"])
 def test_other_kinds_and_settings_are_found_in_other_libraries(library: str) -> None:
     """Keras has other defaults for both settings, Flax the same epsilon, and 0.99 for what torch calls 0.1."""

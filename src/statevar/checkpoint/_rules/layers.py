@@ -117,6 +117,8 @@ def kinds_of(target: Layers, source: Layers, rename: object) -> Callable[[str], 
 
     def kind(path: str) -> str | None:
         found = target.kind(path)
+        if found == "conv_transpose" and source.kind(path) == "conv_transpose_kernel":
+            return "conv_transpose_kernel"  # of nnx, which has two of them, and says which one it is
         if found is None and rename is None and (found := source.kind(path)) == "conv_transpose":
             return None  # there are two of them
         return found

@@ -160,7 +160,10 @@ def slots_planned(
         for path, (needed, reason) in part.failed.items():
             plan.failed[names[path]] = tuple(from_names[each] for each in needed), reason
         plan.skipped += [names.get(each) or from_names[each] for each in part.skipped]
-    _plan_counts(plan, mine.counts, other.counts, read)
+    if "sum" in other.slots and not (mine.counts and other.counts):  # SGD of torch counts no updates
+        plan.skipped += mine.counts + other.counts
+    else:
+        _plan_counts(plan, mine.counts, other.counts, read)
     return plan
 
 
