@@ -176,7 +176,7 @@ KINDS = tuple(sorted((TORCH_KERAS.keys() | TORCH_NNX.keys()) - {""}))
 _RECURRENT = ("lstm", "gru")
 _CELLS = {"torch": ("",), "keras": ("{kind}_cell/", "cell/", ""), "nnx": ("cell/", ""), "linen": ("cell/", "")}
 
-#: The layer whose parts have other names in the paths of variables than as attributes: ``query``, ``_query_dense``.
+#: The layer whose parts have other names in the paths of variables than as attributes: ``query``, ``query_dense``.
 _BY_ATTRIBUTE = ("attention", "keras")
 
 _TABLES = {("torch", "keras"): TORCH_KERAS, ("torch", "nnx"): TORCH_NNX, ("keras", "nnx"): KERAS_NNX}
@@ -223,7 +223,7 @@ def _named(names: Names, kind: str, library: str, cell: str) -> Names:
         return None if None in each else tuple(name for name in each if isinstance(name, str))
     if (kind, library) == _BY_ATTRIBUTE and cell:
         part, leaf = names.split("/")
-        return f"*/_{part.removeprefix('attention_')}_dense/{leaf}"
+        return f"*/{part.removeprefix('attention_')}_dense/{leaf}"
     if library == "linen":
         return _in_linen(kind, names, cell)
     if library == "keras" and kind in _RECURRENT:
