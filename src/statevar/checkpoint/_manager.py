@@ -7,23 +7,21 @@ import os
 import sys
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent import futures
 from contextlib import suppress
 from dataclasses import dataclass
 from math import isfinite
-from operator import index
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
 from typing import Any, Literal, Self, SupportsIndex, TypeVar, overload
 
-from .._arrays.registry import owner_of
 from .._core.copies import Uncopied
 from .._core.variable import Variable
 from .._public import public
 from .._state.paths import Paths, paths_in
-from .._state.snapshot import Snapshot, snapshot
+from .._state.snapshot import Snapshot
 from .._state.view import view
 from ..errors import CheckpointError, CheckpointMismatchError, CheckpointNotFoundError, ConflictError, describe
 from . import _files
@@ -35,6 +33,7 @@ from ._formats.safetensors.reader import is_whole
 from ._formats.safetensors.writer import FileDigest, ToWrite, write_all, write_tensors
 from ._load import load
 from ._match import LoadReport
+from ._numbers import checked_metrics, count, cut_of, floats_of
 from ._save import Progress, index_of, items_of, nbytes_of, parsed_size, reporter, shards_of, texts_of
 from ._step_folder import StepFolder
 
@@ -147,9 +146,9 @@ class CheckpointManager(Uncopied):
     ) -> None:
         where = _files.path_of("CheckpointManager", directory)
         _files.require_posix("CheckpointManager", where)
-        keep = _count("CheckpointManager", "keep", keep, 1)
+        keep = count("CheckpointManager", "keep", keep, 1)
         if keep_every is not None:
-            keep_every = _count("CheckpointManager", "keep_every", keep_every, 1)
+            keep_every = count("CheckpointManager", "keep_every", keep_every, 1)
         if mode not in ("min", "max"):
             raise ValueError(describe("CheckpointManager", f"expected mode 'min' or 'max', got {mode!r}"))
         self._obj = obj
@@ -207,17 +206,17 @@ class CheckpointManager(Uncopied):
         found = paths_in("save", self._target("save", state))
         texts = texts_of(found, metadata)
         if not isinstance(step, Variable):
-            step = _count("save", "step", step, 0)
+            step = count("save", "step", step, 0)
             if self._is_there(step, exist_ok=exist_ok, wait=wait):
                 return
         while len(self._under_way) >= _AT_ONCE:
             self._finish(*self._under_way[0])
-        metrics = _checked_metrics(metrics)
-        cut, (number, *values) = _cut(found, [step, *metrics.values()])
-        step = _count("save", "step", number, 0)
+        metrics = checked_metrics(metrics)
+        cut, (number, *values) = cut_of(found, [step, *metrics.values()])
+        step = count("save", "step", number, 0)
         if self._is_there(step, exist_ok=exist_ok, wait=wait):
             return
-        texts |= {"statevar.step": str(step), "statevar.metrics": encode_metrics(_floats(metrics, values))}
+        texts |= {"statevar.step": str(step), "statevar.metrics": encode_metrics(floats_of(metrics, values))}
         request = _Request(step, found, cut, texts)
         del cut
         older = [future for _, future in self._under_way]
@@ -355,7 +354,7 @@ class CheckpointManager(Uncopied):
             CheckpointError: the checkpoint is damaged.
             CheckpointNotFoundError: the step has no checkpoint.
         """
-        step = _count("metrics", "step", step, 0)
+        step = count("metrics", "step", step, 0)
         known = self._metrics.get(step)
         if known is None:
             with open_checkpoint(self.path(step)) as checkpoint:
@@ -364,7 +363,7 @@ class CheckpointManager(Uncopied):
 
     def path(self, step: SupportsIndex) -> Path:
         """Returns the folder of a step's checkpoint, which `load` and `verify` take."""
-        return self._folder.path(_count("path", "step", step, 0))
+        return self._folder.path(count("path", "step", step, 0))
 
     def _best_of(self, steps: Iterable[int]) -> int | None:
         best, least = None, float("inf")
@@ -420,7 +419,7 @@ class CheckpointManager(Uncopied):
             return load(target, path, **options) if like is None else filled(like, path, **options)
 
         if step is not None:
-            step = _count("restore", "step", step, 0)
+            step = count("restore", "step", step, 0)
             result = read(step)
             return Restored(step, {}, result) if like is None else result
         skipped: dict[int, str] = {}
@@ -482,7 +481,7 @@ class CheckpointManager(Uncopied):
             StorageError: the system cannot remove it.
         """
         self._check_usable("delete")
-        step = _count("delete", "step", step, 0)
+        step = count("delete", "step", step, 0)
         self.wait()
         with self._lock, _files.os_errors_as("delete", self.path(step)):
             self._delete(step)
@@ -548,62 +547,6 @@ def _stand_back() -> None:
             # During continuous saves a training step takes 1.07 times as long; with a niceness of 10 1.2, with 0 1.6.
             # Not 19: a thread that gets almost no time may have the interpreter's lock, and all others wait for it.
             os.nice(15)
-
-
-def _count(operation: str, name: str, value: Any, least: int) -> int:
-    """An integer of Python or any library, as one of Python.
-
-    Raises:
-        ValueError: it is no integer, or too small.
-    """
-    try:
-        number = None if isinstance(value, bool) or "bool" in str(getattr(value, "dtype", "")) else index(value)
-    except TypeError:
-        number = None
-    if number is None or number < least:
-        raise ValueError(describe(operation, f"expected {name} to be an integer >= {least}, got {value!r}"))
-    return number
-
-
-def _cut(found: Paths, numbers: Sequence[Any]) -> tuple[Snapshot, list[Any]]:
-    """Takes a snapshot of the variables that were found, and reads from it those of the numbers that are variables."""
-    own = list(found.variables.values())
-    cut = snapshot([*own, *(each for each in numbers if isinstance(each, Variable))])
-    read = [_in_cut(cut, each) if isinstance(each, Variable) else each for each in numbers]
-    for fields in (cut._values, cut._versions, cut._declared_shapes):
-        del fields[len(own) :]
-    return cut, read
-
-
-def _in_cut(cut: Snapshot, variable: Variable) -> Any:
-    """The value of a variable with one element in a snapshot, as a number of Python."""
-    value = cut.get(variable)  # type: ignore[call-overload]  # a snapshot is indexed by variables too
-    host = None if value is None else variable._backend.to_host(value)
-    if host is None or host.size != 1:
-        raise ValueError(
-            describe("save", f"expected a variable with one element as a number, got {variable!r}", variable.path)
-        )
-    return host.item()
-
-
-def _checked_metrics(metrics: Any) -> Mapping[str, Any]:
-    if metrics is None:
-        return {}
-    if not isinstance(metrics, Mapping) or not all(isinstance(name, str) for name in metrics):
-        raise TypeError(describe("save", f"expected metrics to map strings to numbers, got {metrics!r}"))
-    return metrics
-
-
-def _floats(metrics: Mapping[str, Any], values: Iterable[Any]) -> dict[str, float]:
-    floats = {}
-    for name, value in zip(metrics, values, strict=True):
-        try:
-            owner = owner_of(value)
-            floats[name] = float(value if owner is None else owner.to_host(value))  # torch warns if it has a gradient
-        except (TypeError, ValueError, OverflowError) as error:
-            problem = f"expected the metric {name!r} to be a number, got {value!r:.100}"
-            raise TypeError(describe("save", problem)) from error
-    return floats
 
 
 def _same(before: list[_Origin], now: list[_Origin]) -> bool:
