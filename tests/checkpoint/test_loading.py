@@ -359,6 +359,14 @@ def test_a_missing_file_is_an_error_of_its_own(tmp_path: Path) -> None:
         assert str(caught.value) == f"load: the system said No such file or directory, at '{tmp_path / 'no'}'."
 
 
+@pytest.mark.parametrize("name", ["model.pt", "pytorch_model.bin", "weights.h5", "a.npz"])
+def test_a_folder_of_files_names_one_of_them(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "config.json").write_bytes(b"{}")
+    with pytest.raises(CheckpointNotFoundError, match=f"pass one of them, such as .*{name}"):
+        sv.load(tmp_path)
+
+
 def test_mmap_is_for_loads_without_an_object(path: Path) -> None:
     with pytest.raises(
         ValueError, match=r"mmap=True works only without an object. Hint: use sv.load\(path, mmap=True\)"

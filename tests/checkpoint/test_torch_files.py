@@ -510,7 +510,8 @@ def test_the_error_names_the_function_and_how_to_convert(sound: Path, tmp_path: 
         "load: the pickle refers to 'posix.system', which may be code; nothing was executed, "
         f"at '{tmp_path / 'x.pt'}'. "
         "Hint: if you trust the file, save its tensors alone with torch: "
-        'torch.save(torch.load(path, weights_only=False)["state_dict"], "weights.pt").'
+        'torch.save(torch.load(path, weights_only=False)["state_dict"], "weights.pt"); '
+        "of a whole module .state_dict() instead."
     )
 
 

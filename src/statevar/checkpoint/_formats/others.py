@@ -83,6 +83,11 @@ _MAGIC: tuple[tuple[bytes, Other], ...] = (
     ),
 )
 _MANAGER, _SAVED = "the folder of a CheckpointManager", "a folder of saved files"
+_SAVED_ENDS = (
+    (".safetensors", ".safetensors.index.json"),
+    (".bin.index.json",),
+    (".bin", ".pt", ".pth", ".ckpt", ".npz", ".npy", ".keras", ".h5", ".gguf", ".msgpack"),
+)
 _TABLE_END = b"\x57\xfb\x80\x8b\x24\x75\x47\xdb"  # the last bytes of the index of a TensorFlow checkpoint
 _TAR = 257, b"ustar"
 
@@ -222,8 +227,9 @@ def _folder(path: Path) -> Other | None:
         return Other("the folder of a CheckpointManager of orbax", f"pass one of its steps: {str(path / latest)!r}")
     if steps := [name for name in names if name.startswith("step-")]:
         return Other(_MANAGER, f"pass one of its checkpoints, such as {str(path / steps[-1])!r}")
-    if ours := [name for name in names if name.endswith((".safetensors", ".safetensors.index.json"))]:
-        return Other(_SAVED, f"pass one of them, such as {str(path / ours[-1])!r}")
+    for ends in _SAVED_ENDS:
+        if files := [name for name in names if name.endswith(ends)]:
+            return Other(_SAVED, f"pass one of them, such as {str(path / files[-1])!r}")
     return None
 
 

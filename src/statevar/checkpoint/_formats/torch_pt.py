@@ -30,7 +30,8 @@ __all__ = ["Found", "Saved", "open_torch_pt"]
 
 _CONVERT = (
     "if you trust the file, save its tensors alone with torch: "
-    'torch.save(torch.load(path, weights_only=False)["state_dict"], "weights.pt")'
+    'torch.save(torch.load(path, weights_only=False)["state_dict"], "weights.pt"); '
+    "of a whole module .state_dict() instead"
 )
 _MOST_VALUES = 1_000_000  # of the metadata, which may contain a list many times
 _CONTAINER = 4  # values that a container counts for, since it takes longer
