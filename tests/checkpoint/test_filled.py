@@ -251,3 +251,16 @@ def test_no_warning_of_a_tree(tmp_path: Path) -> None:
         with sv.CheckpointManager(tmp_path) as manager:
             manager.save(1, state=of_numpy(1.0), wait=True)
             sv.filled(of_numpy(0.0), manager.path(1))
+
+
+def test_numbers_of_python_fit_what_represents_them() -> None:
+    target = {"steps": sv.Variable(0), "rate": sv.Variable(0.0), "big": sv.Variable(0, dtype="int64")}
+    assert len(sv.load(target, {"steps": 3.0, "rate": 2, "big": 2**40}).loaded) == 3
+    assert [each.numpy().item() for each in target.values()] == [3, 2.0, 2**40]
+    with pytest.raises(sv.errors.CheckpointMismatchError, match=r"steps: .*2\.5 cannot be represented as int32"):
+        sv.load(target, {"steps": 2.5, "rate": 1.0, "big": 1})
+    with pytest.raises(sv.errors.CheckpointMismatchError, match="steps: .*is out of the range of int32"):
+        sv.load(target, {"steps": 2**40, "rate": 1.0, "big": 1})
+    with pytest.raises(sv.errors.CheckpointMismatchError, match="steps: expected int32, got float32"):
+        sv.load(target, {"steps": np.float32(3), "rate": 1.0, "big": 1})
+    assert [each.numpy().item() for each in target.values()] == [3, 2.0, 2**40]

@@ -7,7 +7,7 @@ import json
 import math
 import os
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -54,6 +54,8 @@ class Checkpoint(Uncopied, Mapping[str, HostArray]):
     ...     print(list(saved), saved["w"], saved.variables["steps"].dtype)
     ['w', 'steps'] [1. 2.] int32
     """
+
+    numbers: Collection[str] = ()  #: Python's numbers among the values: a file has none
 
     def __init__(
         self, path: Path, source: Source, facts: _Facts, *, mapped: bool = False, separator: str | None = None

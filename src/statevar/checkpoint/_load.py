@@ -238,9 +238,10 @@ def _read(
         if array is not None:
             array = array.copy() if source in taken else array  # several variables load this tensor
             taken.add(source)
-            if cast and checkpoint.variables[source].dtype != variable.dtype_name:
+            exact = source in checkpoint.numbers
+            if (cast or exact) and checkpoint.variables[source].dtype != variable.dtype_name:
                 try:
-                    array = cast_host(array, variable.dtype_name, exact=False, operation="load", path=path)
+                    array = cast_host(array, variable.dtype_name, exact=exact, operation="load", path=path)
                 except StatevarError as error:
                     report.mismatched[path] = str(error)
                     continue

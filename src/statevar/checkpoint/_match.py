@@ -155,7 +155,7 @@ def problem_of(variable: Variable, checkpoint: Loadable, sources: list[str], *, 
         return f"one variable in the object, and different ones in the file: {', '.join(sources)}"
     if saved.dtype != variable.dtype_name and (saved.dtype in KEYS or variable.dtype_name in KEYS):
         return f"expected {variable.dtype_name}, got {saved.dtype}; a random key needs a variable of its implementation"
-    if saved.dtype != variable.dtype_name and not cast:
+    if saved.dtype != variable.dtype_name and not cast and sources[0] not in checkpoint.numbers:
         return f"expected {variable.dtype_name}, got {saved.dtype}; pass cast=True to cast it"
     if saved.shape is not None and not fits(saved.shape, variable.declared_shape):
         return f"expected shape {variable.declared_shape}, got {saved.shape}"

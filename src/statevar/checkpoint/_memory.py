@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
+import numpy as np
 import xxhash
 
 from .._arrays.dtypes import KEYS
@@ -36,6 +37,10 @@ class Loadable(Protocol):
     @property
     def aliases(self) -> Mapping[str, str]:
         """Further names."""
+
+    @property
+    def numbers(self) -> Collection[str]:
+        """The names of Python's numbers, which have no dtype: they fit every one that represents them exactly."""
 
     def checksum(self, path: str, /) -> str | None:
         """What tells whether two arrays are the same; None if nothing does."""
@@ -83,6 +88,7 @@ class Arrays:
             if own or (is_plain and not (objects and isinstance(leaf, str))):
                 arrays.setdefault(path, unwrapped(leaf))
         self._arrays: dict[str, Any] = arrays
+        self.numbers = frozenset(name for name, each in arrays.items() if type(each) in (bool, int, float, complex))
         self.variables: Mapping[str, VariableRecord] = {name: _record(array, name) for name, array in arrays.items()}
 
     def checksum(self, path: str) -> str | None:
@@ -139,7 +145,7 @@ def _is_array(value: Any) -> bool:
 def _record(array: Any, name: str) -> VariableRecord:
     owner = owner_of(array)
     if owner is None and _is_array(array):
-        owner, array = get_backend("numpy"), Variable(array).numpy()
+        owner, array = get_backend("numpy"), np.asarray(array)
     if owner is None:
         problem = f"expected an array, got {type(array).__name__}"
         raise TypeError(describe("load", problem, name, "pass a mapping from name to array, or the path of a file"))

@@ -80,7 +80,7 @@ class Rules(Sequence[Rule]):
     >>> import statevar as sv
     >>> rules = sv.Rules([("*/weight", "*/kernel", "o (c h w) -> (h w c) o", {"h": 2, "w": 2})])
     >>> model = {"fc": {"kernel": sv.Variable(np.zeros((12, 5)))}}
-    >>> sv.load(model, {"fc.weight": np.ones((5, 12), "float32")}, rules=rules).loaded
+    >>> sv.load(model, {"fc.weight": np.ones((5, 12))}, rules=rules).loaded
     ['fc/kernel']
     >>> rules.inverse()[0].axes
     '(h w c) o -> o (c h w)'

@@ -45,6 +45,9 @@ class Translated:
         self.left = left
         self.path = source.path
         self.aliases: Mapping[str, str] = {}
+        self.numbers = frozenset(
+            name for name, step in plan.steps.items() if any(names[each] in source.numbers for each in step.sources)
+        )
         self.variables: Mapping[str, VariableRecord] = {
             name: self._record(name, step) for name, step in plan.steps.items()
         }
