@@ -34,7 +34,7 @@ settings.load_profile("statevar")
 
 BACKENDS = ("numpy", "jax", "torch", "tensorflow")
 #: What comes with a backend: Keras computes with TensorFlow here.
-COMES_WITH = {"jaxlib": "jax", "keras": "tensorflow"}
+COMES_WITH = {"jaxlib": "jax", "flax": "jax", "keras": "tensorflow", "tf_keras": "tensorflow"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -64,7 +64,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if hidden := frozenset(BACKENDS[1:]) - set(chosen(config)):
         sys.meta_path[:] = [Without(hidden, each) if each is PathFinder else each for each in sys.meta_path]
         adapters = [str(Path(__file__).parents[1] / "src/statevar/_backends" / each / "*") for each in hidden]
-        adapters += [str(Path(__file__).parents[1] / "src/statevar/_state/foreign" / f"{each}*.py") for each in hidden]
+        gone = hidden | {library for library, backend in COMES_WITH.items() if backend in hidden}
+        adapters += [str(Path(__file__).parents[1] / "src/statevar/_state/foreign" / f"{each}*.py") for each in gone]
         config.option.ignore_glob = [*(config.option.ignore_glob or ()), *adapters]
     places.install(config, chosen(config))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .._core.variable import Variable
@@ -16,11 +16,11 @@ __all__ = ["View", "as_variable", "view"]
 
 
 @public()
-class View(Tree):
+class View(Tree, Mapping[str, Variable]):
     """The variables over a tree of somebody's state, by path. `view` makes it.
 
-    It is usable wherever variables are: in `snapshot`, `transaction`, `save` and so on. The tree is searched at each
-    use, so what was added to it since is found.
+    It is a mapping from path to variable, and usable wherever variables are: in `snapshot`, `save` and so
+    on. The tree is searched at each use, so what was added to it since is found.
 
     >>> import numpy as np
     >>> import statevar as sv
@@ -29,6 +29,8 @@ class View(Tree):
     (['mean', 'count'], 2)
     >>> tree["mean"].assign_add(1.0).value
     array([1., 1.])
+    >>> {path: v.shape for path, v in tree.items()}
+    {'mean': (2,), 'count': ()}
     """
 
     __slots__ = ()
@@ -45,6 +47,11 @@ class View(Tree):
 
     def __len__(self) -> int:
         return len(paths_in("view", self).variables)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other  # equality of mappings would compare the values
+
+    __hash__ = object.__hash__
 
     def __repr__(self) -> str:
         return f"<View of {article(type(self._plain.each))}>"
