@@ -615,3 +615,56 @@ def test_a_table_is_no_leaf_and_is_not_left_out_in_silence() -> None:
             sv.view({"x": each})
         with pytest.warns(sv.errors.StateWarning, match="the pandas.* is not a variable, so it is left out, at 'x'"):
             sv.snapshot({"v": sv.Variable(1.0), "x": each})
+
+
+@pytest.mark.parametrize(
+    "case", ["transaction", "batch_set_value", "update_all", "restore", "assign_add", "at", "update"]
+)
+def test_an_owner_that_refuses_a_write_leaves_all_as_it_was(case: str) -> None:
+    class Refusing:
+        backend, trainable = "numpy", False
+        shared: Any = "in_place"
+
+        def __init__(self) -> None:
+            self.thing, self.array, self.refuses = self, np.zeros(2), False
+
+        def read(self) -> Any:
+            return self.array
+
+        def write(self, array: Any) -> None:
+            if self.refuses:
+                raise OSError("the disk is full")
+            self.array[...] = array
+
+        def version(self) -> None:
+            pass
+
+    slot = Refusing()
+    first, view, last, own = sv.view(np.zeros(2)), sv.view(slot), sv.view(np.zeros(2)), sv.Variable([0.0, 0.0])
+    every = [first, view, last, own]
+    old = sv.snapshot(*every)
+    for each in every:
+        each.assign([3.0, 3.0])
+    before = [(each.numpy().tolist(), each.version) for each in every]
+    slot.refuses = True
+
+    def all_in_a_transaction() -> None:
+        with sv.transaction():
+            for each in every:
+                each.assign_add(1.0)
+
+    writes: dict[str, Callable[[], object]] = {
+        "transaction": all_in_a_transaction,
+        "batch_set_value": lambda: sv.batch_set_value([(each, [1.0, 1.0]) for each in every]),
+        "update_all": lambda: sv.update_all([first, view, last], "add", [np.ones(2)] * 3),
+        "restore": lambda: sv.restore(old),
+        "assign_add": lambda: view.assign_add(1.0),
+        "at": lambda: view.at[0].add(1.0),
+        "update": lambda: view.update(lambda x: x + 1),
+    }
+    with pytest.raises(OSError, match="the disk is full"):
+        writes[case]()
+    assert [(each.numpy().tolist(), each.version) for each in every] == before
+    slot.refuses = False
+    view.assign_add(1.0)
+    assert slot.array.tolist() == [4.0, 4.0]

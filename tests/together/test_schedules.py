@@ -24,8 +24,6 @@ pytestmark = pytest.mark.slow
 
 #: Orders that a search tries at most, if it is to find nothing. Some of those below end before, and have tried all.
 MANY = 150
-#: The same where two libraries run one search, and each order takes three times as long.
-FEW = 60
 #: And if it is to find something.
 ENOUGH = 1000
 
@@ -93,13 +91,9 @@ def explore(
 
 
 def assert_always(
-    setup: Callable[[], Any],
-    workers: list[Any],
-    is_right: Callable[[Any], bool],
-    bound: int | None = None,
-    most: int = MANY,
+    setup: Callable[[], Any], workers: list[Any], is_right: Callable[[Any], bool], bound: int | None = None
 ) -> None:
-    result = explore(setup, workers, is_right, bound, most)
+    result = explore(setup, workers, is_right, bound, MANY)
     result.assert_holds()
     assert result.num_explored > 1, "the threads never met"
 
@@ -265,7 +259,7 @@ def _read_without_a_lock(library: str, monkeypatch: pytest.MonkeyPatch) -> Calla
 
 @pytest.mark.parametrize("reader", [look, look_and_read])
 def test_no_reader_without_a_lock_sees_half_a_transaction(unlocked: Callable[[], State], reader: Worker) -> None:
-    assert_always(unlocked, [there, reader], sum_is_kept, 1, FEW)
+    assert_always(unlocked, [there, reader], sum_is_kept, 1)
 
 
 def keep_a_snapshot(s: State) -> None:
@@ -278,7 +272,7 @@ def keep_a_snapshot(s: State) -> None:
 
 @pytest.mark.parametrize("other", [add, update])
 def test_a_snapshot_that_was_taken_without_a_lock_never_changes(unlocked: Callable[[], State], other: Worker) -> None:
-    assert_always(unlocked, [keep_a_snapshot, other], lambda s: s.seen == [10.0], 2, FEW)
+    assert_always(unlocked, [keep_a_snapshot, other], lambda s: s.seen == [10.0], 2)
 
 
 def keep_and_compare(s: State) -> None:
@@ -297,7 +291,7 @@ def lend(s: State) -> None:
 
 @pytest.mark.parametrize("other", [add, lend])
 def test_a_value_that_was_read_without_a_lock_never_changes(unlocked: Callable[[], State], other: Worker) -> None:
-    assert_always(unlocked, [keep_and_compare, other], lambda s: s.seen == [20.0], 2, FEW)
+    assert_always(unlocked, [keep_and_compare, other], lambda s: s.seen == [20.0], 2)
 
 
 def test_transactions_in_both_directions() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -679,3 +681,12 @@ def test_an_initializer_of_torch_is_told_which_was_meant(name: str, meant: str) 
 def test_the_lengths_of_the_axes_have_an_order(shape: Any) -> None:
     with pytest.raises(sv.errors.ShapeError, match="shape: expected non-negative integers or None, got"):
         sv.Variable("zeros", shape=shape)
+
+
+def test_dtypes_that_are_loaded_late_are_in_every_view_of_the_table() -> None:
+    code = (
+        "from statevar._arrays.dtypes import HOST; import sys; assert 'ml_dtypes' not in sys.modules\n"
+        "assert 'bfloat16' in HOST.keys() and len(HOST) == len(list(HOST)) == len(HOST.items())\n"
+        "assert 'ml_dtypes' in sys.modules and dict(HOST)['int4'].itemsize == 1 and len({**HOST}) == len(HOST)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

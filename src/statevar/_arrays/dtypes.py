@@ -12,7 +12,7 @@ object. The casting rule is the same for all libraries:
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import ItemsView, Iterator, KeysView, ValuesView
 from contextlib import suppress
 from typing import Any, TypeAlias
 
@@ -67,6 +67,23 @@ class _Dtypes(dict[str, "np.dtype[Any]"]):
         """Iterates over all names in the order of the kinds, whether they were looked up or not."""
         known = [name for name in super().__iter__() if name not in _FROM_ML_DTYPES]
         return iter([*known, *_FROM_ML_DTYPES])
+
+    # The views of a dict would know only what was looked up.
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)  # `list` would ask for the length
+
+    def keys(self) -> Any:
+        """All names."""
+        return KeysView(self)
+
+    def values(self) -> Any:
+        """The dtypes of all names."""
+        return ValuesView(self)
+
+    def items(self) -> Any:
+        """All names with their dtypes."""
+        return ItemsView(self)
 
 
 #: Every dtype that a variable may have, by name, as a NumPy dtype.

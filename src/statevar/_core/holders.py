@@ -132,7 +132,7 @@ def _watch(cls: Any, row: _Row, variable_type: type) -> None:
     original: Callable[[Any, str, Any], None] = cls.__setattr__
 
     @wraps(original)
-    def __setattr__(self: Any, name: str, value: Any) -> None:  # noqa: N807
+    def __setattr__(self: Any, name: str, value: Any) -> None:  # noqa: N807  # it takes the place of a method
         if isinstance(value, variable_type):
             value = _registered(self, name, value, row)
         elif type(value) in _CONTAINERS and row.in_containers and name not in _BOOKS:

@@ -53,11 +53,11 @@ class Item:
         return getattr(self._owner, self._key) if self._attribute else self._owner[self._key]
 
     def read(self) -> Any:
-        """The present array."""
+        """Returns the array that is there now, without a copy."""
         return self.present()
 
     def write(self, array: Any) -> None:
-        """Replaces the array."""
+        """Puts an array in the place of the present one, in the dict, the list or the attribute."""
         try:
             if self._attribute:
                 setattr(self._owner, self._key, array)
