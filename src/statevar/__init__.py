@@ -9,7 +9,7 @@ from ._arrays.registry import backend_names
 from ._arrays.shapes import ShapeLike as Shape
 from ._core.forks import guarded
 from ._core.frozen import FrozenVariable
-from ._core.scopes import autocast, device, name_scope
+from ._core.scopes import autocast, device, mesh, name_scope
 from ._core.variable import Variable
 from .interop import assign, batch_get_value, batch_set_value, get_value, set_value
 
@@ -59,6 +59,7 @@ __all__ = [
     "initializers",
     "jit",
     "load",
+    "mesh",
     "name_scope",
     "named_variables",
     "remat",

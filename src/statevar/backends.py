@@ -47,6 +47,7 @@ from ._arrays.host import AT_OPERATIONS, combine, dlpack_of_host, put_in_place
 from ._arrays.indexing import OwnSelection, Rows, Selection, last_of_each, repeats, turns
 from ._arrays.placement import Spread, no_such_device, parse_device
 from ._arrays.shapes import DeclaredShape, Shape
+from ._arrays.sharded_backend import Piece, ShardedBackend
 from ._arrays.stored import Stored
 from ._arrays.tracing import Tracing
 from ._arrays.transforms import Program, Tape, Transforms
@@ -64,10 +65,12 @@ __all__ = [
     "Made",
     "Operation",
     "OwnSelection",
+    "Piece",
     "Program",
     "Rows",
     "Selection",
     "Shape",
+    "ShardedBackend",
     "Spread",
     "Stored",
     "Tape",

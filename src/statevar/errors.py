@@ -14,11 +14,15 @@
     ├── IndexingError             (IndexError)
     ├── InitializerError          (ValueError)
     ├── NameScopeError            (ValueError)
+    ├── NotAddressableError       (RuntimeError)
+    ├── ProcessError              (RuntimeError)
     ├── RangeError                (OverflowError)
     │   └── DivisionError            (ZeroDivisionError)
     ├── ReadOnlyError             (TypeError)
     ├── ReentrantWriteError       (RuntimeError)
+    ├── ReplicaError              (RuntimeError)
     ├── ShapeError                (ValueError)
+    ├── ShardingError             (ValueError)
     ├── StorageError              (OSError)
     │   └── CheckpointNotFoundError  (FileNotFoundError)
     ├── TraceError                (RuntimeError)
@@ -47,10 +51,14 @@ __all__ = [
     "IndexingError",
     "InitializerError",
     "NameScopeError",
+    "NotAddressableError",
+    "ProcessError",
     "RangeError",
     "ReadOnlyError",
     "ReentrantWriteError",
+    "ReplicaError",
     "ShapeError",
+    "ShardingError",
     "StateWarning",
     "StatevarError",
     "StorageError",
@@ -152,6 +160,14 @@ class NameScopeError(StatevarError, ValueError):
     """Raised when a name is empty, not a string or contains a slash, or when a path is missing or ambiguous."""
 
 
+class NotAddressableError(StatevarError, RuntimeError):
+    """Raised when a value is read of which other processes have a part: reading it would have to communicate."""
+
+
+class ProcessError(StatevarError, RuntimeError):
+    """Raised when another process of a distributed program is missing, has ended or is late."""
+
+
 class RangeError(StatevarError, OverflowError):
     """Raised when a number is out of the range of the dtype it is cast to, or of what an integer operation takes."""
 
@@ -168,8 +184,16 @@ class ReentrantWriteError(StatevarError, RuntimeError):
     """Raised when a write to a variable starts inside a write to the same variable."""
 
 
+class ReplicaError(StatevarError, RuntimeError):
+    """Raised when copies of a variable that should be equal differ, or replicas give values that are not combined."""
+
+
 class ShapeError(StatevarError, ValueError):
     """Raised when a value does not fit the variable's shape, or a shape is not valid."""
+
+
+class ShardingError(StatevarError, ValueError):
+    """Raised when a value cannot be spread over a mesh as asked: an axis is missing, or a size does not divide."""
 
 
 class StorageError(StatevarError, OSError):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias
 import numpy as np
 
 from .._public import public
-from ..errors import describe
+from ..errors import ShardingError, describe
 from . import dtypes
 from .first_values import FirstValue, Made
 from .host import put_in_place
@@ -66,10 +66,13 @@ class Backend(ABC):
     #: Whether a program is traced, and kept, of which a variable of this library cannot be part; None while nothing can
     #: trace one. The registry sets it.
     traced_elsewhere: Callable[[], bool] | None = None
-    #: The adapter of the arrays: itself; for views, whose handles are slots, the adapter of their library.
+    #: The adapter of the arrays: itself; for views, whose handles are slots, and for sharded values, the adapter that
+    #: the registry has for their library.
     native: Backend
     #: Whether the handles are slots over state that other code has.
     is_view: ClassVar[bool] = False
+    #: Whether the values are spread over several devices or processes; see `ShardedBackend`.
+    is_sharded: ClassVar[bool] = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         backend = super().__new__(cls)
@@ -151,10 +154,27 @@ class Backend(ABC):
     def spread(self, value: Any) -> Spread | None:
         """Says how an array of this library is spread over several devices or processes; None if it is in one place.
 
-        A variable lies in one place. This is asked of a first value and of the operands that `operand` returns None
-        for: it must do so for an array whose elements cannot be moved to another device.
+        A variable of this adapter lies in one place. This is asked of a first value and of the operands that `operand`
+        returns None for: it must do so for an array whose elements cannot be moved to another device.
         """
         return None
+
+    def placement(self, value: Any, spec: Any, mesh: Any) -> tuple[Backend, Any] | None:
+        """The adapter of a new variable that is to be spread, and its sharding; None if it lies in one place.
+
+        Args:
+            value: the first value: an array of any library, a `FirstValue` or anything else; None if there is none.
+            spec: the sharding that was asked for: the axes of a mesh, or a sharding of the library. None if nothing
+                was asked for, so that the variable follows its first value.
+            mesh: the mesh of the library that was asked for, or None.
+
+        Raises:
+            ShardingError: a sharding was asked for that the library does not have.
+        """
+        if spec is None:
+            return None
+        problem = f"a variable of {self.name} lies in one place, and sharding={spec!r} was asked for"
+        raise ShardingError.of("Variable", problem, hint="pass backend='jax' or backend='torch', or leave it out")
 
     def unreadable(self, value: Any) -> Unreadable | None:
         """Says why an array of this library cannot be stored: it would lose a part of its meaning, or has no elements.

@@ -36,7 +36,7 @@ from ..errors import (
     TraceError,
     UninitializedError,
 )
-from . import overlays
+from . import overlays, settings
 from .convert import to_first, to_operand, to_value, unwrapped
 from .elsewhere import refuses
 from .foreign import check_readable
@@ -426,7 +426,7 @@ class Cell:
                 if gone is not None and (handle := cell._handle) is not None and backend.is_lost(handle.published):
                     raise destroyed(write.operation, self._path) from error
                 if not backend.is_host:
-                    check_readable(x, owner_of(x), write.operation, self._path)  # which may say more than the library
+                    check_readable(x, owner_of(x), write.operation, self._path, backend)  # it may say more
                 refused = refused_by_transform(self, write.operation, x)
                 if refused is not None and (isinstance(error, TraceError) or not isinstance(error, StatevarError)):
                     raise refused from error
@@ -467,7 +467,7 @@ class Cell:
         """
         backend = self._backend
         if not backend.is_host:
-            check_readable(x, owner_of(x), write.operation, self._path)
+            check_readable(x, owner_of(x), write.operation, self._path, backend)
         check = write.check
         where = check(self, write.operation, x, index)
         x = self._computed(write, self._stored(), x, where)
@@ -499,7 +499,7 @@ class Cell:
         if not write.first:
             self._initialized(write.operation)
         backend = self._backend
-        if not backend.is_host and owner_of(unwrapped(value)) is not backend:  # then it was made anywhere
+        if not backend.is_host and owner_of(unwrapped(value)) is not backend.native:  # then it was made anywhere
             x = backend.from_host(backend.packed(x), self._device)
         shape = write.check(self, write.operation, x, None)
         if not fits(shape, self._declared):
@@ -567,6 +567,44 @@ class Cell:
         self._snapshot = handle.published
         self._shape = shape
         forget(self)
+
+    def _place(self, operation: str, backend: Backend, device: Any, move: Callable[[Array], Any]) -> None:
+        """Moves the variable: gives it another device or sharding, and perhaps another adapter of its library.
+
+        The value stays the same, so it is no write and the version stays. Readers go on; writers wait.
+
+        Args:
+            device: the device or sharding, as the adapter has it.
+            move: makes the new handle from a snapshot of the value. Not called if there is no value.
+
+        Raises:
+            ConflictError: it is called in a transaction or in `sv.functionalize`, which could not undo it.
+            TraceError: it is called while code is traced.
+        """
+        if overlays.active and overlays.current() is not None:
+            problem = "a variable cannot move inside of a transaction or a transform, which could not undo it"
+            raise ConflictError.of(operation, problem, self._path, "move it before or after the block")
+        check_no_trace(self, operation)
+        hold = Hold("a move")
+        try:
+            self._take(hold, operation)
+            dtype = backend.dtype(self._dtype_name)
+            handle = None
+            if self._handle is not None:
+                if self._backend.drifts:
+                    self._observe(operation, writing=False)
+                handle = move(self._stored())
+            with self._lock:
+                self._snapshot = None
+                self._backend, self._device, self._dtype = backend, device, dtype
+                self._handle = handle
+                tracing = backend.tracing
+                self._guard = tracing if tracing is not None and tracing.guards_reads else None
+        finally:
+            if self._holder is hold:  # stands first, as in `_while_held`
+                self._holder = None
+            hold.end()
+        settings.changed()
 
     # -- holds -----------------------------------------------------------------------------------------
 

@@ -57,7 +57,7 @@ def to_operand(value: Any, backend: Backend, dtype: str, *, operation: str, path
             path,
             "return it from the traced function and assign it outside",
         )
-    check_readable(value, owner, operation, path)
+    check_readable(value, owner, operation, path, backend)
     if owner is backend.native and not backend.is_host:
         return _cast_native(value, backend, dtype, native, operation, path)
     if owner is not None:
@@ -121,7 +121,7 @@ def to_value(value: Any, backend: Backend, dtype: str, *, operation: str, path: 
         return made if old is None else backend.beside(made, old)
     if old is not None:
         value = backend.beside(value, old)
-    check_readable(value, backend, operation, path)
+    check_readable(value, backend.native, operation, path, backend)
     source = backend.dtype_name(value)
     if source == dtype:
         return backend.without_weak_type(value)

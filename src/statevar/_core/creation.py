@@ -219,9 +219,7 @@ _OTHERS = {
     **dict.fromkeys(("collections", "variable_def", "import_scope"), "nothing: there are no graphs and collections"),
     **dict.fromkeys(("reuse", "custom_getter"), "nothing, and keep the variable where you need it again"),
     "experimental_enable_variable_lifting": "nothing: a variable may be made in a compiled function",
-    **dict.fromkeys(
-        ("partitioner", "sharding", "sharding_names", "mesh", "layout"), "device=: a variable is on one device"
-    ),
+    **dict.fromkeys(("partitioner", "sharding_names", "layout", "out_sharding"), "sharding="),
     **dict.fromkeys(("metadata", "overwrite_with_gradient"), "an attribute of your own: v.tag = 3"),
     **dict.fromkeys(("pin_memory", "memory_format", "out"), "the value as you want it: sv.Variable(x)"),
     **dict.fromkeys(("on_get_value", "on_set_value", "on_create_value"), "constraint=, or v.subscribe(fn)"),

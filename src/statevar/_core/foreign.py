@@ -123,18 +123,19 @@ _PARTS = {
 }
 
 
-def check_readable(value: Any, owner: Backend | None, operation: str, path: str) -> None:
+def check_readable(value: Any, owner: Backend | None, operation: str, path: str, home: Backend | None = None) -> None:
     """Raises if a value would lose a part of its meaning when it is read as an array: a mask, a unit, missing values.
 
     Args:
         owner: the backend of an array; None for any other object, and for a list, whose elements are checked.
+        home: the adapter of the variable, which may be one that takes values that are spread.
 
     Raises:
         DTypeError: the value is masked, sparse or the like.
         DeviceError: its elements are spread over several devices or processes, or it has none.
     """
     if owner is not None:
-        found: Any = owner.unreadable(value) or owner.spread(value) or _without_dtype(value, owner)
+        found: Any = owner.unreadable(value) or _spread(value, owner, home) or _without_dtype(value, owner)
     elif isinstance(value, list | tuple):
         for each in value if set(map(type, value)) - _NUMBERS else ():
             if type(each) not in _NUMBERS:
@@ -144,6 +145,10 @@ def check_readable(value: Any, owner: Backend | None, operation: str, path: str)
         found = _unreadable(value)
     if found is not None:
         raise found.refused(operation, path)
+
+
+def _spread(value: Any, owner: Backend, home: Backend | None) -> Any:
+    return None if home is not None and home.is_sharded and home.native is owner else owner.spread(value)
 
 
 _NUMBERS: Final = {bool, int, float, complex, str}

@@ -24,7 +24,9 @@ __all__ = [
     "autocast_dtype",
     "check_name",
     "current_device",
+    "current_mesh",
     "device",
+    "mesh",
     "name_scope",
     "path_of",
     "unique_name",
@@ -32,6 +34,7 @@ __all__ = [
 
 _names: ContextVar[tuple[str, ...]] = ContextVar("statevar_names", default=())
 _devices: ContextVar[tuple[Any, ...]] = ContextVar("statevar_devices", default=())
+_meshes: ContextVar[tuple[Any, ...]] = ContextVar("statevar_meshes", default=())
 _autocasts: ContextVar[tuple[str | None, ...]] = ContextVar("statevar_autocasts", default=())
 _taken: dict[tuple[tuple[str, ...], str], int] = {}
 _least = 0  # the first number of a name that is not in `_taken`
@@ -124,6 +127,36 @@ def device(name: Any) -> _Scope:
     elif isinstance(name, bytes | bool | int | float | list | tuple | dict | set):
         raise DeviceError.of("device", f"expected a name such as 'CPU:0' or 'GPU:1', got {name!r}")
     return _Scope(_devices, name)
+
+
+class _MeshScope(_Scope):
+    def __reduce__(self) -> tuple[Any, ...]:
+        return mesh, (self._value,)
+
+
+@public()
+def mesh(mesh: Any) -> _MeshScope:
+    """Gives the variables made with ``sharding=`` in the block, and `sv.shard`, a mesh; the innermost scope wins.
+
+    A variable without ``sharding=`` is not spread by it.
+
+    Args:
+        mesh: a mesh of the library, as it is: ``jax.sharding.Mesh`` or torch's ``DeviceMesh``.
+
+    Source: ``jax.set_mesh``.
+
+    >>> import statevar as sv
+    >>> with sv.mesh(None):
+    ...     print(sv.Variable(0.0).sharding)
+    None
+    """
+    return _MeshScope(_meshes, mesh)
+
+
+def current_mesh() -> Any:
+    """The mesh of the innermost mesh scope, or None."""
+    scopes = _meshes.get()
+    return scopes[-1] if scopes else None
 
 
 @public()

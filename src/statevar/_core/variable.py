@@ -33,6 +33,7 @@ from .holds import BUSY, IN_PROGRAMS, Hold
 from .lost import check_not_lost, destroyed
 from .operators import has_traced, index_part
 from .protocols import Protocols
+from .sharded import asked_sharding, check_shardable
 from .traced import check_traced_read
 from .watchers import Callback, Subscription
 from .writes import ASSIGN, KEPT, PUT, REDECLARE, refused
@@ -79,15 +80,22 @@ class Variable(Cell, Protocols, Elsewhere):
             the library of the initial array, else NumPy.
         device: ``"CPU:0"``, ``"GPU:1"``, or a device object of the library. By default the device of the `device`
             scope, of the initial array, or the default of the library.
+        sharding: how the value is spread over several devices or processes, with ``backend="jax"`` or ``"torch"``: for
+            each axis of the value the name of the mesh axis over which it is cut, several names, or None; or a sharding
+            object of the library. By default a variable follows an initial array that is spread, and else is not.
+        mesh: the mesh of ``sharding``, an object of the library; by default that of the `mesh` scope. Alone it means
+            that every device of the mesh has the whole value.
         constraint: a callable that every write applies to the new value, in the same atomic step.
         seed: the seed of a named random initializer. A seed gives the same numbers on every backend.
 
     Raises:
         DTypeError: the dtype is unknown, the library does not have it, or the value cannot be cast to it.
-        DeviceError: there is no such device, or the value is spread over several devices or processes.
+        DeviceError: there is no such device, or the value is spread over several devices or processes and a variable of
+            this library cannot be.
         InitializerError: the initial value cannot be made.
         RangeError: a number is out of the dtype's range.
         ShapeError: the value does not have the declared shape.
+        ShardingError: the value cannot be spread as asked.
 
     Source: ``keras.Variable`` and ``tf.Variable``.
 
@@ -114,6 +122,8 @@ class Variable(Cell, Protocols, Elsewhere):
         *,
         backend: str | None = None,
         device: Any = None,
+        sharding: Any = None,
+        mesh: Any = None,
         constraint: Callable[[Any], Any] | None = None,
         seed: int | None = None,
         **unknown: Never,
@@ -133,15 +143,23 @@ class Variable(Cell, Protocols, Elsewhere):
             unmade = isinstance(value, FirstValue)
             owner = None if unmade else owner_of(value)
         path = "" if name is None else scopes.path_of(name)
-        if value is not None and not unmade:
-            check_readable(value, owner, "Variable", path)
         library = get_backend(backend) if backend is not None else owner or default_backend()
+        place = scopes.current_device() if device is None else device
+        if sharding is not None or mesh is not None:
+            spec, mesh = asked_sharding(sharding, mesh, device, path)
+            spread = library.placement(value, spec, mesh)
+        else:
+            spread = library.placement(value, None, None) if place is None else None
+        if spread is not None:
+            library, place = spread
+            check_shardable(library, place, value, declared, path)
+        if value is not None and not unmade:
+            check_readable(value, owner, "Variable", path, library)
         if asked is None:
             asked = "float32"
             if value is not None:
                 source = inferred_dtype(value, "Variable", path) if owner is None else owner.dtype_name(value)
                 asked = library.default_dtype(source)
-        place = scopes.current_device() if device is None else device
         if constraint is not None:
             _check_constraint(constraint, path)
         self._autocast = (autocast is True or _flag("autocast", autocast)) and is_floating(asked)
@@ -215,6 +233,18 @@ class Variable(Cell, Protocols, Elsewhere):
         if handle is not None:
             return self._backend.device_of_handle(handle)
         return self._backend.device(None) if self._device is None else self._device
+
+    @property
+    def sharding(self) -> Any:
+        """How the value is spread over devices or processes, as the library represents it; None if it is not.
+
+        JAX has its ``Sharding``; torch has a mesh and placements; TensorFlow a strategy of ``tf.distribute``.
+
+        >>> import statevar as sv
+        >>> print(sv.Variable(0.0).sharding)
+        None
+        """
+        return self.device if self._backend.is_sharded else None
 
     @property
     def backend(self) -> str:
