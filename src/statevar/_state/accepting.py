@@ -7,7 +7,7 @@ from typing import Any
 
 from .._core.variable import Variable
 from .._core.views import owner_of_thing
-from .paths import Names, named
+from .names import Names, named
 from .walk import kind_of
 
 __all__ = ["accept", "forget"]
