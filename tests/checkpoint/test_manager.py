@@ -433,13 +433,13 @@ def test_one_that_is_waited_for_comes_after_those_that_are_not(tmp_path: Path, m
             committed.append(step)
 
         monkeypatch.setattr(manager._folder, "commit", note)
-        manager._writers[False].submit(gate.wait)  # the thread that stands back has not come to the first save yet
+        manager._background.writers[False].submit(gate.wait)  # its thread has not come to the first save yet
         manager.save(1)
         v.assign_add(1.0)
 
         def open_the_gate() -> None:
             """When the thread that saves step 2 has come to its wait, or past it."""
-            until(lambda: committed or any(map(is_waiting, manager._writers[True]._threads)))
+            until(lambda: committed or any(map(is_waiting, manager._background.writers[True]._threads)))
             gate.set()
 
         in_threads(lambda: manager.save(2, wait=True), open_the_gate)

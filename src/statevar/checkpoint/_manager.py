@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import atexit
 import os
-import sys
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Mapping
-from concurrent import futures
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from math import isfinite
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
@@ -20,28 +17,25 @@ from typing import Any, Literal, Self, SupportsIndex, TypeVar, overload
 from .._core.copies import Uncopied
 from .._core.variable import Variable
 from .._public import public
-from .._state.paths import Paths, paths_in
-from .._state.snapshot import Snapshot
+from .._state.paths import paths_in
 from .._state.view import view
 from ..errors import CheckpointError, CheckpointMismatchError, CheckpointNotFoundError, ConflictError, describe
 from . import _files
-from ._checkpoint import INDEX, encode_metrics, open_checkpoint
+from ._background import Background
+from ._checkpoint import encode_metrics
 from ._filled import filled
 from ._formats.others import owner_of_folder
-from ._formats.safetensors.header import digest_of
-from ._formats.safetensors.reader import is_whole
-from ._formats.safetensors.writer import FileDigest, ToWrite, write_all, write_tensors
 from ._load import load
 from ._match import LoadReport
 from ._numbers import checked_metrics, count, cut_of, floats_of
-from ._save import Progress, index_of, items_of, nbytes_of, parsed_size, reporter, shards_of, texts_of
+from ._retention import Retention
+from ._save import Progress, parsed_size, texts_of
 from ._step_folder import StepFolder
+from ._step_writer import Request, StepWriter
 
 __all__ = ["CheckpointManager", "Restored"]
 
 _Tree = TypeVar("_Tree")
-
-_AT_ONCE = 2  # saves under way: one is being written, one waits
 
 
 @public("statevar.checkpoint")
@@ -58,29 +52,6 @@ class Restored:
     step: int
     skipped: dict[int, str]
     report: LoadReport
-
-
-#: A variable, and its version at the time of the save.
-_Origin = tuple[weakref.ReferenceType[Any], int]
-
-
-@dataclass(frozen=True, slots=True)
-class _Shard:
-    """A file of the last save, with the variables in it and their versions."""
-
-    name: str
-    written: FileDigest
-    made_from: list[_Origin]
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """A save that is to be written."""
-
-    step: int
-    found: Paths
-    cut: Snapshot
-    texts: dict[str, str]
 
 
 @public()
@@ -151,24 +122,15 @@ class CheckpointManager(Uncopied):
             keep_every = count("CheckpointManager", "keep_every", keep_every, 1)
         if mode not in ("min", "max"):
             raise ValueError(describe("CheckpointManager", f"expected mode 'min' or 'max', got {mode!r}"))
+        limit = parsed_size(shard_size)
         self._obj = obj
-        self._keep, self._keep_every = keep, keep_every
-        self._best, self._mode = best, mode
-        self._shard_size = parsed_size(shard_size)
-        self._progress = progress
         self._process = os.getpid()
-        self._previous: dict[tuple[str, ...], _Shard] = {}  # the files of the last save, by the paths in them
-        self._previous_step = -1
-        self._metrics: dict[int, dict[str, float]] = {}
         self._lock = Lock()  # the folder, between the threads of this process
-        self._under_way: list[tuple[int, futures.Future[None]]] = []
         with _files.os_errors_as("CheckpointManager", where):
             self._folder = StepFolder(where.absolute())
-        #: By whether `save` waits: the thread that has normal priority, and the one that has low priority.
-        self._writers = {
-            True: futures.ThreadPoolExecutor(1, "statevar-checkpoint"),
-            False: futures.ThreadPoolExecutor(1, "statevar-checkpoints", _stand_back),
-        }
+        self._retention = Retention(self._folder, keep, keep_every, best, mode)
+        self._writer = StepWriter(self._folder, limit, progress)
+        self._background = Background()
         _managers.add(self)
 
     # -- saving ----------------------------------------------------------------------------------------
@@ -202,26 +164,23 @@ class CheckpointManager(Uncopied):
             StatevarError: an earlier save in the background failed, or this one did and ``wait`` is True.
         """
         self._check_usable("save")
-        self._reap()
+        self._background.reap()
         found = paths_in("save", self._target("save", state))
         texts = texts_of(found, metadata)
         if not isinstance(step, Variable):
             step = count("save", "step", step, 0)
             if self._is_there(step, exist_ok=exist_ok, wait=wait):
                 return
-        while len(self._under_way) >= _AT_ONCE:
-            self._finish(*self._under_way[0])
+        self._background.make_room()
         metrics = checked_metrics(metrics)
         cut, (number, *values) = cut_of(found, [step, *metrics.values()])
         step = count("save", "step", number, 0)
         if self._is_there(step, exist_ok=exist_ok, wait=wait):
             return
         texts |= {"statevar.step": str(step), "statevar.metrics": encode_metrics(floats_of(metrics, values))}
-        request = _Request(step, found, cut, texts)
+        request = Request(step, found, cut, texts)
         del cut
-        older = [future for _, future in self._under_way]
-        future = self._writers[bool(wait)].submit(self._write, request, older)
-        self._under_way.append((step, future))
+        self._background.begin(step, partial(self._write, request), wait=bool(wait))
         del request
         if wait:
             self.wait()
@@ -232,7 +191,7 @@ class CheckpointManager(Uncopied):
         Raises:
             ValueError: it has, and this is not ``exist_ok``.
         """
-        if step not in self.steps() and all(step != other for other, _ in self._under_way):
+        if step not in self.steps() and not self._background.has(step):
             return False
         if not exist_ok:
             hint = f"call delete({step}) first, or pass exist_ok=True to keep the one that is there"
@@ -247,83 +206,13 @@ class CheckpointManager(Uncopied):
         Raises:
             StatevarError: one of the saves failed.
         """
-        while self._under_way:
-            self._finish(*self._under_way[0])
+        self._background.wait()
 
-    def _reap(self) -> None:
-        """Raises the errors of the saves that have ended in the background."""
-        for step, future in list(self._under_way):
-            if future.done():
-                self._finish(step, future)
-
-    def _finish(self, step: int, future: futures.Future[None]) -> None:
-        try:
-            error = future.exception()
-        finally:
-            if future.done():
-                with suppress(ValueError):  # another thread was first
-                    self._under_way.remove((step, future))
-        if error is not None:
-            error.add_note(f"The save of step {step} failed in the background.")
-            raise error
-
-    def _write(self, request: _Request, older: Iterable[futures.Future[None]]) -> None:
-        futures.wait(older)  # the other thread may be writing them
+    def _write(self, request: Request) -> None:
         step = request.step
         with self._lock, _files.os_errors_as("save", self.path(step), "earlier checkpoints are untouched"):
-            folder = self._folder.begin(step)
-            try:
-                shards = self._write_shards(folder, request)
-                written = {shard.name: shard.written for shard in shards.values()}
-                _write_file(folder / INDEX, index_of(written, request.texts))
-                self._folder.commit(folder, step)
-            except BaseException:
-                self._folder.drop(folder)
-                raise
-            self._previous, self._previous_step = shards, step
-            self._retain(step)
-
-    def _write_shards(self, folder: Path, request: _Request) -> dict[tuple[str, ...], _Shard]:
-        found, cut = request.found, request.cut
-        origins = {
-            path: (weakref.ref(variable), version)
-            for (path, variable), version in zip(found.variables.items(), cut._versions, strict=True)
-        }
-        groups = shards_of(items_of(found, cut), self._shard_size)
-        cut._values.clear()  # each value is released once it is written, so that the program can write in place again
-        wrote = None
-        if self._progress is not None:
-            wrote = reporter(self._progress, sum(nbytes_of(item) for group in groups for item in group))
-        shards = {}
-        for i, items in enumerate(groups):
-            paths = tuple(item.path for item in items)
-            made_from = [origins[path] for path in paths]
-            name = f"part-{i:05d}.safetensors"
-            written = self._linked(folder / name, items, made_from)
-            if written is None:
-                file = _files.create(folder / name)
-                try:
-                    written = write_tensors(file, items, {}, wrote)
-                finally:
-                    _files.close(file)
-            elif wrote is not None:
-                wrote(sum(nbytes_of(item) for item in items))
-            shards[paths] = _Shard(name, written, made_from)
-        return shards
-
-    def _linked(self, path: Path, items: list[ToWrite], made_from: list[_Origin]) -> FileDigest | None:
-        """Links an unchanged file of the last save into this one. Returns None if it must be written."""
-        previous = self._previous.get(tuple(item.path for item in items))
-        if previous is None or not (_same(previous.made_from, made_from) and _unchanged(items, previous)):
-            return None
-        source = self.path(self._previous_step) / previous.name
-        if not is_whole(source, previous.written.digest):  # damaged or gone, but the values in memory are whole
-            return None
-        try:
-            _files.link(source, path)
-        except OSError:  # too many links, or a file system without links
-            return None
-        return previous.written
+            self._writer.write(request)
+            self._retention.apply(step)
 
     # -- inspecting -----------------------------------------------------------------------------------
 
@@ -345,7 +234,7 @@ class CheckpointManager(Uncopied):
     @property
     def best(self) -> int | None:
         """The best step by the metric, or None if no checkpoint has the metric."""
-        return self._best_of(self.steps())
+        return self._retention.best_of(self.steps())
 
     def metrics(self, step: SupportsIndex) -> dict[str, float]:
         """Returns the metrics that were saved with a step.
@@ -354,26 +243,11 @@ class CheckpointManager(Uncopied):
             CheckpointError: the checkpoint is damaged.
             CheckpointNotFoundError: the step has no checkpoint.
         """
-        step = count("metrics", "step", step, 0)
-        known = self._metrics.get(step)
-        if known is None:
-            with open_checkpoint(self.path(step)) as checkpoint:
-                known = self._metrics[step] = checkpoint.metrics
-        return known
+        return self._retention.metrics(count("metrics", "step", step, 0))
 
     def path(self, step: SupportsIndex) -> Path:
         """Returns the folder of a step's checkpoint, which `load` and `verify` take."""
         return self._folder.path(count("path", "step", step, 0))
-
-    def _best_of(self, steps: Iterable[int]) -> int | None:
-        best, least = None, float("inf")
-        for step in steps if self._best is not None else ():
-            with suppress(CheckpointError, OSError):
-                value = self.metrics(step).get(self._best or "", float("nan"))
-                value = -value if self._mode == "max" else value
-                if isfinite(value) and value <= least:
-                    best, least = step, value
-        return best
 
     # -- restoring -------------------------------------------------------------------------------------
 
@@ -484,21 +358,7 @@ class CheckpointManager(Uncopied):
         step = count("delete", "step", step, 0)
         self.wait()
         with self._lock, _files.os_errors_as("delete", self.path(step)):
-            self._delete(step)
-
-    def _delete(self, step: int) -> None:
-        self._folder.delete(step)
-        self._metrics.pop(step, None)
-
-    def _retain(self, newest: int) -> None:
-        """Opens the newest checkpoint as a check, and then removes those that need not be kept."""
-        steps = self._folder.steps()
-        with open_checkpoint(self.path(newest)):
-            pass
-        kept = {newest, self._best_of(steps), *steps[-self._keep :]}
-        for step in steps:
-            if step not in kept and not (self._keep_every and step % self._keep_every == 0):
-                self._delete(step)
+            self._retention.delete(step)
 
     # -- closing -----------------------------------------------------------------------------------------
 
@@ -513,8 +373,7 @@ class CheckpointManager(Uncopied):
         try:
             self.wait()
         finally:
-            for writer in self._writers.values():
-                writer.shutdown()
+            self._background.close()
             self._folder.free()
 
     def _check_usable(self, operation: str) -> None:
@@ -538,40 +397,6 @@ class CheckpointManager(Uncopied):
 
     def __repr__(self) -> str:
         return f"<CheckpointManager at {str(self.directory)!r}>"
-
-
-def _stand_back() -> None:
-    """Gives the calling thread a low priority."""
-    if sys.platform == "linux":  # elsewhere niceness belongs to the process, not to the thread
-        with suppress(OSError):
-            # During continuous saves a training step takes 1.07 times as long; with a niceness of 10 1.2, with 0 1.6.
-            # Not 19: a thread that gets almost no time may have the interpreter's lock, and all others wait for it.
-            os.nice(15)
-
-
-def _same(before: list[_Origin], now: list[_Origin]) -> bool:
-    """Whether the variables are the same, and have the same versions."""
-    # ``==`` of two weak references compares their variables, element by element.
-    return all(old() is new() and was == is_now for (old, was), (new, is_now) in zip(before, now, strict=True))
-
-
-def _unchanged(items: list[ToWrite], previous: _Shard) -> bool:
-    """Whether the bytes equal those of the last save. They are compared only if the library can write unnoticed."""
-    return all(
-        item.backend.counts_all_writes
-        or item.value is None
-        or digest_of(item.tensor()) == previous.written.checksums.get(item.path)
-        for item in items
-    )
-
-
-def _write_file(path: Path, content: bytes) -> None:
-    file = _files.create(path)
-    try:
-        write_all(file, [memoryview(content)], 0)
-        _files.sync(file)
-    finally:
-        _files.close(file)
 
 
 _managers: weakref.WeakSet[CheckpointManager] = weakref.WeakSet()
