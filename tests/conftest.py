@@ -22,6 +22,7 @@ from tests import places, processes
 pytest.register_assert_rewrite(
     "tests.checkpoint.damaged",
     "tests.checkpoint.disks",
+    "tests.checkpoint.pieces",
     "tests.faults",
     "tests.helpers",
     "tests.transforms.on_jax",

@@ -25,6 +25,7 @@ from statevar._state.paths import Paths, named_in, objects_in, paths_in, variabl
 from statevar.checkpoint import _files as files
 from statevar.checkpoint._formats import pickles
 from statevar.checkpoint._formats.safetensors import header as header_format
+from statevar.checkpoint._formats.safetensors import values as file_values
 from statevar.checkpoint._formats.safetensors import writer as writing
 from statevar.checkpoint._formats.safetensors.header import (
     CODES,
@@ -38,6 +39,8 @@ from statevar.checkpoint._formats.safetensors.header import (
 )
 from statevar.checkpoint._formats.tensor_bundle import crc32c as checksums_of_tensorflow
 from statevar.checkpoint._formats.tensor_bundle import names as names_of_tensorflow
+from statevar.checkpoint._pieces import blocks, contents, part
+from statevar.checkpoint._pieces import reader as pieces_reader
 from statevar.checkpoint._rules.layers import Layers, differences
 from statevar.checkpoint._save import items_of
 
@@ -53,10 +56,12 @@ __all__ = [
     "Selection",
     "Watchers",
     "adapter",
+    "blocks",
     "broadcasts_into",
     "canonical_shape",
     "cell_module",
     "checksums_of_tensorflow",
+    "contents",
     "copies",
     "decode",
     "differences",
@@ -66,6 +71,7 @@ __all__ = [
     "elsewhere",
     "encode",
     "engine",
+    "file_values",
     "files",
     "first_values",
     "fits",
@@ -80,8 +86,10 @@ __all__ = [
     "names_of_tensorflow",
     "objects_in",
     "overlays",
+    "part",
     "paths_in",
     "pickles",
+    "pieces_reader",
     "scopes",
     "snapshots",
     "tracking",

@@ -25,6 +25,8 @@ from ._formats.safetensors.header import parse_json, refuse
 from ._formats.safetensors.index import Index, decode_index, is_index
 from ._formats.safetensors.reader import TensorFile, read_bytes
 from ._formats.safetensors.values import VariableRecord
+from ._pieces.contents import contents_of
+from ._pieces.reader import PiecesSource
 from ._sources import OtherFile, OwnFiles, Source, close_all
 
 __all__ = ["INDEX", "Checkpoint", "encode_metrics", "index_at", "open_checkpoint"]
@@ -335,21 +337,35 @@ def _open(path: Path, mapped: bool, separator: str | None) -> Checkpoint:
 
 def _opened(path: Path, place: Path, mapped: bool, separator: str | None) -> Checkpoint:
     index = index_at(place)
+    texts = {} if index is None else dict(index.texts)
+    source: Source
+    if index is not None and index.is_in_pieces:
+        source = PiecesSource(place.parent, contents_of(index, texts, path), path)
+    else:
+        source, texts = _whole(index, texts, path, place)
+    close = source.closer()
+    try:
+        separator = separator or texts.pop("statevar.separator", None)
+        return Checkpoint(path, source, _own_facts(texts, path), mapped=mapped, separator=separator)
+    except BaseException:
+        close()
+        raise
+
+
+def _whole(index: Index | None, texts: dict[str, str], path: Path, place: Path) -> tuple[Source, dict[str, str]]:
+    """Opens files that contain whole tensors, and returns their texts too."""
     parts: list[TensorFile] = []
     try:
         if index is None:
             parts.append(TensorFile(place, None))
-            texts = parts[0].texts
-        else:
-            for name, digest in index.files.items():
-                try:
-                    parts.append(TensorFile(place.parent / name, digest))
-                except FileNotFoundError as error:
-                    raise CheckpointError.of("load", f"the file {name} is missing", str(path)) from error
-            _check_map(index, parts, path)
-            texts = dict(index.texts)
-        separator = separator or texts.pop("statevar.separator", None)
-        return Checkpoint(path, OwnFiles(parts), _own_facts(texts, path), mapped=mapped, separator=separator)
+            return OwnFiles(parts), parts[0].texts
+        for name, digest in index.files.items():
+            try:
+                parts.append(TensorFile(place.parent / name, digest))
+            except FileNotFoundError as error:
+                raise CheckpointError.of("load", f"the file {name} is missing", str(path)) from error
+        _check_map(index, parts, path)
+        return OwnFiles(parts), texts
     except BaseException:
         close_all([part.file for part in parts])
         raise

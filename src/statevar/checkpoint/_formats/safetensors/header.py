@@ -29,9 +29,11 @@ import xxhash
 from ....errors import CheckpointError
 
 __all__ = [
+    "CHECKSUMS",
     "CODES",
     "DIGITS",
     "FORMAT",
+    "PIECES",
     "Entry",
     "Header",
     "decode",
@@ -66,10 +68,11 @@ _LONGEST_HEADER = 100_000_000
 _ALIGNMENT = 64
 
 FORMAT = "1"  #: the version of our metadata; a reader refuses any other
+PIECES = "2"  #: the version of a checkpoint in pieces: of its index and of its parts
 DIGITS = 32  #: the length of a checksum, xxh3_128 in hexadecimal
 _OURS = "statevar."
 _GUARD = "statevar.header"
-_CHECKSUMS = "statevar.checksums"
+CHECKSUMS = "statevar.checksums"
 _NOTHING = "0" * DIGITS
 
 
@@ -146,15 +149,15 @@ def encode(entries: Iterable[Entry], metadata: Mapping[str, str]) -> bytes:
     return _guarded(len(text).to_bytes(8, "little") + text, _NOTHING)[0]
 
 
-def room_for_checksums(count: int) -> dict[str, str]:
+def room_for_checksums(count: int, key: str = CHECKSUMS, digits: int = DIGITS) -> dict[str, str]:
     """Returns metadata for `encode` that reserves room for the checksums, which `with_checksums` fills in."""
-    return {_CHECKSUMS: _NOTHING * count}
+    return {key: "0" * digits * count}
 
 
-def with_checksums(header: bytes, checksums: Iterable[str]) -> tuple[bytes, str]:
+def with_checksums(header: bytes, checksums: Iterable[str], key: str = CHECKSUMS) -> tuple[bytes, str]:
     """Returns a header of `encode` with the checksums of its tensors, in their order, and its own checksum."""
     text = "".join(checksums)
-    before, after = (f'"{_CHECKSUMS}":"{each}"'.encode() for each in ("0" * len(text), text))
+    before, after = (f'"{key}":"{each}"'.encode() for each in ("0" * len(text), text))
     start = header.index(b'"%s":"' % _GUARD.encode()) + len(_GUARD) + 4
     return _guarded(header.replace(before, after, 1), header[start : start + DIGITS].decode())
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .header import DIGITS, FORMAT, digest_of, parse_json, refuse
+from .header import DIGITS, FORMAT, PIECES, digest_of, parse_json, refuse
 
 __all__ = ["Index", "decode_index", "encode_index", "is_index", "is_plain"]
 
@@ -29,6 +29,11 @@ class Index:
     #: By tensor name, the name of the file that contains it.
     tensors: dict[str, str]
     texts: dict[str, str]
+
+    @property
+    def is_in_pieces(self) -> bool:
+        """Whether the tensors are pieces of arrays, of which the index says where they belong."""
+        return self.texts.get("statevar.format") == PIECES
 
 
 def is_index(beginning: bytes) -> bool:
@@ -62,7 +67,7 @@ def decode_index(content: bytes, where: Any) -> Index:
         if not isinstance(digest, str) or len(digest) != DIGITS or not _fits(content, digest) or not _are_texts(known):
             refuse("load", "the index is damaged: its checksum does not match", where)
         assert isinstance(known, dict)
-        if metadata.get("statevar.format") != FORMAT:
+        if metadata.get("statevar.format") not in (FORMAT, PIECES):
             refuse("load", "the index was written by a newer statevar", where, "update statevar")
         if names.keys() - known.keys():
             refuse("load", "the index names a file without a checksum", where)

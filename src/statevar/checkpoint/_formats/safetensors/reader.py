@@ -12,11 +12,11 @@ import xxhash
 from ...._arrays.types import HostArray
 from ....errors import CheckpointError
 from ... import _files
-from .header import DIGITS, FORMAT, Entry, Header, decode, header_length, parse_json, refuse
+from .header import CHECKSUMS, DIGITS, FORMAT, PIECES, Entry, Header, decode, header_length, parse_json, refuse
 from .values import VariableRecord, fresh_bytes, of_tensor, parsed
 from .writer import rest_of
 
-__all__ = ["TensorFile", "is_whole", "neighbours", "read_bytes"]
+__all__ = ["TensorFile", "is_whole", "neighbours", "read_bytes", "read_header", "read_into"]
 
 _PIECE = 1 << 20  # bytes to read at once: they are hashed while they are in the processor's cache
 _BUFFERS = 512
@@ -38,11 +38,7 @@ class TensorFile:
         self.file = _files.open_file(path)
         try:
             self.total = _files.size(self.file)
-            beginning = read_bytes(self.file, min(8, self.total), 0, path)
-            length = header_length(beginning, self.total, path)
-            header = decode(beginning + read_bytes(self.file, length, 8, path), self.total, path)
-            if expected is not None and header.digest != expected:
-                refuse("load", "the file and the index are from different saves", path)
+            header = read_header(self.file, self.total, path, expected)
             self.begin, self.digest, self.texts = header.begin, header.digest, header.metadata
             self.entries = header.entries
             self.checksums = _checksums(header, path)
@@ -58,7 +54,7 @@ class TensorFile:
         for batch in neighbours(entries, _PIECE):
             mine = views[len(errors) : len(errors) + len(batch)]
             if len(batch) > 1:
-                _read_into(self.file, [view for view in mine if len(view)], self.begin + batch[0].start, self.path)
+                read_into(self.file, [view for view in mine if len(view)], self.begin + batch[0].start, self.path)
                 digests = [xxhash.xxh3_128(view).hexdigest() for view in mine]
             else:
                 digests = [self._digest_of(batch[0], _pieces(mine[0]))]
@@ -83,7 +79,7 @@ class TensorFile:
         digest = xxhash.xxh3_128()
         offset = self.begin + entry.start
         for piece in pieces:
-            _read_into(self.file, [piece], offset, self.path)
+            read_into(self.file, [piece], offset, self.path)
             digest.update(piece)
             offset += len(piece)
         return digest.hexdigest()
@@ -102,6 +98,26 @@ class TensorFile:
             refuse("load", f"the file was cut short after it was opened: it had {self.total} bytes", self.path)
         memory = mmap.mmap(self.file, 0, access=mmap.ACCESS_READ)
         return np.frombuffer(memory, np.uint8, entry.nbytes, self.begin + entry.start)
+
+
+def read_header(file: int, total: int, path: Path, expected: str | None) -> Header:
+    """Reads the header of an open file, and checks it.
+
+    Args:
+        file: the file.
+        total: its size.
+        path: its path, for errors.
+        expected: the checksum that the header must have; None for any.
+
+    Raises:
+        CheckpointError: the file is damaged, or has another checksum.
+    """
+    beginning = read_bytes(file, min(8, total), 0, path)
+    length = header_length(beginning, total, path)
+    header = decode(beginning + read_bytes(file, length, 8, path), total, path)
+    if expected is not None and header.digest != expected:
+        refuse("load", "the file and the index are from different saves", path)
+    return header
 
 
 def _pieces(memory: memoryview) -> Iterator[memoryview]:
@@ -123,8 +139,12 @@ def is_whole(path: Path, digest: str) -> bool:
 def _checksums(header: Header, path: Path) -> dict[str, str]:
     if header.digest is None:
         return {}
-    text = header.metadata.pop("statevar.checksums", "")
-    if header.metadata.pop("statevar.format", "") != FORMAT:
+    text = header.metadata.pop(CHECKSUMS, "")
+    version = header.metadata.pop("statevar.format", "")
+    if version == PIECES:
+        hint = "load its index: the folder of the checkpoint, or the path that was saved to"
+        refuse("load", "the file has only the part of a checkpoint that one process has saved", path, hint)
+    if version != FORMAT:
         refuse("load", "the file was written by a newer statevar", path, "update statevar")
     if len(text) != DIGITS * len(header.entries):
         refuse("load", "the number of checksums differs from the number of tensors", path)
@@ -149,11 +169,16 @@ def read_bytes(file: int, count: int, offset: int, path: Path) -> bytes:
         CheckpointError: the file ends before that.
     """
     memory = bytearray(count)
-    _read_into(file, [memoryview(memory)], offset, path)
+    read_into(file, [memoryview(memory)], offset, path)
     return bytes(memory)
 
 
-def _read_into(file: int, buffers: list[memoryview], offset: int, path: Path) -> None:
+def read_into(file: int, buffers: list[memoryview], offset: int, path: Path) -> None:
+    """Reads bytes of an open file into memory until it is full.
+
+    Raises:
+        CheckpointError: the file ends before that.
+    """
     while buffers and len(buffers[-1]):
         count = _files.read(file, buffers, offset)
         if count <= 0:

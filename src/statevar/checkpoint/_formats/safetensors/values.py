@@ -31,11 +31,14 @@ __all__ = [
     "VariableRecord",
     "code_of",
     "difference",
+    "facts_of",
+    "fits_tensor",
     "fresh_bytes",
     "from_tensor",
     "of_tensor",
     "parsed",
     "plain",
+    "record_of",
     "tensor_shape",
     "to_tensor",
 ]
@@ -144,6 +147,41 @@ def parsed(path: str, value: Any, entry: Entry | None, backend: str, where: Any)
     if not sound:
         refuse("load", "the metadata of the variable does not match its tensor", f"{where}: {path}")
     return saved
+
+
+def facts_of(saved: VariableRecord, backend: str) -> dict[str, Any]:
+    """Returns the facts, as JSON, that are not the default of a variable of this dtype and shape."""
+    default = plain(saved.dtype, saved.shape or (), backend)._replace(shape=saved.shape)
+    facts = {name: value for name, value in saved._asdict().items() if value != getattr(default, name)}
+    if "declared" in facts and saved.declared is ...:
+        facts["declared"] = "..."
+    return facts
+
+
+def record_of(path: str, dtype: Any, shape: Any, facts: Any, backend: str, where: Any) -> VariableRecord:
+    """Returns the record that a dtype, a shape and `facts_of` describe; all of them are as JSON has them.
+
+    Raises:
+        CheckpointError: they contradict each other, or describe no array.
+    """
+    try:
+        _CODES[dtype]
+        sizes = _sizes(shape)
+        default = plain(dtype, sizes or (), backend)._replace(shape=sizes)
+        known = not facts.keys() & {"dtype", "shape"} and not facts.keys() - set(VariableRecord._fields)
+        declared = _declared(facts["declared"]) if "declared" in facts else default.declared
+        saved = default._replace(**{**facts, "declared": declared})
+        sound = known and _are_flags(saved)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        sound = False
+    if not sound:
+        refuse("load", "the index describes no variable that there can be", f"{where}: {path:.100}")
+    return saved
+
+
+def fits_tensor(saved: VariableRecord, code: str, shape: Shape) -> bool:
+    """Whether a tensor of this dtype code and shape has the value of a variable, or a block of this shape of it."""
+    return _fits(saved, Entry("", code, shape, 0, 0))
 
 
 def _shape_of(dtype: str, entry: Entry | None) -> Shape:

@@ -31,6 +31,7 @@ __all__ = [
     "FileDigest",
     "NewFile",
     "Replacement",
+    "Stream",
     "ToWrite",
     "rest_of",
     "shared_stem",
@@ -101,7 +102,7 @@ def write_tensors(
         **texts,
     }
     header = encode(entries, metadata | room_for_checksums(len(entries)))
-    stream = _Stream(file, len(header), wrote)
+    stream = Stream(file, len(header), wrote)
     checksums = {}
     for entry in entries:
         item = by_path[entry.name]
@@ -125,7 +126,7 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-class _Stream:
+class Stream:
     """Writes bytes one after the other, in large pieces."""
 
     def __init__(self, file: int, offset: int, wrote: Callable[[int], None] | None) -> None:
@@ -139,16 +140,17 @@ class _Stream:
         """Adds the bytes of a tensor, and returns their checksum."""
         memory = memoryview(tensor)  # type: ignore[arg-type]  # NumPy's stubs omit Buffer for 3.11
         if len(memory) <= _CHUNK:
-            self._add(memory)
+            self.add(memory)
             return digest_of(memory)
         digest = xxhash.xxh3_128()
         for start in range(0, len(memory), _CHUNK):
             piece = memory[start : start + _CHUNK]
             digest.update(piece)  # before it is written, while it is in the processor's cache
-            self._add(piece)
+            self.add(piece)
         return digest.hexdigest()
 
-    def _add(self, memory: memoryview) -> None:
+    def add(self, memory: memoryview) -> None:
+        """Adds bytes, which must not change before they are flushed."""
         if len(memory):
             self._waiting.append(memory)
             self._count += len(memory)
@@ -156,6 +158,7 @@ class _Stream:
             self.flush()
 
     def flush(self) -> None:
+        """Writes what was added."""
         count, waiting = self._count, self._waiting
         self._count, self._waiting = 0, []
         write_all(self._file, waiting, self.offset)

@@ -1,0 +1,1 @@
+"""Checkpoints in pieces: of values that are spread over devices, and of several processes that save together."""
