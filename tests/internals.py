@@ -8,7 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
-from statevar._arrays import draws, first_values
+from statevar._arrays import draws, first_values, launch
+from statevar._arrays import world as worlds
 from statevar._arrays.dtypes import HOST, dtype_kind
 from statevar._arrays.indexing import Selection, last_of_each
 from statevar._arrays.registry import get_backend
@@ -81,6 +82,7 @@ __all__ = [
     "items_of",
     "laid_out",
     "last_of_each",
+    "launch",
     "left_out",
     "named_in",
     "names_of_tensorflow",
@@ -96,6 +98,7 @@ __all__ = [
     "transactions",
     "variables_in",
     "while_locked",
+    "worlds",
     "writing",
 ]
 
@@ -104,6 +107,7 @@ PUBLIC = (
     "statevar",
     "statevar.backends",
     "statevar.checkpoint",
+    "statevar.distributed",
     "statevar.errors",
     "statevar.initializers",
     "statevar.interop",

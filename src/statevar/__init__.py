@@ -14,6 +14,7 @@ from ._core.variable import Variable
 from .interop import assign, batch_get_value, batch_set_value, get_value, set_value
 
 if TYPE_CHECKING:
+    from . import distributed
     from ._state.module import Module, named_variables, variables
     from ._state.snapshot import Snapshot, restore, rollback, snapshot
     from ._state.together import update_all
@@ -50,6 +51,7 @@ __all__ = [
     "batch_set_value",
     "cond",
     "device",
+    "distributed",
     "errors",
     "filled",
     "fori_loop",
@@ -102,12 +104,18 @@ _LATER = {
     for name in names
 }
 
+#: The modules for everybody that are loaded on first use.
+_MODULES = ("distributed",)
+
 #: A fork takes this lock first. Otherwise Python's own lock of a module being imported could stay locked in the child.
 _loading = guarded(RLock())
 
 if not TYPE_CHECKING:  # with `__getattr__`, a type checker would accept every name
 
     def __getattr__(name: str) -> object:
+        if name in _MODULES:
+            with _loading:
+                return import_module(f".{name}", __name__)
         if name not in _LATER:
             from ._core.elsewhere import hint_for_module  # noqa: PLC0415
 

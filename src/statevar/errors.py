@@ -165,7 +165,14 @@ class NotAddressableError(StatevarError, RuntimeError):
 
 
 class ProcessError(StatevarError, RuntimeError):
-    """Raised when another process of a distributed program is missing, has ended or is late."""
+    """Raised when another process of a distributed program is missing, has ended or is late.
+
+    Attributes:
+        processes: the numbers of these processes.
+    """
+
+    processes: tuple[int, ...] = ()
+    _told = False  # whether another process has told this one of it
 
 
 class RangeError(StatevarError, OverflowError):

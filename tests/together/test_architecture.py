@@ -18,7 +18,7 @@ SOURCE = Path(sv.__file__).parent
 ORDER = (
     ("errors", "_public"),
     ("_arrays",),
-    ("initializers", "backends"),
+    ("initializers", "backends", "distributed"),
     ("_core",),
     ("_state",),
     ("interop", "checkpoint", "_transforms"),

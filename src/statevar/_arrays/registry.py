@@ -28,6 +28,7 @@ __all__ = [
     "backend_names",
     "backend_of_protocol",
     "default_backend",
+    "engine_modules",
     "get_backend",
     "loaded_backends",
     "owner_of",
@@ -48,6 +49,7 @@ class _Row:
         protocol: the method by which the library asks a foreign object for its own array.
         attaches: whether the library keeps a registry of types, so that it must be told of ours.
         traces: whether the library traces code.
+        distributes: whether the library runs a program in several processes.
     """
 
     # No named tuple, which would take 0.4 ms of every import.
@@ -58,16 +60,18 @@ class _Row:
         protocol: str = "",
         attaches: bool = False,
         traces: bool = True,
+        distributes: bool = True,
     ) -> None:
         self.roots = roots
         self.nicknames = nicknames
         self.protocol = protocol
         self.attaches = attaches
         self.traces = traces
+        self.distributes = distributes
 
 
 _ROWS = {
-    "numpy": _Row("numpy", "autograd", nicknames=("np",), traces=False),  # the default
+    "numpy": _Row("numpy", "autograd", nicknames=("np",), traces=False, distributes=False),  # the default
     "jax": _Row("jax", "jaxlib", nicknames=("jnp", "flax", "nnx"), protocol="__jax_array__", attaches=True),
     "torch": _Row("torch", nicknames=("pytorch", "pt"), protocol="__torch_function__"),
     "tensorflow": _Row("tensorflow", nicknames=("tf", "keras"), protocol="__tf_tensor__"),
@@ -204,6 +208,19 @@ def transforms_of(backend: Backend) -> Transforms:
     if backend.name not in _ROWS:
         return backend.transforms()
     found: Transforms = importlib.import_module(f"{_ADAPTERS}.{backend.name}.transforms").TRANSFORMS
+    return found
+
+
+def engine_modules(*, imported: bool) -> dict[str, ModuleType]:
+    """By library, the modules of the engines that run a program in several processes. They import no library.
+
+    Args:
+        imported: only those of the libraries that are imported.
+    """
+    found = {}
+    for name, row in _ROWS.items():
+        if row.distributes and not (imported and sys.modules.get(row.roots[0]) is None):
+            found[name] = importlib.import_module(f"{_ADAPTERS}.{name}.world")
     return found
 
 

@@ -1,0 +1,151 @@
+"""The processes of torch.distributed, which speak through the store of its process group, never through the group."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from importlib import import_module
+from typing import Any
+
+from ..._arrays.launch import Launch, launch_of_slurm, number_in
+from ..._arrays.world import Engine, World
+from ...errors import ProcessError
+
+__all__ = ["ENGINE", "TorchWorld"]
+
+_ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
+_NUMBERS = ("RANK", "WORLD_SIZE")
+_ANSWER = timedelta(seconds=30)  # within which a store does what needs no waiting
+_LARGEST = 4 << 20  # bytes of a value, since the store closes the connection at twice as many
+_WHOLE, _CUT = b"=", b"/"
+_SHORTEST, _LONGEST = 0.0005, 0.05  # seconds between two looks at a key
+
+
+def _distributed() -> Any:
+    return import_module("torch.distributed")
+
+
+class TorchWorld(World):
+    """This process among those of the default process group."""
+
+    engine = "torch"
+
+    def __init__(self, store: Any, index: int, count: int) -> None:
+        super().__init__(index, count)
+        self.store = store
+        self._own = threading.local()
+        self._cut: dict[str, int] = {}  # the number of parts of the values that were read here
+        self._longest = max(_LONGEST, self.count / 10_000)  # the looks of many processes are many
+
+    def set(self, key: str, value: bytes) -> None:
+        parts = [value[at : at + _LARGEST] for at in range(0, len(value), _LARGEST)] if len(value) > _LARGEST else []
+        try:
+            for number, part in enumerate(parts):
+                self._client().set(f"{key}/{number}", part)
+            self._client().set(key, _CUT + str(len(parts)).encode() if parts else _WHOLE + value)
+        except RuntimeError as error:
+            raise self.gone(error) from error
+
+    def get(self, key: str, seconds: float) -> bytes | None:
+        deadline = time.monotonic() + seconds
+        pause = _SHORTEST
+        try:
+            # Not `wait`, which prints a warning each time that it ends without a value.
+            while not self._client().check([key]):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return None
+                time.sleep(min(pause, left))
+                pause = min(2 * pause, self._longest)
+            found: bytes = self._client().get(key)
+            if found[:1] == _WHOLE:
+                return found[1:]
+            self._cut[key] = int(found[1:])
+            return b"".join(self._client().get(f"{key}/{number}") for number in range(self._cut[key]))
+        except RuntimeError as error:
+            raise self.gone(error) from error
+
+    def delete(self, key: str) -> None:
+        try:
+            self._client().delete_key(key)
+            for number in range(self._cut.pop(key, 0)):
+                self._client().delete_key(f"{key}/{number}")
+        except RuntimeError as error:
+            raise self.gone(error) from error
+
+    def _client(self) -> Any:
+        """A connection of this thread alone: one that somebody waits on, such as the program itself, is locked."""
+        client = getattr(self._own, "client", None)
+        if client is None:
+            store = self.store.clone() if hasattr(self.store, "clone") else self.store
+            if store is not self.store:
+                store.set_timeout(_ANSWER)
+            client = self._own.client = _distributed().PrefixStore("statevar", store)
+        return client
+
+
+class _TorchEngine(Engine):
+    """Whether torch is meant is asked before anybody needs it, so only `start` imports it."""
+
+    def __init__(self) -> None:
+        self._world: TorchWorld | None = None
+
+    def world(self) -> World | None:
+        dist = sys.modules.get("torch.distributed")
+        if dist is None or not dist.is_available() or not dist.is_initialized() or dist.get_backend() == "fake":
+            return None
+        store = dist.distributed_c10d._get_default_store()
+        if self._world is None or self._world.store is not store:
+            self._world = TorchWorld(store, dist.get_rank(), dist.get_world_size())
+        return self._world
+
+    def asked(self, environment: Mapping[str, str]) -> int | None:
+        launch = self._launch(environment)
+        return None if launch is None else launch.count
+
+    def start(self, environment: Mapping[str, str], seconds: float) -> None:
+        import torch  # noqa: PLC0415  # see the class
+
+        dist = _distributed()
+        launch = self._launch(environment)
+        assert launch is not None  # by the contract
+        # What torch reads itself, such as the program that has started the processes, stays as it is.
+        os.environ.setdefault("MASTER_ADDR", launch.host)
+        os.environ.setdefault("MASTER_PORT", str(launch.port))
+        if torch.cuda.is_available() and launch.local is not None:
+            torch.cuda.set_device(launch.local % torch.cuda.device_count())
+        try:
+            wait = timedelta(seconds=seconds)
+            store, rank, count = next(dist.rendezvous("env://", launch.index, launch.count, timeout=wait))
+            dist.init_process_group(store=store, rank=rank, world_size=count)
+        except (RuntimeError, ValueError) as error:
+            raise launch.failed(error, seconds) from error
+
+    def stop(self) -> None:
+        dist = _distributed()
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()
+        self._world = None
+
+    def _launch(self, environment: Mapping[str, str]) -> Launch | None:
+        given = [each for each in (*_NUMBERS, *_ADDRESS) if each in environment]
+        if not set(_NUMBERS) & set(given):
+            return launch_of_slurm(environment, *_ADDRESS)
+        if len(given) < len(_NUMBERS) + len(_ADDRESS):
+            missing = [each for each in (*_NUMBERS, *_ADDRESS) if each not in given]
+            raise ProcessError.of(
+                "initialize",
+                f"the environment has {', '.join(given)}, and not {', '.join(missing)}",
+                hint="start the program with torchrun, which sets all of them",
+            )
+        count = number_in(environment, "WORLD_SIZE")
+        index = number_in(environment, "RANK", below=count)
+        local = number_in(environment, "LOCAL_RANK") if "LOCAL_RANK" in environment else None
+        return Launch(index, count, environment["MASTER_ADDR"], number_in(environment, "MASTER_PORT"), local)
+
+
+ENGINE = _TorchEngine()

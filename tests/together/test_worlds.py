@@ -1,0 +1,277 @@
+"""The processes of a program find each other, exchange values, and notice who is missing; on the three engines."""
+
+from __future__ import annotations
+
+import pytest
+
+import statevar as sv
+from tests.internals import launch, worlds
+from tests.programs import END, KILLED, run_program
+
+ENGINES = ("jax", "torch", "tensorflow")
+
+#: The first lines of every process. It is taken for dead after a second, to be quick.
+PRELUDE = """
+import signal, threading, time
+import statevar as sv
+from tests.internals import worlds
+from statevar.errors import ProcessError
+
+LIBRARY = os.environ["LIBRARY"]
+sv.distributed.initialize(LIBRARY, timeout=100, dead_after=3)
+sv.distributed.initialize()
+world = worlds.current_world()
+assert world is worlds.current_world() and world.engine == LIBRARY
+me, all = world.index, range(world.count)
+assert (sv.distributed.process_index(), sv.distributed.process_count()) == (me, world.count)
+
+def fails(call, *parts):
+    try:
+        call()
+    except ProcessError as error:
+        for part in parts:
+            assert part in str(error), (part, str(error))
+        return error
+    raise AssertionError("no error")
+
+class Counted:  # the keys that this process sets and deletes
+    def __init__(self):
+        self.left, self.set_, self.delete_ = set(), world.set, world.delete
+        world.set, world.delete = self.set, self.delete
+    def set(self, key, value):
+        self.left.add(key)
+        self.set_(key, value)
+    def delete(self, key):
+        self.left.add("-" + key)
+        self.delete_(key)
+"""
+
+BODY = """
+counted = Counted()
+for number in range(100):
+    mine = bytes([me, number])
+    assert worlds.exchange(world, "test", mine, seconds=60) == [bytes([each, number]) for each in all]
+assert worlds.exchange(world, "empty", b"", seconds=60) == [b""] * world.count
+big = bytes([me]) * (5 << 20)  # more than one store takes at once
+assert worlds.exchange(world, "big", big, seconds=60) == [bytes([each]) * (5 << 20) for each in all]
+told = worlds.announce(world, "told", b"\\x00\\xff" if me == 0 else None, seconds=60)
+assert told == b"\\x00\\xff"
+found = worlds.gather(world, "found", bytes([me]), seconds=60)
+assert found == ([bytes([each]) for each in all] if me == 0 else None)
+worlds.barrier(world, "found", seconds=60)
+mine = " ".join(counted.left - {f"alive/{me}"}).encode()
+if texts := worlds.gather(world, "keys", mine, seconds=60):
+    keys = {key for text in texts for key in text.decode().split()}
+    assert len(keys) > 800, len(keys)
+    lost = {key for key in keys if key[0] != "-"} ^ {key[1:] for key in keys if key[0] == "-"}
+    assert not lost, lost
+
+# Two threads at once, while the program computes something together.
+def together():
+    if LIBRARY == "torch":
+        import torch, torch.distributed as dist
+        dist.all_reduce(torch.ones(10))
+    elif LIBRARY == "jax":
+        from jax.experimental import multihost_utils
+        multihost_utils.sync_global_devices("test")
+def writes(name):
+    for number in range(10):
+        worlds.exchange(world, name, bytes([number]), seconds=60)
+threads = [threading.Thread(target=writes, args=(name,)) for name in ("a", "b")]
+for each in threads:
+    each.start()
+for _ in range(10):
+    together()
+for each in threads:
+    each.join()
+
+# A process that is late: the others name it and go on, and so does everybody afterwards.
+if me != 2:
+    late = lambda: worlds.exchange(world, "late/part", b"", seconds=0.5)
+    error = fails(late, "late: process 2 of 3 has not come within 0.5 s, although it is alive", ". Hint: every process")
+    assert error.processes == (2,)
+worlds.barrier(world, "after", seconds=60)
+if me == 2:
+    fails(lambda: worlds.exchange(world, "late/part", b"", seconds=60), "late: process ", " 2 of 3 has not come")
+worlds.barrier(world, "after", seconds=60)
+
+# A process that fails before it comes.
+failing = lambda: worlds.exchange(world, "failing", b"", seconds=60)
+if me == 1:
+    worlds.abandon(world, "failing", OSError("the disk is full"))
+else:
+    error = fails(failing, "failing: process 1 of 3 has left the call with OSError('the disk is full') (told by")
+worlds.barrier(world, "after", seconds=60)
+verdict = lambda: worlds.announce(world, "verdict", None, seconds=60)
+if me == 0:
+    worlds.abandon(world, "verdict", OSError("no place"))
+else:
+    fails(verdict, "verdict: process 0 of 3 has left the call with OSError('no place') (told by process 0)")
+worlds.barrier(world, "after", seconds=60)
+
+# A process that is killed, and then the one that has the store.
+start = time.monotonic()
+if me == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+dead = lambda: worlds.exchange(world, "save/7", b"", seconds=3600)
+error = fails(dead, "save: process 1 of 3 has died: it has given no sign of life for 3 s", ". Hint: start the program")
+assert error.processes == (1,), error.processes
+print("noticed within", time.monotonic() - start, flush=True)
+if me == 2:
+    world.set("done", b"")
+else:
+    assert world.get("done", 60) == b""
+    os.kill(os.getpid(), signal.SIGKILL)
+error = fails(lambda: worlds.announce(world, "late", None, seconds=3600), "processes: the store of ", "Hint: ")
+print("store", error, flush=True)
+"""
+
+
+@pytest.mark.own_process
+@pytest.mark.parametrize("library", ENGINES)
+def test_processes_exchange_values_and_notice_who_is_missing(library: str) -> None:
+    sv.Variable(0.0, backend=library)  # it is installed
+    # JAX itself ends every process whose coordination service is gone.
+    last = -6 if library == "jax" else 0
+    printed = run_program(library, 3, PRELUDE + BODY + END, codes=[KILLED, KILLED, last])
+    if library == "jax":
+        assert "the JAX distributed service detected fatal errors" in printed[2]
+    else:
+        assert f"store processes: the store of {library}, through which 3 processes speak" in printed[2]
+
+
+def test_a_program_of_one_process_is_a_world_of_one() -> None:
+    world = worlds.current_world()
+    assert (world.index, world.count, world.engine) == (0, 1, "one process")
+    sv.distributed.initialize()
+    sv.distributed.shutdown()
+    assert (sv.distributed.process_index(), sv.distributed.process_count()) == (0, 1)
+    assert not sv.distributed.is_initialized()
+    assert worlds.exchange(world, "x", b"a", seconds=0.0) == [b"a"]
+    assert worlds.gather(world, "x", b"a", seconds=0.0) == [b"a"]
+    assert worlds.announce(world, "x", b"a", seconds=0.0) == b"a"
+    worlds.barrier(world, "x", seconds=0.0)
+    with pytest.raises(ValueError, match="announce: process 0 has no value to announce"):
+        worlds.announce(world, "x", None, seconds=0.0)
+
+
+TORCHRUN = {"RANK": "1", "WORLD_SIZE": "4", "MASTER_ADDR": "node1", "MASTER_PORT": "29500"}
+JAX = {"JAX_COORDINATOR_ADDRESS": "node1:1234", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "1"}
+CLUSTER = '{"cluster": {"chief": ["a:1"], "worker": ["b:1", "c:1"], "ps": ["d:1"]}, "task": %s}'
+SLURM = {
+    "SLURM_JOB_ID": "5000",
+    "SLURM_STEP_NODELIST": "node[007-015,020],other",
+    "SLURM_NTASKS": "16",
+    "SLURM_PROCID": "3",
+    "SLURM_LOCALID": "1",
+}
+
+
+@pytest.mark.parametrize(
+    ("library", "environment", "asked"),
+    [
+        ("torch", {}, None),
+        ("jax", {}, None),
+        ("tensorflow", {}, None),
+        ("torch", TORCHRUN, 4),
+        ("torch", SLURM, 16),
+        ("torch", SLURM | TORCHRUN, 4),
+        ("jax", JAX, 4),
+        ("jax", SLURM, 16),
+        ("jax", SLURM | {"JAX_COORDINATOR_ADDRESS": "node1:1234"}, 16),
+        ("jax", {"OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1"}, 2),
+        ("torch", {name: value for name, value in SLURM.items() if name != "SLURM_STEP_NODELIST"}, None),
+        ("tensorflow", {"TF_CONFIG": CLUSTER % '{"type": "worker", "index": 1}'}, 3),
+        ("tensorflow", {"TF_CONFIG": "{}"}, None),
+        ("tensorflow", {"TF_CONFIG": ""}, None),
+    ],
+)
+def test_the_environment_says_how_many_processes_there_are(
+    library: str, environment: dict[str, str], asked: int | None
+) -> None:
+    assert worlds.engines(imported=False)[library].asked(environment) == asked
+
+
+@pytest.mark.parametrize(
+    ("library", "environment", "problem"),
+    [
+        ("torch", {"RANK": "1"}, "the environment has RANK, and not WORLD_SIZE, MASTER_ADDR, MASTER_PORT. Hint: start"),
+        ("torch", TORCHRUN | {"RANK": "4"}, "expected a number below 4 in RANK, got '4'."),
+        ("torch", TORCHRUN | {"WORLD_SIZE": "four"}, "expected a number in WORLD_SIZE, got 'four'."),
+        (
+            "jax",
+            {"JAX_PROCESS_ID": "1"},
+            "the environment has JAX_PROCESS_ID, and not JAX_COORDINATOR_ADDRESS, JAX_NUM",
+        ),
+        (
+            "jax",
+            JAX | {"JAX_COORDINATOR_ADDRESS": "node1"},
+            "expected an address with a port in JAX_COORDINATOR_ADDRESS",
+        ),
+        ("jax", JAX | {"JAX_PROCESS_ID": "-1"}, "expected a number below 4 in JAX_PROCESS_ID, got '-1'"),
+        ("jax", SLURM | {"SLURM_PROCID": "16"}, "expected a number below 16 in SLURM_PROCID, got '16'"),
+        ("tensorflow", {"TF_CONFIG": "{"}, "TF_CONFIG cannot be read (Expecting"),
+        ("tensorflow", {"TF_CONFIG": "[]"}, "TF_CONFIG cannot be read ("),
+        (
+            "tensorflow",
+            {"TF_CONFIG": CLUSTER % '{"type": "worker", "index": 2}'},
+            "TF_CONFIG calls this process task 2 of worker, and its cluster has 1 of chief and 2 of worker and 1 of ps",
+        ),
+    ],
+)
+def test_a_wrong_environment_is_an_error(library: str, environment: dict[str, str], problem: str) -> None:
+    with pytest.raises(sv.errors.ProcessError) as caught:
+        worlds.engines(imported=False)[library].asked(environment)
+    assert f"initialize: {problem}" in str(caught.value)
+
+
+def test_slurm_gives_the_place_of_process_0() -> None:
+    found = launch.launch_of_slurm(SLURM)
+    assert found is not None
+    assert (found.index, found.count, found.host, found.local) == (3, 16, "node007", 1)
+    assert 61_440 <= found.port < 65_536
+    given = launch.launch_of_slurm(SLURM | {"MASTER_ADDR": "ib7", "MASTER_PORT": "1"}, "MASTER_ADDR", "MASTER_PORT")
+    assert given is not None
+    assert (given.host, given.port) == ("ib7", 1)
+
+
+def test_the_library_has_to_be_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (SLURM | JAX).items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(sv.errors.UnknownBackendError, match="unknown backend 'jaxx'"):
+        sv.distributed.initialize("jaxx")
+    engines = worlds.engines(imported=False)
+    monkeypatch.setattr(sv.distributed, "engines", lambda *, imported=True: engines)
+    with pytest.raises(
+        sv.errors.ProcessError, match="the environment can start jax and torch. Hint: pass the one that"
+    ):
+        sv.distributed.initialize()
+    with pytest.raises(
+        sv.errors.ProcessError, match="the environment starts 4 processes of jax, and says nothing about"
+    ):
+        sv.distributed.initialize("tensorflow")
+
+
+def test_two_engines_have_to_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(type(worlds.current_world())):  # type: ignore[misc]  # a world of some processes
+        def __init__(self, engine: str, index: int, count: int) -> None:
+            super().__init__()
+            self.engine, self.index, self.count = engine, index, count
+
+    def set_engines(*found: Other) -> None:
+        each = {world.engine: type("Engine", (), {"world": lambda _, world=world: world})() for world in found}
+        monkeypatch.setattr(worlds, "engines", lambda: each)
+
+    set_engines(Other("jax", 0, 2), Other("torch", 0, 1))
+    assert worlds.current_world().engine == "jax"
+    set_engines(Other("jax", 0, 2), Other("torch", 1, 2))
+    with pytest.raises(
+        sv.errors.ProcessError, match="jax says that this is process 0 of 2, and torch that it is 1 of 2"
+    ):
+        worlds.current_world()
+
+
+def test_many_processes_are_named_in_few_words() -> None:
+    assert worlds.numbered([1]) == "process 1"
+    assert worlds.numbered(range(8)) == "processes 0, 1, 2, 3, 4, 5, 6 and 7"
+    assert worlds.numbered(range(500)) == "processes 0, 1, 2, 3, 4, 5, 6, 7 and 492 more"
