@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from . import errors, initializers
 from ._arrays.registry import backend_names
 from ._arrays.shapes import ShapeLike as Shape
+from ._core.deferring import deferred
 from ._core.forks import guarded
 from ._core.frozen import FrozenVariable
 from ._core.scopes import autocast, device, mesh, name_scope
@@ -16,6 +17,7 @@ from .interop import assign, batch_get_value, batch_set_value, get_value, set_va
 if TYPE_CHECKING:
     from . import distributed
     from ._state.module import Module, named_variables, variables
+    from ._state.sharding import gather, materialize, shard, shard_batch
     from ._state.snapshot import Snapshot, restore, rollback, snapshot
     from ._state.together import update_all
     from ._state.transaction import transaction
@@ -50,17 +52,20 @@ __all__ = [
     "batch_get_value",
     "batch_set_value",
     "cond",
+    "deferred",
     "device",
     "distributed",
     "errors",
     "filled",
     "fori_loop",
     "functionalize",
+    "gather",
     "get_value",
     "grad",
     "initializers",
     "jit",
     "load",
+    "materialize",
     "mesh",
     "name_scope",
     "named_variables",
@@ -71,6 +76,8 @@ __all__ = [
     "save",
     "scan",
     "set_value",
+    "shard",
+    "shard_batch",
     "snapshot",
     "transaction",
     "update_all",
@@ -97,6 +104,7 @@ _LATER = {
         "_transforms.functionalize": ("StatelessScope", "functionalize"),
         "_transforms.tape": ("GradientTape",),
         "_state.module": ("Module", "named_variables", "variables"),
+        "_state.sharding": ("gather", "materialize", "shard", "shard_batch"),
         "_state.together": ("update_all",),
         "_state.transaction": ("transaction",),
         "_state.view": ("View", "view"),

@@ -47,7 +47,7 @@ from ._arrays.host import AT_OPERATIONS, combine, dlpack_of_host, put_in_place
 from ._arrays.indexing import OwnSelection, Rows, Selection, last_of_each, repeats, turns
 from ._arrays.placement import Spread, no_such_device, parse_device
 from ._arrays.shapes import DeclaredShape, Shape
-from ._arrays.sharded_backend import Piece, ShardedBackend
+from ._arrays.sharded_backend import Axes, Piece, ReadBlock, ShardedBackend
 from ._arrays.stored import Stored
 from ._arrays.tracing import Tracing
 from ._arrays.transforms import Program, Tape, Transforms
@@ -57,6 +57,7 @@ from ._arrays.unreadable import Unreadable
 __all__ = [
     "AT_OPERATIONS",
     "Array",
+    "Axes",
     "Backend",
     "DeclaredShape",
     "FirstValue",
@@ -67,6 +68,7 @@ __all__ = [
     "OwnSelection",
     "Piece",
     "Program",
+    "ReadBlock",
     "Rows",
     "Selection",
     "Shape",

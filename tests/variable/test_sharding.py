@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
+import math
+import pickle
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
 import pytest
 
 import statevar as sv
+from tests import boxes
 
 
 def test_a_variable_of_one_device_has_no_sharding(backend: str) -> None:
@@ -31,3 +40,141 @@ def test_a_mesh_scope_can_be_entered_again() -> None:
     scope = sv.mesh(object())
     with scope, scope:
         pass
+
+
+# -- on boxarray, a library of the tests that has devices in another process -------------------------------------------
+
+
+@pytest.fixture
+def boxarray() -> Iterator[Any]:
+    with boxes.installed():
+        yield importlib.import_module("boxarray")
+
+
+def spread(axes: Any = ("data",), *elsewhere: int, shape: tuple[int, ...] = (4, 2)) -> sv.Variable:
+    value = np.arange(math.prod(shape), dtype="float32").reshape(shape)
+    return sv.Variable(value, name="w", backend="boxarray", sharding=axes, mesh=boxes.mesh(*elsewhere))
+
+
+READS: dict[str, Callable[[sv.Variable], object]] = {
+    "np.asarray": np.asarray,
+    "numpy": lambda v: v.numpy(),
+    "tolist": lambda v: v.tolist(),
+    "np.sin": np.sin,
+    "get_value": sv.get_value,
+    "pickle": pickle.dumps,
+    "edit": lambda v: v.edit().__enter__(),
+}
+
+
+@pytest.mark.parametrize("what", READS)
+def test_a_read_that_would_have_to_communicate_says_what_to_call(boxarray: Any, what: str) -> None:
+    v = spread(("data",), 2, 3)
+    with pytest.raises(sv.errors.NotAddressableError, match=r"Hint: sv\.gather\(v\), on every process\."):
+        READS[what](v)
+    assert sv.gather(v).tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    v.assign_add(1.0)  # nothing holds it
+    READS[what](spread((), 2, 3))  # which is whole in each process
+
+
+@pytest.mark.parametrize("convert", [float, int, bool, lambda v: v.item()])
+def test_a_number_that_is_elsewhere_is_not_converted(boxarray: Any, convert: Callable[[Any], object]) -> None:
+    with pytest.raises(sv.errors.NotAddressableError, match="other processes have parts of the value, at 'w'"):
+        convert(_elsewhere(boxarray))
+
+
+def _elsewhere(boxarray: Any) -> sv.Variable:
+    """A scalar on a mesh of which this process has no device."""
+    nowhere = boxarray.Mesh({"data": 1}, (0,))
+    return sv.Variable(1.0, name="w", backend="boxarray", sharding=(), mesh=nowhere)
+
+
+def test_repr_shows_the_sharding_and_what_is_here(boxarray: Any) -> None:
+    assert repr(spread()) == (
+        "<Variable 'w' shape=(4, 2) dtype=float32 sharding=Spread(data) backend=boxarray value=\n"
+        "[[0. 1.]\n [2. 3.]\n [4. 5.]\n [6. 7.]]>"
+    )
+    shards = {
+        ("data",): "value=<shard 0 of 2, 2x2>",
+        (None, "model"): "value=\n[[0. 1.]",
+        ("data", "model"): "value=<shards 0-1 of 4, 2x1 each>",
+        (("model", "data"),): "value=<shards 0,2 of 4, 1x2 each>",
+        (): "value=\n[[0. 1.]",
+    }
+    for axes, text in shards.items():
+        assert text in repr(spread(axes, 2, 3))
+    assert "value=<no shards in this process>" in repr(_elsewhere(boxarray))
+
+
+def test_repr_of_a_large_value_reads_the_corners_only(boxarray: Any) -> None:
+    v, plain = (
+        spread(("data", "model"), shape=(100, 40)),
+        sv.Variable(np.arange(4000.0, dtype="float32").reshape(100, 40)),
+    )
+    assert repr(v).partition("value=")[2] == repr(plain).partition("value=")[2]
+
+
+def test_reshard_moves_both_ways_and_says_why_it_cannot(boxarray: Any) -> None:
+    v = sv.Variable(np.ones((4, 2), "float32"), name="w", backend="boxarray")
+    with sv.mesh(boxes.mesh()):
+        assert str(v.reshard(("data",)).sharding) == "Spread(data)"
+    assert str(v.reshard((None, "model")).sharding) == "Spread(-, model)"  # on the mesh that it has
+    assert v.reshard(None).sharding is None
+    assert v.device == "cpu"
+    with pytest.raises(sv.errors.ShardingError, match="reshard: there is no mesh, at 'w'"):
+        v.reshard(("data",))
+    with pytest.raises(sv.errors.ShardingError, match=r"reshard: .* no axis 'rows'; its axes are data, model, at 'w'"):
+        v.reshard(("rows",), mesh=boxes.mesh())
+    v = sv.Variable(np.ones((3, 2), "float32"), name="w", backend="boxarray")
+    expected = r"reshard: a value of shape \(3, 2\) cannot be spread .* axis 0 of size 3 does not divide by 2, at 'w'"
+    with pytest.raises(sv.errors.ShardingError, match=expected):
+        v.reshard(("data",), mesh=boxes.mesh())
+    assert v.sharding is None
+
+
+def test_reshard_on_a_library_with_one_place(backend: str) -> None:
+    v = sv.Variable([1.0, 2.0], name="w", backend=backend)
+    assert v.reshard(None) is v
+    if backend in ("numpy", "tensorflow"):
+        with pytest.raises(sv.errors.ShardingError, match=f"a variable of {backend} lies in one place.*, at 'w'"):
+            v.reshard(("data",), mesh=object())
+
+
+def test_what_cannot_be_undone_does_not_move(boxarray: Any) -> None:
+    v = spread()
+    with sv.transaction(v), pytest.raises(sv.errors.ConflictError, match="cannot move inside of a transaction"):
+        v.reshard(("model",))
+    v.update(lambda a: _refused(v, a))
+    assert str(v.sharding) == "Spread(data)"
+
+
+def _refused(v: sv.Variable, a: Any) -> Any:
+    with pytest.raises(sv.errors.ReentrantWriteError, match="already inside an update"):
+        v.reshard(("model",))
+    return a
+
+
+def test_a_view_does_not_move() -> None:
+    view = sv.view(np.ones(2))
+    with pytest.raises(sv.errors.ShardingError, match="a view of state that another object has"):
+        view.reshard(("data",), mesh=object())
+
+
+def test_writers_wait_for_a_move_and_lose_nothing(boxarray: Any) -> None:
+    v = sv.Variable(np.zeros((4, 2), "float32"), backend="boxarray")
+    stop = threading.Event()
+
+    def move() -> None:
+        while not stop.is_set():
+            v.reshard(("data",), mesh=boxes.mesh()).reshard((None, "model")).reshard(None)
+
+    mover = threading.Thread(target=move)
+    mover.start()
+    try:
+        for _ in range(200):
+            v.assign_add(1.0)
+    finally:
+        stop.set()
+        mover.join()
+    assert v.version == 200
+    assert sv.gather(v).tolist() == [[200.0] * 2] * 4

@@ -30,6 +30,7 @@ __all__ = [
     "default_backend",
     "engine_modules",
     "get_backend",
+    "library_of",
     "loaded_backends",
     "owner_of",
     "register_types",
@@ -238,6 +239,14 @@ def owner_of(value: Any) -> Backend | None:
             if backend.owns(value):
                 _owners[cls] = backend
                 return backend
+    return None
+
+
+def library_of(thing: Any) -> Backend | None:
+    """The backend of the library that a class comes from, or one of its bases, such as that of a mesh; else None."""
+    for base in type(thing).__mro__:
+        for name in _names_for(base.__module__.partition(".")[0]):
+            return get_backend(name)
     return None
 
 

@@ -40,7 +40,7 @@ from . import overlays, settings
 from .convert import to_first, to_operand, to_value, unwrapped
 from .elsewhere import refuses
 from .foreign import check_readable
-from .holds import BUSY, IN_PROGRAMS, Hold
+from .holds import BUSY, IN_PROGRAMS, Hold, Moving
 from .lost import destroyed, forget, lose, missing
 from .operators import has_traced, unwrapped_index
 from .traced import check_no_trace, refused_by_transform, traced_write
@@ -322,6 +322,7 @@ class Cell:
                 return value
             del value  # a reference to the value would keep the write from being in place
         with self._lock:
+            backend = self._backend  # which may have changed since, as the handle with it
             handle = self._initialized("read")
             if (holder := self._holder) is not None and holder.writes_here(self):
                 return backend.snapshot_within_write(handle)
@@ -392,6 +393,9 @@ class Cell:
         with cell._lock:
             if cell._holder is not hold:
                 cell._wait_for_holder(write.operation)
+            if self._backend is not backend:  # the variable has moved meanwhile
+                backend = self._backend
+                x = to_operand(value, backend, self._dtype_name, operation=write.operation, path=self._path)
             cell._holder = BUSY
             try:
                 handle = cell._handle
@@ -484,14 +488,17 @@ class Cell:
             handle = backend.create(x, declared=declared, device=device, trainable=self._trainable)
         with self._lock:  # for a moment, so that no write goes uncounted
             holder = self._holder
-            if holder is not None and (holder is BUSY or holder.lends):
+            if holder is not None and (holder is BUSY or holder.lends or holder.moves):
                 self._wait_for_holder(write.operation)
-            self._handle = handle
-            self._snapshot = None  # the next reader publishes it
-            self._shape, self._declared = shape, declared
-            self._version += 1
-            if self._watchers is not None:
-                self._watchers.record(self._version)
+            if (moved := self._backend is not backend) is False:
+                self._handle = handle
+                self._snapshot = None  # the next reader publishes it
+                self._shape, self._declared = shape, declared
+                self._version += 1
+                if self._watchers is not None:
+                    self._watchers.record(self._version)
+        if moved:
+            return self._write(_redeclare(write.operation), x)
         self._deliver()
         return self
 
@@ -556,17 +563,21 @@ class Cell:
 
     def _create(self, x: Array, shape: Shape, first: FirstValue | None = None) -> None:
         """Makes a handle that stores an operand, or a first value in its place, and takes it as the cell's own."""
-        backend, declared, device, trainable = self._backend, self._declared, self._device, self._trainable
+        self._handle = handle = self._made(self._backend, self._device, x, first)
+        self._snapshot = handle.published
+        self._shape = shape
+        forget(self)
+
+    def _made(self, backend: Backend, device: Any, x: Array, first: FirstValue | None) -> Any:
+        """A handle that stores an operand or a first value, of any adapter of the library, on any device."""
+        declared, trainable = self._declared, self._trainable
         if first is None:
             handle = backend.create(x, declared=declared, device=device, trainable=trainable)
         else:
             handle = backend.create_from(first, declared=declared, device=device, trainable=trainable)
-        if (spread := self._backend.spread_handle(handle)) is not None:
+        if (spread := backend.spread_handle(handle)) is not None:
             raise spread.refused("Variable", self._path)
-        self._handle = handle
-        self._snapshot = handle.published
-        self._shape = shape
-        forget(self)
+        return handle
 
     def _place(self, operation: str, backend: Backend, device: Any, move: Callable[[Array], Any]) -> None:
         """Moves the variable: gives it another device or sharding, and perhaps another adapter of its library.
@@ -581,30 +592,46 @@ class Cell:
             ConflictError: it is called in a transaction or in `sv.functionalize`, which could not undo it.
             TraceError: it is called while code is traced.
         """
-        if overlays.active and overlays.current() is not None:
-            problem = "a variable cannot move inside of a transaction or a transform, which could not undo it"
-            raise ConflictError.of(operation, problem, self._path, "move it before or after the block")
-        check_no_trace(self, operation)
-        hold = Hold("a move")
+        self._check_movable(operation)
+        hold = Moving("a move")
         try:
             self._take(hold, operation)
-            dtype = backend.dtype(self._dtype_name)
-            handle = None
-            if self._handle is not None:
-                if self._backend.drifts:
-                    self._observe(operation, writing=False)
-                handle = move(self._stored())
-            with self._lock:
-                self._snapshot = None
-                self._backend, self._device, self._dtype = backend, device, dtype
-                self._handle = handle
-                tracing = backend.tracing
-                self._guard = tracing if tracing is not None and tracing.guards_reads else None
+            self._placed(backend, device, None if self._handle is None else move(self._movable(operation)))
         finally:
             if self._holder is hold:  # stands first, as in `_while_held`
                 self._holder = None
             hold.end()
         settings.changed()
+
+    def _check_movable(self, operation: str) -> None:
+        """Raises the errors of `_place`."""
+        if overlays.active and overlays.current() is not None:
+            problem = "a variable cannot move inside of a transaction or a transform, which could not undo it"
+            raise ConflictError.of(operation, problem, self._path, "move it before or after the block")
+        check_no_trace(self, operation)
+
+    def _movable(self, operation: str) -> Array:
+        """A snapshot of the value, without its gradient, for the owner of a hold who moves the cell."""
+        if self._backend.drifts:
+            self._observe(operation, writing=False)
+        return self._as_stored(self._stored(), operation, self._path)
+
+    def _placed(self, backend: Backend, device: Any, handle: Any, shape: Shape | None = None) -> None:
+        """Takes on an adapter, a device and a handle that has the same value, or none. The caller holds the cell.
+
+        Args:
+            shape: the shape of a first value.
+        """
+        dtype = backend.dtype(self._dtype_name)
+        with self._lock:
+            self._snapshot = None
+            self._backend, self._device, self._dtype = backend, device, dtype
+            self._handle = handle
+            if shape is not None:
+                self._shape = shape
+                forget(self)
+            tracing = backend.tracing
+            self._guard = tracing if tracing is not None and tracing.guards_reads else None
 
     # -- holds -----------------------------------------------------------------------------------------
 

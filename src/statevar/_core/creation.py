@@ -19,7 +19,7 @@ from .foreign import array_in, described, lists_arrays
 if TYPE_CHECKING:  # it takes a millisecond of every import
     from inspect import Parameter
 
-__all__ = ["initial_value", "unexpected"]
+__all__ = ["called_later", "initial_value", "unexpected"]
 
 #: Returns an initial value of a shape and a dtype.
 _Caller = Callable[[tuple[int, ...], str], Any]
@@ -80,6 +80,21 @@ def initial_value(
         name = getattr(initializer, "__name__", type(initializer).__name__)
         raise InitializerError.of("Variable", f"the initializer {name} returned None", hint="return the initial value")
     return array_in(unwrapped(value)), dtype, False
+
+
+def called_later(initializer: Any, declared: DeclaredShape | None) -> Any:
+    """A callable of the user that can be called later, with the shape; None if it has to be called to know the shape.
+
+    Raises:
+        InitializerError, ShapeError: as `initial_value`, for one that cannot be called.
+    """
+    if isinstance(initializer, type):
+        initializer = _made(initializer)
+    if lists_arrays(type(initializer)) or _takes_nothing(initializer, declared):
+        return None
+    _caller(initializer)
+    _static(declared)
+    return initializer
 
 
 def _static(declared: DeclaredShape | None) -> tuple[int, ...]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,7 @@ import numpy as np
 from .._arrays.backend import Backend
 from .._arrays.indexing import select
 from .._arrays.types import HostArray
+from .deferring import recipe_of
 
 __all__ = ["variable_repr"]
 
@@ -28,9 +32,10 @@ def variable_repr(variable: Any) -> str:
     name = type(variable).__name__
     try:
         shape = variable.shape if variable.is_initialized else variable.declared_shape
+        place = "sharding" if variable._backend.is_sharded else "device"
         facts = (
             f"{variable.path!r} shape={_shape(shape)} dtype={variable.dtype_name} "
-            f"device={variable._backend.device_name(variable.device)} backend={variable.backend}"
+            f"{place}={variable._backend.device_name(variable.device)} backend={variable.backend}"
         )
     except Exception as error:  # noqa: BLE001  # a repr never raises
         return f"<{name} at {id(variable):#x}, unavailable: {type(error).__name__}>"
@@ -40,12 +45,12 @@ def variable_repr(variable: Any) -> str:
 def value_text(variable: Any) -> str:
     """The value as NumPy prints it; it starts on a new line if it has several."""
     if not variable.is_initialized:
-        return "<uninitialized>"
+        return "<uninitialized>" if recipe_of(variable) is None else "<deferred>"
     try:
         backend, value = variable._backend, variable.value
         if backend.is_symbolic(value):
             return "<traced>"
-        text = _text(backend, value)
+        text = _text_of_pieces(backend, value) if backend.is_sharded else _text(backend, value)
     except Exception as error:  # noqa: BLE001  # a repr never raises
         return f"<unavailable: {type(error).__name__}>"
     return f"\n{text}" if "\n" in text else text
@@ -59,7 +64,70 @@ def _text(backend: Backend, value: Any) -> str:
     shape = backend.shape(value)
     if np.prod(shape, dtype=float) <= _THRESHOLD:
         return np.array2string(_numbers(backend.packed(value)), separator=" ")
-    return np.array2string(_numbers(_edges(backend, value, shape)), threshold=0, edgeitems=_EDGE)
+    read = partial(_read, backend, value, shape)
+    return np.array2string(_numbers(_edges(read, shape)), threshold=0, edgeitems=_EDGE)
+
+
+def _read(backend: Backend, value: Any, shape: tuple[int, ...], index: tuple[slice, ...]) -> HostArray:
+    return backend.packed(backend.get(value, select(index, shape, "")))
+
+
+def _text_of_pieces(backend: Any, value: Any) -> str:
+    """The text of a value that is spread. It is made of the pieces that lie in this process, since it must not wait."""
+    shape, pieces = backend.shape(value), backend.pieces(value)
+    blocks = [(piece.offsets, backend.native.shape(piece.array), piece.array) for piece in pieces]
+    if backend.spans(value):
+        return _shards(shape, [(offsets, sizes) for offsets, sizes, _ in blocks])
+    read = partial(_read_of_pieces, backend.native, blocks)
+    if math.prod(shape) <= _THRESHOLD:
+        return np.array2string(_numbers(read(tuple(slice(0, length) for length in shape))), separator=" ")
+    return np.array2string(_numbers(_edges(read, shape)), threshold=0, edgeitems=_EDGE)
+
+
+def _read_of_pieces(native: Backend, blocks: list[Any], index: tuple[slice, ...]) -> HostArray:
+    """The elements that slices with a start and a stop select, from blocks that have all of them."""
+    out = None
+    for offsets, sizes, array in blocks:
+        low = [max(part.start - at, 0) for part, at in zip(index, offsets, strict=True)]
+        high = [min(part.stop - at, size) for part, at, size in zip(index, offsets, sizes, strict=True)]
+        if any(begin > end for begin, end in zip(low, high, strict=True)):
+            continue
+        part = tuple(map(slice, low, high))
+        host = native.packed(native.get(array, select(part, sizes, "")))
+        if out is None:
+            shape = tuple(each.stop - each.start for each in index)
+            out = np.zeros(shape + host.shape[len(shape) :], host.dtype)
+        starts = [at + begin - each.start for at, begin, each in zip(offsets, low, index, strict=True)]
+        out[tuple(slice(at, at + length) for at, length in zip(starts, host.shape, strict=False))] = host
+    assert out is not None, "a process that has the whole value has pieces of it"
+    return out
+
+
+def _shards(shape: tuple[int, ...], blocks: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> str:
+    """The text of a value of which other processes have parts.
+
+    >>> _shards((8, 4), [((4, 0), (2, 4)), ((6, 0), (2, 4))])
+    '<shards 2-3 of 4, 2x4 each>'
+    """
+    if not blocks:
+        return "<no shards in this process>"
+    largest = tuple(max(lengths) for lengths in zip(*(sizes for _, sizes in blocks), strict=True))
+    counts = tuple(-(-length // size) if size else 1 for length, size in zip(shape, largest, strict=True))
+    numbers = sorted(_number(offsets, largest, counts) for offsets, _ in blocks)
+    first, last = numbers[0], numbers[-1]
+    which = f"{first}-{last}" if last - first == len(numbers) - 1 > 0 else ",".join(map(str, numbers))
+    each = "x".join(map(str, largest))
+    if len(numbers) > 1:
+        each += " each" if len({sizes for _, sizes in blocks}) == 1 else " or less"
+    return f"<shard{'s' if len(numbers) > 1 else ''} {which} of {math.prod(counts)}, {each}>"
+
+
+def _number(offsets: tuple[int, ...], largest: tuple[int, ...], counts: tuple[int, ...]) -> int:
+    """The place of a block among all blocks, in C order."""
+    number = 0
+    for at, size, count in zip(offsets, largest, counts, strict=True):
+        number = number * count + (at // size if size else 0)
+    return number
 
 
 def _numbers(host: HostArray) -> HostArray:
@@ -67,15 +135,15 @@ def _numbers(host: HostArray) -> HostArray:
     return host if host.dtype.names is None else host[host.dtype.names[0]]
 
 
-def _edges(backend: Backend, value: Any, shape: tuple[int, ...]) -> HostArray:
+def _edges(read: Callable[[tuple[slice, ...]], HostArray], shape: tuple[int, ...]) -> HostArray:
     """The corners of a large array, with one row between that NumPy abridges. Only the corners leave the device."""
     ends = [_ends(size) for size in shape]
-    dtype = backend.packed(backend.get(value, select((slice(0, 1),) * len(shape), shape, ""))).dtype
+    dtype = read((slice(0, 1),) * len(shape)).dtype
     result = np.zeros([min(size, 2 * _EDGE + 1) for size in shape], dtype)
     for corner in itertools.product(*ends):
         source = tuple(pair[0] for pair in corner)
         target = tuple(pair[1] for pair in corner)
-        result[target] = backend.packed(backend.get(value, select(source, shape, "")))
+        result[target] = read(source)
     return result
 
 

@@ -13,6 +13,7 @@ from .cell import Cell
 from .draft import commit, draft_of
 from .operators import index_part
 from .reentry import enterable_again
+from .sharded import refused_at
 from .writes import ASSIGN, PUT
 
 __all__ = ["edit"]
@@ -34,7 +35,8 @@ def edit(cell: Cell, index: Any) -> Iterator[HostArray]:
         where = None if index is ... else select(index, target.shape, target._path, backend, index_part)
         if cell._dtype_name in KEYS:
             raise keys_are_no_numbers("edit", cell._dtype_name, cell._path)
-        array = _copy(backend.to_host(target._stored() if where is None else backend.get(target._stored(), where)))
+        with refused_at("edit", cell._path):
+            array = _copy(backend.to_host(target._stored() if where is None else backend.get(target._stored(), where)))
         yield array
         if where is not None:
             target._write_held(_PUT, array, hold, index)

@@ -25,6 +25,7 @@ __all__ = [
     "PATIENCE",
     "Hold",
     "Locks",
+    "Moving",
     "begin_program",
     "drain",
     "end_program",
@@ -62,6 +63,8 @@ class Hold:
 
     #: Whether a reader or writer calls `give_back`, which ends it for one variable, instead of waiting.
     lends: ClassVar[bool] = False
+    #: Whether its owner replaces the handle at the end, so that a write without locking waits for it too.
+    moves: ClassVar[bool] = False
 
     def __init__(self, what: str) -> None:
         self.what = what
@@ -209,6 +212,13 @@ def end_program(thread: int, around: frozenset[int] | None) -> None:
         IN_PROGRAMS.pop(thread, None)
     else:
         IN_PROGRAMS[thread] = around
+
+
+class Moving(Hold):
+    """The hold of a move, which gives a variable another device or sharding."""
+
+    __slots__ = ()
+    moves = True
 
 
 class _Busy(Hold):

@@ -10,6 +10,7 @@ from typing import Any
 from weakref import ref
 
 from ..errors import UninitializedError
+from . import deferring
 
 __all__ = ["check_not_lost", "destroyed", "forget", "lose", "missing", "was_lost"]
 
@@ -32,11 +33,19 @@ def forget(cell: Any) -> None:
     """Called when a variable without a value gets one."""
     if _lost:
         _lost.pop(id(cell), None)
+    if deferring.RECIPES:
+        deferring.forget(cell)
 
 
 def missing(cell: Any, operation: str, path: str = "") -> UninitializedError:
     """The error for a variable without a value."""
     path = path or cell._path
+    if deferring.recipe_of(getattr(cell, "_origin", cell)) is not None:
+        hint = (
+            "sv.shard(model, {…}) makes the value in its shards, sv.load reads it from a file, and "
+            "sv.materialize(model) makes it where the variable is"
+        )
+        return UninitializedError.of(operation, "the variable was made in sv.deferred and has no value yet", path, hint)
     if not was_lost(getattr(cell, "_origin", cell)):
         return UninitializedError.of(operation, "the variable has no value yet", path, "assign a value first")
     return UninitializedError.of(

@@ -21,7 +21,7 @@ from .._arrays.indexing import select
 from .._arrays.registry import default_backend, owner_of
 from .._arrays.shapes import Shape
 from .._arrays.types import HostArray, Operation
-from ..errors import ComputationError, DTypeError, RangeError, TraceError, describe
+from ..errors import ComputationError, DTypeError, NotAddressableError, RangeError, TraceError, describe
 from . import overlays
 from .foreign import array_in, check_readable, described
 from .lost import destroyed
@@ -268,6 +268,8 @@ class Operators(ABC):
             )
         try:
             return backend.to_host(value)
+        except NotAddressableError as error:
+            raise error._at(operation, getattr(self, "_path", "")) from None
         except backend.late_errors as error:
             path = getattr(self, "_path", "")
             raise ComputationError.late(operation, backend.name, error, path) from error

@@ -1,17 +1,23 @@
-"""What is asked of a variable that is to be spread over several devices or processes."""
+"""What is asked of a variable that is, or is to be, spread over several devices or processes."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from .._arrays.backend import Backend
-from .._arrays.first_values import FirstValue
+from .._arrays.first_values import FirstValue, Made
 from .._arrays.registry import owner_of
 from .._arrays.shapes import DeclaredShape, is_static
-from ..errors import ShardingError
+from ..errors import NotAddressableError, ShardingError
+from .cell import Cell
+from .deferring import DEPTH, recipe_of
+from .moving import Move, move_all
 from .scopes import current_mesh
+from .views import is_lent
 
-__all__ = ["asked_sharding", "check_shardable"]
+__all__ = ["asked_of", "asked_sharding", "check_shardable", "planned", "refused_at", "reshard"]
 
 
 def asked_sharding(sharding: Any, mesh: Any, device: Any, path: str) -> tuple[Any, Any]:
@@ -43,3 +49,89 @@ def check_shardable(
         raise ShardingError.of(
             operation, f"a value of shape {shape} cannot be spread as {name}: {problem}", path, "choose other axes"
         )
+
+
+@contextmanager
+def refused_at(operation: str, path: str) -> Iterator[None]:
+    """Names the operation and the variable in the error of a value that spans processes."""
+    try:
+        yield
+    except NotAddressableError as error:
+        raise error._at(operation, path) from None
+
+
+def reshard(cell: Cell, spec: Any, mesh: Any) -> None:
+    """Implements `Variable.reshard`."""
+    move = planned("reshard", cell, spec, mesh, cell._path)
+    if move is not None:
+        move_all("reshard", [move])
+
+
+def planned(operation: str, cell: Any, spec: Any, mesh: Any, path: str) -> Move | None:
+    """The move that gives a variable a sharding, or one place if ``spec`` is None; None if it has it already.
+
+    A variable that was made in `deferred` gets its value, unless the scope is still open.
+
+    Raises:
+        ShardingError: the variable cannot have it.
+    """
+    old: Any = cell._backend
+    recipe = None if DEPTH.get() else recipe_of(cell)
+    if old.is_view:
+        problem = "the variable is a view of state that another object has, which says where it is"
+        hint = "spread that object with its library, or a variable of ours: sv.Variable(v)"
+        raise ShardingError.of(operation, problem, path, hint)
+    new: Any = old.native
+    sharding = cell._device
+    if spec is None:
+        if not old.is_sharded:
+            return None if recipe is None else Move(cell, old, sharding, None, recipe)
+        sharding = None
+    else:
+        if mesh is None and (mesh := current_mesh()) is None and old.is_sharded:
+            mesh = getattr(cell.sharding, "mesh", None)
+        new, sharding = asked_of(operation, new, spec, mesh, path)
+        shape = cell.shape if is_static(cell.declared_shape) or cell.is_initialized else None
+        check_shardable(new, sharding, None, shape if recipe is None else recipe.shape, path, operation)
+    if recipe is None and old is new and _equal(cell.device, sharding):
+        return None
+    if is_lent(cell):
+        problem = "code outside has v.parameter, such as an optimizer or a module, and it would keep the old place"
+        raise ShardingError.of(operation, problem, path, "spread the variable first, and then give out v.parameter")
+    return Move(cell, new, sharding, _mover(cell, old, new, sharding), recipe)
+
+
+def asked_of(operation: str, plain: Any, spec: Any, mesh: Any, path: str) -> tuple[Any, Any]:
+    """The adapter and the sharding that a library has for what was asked for.
+
+    Raises:
+        ShardingError: it has none.
+    """
+    try:
+        found = plain.placement(None, spec, mesh)
+    except ShardingError as error:
+        raise error._at(operation, path) from None
+    if found is None:
+        raise ShardingError.of(operation, f"{plain.name} cannot spread a value as {spec!r}", path)
+    return found  # type: ignore[no-any-return]
+
+
+def _equal(mine: Any, asked: Any) -> bool:
+    try:
+        return bool(mine == asked)
+    except Exception:  # noqa: BLE001  # of an object of a library
+        return False
+
+
+def _mover(cell: Cell, old: Any, new: Any, sharding: Any) -> Any:
+    """A function that makes the new handle from a snapshot of the value."""
+
+    def move(value: Any) -> Any:
+        if old.is_sharded and new.is_sharded:
+            return cell._made(new, sharding, new.resharded(value, sharding), None)
+        if old.is_sharded:
+            host = old.gather(value)
+            return cell._made(new, None, None, Made(host, host.shape, cell._dtype_name))
+        return cell._made(new, sharding, value, None)
+
+    return move

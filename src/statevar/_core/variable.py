@@ -22,6 +22,7 @@ from .cell import Aggregation, Cell, State
 from .convert import inferred_dtype
 from .copies import LOADING, Loading, added_state, is_copied, set_added_state, token
 from .creation import initial_value, unexpected
+from .deferring import DEPTH, Recipe, recipe_for, recipe_of, remember, suspended
 from .display import variable_repr
 from .edit import edit
 from .elsewhere import Elsewhere, refuses
@@ -33,7 +34,7 @@ from .holds import BUSY, IN_PROGRAMS, Hold
 from .lost import check_not_lost, destroyed
 from .operators import has_traced, index_part
 from .protocols import Protocols
-from .sharded import asked_sharding, check_shardable
+from .sharded import asked_sharding, check_shardable, refused_at, reshard
 from .traced import check_traced_read
 from .watchers import Callback, Subscription
 from .writes import ASSIGN, KEPT, PUT, REDECLARE, refused
@@ -136,6 +137,10 @@ class Variable(Cell, Protocols, Elsewhere):
             scopes.check_name(name)
         declared = None if shape is None else canonical_shape(shape)
         asked = None if dtype is None else dtype_name(dtype)
+        recipe = None
+        if DEPTH.get() and (recipe := recipe_for(initializer, declared, asked, seed)) is not None:
+            initializer = seed = None
+            declared = recipe.shape if declared is None else declared
         if seed is None and (owner := owner_of(initializer)) is not None:  # the usual case
             value, fresh, unmade = initializer, False, False
         else:
@@ -160,6 +165,10 @@ class Variable(Cell, Protocols, Elsewhere):
             if value is not None:
                 source = inferred_dtype(value, "Variable", path) if owner is None else owner.dtype_name(value)
                 asked = library.default_dtype(source)
+            elif recipe is not None:
+                asked = library.default_dtype(recipe.dtype)
+        if recipe is not None:
+            recipe.settle(asked, declared, path)
         if constraint is not None:
             _check_constraint(constraint, path)
         self._autocast = (autocast is True or _flag("autocast", autocast)) and is_floating(asked)
@@ -181,6 +190,8 @@ class Variable(Cell, Protocols, Elsewhere):
             self._path = scopes.path_of(self._name)
         else:
             self._name = name
+        if recipe is not None:
+            remember(self, recipe)
         register(self)
 
     # -- properties ------------------------------------------------------------------------------------
@@ -228,7 +239,7 @@ class Variable(Cell, Protocols, Elsewhere):
 
     @property
     def device(self) -> Any:
-        """The device of the value, as the library represents it."""
+        """The device of the value, as the library represents it; of a value that is spread its `sharding`."""
         handle = self._handle
         if handle is not None:
             return self._backend.device_of_handle(handle)
@@ -245,6 +256,34 @@ class Variable(Cell, Protocols, Elsewhere):
         None
         """
         return self.device if self._backend.is_sharded else None
+
+    def reshard(self, sharding: Any, mesh: Any = None) -> Self:
+        """Spreads the value in another way over the devices of a mesh, or brings it back to one device.
+
+        Nothing else changes the sharding of a variable. The value stays the same, so it is no write: the version stays,
+        and snapshots too. If other processes have parts of the value it communicates, and every process calls it.
+
+        Args:
+            sharding: as for `Variable`: for each axis the name of a mesh axis, several names, or None; or a sharding of
+                the library. None brings the whole value to the library's default device, in every process.
+            mesh: the mesh of the library; by default that of the `mesh` scope, or of the present sharding.
+
+        Returns:
+            The variable.
+
+        Raises:
+            ConflictError: it is called in a transaction.
+            ShardingError: the value cannot be spread as asked; or code outside has `parameter`, the library's own
+                object of the variable, which would not move along.
+            TraceError: it is called while code is traced.
+
+        >>> import statevar as sv
+        >>> v = sv.Variable([1.0, 2.0])
+        >>> v.reshard(None) is v
+        True
+        """
+        reshard(self, sharding, mesh)
+        return self
 
     @property
     def backend(self) -> str:
@@ -399,6 +438,8 @@ class Variable(Cell, Protocols, Elsewhere):
         with self._lock:
             handle = self._handle
             if handle is None or self._holder is not None or IN_PROGRAMS or self._shape != shape or where.basic:
+                return None
+            if self._backend is not backend:  # the variable has moved meanwhile
                 return None
             try:
                 return backend.get_within(handle, where)
@@ -730,15 +771,18 @@ class Variable(Cell, Protocols, Elsewhere):
 
     def _rebuilt(self) -> Self:
         state = self._whole_state("copy")
-        return self._restore(self._facts(state.value, state.declared) | {"device": self._device})
+        place = "sharding" if self._backend.is_sharded else "device"
+        return self._restore(self._facts(state.value, state.declared) | {place: self._device})
 
     def _pickled(self, state: State) -> dict[str, Any]:
         """The facts for a pickle of the variable as it was at one moment."""
         backend = self._backend
-        value = None if state.value is None else backend.packed(state.value).copy()
+        with refused_at("pickle", self._path):
+            value = None if state.value is None else backend.packed(state.value).copy()
         device = self._device if state.value is None else self.device
         facts = self._facts(value, state.declared)
-        facts["device"] = None if device is None else backend.device_name(device)
+        # Where a value is spread over is not pickled: another process has other devices.
+        facts["device"] = None if device is None or backend.is_sharded else backend.device_name(device)
         return facts | {"token": token(self), "loading": LOADING}
 
     def _facts(self, value: Any, declared: Any) -> dict[str, Any]:
@@ -752,6 +796,7 @@ class Variable(Cell, Protocols, Elsewhere):
             "name": self._name,
             "backend": self._backend.name,
             "path": self._path,
+            "recipe": None if value is not None or (recipe := recipe_of(self)) is None else recipe.parts(),
         }
 
     @classmethod
@@ -759,12 +804,16 @@ class Variable(Cell, Protocols, Elsewhere):
         """Makes a variable of the facts in a pickle or a copy. A subclass's ``__init__`` may need other arguments."""
         facts = facts.copy()
         path, number, loading = facts.pop("path"), facts.pop("token", None), facts.pop("loading", None)
+        recipe = facts.pop("recipe", None)
         packed = KEYS.get(facts["dtype"])  # what `_pickled` has made of random keys
         if packed is not None and getattr(facts["initializer"], "dtype", None) == packed:
             facts["initializer"] = get_backend(facts["backend"]).from_host(facts["initializer"], None)
         variable = object.__new__(cls)
-        Variable.__init__(variable, **facts)
+        with suspended():  # a copy has what its original has
+            Variable.__init__(variable, **facts)
         variable._path = path
+        if recipe is not None:
+            remember(variable, Recipe(*recipe))
         if loading is not None:
             loading.loaded[number] = variable
         return variable

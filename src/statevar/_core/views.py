@@ -6,7 +6,7 @@ from copy import deepcopy
 from itertools import count
 from threading import RLock
 from typing import Any, TypeVar, cast
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary, ref
 
 from .._arrays.dtypes import is_differentiable
 from .._arrays.registry import get_backend
@@ -17,7 +17,16 @@ from .cell import Cell
 from .foreign import check_readable
 from .forks import guarded, register
 
-__all__ = ["copied_with_its_thing", "keep", "keep_subscribed", "lender_of", "lent", "owner_of_thing", "view_of"]
+__all__ = [
+    "copied_with_its_thing",
+    "is_lent",
+    "keep",
+    "keep_subscribed",
+    "lender_of",
+    "lent",
+    "owner_of_thing",
+    "view_of",
+]
 
 _Cell = TypeVar("_Cell", bound=Cell)
 
@@ -25,6 +34,7 @@ _Cell = TypeVar("_Cell", bound=Cell)
 _known: WeakValueDictionary[Place, Any] = WeakValueDictionary()
 _constrained: dict[int, Cell] = {}
 _subscribed: WeakKeyDictionary[Any, Cell] = WeakKeyDictionary()
+_lenders: dict[int, ref[Any]] = {}  # the variables that have lent their parameter, by id
 _lock = guarded(RLock())  # reentrant, since a finalizer may make a view
 _numbers = count(1)
 
@@ -46,6 +56,14 @@ def lent(parameter: Any, variable: Any) -> None:
     if _known.get(place) is not variable:
         with _lock:
             _known[place] = variable
+        number = id(variable)
+        _lenders[number] = ref(variable, lambda _: _lenders.pop(number, None))
+
+
+def is_lent(variable: Any) -> bool:
+    """Whether user code has got the parameter of a variable, and may keep it in an object of its library."""
+    found = _lenders.get(id(variable))
+    return found is not None and found() is variable
 
 
 def view_of(slot: Slot, cls: type[_Cell]) -> _Cell:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from itertools import chain
 from typing import Any, Self, TypeVar
 
@@ -21,6 +22,7 @@ __all__ = [
     "followed",
     "named_in",
     "objects_in",
+    "path_matches",
     "paths_in",
     "slots_of",
     "variables_in",
@@ -78,6 +80,17 @@ def followed(path: str, aliases: Mapping[str, str]) -> str:
         if place in aliases:
             place = aliases[place] or None
     return place or ""
+
+
+def path_matches(patterns: str | Iterable[str]) -> Callable[[str], bool]:
+    """Whether a whole path matches one of the patterns, in which ``*`` is any text and ``?`` any character.
+
+    >>> matches = path_matches("*/kernel")
+    >>> matches("layers/0/kernel"), matches("kernel"), path_matches("layers[0]")("layers[0]")
+    (True, False, True)
+    """
+    each = [pattern.replace("[", "[[]") for pattern in ([patterns] if isinstance(patterns, str) else patterns)]
+    return lambda path: any(fnmatchcase(path, pattern) for pattern in each)
 
 
 def variables_in(operation: str, targets: Iterable[Any]) -> list[Variable]:

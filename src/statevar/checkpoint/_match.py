@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Any
 
 from .._arrays.dtypes import KEYS
 from .._arrays.shapes import fits
 from .._core.variable import Variable
 from .._public import public
-from .._state.paths import Paths, followed
+from .._state.paths import Paths, followed, path_matches
 from ..errors import CheckpointMismatchError
 from ._advice import advice
 from ._memory import Loadable
@@ -251,7 +250,4 @@ def _renamed(path: str, rename: Rename | None) -> str | None:
 
 
 def patterns(only: str | Iterable[str] | None) -> Callable[[str], bool]:
-    if only is None:
-        return lambda _: True
-    escaped = [pattern.replace("[", "[[]") for pattern in ([only] if isinstance(only, str) else only)]
-    return lambda path: any(fnmatchcase(path, pattern) for pattern in escaped)
+    return (lambda _: True) if only is None else path_matches(only)

@@ -19,6 +19,7 @@ import numpy as np
 from .._arrays.dtypes import STORED
 from .._arrays.registry import owner_of
 from .._arrays.shapes import fits
+from .._core.deferring import recipe_of
 from .._core.lost import destroyed, missing, was_lost
 from .._core.variable import Variable
 from .._public import public
@@ -277,7 +278,7 @@ def items_of(found: Paths, cut: Snapshot) -> list[ToWrite]:
         found.variables.items(), cut._values, cut._declared_shapes, strict=True
     ):
         backend = variable._backend
-        if value is None and was_lost(variable):
+        if value is None and (was_lost(variable) or recipe_of(variable) is not None):
             raise missing(variable, "save", path)
         if value is not None:
             value = backend.leased(value)  # noqa: PLW2901  # a snapshot takes no tensor where it need not

@@ -12,7 +12,8 @@
 Run it with pytest. Each test is a method without arguments that raises AssertionError, so any other runner, or a
 loop, works too. Before you write an adapter, read `statevar.backends`.
 
-`StateSuite` is for an adapter of state, `statevar.interop.Adapter`: for each kind of object, derive a class from it.
+`ShardedSuite` is for an adapter whose library spreads values over several devices. `StateSuite` is for an adapter of
+state, `statevar.interop.Adapter`: for each kind of object, derive a class from it.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from __future__ import annotations
 from ._conversion import Conversion
 from ._handles import Handles
 from ._laws import Laws
+from ._sharded import ShardedSuite
 from ._state import StateSuite
 
-__all__ = ["BackendSuite", "StateSuite"]
+__all__ = ["BackendSuite", "ShardedSuite", "StateSuite"]
 
 
 class BackendSuite(Conversion, Handles, Laws):

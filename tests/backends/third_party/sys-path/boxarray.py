@@ -80,3 +80,85 @@ class Box:
 
     def __repr__(self) -> str:
         return f"Box({self._memory.tolist()}, {self.dtype})"
+
+
+class Mesh:
+    """Devices in rows and columns, each axis with a name.
+
+    Args:
+        axes: the name and the length of each axis.
+        elsewhere: the devices that are in another process, which this one cannot read.
+    """
+
+    def __init__(self, axes: dict[str, int], elsewhere: tuple[int, ...] = ()) -> None:
+        self.axes = axes
+        self.elsewhere = elsewhere
+        self.devices = range(int(np.prod(list(axes.values()))))
+
+
+class Spread:
+    """How an array lies on a mesh: for each of its axes the axes of the mesh over which it is cut."""
+
+    def __init__(self, mesh: Mesh, cuts: tuple[tuple[str, ...], ...]) -> None:
+        self.mesh = mesh
+        self.cuts = cuts
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Spread) and self.mesh is other.mesh and self.cuts == other.cuts
+
+    def __hash__(self) -> int:
+        return hash((id(self.mesh), self.cuts))
+
+    def __repr__(self) -> str:
+        return f"Spread({', '.join('+'.join(cut) or '-' for cut in self.cuts)})"
+
+    def parts(self, length: int, axis: int) -> int:
+        """Into how many parts an axis is cut."""
+        return int(np.prod([self.mesh.axes[name] for name in self.cuts[axis]])) if axis < len(self.cuts) else 1
+
+    def index(self, device: int, shape: tuple[int, ...]) -> tuple[slice, ...]:
+        """The part of an array of this shape that a device has."""
+        names = list(self.mesh.axes)
+        place = dict(zip(names, np.unravel_index(device, tuple(self.mesh.axes.values())), strict=True))
+        index = []
+        for axis, length in enumerate(shape):
+            number = 0
+            for name in self.cuts[axis] if axis < len(self.cuts) else ():
+                number = number * self.mesh.axes[name] + int(place[name])
+            size = length // self.parts(length, axis)
+            index.append(slice(number * size, (number + 1) * size))
+        return tuple(index)
+
+
+class Boxes:
+    """An immutable array that is spread over a mesh: a box on each device."""
+
+    __slots__ = ("blocks", "dtype", "shape", "spread")
+
+    def __init__(self, values: Any, dtype: DType, spread: Spread) -> None:
+        whole = np.asarray(values, dtype.name)
+        self.dtype, self.shape, self.spread = dtype, whole.shape, spread
+        self.blocks = [Box(whole[spread.index(device, whole.shape)], dtype) for device in spread.mesh.devices]
+
+    def here(self) -> dict[tuple[int, ...], Box]:
+        """The boxes of this process by where they begin, each once."""
+        found: dict[tuple[int, ...], Box] = {}
+        for device in self.spread.mesh.devices:
+            if device not in self.spread.mesh.elsewhere:
+                index = self.spread.index(device, self.shape)
+                found.setdefault(tuple(each.start for each in index), self.blocks[device])
+        return found
+
+    def collect(self) -> np.ndarray[Any, Any]:
+        """The whole array, for which the processes have to talk to each other."""
+        whole = np.empty(self.shape, self.dtype.name)
+        for device in self.spread.mesh.devices:
+            whole[self.spread.index(device, self.shape)] = self.blocks[device].unbox()
+        return whole
+
+    def __mul__(self, number: float) -> Boxes:
+        return Boxes(self.collect() * number, self.dtype, self.spread)
+
+    def astype(self, dtype: DType) -> Boxes:
+        with np.errstate(all="ignore"):
+            return Boxes(self.collect().astype(dtype.name), dtype, self.spread)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from functools import cache
 from typing import Any
 
 import boxarray
@@ -15,6 +16,8 @@ from statevar.backends import (
     HostArray,
     Operation,
     Selection,
+    ShardedBackend,
+    Spread,
     dlpack_of_host,
     is_integer,
     no_such_device,
@@ -157,4 +160,31 @@ class BoxBackend(Backend):
         return self.from_host(array.unbox()[where.index], None)
 
 
-BACKEND = BoxBackend()
+class _WithMeshes(BoxBackend):
+    """Knows boxes that lie on several devices, too: `statevar_boxes` is their adapter."""
+
+    def owns(self, value: Any) -> bool:
+        return isinstance(value, Box | boxarray.Boxes)
+
+    def spread(self, value: Any) -> Spread | None:
+        if not isinstance(value, boxarray.Boxes):
+            return None
+        return Spread("boxes over a mesh", "pass value.collect()")
+
+    def placement(self, value: Any, spec: Any, mesh: Any) -> tuple[Backend, Any] | None:
+        if isinstance(value, boxarray.Boxes) and spec is None:
+            return _sharded(), value.spread
+        return None if spec is None else (_sharded(), _sharded().sharding(spec, mesh))
+
+
+BACKEND = _WithMeshes()
+
+
+@cache
+def _sharded() -> ShardedBackend:
+    """The adapter of boxes on several devices, which is made on first use."""
+    from statevar_boxes import ShardedBoxBackend
+
+    backend = ShardedBoxBackend()
+    backend.native = BACKEND
+    return backend

@@ -1,0 +1,107 @@
+"""Moves of many variables at once: each keeps its value, and gets another device or sharding, or its first value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .._arrays.backend import Backend
+from .._arrays.shapes import Shape, fits
+from .._arrays.types import Array
+from ..errors import ShapeError
+from . import settings
+from .cell import Cell, release_each
+from .convert import to_first, to_operand
+from .deferring import Recipe
+from .holds import Moving
+
+__all__ = ["Move", "move_all"]
+
+_ATTEMPTS = (None,) * 100  # Ctrl-C does not come a hundred times in a millisecond
+
+
+class Move:
+    """Where a variable goes.
+
+    Args:
+        cell: the variable.
+        backend: the adapter that it has then.
+        device: its device or sharding then, as the adapter has it.
+        move: makes the new handle from a snapshot of the value; None keeps the handle.
+        recipe: makes the value of a variable that has none; None leaves it without one.
+    """
+
+    __slots__ = ("backend", "cell", "device", "move", "recipe")
+
+    def __init__(
+        self,
+        cell: Cell,
+        backend: Backend,
+        device: Any,
+        move: Callable[[Array], Any] | None,
+        recipe: Recipe | None = None,
+    ) -> None:
+        self.cell = cell
+        self.backend = backend
+        self.device = device
+        self.move = move
+        self.recipe = recipe
+
+    def handle(self, operation: str) -> tuple[Any, Shape | None]:
+        """The new handle, and the shape of a first value. The caller holds the cell."""
+        cell, recipe = self.cell, self.recipe
+        self.backend.dtype(cell._dtype_name)  # raises here what it would raise when some have moved
+        if cell._handle is not None:
+            return (cell._handle if self.move is None else self.move(cell._movable(operation))), None
+        return (None, None) if recipe is None else self._first(operation, recipe)
+
+    def _first(self, operation: str, recipe: Recipe) -> tuple[Any, Shape]:
+        cell, backend, device = self.cell, self.backend, self.device
+        dtype, path = cell._dtype_name, cell._path
+        value, fresh = recipe.make(dtype)
+        first = to_first(value, backend, dtype, operation=operation, path=path) if fresh else None
+        x = None
+        if first is None:
+            x = to_operand(value, backend, dtype, operation=operation, path=path, device=device)
+        shape = backend.shape(x) if first is None else first.shape
+        if not fits(shape, cell._declared):
+            problem = f"the initial value has shape {shape}, which does not fit the declared shape {cell._declared}"
+            raise ShapeError.of(operation, problem, path)
+        return cell._made(backend, device, x, first), shape
+
+
+def move_all(operation: str, moves: Sequence[Move]) -> None:
+    """Moves variables, all of them or, if one cannot be moved, none. It is no write: the versions stay.
+
+    Readers go on; writers wait. The new handles exist beside the old ones until all are made.
+
+    Raises:
+        ConflictError: it is called in a transaction or in `sv.functionalize`, which could not undo it; or another
+            thread holds a variable, and waits for this one.
+        TraceError: it is called while code is traced.
+    """
+    if not moves:
+        return
+    for each in moves:
+        each.cell._check_movable(operation)
+    hold = Moving("a move")
+    held: list[Cell] = []
+    try:
+        for cell in sorted((each.cell for each in moves), key=id):
+            held.append(cell)  # before it is held, since Ctrl-C may come between
+            cell._take(hold, operation)
+        handles = [each.handle(operation) for each in moves]
+        interrupt: BaseException | None = None
+        for _ in _ATTEMPTS:
+            try:
+                for each, (handle, shape) in zip(moves, handles, strict=True):
+                    each.cell._placed(each.backend, each.device, handle, shape)
+                break
+            except BaseException as error:  # noqa: BLE001  # of a signal: all must move, or none
+                interrupt = error
+        if interrupt is not None:
+            raise interrupt
+    finally:
+        release_each(held, hold)
+        hold.end()
+    settings.changed()

@@ -1,0 +1,255 @@
+"""Many variables over a mesh: `shard` spreads them, `materialize` gives them values, `gather` reads them as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .._arrays.registry import library_of, owner_of
+from .._arrays.trees import tree_map
+from .._arrays.types import HostArray
+from .._core import overlays
+from .._core.convert import unwrapped
+from .._core.deferring import recipe_of
+from .._core.moving import Move, move_all
+from .._core.scopes import current_mesh
+from .._core.sharded import asked_of, planned
+from .._core.variable import Variable
+from .._public import public
+from ..errors import DTypeError, ShapeError, ShardingError, TraceError, describe
+from .paths import Paths, path_matches, paths_in
+
+__all__ = ["gather", "materialize", "shard", "shard_batch"]
+
+_FORM = 'shard(model, {"*/kernel": (None, "model"), "*": ()})'
+_NAMED = 10  # problems that one error names
+_REST = "*"  # the pattern that may match nothing, since it says what happens to the rest
+
+
+@public()
+def shard(model: Any, shardings: Mapping[str, Any], mesh: Any = None) -> dict[str, Any]:
+    """Spreads the variables in an object over the devices of a mesh: each as the first pattern says that it matches.
+
+    The values stay the same. Variables that were made in `deferred` get their values, in shards, so that none is ever
+    whole on a device; while that scope is open they only learn where they will be. All variables move, or none. If
+    other processes have parts of the values it communicates, and every process calls it.
+
+    Args:
+        model: variables, containers of variables, or objects that have them as attributes.
+        shardings: maps a pattern of paths, as in ``load(only=)``, to what `Variable` takes as ``sharding=``: for each
+            axis the name of a mesh axis, several names, or None. ``()`` gives each device of the mesh the whole value,
+            and None leaves a variable in one place, or brings it back to one. The first pattern that matches counts,
+            and each variable needs one: ``"*": ()`` at the end is for the rest.
+        mesh: the mesh of the library; by default that of the `mesh` scope, or of the present sharding.
+
+    Returns:
+        The sharding of each variable by its path, as `Variable.sharding`.
+
+    Raises:
+        ConflictError: it is called in a transaction.
+        ShardingError: a pattern matches no path, or only paths that another one has matched before; a variable matches
+            no pattern; an axis is not one of the mesh, or its size does not divide; a variable cannot be spread. One
+            message lists all the problems, and nothing has moved.
+        TypeError: the object has no variables.
+
+    Source: ``keras.distribution.LayoutMap``.
+
+    >>> import statevar as sv
+    >>> model = {"dense": {"kernel": sv.Variable([[1.0, 2.0]]), "bias": sv.Variable([0.0])}}
+    >>> sv.shard(model, {"*/kernel": (None, "model"), "*": ()})
+    Traceback (most recent call last):
+        ...
+    statevar.errors.ShardingError: shard: nothing has moved, since there are 2 problems:
+      'dense/kernel': a variable of numpy lies in one place, and sharding=(None, 'model') was asked for
+      'dense/bias': a variable of numpy lies in one place, and sharding=() was asked for. Hint: pass backend='jax' or \
+backend='torch', or leave it out.
+    """
+    paths = paths_in("shard", model)
+    if not isinstance(shardings, Mapping):
+        raise TypeError(describe("shard", f"expected a dict of patterns, got {type(shardings).__name__}", hint=_FORM))
+    problems, hint = _problems_of_patterns(paths, list(shardings))
+    moves: list[Move] = []
+    for path, variable in paths.variables.items():
+        pattern = next((each for each in shardings if path_matches(each)(path)), None)
+        if pattern is None:
+            problems.append(f"{path!r}: no pattern matches it")
+            hint = 'end the dict with "*": () for the rest, or with "*": None to leave it in one place'
+            continue
+        try:
+            move = planned("shard", variable, shardings[pattern], mesh, path)
+        except ShardingError as error:
+            problems.append(f"{path!r}: {error._parts[1]}")
+            hint = hint or error._parts[3]
+        else:
+            moves += [] if move is None else [move]
+    if problems:
+        raise ShardingError.of("shard", _listed(problems), hint=hint)
+    # A function of the user may draw from one generator for all, so it is called in the order of creation.
+    move_all("shard", sorted(moves, key=_number))
+    return {path: variable.sharding for path, variable in paths.variables.items()}
+
+
+def _number(move: Move) -> int:
+    return -1 if move.recipe is None else move.recipe.number
+
+
+def _problems_of_patterns(paths: Paths, patterns: list[str]) -> tuple[list[str], str]:
+    """The patterns that apply to no variable, as problems, and a hint."""
+    problems, hint = [], ""
+    left = list(paths.variables)
+    for pattern in patterns:
+        matches = path_matches(pattern)
+        here = [path for path in left if matches(path)]
+        left = [path for path in left if not matches(path)]
+        if here or pattern == _REST:
+            continue
+        if before := [path for path in paths.variables if matches(path)]:
+            problems.append(f"{pattern!r}: another pattern before it matches all its paths, such as {before[0]!r}")
+            hint = "the first pattern that matches counts, so put the narrow ones first"
+        elif further := [path for path in paths.aliases if matches(path)]:
+            problems.append(f"{pattern!r}: matches {further[0]!r}, which is also {paths.aliases[further[0]]!r}")
+            hint = "write the first path of a thing that has several"
+        else:
+            some = ", ".join(map(repr, list(paths.variables)[:3])) + (", …" if len(paths.variables) > 3 else "")
+            problems.append(f"{pattern!r}: matches no path; the paths are {some or 'none'}")
+    return problems, hint
+
+
+def _listed(problems: list[str]) -> str:
+    if len(problems) == 1:
+        return f"nothing has moved, since {problems[0]}"
+    more = f"\n  … and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
+    return f"nothing has moved, since there are {len(problems)} problems:\n  " + "\n  ".join(problems[:_NAMED]) + more
+
+
+@public()
+def materialize(model: Any) -> None:
+    """Makes the values of the variables in an object that were made in `deferred` and have none yet.
+
+    Each value is made where its variable is: in shards, if it has a sharding. Variables that have a value keep it, so
+    it can be called after `load` or a restore for whatever these left without one. It is no write: versions stay 0.
+    Either all values are made, or none.
+
+    Args:
+        model: variables, containers of variables, or objects that have them as attributes.
+
+    Raises:
+        ConflictError: it is called in a transaction.
+        InitializerError: a value cannot be made.
+
+    >>> import statevar as sv
+    >>> with sv.deferred():
+    ...     v = sv.Variable("ones", shape=(2,))
+    >>> sv.materialize(v)
+    >>> v
+    <Variable 'variable' shape=(2,) dtype=float32 device=CPU:0 backend=numpy value=[1. 1.]>
+    """
+    waiting = [
+        Move(each, each._backend, each._device, None, recipe)  # one that gets a value meanwhile keeps it
+        for each in paths_in("materialize", model).variables.values()
+        if not each.is_initialized and (recipe := recipe_of(each)) is not None
+    ]
+    move_all("materialize", sorted(waiting, key=_number))
+
+
+@public()
+def gather(x: Any) -> Any:
+    """The whole value of a variable that is spread, as a NumPy array that nobody else has.
+
+    If other processes have parts of it, it communicates: every process calls it, for the same variables in the same
+    order, and each gets the whole value. Else it is `Variable.numpy`.
+
+    Args:
+        x: a variable; an array of a library, such as a gradient; a dict, list or tuple of these; or an object that has
+            variables.
+
+    Returns:
+        A NumPy array; for a container one of the same form; for an object a dict of arrays by path.
+
+    Raises:
+        TraceError: it is called while code is traced.
+
+    >>> import statevar as sv
+    >>> sv.gather({"kernel": sv.Variable([1.0, 2.0])})
+    {'kernel': array([1., 2.], dtype=float32)}
+    """
+    return tree_map(_gathered, x)
+
+
+def _gathered(x: Any) -> Any:
+    if isinstance(x, Variable):
+        current: Any = x._current() if overlays.active else x
+        return _whole(x._backend, current._stored(), x.path) if x._backend.is_sharded else x.numpy()
+    owner = owner_of(x)
+    if owner is None:
+        return {path: _gathered(each) for path, each in paths_in("gather", x).variables.items()}
+    spread: Any = owner.placement(x, None, None)
+    return _whole(owner if spread is None else spread[0], x, "")
+
+
+def _whole(backend: Any, array: Any, path: str) -> HostArray:
+    if backend.is_symbolic(array) and not backend.is_host:
+        problem = "the value is traced, and has no elements yet"
+        raise TraceError.of("gather", problem, path, "gather outside of the traced code")
+    host: HostArray = backend.gather(array) if backend.is_sharded else backend.to_host(array)
+    return host if host.flags.owndata and host.flags.writeable else np.array(host)
+
+
+@public()
+def shard_batch(x: Any, mesh: Any = None, axis: Any = "data") -> Any:
+    """Makes an array over a mesh of which this process gives its part, such as its examples of a batch.
+
+    In one process the part is the whole. In several, each gives the same number of rows, and every process calls it.
+    Nothing is sent: each device gets rows of its own process.
+
+    Args:
+        x: an array of any library; or a dict, list or tuple of arrays.
+        mesh: the mesh of the library; by default that of the `mesh` scope.
+        axis: the mesh axis over which the first axis of each array is cut, or a tuple of several.
+
+    Returns:
+        An array of the library, such as a ``jax.Array`` or a ``DTensor``; or a container of the same form.
+
+    Raises:
+        ShapeError: an array has no axis.
+        ShardingError: there is no mesh, it has no such axis, or the rows do not divide over its devices.
+
+    Source: ``jax.make_array_from_process_local_data``, ``torch.distributed.tensor.DTensor.from_local``.
+
+    >>> import numpy as np
+    >>> import statevar as sv
+    >>> sv.shard_batch(np.ones((4, 2)))
+    Traceback (most recent call last):
+        ...
+    statevar.errors.ShardingError: shard_batch: there is no mesh. Hint: pass mesh=, or open sv.mesh(mesh).
+    """
+    mesh = current_mesh() if mesh is None else mesh
+    if mesh is None:
+        raise ShardingError.of("shard_batch", "there is no mesh", hint="pass mesh=, or open sv.mesh(mesh)")
+    plain = library_of(mesh)
+    if plain is None:
+        problem = f"expected a mesh of a library, got {type(mesh).__name__}"
+        raise ShardingError.of("shard_batch", problem, hint="pass a jax.sharding.Mesh or a DeviceMesh of torch")
+    backend, sharding = asked_of("shard_batch", plain, (axis,), mesh, "")
+    return tree_map(lambda part: _from_part(plain, backend, sharding, part), x)
+
+
+def _from_part(plain: Any, backend: Any, sharding: Any, x: Any) -> Any:
+    x = unwrapped(x)
+    owner = owner_of(x)
+    if owner is None:
+        problem = f"expected an array, got {type(x).__name__}"
+        raise TypeError(describe("shard_batch", problem, hint="a list is a container of arrays, so pass np.asarray(x)"))
+    if owner is not plain:
+        x = owner.to_host(x)
+    shape = x.shape if owner is not plain else plain.shape(x)
+    if not shape:
+        raise ShapeError.of("shard_batch", "expected an array with an axis of examples, got shape ()")
+    if isinstance(x, np.ndarray) and not plain.owns(x):
+        try:
+            x = plain.from_host(x, None)
+        except DTypeError as error:
+            raise error._at("shard_batch", "") from None
+    return backend.from_local(x, sharding)
