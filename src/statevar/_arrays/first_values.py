@@ -39,6 +39,8 @@ class FirstValue(ABC):
     shape: Shape
     dtype: str
     constant: Any
+    #: False for random numbers without a seed, which another process would not draw again.
+    seeded: bool = True
 
     @abstractmethod
     def to_host(self) -> HostArray:
@@ -108,12 +110,13 @@ class Constant(FirstValue):
 class Drawn(FirstValue):
     """Random numbers, each of which depends on the seed, its position and the size of the whole."""
 
-    __slots__ = ("_distribution", "_seed")
+    __slots__ = ("_distribution", "_seed", "seeded")
 
     def __init__(self, shape: Shape, dtype: str, seed: Any, distribution: draws.Distribution) -> None:
         self.shape, self.dtype = shape, dtype
         self.constant = None
         self._seed = draws.seed_sequence(seed)
+        self.seeded = seed is not None
         self._distribution = distribution
 
     def to_host(self) -> HostArray:
@@ -133,12 +136,13 @@ class Made(FirstValue):
         array: the array, of the library that stores it or of NumPy; it has the right dtype.
     """
 
-    __slots__ = ("array",)
+    __slots__ = ("array", "seeded")
 
-    def __init__(self, array: Array, shape: Shape, dtype: str) -> None:
+    def __init__(self, array: Array, shape: Shape, dtype: str, *, seeded: bool = True) -> None:
         self.shape, self.dtype = shape, dtype
         self.constant = None
         self.array = array
+        self.seeded = seeded
 
     def to_host(self) -> HostArray:
         host: HostArray = self.array

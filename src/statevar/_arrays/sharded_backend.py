@@ -103,6 +103,14 @@ class ShardedBackend(Backend):
     def resharded(self, array: Array, sharding: Any) -> Array:
         """The same value with another sharding. May communicate."""
 
+    def pinned(self, array: Array, sharding: Any) -> Array:
+        """A new value, which may be traced, with the sharding of its variable; differentiable where the library is.
+
+        Called for each write of a variable to which an overlay of values gives a value, and for gradients. A library in
+        whose traced programs a value may lose its sharding overrides it.
+        """
+        return array
+
     @abstractmethod
     def from_local(self, local: Any, sharding: Any) -> Array:
         """Makes a value of which each process gives its part, such as its part of a batch of examples."""

@@ -16,7 +16,7 @@ from .._arrays.host import AT_OPERATIONS
 from .._arrays.indexing import Selection, select
 from .._arrays.shapes import DeclaredShape, Shape, broadcasts_into, fits
 from .._arrays.types import Array
-from ..errors import DivisionError, DTypeError, RangeError, ShapeError
+from ..errors import DivisionError, DTypeError, RangeError, ShapeError, ShardingError
 from .operators import index_part
 
 __all__ = ["ASSIGN", "KEPT", "OPERATIONS", "PUT", "REDECLARE", "Write", "refused", "writes_of"]
@@ -30,6 +30,7 @@ if TYPE_CHECKING:  # a protocol takes 0.1 ms of every import
         _shape: Shape | None
         _declared: DeclaredShape
         _path: str
+        _device: Any
 
         @property
         def _backend(self) -> Backend: ...
@@ -96,12 +97,23 @@ def fits_declared(cell: Shaped, operation: str, x: Array, index: None) -> Shape 
             cell._path,
             "pass validate_shape=False to change the shape",
         )
+    _check_sharding(cell, operation, shape)
     return shape
 
 
 def redeclares(cell: Shaped, operation: str, x: Array, index: None) -> Shape:
     """Returns the shape of the operand, which becomes the shape of the variable."""
-    return cell._backend.shape(x)
+    shape = cell._backend.shape(x)
+    _check_sharding(cell, operation, shape)
+    return shape
+
+
+def _check_sharding(cell: Shaped, operation: str, shape: Shape) -> None:
+    """Raises ShardingError if a value of another shape cannot be spread as the variable is."""
+    backend: Any = cell._backend
+    if backend.is_sharded and (problem := backend.problem_with(shape, cell._device)) is not None:
+        problem = f"a value of shape {shape} cannot be spread as {backend.device_name(cell._device)}: {problem}"
+        raise ShardingError.of(operation, problem, cell._path, "call v.reshard(…) first")
 
 
 def broadcasts(cell: Shaped, operation: str, x: Array, index: None) -> None:

@@ -47,7 +47,7 @@ def check_library(backend: Backend, variables: Iterable[Variable]) -> None:
                 variable.path,
                 "pass its value as an argument, and assign the result outside of the function",
             )
-        if variable._backend is not backend:
+        if variable._backend.native is not backend:
             raise TraceError.of(
                 "jit",
                 f"{backend.name} compiles this function, but the variable belongs to {variable.backend}: its current "

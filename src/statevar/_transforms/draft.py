@@ -63,6 +63,8 @@ class ValueDraft(Draft):
             new = self._constraint(new)
         if new is not x:
             new = self._convert(new, operation)
+        if backend.is_sharded:
+            new = backend.pinned(new, self._device)
         # A constraint may return an array that it has kept.
         new = backend.as_immutable(new, fresh=new is not x and self._constraint is None)
         shape, expected = backend.shape(new), self._shape

@@ -313,6 +313,12 @@ def _one_library(backend: Backend | None, variable: Variable) -> None:
         )
 
 
+def _placed(variable: Variable, gradient: Array) -> tuple[Variable, Array]:
+    """A variable and its gradient, which is spread as the variable is, also if it does not depend on the value."""
+    backend: Any = variable._backend
+    return variable, backend.pinned(gradient, variable._device) if backend.is_sharded else gradient
+
+
 class _Run:
     """One call of a function with its gradients."""
 
@@ -423,7 +429,7 @@ class _Run:
         for variable, new in zip(frame.written, news, strict=True):
             base.take_over(variable, new)
         value = (loss, aux) if self._has_aux else loss
-        return value, dict(zip(wanted, gradients, strict=False)), gradients[count:]
+        return value, dict(map(_placed, wanted, gradients)), gradients[count:]
 
     def _remember(self, frame: _Recording) -> None:
         """Remembers the variables that the function writes but does not create, so that the next call reserves them."""

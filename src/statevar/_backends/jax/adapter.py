@@ -28,9 +28,10 @@ from ..._arrays.types import HostArray, Operation
 from ..._arrays.unreadable import Unreadable
 from ...errors import DeviceError, DTypeError, ReentrantWriteError, UninitializedError
 from . import indices, rows
-from .arrays import CONCRETE, FAILED, beside, is_concrete, like, same_place, settled, store
+from .arrays import CONCRETE, FAILED, beside, brought_home, is_concrete, like, same_place, settled, store
 from .first_values import made
 from .keys import is_key, key_dtype, packed, unpacked
+from .placing import on_devices_of
 from .pytree import register
 from .together import result_for, write_all
 from .tracing import TRACING
@@ -111,7 +112,7 @@ class JAXBackend(Backend):
             raise DeviceError.of(
                 "device",
                 f"expected one device, got a sharding over {len(name.device_set)} devices",
-                hint="pass one of jax.local_devices(); a variable is stored in one place",
+                hint="pass it as sharding=, to spread the variable over them; or pass one of jax.local_devices()",
             )
         if any(hasattr(name, each) for each in ("platform", "device_set", "sharding", "kind")):  # an object of JAX
             return name
@@ -139,9 +140,18 @@ class JAXBackend(Backend):
         return f"{platform}:{jax.local_devices(backend=device.platform).index(device)}"
 
     def spread(self, value: Any) -> Spread | None:
-        if isinstance(value, _Tracer) or (isinstance(value, jax.Array) and value.is_fully_addressable):
+        if isinstance(value, _Tracer) or (isinstance(value, jax.Array) and _is_readable(value)):
             return None  # a variable that has a value moves it to its device
         return _spread(value)
+
+    def placement(self, value: Any, spec: Any, mesh: Any) -> tuple[Backend, Any] | None:
+        if spec is None:
+            if not isinstance(value, jax.Array) or isinstance(value, _Tracer) or len(value.sharding.device_set) == 1:
+                return None
+            spec = value.sharding
+        from .sharding import SHARDED  # noqa: PLC0415  # which imports this module
+
+        return SHARDED, SHARDED.sharding(spec, mesh)
 
     def unreadable(self, value: Any) -> Unreadable | None:
         if not is_key(value) or str(value.dtype) in KEYS:
@@ -160,7 +170,7 @@ class JAXBackend(Backend):
             return value if value.dtype == dtype else None
         if isinstance(value, jax.Array) and value.dtype == dtype and not isinstance(value, _Tracer):
             if type(value.sharding) is not _SingleDevice and not value.is_fully_addressable:
-                return None
+                return brought_home(value, _local(), committed=False) if value.is_fully_replicated else None
             try:
                 return jax.lax.convert_element_type(value, dtype) if value.weak_type else value
             except AttributeError:  # a key has no such attribute
@@ -208,6 +218,8 @@ class JAXBackend(Backend):
             raise UninitializedError.of("read", problem, hint=hint) from error
 
     def moved(self, array: Any, device: Any) -> Any:
+        if isinstance(device, jax.sharding.Sharding) and len(device.device_set) > 1:
+            return on_devices_of(array, device)
         return jax.device_put(array, device)
 
     def beside(self, array: Any, other: Any) -> Any:
@@ -495,6 +507,14 @@ def _has_64_bits() -> bool:
     return bool(getattr(jax.config, "jax_enable_x64"))  # noqa: B009  # not in its stubs
 
 
+def _local() -> Any:
+    return jax.sharding.SingleDeviceSharding(BACKEND.device(None))
+
+
+def _is_readable(array: Any) -> bool:
+    return bool(array.is_fully_addressable or array.is_fully_replicated)
+
+
 def _spread(array: Any) -> Spread | None:
     devices = array.sharding.device_set
     if array.is_fully_addressable and len(devices) == 1:
@@ -502,7 +522,7 @@ def _spread(array: Any) -> Spread | None:
     if array.is_fully_addressable:
         hint = "pass jax.device_put(x, jax.local_devices()[0]), or give the variable a device: device='CPU:0'"
         return Spread(f"a JAX array over {len(devices)} devices ({array.sharding})", hint)
-    hint = "pass the part of this process: x.addressable_data(0), or a value that is the same in all processes"
+    hint = "pass sv.gather(x), on every process; or a value that is the same in all of them"
     return Spread(f"a JAX array of which other processes have a part ({array.sharding})", hint)
 
 

@@ -10,6 +10,7 @@ from itertools import starmap
 from typing import Any, Final
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "FAILED",
     "are_together",
     "beside",
+    "brought_home",
     "is_concrete",
     "is_memory_short",
     "is_on_host",
@@ -95,7 +97,26 @@ def are_together(array: Any, other: Any, x: Any) -> bool:
 
 def like(x: Any, array: Any) -> Any:
     """Moves ``x`` to the devices of the variable's array."""
-    return x if same_place(x, array) else jax.device_put(x, array.sharding)
+    if same_place(x, array):
+        return x
+    if len(x.sharding.device_set) > 1 and not array.committed:
+        return brought_home(x, array.sharding, committed=False)
+    return jax.device_put(x, array.sharding)
+
+
+def brought_home(x: Any, home: Any, *, committed: bool) -> Any:
+    """Moves an array to one device. A program that computes over several devices makes such arrays of all variables.
+
+    Args:
+        committed: whether JAX may not move the result to other devices by itself. It moves the variable to those of the
+            others in a program if the variable was not placed by the user.
+    """
+    if not x.is_fully_addressable and x.is_fully_replicated:
+        x = x.addressable_data(0)  # JAX moves no array to one device of which other processes have a copy
+    if committed or not x.is_fully_replicated:
+        return jax.device_put(x, home)
+    with jax.default_device(next(iter(home.device_set))):
+        return jnp.array(np.asarray(x))
 
 
 def beside(x: Any, array: Any) -> Any:

@@ -25,6 +25,7 @@ from ..._core.holds import Hold, while_locked
 from ..._core.variable import Variable
 from ..._transforms.call import Retry
 from ...errors import ReentrantWriteError
+from .arrays import brought_home
 
 __all__ = ["HELD", "Residence"]
 
@@ -82,6 +83,7 @@ class Residence(Hold):
         "calls",
         "fresh",
         "homes",
+        "is_mixed",
         "lock",
         "missing",
         "place",
@@ -99,7 +101,8 @@ class Residence(Hold):
         self.lock = threading.RLock()
         self.values: list[Any] = [None] * len(variables)
         self.missing = list(range(len(variables)))  # the indices of variables whose arrays are not here
-        self.homes: list[Any] = [None] * len(variables)  # where each variable lies, as a sharding
+        self.homes: list[Any] = [None] * len(variables)  # where each variable lies, and whether the user said so
+        self.is_mixed = False  # whether some variables are spread over devices and others are not
         self.place: Any = None  # the sharding of a result that lies there
         self.calls = 0
         self.running = 0  # the thread that is inside a call
@@ -153,7 +156,7 @@ class Residence(Hold):
         if copies and handle.published is not None:
             array = _copy(array)
         self.values[i] = array
-        self.homes[i] = array.sharding
+        self.homes[i] = array.sharding, getattr(array, "committed", True)  # keys have no such attribute
         self._bases[i] = self.calls
         return partial(self.missing.remove, i)
 
@@ -168,7 +171,7 @@ class Residence(Hold):
             try:
                 if variable is not None:
                     variable._end_loan(handle, self, self.calls - self._bases[i])
-                handle.own = self.values[i]
+                handle.own = self._at_home(i) if self.is_mixed else self.values[i]
                 if i not in self.missing:
                     self.missing.append(i)
                 self.values[i] = None
@@ -178,12 +181,23 @@ class Residence(Hold):
     def bring_home(self) -> None:
         """Moves the results of a call back to the devices of the variables; called with the lock, with a new `place`.
 
-        JAX computes where the arguments lie, and a variable that was not placed on a device follows them.
+        JAX computes where the arguments lie, and a variable that was not placed on a device follows them. Beside
+        variables that are spread over several devices it stays there until it is recalled, since each call takes it
+        there.
         """
-        for i, (array, home) in enumerate(zip(self.values, self.homes, strict=True)):
-            if array.sharding.device_set != home.device_set:
-                self.values[i] = jax.device_put(array, home)
+        devices = self.homes[0][0].device_set
+        self.is_mixed = any(home.device_set != devices for home, _ in self.homes)
+        if not self.is_mixed:
+            for i, (array, (home, _)) in enumerate(zip(self.values, self.homes, strict=True)):
+                if array.sharding.device_set != home.device_set:
+                    self.values[i] = jax.device_put(array, home)
         self.place = self.values[0].sharding
+
+    def _at_home(self, i: int) -> Any:
+        array, (home, committed) = self.values[i], self.homes[i]
+        if array is None or array.is_deleted() or array.sharding.device_set == home.device_set:
+            return array
+        return brought_home(array, home, committed=committed)
 
     def give_back(self, variable: Any) -> None:
         if self.writes_here(variable):

@@ -28,7 +28,7 @@ from ..._arrays.types import HostArray
 from .arrays import are_together, beside, is_concrete, is_on_host, settled, store
 from .indices import get_own, program_of_masked, program_of_put
 
-__all__ = ["OwnRows", "get", "get_at_once", "put", "select_rows"]
+__all__ = ["OwnRows", "get", "get_at_once", "lines_of", "put", "select_rows", "winners"]
 
 _WHOLE = slice(None)
 _LIMIT = 2**31  # JAX's integers have 32 bits, unless 64 are enabled
@@ -100,7 +100,7 @@ def get(array: Any, where: Selection) -> Any:
         return get_own(array, where)
     if type(where) is OwnRows and is_concrete(array) and array.is_ready():
         return get_at_once(array, where)
-    if (lines := _lines_of(where)) is not None:
+    if (lines := lines_of(where)) is not None:
         numbered = where.shape[: len(where.shape) + lines.axis + lines.rank - len(array.shape)]
         ids = lines.ids if lines.axis else lines.ids.reshape(numbered)
         return _gather(lines.axis, lines.rank)(array, ids)
@@ -126,7 +126,7 @@ def put(kept: list[Any], array: Any, x: Any, operation: str, where: Selection, *
             if operation != "set" or (numbers := where.index[0]).size <= _FEW:
                 return store(kept, _loop(operation, 0, 1, donate), array, x, ids)
             if repeats(numbers):
-                ids = _winners(numbers, where.of_shape[0])
+                ids = winners(numbers, where.of_shape[0])
             return store(kept, _scatter(operation, 0, 1, donate), array, x, ids)
         x = beside(x, array)
     scalar = not x.ndim
@@ -154,7 +154,7 @@ def put(kept: list[Any], array: Any, x: Any, operation: str, where: Selection, *
     if not where.of_shape:  # a scalar has no coordinates
         line = Selection((where.flat(),), (1,))
         return put([], array.reshape(1), x, operation, line, donate=False).reshape(())
-    if (found := _lines_of(where)) is not None:
+    if (found := lines_of(where)) is not None:
         return _put_lines(kept, array, x, operation, where.shape, found, donate=donate)
     return _put_elements(kept, array, x, operation, where, donate=donate)
 
@@ -180,7 +180,7 @@ class _Lines:
         self.once = once
 
 
-def _lines_of(where: Selection) -> _Lines | None:
+def lines_of(where: Selection) -> _Lines | None:
     """The lines that an index selects; None if it selects parts of them."""
     shape, index = where.of_shape, where.index
     if (rows := where.rows()) is not None:
@@ -217,7 +217,7 @@ def _put_lines(
     in_turn: list[HostArray] = []
     if not lines.once and not loops:
         if operation == "set" and varies and repeats(ids):
-            ids = _winners(ids, size)
+            ids = winners(ids, size)
         elif operation in ONE_BY_ONE and repeats(ids):
             in_turn = turns(ids)
     missing = (1 << (count - 1).bit_length()) - count
@@ -245,7 +245,7 @@ def _may_loop(array: Any, x: Any) -> bool:
     return is_concrete(array) and is_on_host(array) and (isinstance(x, np.ndarray) or is_concrete(x))
 
 
-def _winners(ids: HostArray, size: int) -> HostArray:
+def winners(ids: HostArray, size: int) -> HostArray:
     """The numbers of lines, each only where it stands last, since the last write wins; elsewhere one out of range."""
     order = ids.argsort(kind="stable")
     line = ids[order]

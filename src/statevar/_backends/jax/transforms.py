@@ -21,11 +21,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._arrays.transforms import Program, Transforms
-from ..._core import overlays
+from ..._core import overlays, settings
 from ..._core.variable import Variable
 from ..._transforms.call import CompiledCall, CreationLimit, Retry, TraceOverlay, check_library
-from ...errors import DeviceError, TraceError, describe
+from ...errors import ShardingError, TraceError, describe
 from .adapter import BACKEND
+from .places import check_places, on_mesh_of, shardings_of
 from .pytree import by_identity
 from .residence import Residence
 from .tracing import is_eager
@@ -43,7 +44,15 @@ class JAXTransforms(Transforms):
     def value_and_grad(
         self, fn: Callable[[list[Any]], tuple[Any, Any]], values: list[Any]
     ) -> tuple[tuple[Any, Any], list[Any]]:
-        result: tuple[tuple[Any, Any], list[Any]] = jax.value_and_grad(fn, has_aux=True)(values)
+        try:
+            with on_mesh_of(values):
+                result: tuple[tuple[Any, Any], list[Any]] = jax.value_and_grad(fn, has_aux=True)(values)
+        except ValueError as error:
+            if "Please enter your `jit` into a mesh context" not in str(error):
+                raise
+            problem = f"JAX needs the mesh of the values that the function computes with ({error})"
+            hint = "call it in sv.jit, or in `with jax.set_mesh(mesh):`"
+            raise ShardingError.of("value_and_grad", problem, hint=hint) from error
         return result
 
     def zeros_like(self, array: Any) -> Any:
@@ -117,7 +126,20 @@ _snapshot_of = attrgetter("_snapshot")
 class _Config:
     """The variables that a program is known to use, and the compiled function for them."""
 
-    __slots__ = ("__weakref__", "call", "caller", "careful", "cold", "home", "known", "read", "reshapes", "written")
+    __slots__ = (
+        "__weakref__",
+        "call",
+        "caller",
+        "careful",
+        "cold",
+        "home",
+        "known",
+        "read",
+        "reshapes",
+        "seen",
+        "shardings",
+        "written",
+    )
 
     def __init__(self, jit: _Jit, written: tuple[Variable, ...], read: tuple[Variable, ...]) -> None:
         self.written, self.read = written, read
@@ -126,12 +148,16 @@ class _Config:
         self.cold = True  # nothing has been compiled yet
         self.caller = 0  # the thread whose call is running with a lock taken
         self.reshapes = False  # whether the program changes the shape of a variable
+        self.seen = settings.latest[0]  # before the variables are asked
+        self.shardings = shardings_of(written)
         program = jit.program
+        pinned = {} if self.shardings is None else {"out_shardings": (None, self.shardings)}
         make = partial(
             jax.jit,
             partial(jit.trace, self),
             static_argnums=tuple(n + 2 if n >= 0 else n for n in program.static_argnums) or None,
             static_argnames=program.static_argnames or None,
+            **pinned,
         )
         self.careful = make()  # returns the new values and keeps the old ones
         self.call = make(donate_argnums=(0,)) if program.donate else self.careful
@@ -139,6 +165,15 @@ class _Config:
     def __del__(self) -> None:
         if hasattr(self, "home"):
             self.home.give_all_back()
+
+    def is_current(self) -> bool:
+        """Whether no variable has moved since the program was made, which gives each the sharding that it had."""
+        latest = settings.latest[0]
+        if self.seen is not latest:
+            if self.shardings != shardings_of(self.written):
+                return False
+            self.seen = latest
+        return True
 
 
 class _Jit:
@@ -174,6 +209,8 @@ class _Jit:
         eager = is_eager()
         for _ in range(_ATTEMPTS):
             config = self._config
+            if not config.is_current():
+                config = self._config = _Config(self, config.written, config.read)
             by_identity.on = True
             compiled = config.cold
             try:
@@ -203,7 +240,7 @@ class _Jit:
     def _compile(self, config: _Config, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Traces and compiles without any lock, so that the call that follows need not."""
         values = [[_array(each) for each in some] for some in (config.written, config.read)]
-        _check_places(config.known, [*values[0], *values[1]], (args, kwargs))
+        check_places(config.known, [*values[0], *values[1]], (args, kwargs))
         config.call.lower(*values, *args, **kwargs).compile()
         config.cold = False
 
@@ -368,24 +405,6 @@ def _array(variable: Variable) -> Any:
             variable._check_exists(array, "jit")
             return array  # else another thread has run a program meanwhile, and the variable has a new array
     return None
-
-
-def _check_places(variables: Sequence[Variable], values: Sequence[Any], arguments: Any) -> None:
-    """Raises DeviceError if an argument lies on several devices: a variable would follow it."""
-    own = [(variable, value) for variable, value in zip(variables, values, strict=True) if value is not None]
-    if not own:
-        return
-    for argument in jax.tree.leaves(arguments):
-        if isinstance(argument, jax.Array) and not isinstance(argument, jax.core.Tracer):
-            there, (variable, value) = argument.sharding.device_set, own[0]
-            if len(there) > 1:
-                raise DeviceError.of(
-                    "jit",
-                    f"an argument is a JAX array over {len(there)} devices ({argument.sharding}), but the variables of "
-                    f"the function lie on {variable._backend.device_name(next(iter(value.sharding.device_set)))}",
-                    variable.path,
-                    "pass jax.device_put(x, v.device); or use jax.jit, and sv.functionalize to get a pure function",
-                )
 
 
 def _published(variable: Variable) -> Any:
