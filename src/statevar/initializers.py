@@ -316,6 +316,18 @@ def is_ours(initializer: Any) -> bool:
     return type(initializer) is FunctionType and initializer in _FIRST_VALUES
 
 
+def draws_anew(initializer: Any, seed: Any) -> bool:
+    """Whether an initializer of ours, or a name of one, draws other numbers each time: it is random, without a seed."""
+    if seed is not None:
+        return False
+    if type(initializer) is partial:
+        if initializer.keywords.get("seed") is not None:
+            return False
+        initializer = initializer.func
+    function = get(initializer) if isinstance(initializer, str) else initializer
+    return function not in (zeros, ones, constant, identity)
+
+
 def first_value(initializer: Any, shape: Shape, dtype: str, seed: int | None) -> FirstValue:
     """What an initializer that `is_ours` returns, not made yet."""
     options = {"seed": seed}

@@ -7,6 +7,8 @@ import math
 import pickle
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ import pytest
 
 import statevar as sv
 from tests import boxes
+from tests.internals import worlds
 
 
 def test_a_variable_of_one_device_has_no_sharding(backend: str) -> None:
@@ -158,6 +161,25 @@ def test_a_view_does_not_move() -> None:
     view = sv.view(np.ones(2))
     with pytest.raises(sv.errors.ShardingError, match="a view of state that another object has"):
         view.reshard(("data",), mesh=object())
+
+
+def test_without_a_seed_several_processes_are_refused(boxarray: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with sv.deferred():
+        late = sv.Variable("normal", shape=(4,), name="late", backend="boxarray")
+        seeded = sv.Variable("normal", shape=(4,), seed=0, backend="boxarray")
+    monkeypatch.setattr(worlds, "current_world", lambda: SimpleNamespace(count=2))
+    options: dict[str, Any] = {"backend": "boxarray", "sharding": ("data",), "mesh": boxes.mesh(), "name": "w"}
+    with pytest.raises(sv.errors.InitializerError, match="Variable: each process would draw other .*, at 'w'.*seed="):
+        sv.Variable("normal", shape=(4,), **options)
+    with pytest.raises(sv.errors.InitializerError, match="each process would draw other"):
+        sv.Variable(sv.initializers.orthogonal, shape=(4, 4), **options)
+    sv.Variable("normal", shape=(4,), seed=0, **options)
+    sv.Variable("zeros", shape=(4,), **options)
+    sv.Variable(partial(sv.initializers.normal, seed=1), shape=(4,), **options)
+    with pytest.raises(sv.errors.ShardingError, match="'late': each process would draw other random numbers"):
+        sv.shard({"late": late, "seeded": seeded}, {"*": ()}, mesh=boxes.mesh())
+    sv.shard(seeded, {"*": ()}, mesh=boxes.mesh())
+    sv.materialize(late)  # in one place, where each process has its own
 
 
 def test_writers_wait_for_a_move_and_lose_nothing(boxarray: Any) -> None:

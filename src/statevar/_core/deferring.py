@@ -23,7 +23,7 @@ from .._arrays.registry import owner_of
 from .._arrays.shapes import DeclaredShape, Shape, fits
 from .._public import public
 from ..errors import ShapeError
-from ..initializers import is_ours
+from ..initializers import draws_anew, is_ours
 from .convert import host_from_python, unwrapped
 from .creation import called_later, initial_value
 from .foreign import array_in, check_readable
@@ -93,20 +93,22 @@ class Recipe:
         shape: the shape of the value.
         dtype: the dtype that the value has, unless another was asked for.
         seed: of a named initializer. Without one it is chosen now, so that copies get the same numbers.
+        chosen: whether the seed was chosen, so that another process has another one.
     """
 
-    __slots__ = ("dtype", "initializer", "number", "seed", "shape")
+    __slots__ = ("chosen", "dtype", "initializer", "number", "seed", "shape")
 
-    def __init__(self, initializer: Any, shape: Shape, dtype: str, seed: Any = None) -> None:
+    def __init__(self, initializer: Any, shape: Shape, dtype: str, seed: Any = None, chosen: bool = False) -> None:
         self.initializer = initializer
         self.shape = shape
         self.dtype = dtype
         self.seed = seed
+        self.chosen = chosen
         self.number = next(_numbers)  # the order in which the variables were made
 
     def parts(self) -> tuple[Any, ...]:
         """The arguments of an equal one, for copies and pickles, which contain no private names."""
-        return self.initializer, self.shape, self.dtype, self.seed
+        return self.initializer, self.shape, self.dtype, self.seed, self.chosen
 
     def make(self, dtype: str) -> tuple[Any, bool]:
         """The value, or a `FirstValue`, and whether nobody else has it."""
@@ -166,14 +168,15 @@ def recipe_for(initializer: Any, declared: DeclaredShape | None, dtype: str | No
 def _of_ours(initializer: Any, declared: DeclaredShape | None, dtype: str | None, seed: Any) -> Recipe:
     dtype = dtype or "float32"
     first, _, _ = initial_value(initializer, declared, dtype, seed)
+    chosen = draws_anew(initializer, seed)
     if isinstance(first, Made):  # made as a whole, which can take long, so it is not made again
-        return Recipe(first.array, first.shape, dtype)
-    if seed is None:
+        return Recipe(first.array, first.shape, dtype, None, chosen)
+    if chosen:
         seed = int.from_bytes(os.urandom(16))
         if not isinstance(initializer, str):
             options = getattr(initializer, "keywords", {})
             initializer, seed = partial(initializer, **({"seed": seed} | options)), None
-    return Recipe(initializer, first.shape, dtype, seed)
+    return Recipe(initializer, first.shape, dtype, seed, chosen)
 
 
 def remember(cell: Any, recipe: Recipe) -> None:

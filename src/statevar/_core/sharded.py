@@ -10,14 +10,14 @@ from .._arrays.backend import Backend
 from .._arrays.first_values import FirstValue, Made
 from .._arrays.registry import owner_of
 from .._arrays.shapes import DeclaredShape, is_static
-from ..errors import NotAddressableError, ShardingError
+from ..errors import InitializerError, NotAddressableError, ShardingError
 from .cell import Cell
 from .deferring import DEPTH, recipe_of
 from .moving import Move, move_all
 from .scopes import current_mesh
 from .views import is_lent
 
-__all__ = ["asked_of", "asked_sharding", "check_shardable", "planned", "refused_at", "reshard"]
+__all__ = ["asked_of", "asked_sharding", "check_seeded", "check_shardable", "planned", "refused_at", "reshard"]
 
 
 def asked_sharding(sharding: Any, mesh: Any, device: Any, path: str) -> tuple[Any, Any]:
@@ -49,6 +49,15 @@ def check_shardable(
         raise ShardingError.of(
             operation, f"a value of shape {shape} cannot be spread as {name}: {problem}", path, "choose other axes"
         )
+
+
+def check_seeded(path: str, operation: str = "Variable") -> None:
+    """Raises InitializerError if other processes would draw other numbers for a variable that has no seed."""
+    from .._arrays.world import current_world  # noqa: PLC0415  # few variables need it
+
+    if current_world().count > 1:
+        problem = "each process would draw other random numbers, since there is no seed"
+        raise InitializerError.of(operation, problem, path, "pass seed=, the same one in every process")
 
 
 @contextmanager
@@ -93,6 +102,8 @@ def planned(operation: str, cell: Any, spec: Any, mesh: Any, path: str) -> Move 
         new, sharding = asked_of(operation, new, spec, mesh, path)
         shape = cell.shape if is_static(cell.declared_shape) or cell.is_initialized else None
         check_shardable(new, sharding, None, shape if recipe is None else recipe.shape, path, operation)
+    if recipe is not None and recipe.chosen and new.is_sharded:
+        check_seeded(path, operation)
     if recipe is None and old is new and _equal(cell.device, sharding):
         return None
     if is_lent(cell):

@@ -17,6 +17,7 @@ from .._arrays.shapes import ShapeLike, canonical_shape
 from .._arrays.types import HostArray
 from .._public import public
 from ..errors import ComputationError, ConflictError, DTypeError, describe
+from ..initializers import draws_anew
 from . import overlays, scopes, settings, views
 from .cell import Aggregation, Cell, State
 from .convert import inferred_dtype
@@ -34,7 +35,7 @@ from .holds import BUSY, IN_PROGRAMS, Hold
 from .lost import check_not_lost, destroyed
 from .operators import has_traced, index_part
 from .protocols import Protocols
-from .sharded import asked_sharding, check_shardable, refused_at, reshard
+from .sharded import asked_sharding, check_seeded, check_shardable, refused_at, reshard
 from .traced import check_traced_read
 from .watchers import Callback, Subscription
 from .writes import ASSIGN, KEPT, PUT, REDECLARE, refused
@@ -158,6 +159,8 @@ class Variable(Cell, Protocols, Elsewhere):
         if spread is not None:
             library, place = spread
             check_shardable(library, place, value, declared, path)
+            if unmade and draws_anew(initializer, seed):
+                check_seeded(path)
         if value is not None and not unmade:
             check_readable(value, owner, "Variable", path, library)
         if asked is None:

@@ -8,23 +8,25 @@ from typing import Any
 import numpy as np
 
 from .._arrays.registry import library_of, owner_of
-from .._arrays.trees import tree_map
+from .._arrays.trees import leaves, tree_map
 from .._arrays.types import HostArray
+from .._arrays.world import current_world, exchange
 from .._core import overlays
 from .._core.convert import unwrapped
 from .._core.deferring import recipe_of
 from .._core.moving import Move, move_all
 from .._core.scopes import current_mesh
-from .._core.sharded import asked_of, planned
+from .._core.sharded import asked_of, check_seeded, planned
 from .._core.variable import Variable
 from .._public import public
-from ..errors import DTypeError, ShapeError, ShardingError, TraceError, describe
+from ..errors import InitializerError, ShapeError, ShardingError, TraceError, describe
 from .paths import Paths, path_matches, paths_in
 
 __all__ = ["gather", "materialize", "shard", "shard_batch"]
 
 _FORM = 'shard(model, {"*/kernel": (None, "model"), "*": ()})'
 _NAMED = 10  # problems that one error names
+_MANY = 1000  # shapes of batches that are remembered
 _REST = "*"  # the pattern that may match nothing, since it says what happens to the rest
 
 
@@ -79,7 +81,7 @@ backend='torch', or leave it out.
             continue
         try:
             move = planned("shard", variable, shardings[pattern], mesh, path)
-        except ShardingError as error:
+        except (ShardingError, InitializerError) as error:
             problems.append(f"{path!r}: {error._parts[1]}")
             hint = hint or error._parts[3]
         else:
@@ -151,6 +153,9 @@ def materialize(model: Any) -> None:
         for each in paths_in("materialize", model).variables.values()
         if not each.is_initialized and (recipe := recipe_of(each)) is not None
     ]
+    for each in waiting:
+        if each.recipe is not None and each.recipe.chosen and each.backend.is_sharded:
+            check_seeded(each.cell._path, "materialize")
     move_all("materialize", sorted(waiting, key=_number))
 
 
@@ -202,7 +207,8 @@ def shard_batch(x: Any, mesh: Any = None, axis: Any = "data") -> Any:
     """Makes an array over a mesh of which this process gives its part, such as its examples of a batch.
 
     In one process the part is the whole. In several, each gives the same number of rows, and every process calls it.
-    Nothing is sent: each device gets rows of its own process.
+    No rows are sent: each device gets rows of its own process. The processes compare the shapes of their parts, in
+    messages of a few bytes, when they first give parts of these shapes.
 
     Args:
         x: an array of any library; or a dict, list or tuple of arrays.
@@ -213,6 +219,7 @@ def shard_batch(x: Any, mesh: Any = None, axis: Any = "data") -> Any:
         An array of the library, such as a ``jax.Array`` or a ``DTensor``; or a container of the same form.
 
     Raises:
+        ProcessError: another process does not call it, or only this one gives parts of another shape than before.
         ShapeError: an array has no axis.
         ShardingError: there is no mesh, it has no such axis, or the rows do not divide over its devices.
 
@@ -233,10 +240,35 @@ def shard_batch(x: Any, mesh: Any = None, axis: Any = "data") -> Any:
         problem = f"expected a mesh of a library, got {type(mesh).__name__}"
         raise ShardingError.of("shard_batch", problem, hint="pass a jax.sharding.Mesh or a DeviceMesh of torch")
     backend, sharding = asked_of("shard_batch", plain, (axis,), mesh, "")
-    return tree_map(lambda part: _from_part(plain, backend, sharding, part), x)
+    parts = tree_map(lambda part: _part(plain, part), x)
+    _compare_shapes(mesh, axis, [tuple(each.shape) for each in leaves(parts)])
+    return tree_map(lambda part: backend.from_local(part, sharding), parts)
 
 
-def _from_part(plain: Any, backend: Any, sharding: Any, x: Any) -> Any:
+#: The shapes of the parts that all processes have given, by the id of the mesh, which is kept too, and its axis.
+_given: dict[tuple[int, str, str], Any] = {}
+_PATIENCE = 60.0  # seconds
+
+
+def _compare_shapes(mesh: Any, axis: Any, shapes: list[tuple[int, ...]]) -> None:
+    """Raises ShardingError if the parts of other processes have other shapes. Nothing is sent for known shapes."""
+    key = id(mesh), repr(axis), repr(shapes)
+    world = current_world()
+    if world.count == 1 or key in _given:
+        return
+    found = exchange(world, "shard_batch", repr(shapes).encode(), seconds=_PATIENCE)
+    different = [number for number, each in enumerate(found) if each != found[0]]
+    if different:
+        problem = f"process 0 gives parts of the shapes {found[0].decode()}, and process {different[0]} of "
+        hint = "every process gives parts of the same shapes: drop the last examples, or fill them up"
+        raise ShardingError.of("shard_batch", problem + found[different[0]].decode(), hint=hint)
+    if len(_given) >= _MANY:
+        _given.clear()
+    _given[key] = mesh
+
+
+def _part(plain: Any, x: Any) -> Any:
+    """This process's part as an array of NumPy or of the library."""
     x = unwrapped(x)
     owner = owner_of(x)
     if owner is None:
@@ -247,9 +279,4 @@ def _from_part(plain: Any, backend: Any, sharding: Any, x: Any) -> Any:
     shape = x.shape if owner is not plain else plain.shape(x)
     if not shape:
         raise ShapeError.of("shard_batch", "expected an array with an axis of examples, got shape ()")
-    if isinstance(x, np.ndarray) and not plain.owns(x):
-        try:
-            x = plain.from_host(x, None)
-        except DTypeError as error:
-            raise error._at("shard_batch", "") from None
-    return backend.from_local(x, sharding)
+    return x
