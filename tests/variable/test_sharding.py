@@ -117,6 +117,19 @@ def test_repr_of_a_large_value_reads_the_corners_only(boxarray: Any) -> None:
     assert repr(v).partition("value=")[2] == repr(plain).partition("value=")[2]
 
 
+def test_the_mesh_says_the_library(boxarray: Any) -> None:
+    for value in (np.ones((2, 2), "float32"), [[1.0, 2.0], [3.0, 4.0]]):
+        v = sv.Variable(value, sharding=("data",), mesh=boxes.mesh())
+        assert v.backend == "boxarray"
+        assert str(sv.Variable(value, sharding=v.sharding).sharding) == "Spread(data)"
+        with sv.mesh(boxes.mesh()), sv.deferred():
+            assert sv.Variable(value, sharding=("data",)).backend == "boxarray"
+    with pytest.raises(sv.errors.ShardingError, match="a variable of numpy lies in one place"):
+        sv.Variable([1.0, 2.0], backend="numpy", sharding=("data",), mesh=boxes.mesh())
+    with pytest.raises(sv.errors.ShardingError, match="a variable of numpy lies in one place"):
+        sv.Variable([1.0, 2.0], sharding=("data",))
+
+
 def test_reshard_moves_both_ways_and_says_why_it_cannot(boxarray: Any) -> None:
     v = sv.Variable(np.ones((4, 2), "float32"), name="w", backend="boxarray")
     with sv.mesh(boxes.mesh()):

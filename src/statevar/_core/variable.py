@@ -12,7 +12,7 @@ from .._arrays import tracing
 from .._arrays.dtypes import KEYS, STORED, dtype_name, is_differentiable, is_floating
 from .._arrays.first_values import FirstValue
 from .._arrays.indexing import is_basic, select
-from .._arrays.registry import default_backend, get_backend, owner_of, register_types
+from .._arrays.registry import default_backend, get_backend, library_of, owner_of, register_types
 from .._arrays.shapes import ShapeLike, canonical_shape
 from .._arrays.types import HostArray
 from .._public import public
@@ -79,12 +79,12 @@ class Variable(Cell, Protocols, Elsewhere):
             ``"only_first_replica"``. None, and a member of ``tf.VariableAggregation``, mean the one of their name.
         name: need not be unique; if omitted, a unique name is generated.
         backend: ``"numpy"``, ``"jax"``, ``"torch"``, ``"tensorflow"``, or the name of a third-party backend. By default
-            the library of the initial array, else NumPy.
+            the library of the initial array, or of the mesh; else NumPy.
         device: ``"CPU:0"``, ``"GPU:1"``, or a device object of the library. By default the device of the `device`
             scope, of the initial array, or the default of the library.
-        sharding: how the value is spread over several devices or processes, with ``backend="jax"`` or ``"torch"``: for
-            each axis of the value the name of the mesh axis over which it is cut, several names, or None; or a sharding
-            object of the library. By default a variable follows an initial array that is spread, and else is not.
+        sharding: how the value is spread over several devices or processes, on JAX and torch: for each axis of the
+            value the name of the mesh axis over which it is cut, several names, or None; or a sharding object of the
+            library. By default a variable follows an initial array that is spread, and else is not.
         mesh: the mesh of ``sharding``, an object of the library; by default that of the `mesh` scope. Alone it means
             that every device of the mesh has the whole value.
         constraint: a callable that every write applies to the new value, in the same atomic step.
@@ -153,6 +153,8 @@ class Variable(Cell, Protocols, Elsewhere):
         place = scopes.current_device() if device is None else device
         if sharding is not None or mesh is not None:
             spec, mesh = asked_sharding(sharding, mesh, device, path)
+            if backend is None and (owner is None or owner.is_host):  # the mesh says the library, as an array does
+                library = library_of(mesh) or library_of(spec) or library
             spread = library.placement(value, spec, mesh)
         else:
             spread = library.placement(value, None, None) if place is None else None
