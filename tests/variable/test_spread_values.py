@@ -83,9 +83,10 @@ def test_a_first_value_is_refused(library: str) -> None:
     run(
         library,
         f"""
-with sv.name_scope("net"):
-    text = refused(lambda: sv.Variable(spread, name="w"), {WHAT[library]!r}, "lies on one device, at 'net/w'. Hint: ")
-assert text.startswith("Variable: got "), text
+if {library!r} != "torch":  # a variable of torch follows it
+    with sv.name_scope("net"):
+        text = refused(lambda: sv.Variable(spread, name="w"), {WHAT[library]!r}, "on one device, at 'net/w'. Hint: ")
+    assert text.startswith("Variable: got "), text
 late = sv.Variable(shape=..., dtype="float32", backend={library!r}, name="late")
 refused(lambda: late.assign(spread), {WHAT[library]!r}, "at 'late'")
 assert not late.is_initialized and late.version == 0

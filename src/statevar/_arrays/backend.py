@@ -265,6 +265,16 @@ class Backend(ABC):
         """
         return function(*args, **kwargs)
 
+    def over_one_mesh(
+        self, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]
+    ) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments of a function of the library, as it takes them where one of them is a value that is spread.
+
+        Only asked if `is_sharded`. A library that does not compute with one array that is spread and another that is in
+        one place overrides it; what is in one place is the same in every process.
+        """
+        return args, kwargs
+
     def as_other_operand(self, array: HostArray) -> Any:
         """Converts a NumPy array or scalar to an operand of the library's own operators."""
         return array

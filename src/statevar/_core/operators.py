@@ -155,6 +155,9 @@ class Operators(ABC):
             place = backend.device_of(mine)
         elif scope is not None:
             place = backend.device(scope)
+        for each, where in zip((right, left), reversed(places), strict=True):
+            if backend.spread(each) is not None:  # over processes, so the other one is brought to it
+                place = where
         return backend.moved(left, place), backend.moved(right, place)
 
     def _operands(self, op: Operation, other: Any) -> tuple[Backend, Any, Any]:

@@ -166,6 +166,10 @@ class Protocols(Methods):
         owners: list[Protocols] = []
         received = [_received(each, backend, leaf, lent, owners) for each in args]
         named = {key: _received(each, backend, leaf, lent, owners) for key, each in (kwargs or {}).items()}
+        for owner in owners:
+            if owner._backend.is_sharded:
+                received, named = owner._backend.over_one_mesh(func, received, named)
+                break
         if leaf or (func in backend.only_reading and "out" not in named):
             return func(*received, **named)
         tracing = backend.tracing

@@ -12,6 +12,7 @@ from __future__ import annotations
 import operator
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from operator import attrgetter
 from sys import getrefcount
 from typing import Any
@@ -41,7 +42,7 @@ from .indices import is_outside, takes_index
 from .namespace import namespace_for
 from .pytree import register
 from .rows import get_rows, put, select_rows, set_in_numpy
-from .spread import Places, spread_of
+from .spread import Places, is_over_a_mesh, spread_of
 from .streams import Use, catch_up, renewed, streams
 from .together import write_all
 from .tracing import TRACING, is_kept, open_transforms, outside_transforms, transform
@@ -339,6 +340,8 @@ class TorchBackend(Backend):
         return torch.device(accelerator.type, index)
 
     def device_of(self, array: Tensor) -> Any:
+        if type(array) is not Tensor and is_over_a_mesh(array):
+            return self._sharded().device_of(array)
         return array.device
 
     def device_name(self, device: Any) -> str:
@@ -346,6 +349,16 @@ class TorchBackend(Backend):
 
     def spread(self, value: Any) -> Spread | None:
         return None if type(value) is Tensor else spread_of(value)
+
+    def placement(self, value: Any, spec: Any, mesh: Any) -> tuple[Backend, Any] | None:
+        if spec is None and (type(value) is Tensor or not (isinstance(value, Tensor) and is_over_a_mesh(value))):
+            return None
+        found: tuple[Backend, Any] | None = self._sharded().placement(value, spec, mesh)
+        return found
+
+    def _sharded(self) -> Any:
+        """The adapter for variables over several processes, a class made of the one here."""
+        return import_module(f"{__package__}.sharding").SHARDED
 
     def unreadable(self, value: Any) -> Unreadable | None:
         if isinstance(value, FakeTensor):
@@ -435,7 +448,8 @@ class TorchBackend(Backend):
         return array if array.requires_grad else array.clone()  # torch refuses to write a view of a leaf
 
     def moved(self, array: Tensor, device: Any) -> Tensor:
-        return array.to(device)
+        moved: Tensor = array.to(device) if isinstance(device, torch.device) else self._sharded().moved(array, device)
+        return moved
 
     def beside(self, array: Tensor, other: Tensor) -> Tensor:
         return array if array.device == other.device else array.to(other.device)

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..._arrays.backend import Refusal
 
-__all__ = ["call_reading", "only_reading"]
+__all__ = ["call_reading", "only_reading", "writes_nothing"]
 
 Tensor = torch.Tensor
 
@@ -66,6 +66,11 @@ def call_reading(
         out = kwargs["out"]
         _check(out if isinstance(out, list | tuple) else (out,), lent, refusal)
     return function(*args, **kwargs)
+
+
+def writes_nothing(function: Callable[..., Any]) -> bool:
+    """Whether it is known that a function writes no argument, apart from ``out=``."""
+    return not isinstance(function, FunctionType) and _written_by(function) == ()
 
 
 @cache

@@ -16,9 +16,14 @@ from torch._subclasses.fake_tensor import FakeTensor
 from ..._arrays.placement import Spread
 from ...errors import DeviceError
 
-__all__ = ["Places", "spread_of"]
+__all__ = ["Places", "is_over_a_mesh", "spread_of"]
 
 _NONE = torch.Tensor.__torch_dispatch__
+
+
+def is_over_a_mesh(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is a `DTensor`. Its class is imported only once somebody has made one."""
+    return hasattr(tensor, "placements") and hasattr(tensor, "device_mesh")
 
 
 def spread_of(value: Any) -> Spread | None:
@@ -26,7 +31,7 @@ def spread_of(value: Any) -> Spread | None:
     cls = type(value)
     if getattr(cls, "__torch_dispatch__", _NONE) == _NONE or isinstance(value, FakeTensor):
         return None
-    if hasattr(value, "placements") and hasattr(value, "device_mesh"):
+    if is_over_a_mesh(value):
         placed = ", ".join(map(str, value.placements))
         return Spread(
             f"a {cls.__name__} over a mesh of {value.device_mesh.size()} processes, placed as {placed}",
