@@ -18,7 +18,7 @@ from statevar._core import cell as cell_module  # which makes the locks
 from statevar._core import copies, elsewhere, holds, overlays, scopes
 from statevar._core.holds import while_locked
 from statevar._core.watchers import Watchers
-from statevar._state import left_out
+from statevar._state import left_out, replicas
 from statevar._state import module as tracking
 from statevar._state import snapshot as snapshots
 from statevar._state import transaction as transactions
@@ -92,6 +92,7 @@ __all__ = [
     "paths_in",
     "pickles",
     "pieces_reader",
+    "replicas",
     "scopes",
     "snapshots",
     "tracking",

@@ -17,6 +17,7 @@ from .interop import assign, batch_get_value, batch_set_value, get_value, set_va
 if TYPE_CHECKING:
     from . import distributed
     from ._state.module import Module, named_variables, variables
+    from ._state.replicas import check_replicas
     from ._state.sharding import gather, materialize, shard, shard_batch
     from ._state.snapshot import Snapshot, restore, rollback, snapshot
     from ._state.together import update_all
@@ -51,6 +52,7 @@ __all__ = [
     "backend_names",
     "batch_get_value",
     "batch_set_value",
+    "check_replicas",
     "cond",
     "deferred",
     "device",
@@ -100,6 +102,7 @@ _LATER = {
         "_transforms.grad": ("grad", "value_and_grad"),
         "_transforms.vmap": ("vmap",),
         "_transforms.remat": ("remat",),
+        "_state.replicas": ("check_replicas",),
         "_state.snapshot": ("Snapshot", "restore", "rollback", "snapshot"),
         "_transforms.functionalize": ("StatelessScope", "functionalize"),
         "_transforms.tape": ("GradientTape",),

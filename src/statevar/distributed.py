@@ -11,13 +11,14 @@ of the arrays about it. A program that starts its library by itself need not cal
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Container
 from typing import TYPE_CHECKING
 
 from ._arrays.heartbeat import set_dead_after
 from ._arrays.registry import backend_names, get_backend
-from ._arrays.world import barrier, current_world, engines
+from ._arrays.world import barrier, current_world, engines, gather
 from ._public import public
 from .errors import ProcessError
 
@@ -98,8 +99,16 @@ def shutdown(*, timeout: float = 300.0) -> None:
         return
     try:
         barrier(world, "shutdown", seconds=timeout)
-    finally:
+        with contextlib.suppress(
+            ProcessError
+        ):  # process 0 has the store, so it ends after the others have read from it
+            gather(world, "shutdown/read", b"", seconds=timeout)
+    except ProcessError:
         world.heartbeat.stop()
+        raise
+    else:
+        world.heartbeat.stop(tell=False)
+    finally:
         for engine in engines().values():
             if engine.world() is not None:
                 engine.stop()

@@ -6,18 +6,19 @@ import pytest
 
 import statevar as sv
 from tests.internals import launch, worlds
-from tests.programs import END, KILLED, run_program
+from tests.launch import Group, run
+
+KILLED = -9
 
 ENGINES = ("jax", "torch", "tensorflow")
 
 #: The first lines of every process. It is taken for dead after a second, to be quick.
 PRELUDE = """
-import signal, threading, time
+import os, signal, threading, time
 import statevar as sv
 from tests.internals import worlds
 from statevar.errors import ProcessError
 
-LIBRARY = os.environ["LIBRARY"]
 sv.distributed.initialize(LIBRARY, timeout=100, dead_after=3)
 sv.distributed.initialize()
 world = worlds.current_world()
@@ -109,6 +110,7 @@ else:
     fails(verdict, "verdict: process 0 of 3 has left the call with OSError('no place') (told by process 0)")
 worlds.barrier(world, "after", seconds=60)
 
+REPLICAS
 # A process that is killed, and then the one that has the store.
 start = time.monotonic()
 if me == 1:
@@ -126,18 +128,107 @@ error = fails(lambda: worlds.announce(world, "late", None, seconds=3600), "proce
 print("store", error, flush=True)
 """
 
+#: Fifty times, one variable differs in one process, which all of them are told.
+REPLICAS = """
+import random
+import numpy as np
+
+class Model(sv.Module):
+    def __init__(self):
+        self.layers = [sv.Variable(np.arange(6.0).reshape(2, 3), backend=LIBRARY) for _ in range(3)]
+        self.host = sv.Variable([1.0, 2.0], backend="numpy")
+        self.steps = sv.Variable(0, backend=LIBRARY)
+        self.free = sv.Variable(np.float32(0), shape=..., backend=LIBRARY)
+
+model, chance = Model(), random.Random(0)
+sv.check_replicas(model)
+for number in range(50):
+    path, v = chance.choice(list(sv.named_variables(model).items()))
+    wrong, kind = chance.randrange(world.count), chance.choice(["element", "skipped", "once more", "shape", "extra"])
+    zero = v.numpy() * 0
+    if kind == "element":  # the last bit of one number
+        host = v.numpy().copy()
+        bits = host.reshape(-1).view(f"u{host.itemsize}")
+        bits[chance.randrange(bits.size)] ^= me == wrong
+        v.assign(host)
+        expected = "has another value"
+    elif kind == "skipped":
+        if me != wrong:
+            v.assign(zero)
+        expected = "has version "
+    elif kind == "once more":
+        v.assign(zero)
+        if me == wrong:
+            v.assign(zero)
+        expected = "has version "
+    elif kind == "shape":
+        path, v = "free", model.free
+        v.assign(np.zeros((2 + (me == wrong),), "float32"))
+        expected = "has shape [3] and not [2]"
+    else:
+        path, expected = "more", "has it"
+        if me == wrong:
+            model.more = sv.Variable(1.0)
+    try:
+        sv.check_replicas(model)
+    except sv.errors.ReplicaError as error:
+        text = str(error)
+        assert text.startswith("check_replicas: copies that should be equal differ: "), text
+        for part in (f"process {wrong} of {world.count} ", expected, f"at {path!r}. Hint: "):
+            assert part in text, (kind, part, text)
+    else:
+        raise AssertionError((number, kind, path))
+    if kind == "extra" and me == wrong:
+        del model.more
+    elif kind in ("skipped", "once more"):
+        if (me == wrong) == (kind == "skipped"):
+            v.assign(zero)
+    if kind != "extra":
+        v.assign(zero)
+    sv.check_replicas(model)
+"""
+
 
 @pytest.mark.own_process
 @pytest.mark.parametrize("library", ENGINES)
 def test_processes_exchange_values_and_notice_who_is_missing(library: str) -> None:
     sv.Variable(0.0, backend=library)  # it is installed
-    # JAX itself ends every process whose coordination service is gone.
-    last = -6 if library == "jax" else 0
-    printed = run_program(library, 3, PRELUDE + BODY + END, codes=[KILLED, KILLED, last])
-    if library == "jax":
-        assert "the JAX distributed service detected fatal errors" in printed[2]
+    code = f"LIBRARY = {library!r}\n{PRELUDE}{BODY.replace('REPLICAS', REPLICAS)}os._exit(0)"
+    with Group(["-c", code], 3, library=library) as group:
+        ended = group.wait(grace=None)
+    # JAX ends every process whose coordination service is gone, mostly before anybody can ask for a value.
+    last = (0, -6) if library == "jax" else (0,)
+    assert [each.status for each in ended[:2]] == [KILLED, KILLED], "\n".join(map(str, ended))
+    assert ended[2].status in last, "\n".join(map(str, ended))
+    if ended[2].status == 0:
+        assert f"store processes: the store of {library}, through which 3 processes speak" in ended[2].out
     else:
-        assert f"store processes: the store of {library}, through which 3 processes speak" in printed[2]
+        assert "the JAX distributed service detected fatal errors" in ended[2].err
+
+
+ENDS = """
+if me == 1:
+    sys.exit()  # as every program that has nothing more to do
+error = fails(lambda: worlds.barrier(world, "wait", seconds=3600), "wait: process 1 of 2 has ended. Hint: ")
+assert error.processes == (1,)
+"""
+
+SHUTDOWN = """
+worlds.barrier(world, "before", seconds=60)
+sv.distributed.shutdown(timeout=60)
+sv.distributed.shutdown()
+assert not sv.distributed.is_initialized() and sv.distributed.process_count() == 1
+print("left", *(each.name for each in threading.enumerate() if "statevar" in each.name))
+"""
+
+
+@pytest.mark.own_process
+@pytest.mark.parametrize(("library", "end"), [("jax", ENDS), ("torch", ENDS), ("torch", SHUTDOWN)])
+def test_processes_end_by_themselves(library: str, end: str) -> None:
+    sv.Variable(0.0, backend=library)  # it is installed
+    printed = run(["-c", f"import sys\nLIBRARY = {library!r}\n{PRELUDE}{end}"], 2, library=library)
+    if end == SHUTDOWN:
+        assert [each.splitlines()[-1].strip() for each in printed] == ["left", "left"]
 
 
 def test_a_program_of_one_process_is_a_world_of_one() -> None:

@@ -74,15 +74,19 @@ class Heartbeat:
             self._thread.start()
             atexit.register(self.stop)
 
-    def stop(self) -> None:
-        """Tells the others that this process has ended. Called at the exit of the program, or before."""
+    def stop(self, *, tell: bool = True) -> None:
+        """Tells the others that this process has ended. Called at the exit of the program, or before.
+
+        Args:
+            tell: False if all of them know it.
+        """
         world = self._world()
         if self._thread is None or self._end.is_set() or world is None or world.process != os.getpid():
             return
         self._end.set()
         atexit.unregister(self.stop)
         self._thread.join(_PATIENCE)
-        if not self._thread.is_alive():
+        if tell and not self._thread.is_alive():
             with contextlib.suppress(ProcessError):  # nobody may be left who could be told
                 world.set(_key(self._index), _ENDED)
 

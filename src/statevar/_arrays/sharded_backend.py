@@ -87,6 +87,10 @@ class ShardedBackend(Backend):
     def pieces(self, array: Array) -> list[Piece]:
         """The blocks of a value that this process has, each once, without copies."""
 
+    def copies(self, array: Array) -> list[Piece]:
+        """The blocks of a value that this process has, each on every device that has a copy of it, without copies."""
+        return self.pieces(array)
+
     @abstractmethod
     def from_pieces(self, shape: Shape, dtype: str, sharding: Any, read: ReadBlock) -> Array:
         """Makes a value from its blocks: ``read`` is called once for each block that this process is to have."""

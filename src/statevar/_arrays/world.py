@@ -4,11 +4,12 @@ JAX, torch and TensorFlow each run a small *store* for the processes of a progra
 of its own. All messages here go through it and none is an operation on a device, so a thread that writes a checkpoint
 may wait for other processes while the program computes.
 
-A `World` is this process among the others. Three calls are built on its store. Every process calls them with the same
+A `World` is this process among the others. Four calls are built on its store. Every process calls them with the same
 names, in the same order:
 
 - `gather`: process 0 gets a value from each process.
 - `announce`: each process gets a value from process 0.
+- `agree`: process 0 decides something from the values of all, and each process gets the decision.
 - `exchange`: each process gets the values of all.
 
 Each takes a timeout, and raises ProcessError which names the processes that are missing. A process that was killed is
@@ -22,14 +23,14 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from ..errors import ProcessError
 from .engine import Engine, World
 from .heartbeat import Watch
 from .registry import engine_modules
 
-__all__ = ["Engine", "World", "abandon", "announce", "barrier", "current_world", "exchange", "gather"]
+__all__ = ["Engine", "World", "abandon", "agree", "announce", "barrier", "current_world", "exchange", "gather"]
 
 _VALUE, _FAILURE = b"+", b"-"
 _LENGTH = 8  # bytes of the length of each value in a list
@@ -129,35 +130,44 @@ def announce(world: World, name: str, value: bytes | None, *, seconds: float) ->
     return _told(world, name, world.round(name), seconds)
 
 
-def exchange(world: World, name: str, value: bytes, *, seconds: float) -> list[bytes]:
-    """Returns the values of all processes, by index, in every process. Nobody goes on before all have called it.
+def agree(world: World, name: str, value: bytes, decide: Callable[[list[bytes]], bytes], *, seconds: float) -> bytes:
+    """Returns in every process what ``decide(values)`` has made, in process 0, of the values of all, by index.
+
+    Nobody goes on before all have called it. Process 0 stores the result once for each process, so it should be short.
 
     Args:
         name: as for `gather`.
+        decide: called in process 0 only. If it raises, the others raise a ProcessError with its text.
         seconds: how long to wait for the others.
 
     Raises:
         ProcessError: a process died, ended, failed or is late. All that still wait raise it.
     """
     if world.count == 1:
-        return [value]
+        return decide([value])
     label = world.round(name)
     if world.index:
         _gathered(world, name, label, value, seconds)
-        return _unpacked(_answer(world, name, label, seconds))
+        return _answer(world, name, label, seconds)
     try:
         values = _gathered(world, name, label, value, seconds)
+        assert values is not None  # of process 0
+        decision = decide(values)
     except BaseException as error:
         with contextlib.suppress(ProcessError):
             _tell(world, label, _failure(world, error))
         raise
-    assert values is not None  # of process 0
-    _tell(world, label, _VALUE + _packed(values))
-    return values
+    _tell(world, label, _VALUE + decision)
+    return decision
+
+
+def exchange(world: World, name: str, value: bytes, *, seconds: float) -> list[bytes]:
+    """Returns the values of all processes, by index, in every process. For arguments and errors see `agree`."""
+    return [value] if world.count == 1 else _unpacked(agree(world, name, value, _packed, seconds=seconds))
 
 
 def abandon(world: World, name: str, error: BaseException) -> None:
-    """Takes the place of `exchange`, or in process 0 of `announce`, in a process that has failed before it.
+    """Takes the place of `agree` or `exchange`, or in process 0 of `announce`, in a process that failed before it.
 
     The others raise a ProcessError with the text of this error, instead of waiting.
     """
@@ -169,7 +179,7 @@ def abandon(world: World, name: str, error: BaseException) -> None:
 
 
 def barrier(world: World, name: str, *, seconds: float) -> None:
-    """Waits until every process has called it. Arguments and errors are those of `exchange`."""
+    """Waits until every process has called it. For arguments and errors see `agree`."""
     exchange(world, name, b"", seconds=seconds)
 
 
