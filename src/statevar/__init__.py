@@ -10,6 +10,7 @@ from ._arrays.shapes import ShapeLike as Shape
 from ._core.deferring import deferred
 from ._core.forks import guarded
 from ._core.frozen import FrozenVariable
+from ._core.placement import set_log_device_placement, set_soft_device_placement
 from ._core.scopes import autocast, device, mesh, name_scope
 from ._core.variable import Variable
 from .interop import assign, batch_get_value, batch_set_value, get_value, set_value
@@ -77,6 +78,8 @@ __all__ = [
     "rules",
     "save",
     "scan",
+    "set_log_device_placement",
+    "set_soft_device_placement",
     "set_value",
     "shard",
     "shard_batch",

@@ -16,6 +16,7 @@ from __future__ import annotations
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias
 
 import numpy as np
@@ -150,6 +151,20 @@ class Backend(ABC):
     @abstractmethod
     def device_name(self, device: Any) -> str:
         """The portable name of a device, such as ``"CPU:0"``."""
+
+    def devices(self) -> Sequence[Any]:
+        """The devices of this process, the fastest first: accelerators before the host, each kind by its numbers."""
+        return [self.device(None)]
+
+    def holds(self, device: Any, dtype: str) -> bool:
+        """Whether a device can store values of a dtype that the library has. Asked before a variable is made.
+
+        A device may lack a dtype that the library has on others. A better implementation tries it once.
+
+        Raises:
+            DeviceError: there is no such device, as may be for a device object of the library.
+        """
+        return True
 
     def spread(self, value: Any) -> Spread | None:
         """Says how an array of this library is spread over several devices or processes; None if it is in one place.
@@ -313,9 +328,27 @@ class Backend(ABC):
     def moved(self, array: Array, device: Any) -> Array:
         """The array on a device, as `device` returns it; differentiable where the library is.
 
-        Called if an operator of the library has refused to compute with arrays of two devices.
+        Called for the operands of an operator that lie on two devices, and for the value of a variable that moves.
         """
         return array
+
+    def are_apart(self, left: Array, right: Array) -> bool:
+        """Whether an operator would compute with these arrays, of two devices, on one that the library chooses.
+
+        Asked once variables lie on two devices. False if the library refuses it, or if an array is on several devices.
+        """
+        return False
+
+    def needs_one_device(self, function: Any, arrays: Sequence[Array]) -> bool:
+        """Whether a function of the library, which takes variables by its protocol, refuses arrays as they lie.
+
+        They are then moved to one device. False for a function that itself moves an array.
+        """
+        return False
+
+    def computing_on(self, device: Any) -> AbstractContextManager[Any]:
+        """A block in which the library computes on a device, for operands that `moved` has brought there."""
+        return nullcontext()
 
     def beside(self, array: Array, other: Array) -> Array:
         """The array on the device of another one; differentiable where the library is. May return it as it is.
@@ -369,6 +402,23 @@ class Backend(ABC):
         else:
             x = self.from_host(first.to_host(), device)
         return self.create(x, declared=declared, device=device, trainable=trainable)
+
+    def relocated(
+        self, handle: Handle, array: Array, *, declared: DeclaredShape, device: Any, trainable: bool
+    ) -> Handle:
+        """The handle of a variable that moves to another device. Called under the lock of the variable.
+
+        A library whose parameter stays the same object changes the handle, and returns it.
+
+        Args:
+            array: a snapshot of the value on the device, as `moved` has returned it.
+
+        Raises:
+            DeviceError: the library cannot move what code outside has of the handle, and so would leave it behind.
+        """
+        if device == self.device_of_handle(handle):
+            return handle
+        return self.create(array, declared=declared, device=device, trainable=trainable)
 
     def is_unshared(self, held: list[Array]) -> bool:
         """Whether it is certain that nobody but this list has its only element, an array of this library.

@@ -116,6 +116,12 @@ class Tracing(ABC):
     def traced_value(self, handle: Any) -> Array:
         """The current value of a handle in traced code. Called without a lock, while `is_tracing`."""
 
+    def captured(self, handle: Any) -> None:
+        """Takes note that a program has a handle in it that the library keeps, and statevar does not know.
+
+        Called for the reads and writes of traced code that no overlay is for.
+        """
+
     def may_fit(self, x: Array, declared: Any) -> bool:
         """Whether only the traced program knows the shape of a value, and it may fit the declared shape."""
         return False

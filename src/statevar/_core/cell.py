@@ -36,11 +36,11 @@ from ..errors import (
     TraceError,
     UninitializedError,
 )
-from . import overlays, settings
+from . import overlays, placement
 from .convert import to_first, to_operand, to_value, unwrapped
 from .elsewhere import refuses
 from .foreign import check_readable
-from .holds import BUSY, IN_PROGRAMS, Hold, Moving
+from .holds import BUSY, IN_PROGRAMS, Hold
 from .lost import destroyed, forget, lose, missing
 from .operators import has_traced, unwrapped_index
 from .traced import check_no_trace, refused_by_transform, traced_write
@@ -150,7 +150,7 @@ class Cell:
                 raise keys_are_no_numbers("Variable", dtype, path) from None
             raise
         self._writes = writes_of(dtype)
-        self._device = None if device is None else backend.device(device)
+        self._device = None if device is None else placement.chosen(backend, device, dtype, "Variable", path)
         self._path = path
         self._trainable = trainable and is_differentiable(dtype)
         self._constraint = constraint
@@ -315,7 +315,10 @@ class Cell:
                 raise destroyed("read", self._path)
             return snapshot
         if (tracing := backend.tracing) is not None and tracing.is_tracing():
-            return _traced_value(tracing, self._initialized("read"))
+            handle = self._initialized("read")
+            if not overlays.active or overlays.current() is None:
+                tracing.captured(handle)
+            return _traced_value(tracing, handle)
         if backend.reads_unlocked and (handle := self._handle) is not None:
             value = backend.snapshot_unlocked(handle)
             if value is not None and self._holder is None and not IN_PROGRAMS:  # no write was under way
@@ -527,6 +530,7 @@ class Cell:
                 "call the compiled function before or after the transaction",
             )
         handle = self._initialized(write.operation)
+        tracing.captured(handle)
         if write.verb == "put" and has_traced(backend, index):
             x = tracing.put_symbolic(_traced_value(tracing, handle), x, str(write.op), unwrapped_index(index))
             return self._write_traced(tracing, ASSIGN.of(write.operation), x, None)
@@ -566,7 +570,16 @@ class Cell:
         self._handle = handle = self._made(self._backend, self._device, x, first)
         self._snapshot = handle.published
         self._shape = shape
+        self._tell_place(handle)
         forget(self)
+
+    def _tell_place(self, handle: Any) -> None:
+        """Tells `placement` where the first value of the cell is."""
+        backend = self._backend
+        if not (placement.several or backend.is_host or backend.is_sharded):
+            placement.met(backend, backend.device_of_handle(handle))
+        if placement.logged and self._path:
+            placement.say_made(self)
 
     def _made(self, backend: Backend, device: Any, x: Array, first: FirstValue | None) -> Any:
         """A handle that stores an operand or a first value, of any adapter of the library, on any device."""
@@ -579,35 +592,21 @@ class Cell:
             raise spread.refused("Variable", self._path)
         return handle
 
-    def _place(self, operation: str, backend: Backend, device: Any, move: Callable[[Array], Any]) -> None:
-        """Moves the variable: gives it another device or sharding, and perhaps another adapter of its library.
-
-        The value stays the same, so it is no write and the version stays. Readers go on; writers wait.
-
-        Args:
-            device: the device or sharding, as the adapter has it.
-            move: makes the new handle from a snapshot of the value. Not called if there is no value.
+    def _check_movable(self, operation: str) -> None:
+        """Raises an error where a variable cannot move.
 
         Raises:
-            ConflictError: it is called in a transaction or in `sv.functionalize`, which could not undo it.
-            TraceError: it is called while code is traced.
+            ConflictError: in a transaction, which could not undo it.
+            TraceError: in a transform of ours, or while code is traced.
         """
-        self._check_movable(operation)
-        hold = Moving("a move")
-        try:
-            self._take(hold, operation)
-            self._placed(backend, device, None if self._handle is None else move(self._movable(operation)))
-        finally:
-            if self._holder is hold:  # stands first, as in `_while_held`
-                self._holder = None
-            hold.end()
-        settings.changed()
-
-    def _check_movable(self, operation: str) -> None:
-        """Raises the errors of `_place`."""
-        if overlays.active and overlays.current() is not None:
-            problem = "a variable cannot move inside of a transaction or a transform, which could not undo it"
+        overlay = overlays.current() if overlays.active else None
+        if overlay is not None and not overlay.holds_values:
+            problem = "a variable cannot move inside of a transaction, which could not undo it"
             raise ConflictError.of(operation, problem, self._path, "move it before or after the block")
+        tracing = self._backend.tracing
+        if overlay is not None or (tracing is not None and tracing.is_tracing()):
+            problem = "a variable cannot move in a transform or in traced code, which would not move it at each call"
+            raise TraceError.of(operation, problem, self._path, "move it outside of the function")
         check_no_trace(self, operation)
 
     def _movable(self, operation: str) -> Array:
@@ -629,6 +628,7 @@ class Cell:
             self._handle = handle
             if shape is not None:
                 self._shape = shape
+                self._tell_place(handle)
                 forget(self)
             tracing = backend.tracing
             self._guard = tracing if tracing is not None and tracing.guards_reads else None

@@ -12,6 +12,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 from .._arrays.backend import Backend
 from .._arrays.shapes import DeclaredShape, Shape
 from .._arrays.types import HostArray
+from . import placement
 from .cell import Cell, State
 from .holds import Hold, begin_program, drain, end_program, releasing
 from .overlays import Overlay
@@ -77,6 +78,9 @@ class Draft(Cell):
             self._declared = declared
             self._create(x, backend.shape(x))
         else:
+            if placement.several and not backend.is_sharded:  # the variable has perhaps moved since
+                home = backend.device_of_handle(self._handle)
+                value = value if backend.device_of(value) == home else backend.moved(value, home)
             self._take_on(backend.fork(self._handle, value), backend.shape(value))
         self._declared = declared
         self._version += 1

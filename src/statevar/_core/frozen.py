@@ -81,6 +81,10 @@ class FrozenVariable(Protocols):
         """Raises `ReadOnlyError`, since the copy cannot be written."""
         self._apply("assign_sub", value)
 
+    def to(self, device: Any) -> NoReturn:
+        """Raises `ReadOnlyError`, since the copy cannot be moved in place of the variable."""
+        self._apply("to", device)
+
     def __setitem__(self, index: Any, value: Any) -> NoReturn:
         self._apply("setitem", value)
 

@@ -1,4 +1,4 @@
-"""Moves of many variables at once: each keeps its value, and gets another device or sharding, or its first value."""
+"""Moves of variables: each keeps its value, and gets another device or sharding, or its first value."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 from .._arrays.backend import Backend
 from .._arrays.shapes import Shape, fits
 from .._arrays.types import Array
-from ..errors import ShapeError
-from . import settings
+from ..errors import DeviceError, ShapeError
+from . import placement, settings
 from .cell import Cell, release_each
 from .convert import to_first, to_operand
-from .deferring import Recipe
+from .deferring import DEPTH, Recipe, recipe_of
 from .holds import Moving
 
-__all__ = ["Move", "move_all"]
+__all__ = ["Move", "move_all", "move_to_device"]
 
 _ATTEMPTS = (None,) * 100  # Ctrl-C does not come a hundred times in a millisecond
 
@@ -105,3 +105,43 @@ def move_all(operation: str, moves: Sequence[Move]) -> None:
         release_each(held, hold)
         hold.end()
     settings.changed()
+
+
+def move_to_device(variable: Any, device: Any) -> None:
+    """Implements `Variable.to`."""
+    backend, path = variable._backend, variable._path
+    _check_has_device(variable, device)
+    chosen = placement.chosen(backend, device, variable._dtype_name, "to", path)
+    new, old, was_there = backend.device(chosen), variable.device, variable._handle is not None
+
+    def move(value: Array) -> Any:
+        moved = backend.moved(value, new)  # while readers go on
+        with variable._lock:
+            return backend.relocated(
+                variable._handle, moved, declared=variable._declared, device=new, trainable=variable._trainable
+            )
+
+    recipe = None if DEPTH.get() else recipe_of(variable)
+    try:
+        move_all("to", [Move(variable, backend, chosen, move, recipe)])
+    except DeviceError as error:
+        raise error._at("to", path) from None
+    if was_there:
+        if not backend.is_host:
+            placement.met(backend, new)
+        if placement.logged and new != old:
+            placement.say_moved(variable, old, new)
+
+
+def _check_has_device(variable: Any, device: Any) -> None:
+    """Raises DeviceError if a variable is of a kind that is on no device of its own, or the device is a dtype."""
+    backend, path = variable._backend, variable._path
+    if backend.is_view:
+        problem = "this is a view, and the object whose state it is decides where that lies"
+        raise DeviceError.of("to", problem, path, "move that object; or make a variable of its own: sv.Variable(v)")
+    if backend.is_sharded:
+        problem = f"the variable is spread as {backend.device_name(variable.device)}, and not on one device"
+        raise DeviceError.of("to", problem, path, "use v.reshard(…), which changes how it is spread")
+    if isinstance(device, type) or type(device).__name__.lower().endswith("dtype"):
+        problem = f"expected a device, got the dtype {device}"
+        raise DeviceError.of("to", problem, path, "for a cast, write v.astype(dtype)")

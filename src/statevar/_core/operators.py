@@ -22,7 +22,7 @@ from .._arrays.registry import default_backend, owner_of
 from .._arrays.shapes import Shape
 from .._arrays.types import HostArray, Operation
 from ..errors import ComputationError, DTypeError, NotAddressableError, RangeError, TraceError, describe
-from . import overlays
+from . import overlays, placement
 from .foreign import array_in, check_readable, described
 from .lost import destroyed
 from .scopes import current_device
@@ -69,6 +69,8 @@ class Operators(ABC):
             backend, value, right = self._operands(op, other)
             if right is NotImplemented:
                 return right
+            if placement.several and self._are_apart(backend, value, right):
+                return self._across(op, value, right, value, other)
         operate = backend.operate
         try:
             return op(value, right) if operate is None else operate(op, value, right)
@@ -85,6 +87,8 @@ class Operators(ABC):
             backend, value, left = self._operands(op, other)
             if left is NotImplemented:
                 return left
+            if placement.several and self._are_apart(backend, left, value):
+                return self._across(op, left, value, value, other)
         operate = backend.operate
         try:
             return op(left, value) if operate is None else operate(op, left, value)
@@ -124,7 +128,7 @@ class Operators(ABC):
             left, right = backend.cast(left, dtype), backend.cast(right, dtype)
             if backend.device_of(left) == backend.device_of(right):
                 return left, right
-        return self._on_one_device(left, right, mine, other)
+        return self._on_one_device(op, left, right, mine, other)
 
     def _number(self, operand: Any, mine: Any, other: Any) -> Any:
         """Our value as integers if it is bool, and the other operand as an integer if it is True or False."""
@@ -133,7 +137,19 @@ class Operators(ABC):
             return backend.cast(mine, backend.dtype("int32")) if backend.dtype_name(mine) == "bool" else mine
         return int(other) if isinstance(other, bool | bool_) else operand
 
-    def _on_one_device(self, left: Any, right: Any, mine: Any, other: Any) -> tuple[Any, Any]:
+    def _are_apart(self, backend: Backend, left: Any, right: Any) -> bool:
+        """Whether a library would compute with operands on two devices, on one that it chooses itself."""
+        return owner_of(left) is backend and owner_of(right) is backend and backend.are_apart(left, right)
+
+    def _across(self, op: Operation, left: Any, right: Any, mine: Any, other: Any) -> Any:
+        """The result of an operator whose operands lie on two devices, computed as `_on_one_device` says."""
+        backend = owner_of(right)
+        assert backend is not None, "they are arrays of one library"
+        left, right = self._on_one_device(op, left, right, mine, other)
+        with backend.computing_on(backend.device_of(left)):
+            return _computed(op, backend.operate, left, right)
+
+    def _on_one_device(self, op: Operation, left: Any, right: Any, mine: Any, other: Any) -> tuple[Any, Any]:
         """The operands on one device, if their library refuses to compute with two; else raises its error again.
 
         The device is that of the `device` scope, or that of the left operand; a NumPy array is moved to the variable.
@@ -148,16 +164,20 @@ class Operators(ABC):
         places = backend.device_of(left), backend.device_of(right)
         if None in places or places[0] == places[1]:
             raise  # noqa: PLE0704  # as above
+        operation = op.__name__.strip("_")
         place, scope = places[0], current_device()
         if backend is not self._backend.native:  # our value was made an array of theirs
             place = backend.device_of(right if mine is left else left)
         elif not isinstance(other, Operators) and owner_of(other) is not backend:
             place = backend.device_of(mine)
         elif scope is not None:
-            place = backend.device(scope)
+            place = placement.chosen(backend, scope, None, operation)
         for each, where in zip((right, left), reversed(places), strict=True):
             if backend.spread(each) is not None:  # over processes, so the other one is brought to it
                 place = where
+        for each, here in zip((left, right), places, strict=True):
+            if placement.logged and here != place:
+                placement.say_copied(operation, backend, each, place)
         return backend.moved(left, place), backend.moved(right, place)
 
     def _operands(self, op: Operation, other: Any) -> tuple[Backend, Any, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from functools import partial
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,10 @@ from .._arrays.backend import Backend
 from .._arrays.registry import backend_of_protocol
 from .._arrays.types import HostArray
 from ..errors import ReadOnlyError, describe
+from . import placement
 from .methods import Methods
 from .operators import Operators
+from .scopes import current_device
 
 __all__ = ["Protocols"]
 
@@ -170,12 +173,44 @@ class Protocols(Methods):
             if owner._backend.is_sharded:
                 received, named = owner._backend.over_one_mesh(func, received, named)
                 break
+        else:
+            if placement.several and len(lent) > 1 and not isinstance(func, FunctionType):
+                received, named = _brought_together(func, backend, received, named, lent)
         if leaf or (func in backend.only_reading and "out" not in named):
             return func(*received, **named)
         tracing = backend.tracing
         if tracing is not None and tracing.is_tracing():  # torch.compile cannot trace the test
             return func(*received, **named)
         return backend.call_reading(func, received, named, lent, partial(_written_snapshot, func, owners))
+
+
+def _brought_together(
+    function: Any, backend: Backend, received: list[Any], named: dict[str, Any], lent: list[Any]
+) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments of a function of a library, with the snapshots of its variables on one device if it needs that.
+
+    The device is that of an operator: of the `device` scope, else of the first variable.
+    """
+    places = list(map(backend.device_of, lent))
+    if None in places or places.count(places[0]) == len(places) or not backend.needs_one_device(function, lent):
+        return received, named
+    scope, name = current_device(), getattr(function, "__name__", "function")
+    place = places[0] if scope is None else placement.chosen(backend, scope, None, name)
+    for number, here in enumerate(places):
+        if here != place:
+            if placement.logged:
+                placement.say_copied(name, backend, lent[number], place)
+            moved = backend.moved(lent[number], place)
+            received = [_exchanged(each, lent[number], moved) for each in received]
+            named = {key: _exchanged(each, lent[number], moved) for key, each in named.items()}
+            lent[number] = moved
+    return received, named
+
+
+def _exchanged(argument: Any, old: Any, new: Any) -> Any:
+    if type(argument) in (list, tuple):
+        return type(argument)([_exchanged(each, old, new) for each in argument])
+    return new if argument is old else argument
 
 
 def _written_snapshot(function: Any, owners: list[Protocols], number: int) -> ReadOnlyError:

@@ -18,6 +18,7 @@ from .._public import public
 from ..errors import DeviceError, DTypeError, NameScopeError
 from .forks import guarded
 from .overlays import active
+from .placement import Soft
 
 __all__ = [
     "autocast",
@@ -56,8 +57,11 @@ class _Scope(ContextDecorator):
     def __exit__(self, *_: object) -> None:
         self._values.set(self._values.get()[:-1])
 
+
+class _DeviceScope(_Scope):
     def __reduce__(self) -> tuple[Any, ...]:
-        return device, (self._value,)
+        value = self._value
+        return device, (value.device, True) if type(value) is Soft else (value,)
 
 
 class _NameScope(_Scope):
@@ -105,11 +109,15 @@ def name_scope(name: str) -> _NameScope:
 
 
 @public()
-def device(name: Any) -> _Scope:
+def device(name: Any, soft: bool = False) -> _DeviceScope:
     """Places the variables made in the block on a device; the innermost scope wins, ``None`` is the default device.
 
     Args:
-        name: ``"CPU:0"``, ``"GPU"``, ``"GPU:1"`` for every backend, or a device object of one library.
+        name: ``"CPU:0"``, ``"GPU"``, ``"GPU:1"`` for every backend, or a device object of one library. ``"auto"`` is
+            the fastest device of the library that can store the dtype of the variable: a GPU or TPU before the CPU, and
+            of several the first one.
+        soft: whether the nearest device is taken if this one does not exist, or cannot store the dtype, as with
+            `set_soft_device_placement`.
 
     Raises:
         DeviceError: the name is not that of a device; or a variable is made in the block, and its library has no such
@@ -121,12 +129,15 @@ def device(name: Any) -> _Scope:
     >>> with sv.device("CPU:0"):
     ...     sv.Variable(0.0).device
     'cpu'
+    >>> with sv.device("auto"):
+    ...     sv.Variable(0.0).device
+    'cpu'
     """
     if isinstance(name, str):
         parse_device(name.rpartition("/")[2])  # TensorFlow's own names have slashes
     elif isinstance(name, bytes | bool | int | float | list | tuple | dict | set):
         raise DeviceError.of("device", f"expected a name such as 'CPU:0' or 'GPU:1', got {name!r}")
-    return _Scope(_devices, name)
+    return _DeviceScope(_devices, Soft(name) if soft else name)
 
 
 class _MeshScope(_Scope):
@@ -190,7 +201,7 @@ def autocast_dtype() -> str | None:
 
 
 def current_device() -> Any:
-    """The device of the innermost device scope, or None."""
+    """What the innermost device scope asks for: a device, its name, a `Soft`; or None."""
     scopes = _devices.get()
     return scopes[-1] if scopes else None
 

@@ -18,7 +18,7 @@ from .._arrays.types import HostArray
 from .._public import public
 from ..errors import ComputationError, ConflictError, DTypeError, describe
 from ..initializers import draws_anew
-from . import overlays, scopes, settings, views
+from . import overlays, placement, scopes, settings, views
 from .cell import Aggregation, Cell, State
 from .convert import inferred_dtype
 from .copies import LOADING, Loading, added_state, is_copied, set_added_state, token
@@ -33,6 +33,7 @@ from .frozen import FrozenVariable
 from .holders import watch_holders
 from .holds import BUSY, IN_PROGRAMS, Hold
 from .lost import check_not_lost, destroyed
+from .moving import move_to_device
 from .operators import has_traced, index_part
 from .protocols import Protocols
 from .sharded import asked_sharding, check_seeded, check_shardable, refused_at, reshard
@@ -80,8 +81,9 @@ class Variable(Cell, Protocols, Elsewhere):
         name: need not be unique; if omitted, a unique name is generated.
         backend: ``"numpy"``, ``"jax"``, ``"torch"``, ``"tensorflow"``, or the name of a third-party backend. By default
             the library of the initial array, or of the mesh; else NumPy.
-        device: ``"CPU:0"``, ``"GPU:1"``, or a device object of the library. By default the device of the `device`
-            scope, of the initial array, or the default of the library.
+        device: ``"CPU:0"``, ``"GPU:1"``, a device object of the library, or ``"auto"`` for the fastest device that can
+            store the dtype. By default the device of the `device` scope, of the initial array, or the default of the
+            library.
         sharding: how the value is spread over several devices or processes, on JAX and torch: for each axis of the
             value the name of the mesh axis over which it is cut, several names, or None; or a sharding object of the
             library. By default a variable follows an initial array that is spread, and else is not.
@@ -193,6 +195,8 @@ class Variable(Cell, Protocols, Elsewhere):
         if name is None:
             self._name = scopes.unique_name("variable")
             self._path = scopes.path_of(self._name)
+            if placement.logged and self._handle is not None:
+                placement.say_made(self)
         else:
             self._name = name
         if recipe is not None:
@@ -249,6 +253,34 @@ class Variable(Cell, Protocols, Elsewhere):
         if handle is not None:
             return self._backend.device_of_handle(handle)
         return self._backend.device(None) if self._device is None else self._device
+
+    def to(self, device: Any) -> Self:
+        """Moves the variable to another device of its library, and returns it: the same variable, with the same value.
+
+        It is no write, so the version stays. Readers go on meanwhile; values that were read stay where they are. On
+        torch ``v.parameter`` stays the same object, and moves as ``module.to`` moves it: move a variable before you
+        give an optimizer its parameter, since the optimizer has state too. A ``tf.Variable`` cannot move: the variable
+        gets a new one, and it is an error if you, or a graph, have the old one.
+
+        Args:
+            device: as for ``device=`` of a new variable; None is the default device of the library.
+
+        Raises:
+            ConflictError: it is called in a transaction, which could not undo it.
+            DeviceError: there is no such device; or the variable cannot move, since it is a view, spread over devices,
+                or its ``tf.Variable`` is in other hands.
+            DTypeError: the device cannot store the dtype.
+            TraceError: it is called in code that is traced.
+
+        Source: ``torch.nn.Module.to``.
+
+        >>> import statevar as sv
+        >>> v = sv.Variable([1.0, 2.0], name="v")
+        >>> v.to("CPU:0")
+        <Variable 'v' shape=(2,) dtype=float32 device=CPU:0 backend=numpy value=[1. 2.]>
+        """
+        move_to_device(self, device)
+        return self
 
     @property
     def sharding(self) -> Any:

@@ -89,6 +89,12 @@ class Conversion(SuiteBase):
         )
         placed = self.variable([1.0, 2.0], device=name)
         expect(placed.device == device, f"a variable for device {name!r} is on {placed.device!r}")
+        same(placed.to(name).numpy(), np.array([1.0, 2.0], np.float32), "relocated, to where it is")
+        known = self.adapter.devices()
+        expect(device in known, f"devices: {known!r} does not have {device!r}, where a variable is")
+        for each in known:
+            expect(self.adapter.device(each) == each, f"device: does not accept {each!r}, one of its devices")
+            expect(self.adapter.holds(each, "float32"), f"holds: {each!r} does not store float32")
         self.adapter.device(None)
         for unknown in ("nowhere:0", "CPU:999", "3"):
             with raises(DeviceError, f"device({unknown!r})"):

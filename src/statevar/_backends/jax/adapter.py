@@ -10,6 +10,7 @@ make arrays that share the memory of somebody who can write it, and JAX does not
 
 from __future__ import annotations
 
+import functools
 import operator
 from importlib import import_module
 from typing import Any
@@ -140,6 +141,14 @@ class JAXBackend(Backend):
             return f"{platform}:{device.id} of process {device.process_index}"  # no name that `device` accepts
         return f"{platform}:{jax.local_devices(backend=device.platform).index(device)}"
 
+    def devices(self) -> list[Any]:
+        found = jax.local_devices()
+        return found if found[0].platform == "cpu" else [*found, *jax.local_devices(backend="cpu")]
+
+    def holds(self, device: Any, dtype: str) -> bool:
+        platform = getattr(device, "platform", "cpu")  # a sharding of one device has none
+        return platform == "cpu" or dtype in KEYS or _stores(device, dtype)
+
     def spread(self, value: Any) -> Spread | None:
         if isinstance(value, _Tracer) or (isinstance(value, jax.Array) and _is_readable(value)):
             return None  # a variable that has a value moves it to its device
@@ -222,6 +231,12 @@ class JAXBackend(Backend):
             return on_devices_of(array, device)
         return jax.device_put(array, device)
 
+    def are_apart(self, left: Any, right: Any) -> bool:
+        if is_concrete(left) and is_concrete(right) and same_place(left, right):
+            return False
+        places = self.device_of(left), self.device_of(right)  # None of a traced array, a sharding of a spread one
+        return places[0] != places[1] and all(hasattr(each, "platform") for each in places)
+
     def beside(self, array: Any, other: Any) -> Any:
         return beside(array, other)
 
@@ -273,6 +288,10 @@ class JAXBackend(Backend):
             return self._create(first.array, device)
         array = made(first, device)
         return self._create(first.to_host(), device) if array is None else _Handle(array)
+
+    def relocated(self, handle: Any, array: Any, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
+        # On the old device it has the memory of a snapshot, which somebody may have.
+        return _Handle(array, published=array if same_place(array, handle.array) else None)
 
     def device_of_handle(self, handle: Any) -> Any:
         return self.device_of(handle.array)
@@ -437,6 +456,16 @@ class JAXBackend(Backend):
     def unseen_writes(self, handle: Any) -> int:
         handle.array  # noqa: B018  # if a compiled program has the array, this updates the variable's version
         return 0
+
+
+@functools.cache
+def _stores(device: Any, dtype: str) -> bool:
+    """Whether JAX can put values of a dtype on an accelerator and copy them there, as a variable does."""
+    try:
+        _copy(jax.device_put(np.zeros(1, HOST[dtype]), device)).block_until_ready()
+    except Exception:  # noqa: BLE001  # each plugin of JAX has errors of its own
+        return False
+    return True
 
 
 # Compiled on first use, once for each shape; the donating functions write in place.

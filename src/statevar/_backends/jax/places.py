@@ -13,7 +13,7 @@ from ...errors import DeviceError
 from .adapter import BACKEND
 from .tracing import is_eager
 
-__all__ = ["check_places", "on_mesh_of", "shardings_of"]
+__all__ = ["check_places", "on_mesh_of", "on_several", "shardings_of"]
 
 
 def shardings_of(variables: Sequence[Variable]) -> list[Any] | None:
@@ -79,6 +79,25 @@ def _check_beside(spread: Variable, value: Any, own: Sequence[tuple[Variable, An
                 spread.path,
                 "pass an array of NumPy, or one on the same devices: jax.device_put(x, v.sharding)",
             )
+
+
+def on_several(error: Exception, variables: Sequence[Variable], arguments: Any) -> DeviceError | None:
+    """The error for a program whose variables or arguments lie on several devices; None for any other error of JAX."""
+    if not str(error).startswith("Received incompatible devices for jitted computation"):
+        return None
+    found: dict[str, tuple[str, str]] = {}  # by the device, what lies there
+    for variable in variables:
+        if variable.is_initialized and variable.value.committed:
+            found.setdefault(_place_of(variable), (repr(variable.path), variable.path))
+    path = next((path for _, path in found.values()), "")
+    for argument in filter(_is_array, jax.tree.leaves(arguments)):
+        if argument.committed:
+            found.setdefault(BACKEND.device_name(BACKEND.device_of(argument)), ("an argument", ""))
+    if len(found) < 2 or not path:
+        return None
+    where = " and ".join(f"{what} on {device}" for device, (what, _) in found.items())
+    problem = f"JAX compiles a program for one device, and this one uses {where}"
+    return DeviceError.of("jit", problem, path, "move them to one: v.to(device), jax.device_put(x, device)")
 
 
 def _is_array(argument: Any) -> bool:

@@ -26,7 +26,7 @@ from ..._core.variable import Variable
 from ..._transforms.call import CompiledCall, CreationLimit, Retry, TraceOverlay, check_library
 from ...errors import ShardingError, TraceError, describe
 from .adapter import BACKEND
-from .places import check_places, on_mesh_of, shardings_of
+from .places import check_places, on_mesh_of, on_several, shardings_of
 from .pytree import by_identity
 from .residence import Residence
 from .tracing import is_eager
@@ -199,7 +199,8 @@ class _Jit:
             except Retry:
                 return self._carefully(args, kwargs)
         except (TypeError, ValueError) as error:
-            if (explained := _explained(error)) is None:
+            explained = _explained(error) or on_several(error, self._config.known, (args, kwargs))
+            if explained is None:
                 raise
             raise explained from error
 

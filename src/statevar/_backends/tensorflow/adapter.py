@@ -14,6 +14,7 @@ from __future__ import annotations
 import operator
 import sys
 from contextlib import nullcontext, suppress
+from functools import cache
 from itertools import repeat
 from operator import attrgetter
 from sys import getrefcount
@@ -124,7 +125,7 @@ _lease_of = attrgetter("lease")
 
 
 class _Handle:
-    __slots__ = ("cached", "counter", "dimensions", "dtype", "lease", "lent", "published", "variable")
+    __slots__ = ("cached", "captured", "counter", "dimensions", "dtype", "lease", "lent", "published", "variable")
 
     def __init__(self, variable: Any) -> None:
         self.variable = variable
@@ -134,6 +135,7 @@ class _Handle:
         self.dimensions: Any = None
         self.counter: Any = None  # counts the writes by compiled graphs; None until a graph writes
         self.lease: _Lease | None = None  # None if it may be written without our knowing
+        self.captured = False  # whether a graph of the user's own has it
         self.lent = False  # whether the user has the `tf.Variable`, and may scatter into it at any moment
 
 
@@ -224,6 +226,13 @@ class TensorFlowBackend(Backend):
     def device_name(self, device: Any) -> str:
         return str(device)
 
+    def devices(self) -> list[Any]:
+        found = [each for each in tf.config.list_logical_devices() if each.device_type.isalpha()]
+        return [_short(each.name) for each in sorted(found, key=lambda each: each.device_type == "CPU")]
+
+    def holds(self, device: Any, dtype: str) -> bool:
+        return bool(device.startswith("CPU")) or _stores(device, dtype)
+
     def spread(self, value: Any) -> Spread | None:
         if isinstance(value, _Distributed):
             hint = "pass the value of one replica: strategy.experimental_local_results(x)[0], or strategy.reduce(…)"
@@ -298,6 +307,17 @@ class TensorFlowBackend(Backend):
     def as_immutable(self, array: Any, *, fresh: bool) -> Any:
         return array if fresh else _owned(array)
 
+    def moved(self, array: Any, device: Any) -> Any:
+        with tf.device(device):
+            return tf.identity(array)
+
+    def are_apart(self, left: Any, right: Any) -> bool:
+        places = getattr(left, "device", ""), getattr(right, "device", "")  # "" of a tensor that is traced
+        return places[0] != places[1] and all(places) and not any("CUSTOM" in each for each in places)
+
+    def computing_on(self, device: Any) -> Any:
+        return tf.device(device)
+
     def in_range(self, before: Any, after: Any) -> bool:
         name = self.dtype_name(after)
         if tf.is_symbolic_tensor(after):
@@ -342,6 +362,20 @@ class TensorFlowBackend(Backend):
             return super().create_from(first, declared=declared, device=device, trainable=trainable)
         tensor._statevar_owned = True
         return self.create(tensor, declared=declared, device=device, trainable=trainable)
+
+    def relocated(self, handle: Any, array: Any, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
+        if self.device_of_handle(handle) == device:
+            return handle
+        if handle.lent or handle.captured:
+            who = "v.parameter was handed out" if handle.lent else "a tf.function has it in its graph"
+            problem = f"a tf.Variable cannot move, and {who}: the old one would go on apart from the variable"
+            hint = f"move it before that; or make another variable: sv.Variable(v, device={device!r})"
+            raise DeviceError.of("to", problem, hint=hint)
+        array._statevar_owned = True  # `moved` has made it
+        new = self.create(array, declared=declared, device=device, trainable=trainable)
+        if handle.counter is not None:
+            new.counter, new.lease = handle.counter, None
+        return new
 
     def device_of_handle(self, handle: Any) -> Any:
         return self.device_of(handle.variable)
@@ -548,6 +582,17 @@ class TensorFlowBackend(Backend):
 
     def unseen_writes(self, handle: Any) -> int:
         return 0 if handle.counter is None else int(handle.counter.numpy())
+
+
+@cache
+def _stores(device: str, dtype: str) -> bool:
+    """Whether TensorFlow stores a variable of a dtype on an accelerator, or elsewhere if it is asked for that."""
+    try:
+        with tf.init_scope(), tf.device(device):
+            made = tf.Variable(tf.zeros([1], dtype))
+    except (tf.errors.OpError, TypeError, ValueError):
+        return False
+    return _short(made.device) == device == _short(made.value().device)
 
 
 def _short(device: str) -> str:

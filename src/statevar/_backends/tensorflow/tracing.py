@@ -94,6 +94,9 @@ class TensorFlowTracing(Tracing):
             with graph.as_default(), tf.control_dependencies(None):
                 yield
 
+    def captured(self, handle: Any) -> None:
+        handle.captured = True
+
     def may_fit(self, x: Any, declared: Any) -> bool:
         if x.shape.is_fully_defined():
             return False

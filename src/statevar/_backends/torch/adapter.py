@@ -9,9 +9,10 @@ of the copy-on-write context), and an autograd thread drops them without the GIL
 
 from __future__ import annotations
 
+import functools
 import operator
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from operator import attrgetter
 from sys import getrefcount
@@ -62,6 +63,9 @@ _IN_PLACE: dict[Operation, Callable[[Any, Any], Any]] = {
 
 # Counts the tensors that share a storage. Private in torch 2.13; without it every write allocates.
 _use_count: Callable[[int], int] = getattr(torch._C, "_storage_Use_Count", lambda _: -1)
+
+#: The functions of torch in which tensors of two devices have a meaning of their own.
+_FOR_TWO_DEVICES = frozenset({"to", "type_as", "copy_", "is_set_to", "same_size", "result_type", "can_cast"})
 
 _CONTIGUOUS = torch.contiguous_format
 _STRIDED = torch.strided
@@ -330,8 +334,8 @@ class TorchBackend(Backend):
         if isinstance(name, torch.device):
             return name
         platform, index = parse_device(name)
-        if platform == "cpu" and index == 0:
-            return torch.device("cpu")
+        if platform in ("cpu", "meta") and index == 0:
+            return torch.device(platform)
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         if accelerator is None or platform not in ("gpu", accelerator.type):
             raise no_such_device(name, "'CPU:0'" + (", 'GPU:0'…" if accelerator else ""))
@@ -345,7 +349,15 @@ class TorchBackend(Backend):
         return array.device
 
     def device_name(self, device: Any) -> str:
-        return f"{'CPU' if device.type == 'cpu' else 'GPU'}:{device.index or 0}"
+        kind = device.type.upper() if device.type in ("cpu", "meta") else "GPU"
+        return f"{kind}:{device.index or 0}"
+
+    def devices(self) -> list[Any]:
+        count = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
+        return [*(self.device(f"GPU:{each}") for each in range(count)), torch.device("cpu")]
+
+    def holds(self, device: Any, dtype: str) -> bool:
+        return device.type in ("cpu", "meta") or _stores(device, DTYPES[dtype])
 
     def spread(self, value: Any) -> Spread | None:
         return None if type(value) is Tensor else spread_of(value)
@@ -451,6 +463,10 @@ class TorchBackend(Backend):
         moved: Tensor = array.to(device) if isinstance(device, torch.device) else self._sharded().moved(array, device)
         return moved
 
+    def needs_one_device(self, function: Any, arrays: Sequence[Tensor]) -> bool:
+        devices = {each.device for each in arrays if each.dim() or not each.is_cpu}  # a number goes to the others
+        return len(devices) > 1 and getattr(function, "__name__", "") not in _FOR_TWO_DEVICES
+
     def beside(self, array: Tensor, other: Tensor) -> Tensor:
         return array if array.device == other.device else array.to(other.device)
 
@@ -520,6 +536,30 @@ class TorchBackend(Backend):
         else:
             tensor = made(first, self.dtype(first.dtype), self.device(None) if device is None else device)
         return _Handle(torch.nn.Parameter(tensor, trainable))
+
+    def relocated(self, handle: Any, array: Tensor, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
+        parameter = handle.parameter
+        if device == parameter.device:
+            return handle
+        if array.is_meta:
+            raise Spread(_NO_ELEMENTS, _WITH_ELEMENTS).refused("to", "")
+        if _is_inference():
+            with torch.inference_mode(False):
+                return self.relocated(
+                    handle, array.clone(), declared=declared, device=device, trainable=trainable
+                )  # in inference mode torch makes tensors that cannot be trained
+        if handle.careful:
+            handle.follow()
+        tensor = array.detach()
+        parameter.data = tensor  # as `module.to` does, so that the modules that have the parameter see it
+        if parameter.grad is not None:
+            parameter.grad = parameter.grad.to(tensor.device)
+        handle.bind(tensor)
+        handle.careful = handle.careful or handle.use is not None
+        if handle.shared:
+            torch.autograd.graph.increment_version(parameter)
+        handle.seen = parameter._version - handle.unseen
+        return handle
 
     def is_unshared(self, held: list[Any]) -> bool:
         return is_unshared(held)
@@ -796,6 +836,25 @@ class TorchBackend(Backend):
         if handle.shared and not _in_dynamo() and handle.parameter.data_ptr() != handle.data:
             unseen += 1  # as `follow` will count it, under the lock
         return unseen
+
+
+@functools.cache
+def _stores(device: Any, dtype: Any) -> bool:
+    """Whether an accelerator can store values of a dtype.
+
+    Raises:
+        DeviceError: torch has no such device.
+    """
+    try:
+        torch.zeros(1, device=device)
+    except Exception:  # noqa: BLE001  # each accelerator has errors of its own
+        known = ", ".join(repr(BACKEND.device_name(each)) for each in BACKEND.devices())
+        raise no_such_device(str(device), known) from None
+    try:
+        torch.zeros(1, dtype=dtype, device=device)
+    except Exception:  # noqa: BLE001  # as above
+        return False
+    return True
 
 
 _tensor_of = attrgetter("tensor")
