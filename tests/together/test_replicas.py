@@ -12,6 +12,7 @@ import pytest
 
 import statevar as sv
 from tests.internals import replicas
+from tests.launch import run
 
 HINT = (
     " Hint: write it in every process, with the same values in the same order; sv.load in every process makes it equal."
@@ -123,3 +124,37 @@ def test_views_and_strings_are_told_too() -> None:
     state["w"][0] = 2
     second = replicas.digests(sv.snapshot(texts, sv.view(state["w"])))
     assert all(one[3] != two[3] for one, two in zip(first.values(), second.values(), strict=True))
+
+
+@pytest.mark.own_process
+def test_copies_on_the_devices_of_one_process_are_compared() -> None:
+    pytest.importorskip("jax")
+    run(
+        [
+            "-c",
+            """
+import jax, numpy as np, statevar as sv
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+mesh = Mesh(np.array(jax.devices()).reshape(2, 2), ("data", "model"))
+for spec, shape, size in ((P(), (2,), 2), (P("data"), (4,), 2)):
+    for wrong in (None, 3):
+        copies = [np.zeros(size, "float32") + (number == wrong) for number in range(4)]
+        arrays = [jax.device_put(each, device) for each, device in zip(copies, mesh.devices.flat)]
+        x = jax.make_array_from_single_device_arrays(shape, NamedSharding(mesh, spec), arrays)
+        v = sv.Variable(x, name="v")
+        if wrong is None:
+            sv.check_replicas(v)
+            continue
+        try:
+            sv.check_replicas(v)
+        except sv.errors.ReplicaError as error:
+            assert "this process has one value on CPU:" in str(error), error
+            assert " and another one on CPU:3, at 'v'. Hint: " in str(error), error
+        else:
+            raise AssertionError(v)
+""",
+        ],
+        1,
+        library="jax",
+        devices=4,
+    )

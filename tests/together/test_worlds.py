@@ -23,7 +23,7 @@ sv.distributed.initialize(LIBRARY, timeout=100, dead_after=3)
 sv.distributed.initialize()
 world = worlds.current_world()
 assert world is worlds.current_world() and world.engine == LIBRARY
-me, all = world.index, range(world.count)
+me, everyone = world.index, range(world.count)
 assert (sv.distributed.process_index(), sv.distributed.process_count()) == (me, world.count)
 
 def fails(call, *parts):
@@ -51,14 +51,14 @@ BODY = """
 counted = Counted()
 for number in range(100):
     mine = bytes([me, number])
-    assert worlds.exchange(world, "test", mine, seconds=60) == [bytes([each, number]) for each in all]
+    assert worlds.exchange(world, "test", mine, seconds=60) == [bytes([each, number]) for each in everyone]
 assert worlds.exchange(world, "empty", b"", seconds=60) == [b""] * world.count
 big = bytes([me]) * (5 << 20)  # more than one store takes at once
-assert worlds.exchange(world, "big", big, seconds=60) == [bytes([each]) * (5 << 20) for each in all]
+assert worlds.exchange(world, "big", big, seconds=60) == [bytes([each]) * (5 << 20) for each in everyone]
 told = worlds.announce(world, "told", b"\\x00\\xff" if me == 0 else None, seconds=60)
 assert told == b"\\x00\\xff"
 found = worlds.gather(world, "found", bytes([me]), seconds=60)
-assert found == ([bytes([each]) for each in all] if me == 0 else None)
+assert found == ([bytes([each]) for each in everyone] if me == 0 else None)
 worlds.barrier(world, "found", seconds=60)
 mine = " ".join(counted.left - {f"alive/{me}"}).encode()
 if texts := worlds.gather(world, "keys", mine, seconds=60):
@@ -186,6 +186,42 @@ for number in range(50):
     if kind != "extra":
         v.assign(zero)
     sv.check_replicas(model)
+
+# Variables over a mesh of all processes: one that all have, and one of which each has a part.
+if LIBRARY != "tensorflow":
+    if LIBRARY == "jax":
+        import jax
+        mesh = jax.sharding.Mesh(np.array(jax.devices()), ("data",))
+    else:
+        from torch.distributed.device_mesh import init_device_mesh
+        mesh = init_device_mesh("cpu", (world.count,), mesh_dim_names=("data",))
+    whole = sv.Variable(np.zeros(2, "float32"), sharding=(), mesh=mesh, name="whole")
+    parts = sv.Variable(np.zeros((3, 2), "float32"), sharding=("data",), mesh=mesh, name="parts")
+    def differs(*texts):
+        try:
+            sv.check_replicas([whole, parts])
+        except sv.errors.ReplicaError as error:
+            assert all(text in str(error) for text in texts), (texts, str(error))
+        else:
+            raise AssertionError(texts)
+    sv.check_replicas([whole, parts])
+    parts.assign(np.arange(6.0).reshape(3, 2))  # each process takes another part
+    if me == 0:  # none of these waits for the others
+        assert "sharding=" in repr(parts) and sv.distributed.is_initialized()
+        assert parts.version == 1 and parts.shape == (3, 2) and (whole.numpy() == 0).all()
+        try:
+            parts.numpy()
+        except sv.errors.NotAddressableError as error:
+            assert "sv.gather(" in str(error), error
+        else:
+            raise AssertionError(parts)
+    sv.check_replicas([whole, parts])
+    whole.assign_add(np.full(2, float(me == 1), "float32"))
+    differs("differ: process 1 of 3 has another value, at 'whole'. Hint: ")
+    whole.assign(np.zeros(2, "float32"))
+    if me != 2:
+        parts.assign_add(np.ones((3, 2), "float32"))
+    differs("differ: process 2 of 3 has version 1 and not 2, at 'parts'. Hint: ")
 """
 
 

@@ -60,6 +60,9 @@ class ShardedJAXBackend(ShardedBackend, JAXBackend):
     def pieces(self, array: Any) -> list[Piece]:
         return list(_blocks(array).values())
 
+    def copies(self, array: Any) -> list[Piece]:
+        return [_piece(each) for each in array.addressable_shards]
+
     def from_pieces(self, shape: Shape, dtype: str, sharding: Any, read: ReadBlock) -> Any:
         blocks: dict[Shape, Any] = {}
 
@@ -275,11 +278,14 @@ def _blocks(array: Any) -> dict[Shape, Piece]:
     """The blocks of an array that this process has, by their offsets."""
     found: dict[Shape, Piece] = {}
     for shard in array.addressable_shards:
-        offsets = tuple(part.start or 0 for part in shard.index)
-        first = shard.replica_id == 0
-        if offsets not in found or first:
-            found[offsets] = Piece(offsets, shard.data, first)
+        piece = _piece(shard)
+        if piece.offsets not in found or piece.first:
+            found[piece.offsets] = piece
     return found
+
+
+def _piece(shard: Any) -> Piece:
+    return Piece(tuple(part.start or 0 for part in shard.index), shard.data, shard.replica_id == 0)
 
 
 def _second(_: Any, x: Any) -> Any:
