@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -242,7 +242,23 @@ def shard_batch(x: Any, mesh: Any = None, axis: Any = "data") -> Any:
     backend, sharding = asked_of("shard_batch", plain, (axis,), mesh, "")
     parts = tree_map(lambda part: _part(plain, part), x)
     _compare_shapes(mesh, axis, [tuple(each.shape) for each in leaves(parts)])
-    return tree_map(lambda part: backend.from_local(part, sharding), parts)
+    return tree_map(lambda part: _from_part(backend, sharding, part), parts)
+
+
+def _from_part(backend: Any, sharding: Any, part: Any) -> Any:
+    shape = tuple(part.shape)
+    try:
+        problem = None if current_world().count > 1 else backend.problem_with(shape, sharding)
+        return backend.from_local(part, sharding) if problem is None else _misfit(shape, problem)
+    except ShardingError as error:
+        raise error._at("shard_batch", "") from None
+    except ValueError as error:  # of the library, which knows what the parts of all processes make
+        _misfit(shape, str(error))
+
+
+def _misfit(shape: tuple[int, ...], problem: str) -> NoReturn:
+    hint = "drop the last examples, or fill them up, so that the rows divide over the devices"
+    raise ShardingError.of("shard_batch", f"a part of shape {shape} cannot be spread: {problem}", hint=hint)
 
 
 #: The shapes of the parts that all processes have given, by the id of the mesh, which is kept too, and its axis.
