@@ -36,7 +36,9 @@ def log() -> Iterator[None]:
     sv.set_log_device_placement(True)
     yield
     sv.set_log_device_placement(False)
-    logging.getLogger("statevar.placement").setLevel(logging.NOTSET)
+    logger = logging.getLogger("statevar.placement")
+    assert logger.level in (logging.NOTSET, logging.ERROR)  # as it was before, or as a test has set it
+    logger.setLevel(logging.NOTSET)
 
 
 # -- soft placement --------------------------------------------------------------------------------------------------
@@ -251,6 +253,15 @@ def test_traced_code_cannot_move_a_variable(backend: str) -> None:
             tf.function(lambda: v.to("CPU:0").value)()
 
 
+def test_a_view_in_a_function_of_tensorflow() -> None:
+    tf = pytest.importorskip("tensorflow")
+    w = tf.Variable([1.0, 2.0])
+    view: Any = sv.view(w)
+    assert tf.function(lambda: view.value * 2.0)().numpy().tolist() == [2.0, 4.0]
+    with pytest.raises(sv.errors.DeviceError, match="to: this is a view"):
+        view.to("CPU:0")
+
+
 def test_views_and_frozen_copies_do_not_move(backend: str) -> None:
     v = sv.Variable([1.0], backend=backend)
     with pytest.raises(sv.errors.ReadOnlyError, match="^to: this is a copy"):
@@ -440,6 +451,21 @@ with raises(sv.errors.TraceError, "to: a variable cannot move", "at 'v'"):
     sv.jit(lambda: v.to("CPU:1").value)()
 assert place(v) == "CPU:0"
 
+# many writes in one call leave each variable where it is
+here, there = make([1.0]), make([2.0], device="CPU:1")
+for value in (1.0, [np.ones(1, "float32")] * 2, [there.value] * 2):
+    sv.update_all([here, there], "add", value)
+    sv.update_all([here], "add", value if value == 1.0 else value[:1])
+    sv.update_all([here], "assign", [[1.0] if value == 1.0 else value[0]])
+    assert [place(here), place(there)] == ["CPU:0", "CPU:1"], (here, there)
+
+# a variable that is made later
+with sv.deferred():
+    deferred = make("ones", shape=(2,))
+    assert not deferred.to("CPU:1").is_initialized
+assert not deferred.is_initialized and place(deferred) == "CPU:1"
+assert deferred.to("CPU:1").numpy().tolist() == [1.0, 1.0] and place(deferred) == "CPU:1"
+
 # operators on two devices
 home = make([1.0, 2.0])  # without a device
 left, right = make([1.0, 2.0], device="CPU:0"), make([3.0, 4.0], device="CPU:1")
@@ -478,6 +504,17 @@ big.to("CPU:2")  # where it is: the array stays, and is not donated while somebo
 kept = big.value
 big.assign_add(1.0)
 assert float(kept.sum()) == 100_000.0
+
+# a write without the lock, in the middle of which the variable moves
+u, create = make([1.0], device="CPU:1"), owner.create
+def moving(*args, **more):
+    owner.create = create
+    made = create(*args, **more)
+    u.to("CPU:2")
+    return made
+owner.create = moving
+u.assign_add([1.0], use_locking=False)
+assert place(u) == "CPU:2" and u.numpy().tolist() == [2.0] and u.version == 1, u
 
 # a program over two devices is an error that names both
 a, b = make([1.0], name="a", device="CPU:1"), make([2.0], name="b", device="CPU:2")

@@ -482,10 +482,11 @@ class Cell:
         declared = self._declared if fits(shape, self._declared) else shape
         if not backend.replaceable:  # the user may have the parameter, so it must stay the same object: use the lock
             return self._write(_redeclare(write.operation), x)
+        home = None if backend.is_host else backend.device_of_handle(self._handle)
         if backend.is_host and write.op is not None and x.flags.c_contiguous and x.flags.owndata:
             handle = backend.fork_from_host(self._handle, x)  # it was computed here, so nobody else has it
         else:
-            device, home = self._device, None if backend.is_host else backend.device_of_handle(self._handle)
+            device = self._device
             if home is not None and backend.device_of(x) != home:
                 device = home  # as every write stays on the device of the variable
             handle = backend.create(x, declared=declared, device=device, trainable=self._trainable)
@@ -493,7 +494,10 @@ class Cell:
             holder = self._holder
             if holder is not None and (holder is BUSY or holder.lends or holder.moves):
                 self._wait_for_holder(write.operation)
-            if (moved := self._backend is not backend) is False:
+            moved = self._backend is not backend
+            if placement.several and not moved and home is not None:
+                moved = backend.device_of_handle(self._initialized(write.operation)) != home
+            if not moved:
                 self._handle = handle
                 self._snapshot = None  # the next reader publishes it
                 self._shape, self._declared = shape, declared

@@ -37,6 +37,7 @@ logged = False
 #: Whether variables of one library have been on two devices, so that an operator has to ask where its operands are.
 several = False
 
+_lowered = False  # whether the level of the logger is ours
 _first_met: dict[str, Any] = {}  # the first device of each library on which there was a variable
 #: The devices that were taken in place of others, by library, name and dtype.
 _replaced: dict[tuple[str, str, str], Any] = {}
@@ -84,14 +85,19 @@ def set_log_device_placement(enabled: bool) -> None:
     >>> import statevar as sv
     >>> sv.set_log_device_placement(False)
     """
-    global logged  # noqa: PLW0603  # as above
-    logged = _enabled("set_log_device_placement", enabled)
-    if logged:
+    global logged, _lowered  # noqa: PLW0603  # as above
+    enabled = _enabled("set_log_device_placement", enabled)
+    if enabled != logged:
         import logging  # noqa: PLC0415  # takes 8 ms, and is needed only here
 
         logger = logging.getLogger("statevar.placement")
-        if logger.level == logging.NOTSET:  # else the level of the root logger would hide the messages
+        if enabled and logger.level == logging.NOTSET:  # else the level of the root logger would hide the messages
             logger.setLevel(logging.INFO)
+            _lowered = True
+        elif _lowered and not enabled:
+            logger.setLevel(logging.NOTSET)
+            _lowered = False
+        logged = enabled
 
 
 def _enabled(name: str, enabled: bool) -> bool:

@@ -8,7 +8,7 @@ from operator import attrgetter
 from typing import Any
 
 from .._arrays.types import Array
-from .._core import overlays
+from .._core import overlays, placement
 from .._core.convert import to_operand
 from .._core.draft import write_all
 from .._core.variable import Variable
@@ -114,9 +114,15 @@ def _written_in_one_call(found: list[Variable], writes: dict[str, Write], values
         or any(each.op is not write.op or each.verb != write.verb for each in others)
         or (backend.tracing is not None and backend.tracing.is_tracing())
         or (backend.traced_elsewhere is not None and backend.traced_elsewhere())
+        or (placement.several and _on_several_devices(found))
     ):
         return False
     return write_all([*found], write, _operands(found, write, values))
+
+
+def _on_several_devices(found: list[Variable]) -> bool:
+    handles = [handle for each in found if (handle := each._handle) is not None]
+    return len(set(map(found[0]._backend.device_of_handle, handles))) > 1
 
 
 def _operands(found: list[Variable], write: Write, values: list[Any]) -> list[Array]:

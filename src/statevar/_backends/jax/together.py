@@ -45,14 +45,17 @@ def result_for(handle: Any) -> Any:
 def write_all(
     handles: list[Any], arrays: list[Any], xs: list[Any], op: Any, began: list[bool], *, donate: bool
 ) -> bool:
-    """Does `JAXBackend.write_all`, whose handles have these arrays; returns whether it did."""
+    """Does `JAXBackend.write_all`, whose handles have these arrays, all on one device; returns whether it did."""
     if is_memory_short(*arrays):
         return False
     kept: list[Any] = []
+    home = arrays[0].sharding
     _under_way.append((handles, kept))
     try:
         began.append(True)
         news = store(kept, _PROGRAMS[op, donate], arrays, xs)
+        if news[0].sharding.device_set != home.device_set:  # where the operands are, as none was given a device
+            news = [jax.device_put(new, home) for new in news]
         settled(news[0], next((x for x in xs if is_concrete(x) and x.is_ready()), None))  # they are computed together
         _give(handles, news)
     except BaseException as error:

@@ -95,7 +95,8 @@ class TensorFlowTracing(Tracing):
                 yield
 
     def captured(self, handle: Any) -> None:
-        handle.captured = True
+        if hasattr(handle, "captured"):  # no slot of a view, which never moves
+            handle.captured = True
 
     def may_fit(self, x: Any, declared: Any) -> bool:
         if x.shape.is_fully_defined():

@@ -551,9 +551,10 @@ class TorchBackend(Backend):
         if handle.careful:
             handle.follow()
         tensor = array.detach()
+        grad = None if parameter.grad is None else parameter.grad.to(tensor.device)
         parameter.data = tensor  # as `module.to` does, so that the modules that have the parameter see it
-        if parameter.grad is not None:
-            parameter.grad = parameter.grad.to(tensor.device)
+        if grad is not None:
+            parameter.grad = grad
         handle.bind(tensor)
         handle.careful = handle.careful or handle.use is not None
         if handle.shared:
