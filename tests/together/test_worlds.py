@@ -259,7 +259,7 @@ print("left", *(each.name for each in threading.enumerate() if "statevar" in eac
 
 
 @pytest.mark.own_process
-@pytest.mark.parametrize(("library", "end"), [("jax", ENDS), ("torch", ENDS), ("torch", SHUTDOWN)])
+@pytest.mark.parametrize(("library", "end"), [("jax", ENDS), ("torch", SHUTDOWN)])
 def test_processes_end_by_themselves(library: str, end: str) -> None:
     sv.Variable(0.0, backend=library)  # it is installed
     printed = run(["-c", f"import sys\nLIBRARY = {library!r}\n{PRELUDE}{end}"], 2, library=library)
