@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from . import distributed
     from ._state.module import Module, named_variables, variables
     from ._state.replicas import check_replicas
-    from ._state.sharding import gather, materialize, shard, shard_batch
+    from ._state.sharding import gather, local_rows, materialize, shard, shard_batch
     from ._state.snapshot import Snapshot, restore, rollback, snapshot
     from ._state.together import update_all
     from ._state.transaction import transaction
@@ -68,6 +68,7 @@ __all__ = [
     "initializers",
     "jit",
     "load",
+    "local_rows",
     "materialize",
     "mesh",
     "name_scope",
@@ -110,7 +111,7 @@ _LATER = {
         "_transforms.functionalize": ("StatelessScope", "functionalize"),
         "_transforms.tape": ("GradientTape",),
         "_state.module": ("Module", "named_variables", "variables"),
-        "_state.sharding": ("gather", "materialize", "shard", "shard_batch"),
+        "_state.sharding": ("gather", "local_rows", "materialize", "shard", "shard_batch"),
         "_state.together": ("update_all",),
         "_state.transaction": ("transaction",),
         "_state.view": ("View", "view"),

@@ -199,3 +199,13 @@ def test_a_batch_needs_rows_and_a_mesh(boxarray: Any) -> None:
         sv.shard_batch([1.0, 2.0], boxes.mesh())
     with pytest.raises(sv.errors.ShardingError, match="does not divide"):
         sv.shard_batch(np.ones((3, 2), "float32"), boxes.mesh())
+
+
+def test_a_process_reads_its_own_rows_of_a_batch(boxarray: Any) -> None:
+    assert sv.local_rows(64, boxes.mesh()) == slice(0, 64)
+    with sv.mesh(boxes.mesh()):
+        assert sv.local_rows(64, axis=("data", "model")) == slice(0, 64)
+    with pytest.raises(sv.errors.ShardingError, match="local_rows: .*does not divide"):
+        sv.local_rows(3, boxes.mesh())
+    with pytest.raises(sv.errors.ShardingError, match="local_rows: there is no mesh"):
+        sv.local_rows(64)

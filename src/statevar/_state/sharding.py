@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, NoReturn
 
 import numpy as np
 
 from .._arrays.registry import library_of, owner_of
+from .._arrays.shapes import Shape
 from .._arrays.trees import leaves, tree_map
 from .._arrays.types import HostArray
 from .._arrays.world import current_world, exchange
@@ -22,7 +24,7 @@ from .._public import public
 from ..errors import InitializerError, ShapeError, ShardingError, TraceError, describe
 from .paths import Paths, path_matches, paths_in
 
-__all__ = ["gather", "materialize", "shard", "shard_batch"]
+__all__ = ["gather", "local_rows", "materialize", "shard", "shard_batch"]
 
 _FORM = 'shard(model, {"*/kernel": (None, "model"), "*": ()})'
 _NAMED = 10  # problems that one error names
@@ -232,14 +234,7 @@ def shard_batch(x: Any, mesh: Any = None, axis: Any = "data") -> Any:
         ...
     statevar.errors.ShardingError: shard_batch: there is no mesh. Hint: pass mesh=, or open sv.mesh(mesh).
     """
-    mesh = current_mesh() if mesh is None else mesh
-    if mesh is None:
-        raise ShardingError.of("shard_batch", "there is no mesh", hint="pass mesh=, or open sv.mesh(mesh)")
-    plain = library_of(mesh)
-    if plain is None:
-        problem = f"expected a mesh of a library, got {type(mesh).__name__}"
-        raise ShardingError.of("shard_batch", problem, hint="pass a jax.sharding.Mesh or a DeviceMesh of torch")
-    backend, sharding = asked_of("shard_batch", plain, (axis,), mesh, "")
+    mesh, plain, backend, sharding = _over_mesh("shard_batch", mesh, axis)
     parts = tree_map(lambda part: _part(plain, part), x)
     _compare_shapes(mesh, axis, [tuple(each.shape) for each in leaves(parts)])
     return tree_map(lambda part: _from_part(backend, sharding, part), parts)
@@ -259,6 +254,61 @@ def _from_part(backend: Any, sharding: Any, part: Any) -> Any:
 def _misfit(shape: tuple[int, ...], problem: str) -> NoReturn:
     hint = "drop the last examples, or fill them up, so that the rows divide over the devices"
     raise ShardingError.of("shard_batch", f"a part of shape {shape} cannot be spread: {problem}", hint=hint)
+
+
+@public()
+def local_rows(count: int, mesh: Any = None, axis: Any = "data") -> slice:
+    """The rows of a batch that this process reads, to give them to `shard_batch`.
+
+    In one process they are all rows. Processes that have devices for the same rows, such as those that share the parts
+    of a model, get the same. Nothing is sent.
+
+    Args:
+        count: the number of rows of the whole batch.
+        mesh: the mesh of the library; by default that of the `mesh` scope.
+        axis: the mesh axis over which the rows are cut, or a tuple of several.
+
+    Returns:
+        A slice of the whole batch.
+
+    Raises:
+        ShardingError: there is no mesh, it has no such axis, the rows do not divide over its devices, or those of this
+            process do not follow one another.
+
+    >>> import jax
+    >>> import statevar as sv
+    >>> mesh = jax.make_mesh((1,), ("data",))
+    >>> sv.local_rows(64, mesh)
+    slice(0, 64, None)
+    """
+    _, _, backend, sharding = _over_mesh("local_rows", mesh, axis)
+    if problem := backend.problem_with((count,), sharding):
+        raise ShardingError.of("local_rows", problem)
+    blocks: list[tuple[int, int]] = []
+
+    def read(offsets: Shape, sizes: Shape) -> HostArray:
+        blocks.append((offsets[0], offsets[0] + sizes[0]))
+        return np.zeros(sizes, "uint8")
+
+    backend.from_pieces((count,), "uint8", sharding, read)
+    blocks = sorted(set(blocks))
+    if any(stop != start for (_, stop), (start, _) in pairwise(blocks)):
+        problem = f"this process has rows of several places: {', '.join(f'{start}:{stop}' for start, stop in blocks)}"
+        hint = "order the devices of the mesh by process, as the library does when it makes the mesh"
+        raise ShardingError.of("local_rows", problem, hint=hint)
+    return slice(blocks[0][0], blocks[-1][1])
+
+
+def _over_mesh(operation: str, mesh: Any, axis: Any) -> tuple[Any, Any, Any, Any]:
+    """The mesh, the adapter of its library, the adapter of what is spread, and the sharding over an axis."""
+    mesh = current_mesh() if mesh is None else mesh
+    if mesh is None:
+        raise ShardingError.of(operation, "there is no mesh", hint="pass mesh=, or open sv.mesh(mesh)")
+    plain = library_of(mesh)
+    if plain is None:
+        problem = f"expected a mesh of a library, got {type(mesh).__name__}"
+        raise ShardingError.of(operation, problem, hint="pass a jax.sharding.Mesh or a DeviceMesh of torch")
+    return mesh, plain, *asked_of(operation, plain, (axis,), mesh, "")
 
 
 #: The shapes of the parts that all processes have given, by the id of the mesh, which is kept too, and its axis.
