@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
-from statevar._arrays import draws, first_values, launch
+from statevar._arrays import collectives, draws, first_values, launch
 from statevar._arrays import world as worlds
 from statevar._arrays.dtypes import HOST, dtype_kind
 from statevar._arrays.indexing import Selection, last_of_each
@@ -62,6 +62,7 @@ __all__ = [
     "canonical_shape",
     "cell_module",
     "checksums_of_tensorflow",
+    "collectives",
     "contents",
     "copies",
     "decode",

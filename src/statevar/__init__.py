@@ -11,12 +11,14 @@ from ._core.deferring import deferred
 from ._core.forks import guarded
 from ._core.frozen import FrozenVariable
 from ._core.placement import set_log_device_placement, set_soft_device_placement
+from ._core.replicas import per_replica
 from ._core.scopes import autocast, device, mesh, name_scope
 from ._core.variable import Variable
 from .interop import assign, batch_get_value, batch_set_value, get_value, set_value
 
 if TYPE_CHECKING:
     from . import distributed
+    from ._state.all_reduce import all_reduce
     from ._state.module import Module, named_variables, variables
     from ._state.replicas import check_replicas
     from ._state.sharding import gather, local_rows, materialize, shard, shard_batch
@@ -48,6 +50,7 @@ __all__ = [
     "Variable",
     "View",
     "__version__",
+    "all_reduce",
     "assign",
     "autocast",
     "backend_names",
@@ -73,6 +76,7 @@ __all__ = [
     "mesh",
     "name_scope",
     "named_variables",
+    "per_replica",
     "remat",
     "restore",
     "rollback",
@@ -110,6 +114,7 @@ _LATER = {
         "_state.snapshot": ("Snapshot", "restore", "rollback", "snapshot"),
         "_transforms.functionalize": ("StatelessScope", "functionalize"),
         "_transforms.tape": ("GradientTape",),
+        "_state.all_reduce": ("all_reduce",),
         "_state.module": ("Module", "named_variables", "variables"),
         "_state.sharding": ("gather", "local_rows", "materialize", "shard", "shard_batch"),
         "_state.together": ("update_all",),

@@ -278,44 +278,6 @@ assert sv.Variable(torch.ones(2).as_subclass(Benign)).assign_add(1.0).numpy().to
     )
 
 
-def test_variables_are_not_made_for_each_replica() -> None:
-    run(
-        "tensorflow",
-        """
-late = sv.Variable(shape=(2,), dtype="float32", backend="tensorflow", name="late")
-v = sv.Variable([1.0, 2.0], backend="tensorflow", name="v")
-def body():
-    refused(
-        lambda: sv.Variable([1.0], backend="tensorflow", name="w"),
-        "Variable: got a variable for each replica, since a MirroredStrategy is in scope",
-        "at 'w'. Hint: make it outside of `strategy.scope()`",
-    )
-    refused(lambda: late.assign([1.0, 2.0]), "a variable for each replica", "at 'late'")
-    assert not late.is_initialized
-with strategy.scope():
-    body()
-    mirrored = tf.Variable([1.0, 2.0])
-    v.assign_add([1.0, 1.0])
-strategy.run(body)
-refused(lambda: sv.Variable(mirrored), "a MirroredVariable of tf.distribute, which has a value for each replica")
-refused(lambda: v.assign(mirrored), "a MirroredVariable of tf.distribute")
-v.assign(mirrored.read_value())
-def add():
-    v.assign_add([1.0, 1.0])
-problem = "write: this code runs once for each of the 2 replicas of a MirroredStrategy"
-refused(lambda: strategy.run(add), problem, "Hint: return the value from strategy.run, combine it with strategy.reduce")
-refused(lambda: tf.function(lambda: strategy.run(add))(), problem)
-assert strategy.reduce("mean", strategy.run(lambda: v.value), axis=None).numpy().tolist() == [1.0, 2.0]
-single = tf.distribute.OneDeviceStrategy("CPU:1")
-single.run(add)
-v.assign_sub([1.0, 1.0])
-with tf.distribute.OneDeviceStrategy("CPU:1").scope():
-    assert "CPU:1" in repr(sv.Variable([1.0], backend="tensorflow"))
-assert v.version == 4
-""",
-    )
-
-
 def test_the_scope_of_tensorflow_places_a_variable() -> None:
     run(
         "tensorflow",

@@ -717,6 +717,35 @@ class Backend(ABC):
         """The number of writes to the handle that did not come through the write verbs."""
         return 0
 
+    # -- the processes of a distributed program --------------------------------------------------------------
+
+    def processes(self) -> int:
+        """The number of processes that the engine of the library runs, such as those of torch.distributed; else 1."""
+        return 1
+
+    def runs_per_shard(self) -> bool:
+        """Whether the running code is that of one of several shards or replicas in a program, as in `jax.shard_map`.
+
+        Then `all_reduce` combines the arrays of all of them, which have the same structure.
+        """
+        return False
+
+    def all_reduce(self, arrays: Sequence[Array], reduction: str) -> list[Array]:
+        """Combines arrays of one dtype over all processes or shards, in one collective. Each of them calls it.
+
+        Args:
+            reduction: ``"sum"``, ``"mean"`` (of floating-point and complex numbers), ``"min"``, ``"max"``, or
+                ``"first"``: the arrays of process 0.
+
+        Returns:
+            New arrays of the same shapes, on the devices of the given ones. They have no gradient.
+        """
+        raise NotImplementedError
+
+    def reduced_replicas(self, value: Any, reduction: str) -> Array:
+        """One array of a value of `tf.distribute` that has one for each replica of this process."""
+        raise NotImplementedError
+
     # -- for adapters whose library lacks an operation for a dtype ---------------------------------------
 
     def compute_on_host(self, old: Array, x: Array, op: Operation) -> Array:

@@ -118,3 +118,36 @@ class ShardedBackend(Backend):
     @abstractmethod
     def from_local(self, local: Any, sharding: Any) -> Array:
         """Makes a value of which each process gives its part, such as its part of a batch of examples."""
+
+    # -- replicas whose code runs side by side in one process, as in ``strategy.run`` of TensorFlow -------------------
+
+    def for_aggregation(self, aggregation: str) -> ShardedBackend:
+        """The adapter of a variable with this aggregation, if the library itself wants to know it; else this one."""
+        return self
+
+    def runs_per_replica(self) -> bool:
+        """Whether the running code is that of one of several replicas, which all run it."""
+        return False
+
+    def caller(self) -> int | None:
+        """The thread that has called what runs the code of the replicas, if that is another thread."""
+        return None
+
+    def overlay_around(self) -> Any:
+        """The overlay of the program that is being traced, in which the code of the replicas is a part; else None."""
+        return None
+
+    def merged(
+        self, x: Array, index: Any, aggregation: str, handle: Any, write: Callable[[Array, Any], object]
+    ) -> None:
+        """Combines the operands of all replicas and calls ``write(x, index)`` once, outside of the replicas.
+
+        Called by each replica if `runs_per_replica`, without a lock.
+
+        Args:
+            aggregation: any but ``"none"``, with which each replica writes its own copy by `write_traced`.
+
+        Raises:
+            ReplicaError: the replicas write at different indices.
+        """
+        raise NotImplementedError

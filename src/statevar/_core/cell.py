@@ -31,6 +31,7 @@ from ..errors import (
     ConflictError,
     DTypeError,
     ReentrantWriteError,
+    ReplicaError,
     ShapeError,
     StatevarError,
     TraceError,
@@ -42,6 +43,7 @@ from .elsewhere import refuses
 from .foreign import check_readable
 from .holds import BUSY, IN_PROGRAMS, Hold
 from .lost import destroyed, forget, lose, missing
+from .merging import for_replicas
 from .operators import has_traced, unwrapped_index
 from .traced import check_no_trace, refused_by_transform, traced_write
 from .watchers import Watchers
@@ -287,8 +289,21 @@ class Cell:
     def _current(self) -> Cell:
         """The cell to read: this one, or the one that the open overlay has in its place."""
         overlay = overlays.current()
+        if overlay is None and self._backend.is_sharded:
+            overlay = self._around_replicas()
         current: Cell = self if overlay is None else overlay.read(self)
         return current
+
+    def _around_replicas(self) -> overlays.Overlay | None:
+        """The overlay around a call that runs this code once for each replica, each of them in a thread of its own."""
+        backend: Any = self._backend
+        if not backend.runs_per_replica():
+            return None
+        found: overlays.Overlay | None = backend.overlay_around()
+        holder = self._holder
+        if found is None and isinstance(holder, overlays.Overlay) and holder.is_of(backend.caller()):
+            return holder
+        return found
 
     def _initialized(self, operation: str) -> Any:
         """The handle of a variable that has a value.
@@ -379,7 +394,7 @@ class Cell:
                 self._follow(write.operation, stored)
         x = backend.operand(value, self._dtype)
         if x is None:
-            x = to_operand(value, backend, self._dtype_name, operation=write.operation, path=self._path)
+            x = to_operand(value, backend, self._dtype_name, operation=write.operation, path=self._path, cell=self)
         if hold is None:
             if traced:
                 assert tracing is not None
@@ -526,13 +541,20 @@ class Cell:
         backend = self._backend
         if not tracing.writes_when_traced:
             raise traced_write(self, write.operation)
+        merges = backend.is_sharded and backend.runs_per_replica()  # type: ignore[attr-defined]  # of a ShardedBackend
         if overlays.active and overlays.current() is not None:
+            if merges:
+                problem = "a transaction in code that runs once for each replica would be another one in each of them"
+                raise ReplicaError.of(write.operation, problem, self._path, "open it around strategy.run")
             raise TraceError.of(
                 write.operation,
                 "a compiled function would write past the transaction, which could not undo the write",
                 self._path,
                 "call the compiled function before or after the transaction",
             )
+        if merges and self._aggregation != "none":
+            self._write_merged(write, x, index)
+            return self
         handle = self._initialized(write.operation)
         tracing.captured(handle)
         if write.verb == "put" and has_traced(backend, index):
@@ -548,6 +570,13 @@ class Cell:
             verb, op = "assign", op if self._constraint is None else None
         self._handle = backend.write_traced(handle, verb, x, op, where)
         return self
+
+    def _write_merged(self, write: Write, x: Array, index: Any) -> None:
+        """Writes in code that runs once for each replica: once, with what all their operands give."""
+        write, x, index = for_replicas(self, write, x, index)
+        handle = self._initialized(write.operation)
+        merged: Any = self._backend.merged  # type: ignore[attr-defined]  # of a ShardedBackend
+        merged(x, index, self._aggregation, handle, lambda x, index: self._write(write, x, index))
 
     def _computed(self, write: Write, old: Any, x: Array, where: Any) -> Array:
         """The value to assign: the result of the operation, constrained, checked against dtype and shape."""

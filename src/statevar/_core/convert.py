@@ -13,6 +13,7 @@ from .._arrays.registry import owner_of
 from .._arrays.types import Array, HostArray
 from ..errors import DTypeError, InitializerError, RangeError, StatevarError, TraceError
 from .foreign import array_in, check_readable, described, is_one_array, may_be_text
+from .replicas import combined_operand, is_per_replica
 
 #: Where an operand of a write is made: the verb moves it to the device of the variable.
 ANYWHERE: Final = object()
@@ -28,10 +29,13 @@ def unwrapped(value: Any) -> Any:
     return value
 
 
-def to_operand(value: Any, backend: Backend, dtype: str, *, operation: str, path: str, device: Any = ANYWHERE) -> Array:
+def to_operand(
+    value: Any, backend: Backend, dtype: str, *, operation: str, path: str, device: Any = ANYWHERE, cell: Any = None
+) -> Array:
     """Converts and casts a value for a backend.
 
     Args:
+        cell: the cell that is written, by whose aggregation a value that differs by replica is combined.
         device: for a first value, the device that was asked for, or None for the library's default.
 
     Raises:
@@ -49,6 +53,9 @@ def to_operand(value: Any, backend: Backend, dtype: str, *, operation: str, path
     operand = backend.operand(value, native)
     if operand is not None:
         return operand
+    if is_per_replica(value):
+        value = combined_operand(value, cell, operation, path, to_operand)
+        return to_operand(value, backend, dtype, operation=operation, path=path, device=device)
     owner = owner_of(value)
     if owner is not None and owner.is_symbolic(value) and not (owner is backend.native and _keeps_symbolic(backend)):
         raise TraceError.of(
@@ -102,7 +109,16 @@ def _keeps_symbolic(backend: Backend) -> bool:
     return backend.tracing is None or backend.tracing.writes_when_traced
 
 
-def to_value(value: Any, backend: Backend, dtype: str, *, operation: str, path: str, old: Array | None = None) -> Array:
+def to_value(
+    value: Any,
+    backend: Backend,
+    dtype: str,
+    *,
+    operation: str,
+    path: str,
+    old: Array | None = None,
+    cell: Any = None,
+) -> Array:
     """Converts and casts a value that may be traced, and keeps its gradient; otherwise like `to_operand`.
 
     Args:
@@ -113,6 +129,8 @@ def to_value(value: Any, backend: Backend, dtype: str, *, operation: str, path: 
         TraceError: the value is traced by another library.
     """
     value = unwrapped(value)
+    if is_per_replica(value):
+        value = combined_operand(value, cell, operation, path, to_operand)
     if owner_of(value) is None:
         value = array_in(value)  # which may be traced too
     if owner_of(value) is not backend.native:
@@ -231,5 +249,7 @@ def inferred_dtype(value: Any, operation: str, path: str) -> str:
     owner = owner_of(value)
     if owner is not None:
         return owner.dtype_name(value)
+    if is_per_replica(value):
+        combined_operand(value, None, operation, path, to_operand)  # raises
     host, from_python = host_from_python(value, operation, path)
     return default_for(host) if from_python else dtype_name(host.dtype)

@@ -51,6 +51,7 @@ class Draft(Cell):
 
     _origin: Cell
     _watchers = None
+    _aggregation = _of_origin("_aggregation")
     _backend = _of_origin("_backend")
     _constraint = _of_origin("_constraint")
     _device = _of_origin("_device")

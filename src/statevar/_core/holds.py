@@ -80,6 +80,10 @@ class Hold:
         """Whether the running thread and task made this hold, and it has not ended."""
         return self._thread == get_ident() and self._task is running_task() and not self._over
 
+    def is_of(self, thread: int | None) -> bool:
+        """Whether a thread made this hold, and it has not ended."""
+        return self._thread == thread and not self._over
+
     def is_over(self) -> bool:
         """Whether the hold has ended."""
         return self._over

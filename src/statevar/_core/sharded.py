@@ -100,6 +100,7 @@ def planned(operation: str, cell: Any, spec: Any, mesh: Any, path: str) -> Move 
         if mesh is None and (mesh := current_mesh()) is None and old.is_sharded:
             mesh = getattr(cell.sharding, "mesh", None)
         new, sharding = asked_of(operation, new, spec, mesh, path)
+        new = new.for_aggregation(cell._aggregation)
         shape = cell.shape if is_static(cell.declared_shape) or cell.is_initialized else None
         check_shardable(new, sharding, None, shape if recipe is None else recipe.shape, path, operation)
     if recipe is not None and recipe.chosen and new.is_sharded:

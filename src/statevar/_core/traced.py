@@ -7,7 +7,7 @@ from typing import Any
 from .._arrays.tracing import loaded_tracings
 from ..errors import TraceError
 
-__all__ = ["check_no_trace", "check_traced_read", "refused_by_transform", "traced_write"]
+__all__ = ["check_no_trace", "check_traced_read", "code_is_traced", "refused_by_transform", "traced_write"]
 
 
 def check_traced_read(cell: Any) -> None:
@@ -24,6 +24,12 @@ def check_traced_read(cell: Any) -> None:
         cell._path,
         f"{hint}; or pass the value as an argument",
     )
+
+
+def code_is_traced(cell: Any) -> bool:
+    """Whether the code is traced, by the library of the variable or by another one."""
+    tracing = cell._backend.tracing
+    return bool(cell._is_value or (tracing is not None and tracing.is_tracing()) or _is_elsewhere(cell))
 
 
 def check_no_trace(cell: Any, operation: str) -> None:

@@ -162,6 +162,7 @@ class Variable(Cell, Protocols, Elsewhere):
             spread = library.placement(value, None, None) if place is None else None
         if spread is not None:
             library, place = spread
+            library = library.for_aggregation(aggregation)  # type: ignore[attr-defined]  # of a ShardedBackend
             check_shardable(library, place, value, declared, path)
             if unmade and draws_anew(initializer, seed):
                 check_seeded(path)

@@ -27,7 +27,7 @@ class ValueDraft(Draft):
 
     def _convert(self, value: Any, operation: str) -> Array:
         return to_value(
-            value, self._backend, self._dtype_name, operation=operation, path=self._path, old=self._snapshot
+            value, self._backend, self._dtype_name, operation=operation, path=self._path, old=self._snapshot, cell=self
         )
 
     def _write(self, write: Write, value: Any, index: Any = None, locking: bool = True, hold: Any = None) -> Self:

@@ -258,7 +258,7 @@ class ValueOverlay(Overlay):
     def _check_outside(self, variable: Variable) -> None:
         """Raises TraceError if a library traces this code and would bake the current value of the variable into it."""
         for name, tracing in loaded_tracings().items():
-            own, mark = tracing is variable._backend.tracing, self._marks.get(name)
+            own, mark = name == variable._backend.name, self._marks.get(name)
             if not tracing.may_read(None, mark) if own else tracing.kept(mark):
                 raise TraceError.of(
                     "read",

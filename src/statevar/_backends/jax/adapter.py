@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import operator
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -29,7 +30,7 @@ from ..._arrays.stored import Stored
 from ..._arrays.types import HostArray, Operation
 from ..._arrays.unreadable import Unreadable
 from ...errors import DeviceError, DTypeError, ReentrantWriteError, UninitializedError
-from . import indices, rows
+from . import collectives, indices, rows
 from .arrays import CONCRETE, FAILED, beside, brought_home, is_concrete, like, same_place, settled, store
 from .first_values import made
 from .keys import is_key, key_dtype, packed, unpacked
@@ -456,6 +457,17 @@ class JAXBackend(Backend):
     def unseen_writes(self, handle: Any) -> int:
         handle.array  # noqa: B018  # if a compiled program has the array, this updates the variable's version
         return 0
+
+    # -- the processes of a distributed program ----------------------------------------------------------
+
+    def processes(self) -> int:
+        return collectives.processes()
+
+    def runs_per_shard(self) -> bool:
+        return collectives.manual_axes() is not None
+
+    def all_reduce(self, arrays: Sequence[Any], reduction: str) -> list[Any]:
+        return collectives.all_reduce(arrays, reduction)
 
 
 @functools.cache

@@ -13,8 +13,10 @@ from __future__ import annotations
 
 import operator
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from functools import cache
+from importlib import import_module
 from itertools import repeat
 from operator import attrgetter
 from sys import getrefcount
@@ -36,9 +38,10 @@ from ..._arrays.stored import Stored
 from ..._arrays.types import HostArray, Operation
 from ..._arrays.unreadable import Unreadable
 from ...errors import DeviceError, DTypeError, ShapeError, TraceError
-from . import eager, namespace, rows
+from . import collectives, eager, namespace, rows
 from .first_values import made
 from .operators import operate
+from .strategies import Distributed, in_run, makes_own_variables
 from .together import store_all
 from .tracing import TRACING, ours
 
@@ -60,7 +63,7 @@ try:
 except ImportError:  # not public: without it, a tf.function can create variables in its first trace only
     _Resource = tf.Variable
 
-__all__ = ["BACKEND", "end_lease", "writes_rows"]
+__all__ = ["BACKEND", "TensorFlowBackend", "end_lease", "expose", "handle_of", "writes_rows"]
 
 # TensorFlow has no kernels for arithmetic or scatters of these.
 _ON_HOST = {"float8_e4m3fn", "float8_e5m2", "int4", "uint4"}
@@ -69,7 +72,6 @@ _BRIDGE = {"float8_e4m3fn": tf.float32, "float8_e5m2": tf.float32, "int4": tf.in
 #: The bytes up to which NumPy copies a tensor faster than an operation does.
 _SMALL = 1 << 16
 _ORDINARY = {Thread, type(main_thread())}
-_Distributed = tf.distribute.DistributedValues
 _READ = tf.raw_ops.ReadVariableOp
 _SNAPSHOT = tf.raw_ops.Snapshot
 _IN_PLACE: dict[Operation, Any] = {
@@ -180,7 +182,7 @@ class TensorFlowBackend(Backend):
     # -- whose is it ---------------------------------------------------------------------------------
 
     def owns(self, value: Any) -> bool:
-        return isinstance(value, tf.Tensor | tf.Variable | _Distributed)
+        return isinstance(value, tf.Tensor | tf.Variable | Distributed)
 
     def is_symbolic(self, array: Any) -> bool:
         return bool(tf.is_symbolic_tensor(array))
@@ -234,13 +236,21 @@ class TensorFlowBackend(Backend):
         return bool(device.startswith("CPU")) or _stores(device, dtype)
 
     def spread(self, value: Any) -> Spread | None:
-        if isinstance(value, _Distributed):
+        if isinstance(value, Distributed):
             hint = "pass the value of one replica: strategy.experimental_local_results(x)[0], or strategy.reduce(…)"
             return Spread(f"a {type(value).__name__} of tf.distribute, which has a value for each replica", hint)
         if "CUSTOM" in getattr(value, "device", ""):
             hint = "pass tf.experimental.dtensor.relayout to a replicated layout, and then .numpy()"
             return Spread("a tensor of tf.experimental.dtensor, which is spread over a mesh", hint)
         return None
+
+    def placement(self, value: Any, spec: Any, mesh: Any) -> tuple[Backend, Any] | None:
+        if spec is not None and not isinstance(spec, tf.distribute.Strategy):
+            return super().placement(value, spec, mesh)
+        if spec is None and not tf.distribute.has_strategy() and not isinstance(value, Distributed):
+            return None
+        found: tuple[Backend, Any] | None = import_module(f"{__package__}.replicas").placement(value, spec, mesh)
+        return found  # of an adapter whose class is made of the one here
 
     def unreadable(self, value: Any) -> Unreadable | None:
         if not getattr(getattr(value, "dtype", None), "is_quantized", False):
@@ -249,12 +259,11 @@ class TensorFlowBackend(Backend):
         return Unreadable(problem, "pass tf.quantization.dequantize(x, low, high)")
 
     def spread_handle(self, handle: Any) -> Spread | None:
-        several = tf.distribute.has_strategy() and tf.distribute.get_strategy().num_replicas_in_sync > 1
-        if not several and not isinstance(handle.variable, _Distributed):
+        if not in_run() or (count := tf.distribute.get_strategy().num_replicas_in_sync) == 1:
             return None
         strategy = type(tf.distribute.get_strategy()).__name__
-        hint = "make it outside of `strategy.scope()` and `strategy.run`"
-        return Spread(f"a variable for each replica, since a {strategy} is in scope", hint)
+        what = f"a variable that each of the {count} replicas of a {strategy} would make for itself"
+        return Spread(what, "make it in `strategy.scope()`, before `strategy.run`")
 
     # -- conversion ------------------------------------------------------------------------------------
 
@@ -262,7 +271,7 @@ class TensorFlowBackend(Backend):
         if isinstance(value, tf.Tensor) and value.dtype is dtype:  # 1.4 us less than ==
             return value
         if isinstance(value, tf.Variable) and value.dtype == dtype:
-            return None if isinstance(value, _Distributed) else value.read_value()
+            return None if isinstance(value, Distributed) else value.read_value()
         return None
 
     def rows_in(self, value: Any) -> tuple[Any, Any] | None:
@@ -342,18 +351,15 @@ class TensorFlowBackend(Backend):
 
     def create(self, array: Any, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
         device = array.device if device is None else device
-        make = tf.Variable if tf.executing_eagerly() else _Resource
+        # `tf.Variable` would ask a strategy of `tf.distribute`, and the tf.function that is being traced, even in
+        # `init_scope`.
+        make = tf.Variable if tf.executing_eagerly() and not makes_own_variables() else _Resource
         if tf.is_symbolic_tensor(array) and (known := tf.get_static_value(array)) is not None:
             array = known  # `init_scope` cannot use a constant of the graph
         array = array if tf.is_symbolic_tensor(array) else _owned(array)
         with tf.init_scope(), tf.device(device):
             shape = tf.TensorShape(None if declared is ... else declared)
-            # `tf.Variable` would ask the tf.function that is being traced, even in `init_scope`.
-            variable = make(array, trainable=trainable, shape=shape)
-            variable._statevar = True
-            handle = _Handle(variable)
-            handle.lease = _Lease(variable) if _UNLEASED > 0 else None
-            return handle
+            return handle_of(make(array, trainable=trainable, shape=shape))
 
     def create_from(self, first: FirstValue, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
         with tf.init_scope():
@@ -559,12 +565,12 @@ class TensorFlowBackend(Backend):
         handle.variable._trainable = trainable  # not public; a tape reads it at each access
 
     def parameter(self, handle: Any) -> Any:
-        _expose(handle)
+        expose(handle)
         handle.lent = True
         return handle.variable
 
     def resource(self, handle: Any) -> Any:
-        _expose(handle)
+        expose(handle)
         return handle.variable.handle
 
     def is_parameter(self, handle: Any, thing: Any) -> bool:
@@ -583,13 +589,35 @@ class TensorFlowBackend(Backend):
     def unseen_writes(self, handle: Any) -> int:
         return 0 if handle.counter is None else int(handle.counter.numpy())
 
+    # -- the processes of a distributed program ----------------------------------------------------------
+
+    def processes(self) -> int:
+        return collectives.processes()
+
+    def runs_per_shard(self) -> bool:
+        return in_run()
+
+    def all_reduce(self, arrays: Sequence[Any], reduction: str) -> list[Any]:
+        return collectives.all_reduce(arrays, reduction)
+
+    def reduced_replicas(self, value: Any, reduction: str) -> Any:
+        return collectives.reduced_replicas(value, reduction)
+
+
+def handle_of(variable: Any) -> _Handle:
+    """The handle of a `tf.Variable` that was made for it."""
+    variable._statevar = True
+    handle = _Handle(variable)
+    handle.lease = _Lease(variable) if _UNLEASED > 0 else None
+    return handle
+
 
 @cache
 def _stores(device: str, dtype: str) -> bool:
     """Whether TensorFlow stores a variable of a dtype on an accelerator, or elsewhere if it is asked for that."""
     try:
         with tf.init_scope(), tf.device(device):
-            made = tf.Variable(tf.zeros([1], dtype))
+            made = _Resource(tf.zeros([1], dtype))  # of no strategy
     except (tf.errors.OpError, TypeError, ValueError):
         return False
     return _short(made.device) == device == _short(made.value().device)
@@ -615,7 +643,7 @@ def _writing(handle: _Handle) -> bool:
             _check_replicas()
         return True
     _check_replicas()
-    _expose(handle)
+    expose(handle)
     handle.counter.assign_add(1, read_value=False)
     return False
 
@@ -648,14 +676,15 @@ def writes_rows(handle: _Handle) -> bool:
 
 def _check_replicas() -> None:
     """Raises DeviceError if the running code is that of one of several replicas: each would write by itself."""
-    if tf.distribute.has_strategy() and not tf.distribute.in_cross_replica_context():
+    if in_run():
         strategy = tf.distribute.get_strategy()
         if (count := strategy.num_replicas_in_sync) > 1:
             raise DeviceError.of(
                 "write",
-                f"this code runs once for each of the {count} replicas of a {type(strategy).__name__}, and the last "
-                "write would count, whatever the aggregation",
-                hint="return the value from strategy.run, combine it with strategy.reduce, and write it outside",
+                f"this code runs once for each of the {count} replicas of a {type(strategy).__name__}, and the "
+                "variable was made outside of its scope: the last write would count, whatever the aggregation",
+                hint="make the variable in strategy.scope(); or return the value from strategy.run, combine it with "
+                "strategy.reduce, and write it outside",
             )
 
 
@@ -676,7 +705,7 @@ def end_lease(handle: _Handle) -> None:
         handle.lease = _Lease(handle.variable)
 
 
-def _expose(handle: _Handle) -> None:
+def expose(handle: _Handle) -> None:
     """From now on a graph, or whoever has the `tf.Variable`, may write it at any time."""
     handle.cached = None
     if (lease := handle.lease) is not None:
@@ -684,7 +713,7 @@ def _expose(handle: _Handle) -> None:
         handle.lease = None
     if handle.counter is None:
         with tf.init_scope(), tf.device("CPU:0"):
-            handle.counter = tf.Variable(0, trainable=False, dtype=tf.int64)
+            handle.counter = _Resource(0, trainable=False, dtype=tf.int64)  # of no strategy
 
 
 def _constant_of(variable: Any) -> Any:

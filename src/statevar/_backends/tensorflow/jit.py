@@ -63,7 +63,12 @@ class _Trace(TraceOverlay):
         self.scattered: list[Any] = []  # the handles of variables into which the graph scatters
         self.seen: dict[Variable, tuple[Any, ...]] = {}
         super().__enter__()
+        self.graph._statevar_trace = self  # for the threads of replicas
         return self
+
+    def __exit__(self, *error: object) -> None:
+        self.graph._statevar_trace = None
+        super().__exit__(*error)
 
     def read(self, variable: Any) -> ValueDraft:
         """Reads a variable; again from its resource if a raw operation, such as an optimizer's, has used it since."""
@@ -368,6 +373,8 @@ class Jitted:
 
 def _is_direct(trace: _Trace, written: list[Variable]) -> bool:
     """Whether the graph itself may write the variables that the code has written."""
+    if any(variable._backend.is_sharded for variable in trace.seen):
+        return False
     for variable in written:
         handle = trace.seen[variable][0]
         if handle is None or not fits(tuple(trace.drafts[variable]._snapshot.shape), variable._declared):

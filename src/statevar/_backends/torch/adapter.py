@@ -35,6 +35,7 @@ from ..._arrays.stored import Stored
 from ..._arrays.types import HostArray, Operation
 from ..._arrays.unreadable import Unreadable
 from ...errors import DeviceError, DTypeError, TraceError, UninitializedError, describe
+from . import collectives
 from .dtypes import AS_BITS, DTYPES, NAMES, ON_HOST
 from .first_values import is_unshared, made
 from .functions import call_reading, only_reading
@@ -837,6 +838,14 @@ class TorchBackend(Backend):
         if handle.shared and not _in_dynamo() and handle.parameter.data_ptr() != handle.data:
             unseen += 1  # as `follow` will count it, under the lock
         return unseen
+
+    # -- the processes of a distributed program ----------------------------------------------------------
+
+    def processes(self) -> int:
+        return collectives.processes()
+
+    def all_reduce(self, arrays: Sequence[Any], reduction: str) -> list[Any]:
+        return collectives.all_reduce(arrays, reduction)
 
 
 @functools.cache
