@@ -163,7 +163,7 @@ def test_two_processes_combine_their_values(library: str) -> None:
 def test_one_process_stores_the_value_itself(backend: str) -> None:
     x = array_of(backend, [1.0, 2.0], "float32")
     for aggregation in ("mean", "sum", "only_first_replica"):
-        v = sv.Variable([0.0, 0.0], backend=backend, aggregation=aggregation)  # type: ignore[arg-type]
+        v = sv.Variable([0.0, 0.0], backend=backend, aggregation=aggregation)
         assert_same(v.assign(sv.per_replica(x)), x)
         assert_same(v.assign_add(sv.per_replica([1.0, 1.0])), [2.0, 3.0])
         v[1] = sv.per_replica(5)
@@ -221,7 +221,7 @@ def test_all_reduce_of_one_process_keeps_the_tree(backend: str) -> None:
             found = sv.all_reduce(tree, "sum")
             assert found["z"] == 1j
         else:
-            found = sv.all_reduce({key: each for key, each in tree.items() if key != "z"}, reduction)  # type: ignore[arg-type]
+            found = sv.all_reduce({key: each for key, each in tree.items() if key != "z"}, reduction)
         assert isinstance(found["v"], array_type(backend))
         assert_same(found["v"], [1.0, 2.0])
         assert type(found["pair"]) is Pair

@@ -88,14 +88,17 @@ if {library!r} != "torch":  # a variable of torch follows it
         text = refused(lambda: sv.Variable(spread, name="w"), {WHAT[library]!r}, "on one device, at 'net/w'. Hint: ")
     assert text.startswith("Variable: got "), text
 late = sv.Variable(shape=..., dtype="float32", backend={library!r}, name="late")
-refused(lambda: late.assign(spread), {WHAT[library]!r}, "at 'late'")
-assert not late.is_initialized and late.version == 0
-late.assign([1.0])
+if {library!r} == "torch":
+    refused(lambda: late.assign(spread), {WHAT[library]!r}, "at 'late'")
+    assert not late.is_initialized and late.version == 0
+    late.assign([1.0])
+else:  # the values of the replicas are combined
+    assert late.assign(spread).numpy().tolist() == [0.5, 1.0]
 """,
     )
 
 
-@pytest.mark.parametrize("library", ["torch", "tensorflow"])
+@pytest.mark.parametrize("library", ["torch"])  # values of tf.distribute are combined
 def test_an_operand_that_cannot_be_moved_is_refused(library: str) -> None:
     run(
         library,

@@ -51,7 +51,7 @@ def all_reduce(arrays: Sequence[Any], reduction: str) -> list[Any]:
     mesh = _one_device_each()
     own = next(each for each in mesh.devices.flat if each.process_index == jax.process_index())
     flat = _joined([jax.device_put(each, own) for each in arrays])
-    rows = NamedSharding(mesh, PartitionSpec("process"))
+    rows = NamedSharding(mesh, PartitionSpec("process"))  # type: ignore[no-untyped-call]  # JAX has no types there
     whole = jax.make_array_from_single_device_arrays((mesh.size, *flat.shape[1:]), rows, [flat])
     result = _combining(mesh, reduction)(whole).addressable_data(0)
     parts = _split(result, tuple(each.shape for each in arrays))
@@ -75,7 +75,7 @@ def _one_device_each() -> Mesh:
 
 @cache
 def _combining(mesh: Mesh, reduction: str) -> Callable[[Any], Any]:
-    return jax.jit(_REDUCTIONS[reduction], out_shardings=NamedSharding(mesh, PartitionSpec()))
+    return jax.jit(_REDUCTIONS[reduction], out_shardings=NamedSharding(mesh, PartitionSpec()))  # type: ignore[no-untyped-call]
 
 
 @jax.jit

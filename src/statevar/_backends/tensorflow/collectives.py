@@ -49,11 +49,16 @@ def reduced_replicas(value: Any, reduction: str) -> Any:
     """The values of the replicas of this process as one; in ``strategy.run``, that of the replica itself."""
     if in_run():
         return value.values[replica_number()]
-    first, *others = value.values
+    return _of_one(value.values, reduction)
+
+
+def _of_one(values: Sequence[Any], reduction: str) -> Any:
+    """The values of the replicas of a process as one."""
+    first, *others = values
     with tf.device(first.device):
         for each in others if reduction != "first" else ():
             first = _PAIRS[reduction](first, each)
-        return first / tf.cast(len(value.values), first.dtype) if reduction == "mean" else first
+        return first / tf.cast(len(values), first.dtype) if reduction == "mean" else first
 
 
 def _over_replicas(flat: Any, reduction: str, same: int = 1) -> Any:
@@ -63,12 +68,17 @@ def _over_replicas(flat: Any, reduction: str, same: int = 1) -> Any:
         same: how many replicas after each other give the same tensor.
     """
     context = tf.distribute.get_replica_context()
-    if reduction == "mean":
-        return context.all_reduce("MEAN", flat)
-    if reduction == "sum":
-        total = context.all_reduce("SUM", flat)
-        return total if same == 1 else tf.cast(total / same, flat.dtype)
-    return _OF_ROWS[reduction](context.all_gather(flat[None], 0))
+    if reduction not in ("mean", "sum") and processes() > 1:
+        return _OF_ROWS[reduction](context.all_gather(flat[None], 0))
+
+    def merge(strategy: Any, x: Any) -> Any:
+        # Not `context.all_reduce`: in eager code its collectives get into those of programs (seen in TensorFlow 2.21).
+        if reduction in ("mean", "sum"):
+            return strategy.extended.reduce_to(tf.distribute.ReduceOp[reduction.upper()], x, destinations=x)
+        return strategy.extended.broadcast_to(_of_one(strategy.experimental_local_results(x), reduction), x)
+
+    total = context.merge_call(merge, args=(flat,))
+    return total if same == 1 or reduction != "sum" else tf.cast(total / same, flat.dtype)
 
 
 def _replicas_of_a_process(strategy: Any) -> int:

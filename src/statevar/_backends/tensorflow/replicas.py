@@ -286,11 +286,17 @@ class ReplicatedTensorFlowBackend(ShardedBackend, TensorFlowBackend):
     def pieces(self, array: Any) -> list[Piece]:
         return [Piece((0,) * len(self.shape(array)), array, True)]
 
+    def pinned(self, array: Any, sharding: Any) -> Any:
+        return array
+
     def copies(self, array: Any) -> list[Piece]:
         found = getattr(array, "_statevar_replicas", lambda: None)()
-        if found is None or found.cached is not array:  # the variable was written since
+        if found is None:
             return self.pieces(array)
-        values = [array, *(BACKEND.snapshot(part) for part in found.parts[1:])]
+        first, *others = (BACKEND.snapshot(part) for part in found.parts)
+        if self.to_host(first).tobytes() != self.to_host(array).tobytes():  # the variable was written since
+            return self.pieces(array)
+        values = [array, *others]
         return [Piece((0,) * len(self.shape(array)), each, not number) for number, each in enumerate(values)]
 
     def from_pieces(self, shape: Shape, dtype: str, sharding: Any, read: ReadBlock) -> Any:

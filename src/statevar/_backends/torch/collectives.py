@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -25,15 +26,14 @@ def all_reduce(arrays: Sequence[torch.Tensor], reduction: str) -> list[torch.Ten
         if reduction == "first":
             dist.broadcast(plain, 0)
         else:
-            dist.all_reduce(plain, _OPERATIONS[reduction])
+            dist.all_reduce(plain, getattr(dist.ReduceOp, _OPERATIONS[reduction]))
             if reduction == "mean":  # gloo has no mean
                 flat.div_(dist.get_world_size())
-        parts = flat.split([prod(each.shape) for each in arrays])
+        parts: Any = flat.split([prod(each.shape) for each in arrays])  # type: ignore[no-untyped-call]
         return [part.view(each.shape).to(home) for part, each, home in zip(parts, arrays, homes, strict=True)]
 
 
 _OPERATIONS = {"mean": "SUM", "sum": "SUM", "min": "MIN", "max": "MAX"}
-_OPERATIONS = {key: getattr(dist.ReduceOp, each, None) for key, each in _OPERATIONS.items()}  # none without dist
 
 
 def _place(device: torch.device) -> torch.device:
