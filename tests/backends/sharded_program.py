@@ -102,7 +102,7 @@ def suite(made: Callable[[], Any], lengths_of_axes: dict[str, int], few: bool) -
     class Suite(ShardedSuite):
         backend = LIBRARY
         lengths = lengths_of_axes
-        layouts = (("data",), (None, "model"), ()) if few else ShardedSuite.layouts
+        layouts = (("data",), ()) if few else ShardedSuite.layouts
 
         def mesh(self) -> Any:
             return made()

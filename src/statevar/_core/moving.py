@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from .._arrays.backend import Backend
+from .._arrays.first_values import Made
 from .._arrays.shapes import Shape, fits
 from .._arrays.types import Array
 from ..errors import DeviceError, ShapeError
@@ -15,7 +16,10 @@ from .convert import to_first, to_operand
 from .deferring import DEPTH, Recipe, recipe_of
 from .holds import Moving
 
-__all__ = ["Move", "move_all", "move_to_device"]
+__all__ = ["Move", "made_at_home", "move_all", "move_to_device"]
+
+#: Whether a variable has moved to another sharding, so that a snapshot may lie elsewhere than its variable.
+happened = False
 
 _ATTEMPTS = (None,) * 100  # Ctrl-C does not come a hundred times in a millisecond
 
@@ -80,8 +84,10 @@ def move_all(operation: str, moves: Sequence[Move]) -> None:
             thread holds a variable, and waits for this one.
         TraceError: it is called while code is traced.
     """
+    global happened  # noqa: PLW0603  # every restore asks it
     if not moves:
         return
+    happened = True
     for each in moves:
         each.cell._check_movable(operation)
     hold = Moving("a move")
@@ -145,3 +151,19 @@ def _check_has_device(variable: Any, device: Any) -> None:
     if isinstance(device, type) or type(device).__name__.lower().endswith("dtype"):
         problem = f"expected a device, got the dtype {device}"
         raise DeviceError.of("to", problem, path, "for a cast, write v.astype(dtype)")
+
+
+def made_at_home(cell: Cell, value: Array) -> Any:
+    """A handle of a snapshot that was taken before the cell moved, made where the cell is; None if it lies there.
+
+    Gathers a value of which other processes have parts, if the cell is in one place now.
+    """
+    backend: Any = cell._backend
+    home = backend.device_of_handle(cell._handle)
+    if backend.is_sharded:
+        return None if backend.device_of(value) == home else cell._made(backend, home, value, None)
+    spread: Any = None if backend.is_host else backend.native.placement(value, None, None)
+    if spread is None:
+        return None
+    host = spread[0].gather(value)
+    return cell._made(backend, home, None, Made(host, backend.shape(value), cell._dtype_name))

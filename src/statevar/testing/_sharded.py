@@ -19,6 +19,7 @@ from .._arrays.world import current_world
 from .._core.variable import Variable
 from .._public import public
 from .._state.sharding import gather, shard_batch
+from .._state.snapshot import restore, snapshot
 from .._state.transaction import transaction
 from ..errors import NotAddressableError, ShardingError
 from ._checks import expect, raises, same
@@ -205,6 +206,24 @@ class ShardedSuite:
             same(v.assign_add(1.0).numpy(), _numbers() + 1, f"a write after reshard(None) of {axes}")
             v.assign_sub(1.0).reshard(axes, mesh=self.mesh())
             self.check(v.assign_add(1.0), _numbers() + 1, self.variable(axes).sharding, axes)
+
+    def test_a_snapshot_is_restored_to_where_the_variable_is(self) -> None:
+        places = [None, *self.layouts[:3]]
+        for axes in places:
+            for other in places:
+                v = self.variable().reshard(axes, mesh=self.mesh())
+                taken = snapshot(v)
+                v.assign_add(1.0).reshard(other, mesh=self.mesh())
+                sharding = v.sharding
+                restore(taken)
+                if other is None:
+                    expect(v.sharding is None, f"{axes} restored to one place: it is {v.sharding}")
+                    same(v.numpy(), _numbers(), f"{axes} restored to one place")
+                else:
+                    self.check(v, _numbers(), sharding, f"{axes} restored to {other}")
+                with transaction(v):
+                    v.assign_add(1.0)
+                same(gather(v), _numbers() + 1, f"a write after {axes} was restored to {other}")
 
     def test_copies_keep_the_sharding_and_pickles_the_value(self) -> None:
         for axes, v in self.each_layout():

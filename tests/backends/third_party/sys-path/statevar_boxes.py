@@ -99,7 +99,7 @@ class ShardedBoxBackend(ShardedBackend, BoxBackend):
         return name
 
     def device_of(self, array: Any) -> Any:
-        return array.spread
+        return array.spread if isinstance(array, Boxes) else "cpu"
 
     def device_of_handle(self, handle: Any) -> Spread:
         spread: Spread = handle.published.spread
