@@ -13,6 +13,10 @@ from .heartbeat import Heartbeat
 
 __all__ = ["Engine", "World"]
 
+_LARGEST = 2 << 20  # bytes of a value in one message, half of the limit of the strictest store
+_WHOLE, _CUT = b"=", b"/"  # what a value begins with
+_SOON = 30.0  # seconds for a key that was set before one that was found
+
 
 class World(ABC):
     """This process among the processes of its program.
@@ -31,17 +35,18 @@ class World(ABC):
         self.process = os.getpid()
         self.heartbeat = Heartbeat(self)
         self._rounds: dict[str, itertools.count[int]] = {}
+        self._parts: dict[str, int] = {}  # in how many the values were cut that were read here
 
     @abstractmethod
-    def set(self, key: str, value: bytes) -> None:
-        """Stores a value, in place of one that the key may have.
+    def _set(self, key: str, value: bytes) -> None:
+        """Stores a value of at most a few MiB, in place of one that the key may have.
 
         Raises:
             ProcessError: the store no longer answers.
         """
 
     @abstractmethod
-    def get(self, key: str, seconds: float) -> bytes | None:
+    def _get(self, key: str, seconds: float) -> bytes | None:
         """The value of a key, for which it waits if there is none; None if nobody has set it in that time.
 
         Raises:
@@ -49,12 +54,41 @@ class World(ABC):
         """
 
     @abstractmethod
-    def delete(self, key: str) -> None:
+    def _delete(self, key: str) -> None:
         """Deletes a key, if it exists.
 
         Raises:
             ProcessError: the store no longer answers.
         """
+
+    def set(self, key: str, value: bytes) -> None:
+        """Stores a value of any size, in place of one that the key may have. Errors are those of `get`."""
+        if len(value) <= _LARGEST:
+            self._set(key, _WHOLE + value)
+            return
+        starts = range(0, len(value), _LARGEST)
+        for number, start in enumerate(starts):
+            self._set(f"{key}/{number}", value[start : start + _LARGEST])
+        self._set(key, _CUT + str(len(starts)).encode())
+
+    def get(self, key: str, seconds: float) -> bytes | None:
+        """The value of a key, for which it waits if there is none; None if nobody has set it in that time.
+
+        Raises:
+            ProcessError: the store no longer answers.
+        """
+        found = self._get(key, seconds)
+        if found is None or found[:1] == _WHOLE:
+            return found and found[1:]
+        self._parts[key] = int(found[1:])
+        parts = [self._get(f"{key}/{number}", _SOON) for number in range(self._parts[key])]
+        return b"".join(part for part in parts if part is not None)
+
+    def delete(self, key: str) -> None:
+        """Deletes a key that this process has read or set, if it exists. Errors are those of `get`."""
+        self._delete(key)
+        for number in range(self._parts.pop(key, 0)):
+            self._delete(f"{key}/{number}")
 
     def round(self, name: str) -> str:
         """A name for this use of a name, the same in every process: the calls of each name are counted."""

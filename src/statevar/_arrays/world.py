@@ -46,13 +46,13 @@ class _Alone(World):
         super().__init__(0, 1)
         self._values: dict[str, bytes] = {}
 
-    def set(self, key: str, value: bytes) -> None:
+    def _set(self, key: str, value: bytes) -> None:
         self._values[key] = value
 
-    def get(self, key: str, seconds: float) -> bytes | None:
+    def _get(self, key: str, seconds: float) -> bytes | None:
         return self._values.get(key)
 
-    def delete(self, key: str) -> None:
+    def _delete(self, key: str) -> None:
         self._values.pop(key, None)
 
 

@@ -28,13 +28,13 @@ class JAXWorld(World):
         super().__init__(index, count)
         self.client = client
 
-    def set(self, key: str, value: bytes) -> None:
+    def _set(self, key: str, value: bytes) -> None:
         try:
             self.client.key_value_set_bytes(_PREFIX + key, value, allow_overwrite=True)
         except RuntimeError as error:
             raise self.gone(error) from error
 
-    def get(self, key: str, seconds: float) -> bytes | None:
+    def _get(self, key: str, seconds: float) -> bytes | None:
         try:
             found: bytes
             if seconds <= 0 and hasattr(self.client, "key_value_try_get_bytes"):
@@ -48,7 +48,7 @@ class JAXWorld(World):
             raise self.gone(error) from error
         return found
 
-    def delete(self, key: str) -> None:
+    def _delete(self, key: str) -> None:
         try:
             self.client.key_value_delete(_PREFIX + key)
         except RuntimeError as error:

@@ -34,8 +34,8 @@ class TensorFlowWorld(World):
         self.cluster = cluster
         self._errors = sys.modules["tensorflow"].errors
 
-    def set(self, key: str, value: bytes) -> None:
-        text = "=" + base64.b64encode(value).decode()  # this store takes text, and no empty one
+    def _set(self, key: str, value: bytes) -> None:
+        text = base64.b64encode(value).decode()  # this store takes text only
         try:
             try:
                 self.context.set_config_key_value(_PREFIX + key, text)
@@ -45,16 +45,16 @@ class TensorFlowWorld(World):
         except (self._errors.OpError, ValueError) as error:
             raise self.gone(error) from error
 
-    def get(self, key: str, seconds: float) -> bytes | None:
+    def _get(self, key: str, seconds: float) -> bytes | None:
         try:
             text = self.context.get_config_key_value(_PREFIX + key, int(max(seconds, _SOON) * 1000))
         except (self._errors.DeadlineExceededError, self._errors.NotFoundError):
             return None
         except (self._errors.OpError, ValueError) as error:
             raise self.gone(error) from error
-        return base64.b64decode(text[1:])
+        return base64.b64decode(text)
 
-    def delete(self, key: str) -> None:
+    def _delete(self, key: str) -> None:
         try:
             self.context.delete_config_key_value(_PREFIX + key)
         except (self._errors.OpError, ValueError) as error:

@@ -20,8 +20,6 @@ __all__ = ["ENGINE", "TorchWorld"]
 _ADDRESS = ("MASTER_ADDR", "MASTER_PORT")
 _NUMBERS = ("RANK", "WORLD_SIZE")
 _ANSWER = timedelta(seconds=30)  # within which a store does what needs no waiting
-_LARGEST = 4 << 20  # bytes of a value, since the store closes the connection at twice as many
-_WHOLE, _CUT = b"=", b"/"
 _SHORTEST, _LONGEST = 0.0005, 0.05  # seconds between two looks at a key
 
 
@@ -38,19 +36,15 @@ class TorchWorld(World):
         super().__init__(index, count)
         self.store = store
         self._own = threading.local()
-        self._cut: dict[str, int] = {}  # the number of parts of the values that were read here
         self._longest = max(_LONGEST, self.count / 10_000)  # the looks of many processes are many
 
-    def set(self, key: str, value: bytes) -> None:
-        parts = [value[at : at + _LARGEST] for at in range(0, len(value), _LARGEST)] if len(value) > _LARGEST else []
+    def _set(self, key: str, value: bytes) -> None:
         try:
-            for number, part in enumerate(parts):
-                self._client().set(f"{key}/{number}", part)
-            self._client().set(key, _CUT + str(len(parts)).encode() if parts else _WHOLE + value)
+            self._client().set(key, value)
         except RuntimeError as error:
             raise self.gone(error) from error
 
-    def get(self, key: str, seconds: float) -> bytes | None:
+    def _get(self, key: str, seconds: float) -> bytes | None:
         deadline = time.monotonic() + seconds
         pause = _SHORTEST
         try:
@@ -62,18 +56,13 @@ class TorchWorld(World):
                 time.sleep(min(pause, left))
                 pause = min(2 * pause, self._longest)
             found: bytes = self._client().get(key)
-            if found[:1] == _WHOLE:
-                return found[1:]
-            self._cut[key] = int(found[1:])
-            return b"".join(self._client().get(f"{key}/{number}") for number in range(self._cut[key]))
         except RuntimeError as error:
             raise self.gone(error) from error
+        return found
 
-    def delete(self, key: str) -> None:
+    def _delete(self, key: str) -> None:
         try:
             self._client().delete_key(key)
-            for number in range(self._cut.pop(key, 0)):
-                self._client().delete_key(f"{key}/{number}")
         except RuntimeError as error:
             raise self.gone(error) from error
 
