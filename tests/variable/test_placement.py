@@ -80,6 +80,19 @@ def test_the_setting_concerns_every_named_device(backend: str, soft: None) -> No
         sv.Variable([1.0], backend=backend, device="3")  # it is no name
 
 
+def test_a_pickle_of_a_larger_machine_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:  # as if it had been there
+        patch.setattr(adapter("numpy").BACKEND, "device_name", lambda _: "GPU:8")
+        pickled = pickle.dumps(sv.Variable([1.0, 2.0]))
+    with pytest.raises(sv.errors.DeviceError, match="there is no device 'GPU:8'"):
+        pickle.loads(pickled)
+    sv.set_soft_device_placement(True)
+    try:
+        assert_same(pickle.loads(pickled), [1.0, 2.0])
+    finally:
+        sv.set_soft_device_placement(False)
+
+
 def test_a_soft_scope_can_be_pickled_and_copied() -> None:
     scope = sv.device("NPU:6", soft=True)
     for each in (scope, copy.deepcopy(scope), pickle.loads(pickle.dumps(scope))):
@@ -363,6 +376,7 @@ import copy, logging, pickle
 import numpy as np
 import statevar as sv
 from tests.helpers import total
+from tests.threads import in_threads
 
 backend = {backend!r}
 last = {last}
@@ -437,6 +451,27 @@ with raises(sv.errors.DeviceError, "'CPU:99'"):
     v.to("CPU:99")
 with raises(sv.errors.ConflictError, "transaction", "at 'v'"), sv.transaction():
     v.to("CPU:1")
+
+# threads that read and write a variable lose nothing while it moves
+shared, torn = make(np.zeros(64, "float32")), []
+def adds():
+    for _ in range(40):
+        shared.assign_add(1.0)
+def reads():
+    for _ in range(80):
+        if len(set(np.asarray(shared.value).tolist())) != 1:
+            torn.append(shared)
+def moves():
+    for turn in range(30):
+        shared.to(f"CPU:{{turn % 2}}")
+def commits():
+    for _ in range(20):
+        with sv.transaction(shared):
+            shared.assign(shared.value + 1.0)
+sv.set_log_device_placement(False)
+in_threads(adds, adds, reads, moves, commits)
+assert set(shared.numpy().tolist()) == {{100.0}} and shared.version == 100 and not torn, shared
+sv.set_log_device_placement(True)
 
 # a compiled function goes on with a variable that moves
 version = v.version
@@ -583,6 +618,16 @@ opened = make([[1.0, 2.0]], shape=(None, 2)).to("CPU:1")
 opened.assign([[1.0, 2.0], [3.0, 4.0]])
 assert place(opened) == "CPU:1" and opened.shape == (2, 2)
 assert place(tf.add(left, right)) in ("CPU:0", "CPU:1")  # where TensorFlow wants
+with tf.device("CPU:1"):
+    assert place(left + right) == "CPU:1"
+    with tf.device(None):
+        assert place(left + right) == "CPU:0"
+w = make([1.0, 2.0], device="CPU:1")
+product = sv.jit(lambda: (w.assign_add(left.value), left * w)[1])
+for expected in ([2.0, 8.0], [3.0, 12.0]):
+    assert product().numpy().tolist() == expected, w
+assert place(w) == "CPU:1"
+assert tf.function(lambda: left * w)().numpy().tolist() == [3.0, 12.0]
 """
 
 PRELUDE_OF_TENSORFLOW = """

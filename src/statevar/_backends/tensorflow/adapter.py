@@ -46,6 +46,11 @@ from .together import store_all
 from .tracing import TRACING, ours
 
 try:
+    from tensorflow.python.eager.context import context as _context
+except ImportError:  # not public: without it, `tf.device` has no say in an operator of variables on two devices
+    _context = None
+
+try:
     from tensorflow.python.eager.record import could_possibly_record
 except ImportError:  # not public: without it, every read asks TensorFlow again
 
@@ -322,7 +327,9 @@ class TensorFlowBackend(Backend):
 
     def are_apart(self, left: Any, right: Any) -> bool:
         places = getattr(left, "device", ""), getattr(right, "device", "")  # "" of a tensor that is traced
-        return places[0] != places[1] and all(places) and not any("CUSTOM" in each for each in places)
+        if places[0] == places[1] or not all(places) or any("CUSTOM" in each for each in places):
+            return False
+        return _context is None or not _context().device_name  # else the user's own `tf.device` says where
 
     def computing_on(self, device: Any) -> Any:
         return tf.device(device)
