@@ -120,6 +120,7 @@ PUBLIC = (
 #: How sv.jit compiles; each imports its framework.
 _ENGINES = {
     "jax_arrays": "statevar._backends.jax.arrays",
+    "jax_sharded_rows": "statevar._backends.jax.sharded_rows",
     "jax_indices": "statevar._backends.jax.indices",
     "jax_rows": "statevar._backends.jax.rows",
     "jax_pytree": "statevar._backends.jax.pytree",

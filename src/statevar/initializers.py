@@ -193,7 +193,7 @@ def orthogonal(shape: Shape, dtype: Any = "float32", seed: int | None = None, ga
     drawn = _normal((max(rows, columns), min(rows, columns)), "float64", seed, 0.0, 1.0).to_host()
     q, r = np.linalg.qr(drawn)
     q *= np.where(np.diag(r) < 0, -gain, gain)  # without the signs the distribution is not uniform
-    return _made((q if rows >= columns else q.T).reshape(shape), dtype, seeded=seed is not None)
+    return _made((q if rows >= columns else q.T).reshape(shape), dtype)
 
 
 @_initializer
@@ -340,9 +340,9 @@ def _constant(shape: Shape, dtype: Any, value: HostArray) -> FirstValue:
     return Constant(_full(shape), dtype_name(dtype), value)
 
 
-def _made(array: HostArray, dtype: Any, *, seeded: bool = True) -> FirstValue:
+def _made(array: HostArray, dtype: Any) -> FirstValue:
     host = np.array(array, host_of(dtype), order="C")
-    return Made(host, host.shape, dtype_name(dtype), seeded=seeded)
+    return Made(host, host.shape, dtype_name(dtype))
 
 
 def _drawn(shape: Shape, dtype: Any, seed: int | None, distribution: draws.Distribution) -> FirstValue:

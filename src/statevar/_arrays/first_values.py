@@ -39,8 +39,6 @@ class FirstValue(ABC):
     shape: Shape
     dtype: str
     constant: Any
-    #: False for random numbers without a seed, which another process would not draw again.
-    seeded: bool = True
 
     @abstractmethod
     def to_host(self) -> HostArray:
@@ -110,13 +108,12 @@ class Constant(FirstValue):
 class Drawn(FirstValue):
     """Random numbers, each of which depends on the seed, its position and the size of the whole."""
 
-    __slots__ = ("_distribution", "_seed", "seeded")
+    __slots__ = ("_distribution", "_seed")
 
     def __init__(self, shape: Shape, dtype: str, seed: Any, distribution: draws.Distribution) -> None:
         self.shape, self.dtype = shape, dtype
         self.constant = None
         self._seed = draws.seed_sequence(seed)
-        self.seeded = seed is not None
         self._distribution = distribution
 
     def to_host(self) -> HostArray:
@@ -136,13 +133,12 @@ class Made(FirstValue):
         array: the array, of the library that stores it or of NumPy; it has the right dtype.
     """
 
-    __slots__ = ("array", "seeded")
+    __slots__ = ("array",)
 
-    def __init__(self, array: Array, shape: Shape, dtype: str, *, seeded: bool = True) -> None:
+    def __init__(self, array: Array, shape: Shape, dtype: str) -> None:
         self.shape, self.dtype = shape, dtype
         self.constant = None
         self.array = array
-        self.seeded = seeded
 
     def to_host(self) -> HostArray:
         host: HostArray = self.array

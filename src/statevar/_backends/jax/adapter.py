@@ -31,7 +31,7 @@ from ..._arrays.types import HostArray, Operation
 from ..._arrays.unreadable import Unreadable
 from ...errors import DeviceError, DTypeError, ReentrantWriteError, UninitializedError
 from . import collectives, indices, rows
-from .arrays import CONCRETE, FAILED, beside, brought_home, is_concrete, like, same_place, settled, store
+from .arrays import CONCRETE, FAILED, beside, brought_home, is_concrete, like, same_place, settled, store, to_device
 from .first_values import made
 from .keys import is_key, key_dtype, packed, unpacked
 from .placing import on_devices_of
@@ -230,7 +230,7 @@ class JAXBackend(Backend):
     def moved(self, array: Any, device: Any) -> Any:
         if isinstance(device, jax.sharding.Sharding) and len(device.device_set) > 1:
             return on_devices_of(array, device)
-        return jax.device_put(array, device)
+        return to_device(array, device)
 
     def are_apart(self, left: Any, right: Any) -> bool:
         if is_concrete(left) and is_concrete(right) and same_place(left, right):
@@ -276,7 +276,7 @@ class JAXBackend(Backend):
     def _create(self, array: Any, device: Any) -> Any:
         if isinstance(array, np.ndarray):
             return _Handle(_of_host(array) if device is None else jax.device_put(array.copy(), device))
-        return _Handle(_copied(array if device is None else jax.device_put(array, device)))
+        return _Handle(_copied(array if device is None else to_device(array, device)))
 
     def create_from(self, first: FirstValue, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
         if self.tracing.is_tracing():  # as in `create`

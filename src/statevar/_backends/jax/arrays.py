@@ -26,8 +26,10 @@ __all__ = [
     "same_place",
     "settled",
     "store",
+    "to_device",
 ]
 
+_OneDevice = jax.sharding.SingleDeviceSharding
 FAILED: Final[type[Exception]] = getattr(jax.errors, "JaxRuntimeError", RuntimeError)
 #: The elements of an array from which a write asks whether memory is short; a smaller one is written too quickly.
 _LARGE = 1 << 20
@@ -104,6 +106,13 @@ def like(x: Any, array: Any) -> Any:
     return jax.device_put(x, array.sharding)
 
 
+def to_device(x: Any, device: Any) -> Any:
+    """Moves an array to a device. JAX leaves an array that was spread the type of one, if it is given a device."""
+    if isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer) and type(x.sharding) is not _OneDevice:
+        device = device if isinstance(device, jax.sharding.Sharding) else _OneDevice(device)
+    return jax.device_put(x, device)
+
+
 def brought_home(x: Any, home: Any, *, committed: bool) -> Any:
     """Moves an array to one device. A program that computes over several devices makes such arrays of all variables.
 
@@ -111,12 +120,13 @@ def brought_home(x: Any, home: Any, *, committed: bool) -> Any:
         committed: whether JAX may not move the result to other devices by itself. It moves the variable to those of the
             others in a program if the variable was not placed by the user.
     """
-    if not x.is_fully_addressable and x.is_fully_replicated:
-        x = x.addressable_data(0)  # JAX moves no array to one device of which other processes have a copy
-    if committed or not x.is_fully_replicated:
-        return jax.device_put(x, home)
-    with jax.default_device(next(iter(home.device_set))):
-        return jnp.array(np.asarray(x))
+    with jax.ensure_compile_time_eval():  # while a program is traced, too
+        if not x.is_fully_addressable and x.is_fully_replicated:
+            x = x.addressable_data(0)  # JAX moves no array to one device of which other processes have a copy
+        if committed or not x.is_fully_replicated:
+            return jax.device_put(x, home)
+        with jax.default_device(next(iter(home.device_set))):
+            return jnp.array(np.asarray(x))
 
 
 def beside(x: Any, array: Any) -> Any:

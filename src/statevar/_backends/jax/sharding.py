@@ -20,7 +20,7 @@ from ..._arrays.indexing import Selection
 from ..._arrays.shapes import Shape
 from ..._arrays.sharded_backend import Piece, ReadBlock, ShardedBackend
 from ..._arrays.types import HostArray, Operation
-from ...errors import InitializerError, NotAddressableError, ShardingError
+from ...errors import NotAddressableError, ShardingError
 from . import sharded_rows
 from .adapter import BACKEND, JAXBackend, _Handle, _is_whole, _rescue
 from .arrays import CONCRETE, settled, store
@@ -174,9 +174,6 @@ class ShardedJAXBackend(ShardedBackend, JAXBackend):
         return _Handle(there if isinstance(array, np.ndarray) else program(copy, sharding)(there))
 
     def _create_from(self, first: FirstValue, device: Any) -> Any:
-        if not first.seeded and not device.is_fully_addressable:
-            problem = "each process would draw other random numbers, and has only a part of the value"
-            raise InitializerError.of("Variable", problem, hint="pass seed=0, or any other seed")
         if isinstance(first, Made):
             return self._create(first.array, device)
         if device.is_fully_addressable and first.constant is None:

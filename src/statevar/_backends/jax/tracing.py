@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..._arrays.host import ONE_BY_ONE, combine
 from ..._arrays.traced_index import cannot_write, check_for_mask, check_slices
 from ..._arrays.tracing import AccessCheck, Tracing
+from .placing import call_traced
 
 __all__ = ["TRACING", "JAXTracing", "is_eager"]
 
@@ -124,20 +127,43 @@ class JAXTracing(Tracing):
         handle.published = handle.array  # handed out: no write may donate it
         return handle.array
 
+    def get_symbolic(self, array: Any, index: Any) -> Any:
+        parts, joined = _split(index)
+        rank = jax.eval_shape(lambda: jnp.zeros(array.shape, array.dtype)[index]).ndim
+        return call_traced(lambda old, *given: old[joined(given)], array, *parts, parts=[None] * rank)
+
     def put_symbolic(self, old: Any, x: Any, operation: str, index: Any) -> Any:
-        parts = index if isinstance(index, tuple) else (index,)
-        check_slices(parts)
-        if len(parts) == 1 and getattr(parts[0], "dtype", None) == jnp.bool_:
-            mask = parts[0]
-            check_for_mask(x.shape, mask.shape, old.shape)
-            mask = mask.reshape(*mask.shape, *[1] * (old.ndim - mask.ndim))
-            return jnp.where(mask, combine(operation, old, x, jnp.minimum, jnp.maximum), old)
-        if operation not in ONE_BY_ONE:
-            return getattr(old.at[index], operation)(x, mode="drop")
-        if any(getattr(part, "ndim", 0) for part in parts):
-            raise cannot_write(operation)
-        new = combine(operation, old.at[index].get(mode="clip"), x, jnp.minimum, jnp.maximum)
-        return old.at[index].set(new, mode="drop")
+        parts, joined = _split(index)
+        return call_traced(lambda old, x, *given: _put(old, x, operation, joined(given)), old, jnp.asarray(x), *parts)
+
+
+def _split(index: Any) -> tuple[list[Any], Callable[[Sequence[Any]], Any]]:
+    """The arrays of an index, and a function that puts them, or others in their place, into the index again."""
+    parts = index if isinstance(index, tuple) else (index,)
+    is_array = [isinstance(part, jax.Array | np.ndarray) for part in parts]
+
+    def joined(arrays: Sequence[Any]) -> Any:
+        rest = iter(arrays)
+        whole = tuple(next(rest) if found else part for found, part in zip(is_array, parts, strict=True))
+        return whole if isinstance(index, tuple) else whole[0]
+
+    return [part for found, part in zip(is_array, parts, strict=True) if found], joined
+
+
+def _put(old: Any, x: Any, operation: str, index: Any) -> Any:
+    parts = index if isinstance(index, tuple) else (index,)
+    check_slices(parts)
+    if len(parts) == 1 and getattr(parts[0], "dtype", None) == jnp.bool_:
+        mask = parts[0]
+        check_for_mask(x.shape, mask.shape, old.shape)
+        mask = mask.reshape(*mask.shape, *[1] * (old.ndim - mask.ndim))
+        return jnp.where(mask, combine(operation, old, x, jnp.minimum, jnp.maximum), old)
+    if operation not in ONE_BY_ONE:
+        return getattr(old.at[index], operation)(x, mode="drop")
+    if any(getattr(part, "ndim", 0) for part in parts):
+        raise cannot_write(operation)
+    new = combine(operation, old.at[index].get(mode="clip"), x, jnp.minimum, jnp.maximum)
+    return old.at[index].set(new, mode="drop")
 
 
 TRACING = JAXTracing()
