@@ -351,6 +351,10 @@ def loops_and_branches() -> None:
         check(v, reference(), spread(mesh, None, "model"), "compiled")
 
 
+def mean_of(w: Any, v: Any) -> Any:
+    return v.assign(jnp.broadcast_to(w.value.mean(), (8, 12))).shape
+
+
 @case
 def values_that_compiled_code_would_spread_otherwise() -> None:
     other = jax.device_put(TABLE, spread(MESHES["Auto"], "data"))
@@ -359,7 +363,7 @@ def values_that_compiled_code_would_spread_otherwise() -> None:
         sharding = v.sharding
         steps: dict[str, Program] = {
             "zeros": lambda v: v.assign(jnp.zeros((8, 12))).shape,
-            "a mean": lambda v, w=w: v.assign(jnp.broadcast_to(w.value.mean(), (8, 12))).shape,
+            "a mean": partial(mean_of, w),
             "an array of another device": lambda v: v.assign(jax.device_put(TABLE, jax.devices()[3])).shape,
             "a constant": lambda v: v.assign_add(TABLE).shape,
         }
