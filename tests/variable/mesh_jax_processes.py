@@ -10,7 +10,6 @@ import copy
 import operator
 import pickle
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 import statevar as sv
+from tests.helpers import until
 from tests.variable.mesh_cases import IDS, MASK, ROWS, X, refused, several
 
 P: Any = PartitionSpec
@@ -132,8 +132,7 @@ def main(folder: Path) -> None:
             alone(v, whole, halves)
             done.touch()
         else:
-            while not done.exists():
-                time.sleep(0.01)
+            until(done.exists)
             whole.assign([2.0, 3.0])
         together(v, whole)
 
