@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, assert_type
 
 import numpy as np
 import pytest
@@ -174,6 +174,30 @@ def test_a_view_does_not_move() -> None:
     view = sv.view(np.ones(2))
     with pytest.raises(sv.errors.ShardingError, match="a view of state that another object has"):
         view.reshard(("data",), mesh=object())
+
+
+def test_what_a_type_checker_sees() -> None:
+    v = sv.Variable([1.0, 2.0], sharding=None, mesh=None)
+    assert_type(v.reshard(None), sv.Variable)
+    assert_type(sv.shard(v, {"*": None}), dict[str, Any])
+    with sv.mesh(None), sv.deferred():
+        assert_type(sv.Variable(0.0), sv.Variable)
+
+
+@pytest.mark.parametrize("name", ["out_sharding", "placements", "layout", "sharding_names"])
+def test_arguments_of_others_are_answered(name: str) -> None:
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'. Hint: write sharding="):
+        sv.Variable([1.0], **{name: ("data",)})  # type: ignore[arg-type]
+    with pytest.raises(AttributeError, match=r"no attribute 'LayoutMap'\. Hint: write sv\.shard\(model"):
+        _ = sv.LayoutMap  # type: ignore[attr-defined]
+
+
+def test_state_of_other_libraries_is_left_to_them() -> None:
+    torch, nnx = pytest.importorskip("torch"), pytest.importorskip("flax.nnx")
+    for model in (torch.nn.Linear(2, 2), nnx.Linear(2, 2, rngs=nnx.Rngs(0))):
+        with pytest.raises(sv.errors.ShardingError, match="(?s)2 problems.*a view of state that another object has"):
+            sv.shard(model, {"*": ()}, mesh=object())
+        assert set(sv.shard(model, {"*": None}).values()) == {None}
 
 
 def test_without_a_seed_several_processes_are_refused(boxarray: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -189,7 +189,9 @@ class Backend(ABC):
         if spec is None:
             return None
         problem = f"a variable of {self.name} lies in one place, and sharding={spec!r} was asked for"
-        raise ShardingError.of("Variable", problem, hint="pass backend='jax' or backend='torch', or leave it out")
+        raise ShardingError.of(
+            "Variable", problem, hint="pass backend='jax' or backend='torch'; or None, which leaves it in one place"
+        )
 
     def unreadable(self, value: Any) -> Unreadable | None:
         """Says why an array of this library cannot be stored: it would lose a part of its meaning, or has no elements.

@@ -256,6 +256,15 @@ FUNCTIONS: Final = {
     "global_variables_initializer": "nothing: a variable has its value at once",
     "trainable_variables": "[v for v in sv.variables(model) if v.trainable]",
     "AutocastScope": "sv.autocast",
+    "LayoutMap": "sv.shard(model, {'*/kernel': (None, 'model'), '*': ()}, mesh=mesh)",
+    "distribute_module": "sv.shard(model, {…}, mesh=mesh)",
+    "distribute_tensor": "sv.Variable(x, sharding=axes, mesh=mesh)",
+    "eval_shape": "with sv.deferred(): model = Model()",
+    "make_array_from_process_local_data": "sv.shard_batch(x, mesh)",
+    "process_allgather": "sv.gather(v)",
+    "redistribute": "v.reshard(axes)",
+    "reshard": "v.reshard(axes)",
+    "set_mesh": "with sv.mesh(mesh)",
 }
 
 #: Names that must not become attributes of the user's own: whoever sets them wants to change the variable.

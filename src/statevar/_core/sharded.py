@@ -86,9 +86,11 @@ def planned(operation: str, cell: Any, spec: Any, mesh: Any, path: str) -> Move 
     """
     old: Any = cell._backend
     recipe = None if DEPTH.get() else recipe_of(cell)
+    if old.is_view and spec is None:
+        return None
     if old.is_view:
         problem = "the variable is a view of state that another object has, which says where it is"
-        hint = "spread that object with its library, or a variable of ours: sv.Variable(v)"
+        hint = "spread that object with its library; or None, which leaves it as it is"
         raise ShardingError.of(operation, problem, path, hint)
     new: Any = old.native
     sharding = cell._device

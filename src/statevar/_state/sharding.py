@@ -68,7 +68,7 @@ def shard(model: Any, shardings: Mapping[str, Any], mesh: Any = None) -> dict[st
     statevar.errors.ShardingError: shard: nothing has moved, since there are 2 problems:
       'dense/kernel': a variable of numpy lies in one place, and sharding=(None, 'model') was asked for
       'dense/bias': a variable of numpy lies in one place, and sharding=() was asked for. Hint: pass backend='jax' or \
-backend='torch', or leave it out.
+backend='torch'; or None, which leaves it in one place.
     """
     paths = paths_in("shard", model)
     if not isinstance(shardings, Mapping):
