@@ -329,6 +329,21 @@ def test_torchs_parameter_moves_as_a_module_does() -> None:
         assert v.numpy().tolist() == [1.0, 2.0]
 
 
+def test_torch_may_refuse_to_move_a_parameter() -> None:
+    """A sparse tensor stands in for one of a device whose tensors are of another kind."""
+    torch = pytest.importorskip("torch")
+    v = sv.Variable([1.0, 2.0], backend="torch", name="v")
+    parameter = v.parameter
+    sparse, device = torch.ones(2).to_sparse(), torch.device("xla:0")
+    expected = "to: torch cannot move a parameter to the device 'xla:0' .*Hint: make another variable: sv.Variable"
+    with pytest.raises(sv.errors.DeviceError, match=expected):
+        adapter("torch").BACKEND.relocated(v._handle, sparse, declared=(2,), device=device, trainable=True)
+    assert v.parameter is parameter
+    assert_same(v, [1.0, 2.0])
+    v += 1.0
+    assert_same(v, [2.0, 3.0])
+
+
 def test_functions_of_torch_get_their_variables_on_one_device(
     monkeypatch: pytest.MonkeyPatch, log: None, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -372,7 +387,7 @@ def test_which_functions_of_torch_need_one_device() -> None:
 # -- several devices -------------------------------------------------------------------------------------------------
 
 COMMON = """
-import copy, logging, pickle
+import copy, logging, pickle, tempfile
 import numpy as np
 import statevar as sv
 from tests.helpers import total
@@ -443,6 +458,12 @@ for each in (copy.deepcopy(v), pickle.loads(pickle.dumps(v)), v):
     assert place(each.to("CPU:0")) == "CPU:0" and each.numpy().tolist() == [2.0, 3.0]
 v.assign([0.0, 0.0])
 sv.restore(snapshot)
+assert v.numpy().tolist() == [2.0, 3.0] and place(v) == "CPU:0"
+v.to("CPU:1")
+with tempfile.TemporaryDirectory() as folder:
+    sv.save({{"v": v}}, folder + "/v.safetensors")
+    v.to("CPU:0").assign([0.0, 0.0])
+    sv.load({{"v": v}}, folder + "/v.safetensors")
 assert v.numpy().tolist() == [2.0, 3.0] and place(v) == "CPU:0"
 late = make(None, shape=(2,)).to("CPU:1")
 assert not late.is_initialized and place(late) == "CPU:1"

@@ -553,7 +553,12 @@ class TorchBackend(Backend):
             handle.follow()
         tensor = array.detach()
         grad = None if parameter.grad is None else parameter.grad.to(tensor.device)
-        parameter.data = tensor  # as `module.to` does, so that the modules that have the parameter see it
+        try:
+            parameter.data = tensor  # as `module.to` does, so that the modules that have the parameter see it
+        except RuntimeError as error:  # of a device whose tensors are of another kind, such as XLA's
+            problem = f"torch cannot move a parameter to the device {str(device)!r} ({error})"
+            hint = f"make another variable: sv.Variable(v, device={self.device_name(device)!r})"
+            raise DeviceError.of("to", problem, hint=hint) from error
         if grad is not None:
             parameter.grad = grad
         handle.bind(tensor)
