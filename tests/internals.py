@@ -24,6 +24,7 @@ from statevar._state import snapshot as snapshots
 from statevar._state import transaction as transactions
 from statevar._state.paths import Paths, named_in, objects_in, paths_in, variables_in
 from statevar.checkpoint import _files as files
+from statevar.checkpoint import _together as together
 from statevar.checkpoint._formats import pickles
 from statevar.checkpoint._formats.safetensors import header as header_format
 from statevar.checkpoint._formats.safetensors import values as file_values
@@ -97,6 +98,7 @@ __all__ = [
     "replicas",
     "scopes",
     "snapshots",
+    "together",
     "tracking",
     "transactions",
     "variables_in",

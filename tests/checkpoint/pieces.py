@@ -50,7 +50,7 @@ def saved(
             if (some := cuts[path][number])
         ]
         file = files.create(folder / name)
-        written[name] = part.write_part(file, mine, list(arrays))
+        written[name] = part.write_part(file, mine, list(arrays), 0)
         files.close(file)
         opened = part.PartFile(folder / name, written[name].digest)
         for path, located in contents.located_in(name, opened, variables):

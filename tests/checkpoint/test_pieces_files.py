@@ -104,7 +104,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks, tiles and windows of a few bytes, so that small arrays have many."""
     for module, name, value in [
         (part, "CHUNK", 16),
-        (part, "TILE", 128),
+        (part, "_TILE", 128),
         (pieces_reader, "CHUNK", 16),
         (pieces_reader, "_WINDOW", 64),
         (blocks, "_RUN", 8),

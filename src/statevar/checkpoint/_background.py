@@ -9,6 +9,8 @@ from concurrent import futures
 from contextlib import suppress
 from typing import TypeAlias
 
+from ..errors import StatevarError
+
 __all__ = ["Background"]
 
 _AT_ONCE = 2  # saves under way: one is being written, one waits
@@ -50,6 +52,12 @@ class Background:
         """Waits until all saves are written. Raises the error of a save that has failed."""
         while self._under_way:
             self._finish(*self._under_way[0])
+
+    def drain(self) -> None:
+        """Waits until all saves are written, and forgets their errors, which were raised already."""
+        while self._under_way:
+            with suppress(StatevarError):
+                self.wait()
 
     def reap(self) -> None:
         """Raises the errors of the saves that have ended."""

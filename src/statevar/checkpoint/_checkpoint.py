@@ -21,19 +21,18 @@ from .._state.walk import segment
 from ..errors import CheckpointError, CheckpointNotFoundError, StorageError, describe
 from . import _files
 from ._formats.others import Other, other_at
-from ._formats.safetensors.header import parse_json, refuse
-from ._formats.safetensors.index import Index, decode_index, is_index
+from ._formats.safetensors.header import digest_of, parse_json, refuse
+from ._formats.safetensors.index import INDEX, Index, decode_index, is_index
 from ._formats.safetensors.reader import TensorFile, read_bytes
 from ._formats.safetensors.values import VariableRecord
+from ._pieces.blocks import Block
 from ._pieces.contents import contents_of
 from ._pieces.reader import PiecesSource
 from ._sources import OtherFile, OwnFiles, Source, close_all
 
-__all__ = ["INDEX", "Checkpoint", "encode_metrics", "index_at", "open_checkpoint"]
+__all__ = ["Checkpoint", "encode_metrics", "index_at", "open_checkpoint"]
 
 _Result = TypeVar("_Result")
-
-INDEX = "index.json"  #: the name of the index in a checkpoint that is a folder
 
 _ATTEMPTS = 10  # attempts to open files that another process keeps replacing
 _LONGEST_INDEX = 100_000_000
@@ -60,9 +59,18 @@ class Checkpoint(Uncopied, Mapping[str, HostArray]):
     numbers: Collection[str] = ()  #: Python's numbers among the values: a file has none
 
     def __init__(
-        self, path: Path, source: Source, facts: _Facts, *, mapped: bool = False, separator: str | None = None
+        self,
+        path: Path,
+        source: Source,
+        facts: _Facts,
+        *,
+        mapped: bool = False,
+        separator: str | None = None,
+        identity: str = "",
     ) -> None:
         self.path = path
+        #: The checksums of the headers, which no other save has; empty for a file of another program.
+        self.identity = identity
         self._mapped = mapped
         self._source = source
         #: By path, the name in the file; None if they are the same.
@@ -130,9 +138,18 @@ class Checkpoint(Uncopied, Mapping[str, HostArray]):
         """Reads arrays, by path. The error of a damaged array takes its place; a path without a value is absent."""
         return self._by_path(self._source.arrays, paths)
 
-    def damage(self) -> dict[str, CheckpointError]:
-        """Reads all tensors, and returns the error of each damaged one, by path."""
-        return self._by_path(self._source.damage, self)
+    def block(self, path: str, block: Block) -> HostArray:
+        """Reads a block of the array of a path."""
+        return self._source.block(path if self._names is None else self._names[path], block)
+
+    @property
+    def checks_blocks(self) -> bool:
+        """Whether `block` compares the checksum of what it reads; else `damage` does."""
+        return self._source.checks_blocks
+
+    def damage(self, paths: Iterable[str] | None = None) -> dict[str, CheckpointError]:
+        """Reads tensors, by default all, and returns the error of each damaged one, by path."""
+        return self._by_path(self._source.damage, self if paths is None else paths)
 
     def _by_path(self, ask: Callable[[Iterable[str]], dict[str, _Result]], paths: Iterable[str]) -> dict[str, _Result]:
         if self._names is None:
@@ -341,31 +358,33 @@ def _opened(path: Path, place: Path, mapped: bool, separator: str | None) -> Che
     source: Source
     if index is not None and index.is_in_pieces:
         source = PiecesSource(place.parent, contents_of(index, texts, path), path)
+        identity = digest_of(*(str(each).encode() for each in index.files.values()))
     else:
-        source, texts = _whole(index, texts, path, place)
+        source, texts, identity = _whole(index, texts, path, place)
     close = source.closer()
     try:
         separator = separator or texts.pop("statevar.separator", None)
-        return Checkpoint(path, source, _own_facts(texts, path), mapped=mapped, separator=separator)
+        facts = _own_facts(texts, path)
+        return Checkpoint(path, source, facts, mapped=mapped, separator=separator, identity=identity)
     except BaseException:
         close()
         raise
 
 
-def _whole(index: Index | None, texts: dict[str, str], path: Path, place: Path) -> tuple[Source, dict[str, str]]:
-    """Opens files that contain whole tensors, and returns their texts too."""
+def _whole(index: Index | None, texts: dict[str, str], path: Path, place: Path) -> tuple[Source, dict[str, str], str]:
+    """Opens files that contain whole tensors. Returns their texts too, and what tells them from another save."""
     parts: list[TensorFile] = []
     try:
         if index is None:
             parts.append(TensorFile(place, None))
-            return OwnFiles(parts), parts[0].texts
+            return OwnFiles(parts), parts[0].texts, str(parts[0].digest or "")
         for name, digest in index.files.items():
             try:
                 parts.append(TensorFile(place.parent / name, digest))
             except FileNotFoundError as error:
                 raise CheckpointError.of("load", f"the file {name} is missing", str(path)) from error
         _check_map(index, parts, path)
-        return OwnFiles(parts), texts
+        return OwnFiles(parts), texts, digest_of(*(str(part.digest).encode() for part in parts))
     except BaseException:
         close_all([part.file for part in parts])
         raise

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, overload
+from typing import Any, NamedTuple, TypeAlias, overload
 
 from .._arrays.dtypes import cast_host
-from .._arrays.shapes import fits
-from .._arrays.types import HostArray
+from .._arrays.shapes import Shape, fits
+from .._arrays.types import Array, HostArray
 from .._core import overlays
 from .._core.variable import Variable
 from .._public import public
 from .._state.accepting import accept
 from .._state.paths import paths_in
 from .._state.transaction import Transaction
-from ..errors import CheckpointError, CheckpointMismatchError, StatevarError, TraceError, describe
+from ..errors import CheckpointError, CheckpointMismatchError, ShardingError, StatevarError, TraceError, describe
 from . import _files
 from ._checkpoint import Checkpoint, open_checkpoint
 from ._match import LoadReport, Offer, Rename, advise, amend, matched, offered, patterns, problem_of
 from ._memory import Arrays, Loadable
 from ._pending import Pending
+from ._pieces.blocks import Block
 from ._rules.layers import Layers, differences, kinds_of
 from ._rules.rule import Rules
 from ._rules.translation import translated
+from ._together import TIMEOUT, Group, Phase, group_of
 
 __all__ = ["load"]
+
+#: A path, its variable, and its value: a host array, or of a variable that is spread an array of its library.
+_Value: TypeAlias = tuple[str, Variable, Any]
 
 _PathLike = str | os.PathLike[str]
 
@@ -47,6 +52,8 @@ def load(
     only: str | Iterable[str] | None = None,
     separator: str | None = None,
     on_create: bool = False,
+    alone: bool = False,
+    timeout: float = TIMEOUT,
 ) -> LoadReport: ...
 
 
@@ -63,11 +70,16 @@ def load(
     separator: str | None = None,
     on_create: bool = False,
     mmap: bool = False,
+    alone: bool = False,
+    timeout: float = TIMEOUT,
 ) -> LoadReport | Checkpoint:
     """Loads a file of `save` into an object, on any backend and device, or opens it as a mapping from path to array.
 
     Everything is read and checked first. Then all variables change in one transaction, so a load that fails changes
     none. Nothing in a file is ever executed.
+
+    In a program of several processes, each of them calls ``load`` with the same path. Each reads only what its devices
+    need of a value that is spread, and an error in one is an error in all: then no process has changed anything.
 
     Args:
         target: the object to load into. A single variable takes the value of a file with one variable, whatever its
@@ -90,6 +102,8 @@ def load(
             `LoadReport.fill`.
         mmap: maps the file into memory instead of reading it. This is fast, but the checksums are not checked, and the
             system ends the process if the file is cut short meanwhile.
+        alone: whether one process of several loads without the others, which do not call ``load``.
+        timeout: how many seconds to wait for a process that is alive. One that has died is noticed sooner.
 
     Returns:
         The report of the load; if ``path`` is omitted, the opened `Checkpoint`.
@@ -98,6 +112,7 @@ def load(
         CheckpointError: the file is damaged.
         CheckpointMismatchError: the file does not match the object. One message lists all the problems.
         CheckpointNotFoundError: the file does not exist.
+        ProcessError: another process is missing, late or has died.
         StorageError: the system cannot read the file.
 
     >>> import pathlib, tempfile
@@ -124,6 +139,27 @@ def load(
         raise ValueError(
             describe("load", "on_create=True does not work with rules", hint="create the variables before the load")
         )
+    options = _Options(strict, rename, rules, cast, only, separator, on_create)
+    group = group_of("load", alone=alone, timeout=timeout)
+    with group.phase("read") as phase:
+        return _load(target, path, options, group, phase)
+
+
+class _Options(NamedTuple):
+    """The options of `load`."""
+
+    strict: bool
+    rename: Rename | None
+    rules: Iterable[Sequence[Any]] | None
+    cast: bool
+    only: str | Iterable[str] | None
+    separator: str | None
+    on_create: bool
+
+
+def _load(target: Any, path: Any, options: _Options, group: Group, phase: Phase) -> LoadReport:
+    """Loads a file into an object, once all processes have read it."""
+    strict, rename, rules, cast, only, separator, on_create = options
     rules = None if rules is None else rules if isinstance(rules, Rules) else Rules(rules)
     found = paths_in("load", target)
     checkpoint = _opened(path, _separator(separator), dots=rules is not None)
@@ -156,12 +192,12 @@ def load(
         if on_create:
             report.unexpected = []
         advise(report, found, checkpoint, offer, rename, moved, strict=strict)
-        values = _read(checkpoint, plan, report, cast=cast)
+        values = _read(checkpoint, plan, report, cast=cast, group=group)
         if strict and (problems := report.problems()):
             raise _mismatch("the file does not match the object, and nothing was loaded", problems, source)
         if not values and found.variables and source.variables and not waiting:
             raise _mismatch("nothing in the file fits the object", report.problems(), source)
-        _commit(values)
+        _commit(values, lambda: _all_read(phase, checkpoint))
         report.loaded = [name for name in plan if name not in report.mismatched]
         if waiting:
             report._pending = Pending(
@@ -218,23 +254,50 @@ def _array(checkpoint: Loadable, name: str) -> HostArray:
     return array
 
 
+def _all_read(phase: Phase, checkpoint: Loadable) -> None:
+    """Waits until every process has read what it needs. Until then nothing has changed in any of them."""
+    found = phase.agree(checkpoint.identity)
+    if len(set(found)) > 1:
+        index = next(index for index, each in enumerate(found) if each != found[0])
+        problem = f"process {index} has read another checkpoint than process 0, so nothing was loaded"
+        hint = "pass the same path in every process, and load when no save is under way"
+        raise CheckpointError.of("load", problem, str(checkpoint.path), hint)
+
+
 def _read(
-    checkpoint: Loadable, sources: Mapping[str, tuple[Variable, str]], report: LoadReport, *, cast: bool
-) -> list[tuple[str, Variable, HostArray | None]]:
-    """Reads and casts the values.
+    checkpoint: Loadable,
+    sources: Mapping[str, tuple[Variable, str]],
+    report: LoadReport,
+    *,
+    cast: bool,
+    group: Group | None = None,
+) -> list[_Value]:
+    """Reads and casts the values. Of those that are spread, this process reads what its devices need.
 
     Raises:
         CheckpointError: some are damaged. The message lists all of them.
     """
-    arrays = checkpoint.arrays({source for _, source in sources.values()})
+    spread = {path for path, (variable, _) in sources.items() if variable._backend.is_sharded}
+    arrays = checkpoint.arrays({source for path, (_, source) in sources.items() if path not in spread})
     damaged = [str(array) for array in arrays.values() if isinstance(array, CheckpointError)]
-    if damaged:
-        raise CheckpointError("\n".join(damaged))
-    values: list[tuple[str, Variable, HostArray | None]] = []
+    if spread and not checkpoint.checks_blocks:
+        names = sorted({sources[path][1] for path in spread})
+        share = slice(None) if group is None else slice(group.index, None, group.count)
+        damaged += map(str, checkpoint.damage(names[share]).values())  # by one process for all
+    values: list[_Value] = []
     taken = set()
     for path, (variable, source) in sources.items():
+        if path in spread:
+            try:
+                value = _spread(checkpoint, variable, source, path, cast=cast)
+            except CheckpointError as error:
+                damaged.append(str(error))
+            else:
+                values.append((path, variable, value))
+            continue
         array = arrays.get(source)
-        assert not isinstance(array, CheckpointError)
+        if isinstance(array, CheckpointError):
+            continue
         if array is not None:
             array = array.copy() if source in taken else array  # several variables load this tensor
             taken.add(source)
@@ -246,11 +309,41 @@ def _read(
                     report.mismatched[path] = str(error)
                     continue
         values.append((path, variable, array))
+    if damaged:
+        raise CheckpointError("\n".join(dict.fromkeys(damaged)))
     return values
 
 
-def _commit(values: list[tuple[str, Variable, HostArray | None]]) -> None:
+def _spread(checkpoint: Loadable, variable: Variable, source: str, path: str, *, cast: bool) -> Array | None:
+    """Reads the value of a variable that is spread over several devices, as it is spread; None if it has none."""
+    saved = checkpoint.variables[source]
+    if saved.shape is None:
+        return None
+    backend: Any = variable._backend
+    sharding, dtype = variable.sharding, variable.dtype_name
+    if (problem := backend.problem_with(saved.shape, sharding)) is not None:
+        problem = f"the value of shape {saved.shape} cannot be spread as the variable is: {problem}"
+        raise ShardingError.of("load", problem, path, "change its sharding with v.reshard(…), or load another value")
+    exact = source in checkpoint.numbers
+
+    def read(offsets: Shape, sizes: Shape) -> HostArray:
+        array = checkpoint.block(source, Block(tuple(offsets), tuple(sizes)))
+        if (cast or exact) and saved.dtype != dtype:
+            return cast_host(array, dtype, exact=exact, operation="load", path=path)
+        return array
+
+    value: Array = backend.from_pieces(saved.shape, dtype, sharding, read)
+    return value
+
+
+def _commit(values: list[_Value], ready: Callable[[], object] = lambda: None) -> None:
+    """Gives all variables their values in one transaction.
+
+    Args:
+        ready: called when nothing but the commit itself is left to do; if it raises an error, nothing changes.
+    """
     if not values:
+        ready()
         return
     overlay: Any = overlays.current() if overlays.active else None
     if overlay is not None and overlay.holds_values:
@@ -261,12 +354,15 @@ def _commit(values: list[tuple[str, Variable, HostArray | None]]) -> None:
     with Transaction(paths, paths.get) as transaction:
         for path, variable, value in values:
             cell = transaction._cell(variable)
-            if value is not None and not fits(
-                value.shape, cell._declared
-            ):  # its declared shape has changed since the check
-                problem = f"expected shape {cell._declared}, got {value.shape}"
+            shape = None if value is None else tuple(value.shape)
+            if shape is not None and not fits(shape, cell._declared):  # which has changed since the check
+                problem = f"expected shape {cell._declared}, got {shape}"
                 raise CheckpointMismatchError.of("load", problem, path)
-            cell._give(value)
+            if value is not None and variable._backend.is_sharded:
+                cell._restore(value, cell._declared)
+            else:
+                cell._give(value)
+        ready()
 
 
 def _fill(checkpoint: Loadable, wanted: dict[str, tuple[Variable, str]], *, cast: bool) -> None:

@@ -19,7 +19,15 @@ from .._core.variable import Variable
 from .._public import public
 from .._state.paths import paths_in
 from .._state.view import view
-from ..errors import CheckpointError, CheckpointMismatchError, CheckpointNotFoundError, ConflictError, describe
+from ..errors import (
+    CheckpointError,
+    CheckpointMismatchError,
+    CheckpointNotFoundError,
+    ConflictError,
+    ReplicaError,
+    StatevarError,
+    describe,
+)
 from . import _files
 from ._background import Background
 from ._checkpoint import encode_metrics
@@ -28,10 +36,13 @@ from ._formats.others import owner_of_folder
 from ._load import load
 from ._match import LoadReport
 from ._numbers import checked_metrics, count, cut_of, floats_of
+from ._pieces.places import InStepFolder
+from ._pieces.saving import Save, save_in_pieces
 from ._retention import Retention
-from ._save import Progress, parsed_size, texts_of
+from ._save import Progress, items_of, parsed_size, texts_of
 from ._step_folder import StepFolder
 from ._step_writer import Request, StepWriter
+from ._together import TIMEOUT, group_of
 
 __all__ = ["CheckpointManager", "Restored"]
 
@@ -74,10 +85,15 @@ class CheckpointManager(Uncopied):
         best: the name of a metric; also keeps the best step by that metric.
         mode: whether the best metric is the smallest (``"min"``) or the largest (``"max"``).
         shard_size: the size of a file, in bytes or as ``"64MB"``. A file is rewritten if one of its variables changes.
-        progress: called by the background thread after each write, with a `Progress`.
+        progress: called by the background thread after each write, with a `Progress` of this process.
+        alone: whether one process of several has a manager, without the others. By default each process of a program
+            makes a manager of the same folder, and calls the same methods in the same order: each writes its own part
+            of a checkpoint, and all restore the same one.
+        timeout: how many seconds to wait for a process that is alive. One that has died is noticed sooner.
 
     Raises:
         ConflictError: another manager uses the folder.
+        ProcessError: another process is missing, late or has died.
         StorageError: the folder cannot be made or locked; or the system is Windows.
 
     >>> import tempfile
@@ -114,6 +130,8 @@ class CheckpointManager(Uncopied):
         mode: Literal["min", "max"] = "min",
         shard_size: int | str = "64MB",
         progress: Callable[[Progress], object] | None = None,
+        alone: bool = False,
+        timeout: float = TIMEOUT,
     ) -> None:
         where = _files.path_of("CheckpointManager", directory)
         _files.require_posix("CheckpointManager", where)
@@ -126,12 +144,26 @@ class CheckpointManager(Uncopied):
         self._obj = obj
         self._process = os.getpid()
         self._lock = Lock()  # the folder, between the threads of this process
-        with _files.os_errors_as("CheckpointManager", where):
-            self._folder = StepFolder(where.absolute())
+        group = group_of("CheckpointManager", alone=alone, timeout=timeout)
+        self._name = group.numbered("manager")
+        self._group = group.doing("CheckpointManager", self._name)
+        self._open(where)
         self._retention = Retention(self._folder, keep, keep_every, best, mode)
         self._writer = StepWriter(self._folder, limit, progress)
         self._background = Background()
         _managers.add(self)
+
+    def _open(self, where: Path) -> None:
+        """Locks the folder, in one process for all."""
+        folder: StepFolder | None = None
+        try:
+            with self._group.phase("open"), _files.os_errors_as("CheckpointManager", where):
+                folder = StepFolder(where.absolute(), locks=self._group.leads)
+        except BaseException:
+            if folder is not None:
+                folder.free()
+            raise
+        self._folder = folder
 
     # -- saving ----------------------------------------------------------------------------------------
 
@@ -164,18 +196,27 @@ class CheckpointManager(Uncopied):
             StatevarError: an earlier save in the background failed, or this one did and ``wait`` is True.
         """
         self._check_usable("save")
-        self._background.reap()
-        found = paths_in("save", self._target("save", state))
-        texts = texts_of(found, metadata)
-        if not isinstance(step, Variable):
-            step = count("save", "step", step, 0)
-            if self._is_there(step, exist_ok=exist_ok, wait=wait):
-                return
-        self._background.make_room()
-        metrics = checked_metrics(metrics)
-        cut, (number, *values) = cut_of(found, [step, *metrics.values()])
-        step = count("save", "step", number, 0)
-        if self._is_there(step, exist_ok=exist_ok, wait=wait):
+        group = self._group.doing("save", self._name)
+        try:
+            with group.phase("start") as phase:
+                self._background.reap()
+                found = paths_in("save", self._target("save", state))
+                texts = texts_of(found, metadata)
+                if not isinstance(step, Variable):
+                    step = count("save", "step", step, 0)
+                    if group.count == 1 and self._is_there(step, exist_ok=exist_ok, wait=wait):
+                        return
+                self._background.make_room()
+                metrics = checked_metrics(metrics)
+                cut, (number, *values) = cut_of(found, [step, *metrics.values()])
+                step = count("save", "step", number, 0)
+                answers = phase.agree([step, group.leads and self._has(step)])
+        except StatevarError:
+            if group.count > 1:  # the others have raised the error of a save that has ended here only now
+                self._background.drain()
+            raise
+        _check_step([each[0] for each in answers], self.directory)
+        if self._is_there(step, exist_ok=exist_ok, wait=wait, known=answers[0][1]):
             return
         texts |= {"statevar.step": str(step), "statevar.metrics": encode_metrics(floats_of(metrics, values))}
         request = Request(step, found, cut, texts)
@@ -185,13 +226,20 @@ class CheckpointManager(Uncopied):
         if wait:
             self.wait()
 
-    def _is_there(self, step: int, *, exist_ok: bool, wait: bool) -> bool:
+    def _has(self, step: int) -> bool:
+        """Whether a step has a checkpoint, or is being written."""
+        return step in self.steps() or self._background.has(step)
+
+    def _is_there(self, step: int, *, exist_ok: bool, wait: bool, known: bool | None = None) -> bool:
         """Whether a step has a checkpoint, or is being written.
+
+        Args:
+            known: whether it has, if process 0 has told it.
 
         Raises:
             ValueError: it has, and this is not ``exist_ok``.
         """
-        if step not in self.steps() and not self._background.has(step):
+        if not (self._has(step) if known is None else known):
             return False
         if not exist_ok:
             hint = f"call delete({step}) first, or pass exist_ok=True to keep the one that is there"
@@ -210,9 +258,25 @@ class CheckpointManager(Uncopied):
 
     def _write(self, request: Request) -> None:
         step = request.step
-        with self._lock, _files.os_errors_as("save", self.path(step), "earlier checkpoints are untouched"):
-            self._writer.write(request)
-            self._retention.apply(step)
+        with self._lock, _files.os_errors_as("save", self.path(step), _UNTOUCHED):
+            group = self._group.doing("save", f"{self._name}/step")
+            is_spread = any(each._backend.is_sharded for each in request.found.variables.values())
+            if group.count == 1 and not is_spread:
+                self._writer.write(request)
+                self._retention.apply(step)
+                return
+            save_in_pieces(
+                group,
+                InStepFolder(self._folder, step),
+                lambda: Save(request.cut, items_of(request.found, request.cut), request.texts),
+                self.path(step),
+                hint=_UNTOUCHED,
+                same={"step": step},
+                reporter=self._writer.reporter,
+            )
+            with group.phase("retain"), _files.os_errors_as("save", self.path(step), _UNTOUCHED):
+                if group.leads:
+                    self._retention.apply(step)
 
     # -- inspecting -----------------------------------------------------------------------------------
 
@@ -285,7 +349,11 @@ class CheckpointManager(Uncopied):
         ({'w': array([1., 1.])}, 7)
         """
         self._check_usable("restore")
-        self.wait()
+        group = self._group.doing("restore", self._name)
+        with group.phase("start") as phase:
+            self.wait()
+            steps = phase.agree(self.steps() if group.leads else None)[0]
+        options = {"alone": group.world is None, "timeout": group.seconds} | options
         target = None if like is not None else self._target("restore", None)
 
         def read(step: int) -> Any:
@@ -297,9 +365,9 @@ class CheckpointManager(Uncopied):
             result = read(step)
             return Restored(step, {}, result) if like is None else result
         skipped: dict[int, str] = {}
-        for each in reversed(self.steps()):
+        for each in reversed(steps):
             try:
-                result = read(each)
+                result = read(each)  # an error in one process is an error of the same class in all
             except CheckpointMismatchError:
                 raise
             except (CheckpointError, OSError) as error:
@@ -314,7 +382,7 @@ class CheckpointManager(Uncopied):
                 )
             return Restored(each, skipped, result) if like is None else result
         if not skipped:
-            self._check_owner()
+            group.agree("nothing", self._check_owner)
             return None
         problem = describe("restore", "every checkpoint is damaged, and nothing was loaded", str(self.directory))
         raise CheckpointError("\n".join([problem, *skipped.values()]))
@@ -356,9 +424,12 @@ class CheckpointManager(Uncopied):
         """
         self._check_usable("delete")
         step = count("delete", "step", step, 0)
-        self.wait()
-        with self._lock, _files.os_errors_as("delete", self.path(step)):
-            self._retention.delete(step)
+        group = self._group.doing("delete", self._name)
+        with group.phase("all"), _files.os_errors_as("delete", self.path(step)):
+            self.wait()
+            if group.leads:
+                with self._lock:
+                    self._retention.delete(step)
 
     # -- closing -----------------------------------------------------------------------------------------
 
@@ -397,6 +468,17 @@ class CheckpointManager(Uncopied):
 
     def __repr__(self) -> str:
         return f"<CheckpointManager at {str(self.directory)!r}>"
+
+
+_UNTOUCHED = "earlier checkpoints are untouched"
+
+
+def _check_step(steps: list[int], directory: Path) -> None:
+    """Raises ReplicaError if the processes save different steps."""
+    for index, step in enumerate(steps):
+        if step != steps[0]:
+            problem = f"the step is {steps[0]} in process 0, and {step} in process {index}"
+            raise ReplicaError.of("save", problem, str(directory), "save the same step in every process")
 
 
 _managers: weakref.WeakSet[CheckpointManager] = weakref.WeakSet()

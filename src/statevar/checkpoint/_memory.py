@@ -19,6 +19,7 @@ from .._state.snapshot import snapshot
 from .._state.walk import segment
 from ..errors import CheckpointError, describe
 from ._formats.safetensors.values import VariableRecord, plain
+from ._pieces.blocks import Block
 
 __all__ = ["Arrays", "Loadable"]
 
@@ -48,6 +49,20 @@ class Loadable(Protocol):
     def arrays(self, names: Iterable[str], /) -> dict[str, HostArray | CheckpointError]:
         """Reads arrays into memory that nobody else has."""
 
+    def block(self, path: str, block: Block, /) -> HostArray:
+        """Reads a block of an array into memory that nobody else has."""
+
+    @property
+    def identity(self) -> str:
+        """What tells one save from another at the same path; empty if nothing does."""
+
+    @property
+    def checks_blocks(self) -> bool:
+        """Whether `block` compares the checksum of what it reads; else `damage` does."""
+
+    def damage(self, paths: Iterable[str], /) -> Mapping[str, CheckpointError]:
+        """Reads arrays, and returns the error of each damaged one, by name."""
+
     def close(self) -> None:
         """Closes the files."""
 
@@ -64,6 +79,8 @@ class Arrays:
     """
 
     path = ""
+    identity = ""
+    checks_blocks = True
 
     def __init__(self, source: Any, separator: str | None) -> None:
         self.aliases: Mapping[str, str] = {}
@@ -97,6 +114,13 @@ class Arrays:
 
     def arrays(self, names: Iterable[str]) -> dict[str, HostArray | CheckpointError]:
         return {name: self._read(name) for name in names}
+
+    def block(self, path: str, block: Block) -> HostArray:
+        array = self._read(path)
+        return array if array.shape == block.sizes else array[block.index_in((0,) * array.ndim)].copy()
+
+    def damage(self, paths: Iterable[str]) -> Mapping[str, CheckpointError]:
+        return {}
 
     def close(self) -> None:
         """Does nothing: no file is open."""

@@ -42,6 +42,9 @@ from ._formats.safetensors.writer import (
     write_all,
     write_tensors,
 )
+from ._pieces.places import BesideIndex
+from ._pieces.saving import Save, save_in_pieces
+from ._together import TIMEOUT, group_of
 
 __all__ = ["Progress", "index_of", "items_of", "nbytes_of", "parsed_size", "reporter", "save", "shards_of", "texts_of"]
 
@@ -76,11 +79,17 @@ def save(
     metadata: Mapping[str, Any] | None = None,
     separator: str = "/",
     progress: Callable[[Progress], object] | None = None,
+    alone: bool = False,
+    timeout: float = TIMEOUT,
 ) -> None:
     """Saves the variables of an object, as one consistent snapshot, to a file that any safetensors reader opens.
 
     The old file stays whole until the new one is complete. When ``save`` returns, the new file is on the disk. Nothing
     is copied in memory, and no thread that reads or writes the variables waits.
+
+    In a program of several processes, each of them calls ``save`` with the same path. Each writes its own part beside
+    ``path``, which becomes the index of the parts, and an error in one is an error in all. So does one process whose
+    variables are spread over several devices.
 
     Args:
         obj: a `Module`, a variable, or any mix of containers, dataclasses and objects that contain variables. Each
@@ -93,11 +102,16 @@ def save(
             `Checkpoint.metadata` returns it.
         separator: what stands between the segments of a name in the file. With ``"."`` the names are those of torch
             (``layers.0.weight``). `load` finds the paths again by itself.
-        progress: called after each write, with a `Progress`.
+        progress: called after each write, with a `Progress` of this process.
+        alone: whether one process of several saves what it has, without the others, which do not call ``save``.
+        timeout: how many seconds to wait for a process that is alive. One that has died is noticed sooner.
 
     Raises:
         NameScopeError: a variable has no path, or two variables have the same one, or a segment of its path contains
             the separator.
+        ProcessError: another process is missing, late or has died. The old file is untouched, unless the message says
+            that process 0 is missing, which may have completed the save.
+        ReplicaError: the processes do not have the same variables, or other values of one that each has as a whole.
         StorageError: the system cannot write the file, and the old one is untouched; or the system is Windows.
 
     Source: the format is that of https://huggingface.co/docs/safetensors.
@@ -119,15 +133,40 @@ def save(
     limit = None if max_shard_size is None else parsed_size(max_shard_size)
     if separator in ("", None) or "\0" in separator:
         raise ValueError(describe("save", f"expected separator to be a text such as '.', got {separator!r}"))
-    found = paths_in("save", obj)
-    texts = texts_of(found, metadata)
-    items = items_of(found, snapshot(list(found.variables.values())))
-    if separator != "/":
-        texts["statevar.separator"] = separator
-        items = [_renamed(item, separator) for item in items]
+    group = group_of("save", alone=alone, timeout=timeout)
+
+    def prepare() -> Save:
+        found = paths_in("save", obj)
+        texts = texts_of(found, metadata)
+        cut = snapshot(list(found.variables.values()))
+        items = items_of(found, cut)
+        if separator != "/":
+            texts["statevar.separator"] = separator
+            items = [_renamed(item, separator) for item in items]
+        return Save(cut, items, texts)
+
+    def report(total: int) -> Callable[[int], None] | None:
+        return None if progress is None else reporter(progress, total)
+
+    prepared = prepare() if group.count == 1 else None
+    if prepared is None or any(item.backend.is_sharded for item in prepared.items):
+        if limit is not None:
+            problem = "max_shard_size is for values of one process, on one device each"
+            raise ValueError(describe("save", problem, hint="leave it out: each process writes a file of its own"))
+        save_in_pieces(
+            group,
+            BesideIndex(where, _sweep_shards),
+            prepare if prepared is None else lambda: prepared,
+            where,
+            hint=_UNTOUCHED,
+            same={"path": str(where)},
+            reporter=report,
+        )
+        return
+    items, texts = prepared.items, prepared.texts
     total = sum(nbytes_of(item) for item in items)
-    wrote = None if progress is None else reporter(progress, total)
-    with _files.os_errors_as("save", where, "what was there before is untouched"):
+    wrote = report(total)
+    with _files.os_errors_as("save", where, _UNTOUCHED):
         target = _files.place_to_save(where)
         if limit is None or total <= limit:
             with Replacement(target) as new:
@@ -137,6 +176,9 @@ def save(
             _save_shards(target, shards_of(items, limit), texts, wrote)
         with suppress(OSError):  # the save is complete, and the next one sweeps again
             _sweep_shards(target)
+
+
+_UNTOUCHED = "what was there before is untouched"
 
 
 def _renamed(item: ToWrite, separator: str) -> ToWrite:

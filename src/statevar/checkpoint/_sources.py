@@ -6,15 +6,17 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
+from .._arrays.dtypes import STORED
 from .._arrays.types import HostArray
 from ..errors import CheckpointError
 from . import _files
 from ._formats.reader import Reader, nbytes_in_memory
 from ._formats.safetensors.header import Entry
-from ._formats.safetensors.reader import TensorFile, neighbours
+from ._formats.safetensors.reader import TensorFile, neighbours, read_into
 from ._formats.safetensors.values import PARTIAL, VariableRecord, fresh_bytes, from_tensor
+from ._pieces.blocks import Block
 
 __all__ = ["OtherFile", "OwnFiles", "Source", "close_all"]
 
@@ -29,6 +31,9 @@ _WORTH_THREADS = 1 << 20  # bytes that are read faster by several threads
 class Source(Protocol):
     """Open files with tensors by name. A tensor without a value has no array."""
 
+    #: Whether `block` compares the checksum of what it reads.
+    checks_blocks: ClassVar[bool]
+
     @property
     def variables(self) -> Mapping[str, VariableRecord]:
         """The facts about each tensor, by name."""
@@ -38,6 +43,13 @@ class Source(Protocol):
 
     def mapped(self, name: str) -> HostArray:
         """Returns an array in the mapped memory of the file."""
+
+    def block(self, name: str, block: Block) -> HostArray:
+        """Reads a block of an array, in memory that nobody else has.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
 
     def damage(self, names: Iterable[str]) -> dict[str, CheckpointError]:
         """Reads tensors, and returns the error of each damaged one, by name."""
@@ -51,6 +63,8 @@ class Source(Protocol):
 
 class OwnFiles:
     """Files in the format of safetensors."""
+
+    checks_blocks: ClassVar[bool] = False
 
     def __init__(self, parts: Sequence[TensorFile]) -> None:
         self._parts = parts
@@ -72,6 +86,30 @@ class OwnFiles:
         part = self._part_of[name]
         with _files.os_errors_as("load", part.path):
             return from_tensor(part.mapped(part.entries[name]), self.variables[name], f"{part.path}: {name}")
+
+    def block(self, name: str, block: Block) -> HostArray:
+        """Reads the rows that have the block, some at a time. Their checksum is of the whole array."""
+        record, part = self.variables[name], self._part_of[name]
+        if record.dtype == "string" or not block.sizes or not block.size:
+            return _block_of(self.arrays([name])[name], block)
+        assert record.shape is not None
+        below = record.shape[1:]
+        width = part.entries[name].nbytes // record.shape[0]
+        begin = part.begin + part.entries[name].start + block.offsets[0] * width
+        memory = fresh_bytes(block.size * STORED[record.dtype].itemsize)
+        found = memory.view(STORED[record.dtype]).reshape(block.sizes)
+        columns = Block(block.offsets[1:], block.sizes[1:]).index_in((0,) * len(below))
+        step = block.sizes[0] if block.sizes[1:] == below else max(1, _CHUNK // width)
+        for first in range(0, block.sizes[0], step):
+            count = min(step, block.sizes[0] - first)
+            raw = memory if count == block.sizes[0] and block.sizes[1:] == below else fresh_bytes(count * width)
+            with _files.os_errors_as("load", part.path):
+                read_into(part.file, [memoryview(raw)], begin + first * width, part.path)  # type: ignore[arg-type]
+            rows = from_tensor(raw, record._replace(shape=(count, *below)), f"{part.path}: {name}")
+            if raw is memory:
+                return rows
+            found[first : first + count] = rows[(slice(None), *columns)]
+        return found
 
     def damage(self, names: Iterable[str]) -> dict[str, CheckpointError]:
         names = list(names)
@@ -124,6 +162,8 @@ class OwnFiles:
 class OtherFile:
     """The file of another program, through its reader."""
 
+    checks_blocks: ClassVar[bool] = True
+
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self.variables = reader.variables
@@ -136,6 +176,9 @@ class OtherFile:
     def mapped(self, name: str) -> HostArray:
         with _files.os_errors_as("load", self._reader.path):
             return self._reader.mapped(name)
+
+    def block(self, name: str, block: Block) -> HostArray:
+        return _block_of(self._attempt(name), block)
 
     def damage(self, names: Iterable[str]) -> dict[str, CheckpointError]:
         def error_of(name: str) -> CheckpointError | None:
@@ -164,6 +207,12 @@ class OtherFile:
                 return self._reader.read(name)
         except CheckpointError as error:
             return error
+
+
+def _block_of(array: HostArray | CheckpointError, block: Block) -> HostArray:
+    if isinstance(array, CheckpointError):
+        raise array
+    return array if array.shape == block.sizes else array[block.index_in((0,) * array.ndim)].copy()
 
 
 def _done(attempt: Callable[[_Job], _Result], jobs: Sequence[_Job], *, threads: bool) -> list[_Result]:

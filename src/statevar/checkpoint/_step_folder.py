@@ -28,15 +28,22 @@ _LEFTOVER = re.compile(r"\.step-\d{10,}\.[0-9a-f]{8}\.(tmp|deleted)")
 class StepFolder:
     """A folder that is locked for one manager until `free`.
 
+    Args:
+        directory: the folder.
+        locks: whether to make, lock and clean it. If not, another process of the same program does it.
+
     Raises:
         ConflictError: another manager uses the folder.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, locks: bool = True) -> None:
         self.directory = directory
-        self._make()
-        self._claim: int | None = self._claimed()
+        self._claim: int | None = None
         self.is_free = False  #: whether the lock was released
+        if not locks:
+            return
+        self._make()
+        self._claim = self._claimed()
         try:
             self._clean()
         except BaseException:

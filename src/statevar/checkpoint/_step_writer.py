@@ -11,10 +11,10 @@ from typing import Any, TypeAlias
 from .._state.paths import Paths
 from .._state.snapshot import Snapshot
 from . import _files
-from ._checkpoint import INDEX
 from ._formats.safetensors.header import digest_of
+from ._formats.safetensors.index import INDEX
 from ._formats.safetensors.reader import is_whole
-from ._formats.safetensors.writer import FileDigest, ToWrite, write_all, write_tensors
+from ._formats.safetensors.writer import FileDigest, ToWrite, write_file, write_tensors
 from ._save import Progress, index_of, items_of, nbytes_of, reporter, shards_of
 from ._step_folder import StepFolder
 
@@ -59,13 +59,17 @@ class StepWriter:
         self._previous: dict[tuple[str, ...], _Shard] = {}  # the files of the last save, by the paths in them
         self._previous_step = -1
 
+    def reporter(self, total: int) -> Callable[[int], None] | None:
+        """What is called after each write, with the number of bytes; None if nobody asked for it."""
+        return None if self._progress is None else reporter(self._progress, total)
+
     def write(self, request: Request) -> None:
         """Writes and commits a checkpoint. An error leaves the folder as it was."""
         folder = self._folder.begin(request.step)
         try:
             shards = self._write_shards(folder, request)
             written = {shard.name: shard.written for shard in shards.values()}
-            _write_file(folder / INDEX, index_of(written, request.texts))
+            write_file(folder / INDEX, index_of(written, request.texts))
             self._folder.commit(folder, request.step)
         except BaseException:
             self._folder.drop(folder)
@@ -82,7 +86,7 @@ class StepWriter:
         cut._values.clear()  # each value is released once it is written, so that the program can write in place again
         wrote = None
         if self._progress is not None:
-            wrote = reporter(self._progress, sum(nbytes_of(item) for group in groups for item in group))
+            wrote = self.reporter(sum(nbytes_of(item) for group in groups for item in group))
         shards = {}
         for i, items in enumerate(groups):
             paths = tuple(item.path for item in items)
@@ -129,12 +133,3 @@ def _unchanged(items: list[ToWrite], previous: _Shard) -> bool:
         or digest_of(item.tensor()) == previous.written.checksums.get(item.path)
         for item in items
     )
-
-
-def _write_file(path: Path, content: bytes) -> None:
-    file = _files.create(path)
-    try:
-        write_all(file, [memoryview(content)], 0)
-        _files.sync(file)
-    finally:
-        _files.close(file)

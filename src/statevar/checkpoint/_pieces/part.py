@@ -45,11 +45,13 @@ from .._formats.safetensors.values import code_of, tensor_shape, to_tensor
 from .._formats.safetensors.writer import Stream, write_all
 from .blocks import Block, cut
 
-__all__ = ["CHUNK", "PartFile", "Pieces", "Wrote", "write_part"]
+__all__ = ["CHUNK", "PartFile", "Pieces", "Wrote", "nbytes_of", "write_part"]
 
 CHUNK = 1 << 20  #: bytes that have a checksum of their own
-#: The largest tensor. Smaller ones make a part that another cut needs smaller too, and take 0.2 kB of headers each.
-TILE = 4 << 20
+#: The largest tensor of a small checkpoint: who needs another part of the array reads few bytes that he does not want.
+_TILE = 1 << 20
+#: The number of such tensors in a large checkpoint, whose tensors are larger. Each takes 0.2 kB of headers.
+_MOST_TILES = 1 << 16
 _CHUNKS = "statevar.chunks"
 _DIGITS = 16  # of a checksum, xxh3_64 in hexadecimal
 
@@ -93,7 +95,11 @@ class Wrote(NamedTuple):
 
 
 def write_part(
-    file: int, pieces: Sequence[Pieces], paths: Sequence[str], wrote: Callable[[int], None] | None = None
+    file: int,
+    pieces: Sequence[Pieces],
+    paths: Sequence[str],
+    total: int,
+    wrote: Callable[[int], None] | None = None,
 ) -> Wrote:
     """Writes a part, and waits until it is on the disk. Beside the arrays it takes the memory of one tensor.
 
@@ -101,16 +107,17 @@ def write_part(
         file: the open file.
         pieces: what it is to contain.
         paths: the paths of all variables of the checkpoint, which are no names of other tensors.
+        total: the size of the whole checkpoint in bytes.
         wrote: called after each write, with the number of bytes written.
     """
-    known = frozenset(paths)
+    known, limit = frozenset(paths), max(_TILE, total // _MOST_TILES)
     ordered = sorted(pieces, key=lambda each: -CODES[code_of(each.dtype)])
     texts = [to_tensor(each.host(), "string") if each.dtype == "string" else None for each in ordered]
     tensors: list[tuple[str, str, Shape]] = []
     places: dict[str, list[Any]] = {}
     tiles: list[list[Block]] = []
     for each, text in zip(ordered, texts, strict=True):
-        tiles.append(_tiles(each))
+        tiles.append(_tiles(each, limit))
         for tile in tiles[-1]:
             name = _name(each, tile, known)
             stored = tensor_shape(each.dtype, tile.sizes) if text is None else text.shape
@@ -140,11 +147,17 @@ def write_part(
     return Wrote(digest, stream.offset)
 
 
-def _tiles(pieces: Pieces) -> list[Block]:
+def nbytes_of(pieces: Pieces) -> int:
+    """The number of bytes that pieces take, but for strings."""
+    width: int = 0 if pieces.dtype == "string" else STORED[pieces.dtype].itemsize
+    return sum(block.size for block in pieces.blocks) * width
+
+
+def _tiles(pieces: Pieces, limit: int) -> list[Block]:
     if pieces.dtype == "string":
         return [block for block in pieces.blocks if block.size]
     width = STORED[pieces.dtype].itemsize
-    return [tile for block in pieces.blocks if block.size for tile in cut(block, pieces.shape, width, TILE)]
+    return [tile for block in pieces.blocks if block.size for tile in cut(block, pieces.shape, width, limit)]
 
 
 def _name(pieces: Pieces, tile: Block, known: frozenset[str]) -> str:

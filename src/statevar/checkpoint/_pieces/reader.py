@@ -13,7 +13,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -47,6 +47,8 @@ class PiecesSource:
     Raises:
         CheckpointError: a part is damaged, missing, or of another save.
     """
+
+    checks_blocks: ClassVar[bool] = True
 
     def __init__(self, folder: Path, contents: Contents, where: Path) -> None:
         self.variables = contents.variables

@@ -11,6 +11,7 @@ from ..._state.paths import Paths, followed
 from ...errors import CheckpointError
 from .._formats.safetensors.values import VariableRecord
 from .._memory import Loadable
+from .._pieces.blocks import Block
 from .optimizers import slots_planned
 from .plan import Kinds, Plan, Rows, Step, step_of
 from .rule import Rule, Rules
@@ -25,6 +26,8 @@ class Translated:
         plan: how each is made.
         left: the names in the source, after renaming, from which nothing is made.
     """
+
+    checks_blocks = True
 
     def __init__(
         self,
@@ -44,6 +47,7 @@ class Translated:
         self.plan = plan
         self.left = left
         self.path = source.path
+        self.identity = source.identity
         self.aliases: Mapping[str, str] = {}
         self.numbers = frozenset(
             name for name, step in plan.steps.items() if any(names[each] in source.numbers for each in step.sources)
@@ -77,6 +81,15 @@ class Translated:
                         array = (array * step.factor).astype(array.dtype)
                     made[name] = array.astype(STORED[self._dtypes[name]]) if step.exact else array
         return made
+
+    def block(self, name: str, block: Block) -> HostArray:
+        array = self.arrays([name])[name]
+        if isinstance(array, CheckpointError):
+            raise array
+        return array if array.shape == block.sizes else array[block.index_in((0,) * array.ndim)].copy()
+
+    def damage(self, names: Iterable[str]) -> Mapping[str, CheckpointError]:
+        return {}
 
     def needed(self, paths: Iterable[str]) -> list[str]:
         """The names in the source from which rules would make the weights at these paths, if they were there."""

@@ -14,7 +14,9 @@ from typing import Any
 
 from .header import DIGITS, FORMAT, PIECES, digest_of, parse_json, refuse
 
-__all__ = ["Index", "decode_index", "encode_index", "is_index", "is_plain"]
+__all__ = ["INDEX", "Index", "decode_index", "encode_index", "is_index", "is_plain"]
+
+INDEX = "index.json"  #: the name of the index in a checkpoint that is a folder
 
 _GUARD = "statevar.index"
 _NOTHING = "0" * DIGITS

@@ -37,6 +37,7 @@ __all__ = [
     "shared_stem",
     "sweep",
     "write_all",
+    "write_file",
     "write_tensors",
 ]
 
@@ -175,6 +176,16 @@ def write_all(file: int, buffers: list[memoryview], offset: int) -> None:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         offset += count
         buffers = rest_of(buffers, count)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Writes a new file, and waits until it is on the disk."""
+    file = _files.create(path)
+    try:
+        write_all(file, [memoryview(content)], 0)
+        _files.sync(file)
+    finally:
+        _files.close(file)
 
 
 def rest_of(buffers: list[memoryview], count: int) -> list[memoryview]:
