@@ -34,17 +34,17 @@ class ThreadWorld(worlds.World):
         super().__init__(index, count)
         self._store = store
 
-    def set(self, key: str, value: bytes) -> None:
+    def _set(self, key: str, value: bytes) -> None:
         with self._store.changed:
             self._store.values[key] = value
             self._store.changed.notify_all()
 
-    def get(self, key: str, seconds: float) -> bytes | None:
+    def _get(self, key: str, seconds: float) -> bytes | None:
         with self._store.changed:
             self._store.changed.wait_for(lambda: key in self._store.values, seconds)
             return self._store.values.get(key)
 
-    def delete(self, key: str) -> None:
+    def _delete(self, key: str) -> None:
         with self._store.changed:
             self._store.values.pop(key, None)
 
@@ -157,12 +157,15 @@ class SpreadNumPy(ShardedBackend, type(get_backend("numpy"))):  # type: ignore[m
         first = {offsets: first for offsets, _, first in array.sharding.blocks(array.shape)}
         return [Piece(offsets, block, first[offsets]) for offsets, block in array.blocks.items()]
 
+    copies = pieces
+
     def from_pieces(self, shape: Any, dtype: str, sharding: Any, read: Any) -> Any:
         blocks = {offsets: read(offsets, sizes) for offsets, sizes, _ in sharding.blocks(shape)}
         return Array(shape, HOST[dtype], sharding, blocks)
 
     def spans(self, array: Any) -> bool:
-        return sum(block.size for block in array.blocks.values()) < math.prod(array.shape)
+        here: int = sum(block.size for block in array.blocks.values())
+        return bool(here < math.prod(array.shape))
 
     def gather(self, array: Any) -> Any:
         raise NotImplementedError
@@ -205,24 +208,24 @@ def spread(value: np.ndarray[Any, Any], sharding: Sharding, **options: Any) -> s
     """A variable of which this process has its blocks."""
     variable = sv.Variable(value, **options)
 
-    def move(whole: Any) -> Handle:
-        blocks = {
-            offsets: whole[tuple(slice(a, a + n) for a, n in zip(offsets, sizes, strict=True))].copy()
-            for offsets, sizes, _ in sharding.blocks(value.shape)
-        }
-        return Handle(Array(value.shape, whole.dtype, sharding, blocks))
-
-    variable._place("spread", SPREAD, sharding, move)
+    whole = variable.numpy()
+    blocks = {
+        offsets: whole[tuple(slice(a, a + n) for a, n in zip(offsets, sizes, strict=True))].copy()
+        for offsets, sizes, _ in sharding.blocks(value.shape)
+    }
+    variable._placed(SPREAD, sharding, Handle(Array(value.shape, whole.dtype, sharding, blocks)))
     return variable
 
 
 def has(variable: sv.Variable, whole: np.ndarray[Any, Any]) -> bool:
     """Whether a process has its blocks of a value, bit for bit."""
     if not variable._backend.is_sharded:
-        return variable.numpy().tobytes() == whole.tobytes()
+        same: bool = variable.numpy().tobytes() == whole.tobytes()
+        return same
     array: Array = variable._handle.published
     expected = array.sharding.blocks(whole.shape)
-    return set(array.blocks) == {offsets for offsets, _, _ in expected} and all(
+    there = set(array.blocks) == {offsets for offsets, _, _ in expected}
+    return there and all(
         array.blocks[offsets].tobytes()
         == np.ascontiguousarray(whole[tuple(slice(a, a + n) for a, n in zip(offsets, sizes, strict=True))]).tobytes()
         for offsets, sizes, _ in expected
@@ -234,6 +237,5 @@ def write(variable: sv.Variable, value: Any = None) -> None:
     if value is not None:
         old: Array = variable._handle.published
         blocks = {offsets: np.full_like(block, value) for offsets, block in old.blocks.items()}
-        new = Array(old.shape, old.dtype, old.sharding, blocks)
-        variable._place("write", SPREAD, old.sharding, lambda _: Handle(new))
+        variable._placed(SPREAD, old.sharding, Handle(Array(old.shape, old.dtype, old.sharding, blocks)))
     variable._version += 1

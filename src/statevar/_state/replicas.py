@@ -20,7 +20,7 @@ from .._public import public
 from ..errors import ReplicaError
 from .snapshot import Snapshot, snapshot
 
-__all__ = ["Digests", "Record", "check_replicas", "compare", "digests", "packed", "record_of", "unpacked"]
+__all__ = ["Digests", "Record", "check_replicas", "compare", "digests", "packed", "record_of", "summary", "unpacked"]
 
 #: What one process tells of a variable: shape (None without a value), dtype, version (None if it says nothing), the
 #: digest of each block by its place, and how copies on its own devices differ (empty if they do not).
@@ -63,7 +63,7 @@ def check_replicas(*variables: Any, timeout: float = 600.0) -> None:
             abandon(world, f"{_NAME}/short", error)
         raise
     # Of replicas one digest of everything is enough, as long as all processes have the same one.
-    if agree(world, f"{_NAME}/short", packed(_summary(mine)), _decision, seconds=timeout):
+    if agree(world, f"{_NAME}/short", packed(summary(mine)), _decision, seconds=timeout):
         decision = agree(world, f"{_NAME}/long", packed(mine), _decision, seconds=timeout)
         raise ReplicaError.of(*json.loads(decision))
 
@@ -74,7 +74,7 @@ def _decision(told: list[bytes]) -> bytes:
     return b"" if error is None else json.dumps(error._parts).encode()
 
 
-def _summary(found: Digests) -> Digests:
+def summary(found: Digests) -> Digests:
     """The records of replicas as one; those of sharded variables, and those that differ here, as they are."""
     few: Digests = {}
     digest = xxhash.xxh3_128()

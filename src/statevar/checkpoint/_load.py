@@ -256,12 +256,16 @@ def _array(checkpoint: Loadable, name: str) -> HostArray:
 
 def _all_read(phase: Phase, checkpoint: Loadable) -> None:
     """Waits until every process has read what it needs. Until then nothing has changed in any of them."""
-    found = phase.agree(checkpoint.identity)
-    if len(set(found)) > 1:
-        index = next(index for index, each in enumerate(found) if each != found[0])
+    index = phase.agree(checkpoint.identity, _other)
+    if index is not None:
         problem = f"process {index} has read another checkpoint than process 0, so nothing was loaded"
         hint = "pass the same path in every process, and load when no save is under way"
         raise CheckpointError.of("load", problem, str(checkpoint.path), hint)
+
+
+def _other(identities: list[str]) -> int | None:
+    """The first process that has read another checkpoint than process 0; None if there is none."""
+    return next((index for index, each in enumerate(identities) if each != identities[0]), None)
 
 
 def _read(

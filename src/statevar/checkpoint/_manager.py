@@ -210,13 +210,14 @@ class CheckpointManager(Uncopied):
                 metrics = checked_metrics(metrics)
                 cut, (number, *values) = cut_of(found, [step, *metrics.values()])
                 step = count("save", "step", number, 0)
-                answers = phase.agree([step, group.leads and self._has(step)])
+                there = phase.agree([step, group.leads and self._has(step)], _same_step)
         except StatevarError:
             if group.count > 1:  # the others have raised the error of a save that has ended here only now
                 self._background.drain()
             raise
-        _check_step([each[0] for each in answers], self.directory)
-        if self._is_there(step, exist_ok=exist_ok, wait=wait, known=answers[0][1]):
+        if isinstance(there, str):
+            raise ReplicaError.of("save", there, str(self.directory), "save the same step in every process")
+        if self._is_there(step, exist_ok=exist_ok, wait=wait, known=there):
             return
         texts |= {"statevar.step": str(step), "statevar.metrics": encode_metrics(floats_of(metrics, values))}
         request = Request(step, found, cut, texts)
@@ -352,7 +353,7 @@ class CheckpointManager(Uncopied):
         group = self._group.doing("restore", self._name)
         with group.phase("start") as phase:
             self.wait()
-            steps = phase.agree(self.steps() if group.leads else None)[0]
+            steps = phase.agree(self.steps() if group.leads else None, lambda found: found[0])
         options = {"alone": group.world is None, "timeout": group.seconds} | options
         target = None if like is not None else self._target("restore", None)
 
@@ -382,7 +383,8 @@ class CheckpointManager(Uncopied):
                 )
             return Restored(each, skipped, result) if like is None else result
         if not skipped:
-            group.agree("nothing", self._check_owner)
+            with group.phase("nothing"):
+                self._check_owner()
             return None
         problem = describe("restore", "every checkpoint is damaged, and nothing was loaded", str(self.directory))
         raise CheckpointError("\n".join([problem, *skipped.values()]))
@@ -473,12 +475,13 @@ class CheckpointManager(Uncopied):
 _UNTOUCHED = "earlier checkpoints are untouched"
 
 
-def _check_step(steps: list[int], directory: Path) -> None:
-    """Raises ReplicaError if the processes save different steps."""
-    for index, step in enumerate(steps):
-        if step != steps[0]:
-            problem = f"the step is {steps[0]} in process 0, and {step} in process {index}"
-            raise ReplicaError.of("save", problem, str(directory), "save the same step in every process")
+def _same_step(answers: list[Any]) -> bool | str:
+    """Whether process 0 has the step already; the problem if another process saves another step."""
+    step, there = answers[0]
+    for index, (other, _) in enumerate(answers):
+        if other != step:
+            return f"the step is {step} in process 0, and {other} in process {index}"
+    return bool(there)
 
 
 _managers: weakref.WeakSet[CheckpointManager] = weakref.WeakSet()

@@ -164,6 +164,7 @@ def save(
         )
         return
     items, texts = prepared.items, prepared.texts
+    prepared.cut._values.clear()  # each value is released once it is written
     total = sum(nbytes_of(item) for item in items)
     wrote = report(total)
     with _files.os_errors_as("save", where, _UNTOUCHED):

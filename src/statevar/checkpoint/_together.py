@@ -7,18 +7,19 @@ thread that writes a checkpoint does not wait for the program's own communicatio
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from .. import errors
-from .._arrays.world import World, current_world, exchange
+from .._arrays.world import World, agree, current_world
 from ..errors import CheckpointMismatchError, ProcessError, StatevarError, describe
 
 __all__ = ["TIMEOUT", "Group", "Phase", "group_of"]
 
 TIMEOUT = 600.0  #: seconds to wait for a process that is alive
+_MOST = 20  # processes whose errors an error lists
 
 
 def group_of(operation: str, *, alone: bool, timeout: float) -> Group:
@@ -69,20 +70,14 @@ class Group:
         """The same processes in another operation, whose messages are not mistaken for others at the same time."""
         return Group(self.world, f"{operation}/{what}", self.seconds)
 
-    def agree(self, phase: str, work: Callable[[], Any]) -> list[Any]:
-        """Does a part, and returns the results of all processes, by index. They are passed on as JSON.
-
-        Raises:
-            StatevarError: the work of another process failed. It is of the class of that error.
-            ProcessError: a process is missing, or the work of another one failed with an error of another kind.
-        """
-        with self.phase(phase) as together:
-            result = work()
-            return together.agree(result)
-
     @contextmanager
     def phase(self, name: str) -> Iterator[Phase]:
-        """A block in which each process does a part and then calls `Phase.agree`. An error before it is one of all."""
+        """A block in which each process does a part and then calls `Phase.agree`. An error before it is one of all.
+
+        Raises:
+            StatevarError: the part of another process failed. It is of the class of that error.
+            ProcessError: a process is missing, or the part of another one failed with an error of another kind.
+        """
         phase = Phase(self, name)
         try:
             yield phase
@@ -103,20 +98,24 @@ class Phase:
         self.is_over = False  #: whether the other processes know how it went here
         self.failed = False  #: whether it is known to have failed in all processes
 
-    def agree(self, result: Any) -> list[Any]:
-        """Waits until all processes have done their part, and returns their results.
+    def agree(self, result: Any, decide: Callable[[list[Any]], Any] = lambda _: None) -> Any:
+        """Waits until all processes have done their part, and returns what process 0 makes of their results.
+
+        Args:
+            result: of this process; it travels as JSON.
+            decide: called in process 0 with the results of all, by index. What it returns travels as JSON too.
 
         Raises:
             StatevarError: the part of another process failed.
         """
         self.is_over = True
         if self._group.count == 1:
-            return [result]
-        answers = self._exchange({"result": result})
-        if any("error" in each for each in answers):
+            return decide([result])
+        failed, decision = self._tell({"result": result}, decide)
+        if failed:
             self.failed = True
-            self._raise(answers)
-        return [each["result"] for each in answers]
+            self._raise(failed)
+        return decision
 
     def fail(self, error: BaseException) -> None:
         """Tells the other processes of an error. Raises another one if those of several processes differ in kind."""
@@ -124,36 +123,45 @@ class Phase:
         if self._group.count == 1:
             self.failed = True
             return
-        answers: list[Any] = []
+        failed: list[Any] = []
         with suppress(ProcessError):
-            answers = self._exchange({"error": _told(error)})
+            failed, _ = self._tell({"error": _told(error)}, lambda _: None)
             self.failed = True
-        if answers and isinstance(error, StatevarError) and _class_of(answers) is not type(error):
-            self._raise(answers, error)
+        if failed and isinstance(error, StatevarError) and _class_of(failed) is not type(error):
+            self._raise(failed, error)
 
-    def _exchange(self, message: dict[str, Any]) -> list[Any]:
+    def _tell(self, message: dict[str, Any], decide: Callable[[list[Any]], Any]) -> tuple[list[Any], Any]:
+        """Returns the processes that failed, each with its error, and what process 0 has decided if none did."""
         group = self._group
         assert group.world is not None
-        text = json.dumps(message, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
-        found = exchange(group.world, f"{group.name}/{self._name}", text, seconds=group.seconds)
-        return [json.loads(each) for each in found]
 
-    def _raise(self, answers: list[Any], cause: BaseException | None = None) -> NoReturn:
+        def decided(told: list[bytes]) -> bytes:
+            answers = [json.loads(each) for each in told]
+            failed = [[index, each["error"]] for index, each in enumerate(answers) if "error" in each]
+            return _json([failed, None if failed else decide([each["result"] for each in answers])])
+
+        name = f"{group.name}/{self._name}"
+        failed, decision = json.loads(agree(group.world, name, _json(message), decided, seconds=group.seconds))
+        return failed, decision
+
+    def _raise(self, failed: list[Any], cause: BaseException | None = None) -> NoReturn:
         """Raises an error that tells which processes failed, and why; of the same class in all processes."""
         count, operation = self._group.count, self._group.name.partition("/")[0]
-        failed = {index: each["error"] for index, each in enumerate(answers) if "error" in each}
-        lines = [f"process {index} of {count}: {each['text']}" for index, each in failed.items()]
-        first = next(iter(failed.values()))
-        if len(failed) == 1 and first["parts"]:
-            index = next(iter(failed))
-            _, problem, path, hint = first["parts"]
+        if len(failed) == 1 and failed[0][1]["parts"]:
+            ((index, error),) = failed
+            _, problem, path, hint = error["parts"]
             text = describe(operation, f"process {index} of {count}: {problem}", path, hint)
         else:
-            text = "\n".join([describe(operation, f"{_count_of(failed)} of {count} processes failed"), *lines])
-        raised = _class_of(answers)(text)
+            lines = [f"process {index} of {count}: {error['text']}" for index, error in failed[:_MOST]]
+            text = "\n".join([describe(operation, f"{len(failed)} of {count} processes failed"), *lines])
+        raised = _class_of(failed)(text)
         if isinstance(raised, ProcessError):
-            raised.processes = tuple(failed)
+            raised.processes = tuple(index for index, _ in failed)
         raise raised from cause
+
+
+def _json(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
 
 
 def _told(error: BaseException) -> dict[str, Any]:
@@ -165,15 +173,11 @@ def _told(error: BaseException) -> dict[str, Any]:
     return {"class": type(error).__name__, "text": text, "parts": parts}
 
 
-def _class_of(answers: Iterable[Any]) -> type[StatevarError]:
+def _class_of(failed: list[Any]) -> type[StatevarError]:
     """The class of the error that all processes raise, if some failed."""
-    names = [each["error"]["class"] for each in answers if "error" in each]
+    names = [error["class"] for _, error in failed]
     found: Any = getattr(errors, names[0], None)
     if CheckpointMismatchError.__name__ in names:  # the program is wrong, and an older checkpoint is no way out
         return CheckpointMismatchError
     is_ours = isinstance(found, type) and issubclass(found, StatevarError)
     return found if is_ours else ProcessError
-
-
-def _count_of(failed: Iterable[int]) -> str:
-    return str(len(list(failed)))

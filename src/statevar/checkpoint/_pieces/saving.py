@@ -9,7 +9,6 @@ Nothing is gathered. In three phases, in which an error in one process is an err
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
@@ -18,23 +17,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..._state.replicas import Digests, compare, record_of, summary
 from ..._state.snapshot import Snapshot
-from ...errors import CheckpointError, NotAddressableError, ReplicaError, describe
+from ...errors import CheckpointError, NotAddressableError, ReplicaError
 from .. import _files
 from .._formats.reader import nbytes_in_memory
-from .._formats.safetensors.header import digest_of
 from .._formats.safetensors.index import decode_index
 from .._formats.safetensors.values import VariableRecord
 from .._formats.safetensors.writer import ToWrite
 from .._together import Group
 from .blocks import flaw_of
 from .contents import Located, contents_of, encode_contents, located_in
-from .facts import WHOLE, Holding, dealt, differences, fact_of, holding_of
+from .facts import Holding, dealt, holding_of
 from .part import PartFile, Pieces, nbytes_of, write_part
 
 __all__ = ["Place", "Save", "save_in_pieces"]
 
-_MOST = 20  # differences that an error lists
 _SHARED = "the folder must be on a file system that all processes share"
 
 
@@ -112,35 +110,23 @@ def save_in_pieces(
     """
     try:
         storage = partial(_files.os_errors_as, "save", where, hint)
-        save: list[Save] = []
-        with group.phase("begin") as phase, storage():
-            told = place.begin() if group.leads else ""
-            save.append(prepare())
-            holdings = _held(save[0], group)
-            facts = _facts(save[0], holdings) if group.count > 1 else {}
-            digest = digest_of(json.dumps(facts).encode())
-            answers = phase.agree({"same": dict(same), "facts": digest, "told": told})
-        whole = _compared(group, answers, holdings, facts, where)
-        told, texts = answers[0]["told"], save[0].texts
-        records = {item.path: item.saved for item in save[0].items}
-        mine = _mine(group, holdings, whole)
-        _release(save.pop(), holdings)
+        told, records, texts, pieces = _agreed(group, place, prepare, storage, same)
         with ExitStack() as stack:
             with group.phase("parts") as phase, storage():
                 name, file = stack.enter_context(place.part(told, group.index, group.count))
                 total = sum(map(nbytes_in_memory, records.values()))
-                wrote = write_part(file, mine, list(records), total, reporter(sum(map(nbytes_of, mine))))
-                mine.clear()
+                wrote = write_part(file, pieces, list(records), total, reporter(sum(map(nbytes_of, pieces))))
+                pieces.clear()
                 # From here process 0 may commit it, even if this process does not hear of that any more.
                 place.keep(not group.leads)
                 try:
-                    answers = phase.agree([name, *wrote])
+                    parts: dict[str, tuple[str, int]] = {}
+                    phase.agree([name, *wrote], lambda all_: parts.update({one: tuple(more) for one, *more in all_}))
                 finally:
                     if phase.failed:
                         place.keep(False)
             with group.phase("commit"), storage():
                 if group.leads:
-                    parts = {name: (digest, nbytes) for name, digest, nbytes in answers}
                     place.commit(_index(place.folder(told), parts, records, texts))
     except BaseException:
         if group.leads:
@@ -149,6 +135,41 @@ def save_in_pieces(
 
 
 # -- before anything is written --------------------------------------------------------------------------
+
+
+def _agreed(
+    group: Group,
+    place: Place,
+    prepare: Callable[[], Save],
+    storage: Callable[[], AbstractContextManager[None]],
+    same: Mapping[str, Any],
+) -> tuple[str, dict[str, VariableRecord], Mapping[str, str], list[Pieces]]:
+    """Makes the place, and compares what the processes have.
+
+    Returns:
+        What process 0 says of the place, the facts about each variable, the metadata, and what this process writes.
+    """
+    with group.phase("begin") as phase, storage():
+        told = place.begin() if group.leads else ""
+        save = prepare()
+        holdings = _held(save, group)
+        known = _digests(save) if group.count > 1 else {}
+        mine = {"same": dict(same), "told": told, "digests": summary(known)}
+        told, problem = phase.agree(mine, _begun)
+    whole = {path for path, holding in holdings.items() if holding.is_whole}
+    if problem == _CLOSER:
+        with group.phase("compare") as phase:
+            everywhere, problem = phase.agree(known, _compared)
+        whole &= set(everywhere)
+    if problem is not None:
+        raise ReplicaError.of(*problem)
+    records = {item.path: item.saved for item in save.items}
+    pieces = _mine(group, holdings, whole)
+    holdings.clear()
+    for item in save.items:
+        item.value = None
+    save.cut._values.clear()  # each value is released once it is written, so that the program can write in place again
+    return told, records, save.texts, pieces
 
 
 def _held(save: Save, group: Group) -> dict[str, Holding]:
@@ -162,37 +183,41 @@ def _held(save: Save, group: Group) -> dict[str, Holding]:
     return holdings
 
 
-def _facts(save: Save, holdings: Mapping[str, Holding]) -> dict[str, list[Any]]:
+def _digests(save: Save) -> Digests:
+    """What must be the same in every process: versions, and the digest of each block that several of them have."""
     return {
-        item.path: fact_of(item, holdings.get(item.path), version)
+        item.path: record_of(item.backend, item.value, None if item.backend.misses_writes else version)
         for item, version in zip(save.items, save.cut._versions, strict=True)
     }
 
 
-def _compared(
-    group: Group,
-    answers: Sequence[Mapping[str, Any]],
-    holdings: Mapping[str, Holding],
-    facts: Mapping[str, list[Any]],
-    where: Path,
-) -> set[str]:
-    """Compares what the processes have, and returns the paths of the values that each of them has as a whole."""
-    _check_same([each["same"] for each in answers], where)
-    whole = {path for path, holding in holdings.items() if holding.kind == WHOLE}
-    if len({each["facts"] for each in answers}) > 1:
-        all_facts = group.agree("compare", lambda: facts)
-        if found := differences(all_facts):
-            raise _differ(found, where)
-        whole = {path for path in whole if all(mine[path][2] == WHOLE for mine in all_facts)}
-    return whole
+#: What process 0 decides if the processes do not have the same, and it needs to know more to say what.
+_CLOSER = "closer"
 
 
-def _release(save: Save, holdings: dict[str, Holding]) -> None:
-    """Lets go of the values: each is released once it is written, so that the program can write in place again."""
-    holdings.clear()
-    for item in save.items:
-        item.value = None
-    save.cut._values.clear()
+def _begun(answers: Sequence[Mapping[str, Any]]) -> tuple[str, Any]:
+    """What process 0 says of the place, and a problem: the parts of an error, `_CLOSER`, or None."""
+    first = answers[0]
+    for name, value in first["same"].items():
+        for index, each in enumerate(answers):
+            if (other := each["same"][name]) != value:
+                problem = f"the {name} is {value!r} in process 0, and {other!r} in process {index}"
+                hint = f"pass the same {name} in every process; alone=True saves what one process has"
+                return first["told"], ("save", problem, "", hint)
+    differs = compare([_records(each["digests"]) for each in answers], "save") is not None
+    return first["told"], _CLOSER if differs else None
+
+
+def _compared(answers: Sequence[Mapping[str, Any]]) -> tuple[list[str], Any]:
+    """The paths of the values that every process has as a whole, and the parts of an error or None."""
+    found = [_records(each) for each in answers]
+    error = compare(found, "save")
+    whole = [path for path in found[0] if all("" in each.get(path, ("", "", None, {}, ""))[3] for each in found)]
+    return whole, None if error is None else error._parts
+
+
+def _records(told: Mapping[str, Any]) -> Digests:
+    return {path: tuple(record) for path, record in told.items()}
 
 
 def _mine(group: Group, holdings: Mapping[str, Holding], whole: set[str]) -> list[Pieces]:
@@ -208,24 +233,6 @@ def _mine(group: Group, holdings: Mapping[str, Holding], whole: set[str]) -> lis
         elif blocks := shares[path].get(group.index):
             mine.append(holding.blocks(blocks))
     return mine
-
-
-def _check_same(answers: Sequence[Mapping[str, Any]], where: Path) -> None:
-    for name, value in answers[0].items():
-        for index, each in enumerate(answers):
-            if each[name] != value:
-                problem = f"the {name} is {value!r} in process 0, and {each[name]!r} in process {index}"
-                hint = f"pass the same {name} in every process; alone=True saves what one process has"
-                raise ReplicaError.of("save", problem, str(where), hint)
-
-
-def _differ(found: list[tuple[str, str]], where: Path) -> ReplicaError:
-    problem = "the processes do not have the same state, and nothing was written"
-    lines = [f"  {path}: {reason}" for path, reason in found[:_MOST]]
-    if len(found) > _MOST:
-        lines.append(f"  and {len(found) - _MOST} more")
-    lines.append("Hint: every process must make the same writes; state of one process is saved with alone=True.")
-    return ReplicaError("\n".join([describe("save", problem, str(where)), *lines]))
 
 
 # -- once all parts are written ---------------------------------------------------------------------------
