@@ -17,14 +17,13 @@ def torch_is_tested() -> None:
     sv.Variable(0.0, backend="torch")  # it is installed
 
 
-@pytest.mark.parametrize("rank", [0, 3])
-def test_every_write_keeps_the_sharding(rank: int) -> None:
+def test_every_write_keeps_the_sharding() -> None:
     """The last process has a smaller part than the others, or none, where a size does not divide."""
-    (printed,) = run([str(HERE / "mesh_writes_torch.py"), str(rank)], 1)
+    (printed,) = run([str(HERE / "mesh_writes_torch.py"), "3"], 1)
     assert int(printed.split()[0]) > 100
 
 
 def test_two_processes_have_one_value() -> None:
     printed = run([str(HERE / "mesh_processes_torch.py")], 2, library="torch")
     assert printed[0] == printed[1]
-    assert printed[0].split()[-1] == "optimizers"
+    assert printed[0].split()[-1] == "replicas"

@@ -88,6 +88,9 @@ class SlotBackend(Backend):
 
     is_view: ClassVar[bool] = True
 
+    #: The adapter of the arrays that the slots read and write, which may be one for values that are spread.
+    arrays: Backend
+
     replaceable: ClassVar[bool] = False
     adopt_cannot_fail: ClassVar[bool] = False
     reads_unlocked: ClassVar[bool] = False
@@ -108,16 +111,16 @@ class SlotBackend(Backend):
 
     def device_of_handle(self, handle: Any) -> Any:
         if type(handle) is SlotHandle:
-            return self.native.device_of(handle.slot.read())
+            return self.arrays.device_of(handle.slot.read())
         if handle.handle is None:
-            return self.native.device_of(handle.array)
-        return self.native.device_of_handle(handle.handle)
+            return self.arrays.device_of(handle.array)
+        return self.arrays.device_of_handle(handle.handle)
 
     def snapshot(self, handle: Any) -> Array:
         if type(handle) is SlotHandle:
             array = self._now(handle)
-            return array if handle.slot.shared == "never" else self.native.copied(array)
-        return handle.array if handle.handle is None else self.native.snapshot(handle.handle)
+            return array if handle.slot.shared == "never" else self.arrays.copied(array)
+        return handle.array if handle.handle is None else self.arrays.snapshot(handle.handle)
 
     def snapshot_unlocked(self, handle: Any) -> Array | None:
         return None
@@ -129,40 +132,40 @@ class SlotBackend(Backend):
         return lease
 
     def is_lost(self, array: Array) -> bool:
-        return array is not None and self.native.is_lost(array)
+        return array is not None and self.arrays.is_lost(array)
 
     def snapshot_within_write(self, handle: Any) -> Array:
         if type(handle) is SlotHandle or handle.handle is None:
             return self.snapshot(handle)
-        return self.native.snapshot_within_write(handle.handle)
+        return self.arrays.snapshot_within_write(handle.handle)
 
     def assign(self, handle: Any, x: Array, _op: Any = None, _where: Any = None) -> Any:
         if type(handle) is SlotHandle:
             return self._write(handle, x if handle.slot.shared == "in_place" else self._apart(x))
         if handle.handle is None:
             return handle.take(self._own(handle, x))
-        return handle.take(self.native.assign(handle.handle, x, _op, _where))
+        return handle.take(self.arrays.assign(handle.handle, x, _op, _where))
 
     def apply(self, handle: Any, x: Array, op: Operation, _where: Any = None) -> Any:
         if type(handle) is SlotHandle:
             return self._write(handle, self._computed(self._now(handle), x, op))
         if handle.handle is None:
             return handle.take(self._own(handle, self._computed(handle.array, x, op)))
-        return handle.take(self.native.apply(handle.handle, x, op, _where))
+        return handle.take(self.arrays.apply(handle.handle, x, op, _where))
 
     def put(self, handle: Any, x: Array, operation: str, where: Selection) -> Any:
         if type(handle) is SlotHandle:
-            return self._write(handle, self.native.compute_put(self._now(handle), x, operation, where))
+            return self._write(handle, self.arrays.compute_put(self._now(handle), x, operation, where))
         if handle.handle is None:
-            return handle.take(self._own(handle, self.native.compute_put(handle.array, x, operation, where)))
-        return handle.take(self.native.put(handle.handle, x, operation, where))
+            return handle.take(self._own(handle, self.arrays.compute_put(handle.array, x, operation, where)))
+        return handle.take(self.arrays.put(handle.handle, x, operation, where))
 
     def redeclare(self, handle: Any, x: Array, _op: Any = None, _where: Any = None) -> Any:
         slot = (handle if type(handle) is SlotHandle else handle.origin).slot
-        shape = self.native.shape(slot.read())
-        if self.native.shape(x) != shape:
+        shape = self.arrays.shape(slot.read())
+        if self.arrays.shape(x) != shape:
             hint = "assign a value of this shape; the library that owns the state decides on its shape"
-            raise ShapeError.of("assign", f"expected shape {shape} of a view, got {self.native.shape(x)}", "", hint)
+            raise ShapeError.of("assign", f"expected shape {shape} of a view, got {self.arrays.shape(x)}", "", hint)
         return self.assign(handle, x, _op, _where)
 
     def write_all(self, handles: list[Handle], xs: list[Array], op: Operation | None, began: list[bool]) -> bool:
@@ -177,7 +180,7 @@ class SlotBackend(Backend):
 
     def fork_from_host(self, handle: Any, array: HostArray) -> Any:
         origin = handle if type(handle) is SlotHandle else handle.origin
-        x = self.native.import_array(self.native.from_host(array, self.device_of_handle(handle)))
+        x = self.arrays.import_array(self.arrays.from_host(array, self.device_of_handle(handle)))
         return _Fork(x, origin)
 
     def result_apart(self, handle: Handle, x: Array, op: Operation | None) -> Array | None:
@@ -222,7 +225,7 @@ class SlotBackend(Backend):
             return None
         array = handle.slot.read()
         hint = "take a new view of it: sv.view(x)"
-        return Stored(self.native.dtype_name(array), self.native.shape(array), hint)
+        return Stored(self.arrays.dtype_name(array), self.arrays.shape(array), hint)
 
     def unseen_writes(self, handle: Any) -> int:
         return handle.others() if type(handle) is SlotHandle else 0
@@ -231,13 +234,15 @@ class SlotBackend(Backend):
 
     def _now(self, handle: SlotHandle) -> Array:
         """The present array, as a variable stores one: no scalar of NumPy, no weak type of JAX."""
-        array = self.native.without_weak_type(handle.slot.read())
-        if not self.native.owns(array):  # stored as it is, it would be taken for no value
-            problem = f"the slot has given {type(array).__name__}, which is no array of {self.native.name}"
+        array = self.arrays.without_weak_type(handle.slot.read())
+        if not self.arrays.owns(array):  # stored as it is, it would be taken for no value
+            problem = f"the slot has given {type(array).__name__}, which is no array of {self.arrays.name}"
             raise ForeignStateError.of("read", problem, hint="its method read must return an array of Slot.backend")
         return array
 
     def _write(self, handle: SlotHandle, x: Array) -> SlotHandle:
+        if self.is_sharded:
+            x = self.arrays.beside(x, handle.slot.read())  # as the owner has spread it
         handle.unseen = handle.others()
         handle.slot.write(x)
         return handle.wrote()
@@ -246,26 +251,26 @@ class SlotBackend(Backend):
         """A snapshot, for a write. A value that its owner has destroyed is left as it is: a whole write replaces it."""
         if type(handle) is SlotHandle and handle.slot.shared == "donated":
             array = handle.slot.read()
-            if self.native.is_lost(array):
+            if self.arrays.is_lost(array):
                 return array
         return self.snapshot(handle)
 
     def _apart(self, x: Array) -> Array:
         """A copy of an array that a slot may keep: others may have the array or its memory, or destroy it there."""
-        return self.native.copied(self._operand(x))
+        return self.arrays.copied(self._operand(x))
 
     def _own(self, fork: _Fork, x: Array) -> Handle:
         """A handle of the library for the value that a fork gets with its first write."""
-        native = self.native
+        arrays = self.arrays
         x = self._operand(x)
-        return native.create(x, declared=native.shape(x), device=native.device_of(fork.array), trainable=False)
+        return arrays.create(x, declared=arrays.shape(x), device=arrays.device_of(fork.array), trainable=False)
 
     def _computed(self, old: Array, x: Array, op: Operation) -> Array:
-        return self._operand(self.native.compute(self._operand(old), x, op))
+        return self._operand(self.arrays.compute(self._operand(old), x, op))
 
     def _operand(self, x: Array) -> Array:
         """An array without its gradient, of the dtype that it has."""
-        found = self.native.operand(x, self.native.dtype(self.native.dtype_name(x)))
+        found = self.arrays.operand(x, self.arrays.dtype(self.arrays.dtype_name(x)))
         return x if found is None else found
 
 
@@ -281,13 +286,14 @@ _made: WeakKeyDictionary[Backend, Backend] = WeakKeyDictionary()
 _making = Lock()
 
 
-def slot_backend(native: Backend) -> Backend:
+def slot_backend(arrays: Backend) -> Backend:
     """The adapter for slots whose arrays are those of another adapter. It is the same one at each call."""
     with _making:
-        found = _made.get(native)
+        found = _made.get(arrays)
         if found is None:
-            cls = type(f"{type(native).__name__}OfSlots", (SlotBackend, type(native)), {})
+            cls: Any = type(f"{type(arrays).__name__}OfSlots", (SlotBackend, type(arrays)), {})
             found = object.__new__(cls)
-            found.__dict__.update({k: v for k, v in vars(native).items() if k != "traced_elsewhere"})  # native too
-            _made[native] = found
+            found.__dict__.update({k: v for k, v in vars(arrays).items() if k != "traced_elsewhere"})  # native too
+            found.arrays = arrays
+            _made[arrays] = found
     return found

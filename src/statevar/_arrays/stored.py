@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from .._public import public
 from ..errors import StatevarError
 from .shapes import Shape
@@ -19,16 +22,26 @@ class Stored:
         hint: how to put the value in order.
         problem: why the value can be neither followed nor used; empty if it can.
         error: the exception that the problem is.
+        move: if code outside has put another object in the place of the variable's own, which the variable can follow:
+            returns the adapter, the device and the handle that it has then, and the object.
     """
 
     # No named tuple, which would take 0.4 ms of every import.
-    __slots__ = ("dtype", "error", "hint", "problem", "shape")
+    __slots__ = ("dtype", "error", "hint", "move", "problem", "shape")
 
     def __init__(
-        self, dtype: str, shape: Shape, hint: str, problem: str = "", error: type[StatevarError] = StatevarError
+        self,
+        dtype: str,
+        shape: Shape,
+        hint: str,
+        problem: str = "",
+        error: type[StatevarError] = StatevarError,
+        *,
+        move: Callable[[], tuple[Any, Any, Any, Any]] | None = None,
     ) -> None:
         self.dtype = dtype
         self.shape = shape
         self.hint = hint
         self.problem = problem
         self.error = error
+        self.move = move

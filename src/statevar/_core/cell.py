@@ -37,7 +37,7 @@ from ..errors import (
     TraceError,
     UninitializedError,
 )
-from . import overlays, placement
+from . import overlays, placement, settings
 from .convert import to_first, to_operand, to_value, unwrapped
 from .elsewhere import refuses
 from .foreign import check_readable
@@ -259,6 +259,9 @@ class Cell:
 
     def _follow(self, operation: str, stored: Stored) -> None:
         """Does what `_observe` says with what is really stored."""
+        if stored.move is not None:
+            self._follow_move()
+            return
         if stored.problem:
             raise stored.error.of(operation, stored.problem, self._path, stored.hint)
         if stored.dtype != self._dtype_name:
@@ -273,6 +276,21 @@ class Cell:
             raise ShapeError.of(operation, problem, self._path, stored.hint)
         with self._lock:
             self._shape = stored.shape
+
+    def _follow_move(self) -> None:
+        """Takes on the object that code outside has put in the place of the variable's own, in a module, say."""
+        with self._lock:
+            handle = self._handle
+            stored = None if handle is None else self._backend.stored(handle, self._dtype_name, False)
+            if stored is None or stored.move is None:  # another thread was faster
+                return
+            backend, device, handle, thing = stored.move()
+            self._placed(backend, device, handle)
+            self._gave(thing)
+        settings.changed()
+
+    def _gave(self, thing: Any) -> None:
+        """Takes note that user code has an object of the library that is now the variable's own."""
 
     def _as_stored(self, value: Any, operation: str, path: str) -> Array:
         """A value that was read from the cell, without its gradient, as a value of the cell's dtype.
@@ -348,6 +366,8 @@ class Cell:
                 return backend.snapshot_within_write(handle)
             if backend.drifts and (stored := backend.stored(handle, self._dtype_name, False)) is not None:
                 self._follow("read", stored)
+                if self._handle is not handle:
+                    return self._stored()
             try:
                 value = backend.snapshot(handle)
             except backend.late_errors as error:
@@ -392,6 +412,8 @@ class Cell:
                 and (stored := backend.stored(self._handle, self._dtype_name, True)) is not None
             ):
                 self._follow(write.operation, stored)
+                if self._backend is not backend:
+                    return self._write(write, value, index, locking, hold)
         x = backend.operand(value, self._dtype)
         if x is None:
             x = to_operand(value, backend, self._dtype_name, operation=write.operation, path=self._path, cell=self)

@@ -250,9 +250,10 @@ class Variable(Cell, Protocols, Elsewhere):
     @property
     def device(self) -> Any:
         """The device of the value, as the library represents it; of a value that is spread its `sharding`."""
-        handle = self._handle
-        if handle is not None:
-            return self._backend.device_of_handle(handle)
+        if self._handle is not None:
+            if self._backend.drifts:
+                self._observe("device", writing=False)
+            return self._backend.device_of_handle(self._handle)
         return self._backend.device(None) if self._device is None else self._device
 
     def to(self, device: Any) -> Self:
@@ -293,7 +294,8 @@ class Variable(Cell, Protocols, Elsewhere):
         >>> print(sv.Variable(0.0).sharding)
         None
         """
-        return self.device if self._backend.is_sharded else None
+        device = self.device  # which follows what code outside has done
+        return device if self._backend.is_sharded else None
 
     def reshard(self, sharding: Any, mesh: Any = None) -> Self:
         """Spreads the value in another way over the devices of a mesh, or brings it back to one device.
@@ -365,10 +367,15 @@ class Variable(Cell, Protocols, Elsewhere):
     def _parameter_or_none(self) -> Any:
         with self._lock:
             self._check_not_writing("parameter")
+            if self._backend.drifts:
+                self._observe("parameter", writing=False)
             parameter = self._backend.parameter(self._initialized("parameter"))
         if parameter is not None:
-            views.lent(parameter, self)
+            self._gave(parameter)
         return parameter
+
+    def _gave(self, thing: Any) -> None:
+        views.lent(thing, self)
 
     # -- flags -----------------------------------------------------------------------------------------
 

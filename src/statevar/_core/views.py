@@ -82,11 +82,12 @@ def view_of(slot: Slot, cls: type[_Cell]) -> _Cell:
         return cast("_Cell", found)
     native = get_backend(slot.backend)
     array = slot.read()
-    if found is None or found._dtype_name != native.dtype_name(array):
+    arrays = _adapter_of(array, native)
+    if found is None or found._dtype_name != native.dtype_name(array) or found._backend is not slot_backend(arrays):
         with _lock:
             again = _known.get(place)
             if again is None or again is found:
-                found = _known[place] = _made(slot, native, array, cls)
+                found = _known[place] = _made(slot, native, arrays, array, cls)
             else:
                 found = again
     else:
@@ -113,17 +114,25 @@ def keep_subscribed(view: Cell, subscription: Any) -> None:
     _subscribed[subscription] = view
 
 
-def _made(slot: Slot, native: Any, array: Any, cls: type[_Cell]) -> _Cell:
+def _adapter_of(array: Any, native: Any) -> Any:
+    """The adapter of an array, which is another one if its parts are in several processes."""
+    if native.spread(array) is None:
+        return native
+    placed = native.placement(array, None, None)
+    return native if placed is None else placed[0]
+
+
+def _made(slot: Slot, native: Any, arrays: Any, array: Any, cls: type[_Cell]) -> _Cell:
     what = type(slot.thing.holder if isinstance(slot.thing, Place) else slot.thing).__name__
     if not native.owns(array):
         problem = f"the slot of {what} has given {type(array).__name__}, which is no array of {native.name}"
         raise ForeignStateError.of("view", problem, hint="its method read must return an array of Slot.backend")
-    check_readable(array, native, "view", what)
+    check_readable(array, native, "view", what, arrays)
     view: Any = object.__new__(cls)
     view._name = what.lower()
     path = f"{view._name}_{next(_numbers)}"  # in errors, and in a snapshot of several views
     view._autocast = False
     view._aggregation = "none"
-    view._over(slot_backend(native), SlotHandle(slot), array, trainable=slot.trainable, path=path)
+    view._over(slot_backend(arrays), SlotHandle(slot), array, trainable=slot.trainable, path=path)
     register(view)
     return cast("_Cell", view)

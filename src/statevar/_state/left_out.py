@@ -307,8 +307,8 @@ def _located(target: Any, wanted: dict[int, Any]) -> Iterator[tuple[str, Any]]:
                 named.add(id(place[1]))
                 yield place
             continue
-        children = opener(opener.plain(each) if wrapped else each) or {}
-        if isinstance(children, Variable):
+        children = opener(opener.plain(each) if wrapped else each)
+        if children is None or isinstance(children, Variable):
             continue
         items = children.items() if isinstance(children, dict) else enumerate(children)
         stack += reversed([(_joined(path, key), child, around) for key, child in items])

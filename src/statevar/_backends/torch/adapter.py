@@ -830,6 +830,8 @@ class TorchBackend(Backend):
             return None
         parameter = handle.parameter
         kind = NAMES.get(parameter.dtype) or str(parameter.dtype)
+        if handle.places is not None and (new := handle.places.replacement()) is not None:
+            return Stored(kind, tuple(parameter.shape), "", move=lambda: self._sharded().taken_over(handle, new))
         problem = ""
         if parameter.is_meta:
             problem = "code outside has moved the parameter to the device 'meta', which has no elements"

@@ -11,6 +11,7 @@ import torch
 from ..._arrays.trees import like, tree_map  # `torch.utils._pytree` takes subclasses of list and dict for leaves
 from ...errors import TraceError
 from .adapter import BACKEND
+from .parts import kind_of, part_of, spec_of, whole_of
 
 __all__ = ["Slot", "Static", "built", "replaced", "signature", "template_of"]
 
@@ -32,8 +33,8 @@ def signature(value: Any, tensors: list[Tensor]) -> Any:
     if isinstance(value, Tensor):
         if value.requires_grad:
             value = _cut(value)
-        tensors.append(value)
-        return value.dtype, value.shape, value.stride(), value.device
+        tensors.append(part_of(value))
+        return kind_of(value), value.shape, value.stride()
     if cls is float:
         return cls, value if value and value == value else repr(value)  # 0.0 and -0.0 are equal
     if isinstance(value, list | tuple):
@@ -59,7 +60,13 @@ def _cut(value: Tensor) -> Tensor:
 
 def replaced(value: Any, tensors: Iterator[Tensor]) -> Any:
     """Returns an argument with its arrays replaced by the next tensors, in the order of `signature`."""
-    return tree_map(lambda leaf: next(tensors) if isinstance(leaf, Tensor | np.ndarray | np.generic) else leaf, value)
+
+    def traced(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return whole_of(next(tensors), spec_of(leaf))
+        return next(tensors) if isinstance(leaf, np.ndarray | np.generic) else leaf
+
+    return tree_map(traced, value)
 
 
 class Slot:
@@ -71,14 +78,25 @@ class Slot:
         self.index = index
 
 
+class _SlotOfPart(Slot):
+    """The place of the part of a value over a mesh."""
+
+    __slots__ = ("spec",)
+
+    def __init__(self, index: int, spec: Any) -> None:
+        super().__init__(index)
+        self.spec = spec
+
+
 def template_of(out: Any, found: list[Tensor]) -> Any:
     """Returns the result of a function with a `Slot` in place of each tensor; appends the tensors to ``found``."""
 
     def slot_of(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
-        found.append(leaf.detach() if leaf.requires_grad else leaf)
-        return Slot(len(found) - 1)
+        found.append(part_of(leaf.detach() if leaf.requires_grad else leaf))
+        spec = spec_of(leaf)
+        return Slot(len(found) - 1) if spec is None else _SlotOfPart(len(found) - 1, spec)
 
     return tree_map(slot_of, out)
 
@@ -92,4 +110,4 @@ def built(template: Any, found: Any) -> Any:
         return like(template, [built(each, found) for each in template])
     if isinstance(template, dict):
         return like(template, [built(each, found) for each in template.values()])
-    return template
+    return whole_of(found[template.index], template.spec) if type(template) is _SlotOfPart else template

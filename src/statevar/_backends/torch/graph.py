@@ -14,10 +14,11 @@ from ..._core.cell import count_writes
 from ..._core.holds import begin_program, drain, end_program, releasing
 from ..._core.variable import Variable
 from ..._transforms.call import CompiledCall, Retry
-from ...errors import describe
+from ...errors import ConflictError, describe
 from .adapter import _UNHELD, _UNHELD_FORK, _UNHELD_STORAGE, _UNLEASED, BACKEND, _use_count
 from .arguments import Slot, built
 from .nodes import is_plain
+from .parts import kind_of, part_of, spec_of, whole_of
 
 __all__ = ["Graph"]
 
@@ -56,6 +57,7 @@ class Graph:
         "outs",
         "reshapes",
         "shapes",
+        "specs",
         "variables",
         "written",
     )
@@ -67,6 +69,7 @@ class Graph:
         self.module: Any = None
         self.written: list[bool] = []  # which variables the graph writes, in place
         self.extra: list[Variable] = []  # variables whose new values it returns: of another shape, or the first
+        self.specs: list[Any] = []  # what torch keeps with them, if they are over a mesh
         self.out: Any = None
         self.compiles = True  # whether Inductor compiles it; otherwise it runs as it was traced
         self.copies = 0  # the number of inputs that it writes
@@ -88,7 +91,8 @@ class Graph:
     def finish(self) -> None:
         """Prepares the calls, once the graph is complete."""
         self.in_place = not self.extra and None not in self.shapes
-        self.lean = not self.reshapes and None not in self.shapes
+        sharded = any(variable._backend.is_sharded for variable in self.variables)
+        self.lean = not self.reshapes and None not in self.shapes and not sharded
         handles = (variable._handle for variable in self.variables)
         self._on_streams = any(handle is not None and handle.use is not None for handle in handles)
         self._locks = [variable._lock for variable in self.variables]
@@ -128,7 +132,12 @@ class Graph:
                 if handle is None or variable._shape != shape:
                     raise Retry(_DIFFERS)  # noqa: TRY301  # as Ctrl-C would, for the same end
                 if handle.shared:
-                    if not handle.exclusive() and writes:  # `exclusive` also finds a replaced storage
+                    try:
+                        shared = not handle.exclusive()  # which also finds a replaced storage
+                    except ConflictError:  # a module has another parameter now, which the variable follows
+                        variable._observe("jit", writing=writes)
+                        raise Retry(_DIFFERS) from None
+                    if shared and writes:
                         handle.replace(handle.copied())
                     if handle.tensor.shape != shape or _layout_of(handle.tensor) != layout:
                         raise Retry(_DIFFERS)  # noqa: TRY301  # as Ctrl-C would, for the same end
@@ -206,18 +215,18 @@ class Graph:
                     raise Retry(_DIFFERS)
                 if value is None:
                     continue
-                value = value.detach().contiguous()
+                part = part_of(value.detach()).contiguous()
                 if writes:
-                    value = value.clone()
-                    news.append((variable, value))
-                inputs.append(value)
+                    part = part.clone()
+                    news.append((variable, whole_of(part, spec_of(value))))
+                inputs.append(part)
             if self._call is None:
                 found = self._first(inputs, tensors)
             else:
                 with torch.no_grad():
                     found = self._call(*inputs, *tensors)
             found = self._apart(found)
-            call.keep([*news, *zip(self.extra, found[self.outs :], strict=True)])
+            call.keep([*news, *zip(self.extra, map(whole_of, found[self.outs :], self.specs), strict=True)])
         return self._result(found)
 
     def _apart(self, found: Any) -> list[Tensor]:
@@ -264,7 +273,7 @@ class Graph:
 
 
 def _layout_of(tensor: Tensor | None) -> Any:
-    return None if tensor is None else (tensor.dtype, tensor.device)
+    return None if tensor is None else kind_of(tensor)
 
 
 def _store(news: list[tuple[Variable, Tensor]]) -> None:

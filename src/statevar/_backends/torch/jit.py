@@ -30,6 +30,7 @@ from .adapter import BACKEND
 from .arguments import Static, replaced, signature, template_of
 from .graph import Graph
 from .nodes import may_write, name_of, written_by
+from .parts import part_of, spec_of, whole_of
 
 __all__ = ["TorchJit"]
 
@@ -191,15 +192,19 @@ class TorchJit:
         values = []
         for variable in known:
             current = variable if overlay is None else overlay.read(variable)
-            values.append(None if current._handle is None else current._stored().detach().contiguous())
-        inputs = [value for value in values if value is not None]
+            values.append(None if current._handle is None else current._stored().detach())
+        inputs = [part_of(value).contiguous() for value in values if value is not None]
         graph = Graph(known, values)
         frames: list[TraceOverlay] = []
 
         def flat(*traced: Tensor) -> list[Tensor]:
             given = iter(traced)
             own = [None if value is None else next(given) for value in values]
-            frame = _Trace("jit", zip(known, own, strict=True))
+            wholes = [
+                None if part is None else whole_of(part, spec_of(value))
+                for part, value in zip(own, values, strict=True)
+            ]
+            frame = _Trace("jit", zip(known, wholes, strict=True))
             frames.append(frame)
             rebuilt, named = self._rebuilt(args, kwargs, given)
             with frame:
@@ -288,7 +293,7 @@ def _outputs(graph: Graph, frame: TraceOverlay, own: list[Tensor | None], out: A
     found: list[Tensor] = []
     graph.out = template_of(out, found)
     graph.outs = len(found)
-    graph.extra = []
+    graph.extra, graph.specs = [], []
     graph.reshapes = False
     inputs = dict(zip(graph.variables, own, strict=True))
     made = {id(each) for each in frame.created_here()}
@@ -298,14 +303,19 @@ def _outputs(graph: Graph, frame: TraceOverlay, own: list[Tensor | None], out: A
     for variable in frame.written:
         if id(variable) in made or variable not in inputs:
             continue
-        new, old = frame.drafts[variable]._snapshot.detach(), inputs[variable]
+        snapshot, old = frame.drafts[variable]._snapshot, inputs[variable]
+        new = snapshot.detach()
+        if (backend := variable._backend).is_sharded:
+            new = backend.pinned(new, variable.sharding)  # type: ignore[attr-defined]  # of a ShardedBackend
+        spec, new = spec_of(new), part_of(new)
         if not in_place or old is None or old.shape != new.shape:
             graph.extra.append(variable)
+            graph.specs.append(spec)
             graph.reshapes |= old is None or old.shape != new.shape
             extra.append(new)
             continue
         written.add(variable)
-        if frame.drafts[variable]._snapshot is not old:
+        if snapshot is not old:
             over.append((old, new))
     graph.written = [variable in written for variable in graph.variables]
     lost = {_storage(old) for old, _ in over}  # results that are views of old values must be copied before the write

@@ -167,7 +167,7 @@ class Layout:
         if not inside.any():
             return None
         if x.ndim:
-            x = x.expand(where.shape)[torch.from_numpy(inside)]
+            x = _at(x.expand(where.shape), inside)
             for axis in self.cut:
                 x = x if axis == 0 else _taken(x, axis, self.axes[axis])
         return Selection((rows[inside] - here.start,), self.sizes), x  # type: ignore[union-attr]
@@ -185,7 +185,7 @@ class Layout:
         if not inside.any():
             return None
         if x.ndim:
-            x = x.expand(where.shape)[torch.from_numpy(inside)]
+            x = _at(x.expand(where.shape), inside)
         return Selection(tuple(line[inside] for line in local), self.sizes), x
 
 
@@ -237,6 +237,11 @@ def _taken(x: Any, axis: int, positions: Positions) -> Any:
     if isinstance(x, np.ndarray):
         return x.take(positions, axis)
     return x.index_select(axis, torch.from_numpy(positions).to(x.device))
+
+
+def _at(x: Tensor, mask: HostArray) -> Tensor:
+    """The elements at a mask of the leading axes, whose number a program that is traced knows."""
+    return x[tuple(torch.from_numpy(line) for line in mask.nonzero())]
 
 
 def _strides(shape: Shape) -> tuple[int, ...]:

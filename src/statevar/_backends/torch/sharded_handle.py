@@ -126,6 +126,8 @@ class ShardedHandle:
         """Takes note that the last write was ours."""
         if self.lent:  # else nobody has the parameter, and snapshots have memory of their own
             torch.autograd.graph.increment_version(self.parameter)
+        if self.foreign and self.places is not None:
+            self.places.wrote()
         if self.inner.use is not None:
             self.inner.use.done()
         self.seen = self.count() - self.unseen

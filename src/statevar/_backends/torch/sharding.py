@@ -27,7 +27,7 @@ from ..._arrays.sharded_backend import Piece, ReadBlock, ShardedBackend
 from ..._arrays.stored import Stored
 from ..._arrays.trees import leaves, tree_map
 from ..._arrays.types import HostArray, Operation
-from ...errors import DeviceError, NotAddressableError, ShardingError
+from ...errors import DeviceError, NotAddressableError, ShapeError, ShardingError
 from .adapter import BACKEND as PLAIN
 from .adapter import TorchBackend, _is_inference
 from .dtypes import NAMES
@@ -37,6 +37,7 @@ from .layout import Layout, layout_of, local_of, over_mesh
 from .meshes import TorchSharding, is_first, problem_with, sharding, sharding_name, sharding_of
 from .pieces import from_pieces, own, pieces
 from .sharded_handle import ShardedFork, ShardedHandle, moved_meanwhile
+from .spread import Places
 from .tracing import open_transforms, outside_transforms, transform
 
 __all__ = ["SHARDED"]
@@ -274,7 +275,8 @@ class ShardedTorchBackend(ShardedBackend, TorchBackend):
         if handle.use is not None:
             handle.use.read(handle.inner.tensor)
         with torch.inference_mode(False):
-            value: Tensor = parameter.clone() if handle.lent else parameter.expand_as(parameter)
+            own = not (handle.lent or handle.inner.traced)
+            value: Tensor = parameter.expand_as(parameter) if own else parameter.clone()
         if handle.use is not None:
             handle.use.done()
         return value
@@ -295,7 +297,7 @@ class ShardedTorchBackend(ShardedBackend, TorchBackend):
 
     def apply(self, handle: Any, x: Tensor, op: Operation, _where: Any = None) -> Any:
         layout = _ready(handle).layout
-        PLAIN.apply(handle.inner, layout.part(x) if x.ndim else x, op)
+        PLAIN.apply(handle.inner, layout.part(x), op)
         return handle.wrote()
 
     def put(self, handle: Any, x: Tensor, operation: str, where: Selection) -> Any:
@@ -318,6 +320,20 @@ class ShardedTorchBackend(ShardedBackend, TorchBackend):
     def write_all(self, handles: list[Any], xs: list[Tensor], op: Operation | None, began: list[bool]) -> bool:
         return False
 
+    def write_traced(self, handle: Any, verb: str, x: Tensor, op: Any, where: Any) -> Any:
+        with torch.no_grad():  # the operand that is brought to the mesh would else have a gradient in the graph
+            old = handle.parameter.detach()
+            if verb == "apply":
+                x = op(old, self.beside(x, old))
+            elif verb == "put":
+                x = self._put_whole(old, x, op, where)
+            elif tuple(x.shape) != tuple(old.shape):
+                problem = f"a compiled function cannot give a variable over a mesh another shape, {tuple(x.shape)}"
+                raise ShapeError.of("assign", problem, hint="assign it outside of the function, or use sv.jit")
+            handle.inner.traced = handle.inner.careful = True  # it writes in place, even while snapshots exist
+            old.copy_(self.beside(x, old))
+        return handle
+
     def fork(self, handle: Any, array: Any | None) -> Any:
         layout = _ready(handle).layout
         if array is None:
@@ -337,6 +353,8 @@ class ShardedTorchBackend(ShardedBackend, TorchBackend):
         return False
 
     def adopt(self, handle: Any, other: Any) -> Any:
+        if not isinstance(other, ShardedFork):  # the variable was moved after the fork was made
+            return self.redeclare(handle, other.tensor)
         if other.layout.shape == _ready(handle).layout.shape:
             PLAIN.adopt(handle.inner, other.inner)
         else:
@@ -359,7 +377,7 @@ class ShardedTorchBackend(ShardedBackend, TorchBackend):
             return super().compute(old, x, op)
         if op is not operator.matmul and not _is_recorded(old, x):
             layout = _layout(old)
-            return layout.wrapped(super().compute(local_of(old.detach()), layout.part(x) if x.ndim else x, op))
+            return layout.wrapped(super().compute(local_of(old.detach()), layout.part(x), op))
         return self.beside(op(old, self.beside(x, old)), old)
 
     def compute_put(self, old: Any, x: Any, operation: str, where: Selection) -> Any:
@@ -373,6 +391,9 @@ class ShardedTorchBackend(ShardedBackend, TorchBackend):
                 local.clone() if found is None else super().compute_put(local, found[1], operation, found[0])
             )
         # The gradient of the operand must reach all of it, so it is whole, and so is what is written.
+        return self._put_whole(old, x, operation, where)
+
+    def _put_whole(self, old: Any, x: Any, operation: str, where: Selection) -> Any:
         mesh = old.device_mesh
         whole = [Replicate()] * mesh.ndim
         given = x.redistribute(mesh, whole) if isinstance(x, DTensor) else _whole_on(x, mesh)
@@ -416,6 +437,8 @@ class ShardedTorchBackend(ShardedBackend, TorchBackend):
         parameter = handle.parameter
         local = parameter._local_tensor
         kind = NAMES.get(local.dtype) or str(local.dtype)
+        if handle.places is not None and (new := handle.places.replacement()) is not None:
+            return Stored(kind, tuple(parameter.shape), "", move=lambda: self.taken_over(handle, new))
         problem = ""
         if local.is_meta:
             problem = "code outside has moved the parameter to the device 'meta', which has no elements"
@@ -425,7 +448,23 @@ class ShardedTorchBackend(ShardedBackend, TorchBackend):
         return Stored(kind, tuple(parameter.shape), hint, problem, DeviceError)
 
     def unseen_writes(self, handle: Any) -> int:
-        return handle.others() if type(handle) is ShardedHandle and handle.lent else 0
+        if type(handle) is not ShardedHandle:
+            return 0
+        return handle.others() if handle.lent or handle.inner.traced else 0
+
+    def taken_over(self, handle: Any, parameter: Any) -> tuple[Any, Any, Any, Any]:
+        """What a variable has once a module has a parameter over a mesh in the place of the variable's own.
+
+        Args:
+            handle: the handle that it had.
+            parameter: the parameter in the module.
+        """
+        sharding = sharding_of(parameter)
+        made = ShardedHandle(parameter, layout_of(sharding, tuple(parameter.shape)), foreign=True)
+        made.places = Places(parameter, handle.places)
+        before = handle.others() if type(handle) is ShardedHandle else PLAIN.unseen_writes(handle)
+        made.seen -= before + 1  # it may have another value
+        return self, sharding, made, parameter
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
@@ -435,12 +474,12 @@ class ShardedTorchBackend(ShardedBackend, TorchBackend):
             raise ShardingError.of(operation, f"a value of shape {shape} cannot be spread as {name}: {problem}")
 
     def _selected(self, layout: Layout, where: Selection, x: Tensor) -> tuple[Selection, Tensor] | None:
+        if isinstance(x, DTensor):
+            x = _gathered(x)
         if isinstance(where, OwnSelection) and isinstance(where.mask, DTensor):
             mask = where.mask
             if not x.ndim and tuple(mask.shape) == layout.shape:
                 return OwnSelection(self, (), layout.sizes, layout.part(mask), None), x
-        if isinstance(x, DTensor):
-            x = _gathered(x)
         if x.requires_grad:
             x = x.detach()
         return layout.selected(self._on_host(where), x.to("cpu") if layout.cut and x.ndim else x)
@@ -473,9 +512,8 @@ def _layout(array: DTensor) -> Layout:
 
 
 def _is_recorded(old: Any, x: Any) -> bool:
-    """Whether a gradient is recorded, or a program traced, so that only operations on whole tensors are right."""
-    grad = _is_grad_enabled() and (old.requires_grad or x.requires_grad)
-    return grad or _modes_open() > 0 or bool(open_transforms())
+    """Whether a gradient is recorded, so that only torch's operations on tensors over a mesh are right."""
+    return bool(_is_grad_enabled() and (old.requires_grad or x.requires_grad)) or bool(open_transforms())
 
 
 def _whole_on(array: Any, mesh: DeviceMesh) -> DTensor:

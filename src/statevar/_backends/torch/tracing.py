@@ -13,6 +13,7 @@ from ..._arrays.host import ONE_BY_ONE, combine
 from ..._arrays.traced_index import TracedSelection, cannot_write, check_for_mask, traced_selection
 from ..._arrays.tracing import AccessCheck, Tracing
 from ...errors import TraceError
+from .spread import is_over_a_mesh
 
 __all__ = ["TRACING", "TorchTracing", "is_kept", "open_transforms", "outside_transforms", "transform"]
 
@@ -154,6 +155,7 @@ class TorchTracing(Tracing):
         return transform()
 
     def get_symbolic(self, array: Any, index: Any) -> Any:
+        _check_in_one_place(array)
         if _is_mask(index):
             return array[index]
         where = traced_selection(index, tuple(array.shape), _shape_of)
@@ -161,6 +163,7 @@ class TorchTracing(Tracing):
         return array.reshape(-1)[positions].reshape(where.shape)
 
     def put_symbolic(self, old: Any, x: Any, operation: str, index: Any) -> Any:
+        _check_in_one_place(old)
         x = x.to(old.device)
         if _is_mask(index):
             mask = _only(index)
@@ -193,6 +196,12 @@ class TorchTracing(Tracing):
     def traced_value(self, handle: Any) -> Any:
         value: torch.Tensor = handle.parameter.clone()
         return value
+
+
+def _check_in_one_place(array: Any) -> None:
+    if is_over_a_mesh(array):
+        problem = "the index is only known when the compiled program runs, and the value is over a mesh"
+        raise TraceError.of("index", problem, hint="pass the index as a NumPy array, or read and write outside of it")
 
 
 def _only(index: Any) -> Any:

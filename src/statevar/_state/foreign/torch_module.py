@@ -24,6 +24,9 @@ def children_of_module(module: torch.nn.Module) -> Opened:
     own = vars(module)
     if "_parameters" not in own and not isinstance(module, torch.jit.ScriptModule):
         return None
+    for hook in list(own.get("_state_dict_pre_hooks", {}).values()):  # as `module.state_dict()` calls them, too
+        if str(getattr(hook, "__module__", "")).startswith("torch.distributed.fsdp."):
+            hook(module, "", keep_vars=True)  # puts back what is stored, in place of what a forward has gathered
     children: dict[str, Any] = {name: each for name, each in module._parameters.items() if each is not None}
     passing = module._non_persistent_buffers_set
     for name, buffer in module._buffers.items():
@@ -33,8 +36,13 @@ def children_of_module(module: torch.nn.Module) -> Opened:
     if type(module).get_extra_state is not torch.nn.Module.get_extra_state:
         children["_extra_state"] = _extra_state(module)
     # What is neither: variables of ours, generators, lists of modules that torch itself does not see.
-    children |= {name: each for name, each in own.items() if name not in _BOOKS and not _is_plain(each)}
+    children |= {name: each for name, each in own.items() if not _is_of_torch(name) and not _is_plain(each)}
     return children
+
+
+def _is_of_torch(name: str) -> bool:
+    """Whether torch keeps its own books in an attribute; `fully_shard` makes its names at run time."""
+    return name in _BOOKS or name.startswith("__composable_api_")
 
 
 def _is_plain(value: Any) -> bool:

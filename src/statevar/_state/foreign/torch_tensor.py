@@ -8,6 +8,7 @@ import torch
 
 from ..._arrays.slots import Place, Shared
 from ...errors import ReadOnlyError
+from .torch_fsdp import let_go
 
 __all__ = ["TensorItem", "TensorSlot", "write_in_place"]
 
@@ -55,6 +56,7 @@ class TensorSlot:
     def write(self, array: torch.Tensor) -> None:
         """Copies into the memory of the tensor."""
         write_in_place(self.thing, array)
+        let_go(self.thing)
 
     def version(self) -> int | None:
         """The version that autograd counts."""
