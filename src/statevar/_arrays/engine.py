@@ -90,6 +90,10 @@ class World(ABC):
         for number in range(self._parts.pop(key, 0)):
             self._delete(f"{key}/{number}")
 
+    def is_over(self) -> bool:
+        """Whether the program has ended the engine, or has started another one."""
+        return False
+
     def round(self, name: str) -> str:
         """A name for this use of a name, the same in every process: the calls of each name are counted."""
         return f"{name}#{next(self._rounds.setdefault(name, itertools.count()))}"

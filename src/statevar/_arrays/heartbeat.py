@@ -50,6 +50,9 @@ class Store(Protocol):
     count: int
     process: int
 
+    def is_over(self) -> bool:
+        """Whether the program has ended the engine."""
+
     def set(self, key: str, value: bytes) -> None:
         """Stores a value, in place of one that the key may have."""
 
@@ -86,13 +89,13 @@ class Heartbeat:
         self._end.set()
         atexit.unregister(self.stop)
         self._thread.join(_PATIENCE)
-        if tell and not self._thread.is_alive():
+        if tell and not self._thread.is_alive() and not world.is_over():
             with contextlib.suppress(ProcessError):  # nobody may be left who could be told
                 world.set(_key(self._index), _ENDED)
 
     def _run(self, silence: float) -> None:
         for number in count():
-            if (world := self._world()) is None:
+            if (world := self._world()) is None or world.is_over():
                 return
             with contextlib.suppress(ProcessError):  # this process gets the error when it waits for another one
                 world.set(_key(self._index), f"{number} {silence}".encode())

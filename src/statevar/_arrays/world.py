@@ -23,7 +23,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 
 from ..errors import ProcessError
 from .engine import Engine, World
@@ -34,6 +34,7 @@ __all__ = ["Engine", "World", "abandon", "agree", "announce", "barrier", "curren
 
 _VALUE, _FAILURE = b"+", b"-"
 _LENGTH = 8  # bytes of the length of each value in a list
+_MOMENT = 5.0  # seconds in which a process that waits for a message has read it
 _STEP = 1.0  # seconds, the longest time in one call of a store, so that Ctrl-C is answered
 
 
@@ -111,7 +112,8 @@ def gather(world: World, name: str, value: bytes, *, seconds: float) -> list[byt
 def announce(world: World, name: str, value: bytes | None, *, seconds: float) -> bytes:
     """Returns the value of process 0 in every process.
 
-    Process 0 does not wait for anybody, and it stores the value once for each process, so it should be short.
+    Process 0 does not wait for anybody, so it may not end the engine right afterwards. It stores the value once for
+    each process, so it should be short.
 
     Args:
         name: as for `gather`.
@@ -156,8 +158,11 @@ def agree(world: World, name: str, value: bytes, decide: Callable[[list[bytes]],
     except BaseException as error:
         with contextlib.suppress(ProcessError):
             _tell(world, label, _failure(world, error))
+            if isinstance(error, Exception):
+                _linger(world, label, error.processes if isinstance(error, ProcessError) else ())
         raise
     _tell(world, label, _VALUE + decision)
+    _linger(world, label)
     return decision
 
 
@@ -201,14 +206,27 @@ def _answer(world: World, name: str, label: str, seconds: float) -> bytes:
     """The answer of process 0 to the values that it has gathered."""
     mine = _from(label, world.index)
     try:
-        return _told(world, name, label, seconds, behind=label)
+        found = _told(world, name, label, seconds, behind=label)
     except BaseException as error:
         with contextlib.suppress(ProcessError):
             if isinstance(error, ProcessError) and error._told:
                 world.delete(mine)  # process 0 no longer reads it
+                world.set(_read(label, world.index), b"")
             else:
                 world.set(mine, _failure(world, error))  # process 0 need not wait for one that does not wait for it
         raise
+    with contextlib.suppress(ProcessError):  # process 0 may have ended since
+        world.set(_read(label, world.index), b"")
+    return found
+
+
+def _linger(world: World, label: str, lost: Container[int] = ()) -> None:
+    """Waits a moment until the others have read what process 0 has told them, since the store may end with it."""
+    deadline = time.monotonic() + _MOMENT
+    for index in range(1, world.count):
+        if index not in lost:
+            world.get(_read(label, index), max(deadline - time.monotonic(), 0.0))
+        world.delete(_read(label, index))
 
 
 def _tell(world: World, label: str, message: bytes) -> None:
@@ -284,7 +302,10 @@ def _error(name: str, world: World, how: Mapping[int, str], hint: str) -> Proces
     by_text: dict[str, list[int]] = {}
     for index, text in how.items():
         by_text.setdefault(text, []).append(index)
-    problem = "; ".join(f"{numbered(indices)} of {world.count} {text}" for text, indices in by_text.items())
+    problem = "; ".join(
+        f"{numbered(indices)} of {world.count} {text if len(indices) == 1 else _of_many(text)}"
+        for text, indices in by_text.items()
+    )
     error = ProcessError.of(_operation(name), problem, hint=hint)
     error.processes = tuple(sorted(how))
     return error
@@ -322,6 +343,11 @@ def numbered(indices: Iterable[int]) -> str:
     return f"processes {', '.join(map(str, found[:-1]))} and {found[-1]}"
 
 
+def _of_many(text: str) -> str:
+    """The rest of a sentence about one process, for several of them."""
+    return text.replace("has ", "have ").replace("it is", "they are").replace("it have", "they have")
+
+
 def _operation(name: str) -> str:
     return name.partition("/")[0]
 
@@ -332,6 +358,10 @@ def _from(label: str, index: int) -> str:
 
 def _to(label: str, index: int) -> str:
     return f"{label}/to/{index}"
+
+
+def _read(label: str, index: int) -> str:
+    return f"{label}/read/{index}"
 
 
 def _packed(values: Iterable[bytes]) -> bytes:

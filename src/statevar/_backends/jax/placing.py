@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import jax
@@ -43,7 +44,8 @@ _PROGRAMS = 4096  # of which JAX itself keeps as many
 _Tracer = jax.core.Tracer
 _Spec: Any = PartitionSpec  # JAX gives it no types, nor these
 _wait: Any = jax.block_until_ready
-_reshard: Any = jax.sharding.reshard
+#: It was in another place before JAX 0.7.
+_reshard: Any = (jax.sharding if hasattr(jax.sharding, "reshard") else import_module("jax.experimental.shard")).reshard
 _constrained: Any = jax.lax.with_sharding_constraint
 #: The bytes at a multiple of which JAX takes over memory of the host in place of copying it.
 _ALIGNED = 64

@@ -19,6 +19,14 @@ _SHORTEST = 1  # millisecond, since 0 would be no limit
 _PREFIX = "statevar/"
 
 
+def _state() -> Any:
+    """What JAX knows of its processes; None if it has not been asked yet.
+
+    JAX has no public way to its store. Its own libraries for checkpoints take this one.
+    """
+    return getattr(sys.modules.get("jax._src.distributed"), "global_state", None)
+
+
 class JAXWorld(World):
     """This process among those of jax.distributed."""
 
@@ -27,6 +35,9 @@ class JAXWorld(World):
     def __init__(self, client: Any, index: int, count: int) -> None:
         super().__init__(index, count)
         self.client = client
+
+    def is_over(self) -> bool:
+        return _state() is None or _state().client is not self.client
 
     def _set(self, key: str, value: bytes) -> None:
         try:
@@ -62,13 +73,11 @@ class _JAXEngine(Engine):
         self._world: JAXWorld | None = None
 
     def world(self) -> World | None:
-        # JAX has no public way to its store; its own libraries for checkpoints take this one.
-        state = getattr(sys.modules.get("jax._src.distributed"), "global_state", None)
-        client = getattr(state, "client", None)
-        if client is None or state is None:
+        state = _state()
+        if state is None or state.client is None:
             return None
-        if self._world is None or self._world.client is not client:
-            self._world = JAXWorld(client, state.process_id, state.num_processes)
+        if self._world is None or self._world.client is not state.client:
+            self._world = JAXWorld(state.client, state.process_id, state.num_processes)
         return self._world
 
     def asked(self, environment: Mapping[str, str]) -> int | None:

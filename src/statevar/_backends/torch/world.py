@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Mapping
 from datetime import timedelta
 from importlib import import_module
@@ -34,9 +35,23 @@ class TorchWorld(World):
 
     def __init__(self, store: Any, index: int, count: int) -> None:
         super().__init__(index, count)
-        self.store = store
+        # The store of process 0 has the server, which ends with the process group: nothing here may keep it.
+        self._of = weakref.ref(store)
+        dist = _distributed()
+        below = store
+        while isinstance(below, dist.PrefixStore):
+            below = below.underlying_store
+        self._address = (below.host, below.port) if isinstance(below, dist.TCPStore) else None
         self._own = threading.local()
         self._longest = max(_LONGEST, self.count / 10_000)  # the looks of many processes are many
+
+    def is_of(self, store: Any) -> bool:
+        """Whether it is the world of the process group that has this store."""
+        return self._of() is store
+
+    def is_over(self) -> bool:
+        dist = _distributed()
+        return not dist.is_initialized() or not self.is_of(dist.distributed_c10d._get_default_store())
 
     def _set(self, key: str, value: bytes) -> None:
         try:
@@ -45,16 +60,14 @@ class TorchWorld(World):
             raise self.gone(error) from error
 
     def _get(self, key: str, seconds: float) -> bytes | None:
-        deadline = time.monotonic() + seconds
-        pause = _SHORTEST
+        begin = time.monotonic()
         try:
             # Not `wait`, which prints a warning each time that it ends without a value.
             while not self._client().check([key]):
-                left = deadline - time.monotonic()
-                if left <= 0:
+                waited = time.monotonic() - begin
+                if waited >= seconds:
                     return None
-                time.sleep(min(pause, left))
-                pause = min(2 * pause, self._longest)
+                time.sleep(min(max(waited / 10, _SHORTEST), self._longest, seconds - waited))
             found: bytes = self._client().get(key)
         except RuntimeError as error:
             raise self.gone(error) from error
@@ -70,10 +83,13 @@ class TorchWorld(World):
         """A connection of this thread alone: one that somebody waits on, such as the program itself, is locked."""
         client = getattr(self._own, "client", None)
         if client is None:
-            store = self.store.clone() if hasattr(self.store, "clone") else self.store
-            if store is not self.store:
-                store.set_timeout(_ANSWER)
-            client = self._own.client = _distributed().PrefixStore("statevar", store)
+            dist = _distributed()
+            # torchrun keeps its store when it starts the processes again.
+            prefix = f"statevar/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+            if self._address is None:
+                return dist.PrefixStore(prefix, self._of())
+            store = dist.TCPStore(*self._address, is_master=False, wait_for_workers=False, timeout=_ANSWER)
+            client = self._own.client = dist.PrefixStore(prefix, store)
         return client
 
 
@@ -88,7 +104,7 @@ class _TorchEngine(Engine):
         if dist is None or not dist.is_available() or not dist.is_initialized() or dist.get_backend() == "fake":
             return None
         store = dist.distributed_c10d._get_default_store()
-        if self._world is None or self._world.store is not store:
+        if self._world is None or not self._world.is_of(store):
             self._world = TorchWorld(store, dist.get_rank(), dist.get_world_size())
         return self._world
 
