@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from .._arrays.backend import Backend
-from .._arrays.collectives import Leaf, reduced
+from .._arrays.collectives import Leaf, plan_of, reduced, state_of
 from .._arrays.dtypes import dtype_kind
 from .._arrays.registry import owner_of
 from .._arrays.types import Array
@@ -99,8 +99,11 @@ def combined_operand(value: Any, cell: Any, operation: str, path: str, to_operan
     x = to_operand(inner, backend, dtype, operation=operation, path=path)
     if axis is not None:
         x = _along(backend, x, axis, reduction, operation, path)
-    (result,) = reduced([Leaf(backend, x, dtype)], reduction, operation, path)
-    return result
+    key = operation, path, reduction, backend.name, dtype, backend.shape(x), state_of()
+    plan = plan_of(key)
+    if plan is not None:
+        return plan.run([x])[0]
+    return reduced([Leaf(backend, x, dtype)], reduction, operation, path, key=key)[0]
 
 
 def reduction_of(cell: Any, operation: str) -> str:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterator
 from typing import Any, Literal
 
 import numpy as np
 
-from .._arrays.collectives import Leaf, engine_of, reduced
-from .._arrays.dtypes import dtype_kind, dtype_name
+from .._arrays.collectives import Leaf, engine_of, plan_of, reduced, state_of
+from .._arrays.dtypes import dtype_kind
 from .._arrays.registry import default_backend, owner_of
-from .._arrays.trees import leaves, tree_map
+from .._arrays.trees import like
 from .._arrays.types import Array
 from .._core.convert import unwrapped
 from .._core.foreign import check_readable
@@ -56,11 +57,78 @@ def all_reduce(tree: Any, reduction: Literal["mean", "sum", "min", "max"] = "mea
     """
     if reduction not in _REDUCTIONS:
         raise ValueError(describe("all_reduce", f"expected one of {', '.join(_REDUCTIONS)}, got {reduction!r}"))
-    values = [_value(each, reduction) for each in leaves(tree)]
-    found = [_leaf(each, reduction) for each in values]
-    combined = reduced(found, reduction, "all_reduce", structure=_structure(tree))
-    results = iter([_like(*each) for each in zip(values, found, combined, strict=True)])
-    return tree_map(lambda _: next(results), tree)
+    values: list[Any] = []
+    structure = _flat(tree, values)
+    kinds = set(map(type, values))
+    if any(map(_is_special, kinds)):
+        values = [_value(each, reduction) for each in values]
+    arrays = [_of_number(each) for each in values] if kinds & _NUMBERS else values
+    key = _key_of(arrays, structure, reduction)
+    plan = None if key is None else plan_of(key)
+    if plan is not None:
+        results = plan.run(arrays)
+    else:
+        leaves = [_leaf(each, reduction) for each in arrays]
+        results = reduced(leaves, reduction, "all_reduce", structure=repr(structure), key=key)
+    if kinds & _NUMBERS:
+        results = [_like(*each) for each in zip(values, results, strict=True)]
+    return _filled(tree, iter(results), kinds)
+
+
+_NUMBERS = {int, float, complex}
+#: The widest dtype for a Python number.
+_WIDEST = {int: "int64", float: "float64", complex: "complex128"}
+
+
+def _flat(tree: Any, values: list[Any]) -> Any:
+    """Appends the leaves of a tree, and returns its keys and its form, which must be the same in all processes."""
+    if isinstance(tree, dict):
+        return "dict", *[(_name(key), _flat(each, values)) for key, each in tree.items()]
+    if isinstance(tree, list | tuple):
+        return "list", *[_flat(each, values) for each in tree]
+    if tree is None:
+        return None
+    values.append(tree)
+    return 0
+
+
+def _filled(tree: Any, results: Iterator[Any], kinds: set[type]) -> Any:
+    """A tree like another one, with the results in place of its leaves, whose classes are given."""
+    if isinstance(tree, dict | list | tuple):
+        parts = tree.values() if isinstance(tree, dict) else tree
+        new = [next(results) if type(each) in kinds else _filled(each, results, kinds) for each in parts]
+        return new if type(tree) is list else like(tree, new)
+    return None if tree is None else next(results)
+
+
+def _name(key: Any) -> Any:
+    """A key as it is the same in all processes."""
+    if isinstance(key, Variable):
+        return key.path
+    return key if isinstance(key, str | int | tuple) else type(key).__name__
+
+
+def _key_of(values: list[Any], structure: Any, reduction: str) -> Hashable:
+    """What tells arrays of one structure from others; None if that takes as long as to look at each."""
+    types = tuple(map(type, values))
+    facts: dict[type, Any] = {}
+    for cls, each in zip(types, values, strict=True):
+        if cls not in facts:
+            if (owner := owner_of(each)) is None:
+                return None
+            facts[cls] = owner.facts
+    try:
+        told = [facts[cls](each) for cls, each in zip(types, values, strict=True)]
+        key = (reduction, structure, types, *told, state_of())
+        hash(key)
+    except (AttributeError, TypeError):  # of a traced array
+        return None
+    return key
+
+
+def _is_special(cls: type) -> bool:
+    """Whether objects of a class stand for an array: variables, and values of `tf.distribute`."""
+    return getattr(cls, "_is_ours", False) or cls.__name__ == "PerReplica"
 
 
 def _value(value: Any, reduction: str) -> Any:
@@ -70,17 +138,20 @@ def _value(value: Any, reduction: str) -> Any:
     return value
 
 
+def _of_number(value: Any) -> Any:
+    """A Python number as an array of the widest dtype that the engine has; anything else as it is."""
+    if type(value) not in _NUMBERS:
+        return value
+    return np.asarray(value, engine_of(default_backend()).default_dtype(_WIDEST[type(value)]))
+
+
 def _leaf(value: Any, reduction: str) -> Leaf:
     owner = owner_of(value)
     if owner is None:
-        if isinstance(value, bool) or not isinstance(value, int | float | complex):
-            hint = "pass arrays, variables, numbers, or lists, tuples and dicts of them; of an object, sv.variables(x)"
-            raise TypeError(describe("all_reduce", f"got {type(value).__name__}, which is no array", hint=hint))
-        owner, dtype = default_backend(), _dtype_of_number(value)
-        array: Array = np.asarray(value, dtype)
-    else:
-        check_readable(value, None if owner.spread(value) else owner, "all_reduce", "")
-        array, dtype = value, owner.dtype_name(value)
+        hint = "pass arrays, variables, numbers, or lists, tuples and dicts of them; of an object, sv.variables(x)"
+        raise TypeError(describe("all_reduce", f"got {type(value).__name__}, which is no array", hint=hint))
+    check_readable(value, None if owner.spread(value) else owner, "all_reduce", "")
+    dtype = owner.dtype_name(value)
     kind = dtype_kind(dtype)
     if kind in ("string", "key") or (reduction in ("mean", "sum") and kind == "bool"):
         raise DTypeError.of("all_reduce", f"{dtype} values have no {reduction}", hint="combine them yourself")
@@ -89,30 +160,9 @@ def _leaf(value: Any, reduction: str) -> Leaf:
         raise DTypeError.of("all_reduce", problem, hint=hint)
     if reduction in ("min", "max") and kind == "complex":
         raise DTypeError.of("all_reduce", "complex numbers have no order, so that there is no minimum and no maximum")
-    return Leaf(owner, array, dtype)
+    return Leaf(owner, value, dtype)
 
 
-def _dtype_of_number(value: Any) -> str:
-    """The widest dtype for a Python number that the engine has."""
-    wide = {int: "int64", float: "float64", complex: "complex128"}.get(type(value), dtype_name(type(value)))
-    return engine_of(default_backend()).default_dtype(wide)
-
-
-def _like(value: Any, leaf: Leaf, array: Array) -> Any:
+def _like(value: Any, result: Array) -> Any:
     """A result like the value that was given: a number for a number."""
-    return type(value)(array.item()) if isinstance(value, int | float | complex) else array
-
-
-def _structure(tree: Any) -> str:
-    """The keys and the forms of a tree, as a text that is the same in all processes."""
-    if isinstance(tree, dict):
-        return f"{{{','.join(f'{_key(key)}:{_structure(each)}' for key, each in tree.items())}}}"
-    if isinstance(tree, list | tuple):
-        return f"({','.join(map(_structure, tree))})"
-    return "-" if tree is None else "."
-
-
-def _key(key: Any) -> str:
-    if isinstance(key, Variable):
-        return key.path
-    return repr(key) if isinstance(key, str | int | tuple) else type(key).__name__
+    return type(value)(result.item()) if type(value) in _NUMBERS else result

@@ -460,6 +460,8 @@ class JAXBackend(Backend):
 
     # -- the processes of a distributed program ----------------------------------------------------------
 
+    facts = operator.attrgetter("dtype", "shape", "sharding")
+
     def processes(self) -> int:
         return collectives.processes()
 

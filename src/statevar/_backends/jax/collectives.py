@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from ...errors import NotAddressableError, TraceError
 
@@ -45,17 +45,20 @@ def all_reduce(arrays: Sequence[Any], reduction: str) -> list[Any]:
     if (axes := manual_axes()) is not None:
         return _over_shards(arrays, reduction, axes)
     arrays = [each if isinstance(each, jax.Array) else jnp.asarray(each) for each in arrays]  # of `from_host`
-    for each in arrays:
-        _check_local(each)
-    homes = [next(iter(each.devices())) for each in arrays]
-    mesh = _one_device_each()
-    own = next(each for each in mesh.devices.flat if each.process_index == jax.process_index())
-    flat = _joined([jax.device_put(each, own) for each in arrays])
+    shardings = {each.sharding for each in arrays if not isinstance(each, jax.core.Tracer)}
+    mesh, own = _one_device_each()
+    here = shardings == {SingleDeviceSharding(own)} and not any(isinstance(each, jax.core.Tracer) for each in arrays)
+    if not here:
+        for each in arrays:
+            _check_local(each)
+    flat = _joined(arrays if here else [jax.device_put(each, own) for each in arrays])
     rows = NamedSharding(mesh, PartitionSpec("process"))  # type: ignore[no-untyped-call]  # JAX has no types there
     whole = jax.make_array_from_single_device_arrays((mesh.size, *flat.shape[1:]), rows, [flat])
     result = _combining(mesh, reduction)(whole).addressable_data(0)
-    parts = _split(result, tuple(each.shape for each in arrays))
-    return [jax.device_put(part, home) for part, home in zip(parts, homes, strict=True)]
+    parts: list[Any] = _split(result, tuple([each.shape for each in arrays]))
+    if here:
+        return parts
+    return [jax.device_put(part, next(iter(each.devices()))) for part, each in zip(parts, arrays, strict=True)]
 
 
 def _over_shards(arrays: Sequence[Any], reduction: str, axes: tuple[str, ...]) -> list[Any]:
@@ -65,12 +68,12 @@ def _over_shards(arrays: Sequence[Any], reduction: str, axes: tuple[str, ...]) -
 
 
 @cache
-def _one_device_each() -> Mesh:
-    """A mesh of the first device of each process."""
+def _one_device_each() -> tuple[Mesh, Any]:
+    """A mesh of the first device of each process, and the one of this process."""
     first: dict[int, Any] = {}
     for each in jax.devices():
         first.setdefault(each.process_index, each)
-    return Mesh(np.array([first[index] for index in sorted(first)]), ("process",))
+    return Mesh(np.array([first[index] for index in sorted(first)]), ("process",)), first[jax.process_index()]
 
 
 @cache

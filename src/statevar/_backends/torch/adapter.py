@@ -848,6 +848,8 @@ class TorchBackend(Backend):
 
     # -- the processes of a distributed program ----------------------------------------------------------
 
+    facts = attrgetter("dtype", "shape", "device", "layout")
+
     def processes(self) -> int:
         return collectives.processes()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 from typing import Any
 
 import torch
@@ -18,10 +17,11 @@ def processes() -> int:
 
 def all_reduce(arrays: Sequence[torch.Tensor], reduction: str) -> list[torch.Tensor]:
     """Does what `Backend.all_reduce` does."""
-    homes = [each.device for each in arrays]
+    devices = {each.device for each in arrays}
+    place = _place(arrays[0].device)
     with torch.no_grad():
-        place = _place(homes[0])
-        flat = torch.cat([each.detach().reshape(-1).to(place) for each in arrays])  # a copy, also of one
+        given = arrays if devices == {place} else [each.to(place) for each in arrays]
+        flat = torch.cat([each if each.dim() == 1 else each.reshape(-1) for each in given])
         plain = torch.view_as_real(flat) if flat.is_complex() else flat
         if reduction == "first":
             dist.broadcast(plain, 0)
@@ -29,8 +29,11 @@ def all_reduce(arrays: Sequence[torch.Tensor], reduction: str) -> list[torch.Ten
             dist.all_reduce(plain, getattr(dist.ReduceOp, _OPERATIONS[reduction]))
             if reduction == "mean":  # gloo has no mean
                 flat.div_(dist.get_world_size())
-        parts: Any = flat.split([prod(each.shape) for each in arrays])  # type: ignore[no-untyped-call]
-        return [part.view(each.shape).to(home) for part, each, home in zip(parts, arrays, homes, strict=True)]
+        pieces: Any = flat.split([each.numel() for each in given])  # type: ignore[no-untyped-call]
+        parts = [part if each.dim() == 1 else part.view(each.shape) for part, each in zip(pieces, given, strict=True)]
+        if devices == {place}:
+            return parts
+        return [part.to(each.device) for part, each in zip(parts, arrays, strict=True)]
 
 
 _OPERATIONS = {"mean": "SUM", "sum": "SUM", "min": "MIN", "max": "MAX"}
