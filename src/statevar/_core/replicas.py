@@ -57,10 +57,10 @@ def per_replica(value: Any, axis: int | None = None) -> PerReplica:
 
     >>> import statevar as sv
     >>> loss = sv.Variable(0.0, aggregation="mean")
-    >>> loss.assign(sv.per_replica(3.0)).value  # one process
-    np.float32(3.0)
-    >>> loss.assign_add(sv.per_replica([1.0, 2.0], axis=0)).value
-    np.float32(4.5)
+    >>> float(loss.assign(sv.per_replica(3.0)))  # one process
+    3.0
+    >>> float(loss.assign_add(sv.per_replica([1.0, 2.0], axis=0)))
+    4.5
     """
     return PerReplica(value, axis)
 

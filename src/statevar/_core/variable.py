@@ -76,8 +76,10 @@ class Variable(Cell, Protocols, Elsewhere):
             of 32, if its values fit.
         trainable: whether gradients are wanted; always False for dtypes without gradients.
         autocast: whether reads follow `autocast` scopes.
-        aggregation: only stored, for code of your own that combines replicas: ``"none"``, ``"mean"``, ``"sum"`` or
-            ``"only_first_replica"``. None, and a member of ``tf.VariableAggregation``, mean the one of their name.
+        aggregation: how the values of several replicas are combined that differ by replica, when one is written:
+            ``"mean"``, ``"sum"``, ``"only_first_replica"``, or ``"none"``, with which they cannot be. It counts for
+            `per_replica` values, and in ``strategy.run`` of TensorFlow. None, and a member of
+            ``tf.VariableAggregation``, mean the one of their name.
         name: need not be unique; if omitted, a unique name is generated.
         backend: ``"numpy"``, ``"jax"``, ``"torch"``, ``"tensorflow"``, or the name of a third-party backend. By default
             the library of the initial array, or of the mesh; else NumPy.
@@ -420,7 +422,7 @@ class Variable(Cell, Protocols, Elsewhere):
 
     @property
     def aggregation(self) -> Aggregation:
-        """How your own code should combine replicas; the variable itself has none."""
+        """How the values of several replicas are combined when one that differs by replica is written."""
         return self._aggregation
 
     # -- reading -------------------------------------------------------------------------------------
