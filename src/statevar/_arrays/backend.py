@@ -722,7 +722,7 @@ class Backend(ABC):
     # -- the processes of a distributed program --------------------------------------------------------------
 
     #: What tells two arrays of one type apart that need other steps in `all_reduce`: a function in C, and hashable.
-    facts: ClassVar[Callable[[Array], Any]] = operator.attrgetter("dtype", "shape")
+    facts: ClassVar[Any] = operator.attrgetter("dtype", "shape")
 
     def processes(self) -> int:
         """The number of processes that the engine of the library runs, such as those of torch.distributed; else 1."""
