@@ -166,7 +166,7 @@ def test_a_thing_that_is_no_device_is_refused(backend: str) -> None:
 def test_the_log_tells_where_variables_are(backend: str, log: None, caplog: pytest.LogCaptureFixture) -> None:
     with sv.name_scope("net"):
         sv.Variable([1.0, 2.0], backend=backend, name="w", device="CPU:0")
-        unnamed = sv.Variable(3, backend=backend)
+        unnamed = sv.Variable(3, backend=backend, device="CPU:0")
         late = sv.Variable(shape=(2,), backend=backend, name="late", device="CPU:0")
     with sv.transaction():
         late.assign([1.0, 2.0])

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 from .._arrays.backend import Backend
 from .._arrays.shapes import DeclaredShape, Shape
 from .._arrays.types import HostArray
-from . import moving, placement
+from . import moving
 from .cell import Cell, State
 from .holds import Hold, begin_program, drain, end_program, releasing
 from .overlays import Overlay
@@ -81,9 +81,6 @@ class Draft(Cell):
         else:
             handle = moving.made_at_home(self, value) if moving.happened else None
             if handle is None:
-                if placement.several and not backend.is_sharded:  # the variable has perhaps moved since
-                    home = backend.device_of_handle(self._handle)
-                    value = value if backend.device_of(value) == home else backend.moved(value, home)
                 handle = backend.fork(self._handle, value)
             self._take_on(handle, backend.shape(value))
         self._declared = declared

@@ -9,7 +9,7 @@ from .._arrays.backend import Backend
 from .._arrays.first_values import Made
 from .._arrays.shapes import Shape, fits
 from .._arrays.types import Array
-from ..errors import DeviceError, ShapeError
+from ..errors import ConflictError, DeviceError, ShapeError
 from . import placement, settings
 from .cell import Cell, release_each
 from .convert import to_first, to_operand
@@ -90,6 +90,7 @@ def move_all(operation: str, moves: Sequence[Move]) -> None:
     happened = True
     for each in moves:
         each.cell._check_movable(operation)
+    old = [_place_of(each.cell) for each in moves] if placement.logged else []
     hold = Moving("a move")
     held: list[Cell] = []
     try:
@@ -111,6 +112,18 @@ def move_all(operation: str, moves: Sequence[Move]) -> None:
         release_each(held, hold)
         hold.end()
     settings.changed()
+    for cell in (each.cell for each in moves if not placement.several):
+        if cell._handle is not None and not (cell._backend.is_host or cell._backend.is_sharded):
+            placement.met(cell._backend, cell._backend.device_of_handle(cell._handle))
+    for each, before in zip(moves, old, strict=False):
+        if before and (now := _place_of(each.cell)) != before:
+            placement.say_moved(each.cell, before, now)
+
+
+def _place_of(cell: Cell) -> str:
+    """The name of the place of a value, for the log; empty if there is none."""
+    backend, handle = cell._backend, cell._handle
+    return "" if handle is None else backend.device_name(backend.device_of_handle(handle))
 
 
 def move_to_device(variable: Any, device: Any) -> None:
@@ -118,9 +131,12 @@ def move_to_device(variable: Any, device: Any) -> None:
     backend, path = variable._backend, variable._path
     _check_has_device(variable, device)
     chosen = placement.chosen(backend, device, variable._dtype_name, "to", path)
-    new, old, was_there = backend.device(chosen), variable.device, variable._handle is not None
+    new = backend.device(chosen)
 
     def move(value: Array) -> Any:
+        if variable._backend is not backend:
+            problem = "another thread has spread the variable over several devices meanwhile"
+            raise ConflictError.of("to", problem, path, "move it from one thread at a time")
         moved = backend.moved(value, new)  # while readers go on
         with variable._lock:
             return backend.relocated(
@@ -132,11 +148,6 @@ def move_to_device(variable: Any, device: Any) -> None:
         move_all("to", [Move(variable, backend, chosen, move, recipe)])
     except DeviceError as error:
         raise error._at("to", path) from None
-    if was_there:
-        if not backend.is_host:
-            placement.met(backend, new)
-        if placement.logged and new != old:
-            placement.say_moved(variable, old, new)
 
 
 def _check_has_device(variable: Any, device: Any) -> None:
@@ -164,6 +175,8 @@ def made_at_home(cell: Cell, value: Array) -> Any:
         return None if backend.device_of(value) == home else cell._made(backend, home, value, None)
     spread: Any = None if backend.is_host else backend.native.placement(value, None, None)
     if spread is None:
-        return None
+        if backend.is_host or backend.device_of(value) == home:
+            return None
+        return backend.fork(cell._handle, backend.moved(value, home))
     host = spread[0].gather(value)
     return cell._made(backend, home, None, Made(host, backend.shape(value), cell._dtype_name))

@@ -204,11 +204,9 @@ def say_made(variable: Any) -> None:
     _say("INFO", f"variable {variable._path!r}: {facts} on {place} ({backend.name})")
 
 
-def say_moved(variable: Any, old: Any, new: Any) -> None:
-    """Tells that a variable has moved from one device to another."""
-    backend = variable._backend
-    places = f"from {backend.device_name(old)} to {backend.device_name(new)}"
-    _say("INFO", f"variable {variable._path!r}: moved {places} ({backend.name})")
+def say_moved(variable: Any, old: str, new: str) -> None:
+    """Tells that a variable has moved from one place to another."""
+    _say("INFO", f"variable {variable._path!r}: moved from {old} to {new} ({variable._backend.name})")
 
 
 def say_copied(operation: str, backend: Backend, array: Any, device: Any) -> None:
