@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -96,6 +97,51 @@ def a_parameter_stays(mesh: Any) -> None:
         v.reshard((), mesh=mesh)
 
 
+def writers_and_readers_of_what_moves(mesh: Any) -> None:
+    """No write is lost, and no read is of half a write, while another thread moves the variable to and fro."""
+    v = sv.Variable(np.zeros((4, 2), "float32"), backend=LIBRARY)
+    stop, errors = threading.Event(), []
+
+    def until_the_end(step: Callable[[], object]) -> None:
+        try:
+            while not stop.is_set():
+                step()
+        except BaseException as error:  # noqa: BLE001  # the main thread raises it
+            errors.append(error)
+
+    def move() -> None:
+        v.reshard(("data",), mesh=mesh).reshard((None, "model"), mesh=mesh).reshard(None)
+
+    def read() -> None:
+        whole = sv.gather(v)
+        assert (whole == whole[0, 0]).all(), whole
+        assert repr(v)
+
+    threads = [threading.Thread(target=until_the_end, args=(step,)) for step in (move, read)]
+    for each in threads:
+        each.start()
+    try:
+        for _ in range(40):
+            v.assign_add(1.0)
+    finally:
+        stop.set()
+        for each in threads:
+            each.join()
+    assert not errors, errors
+    assert (v.version, sv.gather(v).tolist()) == (40, [[40.0] * 2] * 4)
+
+
+def a_spread_value_is_written_to_one_device(mesh: Any) -> None:
+    """A variable in one place takes operands that are spread, however the library types them."""
+    v = sv.Variable(np.zeros((4, 2), "float32"), backend="jax")
+    w = sv.Variable(np.ones((4, 2), "float32"), sharding=(None, "model"), mesh=mesh)
+    v.assign(w.value).assign_add(w.value[0])
+    v[0] = w.value[0]
+    v.at[1].add(w.value[1])
+    assert v.numpy()[:, 0].tolist() == [1.0, 3.0, 2.0, 2.0]
+    assert v.sharding is None
+
+
 def suite(made: Callable[[], Any], lengths_of_axes: dict[str, int], few: bool) -> ShardedSuite:
     """The suite on a mesh, with all layouts or a few."""
 
@@ -122,6 +168,10 @@ def main() -> None:
                 print(name, flush=True)
         spread_a_model(made())
         a_parameter_stays(made())
+        if count == 1 and number == 0:
+            writers_and_readers_of_what_moves(made())
+        if count == 1 and LIBRARY == "jax":
+            a_spread_value_is_written_to_one_device(made())
         if count > 1:
             spread_batches(made())
             what_differs_between_processes(made())

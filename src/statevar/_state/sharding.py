@@ -16,6 +16,7 @@ from .._arrays.world import current_world, exchange
 from .._core import overlays
 from .._core.convert import unwrapped
 from .._core.deferring import recipe_of
+from .._core.frozen import FrozenVariable
 from .._core.moving import Move, move_all
 from .._core.scopes import current_mesh
 from .._core.sharded import asked_of, check_seeded, planned
@@ -75,8 +76,9 @@ backend='torch'; or None, which leaves it in one place.
         raise TypeError(describe("shard", f"expected a dict of patterns, got {type(shardings).__name__}", hint=_FORM))
     problems, hint = _problems_of_patterns(paths, list(shardings))
     moves: list[Move] = []
+    matches = {pattern: path_matches(pattern) for pattern in shardings}
     for path, variable in paths.variables.items():
-        pattern = next((each for each in shardings if path_matches(each)(path)), None)
+        pattern = next((each for each in shardings if matches[each](path)), None)
         if pattern is None:
             problems.append(f"{path!r}: no pattern matches it")
             hint = 'end the dict with "*": () for the rest, or with "*": None to leave it in one place'
@@ -186,6 +188,7 @@ def gather(x: Any) -> Any:
 
 
 def _gathered(x: Any) -> Any:
+    x = x.value if isinstance(x, FrozenVariable) else x
     if isinstance(x, Variable):
         current: Any = x._current() if overlays.active else x
         return _whole(x._backend, current._stored(), x.path) if x._backend.is_sharded else x.numpy()

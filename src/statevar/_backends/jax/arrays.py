@@ -140,7 +140,7 @@ def beside(x: Any, array: Any) -> Any:
     devices = array.sharding.device_set
     if x.sharding.device_set == devices or len(devices) > 1:
         return x
-    return jax.device_put(x, next(iter(devices)))
+    return to_device(x, next(iter(devices)))
 
 
 def settled(result: Any, *sources: Any) -> Any:
