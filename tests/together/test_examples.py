@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 import statevar as sv
 from tests.helpers import ROOT, host, let_pass, until
+from tests.launch import Group, run
 from tests.together.examples import example
 
 
@@ -100,3 +102,38 @@ def test_interop_goes_on_bit_for_bit_and_moves_the_weights() -> None:
     assert found["moved"] < 1e-4
     assert found["torch"] < found["torch, from the checkpoint"] < found["JAX, trained on"]
     assert found["JAX, from the checkpoint"] == found["JAX, trained on"] > 0.85
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("library", "devices"), [("jax", 2), ("torch", 1), ("tensorflow", 1)])
+def test_distributed_goes_on_with_another_number_of_processes(library: str, devices: int, tmp_path: Path) -> None:
+    pytest.importorskip(library)
+    distributed = example("distributed")
+    alone, parts = distributed.on_one_device(library), str(tmp_path / "parts")
+    if library == "torch":
+        alone.on_replicas = lambda step: step  # compiled three times here, which takes longer than the training
+    _, whole = distributed.train(alone, epochs=3, seed=0, resume=None, every=8)
+    distributed.train(alone, epochs=1, seed=0, resume=parts, every=8)
+    command = ["examples/distributed.py", "--backend", library, "--devices", str(devices)]
+    with Group([*command, "--epochs", "3", "--every", "8", "--resume", parts], 2, library=library) as group:
+        goal = f"step-{random.Random(library).randrange(4, 6) * 8:010d}"  # it is killed in the second epoch
+        until(lambda: (tmp_path / "parts" / goal).exists() or any(each.poll() for each in group.processes))
+        assert (tmp_path / "parts" / goal).exists(), "\n".join(map(str, group.wait()))
+        group.kill(1)
+    accuracy, resumed = distributed.train(alone, epochs=3, seed=0, resume=parts, every=8)
+    assert accuracy > 0.9
+    assert int(resumed.steps) == 66
+    for name, weight in resumed.weights.items():
+        np.testing.assert_allclose(host(weight), host(whole.weights[name]), rtol=0, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.slow
+def test_the_first_program_on_several_processes_runs(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    text = (ROOT / "docs/distribution.md").read_text()
+    program, shown = re.findall(r"```(?:python|console)\n((?:# first.py|\$ torchrun).*?)```", text, re.DOTALL)
+    (tmp_path / "first.py").write_text(program.replace('"first"', repr(str(tmp_path / "first"))))
+    printed, nothing = run([str(tmp_path / "first.py")], 2, library="torch")
+    assert printed == shown.splitlines(keepends=True)[1]
+    assert not nothing
+    np.testing.assert_array_equal(sv.load(tmp_path / "first")["v"], np.arange(1.0, 9.0))
