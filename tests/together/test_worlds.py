@@ -253,6 +253,11 @@ worlds.barrier(world, "before", seconds=60)
 sv.distributed.shutdown(timeout=60)
 sv.distributed.shutdown()
 assert not sv.distributed.is_initialized() and sv.distributed.process_count() == 1
+sv.distributed.initialize(LIBRARY, timeout=100, dead_after=3)  # the store of the first time is gone
+again = worlds.current_world()
+assert again is not world and again.count == 2 and world.is_over() and not again.is_over()
+sv.check_replicas(sv.Variable(1.0), timeout=60)
+sv.distributed.shutdown(timeout=60)
 print("left", *(each.name for each in threading.enumerate() if "statevar" in each.name))
 """
 
