@@ -14,7 +14,7 @@ ENGINES = ("jax", "torch", "tensorflow")
 
 #: The first lines of every process. It is taken for dead after a second, to be quick.
 PRELUDE = """
-import os, signal, threading, time
+import os, shutil, signal, tempfile, threading, time
 import statevar as sv
 from tests.internals import worlds
 from statevar.errors import ProcessError
@@ -111,6 +111,29 @@ else:
 worlds.barrier(world, "after", seconds=60)
 
 REPLICAS
+# Ctrl-C in the middle of a save leaves it at once, in every process, and the next save is whole.
+place = tempfile.mkdtemp().encode() if me == 0 else None
+path = os.path.join(worlds.announce(world, "place", place, seconds=60).decode(), "saved")
+start, fsync = time.monotonic(), os.fsync
+if me == 1:
+    os.fsync = lambda file: signal.raise_signal(signal.SIGINT)
+    try:
+        sv.save(model, path)
+    except KeyboardInterrupt:
+        os.fsync = fsync
+    else:
+        raise AssertionError("no Ctrl-C")
+else:
+    fails(lambda: sv.save(model, path), "save: process 1 of 3 has left the call with KeyboardInterrupt()")
+assert not os.path.exists(path)
+worlds.barrier(world, "after", seconds=60)
+sv.save(model, path)
+assert sv.load(path).keys() == sv.named_variables(model).keys()
+worlds.barrier(world, "after", seconds=60)
+if me == 0:
+    shutil.rmtree(os.path.dirname(path))
+print("saved", time.monotonic() - start, flush=True)
+
 # A process that is killed, and then the one that has the store.
 start = time.monotonic()
 if me == 1:

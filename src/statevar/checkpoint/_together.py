@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from .. import errors
-from .._arrays.world import World, agree, current_world
+from .._arrays.world import World, abandon, agree, current_world
 from ..errors import CheckpointMismatchError, ProcessError, StatevarError, describe
 
 __all__ = ["TIMEOUT", "Group", "Phase", "group_of"]
@@ -122,6 +122,12 @@ class Phase:
         self.is_over = True
         if self._group.count == 1:
             self.failed = True
+            return
+        if not isinstance(error, Exception):  # such as Ctrl-C, which waits for nobody
+            assert self._group.world is not None
+            with suppress(ProcessError):
+                abandon(self._group.world, f"{self._group.name}/{self._name}", error)
+                self.failed = True
             return
         failed: list[Any] = []
         with suppress(ProcessError):
