@@ -166,6 +166,7 @@ def writes_are_in_place_if_nobody_holds_the_value() -> None:
             v = made(mesh=mesh)
             program(v)
             places = pointers(v)
+            assert v[np.array([1, 2])].shape == (2, 12)  # hands out no snapshot
             program(v)
             assert pointers(v) == places, name
         v = made(mesh=mesh)
@@ -466,6 +467,46 @@ def operands_and_results() -> None:
 
 
 @case
+def values_on_two_meshes() -> None:
+    for mesh in EACH_MESH:
+        line = jax.make_mesh((8,), ("x",), axis_types=mesh.axis_types[:1])
+        v, w = made(sharding=("data", "model"), mesh=mesh), made(sharding=("x",), mesh=line)
+        v.assign_add(w)
+        w.assign(v)
+        sv.jit(lambda v=v, w=w: (v.assign_add(1.0), w.assign_add(1.0), None)[2])()
+        for step in (lambda v=v, w=w: v.assign_add(w).shape, lambda v=v, w=w: w.assign(v).shape):
+            if mesh is MESH:
+                refused(sv.errors.ShardingError, sv.jit(step), "jit: a compiled function combines values on the meshes")
+            else:
+                sv.jit(step)()
+        assert (v.sharding, w.sharding) == (spread(mesh, "data", "model"), spread(line, "x"))
+    half = jax.make_mesh((2,), ("data",), devices=jax.devices()[2:4])
+    v, other = made(), made(sharding=("data",), mesh=half)
+    other.assign(v)
+    other.assign_add(v)
+    check(other, TABLE * 2, spread(half, "data"), "other devices")
+
+
+@case
+def views_of_arrays_over_a_mesh() -> None:
+    for mesh in EACH_MESH:
+        place = spread(mesh, None, "model")
+        reference, tree = jax.new_ref(jax.device_put(TABLE, place)), {"w": jax.device_put(TABLE, place)}
+        views: list[tuple[Any, Any]] = [
+            (sv.view(reference), partial(operator.getitem, reference, ...)),
+            (sv.view(tree)["w"], partial(operator.getitem, tree, "w")),
+        ]
+        for v, now in views:
+            expected = sv.Variable(TABLE, backend="numpy")
+            for program in (several, WRITES["a mask"], WRITES["at rows divide"], WRITES["an array"]):
+                program(v)
+                program(expected)
+                np.testing.assert_allclose(np.asarray(now()), expected.numpy(), rtol=2e-6)
+                assert now().sharding.is_equivalent_to(place, 2)
+            assert np.array_equal(v[1:3], expected.value[1:3])
+
+
+@case
 def reads_at_indices() -> None:
     ids = np.array([1, 5, 1])
     indices: list[tuple[Any, Any]] = [
@@ -537,6 +578,12 @@ def shardings_of_jax() -> None:
     follows = sv.Variable(jax.device_put(TABLE, spread(MESH, "data")))
     assert follows.sharding == spread(MESH, "data")
     assert sv.Variable(follows, device="CPU:1").device == jax.devices()[1]
+    host = jax.sharding.NamedSharding(MESH, P("data"), memory_kind="pinned_host")
+    refused(sv.errors.ShardingError, lambda: made(sharding=host, mesh=None), "and the sharding is in 'pinned_host'")
+    empty = made(np.zeros((0, 4), "float32"), mesh=MESHES["Auto"])
+    empty.assign_add(1.0)
+    empty[:, 0] = 3.0
+    assert empty.numpy().shape == (0, 4)
     whole = made(sharding=())
     assert whole.numpy().tolist() == TABLE.tolist()
     of_one = made(mesh=jax.make_mesh((1, 1), ("data", "model"), devices=jax.devices()[2:3]))

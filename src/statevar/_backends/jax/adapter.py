@@ -30,8 +30,20 @@ from ..._arrays.stored import Stored
 from ..._arrays.types import HostArray, Operation
 from ..._arrays.unreadable import Unreadable
 from ...errors import DeviceError, DTypeError, ReentrantWriteError, UninitializedError
-from . import collectives, indices, rows
-from .arrays import CONCRETE, FAILED, beside, brought_home, is_concrete, like, same_place, settled, store, to_device
+from . import collectives, indices, rows, sharded_rows
+from .arrays import (
+    CONCRETE,
+    FAILED,
+    beside,
+    brought_home,
+    is_concrete,
+    is_spread,
+    like,
+    same_place,
+    settled,
+    store,
+    to_device,
+)
 from .first_values import made
 from .keys import is_key, key_dtype, packed, unpacked
 from .placing import on_devices_of
@@ -363,6 +375,8 @@ class JAXBackend(Backend):
             new = self.compute_put(handle.array, x, operation, where)
             return handle if new is handle.array else _Handle(new)
         array = handle.array
+        if is_spread(array):
+            return _Handle(self.compute_put(array, x, operation, where))
         if type(where) is not rows.OwnRows:  # for which `rows.put` asks the same in less time
             if 0 in (where.shape if where.mask is None else where.of_shape):
                 return handle
@@ -405,11 +419,15 @@ class JAXBackend(Backend):
     def compute_put(self, old: Any, x: Any, operation: str, where: Selection) -> Any:
         if 0 in (where.shape if where.mask is None else where.of_shape):
             return old
+        if is_spread(old):  # of a view
+            return settled(sharded_rows.put([], old, x, operation, where, donate=False), x)
         x = beside(x, old)
         new = rows.put([], old, x, operation, _indices_beside(where, old), donate=False)
         return settled(new, x, _ids_of(where))
 
     def get(self, array: Any, where: Selection) -> Any:
+        if is_spread(array):
+            return sharded_rows.get(array, where)
         return rows.get(array, _indices_beside(where, array))
 
     marks_reads = True

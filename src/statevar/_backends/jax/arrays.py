@@ -22,6 +22,7 @@ __all__ = [
     "is_concrete",
     "is_memory_short",
     "is_on_host",
+    "is_spread",
     "like",
     "same_place",
     "settled",
@@ -49,6 +50,11 @@ def is_on_host(x: Any) -> bool:
     JAX 0.10 ends the process by a segmentation fault if it is asked for the platform of a destroyed array.
     """
     return not x.is_deleted() and bool(x.platform() == "cpu")
+
+
+def is_spread(x: Any) -> bool:
+    """Whether something is an array with a value over several devices: in a view, or in the handle of a sharded one."""
+    return type(x) in CONCRETE and type(x.sharding) is not _OneDevice and len(x.sharding.device_set) > 1
 
 
 def _learns(x: Any) -> bool:
@@ -101,7 +107,7 @@ def like(x: Any, array: Any) -> Any:
     """Moves ``x`` to the devices of the variable's array."""
     if same_place(x, array):
         return x
-    if len(x.sharding.device_set) > 1 and not array.committed:
+    if len(x.sharding.device_set) > 1 and not getattr(array, "committed", True):  # keys do not tell
         return brought_home(x, array.sharding, committed=False)
     return jax.device_put(x, array.sharding)
 

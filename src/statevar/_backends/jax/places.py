@@ -62,7 +62,7 @@ def _check_beside(spread: Variable, value: Any, own: Sequence[tuple[Variable, An
     """Raises DeviceError if something is not on the devices of a spread variable, and JAX may not move it there."""
     devices = value.sharding.device_set
     for variable, other in own:
-        if other.sharding.device_set != devices and (variable._backend.is_sharded or other.committed):
+        if other.sharding.device_set != devices and (variable._backend.is_sharded or _is_committed(other)):
             raise DeviceError.of(
                 "jit",
                 f"the function uses variables on different devices: this one is on {_place_of(variable)}, and "
@@ -71,7 +71,7 @@ def _check_beside(spread: Variable, value: Any, own: Sequence[tuple[Variable, An
                 "give it the same mesh: sv.Variable(…, sharding=(), mesh=mesh), or leave out its device",
             )
     for argument in arguments:
-        if argument.committed and argument.sharding.device_set != devices:
+        if _is_committed(argument) and argument.sharding.device_set != devices:
             raise DeviceError.of(
                 "jit",
                 f"an argument is on {BACKEND.device_name(BACKEND.device_of(argument))}, and a variable of the function "
@@ -102,6 +102,10 @@ def on_several(error: Exception, variables: Sequence[Variable], arguments: Any) 
 
 def _is_array(argument: Any) -> bool:
     return isinstance(argument, jax.Array) and not isinstance(argument, jax.core.Tracer)
+
+
+def _is_committed(array: Any) -> bool:
+    return bool(getattr(array, "committed", True))  # of keys JAX does not tell
 
 
 def _place_of(variable: Variable) -> str:

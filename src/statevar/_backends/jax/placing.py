@@ -57,7 +57,7 @@ _ALIGNED = 64
 def sharding_of(spec: Any, mesh: Any) -> Any:
     """Does what `ShardedBackend.sharding` does."""
     if isinstance(spec, Sharding):
-        return spec
+        return _in_memory_of_devices(spec)
     if mesh is None:
         mesh = _mesh_of_jax()
     if not isinstance(mesh, jax.sharding.Mesh):
@@ -79,6 +79,18 @@ def sharding_of(spec: Any, mesh: Any) -> Any:
                 raise ShardingError.of("sharding", f"the mesh axis {name!r} is used twice in {spec!r}")
             used.append(name)
     return NamedSharding(mesh, _Spec(*(tuple(part) if isinstance(part, list) else part for part in spec)))
+
+
+def _in_memory_of_devices(sharding: Any) -> Any:
+    """The sharding; raises ShardingError if it is in a memory with which JAX does not compute as with any other."""
+    kind = sharding.memory_kind
+    if kind not in (None, next(iter(sharding.device_set)).default_memory().kind):
+        problem = f"a variable is stored in the memory of its devices, and the sharding is in {kind!r}"
+        hint = (
+            "pass sharding.with_memory_kind('device'); in a compiled function JAX can move values from and to the host"
+        )
+        raise ShardingError.of("sharding", problem, hint=hint)
+    return sharding
 
 
 def _mesh_of_jax() -> Any:
@@ -157,6 +169,8 @@ def call_traced(function: Callable[..., Any], array: Any, *rest: Any, parts: lis
     """
     sharding = jax.typeof(array).sharding
     if _explicit_axes(sharding):
+        for each in rest:
+            _check_mesh(each, sharding)
         result = sharding if parts is None else along(sharding, parts, array.ndim)
         return _unchecked(function, result)(array, *rest)
     return function(array, *rest)
@@ -231,8 +245,19 @@ def pinned(x: Any, sharding: Any) -> Any:
     if (problem := problem_with(x.shape, sharding)) is not None:
         raise ShardingError.of("assign", f"a value of shape {x.shape} cannot be spread as {sharding}: {problem}")
     if _explicit_axes(sharding):
+        _check_mesh(x, sharding)
         return _reshard(x, sharding)
     return _constrained(x, sharding)
+
+
+def _check_mesh(x: Any, sharding: Any) -> None:
+    """Raises ShardingError if a traced operand has another mesh with Explicit axes, which JAX does not mix."""
+    if isinstance(x, _Tracer) and _explicit_axes(other := jax.typeof(x).sharding):
+        mesh, mine = other.mesh, sharding.mesh
+        if (mesh.axis_names, mesh.axis_sizes) != (mine.axis_names, mine.axis_sizes):
+            problem = f"a compiled function combines values on the meshes {dict(mine.shape)} and {dict(mesh.shape)}"
+            hint = "use one mesh, or meshes whose axes have jax.sharding.AxisType.Auto"
+            raise ShardingError.of("jit", problem, hint=hint)
 
 
 def beside(x: Any, sharding: Any, shape: Shape) -> Any:

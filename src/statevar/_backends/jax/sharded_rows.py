@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._arrays.host import ONE_BY_ONE, combine
-from ..._arrays.indexing import Selection, last_of_each, turns
+from ..._arrays.indexing import OwnSelection, Selection, last_of_each, turns
 from ..._arrays.shapes import Shape
 from ..._arrays.types import HostArray
 from .arrays import store
@@ -77,6 +77,7 @@ def put(kept: list[Any], array: Any, x: Any, operation: str, where: Selection, *
         kept: gets the result before Python looks for signals, if the array is donated.
     """
     target = _Target(kept, array, donate=donate)
+    where = _on_host(where)
     if where.mask is not None and not x.ndim:
         mask = target.cut(where.mask, list(range(where.mask.ndim)))
         return target.write(_masked(operation), target.cut(x, []), mask)
@@ -90,6 +91,7 @@ def put(kept: list[Any], array: Any, x: Any, operation: str, where: Selection, *
 def get(array: Any, where: Selection) -> Any:
     """The selected elements of an array. A part of it that is selected whole is spread as it was."""
     target = _Target([], array, donate=False)
+    where = _on_host(where)
     if where.basic:
         spans = where.spans()
         taken = tuple(axis for axis, (_, size, _) in enumerate(spans) if size != where.of_shape[axis])
@@ -105,6 +107,11 @@ def get(array: Any, where: Selection) -> Any:
         return target.read(_take((axis,), (), shape), parts, [lines.ids])
     found = where.coordinates() if where.of_shape else (where.flat(),)
     return target.read(_gather, [None] * len(where.shape), tuple(line.astype(np.int32) for line in found))
+
+
+def _on_host(where: Selection) -> Selection:
+    """The selection with arrays of the host, which a view of an array on an accelerator does not ask for."""
+    return where.on_host() if isinstance(where, OwnSelection) else where
 
 
 # -- basic indices: numbers and slices ---------------------------------------------------------------------------------

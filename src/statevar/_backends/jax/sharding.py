@@ -130,6 +130,8 @@ class ShardedJAXBackend(ShardedBackend, JAXBackend):
     def to_host(self, array: Any) -> HostArray:
         if isinstance(array, _Tracer) or not isinstance(array, jax.Array):
             return super().to_host(array)
+        if not array.size:  # of a result without elements JAX cannot put the parts together
+            return np.empty(array.shape, array.dtype)
         if array.is_fully_addressable or array.is_fully_replicated:
             return super().to_host(array)
         self._check_readable(array)
@@ -256,7 +258,13 @@ class ShardedJAXBackend(ShardedBackend, JAXBackend):
         return sharded_rows.get(array, where)
 
     def get_within(self, handle: Any, where: Selection) -> Any | None:
-        return None
+        array = handle.array
+        try:
+            return sharded_rows.get(array, where)
+        except Exception:
+            if array.is_deleted():  # a signal handler has written the variable in the middle of this
+                return None
+            raise
 
     def select_rows(self, index: Any, shape: Shape) -> Selection | None:
         return None
