@@ -21,6 +21,7 @@ torch.set_num_threads(1)
 dist.init_process_group("gloo")
 me, count = dist.get_rank(), dist.get_world_size()
 make = torch.tensor
+mesh = dist.device_mesh.init_device_mesh("cpu", (2,), mesh_dim_names=("data",))
 """,
     "jax": """
 import os, jax, jax.numpy as jnp
@@ -29,6 +30,7 @@ jax.distributed.initialize(
 )
 me, count = jax.process_index(), jax.process_count()
 make = jnp.asarray
+mesh = jax.make_mesh((2,), ("data",))
 """,
 }
 
@@ -107,6 +109,17 @@ refused("dtypes", lambda: sv.all_reduce(np.ones(2, "float32" if me else "float16
 refused("keys", lambda: sv.all_reduce({"a" if me else "b": 1.0}))
 refused("writes", lambda: model.w.assign(sv.per_replica([1.0, 2.0])) if me else model.b.assign(sv.per_replica(1.0)))
 assert model.w.version == model.b.version == 0
+for name, axes in (("replicated", ()), ("rows", ("data",))):
+    for aggregation in ("mean", "sum", "only_first_replica"):
+        v = sv.Variable(np.zeros(4, "float32"), backend=LIBRARY, sharding=axes, mesh=mesh, aggregation=aggregation)
+        kept = str(v.sharding)
+        v.assign(sv.per_replica(np.array([me + 1.0, 2.0, 3.0, 4.0])))
+        v.assign_add(sv.per_replica(make([me + 1.0, 0.0, 0.0, 0.0])))
+        v[1] = sv.per_replica(me + 1.0)
+        assert str(v.sharding) == kept
+        answer[f"{name} {aggregation}"] = sv.gather(v).tolist()
+    sv.check_replicas(v)
+refused("spread", lambda: sv.all_reduce(v.value))
 def traced():
     return model.w.assign_add(sv.per_replica(np.ones(2, "float32"))).value
 refused("traced", lambda: sv.jit(traced)())
@@ -157,6 +170,10 @@ def test_two_processes_combine_their_values(library: str) -> None:
             assert "ReplicaError" in answer[name]
             assert "the processes gave different values to combine; this one gave 1:" in answer[name]
         assert "TraceError: assign_add: values of several replicas cannot be combined" in answer["traced"]
+        for name in ("replicated", "rows"):
+            for aggregation, x, two in (("mean", 1.5, 2.0), ("sum", 3.0, 4.0), ("only_first_replica", 1.0, 2.0)):
+                assert answer[f"{name} {aggregation}"] == [2 * x, x, 1.5 * two, 2 * two]
+        assert "NotAddressableError: all_reduce: got a" in answer["spread"]
         assert answer["last"] == [2.0]
 
 

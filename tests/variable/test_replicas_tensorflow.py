@@ -421,6 +421,38 @@ def test_programs_that_run_replicas_are_compiled(tf: Any, strategy: Any) -> None
     sv.jit(twice)()
     assert equal(v) == [4.0, 4.0]
 
+    def squares() -> Any:
+        return strategy.reduce("SUM", strategy.run(lambda: tf.reduce_sum(v * v)), axis=None)
+
+    def trained() -> None:
+        v.assign([1.0, 2.0])
+        strategy.run(step_down)
+
+    def step_down() -> None:
+        v.assign_sub(0.25 * sv.grad(lambda: tf.reduce_sum(v * v), v)())
+
+    def in_transaction() -> None:
+        with sv.transaction():
+            trained()
+
+    for program in (trained, sv.jit(trained), in_transaction, tf.function(trained, autograph=False)):
+        v.assign([5.0, 5.0])
+        program()
+        assert equal(v) == [0.0, 0.0]  # the gradient of what was assigned just before
+    read = strategy.run(sv.jit(lambda: v.value + 1.0))
+    assert [each.numpy().tolist() for each in read.values] == [[1.0, 1.0]] * 2
+    with pytest.raises(sv.errors.ReplicaError, match="open it around strategy.run"):
+        strategy.run(sv.jit(lambda: v.assign_add([1.0, 1.0]).value))
+    assert equal(v) == [0.0, 0.0]
+    for around in (lambda: sv.grad(squares, v)(), sv.jit(lambda: sv.grad(squares, v)())):
+        with pytest.raises(
+            sv.errors.ReplicaError, match="grad is around the code of the replicas, which runs in other"
+        ):
+            around()
+    apart = made(strategy, [1.0, 1.0], name="apart", aggregation="none")
+    with pytest.raises(sv.errors.ReplicaError, match="sv.jit has one value of it"):
+        sv.jit(lambda: strategy.run(lambda: apart.value * 2))()
+
 
 def test_a_transaction_around_run(tf: Any, strategy: Any) -> None:
     v = made(strategy, [1.0, 1.0], name="v", aggregation="sum")

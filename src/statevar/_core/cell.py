@@ -317,11 +317,15 @@ class Cell:
         backend: Any = self._backend
         if not backend.runs_per_replica():
             return None
-        found: overlays.Overlay | None = backend.overlay_around()
+        caller = backend.caller()
+        if caller is not None and (opened := overlays.values_of.get(caller)):
+            inner: Any = opened[-1]
+            if inner is backend.overlay_around():  # of the program that is traced
+                return inner  # type: ignore[no-any-return]
+            problem = f"{inner.what} is around the code of the replicas, which runs in other threads"
+            raise ReplicaError.of("read", problem, self._path, "use it in the code of each replica, in strategy.run")
         holder = self._holder
-        if found is None and isinstance(holder, overlays.Overlay) and holder.is_of(backend.caller()):
-            return holder
-        return found
+        return holder if isinstance(holder, overlays.Overlay) and holder.is_of(caller) else None
 
     def _initialized(self, operation: str) -> Any:
         """The handle of a variable that has a value.

@@ -11,20 +11,24 @@ from contextvars import ContextVar
 from threading import RLock, get_ident
 from typing import Any, ClassVar
 
+from .forks import in_child
 from .holds import Hold, running_task
 
 __all__ = [
     "Overlay",
     "active",
     "close_tape",
+    "close_values",
     "current",
     "current_values",
     "inherits",
     "open_tape",
+    "open_values",
     "pop",
     "push",
     "seen_by_tapes",
     "tapes",
+    "values_of",
 ]
 
 
@@ -73,6 +77,25 @@ _tapes: ContextVar[tuple[Any, ...]] = ContextVar("statevar_tapes", default=())
 #: One element for each overlay, gradient tape and autocast scope that is open in the process. While it is empty, no
 #: read or write looks at the ContextVars. It is a list, since `append` and `pop` are atomic: a counter needs a lock.
 active: list[None] = []
+
+
+#: The open overlays of values by thread, from the outermost to the innermost, for other threads that work for it.
+values_of: dict[int, list[Overlay]] = {}
+in_child(values_of.clear)
+
+
+def open_values(overlay: Overlay) -> None:
+    """Lets the threads that work for this one know of an overlay of values."""
+    values_of.setdefault(overlay._thread, []).append(overlay)
+
+
+def close_values(overlay: Overlay) -> None:
+    """Ends `open_values`; may be called twice."""
+    opened = values_of.get(overlay._thread, [])
+    if overlay in opened:
+        opened.remove(overlay)
+    if not opened:
+        values_of.pop(overlay._thread, None)
 
 
 def current() -> Overlay | None:

@@ -17,7 +17,7 @@ from .._core.foreign import check_readable
 from .._core.replicas import is_per_replica
 from .._core.variable import Variable
 from .._public import public
-from ..errors import DTypeError, describe
+from ..errors import DTypeError, NotAddressableError, describe
 
 __all__ = ["all_reduce"]
 
@@ -150,7 +150,11 @@ def _leaf(value: Any, reduction: str) -> Leaf:
     if owner is None:
         hint = "pass arrays, variables, numbers, or lists, tuples and dicts of them; of an object, sv.variables(x)"
         raise TypeError(describe("all_reduce", f"got {type(value).__name__}, which is no array", hint=hint))
-    check_readable(value, None if owner.spread(value) else owner, "all_reduce", "")
+    spread = owner.spread(value)
+    if spread is not None and owner.processes() > 1 and not owner.runs_per_shard():
+        problem = f"got {spread.what}, and not a value of this process"
+        raise NotAddressableError.of("all_reduce", problem, hint=spread.hint)
+    check_readable(value, None if spread is not None else owner, "all_reduce", "")
     dtype = owner.dtype_name(value)
     kind = dtype_kind(dtype)
     if kind in ("string", "key") or (reduction in ("mean", "sum") and kind == "bool"):

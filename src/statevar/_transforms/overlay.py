@@ -132,6 +132,7 @@ class ValueOverlay(Overlay):
             self._opened = True
             overlays.active.append(None)  # Ctrl-C is raised after a call, so not between these two lines
             self._around = overlays.push(self)
+            overlays.open_values(self)
             if self.under_own_trace and isinstance(outer := self.outer, ValueOverlay):
                 for variable, draft in self.drafts.items():
                     self.declare(draft, outer._find(variable, outer._marks))
@@ -145,6 +146,7 @@ class ValueOverlay(Overlay):
         while True:
             try:
                 overlays.pop(self, self._around)
+                overlays.close_values(self)
                 self.end()
                 if self._opened:
                     self._opened = False
@@ -174,13 +176,13 @@ class ValueOverlay(Overlay):
 
     def _find(self, variable: Variable, now: dict[str, Any] | None) -> ValueDraft:
         """`read` by code that runs now or, if marks are given, under the traces that they are of."""
-        own = variable._backend.tracing
+        own = variable._backend.name
         for name, tracing in loaded_tracings().items():
             mark = self._marks.get(name)
             if now is not None:
                 may_read = tracing.may_read(mark, now.get(name))
             else:
-                may_read = tracing.may_read(mark) if tracing is own else not tracing.keeps(mark)
+                may_read = tracing.may_read(mark) if name == own else not tracing.keeps(mark)
             if not may_read:
                 raise TraceError.of(
                     "read",
@@ -215,7 +217,7 @@ class ValueOverlay(Overlay):
             )
         for name, tracing in loaded_tracings().items():
             mark = self._marks.get(name)
-            if not tracing.may_write(mark) if tracing is backend.tracing else tracing.keeps(mark):
+            if not tracing.may_write(mark) if name == backend.name else tracing.keeps(mark):
                 raise TraceError.of(
                     operation,
                     f"a transform of {name} traces this code inside {self.what}: the write would be lost",
@@ -237,8 +239,11 @@ class ValueOverlay(Overlay):
         self.discovered[variable] = None
         outer = self.outer
         if outer is None:
+            around = variable._around_replicas() if variable._backend.is_sharded else None
             source: Cell = variable
-            if not self.discovers:
+            if around is not None and around is not self:
+                source = around.read(variable)
+            elif not self.discovers:
                 self._check_outside(variable)
         elif not isinstance(outer, ValueOverlay):
             source = outer.read(variable)

@@ -58,7 +58,7 @@ def all_reduce(arrays: Sequence[Any], reduction: str) -> list[Any]:
     parts: list[Any] = _split(result, tuple([each.shape for each in arrays]))
     if here:
         return parts
-    return [jax.device_put(part, next(iter(each.devices()))) for part, each in zip(parts, arrays, strict=True)]
+    return [jax.device_put(part, each.sharding) for part, each in zip(parts, arrays, strict=True)]
 
 
 def _over_shards(arrays: Sequence[Any], reduction: str, axes: tuple[str, ...]) -> list[Any]:
