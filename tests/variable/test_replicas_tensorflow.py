@@ -444,7 +444,8 @@ def test_programs_that_run_replicas_are_compiled(tf: Any, strategy: Any) -> None
     with pytest.raises(sv.errors.ReplicaError, match="open it around strategy.run"):
         strategy.run(sv.jit(lambda: v.assign_add([1.0, 1.0]).value))
     assert equal(v) == [0.0, 0.0]
-    for around in (lambda: sv.grad(squares, v)(), sv.jit(lambda: sv.grad(squares, v)())):
+    grad: Any = sv.grad(squares, v)
+    for around in (grad, sv.jit(lambda: grad())):
         with pytest.raises(
             sv.errors.ReplicaError, match="grad is around the code of the replicas, which runs in other"
         ):
