@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -186,6 +188,27 @@ def nothing_communicates_unnamed() -> None:
     dist.barrier()
 
 
+def files() -> None:
+    """Every process calls the save and the load of a file; the sharding may be another one then."""
+    folder = [tempfile.mkdtemp() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(folder)
+    path = f"{folder[0]}/model.safetensors"
+    sv.save({"w": both(LINE, (Shard(1),))[0]}, path)
+    for mesh, placements in PLACES:
+        v, _ = both(mesh, placements, TABLE * 0)
+        before = v.value
+        sv.load({"w": v}, path)
+        same(v, TABLE)
+        same(before, TABLE * 0)
+        assert v.sharding == (mesh, placements)
+        v.assign_add(1.0)
+        sv.load({"w": v}, path)
+        same(v, TABLE)
+    dist.barrier()
+    if dist.get_rank() == 0:
+        shutil.rmtree(str(folder[0]))
+
+
 def gradients() -> None:
     for mesh, placements in PLACES:
         v, expected = both(mesh, placements)
@@ -243,7 +266,7 @@ def optimizers() -> None:
 
 def sections() -> Iterator[Callable[[], None]]:
     yield from (operands, numbers_out_of_range, shapes, creation, reads, nothing_communicates_unnamed)
-    yield from (gradients, optimizers)
+    yield from (files, gradients, optimizers)
     yield from mesh_modules_torch.SECTIONS
 
 

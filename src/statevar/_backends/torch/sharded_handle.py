@@ -124,7 +124,9 @@ class ShardedHandle:
 
     def wrote(self) -> ShardedHandle:
         """Takes note that the last write was ours."""
-        if self.lent:  # else nobody has the parameter, and snapshots have memory of their own
+        if not self.lent and not self.inner.careful:
+            return self  # nobody has the parameter, and torch counts nothing
+        if self.lent:  # a snapshot has memory of its own then
             torch.autograd.graph.increment_version(self.parameter)
         if self.foreign and self.places is not None:
             self.places.wrote()

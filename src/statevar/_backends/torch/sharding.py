@@ -46,6 +46,7 @@ Tensor = torch.Tensor
 
 _is_grad_enabled = torch.is_grad_enabled
 _modes_open = torch._C._len_torch_dispatch_stack
+_in_dynamo = torch.compiler.is_dynamo_compiling
 
 #: A write of a variable that was moved before it took the lock has the verb of the other adapter.
 _KINDS = (ShardedHandle, ShardedFork)
@@ -146,6 +147,11 @@ class ShardedTorchBackend(ShardedBackend, TorchBackend):
             return super().from_host(array, device)
         layout = layout_of(device, array.shape)
         return layout.wrapped(shared_tensor(own(layout.part_of_whole(array))).to(device.mesh.device_type))
+
+    def operand_from_host(self, array: HostArray) -> Tensor:
+        if not _in_dynamo() and array.nbytes > _LARGE and array.flags.writeable and array.flags.c_contiguous:
+            return shared_tensor(array)  # each verb copies its part, and no process needs a copy of the whole
+        return super().operand_from_host(array)
 
     def to_host(self, array: Any) -> HostArray:
         if not isinstance(array, DTensor):
@@ -297,7 +303,7 @@ class ShardedTorchBackend(ShardedBackend, TorchBackend):
 
     def apply(self, handle: Any, x: Tensor, op: Operation, _where: Any = None) -> Any:
         layout = _ready(handle).layout
-        PLAIN.apply(handle.inner, layout.part(x), op)
+        PLAIN.apply(handle.inner, x if type(x) is Tensor and not x.ndim else layout.part(x), op)
         return handle.wrote()
 
     def put(self, handle: Any, x: Tensor, operation: str, where: Selection) -> Any:
@@ -493,6 +499,7 @@ class ShardedTorchBackend(ShardedBackend, TorchBackend):
 
 
 _CONTIGUOUS = torch.contiguous_format
+_LARGE = 2**16  # bytes from which a copy takes longer than to find out whether one is needed
 
 
 def _made(local: Tensor, layout: Layout, trainable: bool) -> ShardedHandle:
@@ -503,7 +510,8 @@ def _ready(handle: Any) -> Any:
     """A handle of this adapter, which knows what other code has done to its parameter."""
     if not isinstance(handle, _KINDS):
         raise moved_meanwhile()
-    handle.catch_up()
+    if handle.lent:
+        handle.catch_up()
     return handle
 
 
