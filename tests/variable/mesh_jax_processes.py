@@ -100,6 +100,13 @@ def together(v: Any, whole: Any) -> None:
         gradient = sv.grad(lambda: ((x @ expected.value) ** 2).mean(), [expected])()[0]
         expected.assign_sub(0.001 * gradient)
     np.testing.assert_allclose(sv.gather(v), expected.numpy(), rtol=1e-5)
+    total = sv.Variable(0.0, backend="jax")
+    add_up = sv.jit(lambda: total.assign_add(v.value.sum()).shape)
+    for _ in range(2):
+        add_up()
+    np.testing.assert_allclose(float(total), 2 * expected.numpy().sum(), rtol=1e-4)
+    add_up()
+    assert total.device == jax.local_devices()[0]
     refused(
         sv.errors.DeviceError,
         sv.jit(lambda: (v.assign_add(1.0), placed.assign_add(1), None)[2]),

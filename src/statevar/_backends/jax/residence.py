@@ -102,7 +102,7 @@ class Residence(Hold):
         self.values: list[Any] = [None] * len(variables)
         self.missing = list(range(len(variables)))  # the indices of variables whose arrays are not here
         self.homes: list[Any] = [None] * len(variables)  # where each variable lies, and whether the user said so
-        self.is_mixed = False  # whether some variables are spread over devices and others are not
+        self.is_mixed = False  # whether the arrays are over several devices, and not all variables are
         self.place: Any = None  # the sharding of a result that lies there
         self.calls = 0
         self.running = 0  # the thread that is inside a call
@@ -182,11 +182,10 @@ class Residence(Hold):
         """Moves the results of a call back to the devices of the variables; called with the lock, with a new `place`.
 
         JAX computes where the arguments lie, and a variable that was not placed on a device follows them. Beside
-        variables that are spread over several devices it stays there until it is recalled, since each call takes it
-        there.
+        values that are spread over several devices it stays there until it is recalled, since each call takes it there.
         """
-        devices = self.homes[0][0].device_set
-        self.is_mixed = any(home.device_set != devices for home, _ in self.homes)
+        devices = self.values[0].sharding.device_set
+        self.is_mixed = len(devices) > 1 and any(home.device_set != devices for home, _ in self.homes)
         if not self.is_mixed:
             for i, (array, (home, _)) in enumerate(zip(self.values, self.homes, strict=True)):
                 if array.sharding.device_set != home.device_set:
