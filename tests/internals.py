@@ -9,6 +9,7 @@ from importlib import import_module
 from types import ModuleType
 
 from statevar._arrays import collectives, draws, first_values, launch
+from statevar._arrays import heartbeat as heartbeats
 from statevar._arrays import world as worlds
 from statevar._arrays.dtypes import HOST, dtype_kind
 from statevar._arrays.indexing import Selection, last_of_each
@@ -80,6 +81,7 @@ __all__ = [
     "fits",
     "get_backend",
     "header_format",
+    "heartbeats",
     "holds",
     "items_of",
     "laid_out",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import product
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,7 +16,7 @@ import pytest
 
 import statevar as sv
 from statevar.backends import Piece, ShardedBackend
-from tests.helpers import PATIENCE
+from tests.helpers import PATIENCE, let_pass
 from tests.internals import HOST, get_backend, together, worlds
 
 
@@ -239,3 +242,43 @@ def write(variable: sv.Variable, value: Any = None) -> None:
         blocks = {offsets: np.full_like(block, value) for offsets, block in old.blocks.items()}
         variable._placed(SPREAD, old.sharding, Handle(Array(old.shape, old.dtype, old.sharding, blocks)))
     variable._version += 1
+
+
+# -- processes without a library that starts them ----------------------------------------------------------------------
+
+
+class FolderWorld(worlds.World):
+    """A process among others whose store is a folder: each key is a file, which is there as a whole or not at all."""
+
+    engine = "a folder"
+
+    def __init__(self, folder: Path, index: int, count: int) -> None:
+        super().__init__(index, count)
+        self._folder = folder
+
+    def _place(self, key: str) -> Path:
+        return self._folder / key.replace("/", "+")
+
+    def _set(self, key: str, value: bytes) -> None:
+        aside = self._folder / f".{self.index}.{threading.get_ident()}"
+        aside.write_bytes(value)
+        aside.replace(self._place(key))
+
+    def _get(self, key: str, seconds: float) -> bytes | None:
+        end = time.monotonic() + seconds
+        while True:
+            with suppress(FileNotFoundError):
+                return self._place(key).read_bytes()
+            if time.monotonic() >= end:
+                return None
+            let_pass(0.002)
+
+    def _delete(self, key: str) -> None:
+        self._place(key).unlink(missing_ok=True)
+
+
+def be_process(folder: Path, index: int, count: int) -> None:
+    """Makes this process the one of that number."""
+    world = FolderWorld(folder, index, count)
+    world.heartbeat.start()
+    together.current_world = lambda: world
