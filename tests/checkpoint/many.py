@@ -281,4 +281,4 @@ def be_process(folder: Path, index: int, count: int) -> None:
     """Makes this process the one of that number."""
     world = FolderWorld(folder, index, count)
     world.heartbeat.start()
-    together.current_world = lambda: world
+    vars(together)["current_world"] = lambda: world

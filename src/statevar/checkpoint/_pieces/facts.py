@@ -16,8 +16,9 @@ from .part import Pieces
 
 __all__ = ["Holding", "dealt", "holding_of"]
 
-#: Bytes of a block of a value that all processes have, of which each writes some.
-_SHARE = 64 << 20
+#: The smallest and the largest block of a value that all processes have, of which each writes some.
+_LEAST, _MOST = 1 << 20, 64 << 20
+_SHARES = 8  # blocks that each process writes at least, so that none writes much more than another one
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,7 @@ def dealt(shapes: Mapping[str, tuple[str, Shape, int]], count: int) -> dict[str,
     Returns:
         By path, the blocks that each process writes.
     """
+    limit = min(_MOST, max(_LEAST, sum(nbytes for _, _, nbytes in shapes.values()) // (_SHARES * count)))
     loads = [(0, index) for index in range(count)]
     heapify(loads)
     shares: list[tuple[int, str, Block]] = []
@@ -92,7 +94,7 @@ def dealt(shapes: Mapping[str, tuple[str, Shape, int]], count: int) -> dict[str,
             shares.append((nbytes, path, whole))
             continue
         width = _width(dtype)
-        shares += [(math.prod(each.sizes) * width, path, each) for each in cut(whole, shape, width, _SHARE)]
+        shares += [(math.prod(each.sizes) * width, path, each) for each in cut(whole, shape, width, limit)]
     found: dict[str, dict[int, list[Block]]] = {path: {} for path in shapes}
     for nbytes, path, block in sorted(shares, key=lambda share: (-share[0], *share[1:])):
         load, index = loads[0]
