@@ -36,6 +36,7 @@ from ._formats.others import owner_of_folder
 from ._load import load
 from ._match import LoadReport
 from ._numbers import checked_metrics, count, cut_of, floats_of
+from ._pieces.facts import is_cut
 from ._pieces.places import InStepFolder
 from ._pieces.saving import Save, save_in_pieces
 from ._retention import Retention
@@ -261,9 +262,8 @@ class CheckpointManager(Uncopied):
         step = request.step
         with self._lock, _files.os_errors_as("save", self.path(step), _UNTOUCHED):
             group = self._group.doing("save", f"{self._name}/step")
-            is_spread = any(each._backend.is_sharded for each in request.found.variables.values())
-            if group.count == 1 and not is_spread:
-                self._writer.write(request)
+            if group.count == 1 and not any(map(is_cut, items := items_of(request.found, request.cut))):
+                self._writer.write(request, items)
                 self._retention.apply(step)
                 return
             save_in_pieces(
