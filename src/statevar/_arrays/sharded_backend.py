@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeAlias
 
 from .._public import public
-from .backend import Backend
+from .backend import Backend, Handle
 from .shapes import Shape
 from .types import Array, HostArray
 
@@ -94,6 +94,11 @@ class ShardedBackend(Backend):
     @abstractmethod
     def from_pieces(self, shape: Shape, dtype: str, sharding: Any, read: ReadBlock) -> Array:
         """Makes a value from its blocks: ``read`` is called once for each block that this process is to have."""
+
+    def created_from_pieces(self, array: Array, *, trainable: bool) -> Handle:
+        """Makes a handle of a value of `from_pieces` that nobody else has. Need not copy it."""
+        declared, device = self.shape(array), self.device_of(array)
+        return self.create(array, declared=declared, device=device, trainable=trainable)
 
     @abstractmethod
     def spans(self, array: Array) -> bool:

@@ -11,10 +11,11 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from .._arrays.backend import Backend
 from .._arrays.shapes import DeclaredShape, Shape
-from .._arrays.types import HostArray
+from .._arrays.types import Array, HostArray
 from . import moving
 from .cell import Cell, State
 from .holds import Hold, begin_program, drain, end_program, releasing
+from .lost import forget
 from .overlays import Overlay
 from .writes import Write
 
@@ -96,6 +97,18 @@ class Draft(Cell):
             self._create(backend.from_host(host, self._device), host.shape)
         else:
             self._take_on(backend.fork_from_host(handle, host), host.shape)
+        self._version += 1
+
+    def _give_pieces(self, value: Array) -> None:
+        """Takes ownership of a value that is spread, of its dtype, in the sharding of its variable."""
+        if self._handle is not None:
+            self._restore(value, self._declared)
+            return
+        backend: Any = self._backend
+        handle = backend.created_from_pieces(value, trainable=self._trainable)
+        self._take_on(handle, backend.shape(value))
+        self._tell_place(handle)
+        forget(self)
         self._version += 1
 
     def _become(self, value: Any, shape: Shape | None, declared: DeclaredShape, version: int) -> None:

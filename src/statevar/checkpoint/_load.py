@@ -363,7 +363,7 @@ def _commit(values: list[_Value], ready: Callable[[], object] = lambda: None) ->
                 problem = f"expected shape {cell._declared}, got {shape}"
                 raise CheckpointMismatchError.of("load", problem, path)
             if value is not None and variable._backend.is_sharded:
-                cell._restore(value, cell._declared)
+                cell._give_pieces(value)
             else:
                 cell._give(value)
         ready()

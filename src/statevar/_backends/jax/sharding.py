@@ -82,6 +82,9 @@ class ShardedJAXBackend(ShardedBackend, JAXBackend):
         made = jax.make_array_from_callback(shape, sharding, block, dtype=HOST[dtype])
         return program(copy, sharding)(made)  # JAX may have taken over the memory, which then no write can donate
 
+    def created_from_pieces(self, array: Any, *, trainable: bool) -> Any:
+        return _Handle(array)
+
     def spans(self, array: Any) -> bool:
         if array.is_fully_addressable or array.is_fully_replicated:
             return False

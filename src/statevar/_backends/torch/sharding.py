@@ -84,6 +84,11 @@ class ShardedTorchBackend(ShardedBackend, TorchBackend):
         layout = layout_of(sharding, shape)
         return layout.wrapped(from_pieces(layout, self.dtype(dtype), read))
 
+    def created_from_pieces(self, array: Any, *, trainable: bool) -> Any:
+        if _is_inference() or _modes_open() or not isinstance(array, DTensor):
+            return super().created_from_pieces(array, trainable=trainable)
+        return _made(local_of(array.detach()), _layout(array), trainable)
+
     def spans(self, array: Any) -> bool:
         if not isinstance(array, DTensor):
             return False
