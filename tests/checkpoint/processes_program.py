@@ -132,7 +132,7 @@ def main() -> None:
 
     # One dies in the middle of a save: the other says so, and what was there is whole.
     if me == 1:
-        import statevar.checkpoint._files as files
+        from tests.internals import files
 
         files.sync = lambda _: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
     began = time.monotonic()

@@ -74,6 +74,8 @@ class Backend(ABC):
     is_view: ClassVar[bool] = False
     #: Whether the values are spread over several devices or processes; see `ShardedBackend`.
     is_sharded: ClassVar[bool] = False
+    #: Whether such a value may be cut; see `ShardedBackend`.
+    cuts: ClassVar[bool] = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         backend = super().__new__(cls)

@@ -25,7 +25,8 @@ __all__ = ["Axes", "Piece", "ReadBlock", "ShardedBackend"]
 #: For each axis of an array the axis of the mesh over which it is cut, several of them, or None; the rest is not cut.
 Axes: TypeAlias = Sequence[str | tuple[str, ...] | None]
 
-#: Returns the block of a value at these offsets, of these sizes, as a host array.
+#: Returns the block of a value at these offsets, of these sizes, as a host array. If that is writable, nobody else has
+#: its memory, so the library may keep it.
 ReadBlock: TypeAlias = Callable[[Shape, Shape], HostArray]
 
 
@@ -58,6 +59,9 @@ class ShardedBackend(Backend):
     """
 
     is_sharded: ClassVar[bool] = True
+
+    #: Whether a value may be cut, so that no device has all of it. A save then writes its pieces.
+    cuts: ClassVar[bool] = True
 
     @abstractmethod
     def sharding(self, spec: Any, mesh: Any) -> Any:

@@ -36,7 +36,6 @@ from ._formats.others import owner_of_folder
 from ._load import load
 from ._match import LoadReport
 from ._numbers import checked_metrics, count, cut_of, floats_of
-from ._pieces.facts import is_cut
 from ._pieces.places import InStepFolder
 from ._pieces.saving import Save, save_in_pieces
 from ._retention import Retention
@@ -262,8 +261,8 @@ class CheckpointManager(Uncopied):
         step = request.step
         with self._lock, _files.os_errors_as("save", self.path(step), _UNTOUCHED):
             group = self._group.doing("save", f"{self._name}/step")
-            if group.count == 1 and not any(map(is_cut, items := items_of(request.found, request.cut))):
-                self._writer.write(request, items)
+            if group.count == 1 and not any(each._backend.cuts for each in request.found.variables.values()):
+                self._writer.write(request)
                 self._retention.apply(step)
                 return
             save_in_pieces(

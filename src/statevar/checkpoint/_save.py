@@ -42,7 +42,6 @@ from ._formats.safetensors.writer import (
     write_all,
     write_tensors,
 )
-from ._pieces.facts import is_cut
 from ._pieces.places import BesideIndex
 from ._pieces.saving import Save, save_in_pieces
 from ._together import TIMEOUT, group_of
@@ -150,7 +149,7 @@ def save(
         return None if progress is None else reporter(progress, total)
 
     prepared = prepare() if group.count == 1 else None
-    if prepared is None or any(map(is_cut, prepared.items)):
+    if prepared is None or any(item.backend.cuts for item in prepared.items):
         if limit is not None:
             problem = "max_shard_size is for values of one process, on one device each"
             raise ValueError(describe("save", problem, hint="leave it out: each process writes a file of its own"))

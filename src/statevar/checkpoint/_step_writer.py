@@ -15,7 +15,7 @@ from ._formats.safetensors.header import digest_of
 from ._formats.safetensors.index import INDEX
 from ._formats.safetensors.reader import is_whole
 from ._formats.safetensors.writer import FileDigest, ToWrite, write_file, write_tensors
-from ._save import Progress, index_of, nbytes_of, reporter, shards_of
+from ._save import Progress, index_of, items_of, nbytes_of, reporter, shards_of
 from ._step_folder import StepFolder
 
 __all__ = ["Request", "StepWriter"]
@@ -63,16 +63,11 @@ class StepWriter:
         """What is called after each write, with the number of bytes; None if nobody asked for it."""
         return None if self._progress is None else reporter(self._progress, total)
 
-    def write(self, request: Request, items: list[ToWrite]) -> None:
-        """Writes and commits a checkpoint. An error leaves the folder as it was.
-
-        Args:
-            request: what is to be saved.
-            items: its variables with their values.
-        """
+    def write(self, request: Request) -> None:
+        """Writes and commits a checkpoint. An error leaves the folder as it was."""
         folder = self._folder.begin(request.step)
         try:
-            shards = self._write_shards(folder, request, items)
+            shards = self._write_shards(folder, request)
             written = {shard.name: shard.written for shard in shards.values()}
             write_file(folder / INDEX, index_of(written, request.texts))
             self._folder.commit(folder, request.step)
@@ -81,14 +76,13 @@ class StepWriter:
             raise
         self._previous, self._previous_step = shards, request.step
 
-    def _write_shards(self, folder: Path, request: Request, items: list[ToWrite]) -> dict[tuple[str, ...], _Shard]:
+    def _write_shards(self, folder: Path, request: Request) -> dict[tuple[str, ...], _Shard]:
         found, cut = request.found, request.cut
         origins = {
             path: (weakref.ref(variable), version)
             for (path, variable), version in zip(found.variables.items(), cut._versions, strict=True)
         }
-        groups = shards_of(items, self._shard_size)
-        items.clear()
+        groups = shards_of(items_of(found, cut), self._shard_size)
         cut._values.clear()  # each value is released once it is written, so that the program can write in place again
         wrote = None
         if self._progress is not None:

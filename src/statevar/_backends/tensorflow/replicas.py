@@ -85,6 +85,7 @@ class ReplicatedTensorFlowBackend(ShardedBackend, TensorFlowBackend):
     """The adapter for one aggregation, which TensorFlow wants to know when it makes the variable."""
 
     tracing = _Tracing()
+    cuts = False
 
     def __init__(self, aggregation: str) -> None:
         self.native = BACKEND

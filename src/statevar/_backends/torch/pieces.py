@@ -36,12 +36,17 @@ def from_pieces(layout: Layout, dtype: Any, read: ReadBlock) -> Tensor:
     if layout.cut and not all(layout.sizes):
         return torch.empty(layout.sizes, dtype=dtype, device=device)
     if len(blocks) == 1:
-        return shared_tensor(own(read(blocks[0][0], layout.sizes))).to(device)
+        return shared_tensor(_kept(read(blocks[0][0], layout.sizes))).to(device)
     local = torch.empty(layout.sizes, dtype=dtype, device=device)
     for offsets, at, sizes in blocks:
-        block = shared_tensor(own(read(offsets, sizes)))
+        block = shared_tensor(_kept(read(offsets, sizes)))
         local[tuple(slice(start, start + size) for start, size in zip(at, sizes, strict=True))] = block.to(device)
     return local
+
+
+def _kept(host: HostArray) -> HostArray:
+    """A block that was read, in memory that nobody else has."""
+    return host if host.flags.writeable and host.flags.c_contiguous else own(host)
 
 
 def own(host: HostArray) -> HostArray:

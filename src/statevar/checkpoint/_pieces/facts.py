@@ -14,7 +14,7 @@ from .._formats.safetensors.writer import ToWrite
 from .blocks import Block, cut
 from .part import Pieces
 
-__all__ = ["Holding", "dealt", "holding_of", "is_cut"]
+__all__ = ["Holding", "dealt", "holding_of"]
 
 #: The smallest and the largest block of a value that all processes have, of which each writes some.
 _LEAST, _MOST = 1 << 20, 64 << 20
@@ -67,11 +67,6 @@ def holding_of(item: ToWrite) -> Holding:
     if item.saved.shape in sizes:
         return Holding(item, True, [pieces[sizes.index(item.saved.shape)]])
     return Holding(item, False, pieces)
-
-
-def is_cut(item: ToWrite) -> bool:
-    """Whether the value consists of several pieces, as far as this process has them."""
-    return item.backend.is_sharded and item.value is not None and not holding_of(item).is_whole
 
 
 def _width(dtype: str) -> int:
