@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import operator
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -227,6 +228,35 @@ def check_in_place(mesh: Any) -> None:
     assert v.value.to_local().data_ptr() != held.to_local().data_ptr() == address
 
 
+def check_threads(mesh: Any) -> None:
+    """No write is lost, and no reader sees half a write, whether or not user code has the parameter."""
+    for lent in (False, True):
+        v = sv.Variable(np.zeros((64, 8), "float32"), backend="torch", sharding=(mesh, [Shard(0), Shard(1)]))
+        if lent:
+            v.parameter.grad = None
+        torn: list[Any] = []
+
+        def write(v: sv.Variable = v) -> None:
+            for _ in range(50):
+                v.assign_add(1.0)
+                v.at[:].add(1.0)
+
+        def read(v: sv.Variable = v, torn: list[Any] = torn) -> None:
+            for _ in range(200):
+                part = v.value.to_local().detach()
+                if part.min() != part.max():
+                    torn.append(part)
+
+        threads = [threading.Thread(target=each) for each in (write, write, write, read, read)]
+        for each in threads:
+            each.start()
+        for each in threads:
+            each.join()
+        assert not torn
+        assert v.version == 300
+        assert bool((v.value.to_local() == 300).all())
+
+
 def main(rank: int) -> None:
     dist.init_process_group("fake", rank=rank, world_size=4, store=FakeStore())
     line, grid = init_device_mesh("cpu", (4,)), init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "model"))
@@ -251,6 +281,7 @@ def main(rank: int) -> None:
     check_all_are_known()
     check_dtypes(grid)
     check_in_place(grid)
+    check_threads(grid)
     print(f"{len(programs())} programs")
 
 

@@ -82,8 +82,12 @@ def view_of(slot: Slot, cls: type[_Cell]) -> _Cell:
         return cast("_Cell", found)
     native = get_backend(slot.backend)
     array = slot.read()
-    arrays = _adapter_of(array, native)
-    if found is None or found._dtype_name != native.dtype_name(array) or found._backend is not slot_backend(arrays):
+    if (
+        found is None
+        or found._dtype_name != native.dtype_name(array)
+        or _is_spread_otherwise(found, slot, array, native)
+    ):
+        arrays = _adapter_of(array, native)
         with _lock:
             again = _known.get(place)
             if again is None or again is found:
@@ -112,6 +116,11 @@ def keep(view: Cell, constraint: Any) -> None:
 def keep_subscribed(view: Cell, subscription: Any) -> None:
     """Keeps a view, and so its thing, until a subscription is cancelled."""
     _subscribed[subscription] = view
+
+
+def _is_spread_otherwise(view: Any, slot: Slot, array: Any, native: Any) -> bool:
+    """Whether another array is in the place of a view now, which is spread, or is not, unlike the one before."""
+    return type(slot.thing) is Place and view._backend.is_sharded != (native.spread(array) is not None)
 
 
 def _adapter_of(array: Any, native: Any) -> Any:
