@@ -125,6 +125,9 @@ def traced():
 refused("traced", lambda: sv.jit(traced)())
 answer["last"] = listed(sv.all_reduce(make([1.0]), "sum"))
 print("answer", json.dumps(answer), flush=True)
+if LIBRARY == "torch":
+    dist.barrier()
+    dist.destroy_process_group()
 """
 
 

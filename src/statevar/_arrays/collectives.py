@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from hashlib import blake2b
-from typing import Any
 
 import numpy as np
 
@@ -46,12 +45,13 @@ class _Bucket:
 
     Args:
         numbers: the positions of the arrays among all.
-        tag: the digest of the structure as an array of the dtype, and what it becomes; None if it does not travel.
+        tag: the digest of the structure as an array of the dtype, and the bytes of what it becomes; None if it does not
+            travel.
     """
 
     __slots__ = ("dtype", "engine", "numbers", "tag")
 
-    def __init__(self, engine: Backend, dtype: str, numbers: list[int], tag: tuple[Array, Any] | None) -> None:
+    def __init__(self, engine: Backend, dtype: str, numbers: list[int], tag: tuple[Array, bytes] | None) -> None:
         self.engine = engine
         self.dtype = dtype
         self.numbers = numbers
@@ -102,7 +102,7 @@ class Plan:
             if bucket.tag is not None:
                 given.append(bucket.tag[0])
             results = _all_reduce(engine, given, dtype, self._reduction)
-            if bucket.tag is not None and not np.array_equal(engine.to_host(results.pop()), bucket.tag[1]):
+            if bucket.tag is not None and engine.to_host(results.pop()).tobytes() != bucket.tag[1]:
                 raise _different(*self._facts, f"this one gave {len(bucket.numbers)} arrays of {dtype}")
             for number, result in zip(bucket.numbers, results, strict=True):
                 backend = self._backends[number]
@@ -203,7 +203,7 @@ def _different(operation: str, path: str, what: str) -> ReplicaError:
     return ReplicaError.of(operation, f"the processes gave different values to combine; {what}", path, hint)
 
 
-def _tag(engine: Backend, digest: bytes, dtype: str, reduction: str, like: Array) -> tuple[Array, Any] | None:
+def _tag(engine: Backend, digest: bytes, dtype: str, reduction: str, like: Array) -> tuple[Array, bytes] | None:
     """A digest as an array that travels with others, and what the reduction makes of it if all give the same one.
 
     None where sums of so many are not exact, or where looking at the result would wait for an accelerator.
@@ -220,4 +220,5 @@ def _tag(engine: Backend, digest: bytes, dtype: str, reduction: str, like: Array
     if (array := engine.from_host(tag, None)) is None or owner_of(array) is not engine:
         array = engine.import_array(array)
     with np.errstate(over="ignore"):
-        return array, tag * np.asarray(count).astype(HOST[dtype]) if reduction == "sum" else tag
+        expected = tag * np.asarray(count).astype(HOST[dtype]) if reduction == "sum" else tag
+    return array, expected.tobytes()
