@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 import statevar as sv
-from tests.internals import launch, worlds
+from tests.internals import heartbeats, launch, worlds
 from tests.launch import Group, run
 
 KILLED = -9
@@ -14,7 +16,7 @@ ENGINES = ("jax", "torch", "tensorflow")
 
 #: The first lines of every process. It is taken for dead after a second, to be quick.
 PRELUDE = """
-import os, shutil, signal, tempfile, threading, time
+import contextlib, os, shutil, signal, tempfile, threading, time
 import statevar as sv
 from tests.internals import worlds
 from statevar.errors import ProcessError
@@ -143,7 +145,8 @@ error = fails(dead, "save: process 1 of 3 has died: it has given no sign of life
 assert error.processes == (1,), error.processes
 print("noticed within", time.monotonic() - start, flush=True)
 if me == 2:
-    world.set("done", b"")
+    with contextlib.suppress(ProcessError):  # process 0 may be gone before it has answered
+        world.set("done", b"")
 else:
     assert world.get("done", 60) == b""
     os.kill(os.getpid(), signal.SIGKILL)
@@ -423,6 +426,17 @@ def test_two_engines_have_to_agree(monkeypatch: pytest.MonkeyPatch) -> None:
         sv.errors.ProcessError, match="jax says that this is process 0 of 2, and torch that it is 1 of 2"
     ):
         worlds.current_world()
+
+
+def test_a_process_that_dies_while_it_replaces_its_sign_of_life_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heartbeats, "_silence", 0.2)
+    make: Any = type(worlds.current_world())
+    world = make()
+    world.count = 2  # the other one is dead
+    world.set("x#0/from/1", b"+")
+    assert worlds.gather(world, "x", b"", seconds=10.0) == [b"", b""]
+    with pytest.raises(sv.errors.ProcessError, match="process 1 of 2 has died: it has given no sign of life for 0.2 s"):
+        worlds.gather(world, "x", b"", seconds=60.0)
 
 
 def test_many_processes_are_named_in_few_words() -> None:

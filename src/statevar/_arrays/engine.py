@@ -34,6 +34,8 @@ class World(ABC):
         self.count = count
         self.process = os.getpid()
         self.heartbeat = Heartbeat(self)
+        #: The seconds of silence after which each process that was ever heard of is dead.
+        self.met: dict[int, float] = {}
         self._rounds: dict[str, itertools.count[int]] = {}
         self._parts: dict[str, int] = {}  # in how many the values were cut that were read here
 

@@ -49,6 +49,7 @@ class Store(Protocol):
     index: int
     count: int
     process: int
+    met: dict[int, float]
 
     def is_over(self) -> bool:
         """Whether the program has ended the engine."""
@@ -127,11 +128,13 @@ class Watch:
         if beat is not None and beat != self._seen.get(index):
             self._seen[index] = beat
             self._silent[index] = 0.0
+            self._world.met[index] = float(beat.split()[1])
             return ""
-        if index not in self._seen:
-            return ""
-        self._silent[index] += passed
-        silence = float(self._seen[index].split()[1])
+        if index not in self._world.met:
+            return ""  # it may not have begun yet
+        # A process may die while it replaces its number, which then is missing.
+        self._silent[index] = self._silent.get(index, 0.0) + passed
+        silence = self._world.met[index]
         if self._silent[index] <= silence:
             return ""
         return f"has died: it has given no sign of life for {silence:g} s"

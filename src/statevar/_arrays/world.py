@@ -27,7 +27,7 @@ from collections.abc import Callable, Container, Iterable, Mapping
 
 from ..errors import ProcessError
 from .engine import Engine, World
-from .heartbeat import Watch
+from .heartbeat import Watch, dead_after
 from .registry import engine_modules
 
 __all__ = ["Engine", "World", "abandon", "agree", "announce", "barrier", "current_world", "exchange", "gather"]
@@ -260,6 +260,7 @@ def _collected(world: World, name: str, keys: Mapping[int, str], seconds: float,
             world.delete(missing[index])
             raise _passed_on(name, index, message[1:])
         found[index] = message[1:]
+        world.met.setdefault(index, dead_after())
         del missing[index]
         return True
 
