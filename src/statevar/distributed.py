@@ -29,7 +29,7 @@ __all__ = ["initialize", "is_initialized", "process_count", "process_index", "sh
 
 
 @public("statevar.distributed")
-def initialize(backend: str | None = None, *, timeout: float = 300.0, dead_after: float = 20.0) -> None:
+def initialize(backend: str | None = None, *, timeout: float = 300.0, dead_after: float | None = None) -> None:
     """Connects this process with the other processes of its program, as its environment says.
 
     Call it at the start of a program, in every process, before the first array is made. A program of one process has
@@ -46,15 +46,16 @@ def initialize(backend: str | None = None, *, timeout: float = 300.0, dead_after
         backend: the library; by default the imported one, or the one that the environment speaks of.
         timeout: the seconds in which all processes have to start. Waits for the other processes of the program in torch
             and JAX; TensorFlow has a time of its own.
-        dead_after: the seconds of silence after which the other processes take this one for dead. A process that is
-            busy is not silent, however long it takes.
+        dead_after: the seconds of silence after which the other processes take this one for dead, by default 20. A
+            process that is busy is not silent, however long it takes.
 
     Raises:
         ProcessError: a part of the environment is missing or wrong, two libraries could be meant, or the other
             processes did not come.
         UnknownBackendError: there is no such backend.
     """
-    set_dead_after(dead_after)
+    if dead_after is not None:
+        set_dead_after(dead_after)
     if is_initialized():
         return
     name = _engine_asked(backend)
