@@ -598,6 +598,26 @@ def shardings_of_jax() -> None:
 
 
 @case
+def the_scope_of_jax_set_mesh() -> None:
+    for mesh in EACH_MESH:
+        before = sv.Variable(0, backend="jax")
+        with jax.set_mesh(mesh):
+            count, noise = sv.Variable(0, backend="jax"), sv.Variable("normal", shape=(3,), backend="jax")
+            w, late = sv.Variable(jnp.ones((8, 12))), sv.Variable(shape=(2,), backend="jax")
+            late.assign([1.0, 2.0])
+            assert {each.sharding.spec for each in (count, noise, late)} == {P()}
+            sv.jit(partial(counted, w))(count.assign_add(1).value)
+            sv.jit(lambda c=count: c.assign_add(1).shape)()
+            assert int(count) == 2
+            assert w.sharding.is_equivalent_to(spread(mesh), 2)
+            assert sv.Variable(1.0, backend="jax", device="CPU:2").device == jax.devices()[2]
+            before.assign_add(1)  # follows, as arrays of JAX do
+            assert int(before) == 1
+        before.assign_add(1)
+        assert int(before) == 2
+
+
+@case
 def random_numbers_do_not_depend_on_the_mesh() -> None:
     for name in ("normal", "orthogonal", "glorot_uniform"):
         expected = sv.Variable(name, shape=(8, 12), seed=3).numpy()

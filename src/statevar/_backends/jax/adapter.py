@@ -46,7 +46,7 @@ from .arrays import (
 )
 from .first_values import made
 from .keys import is_key, key_dtype, packed, unpacked
-from .placing import on_devices_of
+from .placing import natural_sharding, on_devices_of
 from .pytree import register
 from .together import result_for, write_all
 from .tracing import TRACING
@@ -169,9 +169,9 @@ class JAXBackend(Backend):
 
     def placement(self, value: Any, spec: Any, mesh: Any) -> tuple[Backend, Any] | None:
         if spec is None:
-            if not isinstance(value, jax.Array) or isinstance(value, _Tracer) or len(value.sharding.device_set) == 1:
+            spec = natural_sharding(value)
+            if spec is None:
                 return None
-            spec = value.sharding
         sharded = import_module(f"{__package__}.sharding").SHARDED  # a class made of the one here
         return sharded, sharded.sharding(spec, mesh)
 

@@ -31,6 +31,7 @@ __all__ = [
     "call_traced",
     "copy",
     "from_host",
+    "natural_sharding",
     "on_devices_of",
     "pinned",
     "placed",
@@ -95,8 +96,28 @@ def _in_memory_of_devices(sharding: Any) -> Any:
 
 def _mesh_of_jax() -> Any:
     """The mesh of `jax.set_mesh`, or None."""
-    mesh = jax.sharding.get_mesh()
+    if jax.sharding.get_abstract_mesh().empty:
+        return None
+    try:
+        mesh = jax.sharding.get_mesh()
+    except ValueError as error:
+        problem = "a variable is made in code that is traced, where JAX does not tell the mesh of `jax.set_mesh`"
+        hint = "pass mesh=, with sharding=() for the whole value on each device; or make it before"
+        raise ShardingError.of("Variable", problem, hint=hint) from error
     return None if mesh.empty else mesh
+
+
+def natural_sharding(value: Any) -> Any:
+    """The sharding of a variable for which none was asked; None if it is on one device.
+
+    It is that of its first value. In the scope of `jax.set_mesh` all that JAX makes is on all devices of the mesh.
+    """
+    if isinstance(value, _Tracer):
+        return None
+    if isinstance(value, jax.Array) and (len(value.sharding.device_set) > 1 or getattr(value, "committed", True)):
+        return value.sharding if len(value.sharding.device_set) > 1 else None
+    mesh = _mesh_of_jax()
+    return None if mesh is None or mesh.size == 1 else NamedSharding(mesh, _Spec())
 
 
 def problem_with(shape: Shape, sharding: Any) -> str | None:
