@@ -24,6 +24,8 @@ class Measured:
     exchange: float  #: of two processes, each with a message of 100 bytes
     exchange_process: float  #: more for each further process, in process 0
     store_rate: float  #: bytes a second through the store
+    record: float  #: bytes of a message about a variable that is cut: its shape, writes and digests
+    record_compare: float  #: of process 0, to compare one of them with those of the other processes
     piece_header: float  #: bytes of a piece in the header of its part
     piece_index: float  #: bytes of a piece in the index
     piece_write: float  #: to write one more small piece
@@ -42,6 +44,8 @@ MEASURED = Measured(
     exchange=0.0012,
     exchange_process=0.0006,
     store_rate=200e6,
+    record=150,
+    record_compare=10e-6,
     piece_header=200,
     piece_index=200,
     piece_write=40e-6,
@@ -90,7 +94,6 @@ COUNTS = (8, 512, 16_384)
 _PIECE, _PIECES = 1 << 20, 1 << 16
 #: How often processes wait for each other: in `CheckpointManager.save`, and in `restore`.
 _PHASES_SAVE, _PHASES_RESTORE = 5, 2
-_MESSAGE = 100  # bytes of a process in one of them
 _STAY_OPEN = 256  # parts that a process opens at once when it loads
 _BEAT = 4.0  # seconds between two signs of life of a process
 
@@ -138,14 +141,18 @@ class Save:
         return self.pieces * self.measured.piece_index
 
     @property
-    def answers(self) -> float:
-        """Bytes that process 0 stores, when it tells each process what all have said."""
-        return float(self.processes * (self.processes - 1) * _MESSAGE)
+    def records(self) -> int:
+        """Variables of which process 0 hears, from all processes."""
+        return self.processes * self.model.variables
 
     def waiting(self, phases: int) -> float:
         """Seconds in which the processes tell each other how far they are."""
-        one = self.measured.exchange + max(0, self.processes - 2) * self.measured.exchange_process
-        return phases * (one + self.answers / self.measured.store_rate)
+        return phases * (self.measured.exchange + max(0, self.processes - 2) * self.measured.exchange_process)
+
+    @property
+    def comparing(self) -> float:
+        """Seconds until process 0 has heard what each process has, and has compared it."""
+        return self.records * (self.measured.record / self.measured.store_rate + self.measured.record_compare)
 
     @property
     def writing(self) -> float:
@@ -174,7 +181,7 @@ class Save:
 
     @property
     def saving(self) -> float:
-        return self.waiting(_PHASES_SAVE) + self.writing + self.committing
+        return self.waiting(_PHASES_SAVE) + self.comparing + self.writing + self.committing
 
     @property
     def restoring(self) -> float:
@@ -239,9 +246,10 @@ def _saves(saves: list[Save]) -> tuple[list[str], list[list[str]]]:
             "pieces in all": lambda each: f"{each.pieces:,}",
             "index": lambda each: _bytes(each.index),
             "messages through the store": lambda each: f"{_PHASES_SAVE * 2 * (each.processes - 1):,}",
-            "bytes of answers": lambda each: _bytes(_PHASES_SAVE * each.answers),
+            "bytes through the store": lambda each: _bytes(each.records * each.measured.record),
             "writing": lambda each: _seconds(each.writing),
             "waiting for each other": lambda each: _seconds(each.waiting(_PHASES_SAVE)),
+            "process 0 compares": lambda each: _seconds(each.comparing),
             "process 0 commits": lambda each: _seconds(each.committing),
             "**save**": lambda each: f"**{_seconds(each.saving)}**",
         },
@@ -283,25 +291,16 @@ def _limits(measured: Measured, cluster: Cluster, model: Model) -> tuple[list[st
     def layers(count: int) -> Save:
         return Save(count, min(count, 512), model, measured, cluster)
 
-    costs: dict[str, tuple[Callable[[int], float], str]] = {
-        "process 0 checks the pieces and writes the index": (lambda n: full(n).committing, "cut over all"),
-        "each process that loads reads the index": (lambda n: full(n).parsing, "cut over all"),
-        "each process that loads reads the index, cut over at most 512": (lambda n: layers(n).parsing, "cut over 512"),
-        "answers: process 0 tells all what all have said": (
-            lambda n: _PHASES_SAVE * full(n).answers / measured.store_rate,
-            "",
-        ),
-        "messages: process 0 hears of each process in turn": (
-            lambda n: _PHASES_SAVE * n * measured.exchange_process,
-            "",
-        ),
-        "signs of life, of which the store takes in as many as it can": (
-            lambda n: 60.0 * n * measured.exchange_process / 2 / _BEAT,
-            "",
-        ),
-        "process 0 opens the parts": (lambda n: n * measured.part_open, ""),
+    costs: dict[str, Callable[[int], float]] = {
+        "process 0 checks the pieces and writes the index": lambda n: full(n).committing,
+        "each process that loads reads the index": lambda n: full(n).parsing,
+        "the same, cut over at most 512": lambda n: layers(n).parsing,
+        "process 0 compares what the processes have": lambda n: full(n).comparing,
+        "messages: process 0 hears from each process in turn, five times": lambda n: full(n).waiting(_PHASES_SAVE),
+        "signs of life, of which a store takes in so many": lambda n: 60 * n / _BEAT * measured.exchange_process / 2,
+        "process 0 opens the parts": lambda n: n * measured.part_open,
     }
-    found = [[name, breaks(60.0, cost)] for name, (cost, _) in costs.items()]
+    found = [[name, breaks(60.0, cost)] for name, cost in costs.items()]
     return ["what", "more than a minute from"], found
 
 
@@ -311,11 +310,13 @@ def _constants(measured: Measured) -> Iterable[list[str]]:
         yield [_WORDS[name], text]
 
 
-_SIZES = ("piece_header", "piece_index")
+_SIZES = ("record", "piece_header", "piece_index")
 _WORDS = {
     "exchange": "two processes wait for each other",
     "exchange_process": "each further process",
     "store_rate": "bytes through the store",
+    "record": "what a process tells of a variable that is cut",
+    "record_compare": "process 0 compares it with what the others tell",
     "piece_header": "a piece in the header of its part",
     "piece_index": "a piece in the index",
     "piece_write": "a process writes one more small piece",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 from pathlib import Path
 from pprint import pformat
@@ -63,10 +64,11 @@ def checkpoints() -> dict[str, float]:
     import numpy as np
 
     import statevar as sv
+    from statevar._state.replicas import digests
     from statevar.checkpoint._formats.safetensors.index import decode_index
     from statevar.checkpoint._pieces.contents import contents_of
     from statevar.checkpoint._pieces.part import PartFile
-    from statevar.checkpoint._pieces.saving import _index
+    from statevar.checkpoint._pieces.saving import _begun, _index
 
     mesh: Any = jax.make_mesh((8,), ("data",))
     memory = Path("/dev/shm")
@@ -105,7 +107,11 @@ def checkpoints() -> dict[str, float]:
         one, few, many = times("one", 1, 8), times("few", _FEW, 8), times("many", _MANY, 8)
         each = {name: (many[name] - few[name]) / (8 * (_MANY - _FEW)) for name in few}
         large = times("large", 1, _LARGE // 16)
+        told = [_told(digests(sv.snapshot(variables(_MANY, 8))), index) for index in range(8)]
+        compared = race({"compare": lambda: _begun([json.loads(text) for text in told])}, 10)["compare"]
     return {
+        "record": len(told[0]) / _MANY,
+        "record_compare": compared / (8 * _MANY),
         "piece_header": each["header"],
         "piece_index": each["index"],
         "piece_write": max(0.0, each["save"] - each["commit"]),
@@ -116,6 +122,15 @@ def checkpoints() -> dict[str, float]:
         "write_rate": _LARGE / large["save"],
         "read_rate": _LARGE / large["restore"],
     }
+
+
+def _told(records: Any, index: int) -> str:
+    """What a process with one device tells of variables of which it has the block with a number."""
+    own = {
+        path: (shape, dtype, version, dict([list(found.items())[index]]), differ)
+        for path, (shape, dtype, version, found, differ) in records.items()
+    }
+    return json.dumps({"same": {}, "told": "", "digests": own}, separators=(",", ":"))
 
 
 def reductions() -> dict[str, float]:
