@@ -364,8 +364,10 @@ class ShardedTorchBackend(ShardedBackend, TorchBackend):
         return False
 
     def adopt(self, handle: Any, other: Any) -> Any:
-        if not isinstance(other, ShardedFork):  # the variable was moved after the fork was made
+        if not isinstance(other, _KINDS):  # the variable was moved after the fork was made
             return self.redeclare(handle, other.tensor)
+        if other.layout.sharding != _ready(handle).layout.sharding:
+            return self.redeclare(handle, other.layout.wrapped(other.inner.tensor))
         if other.layout.shape == _ready(handle).layout.shape:
             PLAIN.adopt(handle.inner, other.inner)
         else:
