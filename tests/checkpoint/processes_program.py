@@ -50,6 +50,27 @@ def spread(library: str, mesh: Any, *, zero: bool, turned: bool = False) -> dict
     } | {"step": sv.Variable(0 if zero else 7, backend=library)}
 
 
+def fully_sharded(mesh: Any) -> None:
+    """A module of FSDP2, whose rows do not divide, is saved and loaded as it is."""
+    import torch
+    from torch.distributed.fsdp import fully_shard
+
+    torch.manual_seed(0)
+    net = torch.nn.Linear(4, 3)
+    whole = {name: each.detach().numpy().copy() for name, each in net.named_parameters()}
+    fully_shard(net, mesh=mesh)
+    sv.save(net, FOLDER / "module")
+    with torch.no_grad():
+        for each in net.parameters():
+            each.zero_()
+    assert sv.load(net, FOLDER / "module").loaded == ["weight", "bias"]
+    for name, each in net.named_parameters():
+        full = each.detach().full_tensor()  # type: ignore[attr-defined]  # of a DTensor
+        assert full.numpy().tobytes() == whole[name].tobytes()
+    with sv.load(FOLDER / "module") as saved:
+        assert saved["weight"].tobytes() == whole["weight"].tobytes()
+
+
 def main() -> None:
     import jax
     import torch.distributed
@@ -95,6 +116,8 @@ def main() -> None:
         sv.check_replicas(late)
         sv.load(late, FOLDER / "one")
         assert same(sv.gather(late))
+
+    fully_sharded(meshes["torch"])
 
     # What one process has alone, or has not, is an error in both, and nothing is written or loaded.
     state = spread("jax", meshes["jax"], zero=False)

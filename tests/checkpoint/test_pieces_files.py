@@ -188,7 +188,9 @@ def is_refused(folder: Path) -> str:
     return str(caught.value)
 
 
-def test_a_sound_one_is_loaded(folder: Path) -> None:
+@pytest.mark.parametrize("most", [256, 0])
+def test_a_sound_one_is_loaded(most: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces_reader, "_OPEN", most)  # of many parts, each is opened when it is read
     target = model()
     assert sv.load(target, folder).loaded == ["w", "b", "s", "unset"]
     assert target["w"].numpy().tobytes() == noise((6, 4), "float32", 1).tobytes()
@@ -248,7 +250,11 @@ def test_damage_names_the_file_and_the_tensor_and_is_seen_only_where_it_is(folde
     assert sv.load(target, folder, only=["b", "s"]).loaded == ["b", "s"]
 
 
-def test_a_part_that_is_missing_or_of_another_save_is_noticed(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("most", [256, 0])
+def test_a_part_that_is_missing_or_of_another_save_is_noticed(
+    most: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pieces_reader, "_OPEN", most)
     first, second = sorted(folder.glob("part-*"))
     other = saved(tmp_path / "b", {"w": noise((6, 4), "float32", 2)}, {"w": [[Block((0, 0), (6, 4))]]})
     whole = second.read_bytes()
