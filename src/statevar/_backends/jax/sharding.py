@@ -176,7 +176,7 @@ class ShardedJAXBackend(ShardedBackend, JAXBackend):
             problem = f"a value of shape {array.shape} cannot be spread as {self.sharding_name(sharding)}: {problem}"
             raise ShardingError.of("Variable", problem, hint="choose other axes")
         there = placed(array, sharding)
-        return _Handle(there if isinstance(array, np.ndarray) else program(copy, sharding)(there))
+        return _Handle(there if isinstance(array, np.ndarray) or not there.size else program(copy, sharding)(there))
 
     def _create_from(self, first: FirstValue, device: Any) -> Any:
         if isinstance(first, Made):
@@ -192,7 +192,7 @@ class ShardedJAXBackend(ShardedBackend, JAXBackend):
         old = handle.array
         sharding = old.sharding
         there = placed(x, sharding)
-        if isinstance(x, np.ndarray):
+        if isinstance(x, np.ndarray) or not there.size:  # an older JAX makes no result without elements in a sharding
             return _Handle(there)
         if _op is not None:  # computed from the variable's own value, so nobody can write its memory
             return _Handle(there, published=there)
@@ -202,6 +202,8 @@ class ShardedJAXBackend(ShardedBackend, JAXBackend):
 
     def apply(self, handle: Any, x: Any, op: Operation, _where: Any = None) -> Any:
         array = handle.array
+        if not array.size:  # as in `assign`
+            return handle
         x = beside(x, array.sharding, array.shape)
         if handle.published is not None:
             return _Handle(settled(program(op, array.sharding)(array, x), x))
@@ -249,6 +251,8 @@ class ShardedJAXBackend(ShardedBackend, JAXBackend):
     def compute(self, old: Any, x: Any, op: Operation) -> Any:
         if isinstance(old, _Tracer):
             return call_traced(op, old, x)
+        if not old.size:
+            return old
         x = beside(x, old.sharding, old.shape)
         return settled(program(op, old.sharding)(old, x), x)
 
