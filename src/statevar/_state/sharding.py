@@ -20,6 +20,7 @@ from .._core.frozen import FrozenVariable
 from .._core.moving import Move, move_all
 from .._core.scopes import current_mesh
 from .._core.sharded import asked_of, check_seeded, planned
+from .._core.traced import check_traced_read
 from .._core.variable import Variable
 from .._public import public
 from ..errors import InitializerError, ShapeError, ShardingError, TraceError, describe
@@ -190,8 +191,12 @@ def gather(x: Any) -> Any:
 def _gathered(x: Any) -> Any:
     x = x.value if isinstance(x, FrozenVariable) else x
     if isinstance(x, Variable):
+        if not x._backend.is_sharded:
+            return x.numpy()
         current: Any = x._current() if overlays.active else x
-        return _whole(x._backend, current._stored(), x.path) if x._backend.is_sharded else x.numpy()
+        if not current._is_value:
+            check_traced_read(x)
+        return _whole(x._backend, current._stored(), x.path)
     owner = owner_of(x)
     if owner is None:
         return {path: _gathered(each) for path, each in paths_in("gather", x).variables.items()}
