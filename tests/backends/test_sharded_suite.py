@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,11 +30,12 @@ PLACES = {"jax": [(1, 4), (2, 2)], "torch": [(1, 1), (2, 1)]}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1], ids=["one process", "two processes"])
-def test_it_passes_where_values_are_spread(backend: str, number: int) -> None:
+def test_it_passes_where_values_are_spread(backend: str, number: int, tmp_path: Path) -> None:
     if backend not in PLACES:
         pytest.skip(f"a variable of {backend} lies in one place")
     count, devices = PLACES[backend][number]
-    for printed in run(["tests/backends/sharded_program.py", backend], count, library=backend, devices=devices):
+    arguments = ["tests/backends/sharded_program.py", backend, str(tmp_path)]
+    for printed in run(arguments, count, library=backend, devices=devices):
         assert printed.endswith("done\n")
 
 

@@ -690,24 +690,6 @@ def pieces() -> None:
 
 
 @case
-def a_variable_that_is_made_under_the_mesh_of_jax_is_where_jax_makes_arrays() -> None:
-    with jax.set_mesh(MESH):
-        for made in (
-            sv.Variable(1.0, backend="jax"),
-            sv.Variable("normal", shape=(4, 2), seed=0, backend="jax"),
-            sv.Variable(shape=(2,), dtype="float32", backend="jax").assign([1.0, 2.0]),
-            sv.Variable(jnp.ones(2)),
-        ):
-            assert made.sharding.device_set == set(MESH.devices.flat), made
-            assert made.sharding.is_fully_replicated, made
-            made.assign_add(1.0)
-            assert made.value.sharding == made.sharding, made
-        assert sv.Variable(1.0, backend="jax", device="CPU:1").sharding is None
-        assert sv.Variable([1.0] * 8, sharding=("data",), backend="jax").sharding.spec[0] == "data"
-    assert sv.Variable(1.0, backend="jax").sharding is None
-
-
-@case
 def gather_is_no_part_of_a_program() -> None:
     v = sv.Variable(np.ones((8, 2), "float32"), sharding=("data",), mesh=MESH)
     refused(sv.errors.TraceError, sv.jit(lambda: sv.gather(v)), "gather: the value is traced")
