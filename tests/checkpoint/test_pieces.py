@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -294,6 +295,40 @@ def test_what_is_not_the_same_is_named_and_nothing_is_written(processes: Make, t
         assert not list(tmp_path.iterdir())
 
 
+def test_fifty_of_fifty_differences_are_named_and_nothing_is_written(processes: Make, tmp_path: Path) -> None:
+    chance, some = random.Random(0), processes(4)
+    models = [model(index, 4) for index in range(4)]
+    some.all(lambda index: sv.save(models[index], tmp_path / "a"))
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for _ in range(50):
+        path, wrong = chance.choice(["rows", "cols", "grid", "whole", "step", "flags"]), chance.randrange(4)
+        skips = path in PARTS or chance.random() < 0.5
+        for index, each in enumerate(models):
+            if skips and path in PARTS and index != wrong:  # all but one have written it
+                write(each[path])
+            elif skips and path not in PARTS and index != wrong:
+                each[path].assign(each[path].numpy())
+            elif not skips:  # all have written it, and one another value
+                value = each[path].numpy().copy()
+                bits = value.reshape(-1).view(np.uint8)
+                bits[0] ^= index == wrong
+                each[path].assign(value)
+        results = some.run(lambda index: sv.save(models[index], tmp_path / "a"))
+        expected = "has version" if skips else "has another value"
+        for each in results:
+            assert isinstance(each, ReplicaError), each
+            assert f"process {wrong} of 4 {expected}" in str(each), (path, str(each))
+            assert f"at {path!r}" in str(each)
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+        if skips and path in PARTS:
+            write(models[wrong][path])
+        elif skips:
+            models[wrong][path].assign(models[wrong][path].numpy())
+        else:
+            for each in models:
+                each[path].assign(VALUES[path])
+
+
 def test_another_path_in_one_process_is_an_error_in_all(processes: Make, tmp_path: Path) -> None:
     results = processes(3).run(lambda index: sv.save({"w": sv.Variable(1.0)}, tmp_path / f"a{index // 2}"))
     assert all(type(each) is ReplicaError for each in results)
@@ -307,7 +342,8 @@ def test_a_process_that_does_not_come_is_named(processes: Make, tmp_path: Path) 
     results = some.run(lambda index: index == 1 or sv.save({"w": sv.Variable(1.0)}, tmp_path / "a", timeout=0.2))
     for each in (results[0], results[2]):
         assert isinstance(each, ProcessError)
-        assert "process 1 of 3 has not come within 0.2 s" in str(each)
+        assert 1 in each.processes  # on a busy machine perhaps not alone
+        assert " not come within 0.2 s" in str(each)
     assert not list(tmp_path.iterdir())
 
 
