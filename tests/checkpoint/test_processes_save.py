@@ -61,7 +61,7 @@ def test_a_process_that_is_killed_at_any_moment_loses_nothing(
     strict = ["-W", "error", "-W", "ignore:This process:DeprecationWarning"]
     arguments = [str(kills), str(tmp_path), str(seed)]
     command = [sys.executable, *strict, "-m", "tests.checkpoint.test_processes_save", *arguments]
-    limit = 60 + 8 * kills
+    limit = 100 + 10 * kills
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit, check=False)
     assert not done.returncode, f"seed {seed}\n{done.stderr[-4000:]}"
     result = json.loads(done.stdout)
@@ -136,9 +136,8 @@ class Child:
         self.said = -1
 
     def hear(self) -> None:
-        number = os.read(self.ear, 8)
-        assert len(number) == 8, "a process has ended by itself"
-        self.said = int.from_bytes(number, "little")
+        """Waits until it says one more number, or has ended."""
+        self.said = int.from_bytes(os.read(self.ear, 8), "little")
 
     def status(self) -> int | None:
         """How it ended; None while it runs."""
@@ -174,10 +173,11 @@ def kill_one(folder: Path, rng: random.Random, longest: float, result: Counter[s
         for index in set(range(COUNT)) - ends.keys():
             os.kill(children[index].pid, signal.SIGKILL)
             os.waitpid(children[index].pid, 0)
-        assert ends == {index: -signal.SIGKILL if index == victim else 7 for index in range(COUNT)}, ends
-        result["errors of survivors"] += COUNT - 1
+        killed = ends.get(victim) == -signal.SIGKILL  # else a busy machine was silent for so long that all gave up
+        assert ends == {index: -signal.SIGKILL if index == victim and killed else 7 for index in range(COUNT)}, ends
         returned = max(each.last() for each in children)
-    result["kills"] += 1
+    result["kills"] += killed
+    result["errors of survivors"] += killed * (COUNT - 1)
     state = state_of(0, 1)
     with sv.CheckpointManager(folder, state, keep=2) as manager:  # one process, which removes what was left
         steps = manager.steps()
@@ -192,7 +192,7 @@ def kill_one(folder: Path, rng: random.Random, longest: float, result: Counter[s
 
 def main() -> None:
     kills, place, seed = int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    heartbeats.set_dead_after(1.0)
+    heartbeats.set_dead_after(1.5)
     rng, result = random.Random(seed), Counter[str]()
     while result["kills"] < kills:
         kill_one(place / "run", rng, 0.4, result)
