@@ -310,7 +310,7 @@ def test_readers_are_told_before_a_parameter_is_lent(
     monkeypatch: pytest.MonkeyPatch, on_torch: Callable[[], State]
 ) -> None:
     """A reader that comes when they have been counted must take the lock."""
-    torch, count = adapter("torch"), adapter("torch")._Handle.exclusive
+    torch, count = adapter("torch"), adapter("torch").Handle.exclusive
     taken: list[Any] = []
 
     def count_and_read(handle: Any) -> bool:
@@ -318,7 +318,7 @@ def test_readers_are_told_before_a_parameter_is_lent(
         taken.append(torch.BACKEND.snapshot_unlocked(handle))
         return nobody_has_it
 
-    monkeypatch.setattr(torch._Handle, "exclusive", count_and_read)
+    monkeypatch.setattr(torch.Handle, "exclusive", count_and_read)
     lend(on_torch())
     assert taken == [None]
 

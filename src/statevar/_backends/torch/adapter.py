@@ -1,21 +1,16 @@
 """PyTorch: one ``nn.Parameter`` for life, which gets new memory while something still refers to the old value.
 
-A snapshot is a view of the parameter that carries the gradient to it. Every view, saved tensor, NumPy array
-and DLPack capsule refers to the storage, and torch counts them: a write that finds more references than the
-handle's own leaves the storage to the readers. Torch's lazy clones would do the same and guard against readers
-that write, but they hang when two threads drop the last two references at once (seen in torch 2.13, in the lock
-of the copy-on-write context), and an autograd thread drops them without the GIL.
+A snapshot is a view of the parameter that carries the gradient to it. A write is in place if nothing but the handle
+refers to the memory, which `handles` finds by counting.
 """
 
 from __future__ import annotations
 
 import functools
 import operator
-import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from operator import attrgetter
-from sys import getrefcount
 from typing import Any
 
 import numpy as np
@@ -39,13 +34,14 @@ from . import collectives
 from .dtypes import AS_BITS, DTYPES, NAMES, ON_HOST
 from .first_values import is_unshared, made
 from .functions import call_reading, only_reading
+from .handles import Fork, ForkOnStreams, Handle, Memento, all_exclusive
 from .host import shared_array, shared_tensor
 from .indices import is_outside, takes_index
 from .namespace import namespace_for
 from .pytree import register
 from .rows import get_rows, put, select_rows, set_in_numpy
 from .spread import Places, is_over_a_mesh, spread_of
-from .streams import Use, catch_up, renewed, streams
+from .streams import catch_up, renewed, streams
 from .together import write_all
 from .tracing import TRACING, is_kept, open_transforms, outside_transforms, transform
 
@@ -61,9 +57,6 @@ _IN_PLACE: dict[Operation, Callable[[Any, Any], Any]] = {
     operator.or_: Tensor.bitwise_or_,
     operator.xor: Tensor.bitwise_xor_,
 }
-
-# Counts the tensors that share a storage. Private in torch 2.13; without it every write allocates.
-_use_count: Callable[[int], int] = getattr(torch._C, "_storage_Use_Count", lambda _: -1)
 
 #: The functions of torch in which tensors of two devices have a meaning of their own.
 _FOR_TWO_DEVICES = frozenset({"to", "type_as", "copy_", "is_set_to", "same_size", "result_type", "can_cast"})
@@ -81,224 +74,6 @@ _set_grad_enabled = torch._C._set_grad_enabled
 _is_inference = torch.is_inference_mode_enabled
 _modes_open = torch._C._len_torch_dispatch_stack
 _functions_open: Callable[[], int] = getattr(torch._C, "_len_torch_function_stack", lambda: 1)  # private in torch 2.13
-
-
-class _Handle:
-    __slots__ = (
-        "address",
-        "careful",
-        "data",
-        "parameter",
-        "places",
-        "plain",
-        "published",
-        "seen",
-        "shared",
-        "storage",
-        "tensor",
-        "traced",
-        "unseen",
-        "use",
-    )
-
-    def __init__(self, parameter: Tensor) -> None:
-        self.parameter = parameter
-        self.published = None
-        self.seen = parameter._version
-        self.unseen = 0  # the number of writes by other code, when `follow` last looked
-        self.shared = False  # user code has the parameter and may write to it or replace its storage
-        self.places: Places | None = None  # the modules that have the parameter, once user code has it
-        self.traced = False  # a compiled graph writes in place, even while snapshots exist
-        self.use: Use | None = None  # the streams that use the memory; None on the host
-        self.address = 0
-        self.bind(parameter.data)
-        self.careful = self.use is not None  # whether it is shared, traced or used on streams: not the usual case
-
-    def bind(self, tensor: Tensor) -> None:
-        """Remembers the alias to write through, its storage, and where that lies."""
-        self.tensor = tensor
-        self.plain = tensor.is_cpu and tensor.dtype not in ON_HOST  # the usual case, in one test
-        self.storage = tensor.untyped_storage()
-        if (address := self.storage._cdata) != self.address:
-            self.address = address
-            self.use = None if tensor.is_cpu and not streams.on_host else renewed(self.use, tensor)
-        self.data = tensor.data_ptr()
-
-    def follow(self) -> None:
-        """Takes note of what other code has done to the parameter: its writes, and the memory that it has put there."""
-        parameter = self.parameter
-        if self.shared:
-            if self.places is not None:
-                self.places.check()
-            if parameter.data_ptr() != self.data:
-                self.seen -= 1  # one more write, which torch's version does not count
-            # ``.data = …`` and ``module.to()`` replace the storage. ``detach`` shares the version counter,
-            # so that autograd refuses a graph that used the parameter before this write.
-            self.bind(parameter.detach())
-        self.unseen = parameter._version - self.seen
-
-    def exclusive(self) -> bool:
-        """Whether no snapshot, view, graph, NumPy array, capsule, storage or process shares the memory.
-
-        The caller writes next: in place if it is true, and else into a copy. So the current stream may do that.
-        """
-        if self.careful:
-            self.follow()
-        exclusive = (
-            _use_count(self.address) == _UNHELD
-            # Torch has one Python object for a storage, which counts as one use, whoever has it.
-            and getrefcount(self.storage) == _UNHELD_STORAGE
-            and getrefcount(self.tensor) == _UNLEASED
-            # ``share_memory_`` and a queue of `torch.multiprocessing` move the memory to where other processes see it.
-            and self.tensor.data_ptr() == self.data
-            and (self.plain or not _is_lent(self.address))
-        )
-        if self.careful and self.use is not None:  # after the count: nobody can read it any more without asking
-            (self.use.write if exclusive else self.use.read)(self.tensor)
-        return exclusive
-
-    def copied(self) -> Tensor:
-        """A copy of the value, on the current stream."""
-        if self.use is not None:
-            self.use.read(self.tensor)
-        return self.tensor.clone()
-
-    def replace(self, fresh: Tensor) -> None:
-        """Gives the parameter new memory, and leaves the old to its readers; it stays the same object."""
-        if _is_inference() or fresh.is_inference():
-            with torch.inference_mode(False):
-                self.replace(fresh.clone())
-            return
-        if open_transforms() and (name := transform()):
-            raise TraceError.of("write", f"the code runs in {name}, in which a variable cannot be written")
-        self.data = fresh.data_ptr()
-        self.parameter.data = self.tensor = fresh
-        self.storage = fresh.untyped_storage()
-        self.address = self.storage._cdata
-        if self.careful:
-            if self.use is not None:
-                self.use = renewed(self.use, fresh)
-            if self.shared:
-                torch.autograd.graph.increment_version(self.parameter)
-
-
-class _Fork:
-    """A value that is written apart from its variable: a bare tensor, since a parameter takes 5 us to make."""
-
-    __slots__ = ("data", "fresh", "parameter", "plain", "seen", "tensor")
-
-    published = None
-    shared = traced = careful = False
-    unseen = 0
-    use: Use | None = None
-
-    def follow(self) -> None:
-        """Does nothing: no other code has the tensor."""
-
-    def __init__(self, tensor: Tensor, plain: bool) -> None:
-        self.tensor = self.parameter = tensor
-        self.plain = plain
-        self.fresh = False  # whether the fork has made the tensor
-
-    def exclusive(self) -> bool:
-        """Whether the fork has made the tensor, and nothing else shares its memory, as of a handle."""
-        if not self.fresh or self.tensor.data_ptr() != self.data:
-            return False
-        storage = self.tensor.untyped_storage()
-        address = storage._cdata
-        return (
-            _use_count(address) == _UNHELD_FORK
-            and getrefcount(storage) == _UNHELD_STORAGE
-            and (self.plain or not _is_lent(address))
-        )
-
-    def replace(self, fresh: Tensor) -> None:
-        """Takes over a tensor whose memory nothing else refers to."""
-        if _is_inference() or fresh.is_inference():  # such a tensor has no version, and cannot be trained
-            with torch.inference_mode(False):
-                fresh = fresh.clone()
-        self.tensor = self.parameter = fresh
-        self.fresh = True
-        self.data = fresh.data_ptr()
-
-
-def _is_lent(address: int) -> bool:
-    """Whether a queue of `torch.multiprocessing` has sent the storage of a device to another process."""
-    sent: Any = getattr(sys.modules.get("torch.multiprocessing.reductions"), "shared_cache", None)
-    return bool(sent) and any(each.cdata == address for each in list(sent.values()))
-
-
-class _ForkOnStreams(_Fork):
-    """A fork on an accelerator. Until it makes its own tensor, it has that of the variable, and its use."""
-
-    __slots__ = ("use",)
-
-    careful = True
-
-    def __init__(self, tensor: Tensor, use: Use | None) -> None:
-        super().__init__(tensor, False)
-        self.use = use
-
-    def exclusive(self) -> bool:
-        exclusive = super().exclusive()
-        if self.use is not None:
-            (self.use.write if exclusive else self.use.read)(self.tensor)
-        return exclusive
-
-    def replace(self, fresh: Tensor) -> None:
-        super().replace(fresh)
-        self.use = renewed(self.use, self.tensor)
-
-
-class _Memento:
-    """The value that `adopt` restores."""
-
-    __slots__ = ("tensor", "use")
-
-    def __init__(self, tensor: Tensor, use: Use | None) -> None:
-        self.tensor = tensor
-        self.use = use
-
-
-def _calibrate() -> tuple[int, int, int]:
-    """Returns three counts of an unshared handle: the uses of its storage, and the references to storage and tensor.
-
-    (-2, -2, -2), which never matches, where counts prove nothing.
-    """
-
-    def counts(share: Callable[[Tensor], Any]) -> tuple[int, int, int]:
-        handle = _Handle(torch.nn.Parameter(torch.zeros(4, device="cpu")))
-        shared = share(handle.parameter)
-        found = _use_count(handle.address), getrefcount(handle.storage), getrefcount(handle.tensor)
-        del shared
-        return found
-
-    unheld = counts(lambda _: None)
-    held = [counts(share) for share in (Tensor.detach, lambda each: each.detach().numpy(), Tensor.untyped_storage)]
-    gil = getattr(sys, "_is_gil_enabled", lambda: True)()
-    return unheld if gil and unheld not in held else (-2, -2, -2)
-
-
-_UNHELD, _UNHELD_STORAGE, _UNLEASED = _calibrate()
-_UNHELD_FORK = _UNHELD - 1 if _UNHELD > 0 else -2  # a handle keeps an alias too
-
-
-_careful_of, _plain_of, _address_of, _storage_of, _tensor_of, _data_of = map(
-    operator.attrgetter, ("careful", "plain", "address", "storage", "tensor", "data")
-)
-_data_ptr = operator.methodcaller("data_ptr")
-
-
-def _all_exclusive(handles: list[_Handle]) -> bool:
-    """Whether all handles are on the host, of the usual case and `exclusive`, asked without a Python call for each."""
-    return (
-        not any(map(_careful_of, handles))
-        and all(map(_plain_of, handles))
-        and set(map(_use_count, map(_address_of, handles))) == {_UNHELD}
-        and set(map(getrefcount, map(_storage_of, handles))) == {_UNHELD_STORAGE}
-        and set(map(getrefcount, map(_tensor_of, handles))) == {_UNLEASED}
-        and list(map(_data_ptr, map(_tensor_of, handles))) == list(map(_data_of, handles))
-    )
 
 
 class TorchBackend(Backend):
@@ -518,7 +293,7 @@ class TorchBackend(Backend):
         tensor = array.detach() if array.requires_grad or type(array) is not Tensor else array
         if device is not None:
             tensor = tensor.to(device)
-        return _Handle(torch.nn.Parameter(tensor.clone(memory_format=_CONTIGUOUS), trainable))
+        return Handle(torch.nn.Parameter(tensor.clone(memory_format=_CONTIGUOUS), trainable))
 
     def create_from(self, first: FirstValue, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
         if _is_inference():
@@ -536,7 +311,7 @@ class TorchBackend(Backend):
             tensor = first.array if device is None else first.array.to(device)  # itself, if it is there
         else:
             tensor = made(first, self.dtype(first.dtype), self.device(None) if device is None else device)
-        return _Handle(torch.nn.Parameter(tensor, trainable))
+        return Handle(torch.nn.Parameter(tensor, trainable))
 
     def relocated(self, handle: Any, array: Tensor, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
         parameter = handle.parameter
@@ -666,7 +441,7 @@ class TorchBackend(Backend):
         return _written(handle)
 
     def write_all(self, handles: list[Any], xs: list[Tensor], op: Operation | None, began: list[bool]) -> bool:
-        if _modes_open() or _is_inference() or not write_all(handles, xs, op, began, _all_exclusive):
+        if _modes_open() or _is_inference() or not write_all(handles, xs, op, began, all_exclusive):
             return False
         for handle in handles:
             if handle.careful:
@@ -699,24 +474,24 @@ class TorchBackend(Backend):
     def fork(self, handle: Any, array: Tensor | None) -> Any:
         if handle.careful:
             return self._fork_carefully(handle, array)
-        return _Fork((handle.tensor if array is None else array).detach(), handle.plain)
+        return Fork((handle.tensor if array is None else array).detach(), handle.plain)
 
     def _fork_carefully(self, handle: Any, array: Tensor | None) -> Any:
         own = array is None and not (handle.shared or handle.traced)
         if array is None:
             array = handle.tensor if own else self.snapshot(handle)
         if handle.use is None:
-            return _Fork(array.detach(), handle.plain)
+            return Fork(array.detach(), handle.plain)
         if own:
-            return _ForkOnStreams(array.detach(), handle.use)
+            return ForkOnStreams(array.detach(), handle.use)
         catch_up(array)  # another stream may have taken this snapshot
-        return _ForkOnStreams(array.detach(), renewed(handle.use, array))
+        return ForkOnStreams(array.detach(), renewed(handle.use, array))
 
     def fork_from_host(self, handle: Any, array: HostArray) -> Any:
         tensor = shared_tensor(array).to(handle.parameter.device)
         if handle.use is not None:
-            return _ForkOnStreams(tensor, renewed(handle.use, tensor))
-        return _Fork(tensor, handle.plain)
+            return ForkOnStreams(tensor, renewed(handle.use, tensor))
+        return Fork(tensor, handle.plain)
 
     def result_apart(self, handle: Any, x: Tensor, op: Operation | None) -> Tensor | None:
         if handle.careful or not handle.plain or type(x) is not Tensor or not x.is_cpu or _intercepted():
@@ -727,7 +502,7 @@ class TorchBackend(Backend):
         return x.clone() if x.is_contiguous() else x.clone(memory_format=_CONTIGUOUS)
 
     def fork_of_result(self, handle: Any, result: Tensor) -> Any:
-        fork = _Fork(result, handle.plain)
+        fork = Fork(result, handle.plain)
         fork.replace(result)
         return fork
 
@@ -738,7 +513,7 @@ class TorchBackend(Backend):
         # Then all that `adopt` changes is ``parameter.data = …``, to a plain tensor of the same kind on the host.
         if handle.careful or not handle.plain or _intercepted():
             return False
-        return type(other) is Tensor or (type(other) is _Fork and not other.tensor.is_inference())
+        return type(other) is Tensor or (type(other) is Fork and not other.tensor.is_inference())
 
     def adopt(self, handle: Any, other: Any) -> Any:
         if type(other) is Tensor:  # of `result_apart`, so that `replace` has nothing to ask
@@ -761,7 +536,7 @@ class TorchBackend(Backend):
 
     def savepoint(self, handle: Any) -> Any:
         own = not (handle.shared or handle.traced)
-        return _Memento(handle.tensor if own else handle.parameter.detach(), handle.use)
+        return Memento(handle.tensor if own else handle.parameter.detach(), handle.use)
 
     def known(self, x: Tensor) -> HostArray | None:
         if _in_dynamo() or not _modes_open():
@@ -902,14 +677,14 @@ def _drop_gradient(parameter: Tensor, x: Tensor) -> None:
         parameter.grad = None  # its shape would be wrong
 
 
-def _written(handle: _Handle) -> _Handle:
+def _written(handle: Handle) -> Handle:
     if handle.careful and handle.use is not None:
         handle.use.done()
     handle.seen = handle.parameter._version - handle.unseen
     return handle
 
 
-def _traced(handle: _Handle, x: Tensor) -> _Handle:
+def _traced(handle: Handle, x: Tensor) -> Handle:
     """Writes in a compiled graph: in place, counted by the tensor's own version, since Python runs only once."""
     handle.traced = handle.careful = True
     handle.parameter.detach().copy_(x.detach())

@@ -15,8 +15,9 @@ from ..._core.holds import begin_program, drain, end_program, releasing
 from ..._core.variable import Variable
 from ..._transforms.call import CompiledCall, Retry
 from ...errors import ConflictError, describe
-from .adapter import _UNHELD, _UNHELD_FORK, _UNHELD_STORAGE, _UNLEASED, BACKEND, _use_count
+from .adapter import BACKEND
 from .arguments import Slot, built
+from .handles import UNHELD, UNHELD_FORK, UNHELD_STORAGE, UNLEASED, use_count
 from .nodes import is_plain
 from .parts import kind_of, part_of, spec_of, whole_of
 
@@ -142,9 +143,9 @@ class Graph:
                     if handle.tensor.shape != shape or _layout_of(handle.tensor) != layout:
                         raise Retry(_DIFFERS)  # noqa: TRY301  # as Ctrl-C would, for the same end
                 elif writes and (  # `exclusive`, written out
-                    _use_count(handle.address) != _UNHELD
-                    or getrefcount(handle.storage) != _UNHELD_STORAGE
-                    or getrefcount(handle.tensor) != _UNLEASED
+                    use_count(handle.address) != UNHELD
+                    or getrefcount(handle.storage) != UNHELD_STORAGE
+                    or getrefcount(handle.tensor) != UNLEASED
                     or handle.tensor.data_ptr() != handle.data
                     or not (handle.plain or handle.exclusive())
                 ):
@@ -281,7 +282,7 @@ def _store(news: list[tuple[Variable, Tensor]]) -> None:
     while news:
         variable, fresh = news[-1]
         storage = fresh.untyped_storage()
-        if _use_count(storage._cdata) != _UNHELD_FORK or not fresh.is_contiguous() or storage.nbytes() != fresh.nbytes:
+        if use_count(storage._cdata) != UNHELD_FORK or not fresh.is_contiguous() or storage.nbytes() != fresh.nbytes:
             fresh = fresh.clone(memory_format=torch.contiguous_format)  # it is shared
         variable._handle.replace(fresh)
         news.pop()

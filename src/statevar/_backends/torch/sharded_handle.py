@@ -13,7 +13,7 @@ import torch
 
 from ...errors import ConflictError, ShapeError
 from .adapter import BACKEND as PLAIN
-from .adapter import _Handle, _Memento
+from .handles import Handle, Memento
 from .layout import Layout, layout_of
 from .meshes import TorchSharding
 from .spread import Places
@@ -29,7 +29,7 @@ def moved_meanwhile() -> ConflictError:
     return ConflictError.of("write", problem, hint="do it again")
 
 
-class _Foreign(_Handle):
+class _Foreign(Handle):
     """The part of a parameter that other code has made, and of whose memory it may keep other tensors.
 
     `fully_shard` gathers from a tensor of its own over the same memory. So a write is always in place, as that of an
@@ -80,7 +80,7 @@ class ShardedHandle:
     def bind(self) -> None:
         """Takes the part of the parameter that is there now for what is stored."""
         local = self.parameter._local_tensor
-        self.inner: _Handle = (_Foreign if self.foreign else _Handle)(local)
+        self.inner: Handle = (_Foreign if self.foreign else Handle)(local)
         if self.lent and not self.foreign:
             self.inner.careful = self.inner.shared = True
         #: The part and what torch knows of the whole, for readers without the lock: one attribute, changed at once.
@@ -168,7 +168,7 @@ class ShardedHandle:
     def savepoint(self) -> ShardedFork:
         """What `adopt` restores."""
         if self.foreign:
-            return ShardedFork(_Memento(self.inner.copied(), self.inner.use), self.layout)
+            return ShardedFork(Memento(self.inner.copied(), self.inner.use), self.layout)
         return ShardedFork(PLAIN.savepoint(self.inner), self.layout)
 
 

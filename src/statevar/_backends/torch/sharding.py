@@ -29,7 +29,7 @@ from ..._arrays.trees import leaves, tree_map
 from ..._arrays.types import HostArray, Operation
 from ...errors import DeviceError, NotAddressableError, ShapeError, ShardingError
 from .adapter import BACKEND as PLAIN
-from .adapter import TorchBackend, _is_inference
+from .adapter import TorchBackend
 from .dtypes import NAMES
 from .functions import writes_nothing
 from .host import shared_array, shared_tensor
@@ -45,6 +45,7 @@ __all__ = ["SHARDED"]
 Tensor = torch.Tensor
 
 _is_grad_enabled = torch.is_grad_enabled
+_is_inference = torch.is_inference_mode_enabled
 _modes_open = torch._C._len_torch_dispatch_stack
 _in_dynamo = torch.compiler.is_dynamo_compiling
 
