@@ -130,6 +130,7 @@ _ENGINES = {
     "jax_pytree": "statevar._backends.jax.pytree",
     "jax_tracing": "statevar._backends.jax.tracing",
     "numpy_row_log": "statevar._backends.numpy.row_log",
+    "tensorflow_handles": "statevar._backends.tensorflow.handles",
     "tensorflow_jit": "statevar._backends.tensorflow.jit",
     "torch_first_values": "statevar._backends.torch.first_values",
     "torch_graph": "statevar._backends.torch.graph",

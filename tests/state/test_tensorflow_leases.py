@@ -10,7 +10,7 @@ import pytest
 
 import statevar as sv
 from tests.helpers import assert_same
-from tests.internals import adapter
+from tests.internals import engine
 
 tf = pytest.importorskip("tensorflow")
 
@@ -79,13 +79,13 @@ def test_a_snapshot_makes_no_tensors_before_they_are_asked_for(monkeypatch: pyte
     variables = made(10)
     for v in variables:
         v.assign_add(1.0)
-    module, read = adapter("tensorflow"), []
+    module, read = engine("tensorflow_handles"), []
 
     def counted(**arguments: Any) -> Any:
         read.append(1)
         return tf.raw_ops.ReadVariableOp(**arguments)
 
-    monkeypatch.setattr(module, "_READ", counted)
+    monkeypatch.setattr(module, "READ", counted)
     taken = sv.snapshot(variables)
     assert not read
     variables[0].assign_add(1.0)  # keeps one

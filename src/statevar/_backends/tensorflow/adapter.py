@@ -12,16 +12,14 @@ TensorFlow does not tell which tensors those are.
 from __future__ import annotations
 
 import operator
-import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from functools import cache
 from importlib import import_module
 from itertools import repeat
 from operator import attrgetter
-from sys import getrefcount
 from threading import Thread, current_thread, main_thread
-from types import FunctionType, SimpleNamespace
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -40,6 +38,7 @@ from ..._arrays.unreadable import Unreadable
 from ...errors import DeviceError, DTypeError, ShapeError, TraceError
 from . import collectives, eager, namespace, rows
 from .first_values import made
+from .handles import READ, Fork, Handle, Lease, Resource, beside, could_possibly_record, end_lease, expose, handle_of
 from .operators import operate
 from .strategies import Distributed, in_run, makes_own_variables
 from .together import store_all
@@ -51,24 +50,11 @@ except ImportError:  # not public: without it, `tf.device` has no say in an oper
     _context = None
 
 try:
-    from tensorflow.python.eager.record import could_possibly_record
-except ImportError:  # not public: without it, every read asks TensorFlow again
-
-    def could_possibly_record() -> bool:
-        return True
-
-
-try:
     from tensorflow.python.framework.ops import EagerTensor as _Eager
 except ImportError:  # not public: without it, small tensors are copied by an operation, which takes twice as long
     _Eager = None
 
-try:
-    from tensorflow.python.ops.resource_variable_ops import ResourceVariable as _Resource
-except ImportError:  # not public: without it, a tf.function can create variables in its first trace only
-    _Resource = tf.Variable
-
-__all__ = ["BACKEND", "TensorFlowBackend", "end_lease", "expose", "handle_of", "writes_rows"]
+__all__ = ["BACKEND", "TensorFlowBackend", "writes_rows"]
 
 # TensorFlow has no kernels for arithmetic or scatters of these.
 _ON_HOST = {"float8_e4m3fn", "float8_e5m2", "int4", "uint4"}
@@ -77,7 +63,6 @@ _BRIDGE = {"float8_e4m3fn": tf.float32, "float8_e5m2": tf.float32, "int4": tf.in
 #: The bytes up to which NumPy copies a tensor faster than an operation does.
 _SMALL = 1 << 16
 _ORDINARY = {Thread, type(main_thread())}
-_READ = tf.raw_ops.ReadVariableOp
 _SNAPSHOT = tf.raw_ops.Snapshot
 _IN_PLACE: dict[Operation, Any] = {
     operator.add: ("AssignAddVariableOp", "assign_add"),
@@ -85,97 +70,7 @@ _IN_PLACE: dict[Operation, Any] = {
 }
 #: The same for two tensors.
 _ADDED: dict[Operation, str] = {operator.add: "AddV2", operator.sub: "Sub"}
-
-
-class _Lease:
-    """Keeps the value of a variable at one version: nothing but a reference, until the variable is written.
-
-    A snapshot of many variables takes one of each, where a tensor of each would take twenty times as long. Who writes
-    the variable counts the references to its lease, and keeps the value first if somebody has it.
-    """
-
-    __slots__ = ("value", "variable")
-
-    def __init__(self, variable: Any) -> None:
-        self.variable = variable
-        self.value: Any = None
-
-    def keep(self) -> Any:
-        """The value, as a tensor.
-
-        No lock is needed: a write begins after it has set the value here, so a value that was read here and finds
-        none is the old one.
-        """
-        if self.value is None:
-            value = _constant_of(self.variable)
-            if self.value is None:
-                self.value = value
-        return self.value
-
-
-def _references(handle: Any) -> int:
-    """The number of references to the lease of a handle."""
-    return getrefcount(handle.lease)
-
-
-def _calibrate() -> int:
-    """The number of references to a lease that nobody has; -2 where counts prove nothing, so that there are none."""
-    handle = SimpleNamespace(lease=_Lease(None))
-    unheld = _references(handle)
-    held = [handle.lease]
-    counts = getattr(sys, "_is_gil_enabled", lambda: True)() and _references(handle) == unheld + len(held)
-    return unheld if counts else -2
-
-
-_UNLEASED = _calibrate()
 _lease_of = attrgetter("lease")
-
-
-class _Handle:
-    __slots__ = ("cached", "captured", "counter", "dimensions", "dtype", "lease", "lent", "published", "variable")
-
-    def __init__(self, variable: Any) -> None:
-        self.variable = variable
-        self.dtype = variable.dtype
-        self.published = None  # readers must call `snapshot`, so that a gradient tape sees the read
-        self.cached: Any = None
-        self.dimensions: Any = None
-        self.counter: Any = None  # counts the writes by compiled graphs; None until a graph writes
-        self.lease: _Lease | None = None  # None if it may be written without our knowing
-        self.captured = False  # whether a graph of the user's own has it
-        self.lent = False  # whether the user has the `tf.Variable`, and may scatter into it at any moment
-
-
-class _Cell:
-    """Replaces the `tf.Variable` in a fork, with the methods that the verbs use, since one takes 0.1 ms to make."""
-
-    def __init__(self, tensor: Any) -> None:
-        self._tensor = tensor
-        self.dtype = tensor.dtype
-        self.trainable = False
-        self.redeclared = False
-
-    @property
-    def shape(self) -> Any:
-        return self._tensor.shape
-
-    @property
-    def device(self) -> Any:
-        return self._tensor.device
-
-    def value(self) -> Any:
-        return self._tensor
-
-    read_value = value
-
-    def assign(self, x: Any, *, read_value: bool) -> None:
-        self._tensor = _beside(x, self)
-
-    def assign_add(self, x: Any, *, read_value: bool) -> None:
-        self._tensor = eager.combine("AddV2", self._tensor, _beside(x, self))  # `+` takes twice as long
-
-    def assign_sub(self, x: Any, *, read_value: bool) -> None:
-        self._tensor = eager.combine("Sub", self._tensor, _beside(x, self))
 
 
 class TensorFlowBackend(Backend):
@@ -360,7 +255,7 @@ class TensorFlowBackend(Backend):
         device = array.device if device is None else device
         # `tf.Variable` would ask a strategy of `tf.distribute`, and the tf.function that is being traced, even in
         # `init_scope`.
-        make = tf.Variable if tf.executing_eagerly() and not makes_own_variables() else _Resource
+        make = tf.Variable if tf.executing_eagerly() and not makes_own_variables() else Resource
         if tf.is_symbolic_tensor(array) and (known := tf.get_static_value(array)) is not None:
             array = known  # `init_scope` cannot use a constant of the graph
         array = array if tf.is_symbolic_tensor(array) else _owned(array)
@@ -395,7 +290,7 @@ class TensorFlowBackend(Backend):
 
     def snapshot(self, handle: Any) -> Any:
         variable = handle.variable
-        if type(variable) is _Cell:
+        if type(variable) is Fork:
             return variable.value()
         if could_possibly_record():
             ours.reads = True
@@ -404,7 +299,7 @@ class TensorFlowBackend(Backend):
             finally:
                 ours.reads = False
         if handle.cached is None:
-            value = _READ(resource=variable.handle, dtype=handle.dtype)
+            value = READ(resource=variable.handle, dtype=handle.dtype)
             if handle.counter is not None:
                 return value  # a compiled graph may write at any time
             handle.cached = value
@@ -425,7 +320,7 @@ class TensorFlowBackend(Backend):
         return leases if all(leases) else None
 
     def leased(self, lease: Any) -> Any:
-        return lease.keep() if type(lease) is _Lease else lease
+        return lease.keep() if type(lease) is Lease else lease
 
     def snapshot_within_write(self, handle: Any) -> Any:
         return tf.identity(handle.variable.value())  # past the cache, which the write has just dropped
@@ -436,7 +331,7 @@ class TensorFlowBackend(Backend):
     def _store(self, handle: Any, x: Any) -> Any:
         """Stores a tensor whose memory nobody else can write."""
         if _writing(handle):
-            x = _beside(x, handle.variable)
+            x = beside(x, handle.variable)
             eager.store(handle.variable.handle, x)
             if handle.counter is None and type(x) is _Eager:
                 handle.cached = x  # the memory of the variable, so that the next read need not ask for it
@@ -450,13 +345,13 @@ class TensorFlowBackend(Backend):
             return self._store(handle, self.compute(variable.read_value(), x, op))
         eagerly = _writing(handle)
         name, method = _IN_PLACE[op]
-        if type(variable) is _Cell:  # its operation broadcasts
+        if type(variable) is Fork:  # its operation broadcasts
             getattr(variable, method)(x, read_value=False)
             return handle
         if x.shape != variable.shape:
             x = tf.broadcast_to(x, _dimensions(handle) if eagerly else tf.shape(variable.read_value()))
         if eagerly:
-            eager.change(name, variable.handle, _beside(x, variable))
+            eager.change(name, variable.handle, beside(x, variable))
         else:
             getattr(variable, method)(x, read_value=False)  # by name, since it is abstract in tf.Variable
         return handle
@@ -465,7 +360,7 @@ class TensorFlowBackend(Backend):
         variable = handle.variable
         # A raw graph does not have the lock of the variable.
         if eager.is_on() and writes_rows(handle) and _writing(handle):
-            x = _beside(x, variable)
+            x = beside(x, variable)
             if (mask := rows.mask_for(x, where)) is not None:
                 old = eager.read(variable.handle, handle.dtype)
                 return self._store(handle, rows.where_masked(mask, old, x, operation))
@@ -476,7 +371,7 @@ class TensorFlowBackend(Backend):
 
     def redeclare(self, handle: Any, x: Any, _op: Any = None, _where: Any = None) -> Any:
         variable = handle.variable
-        if type(variable) is _Cell:
+        if type(variable) is Fork:
             variable.redeclared = True
             return self.assign(handle, x, _op)
         if variable.shape.is_compatible_with(x.shape):
@@ -491,9 +386,9 @@ class TensorFlowBackend(Backend):
         return not any(new is None for new in news) and store_all(handles, news, _take, began)
 
     def fork(self, handle: Any, array: Any) -> Any:
-        cell = _Cell(self.snapshot(handle) if array is None else array)
+        cell = Fork(self.snapshot(handle) if array is None else array)
         cell.redeclared = array is not None  # an older value may have another shape
-        return _Handle(cell)
+        return Handle(cell)
 
     def result_apart(self, handle: Any, x: Any, op: Operation | None) -> Any | None:
         return self._apart(handle, x, op) if _stores_surely() else None
@@ -502,7 +397,7 @@ class TensorFlowBackend(Backend):
         """The tensor that a write would store, if `_take` can then store it without new memory; else None."""
         variable = handle.variable
         if (
-            handle.counter is not None or type(variable) is _Cell
+            handle.counter is not None or type(variable) is Fork
         ):  # of a variable that user code scatters into, it copies
             return None
         device = variable.device
@@ -521,7 +416,7 @@ class TensorFlowBackend(Backend):
         return result if type(result) is _Eager and result.device == device else None
 
     def fork_of_result(self, handle: Any, result: Any) -> Any:
-        return _Handle(_Cell(result))
+        return Handle(Fork(result))
 
     def adopt(self, handle: Any, other: Any) -> Any:
         if type(other) is _Eager:
@@ -586,12 +481,12 @@ class TensorFlowBackend(Backend):
     drifts = True
 
     def stored(self, handle: Any, dtype: str, writing: bool) -> Stored | None:
-        if handle is None or handle.counter is None or type(handle.variable) is _Cell or not tf.executing_eagerly():
+        if handle is None or handle.counter is None or type(handle.variable) is Fork or not tf.executing_eagerly():
             return None
         variable = handle.variable  # its dtype cannot change, and its shape only where the declared one is open
         if variable.shape.is_fully_defined():
             return None
-        return Stored(dtype, self.shape(_READ(resource=variable.handle, dtype=handle.dtype)), "assign to the variable")
+        return Stored(dtype, self.shape(READ(resource=variable.handle, dtype=handle.dtype)), "assign to the variable")
 
     def unseen_writes(self, handle: Any) -> int:
         return 0 if handle.counter is None else int(handle.counter.numpy())
@@ -611,20 +506,12 @@ class TensorFlowBackend(Backend):
         return collectives.reduced_replicas(value, reduction)
 
 
-def handle_of(variable: Any) -> _Handle:
-    """The handle of a `tf.Variable` that was made for it."""
-    variable._statevar = True
-    handle = _Handle(variable)
-    handle.lease = _Lease(variable) if _UNLEASED > 0 else None
-    return handle
-
-
 @cache
 def _stores(device: str, dtype: str) -> bool:
     """Whether TensorFlow stores a variable of a dtype on an accelerator, or elsewhere if it is asked for that."""
     try:
         with tf.init_scope(), tf.device(device):
-            made = _Resource(tf.zeros([1], dtype))  # of no strategy
+            made = Resource(tf.zeros([1], dtype))  # of no strategy
     except (tf.errors.OpError, TypeError, ValueError):
         return False
     return _short(made.device) == device == _short(made.value().device)
@@ -635,14 +522,14 @@ def _short(device: str) -> str:
     return device.rpartition("/")[2].removeprefix("device:")
 
 
-def _writing(handle: _Handle) -> bool:
+def _writing(handle: Handle) -> bool:
     """Prepares a write: drops our own reference to the buffer, so that it is in place; in a graph, counts it.
 
     Returns:
         Whether the code runs eagerly, on a `tf.Variable`.
     """
     handle.cached = None
-    if type(handle.variable) is _Cell:
+    if type(handle.variable) is Fork:
         return False
     end_lease(handle)
     if eager.is_on():
@@ -655,7 +542,7 @@ def _writing(handle: _Handle) -> bool:
     return False
 
 
-def _take(handle: _Handle, x: Any) -> None:
+def _take(handle: Handle, x: Any) -> None:
     """Stores a tensor that `_apart` has returned: it cannot fail, and may be repeated."""
     handle.cached = None
     end_lease(handle)
@@ -670,13 +557,13 @@ def _stores_surely() -> bool:
     return _Eager is not None
 
 
-def writes_rows(handle: _Handle) -> bool:
+def writes_rows(handle: Handle) -> bool:
     """Whether code that has the lock of the variable may write a part of it in place, by TensorFlow's own operations.
 
     Not if the user has the `tf.Variable`: what his operation scatters could go into memory that a reader has got, after
     a write of ours has ended the mode in which reads copy.
     """
-    if handle.lent or type(handle.variable) is _Cell:
+    if handle.lent or type(handle.variable) is Fork:
         return False
     return handle.dtype.name not in _ON_HOST and "CPU" in handle.variable.device
 
@@ -695,7 +582,7 @@ def _check_replicas() -> None:
             )
 
 
-def _dimensions(handle: _Handle) -> Any:
+def _dimensions(handle: Handle) -> Any:
     """The shape as a tensor, cached if it is fully declared, since `tf.shape` takes 70 us."""
     if handle.dimensions is None:
         shape = handle.variable.shape
@@ -703,38 +590,6 @@ def _dimensions(handle: _Handle) -> Any:
             return tf.shape(handle.variable)
         handle.dimensions = tf.constant(shape.as_list(), tf.int32)
     return handle.dimensions
-
-
-def end_lease(handle: _Handle) -> None:
-    """Does what must be done before a write: whoever has a lease of the value keeps the value."""
-    if handle.lease is not None and (_references(handle) != _UNLEASED or handle.lease.value is not None):
-        handle.lease.keep()
-        handle.lease = _Lease(handle.variable)
-
-
-def expose(handle: _Handle) -> None:
-    """From now on a graph, or whoever has the `tf.Variable`, may write it at any time."""
-    handle.cached = None
-    if (lease := handle.lease) is not None:
-        lease.keep()
-        handle.lease = None
-    if handle.counter is None:
-        with tf.init_scope(), tf.device("CPU:0"):
-            handle.counter = _Resource(0, trainable=False, dtype=tf.int64)  # of no strategy
-
-
-def _constant_of(variable: Any) -> Any:
-    """The present value, without a gradient, also where a graph is built."""
-    with nullcontext() if tf.executing_eagerly() else tf.init_scope():
-        value = _READ(resource=variable.handle, dtype=variable.dtype)
-        return tf.stop_gradient(value) if could_possibly_record() else value
-
-
-def _beside(x: Any, variable: Any) -> Any:
-    if x.device == variable.device:
-        return x
-    with tf.device(variable.device):
-        return tf.identity(x)
 
 
 def _owned(x: Any) -> Any:

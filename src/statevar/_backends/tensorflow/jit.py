@@ -32,8 +32,9 @@ from ..._transforms.call import CompiledCall, Retry, TraceOverlay, check_library
 from ..._transforms.draft import ValueDraft
 from ..._transforms.overlay import past_overlay
 from ...errors import StatevarError, TraceError
-from .adapter import BACKEND, end_lease, writes_rows
+from .adapter import BACKEND, writes_rows
 from .arguments import EXACT_NUMBERS, SINGLE_NUMBERS, Arguments, Key, better_for, emptied, filled, static_of
+from .handles import end_lease
 from .rows import scatter_in_place, scatters_of
 
 __all__ = ["Jitted"]

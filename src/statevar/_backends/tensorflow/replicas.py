@@ -22,7 +22,8 @@ from ..._arrays.sharded_backend import Piece, ReadBlock, ShardedBackend
 from ..._arrays.stored import Stored
 from ..._arrays.types import HostArray, Operation
 from ...errors import ReplicaError, ShardingError
-from .adapter import BACKEND, TensorFlowBackend, expose, handle_of
+from .adapter import BACKEND, TensorFlowBackend
+from .handles import expose, handle_of
 from .strategies import Distributed, caller, combined, in_run, replica_number, strategy_in_scope
 from .tracing import TensorFlowTracing, ours
 
