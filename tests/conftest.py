@@ -29,6 +29,9 @@ pytest.register_assert_rewrite(
     "tests.variable.protocols",
 )
 
+#: Programs that tests start in processes of their own. They need arguments or libraries, and have no tests in them.
+collect_ignore_glob = ["*/*_program.py", "*/mesh_*.py"]
+
 # The `backend` fixture does the same for every example of a property, so that hypothesis need not mind it.
 settings.register_profile("statevar", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 settings.load_profile("statevar")
