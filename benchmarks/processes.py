@@ -7,6 +7,7 @@ order. So the rounds of a race are counted, and never limited by a clock, which 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -17,7 +18,7 @@ from typing import Any
 sys.path.append(str(Path(__file__).parents[1]))
 from bench_concurrency import print_table
 
-from tests.launch import run
+from tests.launch import ROOT, run
 
 __all__ = ["Row", "on_processes", "print_ratios", "race"]
 
@@ -32,7 +33,14 @@ print({marker!r} + json.dumps(answer), flush=True)
 
 
 def on_processes(
-    function: Callable[..., Any], count: int, library: str, *, devices: int = 1, limit: float = 300.0, **arguments: Any
+    function: Callable[..., Any],
+    count: int,
+    library: str,
+    *,
+    devices: int = 1,
+    limit: float = 300.0,
+    source: str = "",
+    **arguments: Any,
 ) -> list[Any]:
     """Calls a function in so many new processes of an engine, and returns what each call returned, by process.
 
@@ -41,14 +49,23 @@ def on_processes(
         library: jax, torch or tensorflow: the engine whose environment the processes get.
         devices: the virtual devices of each process, of JAX.
         limit: seconds after which the processes are ended, an error.
+        source: the folder in which they find statevar, by default that of this checkout.
     """
-    source = _PROGRAM.format(
+    program = _PROGRAM.format(
         folder=str(Path(__file__).parent),
         module=Path(function.__code__.co_filename).stem,
         function=function.__name__,
         marker=_ANSWER,
     )
-    printed = run(["-c", source, json.dumps(arguments)], count, library=library, devices=devices, limit=limit)
+    environment = {"PYTHONPATH": f"{source}{os.pathsep}{ROOT}"} if source else {}
+    printed = run(
+        ["-c", program, json.dumps(arguments)],
+        count,
+        library=library,
+        devices=devices,
+        limit=limit,
+        environment=environment,
+    )
     return [json.loads(each.rpartition(_ANSWER)[2]) for each in printed]
 
 
