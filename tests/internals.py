@@ -16,7 +16,7 @@ from statevar._arrays.indexing import Selection, last_of_each
 from statevar._arrays.registry import get_backend
 from statevar._arrays.shapes import broadcasts_into, canonical_shape, fits
 from statevar._core import cell as cell_module  # which makes the locks
-from statevar._core import copies, elsewhere, holds, overlays, placement, scopes
+from statevar._core import copies, elsewhere, held, holds, overlays, placement, scopes
 from statevar._core.holds import while_locked
 from statevar._core.watchers import Watchers
 from statevar._state import left_out, replicas
@@ -82,6 +82,7 @@ __all__ = [
     "get_backend",
     "header_format",
     "heartbeats",
+    "held",
     "holds",
     "items_of",
     "laid_out",

@@ -17,7 +17,7 @@ import pytest
 
 import statevar as sv
 from statevar.errors import ConflictError, ReentrantWriteError
-from tests.internals import adapter, cell_module, holds, overlays, snapshots, transactions
+from tests.internals import adapter, cell_module, held, holds, overlays, snapshots, transactions
 from tests.threads import NoLock
 
 pytestmark = pytest.mark.slow
@@ -58,7 +58,7 @@ def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(snapshots, "_version", lambda v: v._version)
     monkeypatch.setattr(snapshots, "_published", lambda v: v._snapshot)
     monkeypatch.setattr(snapshots, "_handle", lambda v: v._handle)
-    monkeypatch.setattr(cell_module, "_holder_of", lambda v: v._holder)
+    monkeypatch.setattr(held, "_holder_of", lambda v: v._holder)
     monkeypatch.setattr(sv.Variable, "__repr__", object.__repr__)  # its trace shows keys, which would read the value
     monkeypatch.setattr(holds, "_graph", holds._graph)  # put back what `explore` replaces
     monkeypatch.setattr(holds, "PATIENCE", -1)  # a wait that looks up now and then has no end here

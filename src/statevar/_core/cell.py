@@ -1,129 +1,53 @@
-"""`Cell`: the memory of a variable, its lock, and the only code that writes it.
+"""`Cell`: the only code that writes a variable.
 
-Only this file and `draft` change a handle, a snapshot, a holder, a shape or a version. Every other file calls a method
-or a function of these two, and a test checks that.
-
-A cell is *held* during anything longer than one write: an `update`, an edit, a write with a constraint, a transaction.
-The owner of the hold writes the cell, or a draft in its place. Readers do not wait; other writers do.
+Only this file and `draft` change a handle, a shape or a version. `readable`, from which it derives, publishes the
+snapshot of a read, and `held` says who may write. Every other file calls a method or a function of these, and a test
+checks that.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from operator import attrgetter
-from threading import RLock, get_ident
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from collections.abc import Callable, Iterable
+from threading import RLock
+from typing import TYPE_CHECKING, Any, Self
 
 from .._arrays.backend import Backend
 from .._arrays.dtypes import KEYS, is_differentiable, keys_are_no_numbers
 from .._arrays.first_values import FirstValue
 from .._arrays.indexing import Selection
 from .._arrays.registry import owner_of
-from .._arrays.shapes import DeclaredShape, Shape, fits, is_static
-from .._arrays.slot_backend import SlotHandle
+from .._arrays.shapes import DeclaredShape, Shape, fits
 from .._arrays.stored import Stored
 from .._arrays.tracing import Tracing
 from .._arrays.types import Array
 from ..errors import (
-    ComputationError,
     ConflictError,
     DTypeError,
-    ReentrantWriteError,
     ReplicaError,
     ShapeError,
     StatevarError,
     TraceError,
-    UninitializedError,
 )
 from . import overlays, placement, settings
 from .convert import to_first, to_operand, to_value, unwrapped
-from .elsewhere import refuses
 from .foreign import check_readable
-from .holds import BUSY, IN_PROGRAMS, Hold
-from .lost import destroyed, forget, lose, missing
+from .held import Held
+from .holds import BUSY, Hold
+from .lost import destroyed, forget, lose
 from .merging import for_replicas
 from .operators import has_traced, unwrapped_index
+from .readable import State, traced_value
 from .traced import check_no_trace, refused_by_transform, traced_write
-from .watchers import Watchers
 from .writes import ASSIGN, KEPT, REDECLARE, Write, writes_of
 
-__all__ = ["Aggregation", "Cell", "State", "are_free", "count_writes", "hold_each", "release_each"]
-
-Aggregation = Literal["none", "mean", "sum", "only_first_replica"]
+__all__ = ["Cell", "count_writes"]
 
 
-class State:
-    """The state of a cell at one moment.
+class Cell(Held):
+    """Every way to write a variable."""
 
-    Args:
-        value: an array that no later write changes; None if there was no value.
-        shape: the shape of the value; None if there was no value.
-        declared: the declared shape.
-        version: the number of writes up to that moment.
-    """
-
-    # No named tuple, which would take 0.4 ms of every import.
-    __slots__ = ("declared", "shape", "value", "version")
-
-    def __init__(self, value: Any, shape: Shape | None, declared: DeclaredShape, version: int) -> None:
-        self.value = value
-        self.shape = shape
-        self.declared = declared
-        self.version = version
-
-
-class Cell:
-    """The handle of a variable, the facts known about it, and every way to write it."""
-
-    __slots__ = (
-        "__weakref__",
-        "_aggregation",
-        "_autocast",
-        "_backend",
-        "_constraint",
-        "_declared",
-        "_device",
-        "_dtype",
-        "_dtype_name",
-        "_guard",
-        "_handle",
-        "_holder",
-        "_lock",
-        "_name",
-        "_path",
-        "_shape",
-        "_snapshot",
-        "_trainable",
-        "_version",
-        "_watchers",
-        "_writes",
-    )
-
-    #: Whether each write replaces the value, so that there is no handle.
-    _is_value: ClassVar[bool] = False
-
-    _aggregation: Aggregation
-    _autocast: bool
-    _backend: Backend
-    _constraint: Callable[[Any], Any] | None
-    _declared: DeclaredShape
-    _device: Any
-    _dtype: Any
-    _dtype_name: str
-    _guard: Tracing | None
-    _handle: Any
-    _holder: Hold | None
-    _lock: Any
-    _name: str
-    _path: str
-    _shape: Shape | None
-    _snapshot: Any
-    _trainable: bool
-    _version: int
-    _watchers: Watchers | None
-    _writes: dict[str, Write]
+    __slots__ = ()
 
     def __init__(
         self,
@@ -207,55 +131,11 @@ class Cell:
         self._shape = self._declared = backend.shape(array)
         self._version = 0
 
-    # -- reading ---------------------------------------------------------------------------------------
+    if TYPE_CHECKING:
 
-    @property
-    def shape(self) -> Shape:
-        """The shape of the value. A variable without a value has its declared shape.
+        def _current(self) -> Cell: ...
 
-        Raises:
-            UninitializedError: there is no value, and the declared shape is open.
-        """
-        current: Cell = self if not overlays.active else self._current()
-        if current._backend.drifts and current._handle is not None:
-            current._observe("shape", writing=False)
-        shape = current._shape
-        if shape is not None:
-            return shape
-        declared = self.declared_shape
-        if is_static(declared):
-            return declared  # type: ignore[return-value]  # is_static says so
-        raise UninitializedError.of(
-            "shape",
-            f"the variable has no value yet, and its declared shape {declared} is open",
-            self._path,
-            "assign a value first, or read declared_shape",
-        )
-
-    if not TYPE_CHECKING:
-        shape = shape.setter(
-            refuses("shape", "a shape changes with the value", "v.assign(v.value.reshape(…), validate_shape=False)")
-        )
-
-    @property
-    def declared_shape(self) -> DeclaredShape:
-        """The shape that every value must fit: ``None`` is an open axis, ``...`` is any shape."""
-        return self._declared if not overlays.active else self._current()._declared
-
-    def _observe(self, operation: str, *, writing: bool) -> None:
-        """Follows, or refuses, what code outside has done to the value: one place knows what is really stored.
-
-        Asked before a read, a write, a save and a transaction of a library that `drifts`.
-
-        Raises:
-            DTypeError: the value has another dtype now, or a write would give it one.
-            DeviceError: the memory of the value is gone.
-            ShapeError: the value has a shape now that does not fit the declared shape.
-        """
-        handle = None if self._is_value else self._handle
-        stored = self._backend.stored(handle, self._dtype_name, writing)
-        if stored is not None:
-            self._follow(operation, stored)
+    # -- what code outside has done ----------------------------------------------------------------------
 
     def _follow(self, operation: str, stored: Stored) -> None:
         """Does what `_observe` says with what is really stored."""
@@ -291,99 +171,6 @@ class Cell:
 
     def _gave(self, thing: Any) -> None:
         """Takes note that user code has an object of the library that is now the variable's own."""
-
-    def _as_stored(self, value: Any, operation: str, path: str) -> Array:
-        """A value that was read from the cell, without its gradient, as a value of the cell's dtype.
-
-        Raises:
-            DTypeError: it has another dtype. It must not be taken for no value.
-        """
-        found = self._backend.operand(value, self._dtype)
-        if found is None:
-            problem = f"the value is {self._backend.dtype_name(value)}, and the variable is {self._dtype_name}"
-            raise DTypeError.of(operation, problem, path, f"assign a value of {self._dtype_name} to the variable")
-        return found
-
-    def _current(self) -> Cell:
-        """The cell to read: this one, or the one that the open overlay has in its place."""
-        overlay = overlays.current()
-        if overlay is None and self._backend.is_sharded:
-            overlay = self._around_replicas()
-        current: Cell = self if overlay is None else overlay.read(self)
-        return current
-
-    def _around_replicas(self) -> overlays.Overlay | None:
-        """The overlay around a call that runs this code once for each replica, each of them in a thread of its own."""
-        backend: Any = self._backend
-        if not backend.runs_per_replica():
-            return None
-        caller = backend.caller()
-        if caller is not None and (opened := overlays.values_of.get(caller)):
-            inner: Any = opened[-1]
-            if inner is backend.overlay_around():  # of the program that is traced
-                return inner  # type: ignore[no-any-return]
-            problem = f"{inner.what} is around the code of the replicas, which runs in other threads"
-            raise ReplicaError.of("read", problem, self._path, "use it in the code of each replica, in strategy.run")
-        holder = self._holder
-        return holder if isinstance(holder, overlays.Overlay) and holder.is_of(caller) else None
-
-    def _initialized(self, operation: str) -> Any:
-        """The handle of a variable that has a value.
-
-        Raises:
-            UninitializedError: the variable has no value.
-        """
-        if self._handle is None:
-            raise missing(self, operation)
-        return self._handle
-
-    def _resource(self) -> Any:
-        """The object by which the gradient functions of the library name the variable, or None."""
-        if self._handle is None:
-            return None
-        with self._lock:
-            return self._backend.resource(self._initialized("handle"))
-
-    def _stored(self) -> Any:
-        """The value in the dtype in which it is stored, even inside an `autocast` scope."""
-        snapshot, backend = self._snapshot, self._backend
-        if snapshot is not None:
-            if backend.is_destroyed is not None and backend.is_lost(snapshot):
-                raise destroyed("read", self._path)
-            return snapshot
-        if (tracing := backend.tracing) is not None and tracing.is_tracing():
-            handle = self._initialized("read")
-            if not overlays.active or overlays.current() is None:
-                tracing.captured(handle)
-            return _traced_value(tracing, handle)
-        if backend.reads_unlocked and (handle := self._handle) is not None:
-            value = backend.snapshot_unlocked(handle)
-            if value is not None and self._holder is None and not IN_PROGRAMS:  # no write was under way
-                return value
-            del value  # a reference to the value would keep the write from being in place
-        with self._lock:
-            backend = self._backend  # which may have changed since, as the handle with it
-            handle = self._initialized("read")
-            if (holder := self._holder) is not None and holder.writes_here(self):
-                return backend.snapshot_within_write(handle)
-            if IN_PROGRAMS and id(self) in IN_PROGRAMS.get(get_ident(), ()):
-                return backend.snapshot_within_write(handle)
-            if backend.drifts and (stored := backend.stored(handle, self._dtype_name, False)) is not None:
-                self._follow("read", stored)
-                if self._handle is not handle:
-                    return self._stored()
-            try:
-                value = backend.snapshot(handle)
-            except backend.late_errors as error:
-                raise ComputationError.late("read", backend.name, error, self._path) from error
-            self._snapshot = handle.published
-            return value
-
-    def _state(self) -> State:
-        """The present state of the cell: value, shape and version are of the same moment."""
-        with self._lock:
-            value = None if self._handle is None else self._stored()  # first, since it may update the version
-            return State(value, self._shape, self._declared, self._version)
 
     # -- writing ---------------------------------------------------------------------------------------
 
@@ -584,7 +371,7 @@ class Cell:
         handle = self._initialized(write.operation)
         tracing.captured(handle)
         if write.verb == "put" and has_traced(backend, index):
-            x = tracing.put_symbolic(_traced_value(tracing, handle), x, str(write.op), unwrapped_index(index))
+            x = tracing.put_symbolic(traced_value(tracing, handle), x, str(write.op), unwrapped_index(index))
             return self._write_traced(tracing, ASSIGN.of(write.operation), x, None)
         if write.verb == "assign" and write.op is None and tracing.may_fit(x, self._declared):
             where = None  # only the program knows the shape, and the library checks it when the program runs
@@ -592,7 +379,7 @@ class Cell:
             where = write.check(self, write.operation, x, index)
         verb, op = write.verb, write.op
         if verb is None or self._constraint is not None:
-            x = self._computed(write, _traced_value(tracing, handle), x, where)
+            x = self._computed(write, traced_value(tracing, handle), x, where)
             verb, op = "assign", op if self._constraint is None else None
         self._handle = backend.write_traced(handle, verb, x, op, where)
         return self
@@ -692,130 +479,6 @@ class Cell:
             tracing = backend.tracing
             self._guard = tracing if tracing is not None and tracing.guards_reads else None
 
-    # -- holds -----------------------------------------------------------------------------------------
-
-    def _while_held(self, operation: str, what: str, body: Callable[[Any, Hold], Any]) -> Any:
-        """Calls ``body(cell, hold)`` with the cell to write and a hold of it: other writers wait, readers do not."""
-        overlay = overlays.current() if overlays.active else None
-        if overlay is None or not overlay.holds_values:
-            check_no_trace(self, operation)
-        target: Cell = self if overlay is None else overlay.write(self)
-        hold = Hold(what)
-        try:  # begins before `_take`, since Ctrl-C may come right after it
-            target._take(hold, operation, overlay)
-            if target._backend.drifts:
-                target._observe(operation, writing=True)
-            return body(target, hold)
-        finally:
-            if target._holder is hold:  # stands first, with no call before it: Ctrl-C comes where a call begins or ends
-                target._holder = overlay
-            hold.end()
-            if target._watchers is not None:
-                target._watchers.deliver(target)
-
-    @contextmanager
-    def _held(self, operation: str, what: str) -> Iterator[tuple[Cell, Hold]]:
-        """Holds the cell during a ``with`` block, as `_while_held` does during a call."""
-        overlay = overlays.current() if overlays.active else None
-        if overlay is None or not overlay.holds_values:
-            check_no_trace(self, operation)
-        target: Cell = self if overlay is None else overlay.write(self)
-        hold = Hold(what)
-        try:
-            target._take(hold, operation, overlay)
-            if target._backend.drifts:
-                target._observe(operation, writing=True)
-            yield target, hold
-        finally:
-            if target._holder is hold:
-                target._holder = overlay
-            hold.end()
-            target._deliver()
-
-    def _take(
-        self, hold: Hold, operation: str, within: Hold | None = None, path_of: Callable[[Cell], str] | None = None
-    ) -> None:
-        """Waits until nobody but ``within`` holds the cell, then holds it.
-
-        Args:
-            path_of: returns the path to name in errors; by default the variable's own.
-        """
-        with self._lock:
-            if self._holder is not within:
-                self._wait_for_holder(operation, path_of)
-            self._holder = hold
-
-    def _take_if_free(self, hold: Hold, operation: str, path_of: Callable[[Cell], str]) -> Hold | None:
-        """Holds the cell and returns None, or returns the hold that prevents it."""
-        with self._lock:
-            holder = self._holder
-            if holder is not None and holder.lends:
-                holder.give_back(self)
-                holder = None
-            if holder is None:
-                self._holder = hold
-            elif holder.is_mine():
-                self._wait_for_holder(operation, path_of)  # which raises
-            return holder
-
-    def _wait_for_holder(self, operation: str, path_of: Callable[[Cell], str] | None = None) -> None:
-        """Waits until nobody holds the cell. The caller has the lock, which is released while waiting."""
-
-        def path() -> str:
-            return self._path if path_of is None else path_of(self)
-
-        while (holder := self._holder) is not None:
-            if holder.lends:
-                holder.give_back(self)
-                continue
-            if overlays.active and overlays.inherits(holder) and not holder.is_mine():
-                raise ConflictError.of(
-                    operation,
-                    "the variable is held by the transaction that started this thread or task",
-                    path(),
-                    "write after that transaction has ended, since it may be waiting for this code",
-                )
-            self._lock.release()
-            try:
-                holder.wait(operation, path, lambda: self._holder is holder)
-            finally:
-                self._lock.acquire()
-
-    def _check_not_writing(self, operation: str) -> None:
-        """Raises ReentrantWriteError in the middle of a write of this thread. The caller has the lock."""
-        if (holder := self._holder) is not None and holder.writes_here(self):
-            raise ReentrantWriteError.of(
-                operation,
-                f"this thread is already inside {holder.what} of this variable",
-                self._path,
-                "do it before or after the write",
-            )
-
-    def _wait_until_free(self, operation: str) -> None:
-        """Takes the lock and waits until nobody holds the cell."""
-        with self._lock:
-            self._wait_for_holder(operation)
-
-    def _watched(self) -> Watchers:
-        """The watchers of the variable, which are made on the first call."""
-        with self._lock:
-            if self._watchers is None:
-                if self._holder is not None and self._holder.lends:
-                    self._holder.give_back(self)  # a compiled program does not notify watchers
-                self._watchers = Watchers()
-            return self._watchers
-
-    def _deliver(self) -> None:
-        watchers = self._watchers
-        if watchers is not None:
-            watchers.deliver(self)
-
-    def _after_fork(self) -> None:
-        if self._holder is not None and not self._holder.is_mine():
-            self._holder = None
-        if self._watchers is not None:
-            self._watchers.after_fork()
-
     # -- steps of a commit, which has taken the lock and hidden the snapshot -----------------------------
 
     def _prepare(self, draft: Cell) -> bool:
@@ -902,44 +565,6 @@ def _redeclare(operation: str) -> Write:
 @functools.cache
 def _kept(operation: str) -> Write:
     return REDECLARE.of(operation, KEPT)
-
-
-# -- many cells at once: a method call for each would take as long as the work itself ------------------------
-
-
-_holder_of = attrgetter("_holder")
-
-
-def _traced_value(tracing: Tracing, handle: Any) -> Array:
-    """The value of a variable in a program that is traced: of a view, what its owner has for it."""
-    return handle.slot.read() if type(handle) is SlotHandle else tracing.traced_value(handle)
-
-
-def hold_each(cells: Iterable[Cell], hold: Hold, held: list[Any], otherwise: Callable[[Any], object]) -> None:
-    """Holds cells in their order; calls ``otherwise(cell)`` for each cell that is held already.
-
-    Args:
-        held: each cell is appended before it is held, since Ctrl-C may come between.
-    """
-    for cell in cells:
-        with cell._lock:
-            if cell._holder is None:
-                held.append(cell)
-                cell._holder = hold
-                continue
-        otherwise(cell)
-
-
-def release_each(cells: Iterable[Cell], hold: Hold) -> None:
-    """Ends a hold on each cell that it still holds."""
-    for cell in cells:
-        if cell._holder is hold:
-            cell._holder = None
-
-
-def are_free(cells: Iterable[Cell]) -> bool:
-    """Whether nobody writes any of the cells at this moment, or holds it to write it later."""
-    return not IN_PROGRAMS and not any(map(_holder_of, cells))
 
 
 def count_writes(cells: Iterable[Cell], shapes: Iterable[Shape] | None = None) -> bool:

@@ -13,10 +13,11 @@ from .._arrays.backend import Backend
 from .._arrays.shapes import DeclaredShape, Shape
 from .._arrays.types import Array, HostArray
 from . import moving
-from .cell import Cell, State
+from .cell import Cell
 from .holds import Hold, begin_program, drain, end_program, releasing
 from .lost import forget
 from .overlays import Overlay
+from .readable import State
 from .writes import Write
 
 __all__ = ["Draft", "Written", "commit", "draft_of", "draft_of_written", "fork", "look", "value_draft", "write_all"]

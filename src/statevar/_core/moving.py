@@ -11,9 +11,10 @@ from .._arrays.shapes import Shape, fits
 from .._arrays.types import Array
 from ..errors import ConflictError, DeviceError, ShapeError
 from . import placement, settings
-from .cell import Cell, release_each
+from .cell import Cell
 from .convert import to_first, to_operand
 from .deferring import DEPTH, Recipe, recipe_of
+from .held import release_each
 from .holds import Moving
 
 __all__ = ["Move", "made_at_home", "move_all", "move_to_device"]

@@ -19,7 +19,7 @@ from .._public import public
 from ..errors import ComputationError, ConflictError, DTypeError, describe
 from ..initializers import draws_anew
 from . import overlays, placement, scopes, settings, views
-from .cell import Aggregation, Cell, State
+from .cell import Cell
 from .convert import inferred_dtype
 from .copies import LOADING, Loading, added_state, is_copied, set_added_state, token
 from .creation import initial_value, unexpected
@@ -36,6 +36,7 @@ from .lost import check_not_lost, destroyed
 from .moving import move_to_device
 from .operators import has_traced, index_part
 from .protocols import Protocols
+from .readable import Aggregation, State
 from .sharded import asked_sharding, check_seeded, check_shardable, refused_at, reshard
 from .traced import check_traced_read
 from .watchers import Callback, Subscription

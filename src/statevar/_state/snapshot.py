@@ -12,10 +12,12 @@ from .._arrays.registry import owner_of
 from .._arrays.shapes import DeclaredShape
 from .._arrays.types import Array
 from .._core import overlays
-from .._core.cell import Cell, State, are_free
+from .._core.cell import Cell
 from .._core.copies import LOADING, Loading, follow, living, process
+from .._core.held import are_free
 from .._core.holds import while_locked
 from .._core.lost import check_not_lost, destroyed
+from .._core.readable import State
 from .._core.reentry import enterable_again
 from .._core.traced import check_traced_read
 from .._core.variable import Variable

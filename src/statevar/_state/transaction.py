@@ -9,9 +9,10 @@ from typing import Any, Self, TypeAlias
 from .._arrays.shapes import DeclaredShape
 from .._arrays.types import Array
 from .._core import overlays
-from .._core.cell import Cell, hold_each, release_each
+from .._core.cell import Cell
 from .._core.copies import Uncopied
 from .._core.draft import Draft, Written, commit, draft_of_written, fork, look
+from .._core.held import hold_each, release_each
 from .._core.holds import BUSY, PATIENCE, Hold
 from .._core.overlays import Overlay
 from .._core.variable import Variable

@@ -10,7 +10,7 @@ from weakref import ref
 from .._arrays.transforms import Program
 from .._arrays.types import Array
 from .._core import overlays
-from .._core.cell import release_each
+from .._core.held import release_each
 from .._core.variable import Variable
 from .._core.writes import Write
 from .._state.transaction import Transaction, TransactionOverlay

@@ -17,9 +17,10 @@ from .._arrays.shapes import DeclaredShape
 from .._arrays.tracing import loaded_tracings
 from .._arrays.types import Array
 from .._core import forks, overlays
-from .._core.cell import Cell, State
+from .._core.cell import Cell
 from .._core.draft import value_draft
 from .._core.overlays import Overlay
+from .._core.readable import State
 from .._core.variable import Variable
 from .._core.writes import ASSIGN
 from .._state.transaction import PathOf, TransactionOverlay
