@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from copy import deepcopy
 from sys import getrefcount
-from typing import TYPE_CHECKING, Any, Generic, Literal, Never, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, Never, Self, overload
 
 from .._arrays import tracing
 from .._arrays.dtypes import KEYS, STORED, dtype_name, is_differentiable, is_floating
@@ -19,6 +19,7 @@ from .._public import public
 from ..errors import ComputationError, ConflictError, DTypeError, describe
 from ..initializers import draws_anew
 from . import overlays, placement, scopes, settings, views
+from .at import At
 from .cell import Cell
 from .convert import inferred_dtype
 from .copies import LOADING, Loading, added_state, is_copied, set_added_state, token
@@ -27,17 +28,18 @@ from .deferring import DEPTH, Recipe, recipe_for, recipe_of, remember, suspended
 from .display import variable_repr
 from .edit import edit
 from .elsewhere import Elsewhere, refuses
+from .flags import AGGREGATIONS, aggregation_of, check_constraint, flag
 from .foreign import check_readable
 from .forks import register
 from .frozen import FrozenVariable
 from .holders import watch_holders
 from .holds import BUSY, IN_PROGRAMS, Hold
+from .located import Located
 from .lost import check_not_lost, destroyed
-from .moving import move_to_device
 from .operators import has_traced, index_part
 from .protocols import Protocols
 from .readable import Aggregation, State
-from .sharded import asked_sharding, check_seeded, check_shardable, refused_at, reshard
+from .sharded import asked_sharding, check_seeded, check_shardable, refused_at
 from .traced import check_traced_read
 from .watchers import Callback, Subscription
 from .writes import ASSIGN, KEPT, PUT, REDECLARE, refused
@@ -55,11 +57,10 @@ def _count() -> int:
 _ONE_NAME = _count()  # the references of an object to which one name refers, as this Python counts them
 #: The writes that a sparse operand makes writes of rows.
 _AT = {"add": "at.add", "assign_add": "at.add", "subtract": "at.subtract", "assign_sub": "at.subtract"}
-_AGGREGATIONS: tuple[Aggregation, ...] = ("none", "mean", "sum", "only_first_replica")
 
 
 @public()
-class Variable(Cell, Protocols, Elsewhere):
+class Variable(Located, Protocols, Elsewhere):
     """A named, mutable, thread-safe array that behaves the same on every array library.
 
     Reading returns a snapshot that no later write changes, without a copy. A write is in place if nobody has a snapshot
@@ -137,8 +138,8 @@ class Variable(Cell, Protocols, Elsewhere):
     ) -> None:
         if unknown:
             raise unexpected(unknown, _ARGUMENTS)
-        if aggregation not in _AGGREGATIONS:
-            aggregation = _aggregation(aggregation)
+        if aggregation not in AGGREGATIONS:
+            aggregation = aggregation_of(aggregation)
         if name is not None:
             scopes.check_name(name)
         declared = None if shape is None else canonical_shape(shape)
@@ -181,8 +182,8 @@ class Variable(Cell, Protocols, Elsewhere):
         if recipe is not None:
             recipe.settle(asked, declared, path)
         if constraint is not None:
-            _check_constraint(constraint, path)
-        self._autocast = (autocast is True or _flag("autocast", autocast)) and is_floating(asked)
+            check_constraint(constraint, path)
+        self._autocast = (autocast is True or flag("autocast", autocast)) and is_floating(asked)
         self._aggregation = aggregation
         Cell.__init__(
             self,
@@ -191,7 +192,7 @@ class Variable(Cell, Protocols, Elsewhere):
             value,
             declared,
             device=place,
-            trainable=trainable is True or _flag("trainable", trainable),
+            trainable=trainable is True or flag("trainable", trainable),
             constraint=constraint,
             path=path,
             fresh=fresh,
@@ -249,84 +250,6 @@ class Variable(Cell, Protocols, Elsewhere):
     def nbytes(self) -> int:
         """The number of bytes that the elements of the value would take in NumPy."""
         return self.size * STORED[self._dtype_name].itemsize
-
-    @property
-    def device(self) -> Any:
-        """The device of the value, as the library represents it; of a value that is spread its `sharding`."""
-        if self._handle is not None:
-            if self._backend.drifts:
-                self._observe("device", writing=False)
-            return self._backend.device_of_handle(self._handle)
-        return self._backend.device(None) if self._device is None else self._device
-
-    def to(self, device: Any) -> Self:
-        """Moves the variable to another device of its library, and returns it: the same variable, with the same value.
-
-        It is no write, so the version stays. Readers go on meanwhile; values that were read stay where they are. On
-        torch ``v.parameter`` stays the same object, and moves as ``module.to`` moves it: move a variable before you
-        give an optimizer its parameter, since the optimizer has state too. A ``tf.Variable`` cannot move: the variable
-        gets a new one, and it is an error if you, or a graph, have the old one.
-
-        Args:
-            device: as for ``device=`` of a new variable; None is the default device of the library.
-
-        Raises:
-            ConflictError: it is called in a transaction, which could not undo it.
-            DeviceError: there is no such device; or the variable cannot move, since it is a view, spread over devices,
-                or its ``tf.Variable`` is in other hands.
-            DTypeError: the device cannot store the dtype.
-            TraceError: it is called in code that is traced.
-
-        Source: ``torch.nn.Module.to``.
-
-        >>> import statevar as sv
-        >>> v = sv.Variable([1.0, 2.0], name="v")
-        >>> v.to("CPU:0")
-        <Variable 'v' shape=(2,) dtype=float32 device=CPU:0 backend=numpy value=[1. 2.]>
-        """
-        move_to_device(self, device)
-        return self
-
-    @property
-    def sharding(self) -> Any:
-        """How the value is spread over devices or processes, as the library represents it; None if it is not.
-
-        JAX has its ``Sharding``; torch has a mesh and placements; TensorFlow a strategy of ``tf.distribute``.
-
-        >>> import statevar as sv
-        >>> print(sv.Variable(0.0).sharding)
-        None
-        """
-        device = self.device  # which follows what code outside has done
-        return device if self._backend.is_sharded else None
-
-    def reshard(self, sharding: Any, mesh: Any = None) -> Self:
-        """Spreads the value in another way over the devices of a mesh, or brings it back to one device.
-
-        Nothing else changes the sharding of a variable. The value stays the same, so it is no write: the version stays,
-        and snapshots too. If other processes have parts of the value it communicates, and every process calls it.
-
-        Args:
-            sharding: as for `Variable`: for each axis the name of a mesh axis, several names, or None; or a sharding of
-                the library. None brings the whole value to the library's default device, in every process.
-            mesh: the mesh of the library; by default that of the `mesh` scope, or of the present sharding.
-
-        Returns:
-            The variable.
-
-        Raises:
-            ConflictError: it is called in a transaction.
-            ShardingError: the value cannot be spread as asked; or code outside has `parameter`, the library's own
-                object of the variable, which would not move along.
-            TraceError: it is called while code is traced.
-
-        >>> import statevar as sv
-        >>> v = sv.Variable([1.0, 2.0])
-        >>> v.reshard(None) is v
-        True
-        """
-        reshard(self, sharding, mesh)
-        return self
 
     @property
     def backend(self) -> str:
@@ -393,7 +316,7 @@ class Variable(Cell, Protocols, Elsewhere):
 
     @trainable.setter
     def trainable(self, trainable: bool) -> None:
-        trainable = _flag("trainable", trainable, self._path)
+        trainable = flag("trainable", trainable, self._path)
         if trainable and not is_differentiable(self._dtype_name):
             raise DTypeError.of("trainable", f"{self._dtype_name} has no gradients", self._path)
         with self._lock:
@@ -410,7 +333,7 @@ class Variable(Cell, Protocols, Elsewhere):
     @constraint.setter
     def constraint(self, constraint: Callable[[Any], Any] | None) -> None:
         if constraint is not None:
-            _check_constraint(constraint, self._path)
+            check_constraint(constraint, self._path)
         self._constraint = constraint
         if self._backend.is_view:
             views.keep(self, constraint)
@@ -879,71 +802,6 @@ class Variable(Cell, Protocols, Elsewhere):
 
 #: The arguments of `Variable`.
 _ARGUMENTS = [each for each in Variable.__init__.__annotations__ if each not in ("unknown", "return")]
-
-
-def _aggregation(given: Any) -> Aggregation:
-    """The aggregation that is meant by None or by a member of an enumeration of another library."""
-    name = "none" if given is None else str(getattr(given, "name", given)).lower()
-    for each in _AGGREGATIONS:
-        if each == name and not isinstance(given, str):
-            return each
-    raise ValueError(describe("aggregation", f"expected one of {', '.join(_AGGREGATIONS)}, got {given!r}"))
-
-
-def _flag(name: str, given: Any, path: str = "") -> bool:
-    """A truth value, also of NumPy or as 0 or 1. Anything else may be a misplaced argument, and None a default."""
-    if isinstance(given, bool):
-        return given
-    try:
-        if not isinstance(given, str) and given in (0, 1):
-            return bool(given)
-    except (TypeError, ValueError):
-        pass
-    raise TypeError(describe(name, f"expected True or False, got {given!r}", path))
-
-
-def _check_constraint(constraint: Any, path: str) -> None:
-    if not callable(constraint):
-        raise TypeError(describe("constraint", f"expected a callable or None, got {constraint!r}", path))
-
-
-#: The type of the variable, which may be a subclass.
-_Target = TypeVar("_Target")
-
-
-class At(Generic[_Target]):
-    """The object ``v.at``, which takes an index in brackets."""
-
-    __slots__ = ("_put",)
-
-    def __init__(self, put: Callable[[str, Any, Any], _Target]) -> None:
-        self._put = put
-
-    def __getitem__(self, index: Any) -> _AtIndex[_Target]:
-        return _AtIndex(self._put, index)
-
-
-class _AtIndex(Generic[_Target]):
-    """The object ``v.at[i]``, whose methods write at the index and return the variable."""
-
-    __slots__ = ("_index", "_put")
-
-    def __init__(self, put: Callable[[str, Any, Any], _Target], index: Any) -> None:
-        self._put = put
-        self._index = index
-
-    # fmt: off
-    def set(self, value: Any) -> _Target: return self._put("at.set", self._index, value)
-    def add(self, value: Any) -> _Target: return self._put("at.add", self._index, value)
-    def subtract(self, value: Any) -> _Target: return self._put("at.subtract", self._index, value)
-    def multiply(self, value: Any) -> _Target: return self._put("at.multiply", self._index, value)
-    def divide(self, value: Any) -> _Target: return self._put("at.divide", self._index, value)
-    def floor_divide(self, value: Any) -> _Target: return self._put("at.floor_divide", self._index, value)
-    def remainder(self, value: Any) -> _Target: return self._put("at.remainder", self._index, value)
-    def power(self, value: Any) -> _Target: return self._put("at.power", self._index, value)
-    def min(self, value: Any) -> _Target: return self._put("at.min", self._index, value)
-    def max(self, value: Any) -> _Target: return self._put("at.max", self._index, value)
-    # fmt: on
 
 
 # So that `jnp.sin(v)` and `jax.jit(f)(v)` accept a variable of any backend.
