@@ -182,7 +182,7 @@ def wheel() -> None:
         install(python, "constraints.txt", built, *tools)
         for each in ("conftest.py", "pyproject.toml"):
             shutil.copy(ROOT / each, folder)
-        for each in ("docs", "examples", "tests"):
+        for each in ("benchmarks", "docs", "examples", "tests"):
             shutil.copytree(ROOT / each, folder / each, ignore=shutil.ignore_patterns("__pycache__"))
         run(python, "-m", "pytest", *QUICK, folder=folder)
 
