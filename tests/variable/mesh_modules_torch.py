@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import statevar as sv
-from tests.variable.mesh_torch import LINE, TABLE, both, refused, same, spread, whole
+from tests.variable.mesh_torch import LINE, TABLE, both, refused, remove, same, shared_folder, spread, whole
 
 Module = torch.nn.Module
 
@@ -241,4 +241,34 @@ def replicas() -> None:
     same(v.assign_add(1.0), module[0].weight)  # type: ignore[index]
 
 
-SECTIONS = (programs, dynamo, views, following, replicas)
+def resumed() -> None:
+    """The state that a load makes, for an optimizer without any, is spread as the optimizer would have made it."""
+    folder = shared_folder()
+    for shard, hidden in WAYS:
+        trained, new = network(hidden), network(hidden)
+        shard(trained)
+        shard(new)
+        pairs = [(each, torch.optim.AdamW(each.parameters(), 0.1)) for each in (trained, new)]
+        train(*pairs[0])
+        trees = [{"module": module, "optimizer": optimizer} for module, optimizer in pairs]
+        path = f"{folder}/{shard.__name__}"
+        sv.save(trees[0], path)
+        sv.load(trees[1], path)
+        for pair in pairs:
+            train(*pair)
+        same_modules(trained, new)
+        for p, q in zip(trained.parameters(), new.parameters(), strict=True):
+            theirs, ours = (optimizer.state[each] for each, (_, optimizer) in zip((p, q), pairs, strict=True))
+            assert list(ours) == list(theirs)
+            for name, expected in theirs.items():
+                same(ours[name], expected, 1e-4)
+                assert getattr(ours[name], "placements", ()) == getattr(expected, "placements", ())
+        plain = network(hidden)  # and on one device
+        optimizer = torch.optim.AdamW(plain.parameters(), 0.1)
+        sv.load({"module": plain, "optimizer": optimizer}, path, alone=True)
+        train(plain, optimizer)
+        same_modules(plain, new)
+    remove(folder)
+
+
+SECTIONS = (programs, dynamo, views, following, replicas, resumed)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -17,7 +15,19 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 
 import statevar as sv
 from tests.variable import mesh_modules_torch
-from tests.variable.mesh_torch import GRID, LINE, PLACES, TABLE, both, refused, same, spread, whole
+from tests.variable.mesh_torch import (
+    GRID,
+    LINE,
+    PLACES,
+    TABLE,
+    both,
+    refused,
+    remove,
+    same,
+    shared_folder,
+    spread,
+    whole,
+)
 
 
 def operands() -> None:
@@ -190,9 +200,8 @@ def nothing_communicates_unnamed() -> None:
 
 def files() -> None:
     """Every process calls the save and the load of a file; the sharding may be another one then."""
-    folder = [tempfile.mkdtemp() if dist.get_rank() == 0 else None]
-    dist.broadcast_object_list(folder)
-    path = f"{folder[0]}/model.safetensors"
+    folder = shared_folder()
+    path = f"{folder}/model.safetensors"
     sv.save({"w": both(LINE, (Shard(1),))[0]}, path)
     for mesh, placements in PLACES:
         v, _ = both(mesh, placements, TABLE * 0)
@@ -204,9 +213,7 @@ def files() -> None:
         v.assign_add(1.0)
         sv.load({"w": v}, path)
         same(v, TABLE)
-    dist.barrier()
-    if dist.get_rank() == 0:
-        shutil.rmtree(str(folder[0]))
+    remove(folder)
 
 
 def gradients() -> None:

@@ -5,6 +5,8 @@ The same program is applied to a variable on one device, whose value is what all
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -61,3 +63,17 @@ def refused(step: Callable[[], object], kind: type[Exception], *parts: str) -> N
         step()
     for part in parts:
         assert part in str(found.value), (part, str(found.value))
+
+
+def shared_folder() -> str:
+    """A new folder, the same in all processes."""
+    folder = [tempfile.mkdtemp() if dist.get_rank() == 0 else ""]
+    dist.broadcast_object_list(folder)
+    return folder[0]
+
+
+def remove(folder: str) -> None:
+    """Removes a folder once all processes have done with it."""
+    dist.barrier()
+    if dist.get_rank() == 0:
+        shutil.rmtree(folder)

@@ -654,6 +654,43 @@ with strategy.scope():
     tree = {"a": tf.constant([me, 1.0]), "b": 2.0 * me}
     reduced = {each: sv.all_reduce(tree, each) for each in ("mean", "sum", "max")}
     answer["all_reduce"] = {key: [each["a"].numpy().tolist(), each["b"]] for key, each in reduced.items()}
+    at = sv.Variable(np.zeros(3), backend="tensorflow", aggregation="sum")
+    def put(index, x):
+        at[index] = x
+    def put_slice(index, x):
+        at[index : index + 1] = [x]
+    def maximum(index, x):
+        at.at[index].max(x)
+    refused = {}
+    for wrap in (lambda f: f, lambda f: tf.function(f, autograph=False)):
+        for how in (put, put_slice, maximum):
+            for kind in (int,) if how is put_slice else (int, lambda index: np.array([index]), tf.constant):
+                for index in (1, 2 * me):
+                    at.assign(np.zeros(3))
+                    try:
+                        wrap(lambda: strategy.run(lambda: how(kind(index), me + 1.0)))()
+                    except (sv.errors.ReplicaError, tf.errors.InvalidArgumentError) as error:
+                        assert index != 1, error
+                        assert "setitem: the replicas write at different indices" in str(error), error
+                        assert not at.numpy().any(), at
+                        refused.setdefault(how.__name__, []).append(type(error).__name__)
+                    else:
+                        assert index == 1, at
+                        assert at.numpy().tolist() == [0, 3, 0], at
+    program = tf.function(lambda i: strategy.run(put, (i, tf.constant(1.0, tf.float64))), autograph=False)
+    for index in (1, 2 * me, 1):
+        at.assign(np.zeros(3))
+        try:
+            program(tf.constant(index))
+        except tf.errors.InvalidArgumentError as error:
+            assert index != 1, error
+            assert "setitem: the replicas write at different indices" in str(error), error
+            assert not at.numpy().any(), at
+            refused.setdefault("symbolic", []).append(type(error).__name__)
+        else:
+            assert index == 1, at
+            assert at.numpy().tolist() == [0, 2, 0], at
+    answer["refused"] = refused
     answer["in run"] = strategy.run(lambda: sv.all_reduce(tf.constant([me, 1.0]), "sum")).numpy().tolist()
     try:
         sv.all_reduce({"a" if me else "b": tf.constant(1.0)})
@@ -679,5 +716,12 @@ def test_two_workers(tf: Any) -> None:
         assert (answer["per_replica"], answer["host"]) == ([0.5, 1.0], [1.0, 2.0])
         assert answer["all_reduce"] == {"mean": [[0.5, 1.0], 1.0], "sum": [[1.0, 2.0], 2.0], "max": [[1.0, 1.0], 2.0]}
         assert answer["in run"] == [1.0, 2.0]
+        eager, program = ["ReplicaError"], ["InvalidArgumentError"]
+        assert answer["refused"] == {
+            "put": eager * 3 + program * 3,
+            "put_slice": eager + program,
+            "maximum": eager * 3 + program * 3,
+            "symbolic": program,
+        }
         assert "the processes gave different values to combine" in answer["different"]
         assert "2 workers of TensorFlow run, and no strategy is in scope" in answer["no scope"]

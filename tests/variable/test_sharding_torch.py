@@ -26,4 +26,4 @@ def test_every_write_keeps_the_sharding() -> None:
 def test_two_processes_have_one_value() -> None:
     printed = run([str(HERE / "mesh_processes_torch.py")], 2, library="torch")
     assert printed[0] == printed[1]
-    assert printed[0].split()[-1] == "replicas"
+    assert printed[0].split()[-1] == "resumed"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_che
 from .._public import public
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 __all__ = [
     "Adapter",
@@ -143,7 +143,8 @@ class Adapter:
             replaces in its holder; or None. `Item` does it for dicts, lists and attributes.
         accept: ``accept(x, {path: array})`` makes state that does not exist yet, such as that of an optimizer before
             its first step, and returns a function that undoes it, or None. A load calls it with the arrays in the file
-            whose paths begin with that of the object, without that beginning.
+            whose paths begin with that of the object, without that beginning. Each is read when it is asked for; the
+            load writes the values later.
         forget: ``forget(x, paths)`` removes such state again, which was made in a `statevar.rollback`.
     """
 
@@ -154,7 +155,7 @@ class Adapter:
         open: Callable[[Any], Opened],  # noqa: A002  # the verb that users write
         open_plain: Callable[[Any], Opened] | None = None,
         open_item: Callable[[Any, Any, Any], Slot | None] | None = None,
-        accept: Callable[[Any, dict[str, Any]], Callable[[], object] | None] | None = None,
+        accept: Callable[[Any, Mapping[str, Any]], Callable[[], object] | None] | None = None,
         forget: Callable[[Any, list[str]], object] | None = None,
     ) -> None:
         self.open = open

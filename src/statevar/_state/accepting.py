@@ -2,23 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from typing import Any, TypeAlias
 
+from .._arrays.shapes import Shape
+from .._arrays.types import HostArray
 from .._core.variable import Variable
 from .._core.views import owner_of_thing
 from .names import Names, named
 from .walk import kind_of
 
-__all__ = ["accept", "forget"]
+__all__ = ["Offered", "accept", "forget"]
+
+Read: TypeAlias = Callable[[str], HostArray]
+Described: TypeAlias = Callable[[str], tuple[Shape | None, str]]
 
 
-def accept(target: Any, unknown: Iterable[str], read: Callable[[str], Any]) -> Callable[[], None] | None:
+class Offered(Mapping[str, HostArray]):
+    """Arrays of a file that an object has no place for yet. Each is read when it is asked for.
+
+    Args:
+        sources: the paths in the file, by the object's own names.
+        read: returns the array at a path.
+        described: returns the shape and the dtype of the array at a path.
+    """
+
+    def __init__(self, sources: Mapping[str, str], read: Read, described: Described) -> None:
+        self._sources = sources
+        self._read = read
+        self._described = described
+
+    def __getitem__(self, name: str) -> HostArray:
+        return self._read(self._sources[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sources)
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def described(self, name: str) -> tuple[Shape | None, str]:
+        """The shape and the dtype of an array, without reading it: a load writes the value later anyway."""
+        return self._described(self._sources[name])
+
+
+def accept(target: Any, unknown: Iterable[str], read: Read, described: Described) -> Callable[[], None] | None:
     """Has the objects in a target make the state that a file has and they have not yet.
 
     Args:
         unknown: the paths in the file at which the target has no variable.
         read: returns the array of a path.
+        described: returns its shape and dtype.
 
     Returns:
         A function that undoes it; None if nothing was made.
@@ -32,7 +66,7 @@ def accept(target: Any, unknown: Iterable[str], read: Callable[[str], Any]) -> C
         for each, beginning, after in _acceptors(found, names):
             inside = {_renamed(path[len(beginning) :], after): path for path in paths if path.startswith(beginning)}
             if inside:
-                arrays = {name: read(path) for name, path in inside.items()}
+                arrays = Offered(inside, read, described)
                 undo += [
                     back
                     for adapter in kind_of(type(each)).adapters

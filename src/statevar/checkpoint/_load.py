@@ -178,7 +178,12 @@ def _load(target: Any, path: Any, options: _Options, group: Group, phase: Phase)
             checkpoint, offer = moved, Offer({path: path for path in moved.variables}, {})
         else:
             unknown = [name for name in offer.sources if wanted(name) and found.find(name) is None]
-            unmade = accept(target, unknown, lambda name: _array(checkpoint, offer.sources[name]))
+            unmade = accept(
+                target,
+                unknown,
+                lambda name: _array(checkpoint, offer.sources[name]),
+                lambda name: _described(checkpoint, offer.sources[name]),
+            )
             if unmade is not None:  # an optimizer of another library has made its state, as it is in the file
                 undo.callback(unmade)
                 found = paths_in("load", target)
@@ -245,6 +250,11 @@ def _separator(value: Any) -> str | None:
     if value is None or (isinstance(value, str) and value):
         return value
     raise ValueError(describe("load", f"expected separator to be a text such as '.', got {value!r}"))
+
+
+def _described(checkpoint: Loadable, name: str) -> tuple[Shape | None, str]:
+    saved = checkpoint.variables[name]
+    return saved.shape, saved.dtype
 
 
 def _array(checkpoint: Loadable, name: str) -> HostArray:

@@ -11,7 +11,7 @@ import tensorflow as tf
 from ...errors import ReplicaError
 from .strategies import in_run, replica_number
 
-__all__ = ["all_reduce", "processes", "reduced_replicas"]
+__all__ = ["all_reduce", "processes", "reduced_replicas", "replicas_of_a_process"]
 
 
 def processes() -> int:
@@ -39,7 +39,7 @@ def all_reduce(arrays: Sequence[Any], reduction: str) -> list[Any]:
             problem = f"{processes()} workers of TensorFlow run, and no strategy is in scope"
             raise ReplicaError.of("all_reduce", problem, hint="call it in `with strategy.scope()`")
         strategy = tf.distribute.get_strategy()
-        results = strategy.run(_over_replicas, args=(flat, reduction, _replicas_of_a_process(strategy)))
+        results = strategy.run(_over_replicas, args=(flat, reduction, replicas_of_a_process(strategy)))
         flat = strategy.experimental_local_results(results)[0]
     parts = tf.split(flat, [prod(each.shape) for each in arrays])
     return [tf.reshape(part, each.shape) for part, each in zip(parts, arrays, strict=True)]
@@ -81,7 +81,8 @@ def _over_replicas(flat: Any, reduction: str, same: int = 1) -> Any:
     return total if same == 1 or reduction != "sum" else tf.cast(total / same, flat.dtype)
 
 
-def _replicas_of_a_process(strategy: Any) -> int:
+def replicas_of_a_process(strategy: Any) -> int:
+    """How many replicas of a strategy run in this process."""
     return len(strategy.extended.worker_devices)
 
 

@@ -23,7 +23,9 @@ from ..._arrays.stored import Stored
 from ..._arrays.types import HostArray, Operation
 from ...errors import ReplicaError, ShardingError
 from .adapter import BACKEND, TensorFlowBackend
+from .collectives import replicas_of_a_process
 from .handles import expose, handle_of
+from .same_index import check_same_index, different_indices
 from .strategies import Distributed, caller, combined, in_run, replica_number, strategy_in_scope
 from .tracing import TensorFlowTracing, ours
 
@@ -267,6 +269,8 @@ class ReplicatedTensorFlowBackend(ShardedBackend, TensorFlowBackend):
             indices = [each.index for each in strategy.experimental_local_results(boxes)]
             write(combined(strategy, x, aggregation, handle.spread), _one_of(indices, strategy))
 
+        if index is not None and replicas_of_a_process(strategy) < strategy.num_replicas_in_sync:
+            x = check_same_index(strategy, index, x)
         context.merge_call(merge, args=(x, _Box(index)))
 
     # -- the value, which every process has --------------------------------------------------------------------------
@@ -401,9 +405,7 @@ def _one_of(indices: list[Any], strategy: Any) -> Any:
     first = indices[0]
     if first is None or all(_same(first, each) for each in indices[1:]):
         return first
-    problem = "the replicas write at different indices, so that their values cannot be combined"
-    hint = "use v.at[i].add(x), which adds what each replica adds; or write one array with all elements"
-    raise ReplicaError.of("setitem", problem, hint=hint)
+    raise different_indices()
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -49,7 +49,7 @@ def children_of_optimizer(optimizer: Any) -> dict[Any, Any]:
     return children
 
 
-def accept_state(x: Any, _arrays: dict[str, Any]) -> Callable[[], None] | None:
+def accept_state(x: Any, _arrays: Mapping[str, Any]) -> Callable[[], None] | None:
     """Makes the state of the optimizer of a compiled model before its first step; returns what undoes it."""
     optimizer = getattr(x, "optimizer", None)
     if isinstance(x, keras.Model) and optimizer is not None and not optimizer.built:

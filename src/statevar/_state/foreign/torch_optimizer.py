@@ -139,21 +139,26 @@ class _Scaler:
 # -- state that does not exist yet -------------------------------------------------------------------------------------
 
 
-def accept_state(x: Any, arrays: dict[str, Any]) -> Callable[[], None] | None:
+def accept_state(x: Any, arrays: Any) -> Callable[[], None] | None:
     """Makes the state of an optimizer before its first step, as it is in a file; returns what undoes it.
 
     Args:
         x: an optimizer; any other object makes its state itself.
-        arrays: by the number of the parameter and the name of its state: ``0/exp_avg``.
+        arrays: `Offered` by a file, by the number of the parameter and the name of its state: ``0/exp_avg``.
     """
     if not isinstance(x, torch.optim.Optimizer):
         return None
     made: list[str] = []
-    for path, array in arrays.items():
+    for path in arrays:
         if (place := _place_of(x, path)) is None:
             continue
         parameter, name = place
-        tensor = get_backend("torch").operand_from_host(array)
+        shape, dtype = arrays.described(path)
+        if shape and hasattr(parameter, "device_mesh"):
+            x.state[parameter][name] = _over_mesh(parameter, shape, get_backend("torch").dtype(dtype))
+            made.append(path)
+            continue
+        tensor = get_backend("torch").operand_from_host(arrays[path])
         on_device = tensor.dim() > 0 or any(
             group.get("capturable") or group.get("fused")
             for group in x.param_groups
@@ -162,6 +167,15 @@ def accept_state(x: Any, arrays: dict[str, Any]) -> Callable[[], None] | None:
         x.state[parameter][name] = tensor.to(parameter.device) if on_device else tensor
         made.append(path)
     return partial(forget_state, x, made)
+
+
+def _over_mesh(parameter: Any, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """State of a parameter over a mesh, spread as optimizers make it. A load reads the values, in their parts."""
+    if tuple(parameter.shape) == shape:
+        return torch.zeros_like(parameter, dtype=dtype)
+    from torch.distributed.tensor import zeros  # noqa: PLC0415  # loaded already, by whoever made the parameter
+
+    return zeros(shape, dtype=dtype, device_mesh=parameter.device_mesh)
 
 
 def forget_state(x: Any, paths: list[str]) -> None:
