@@ -119,6 +119,17 @@ def main() -> None:
 
     fully_sharded(meshes["torch"])
 
+    # Each process has all of it, over devices of its own.
+    own = jax.sharding.Mesh(np.array(jax.local_devices()), ("own",))
+    local = {name: sv.Variable(value, sharding=("own",), mesh=own) for name, value in values().items()}
+    sv.save(local, FOLDER / "local")
+    for each in local.values():
+        each.assign(np.zeros(SHAPE, "float32"))
+    sv.load(local, FOLDER / "local")
+    assert same({name: each.numpy() for name, each in local.items()})
+    sv.load(late, FOLDER / "local")
+    assert same(sv.gather(late))
+
     # What one process has alone, or has not, is an error in both, and nothing is written or loaded.
     state = spread("jax", meshes["jax"], zero=False)
     wrong = state | {"step": sv.Variable(7 + me, backend="jax")}

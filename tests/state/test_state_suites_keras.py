@@ -199,6 +199,25 @@ def test_a_model_before_its_first_step_takes_the_state_of_its_optimizer(tmp_path
     other.fit(X, Y, verbose=0)
 
 
+def test_the_state_of_plain_variables_of_tensorflow_in_an_optimizer_is_state(tmp_path: Any) -> None:
+    """As in a loop of one's own, without a model of Keras."""
+    if BACKEND != "tensorflow":
+        pytest.skip("Keras takes variables of the library that it computes with")
+    tf = pytest.importorskip("tensorflow")
+    w, b = tf.Variable([1.0, 2.0]), sv.Variable([3.0], backend="tensorflow", name="b")
+    optimizer = keras.optimizers.Adam(0.1)
+    optimizer.build([w, b.parameter])
+    tree = {"w": w, "b": b, "optimizer": optimizer}
+    states = [f"optimizer/{name}/{state}" for name in ("w", "b") for state in ("momentum", "velocity")]
+    assert list(sv.view(tree)) == ["w", "b", "optimizer/iteration", "optimizer/learning_rate", *states]
+    optimizer.apply_gradients([(tf.ones(2), w), (tf.ones(1), b.parameter)])
+    sv.save(tree, tmp_path / "x.safetensors")
+    kept = sv.view(tree)["optimizer/w/momentum"].numpy()
+    optimizer.apply_gradients([(tf.ones(2), w), (tf.ones(1), b.parameter)])
+    sv.load(tree, tmp_path / "x.safetensors")
+    np.testing.assert_array_equal(host(optimizer._momentums[0]), kept)
+
+
 def test_a_callback_writes_during_fit() -> None:
     if not TRAINS:
         pytest.skip("Keras does not train with NumPy")

@@ -257,6 +257,18 @@ def check_threads(mesh: Any) -> None:
         assert bool((v.value.to_local() == 300).all())
 
 
+def check_first(grid: Any) -> None:
+    """Of all processes that have a part, one saves it, also where several meshes lie beside each other in one."""
+    for mesh, placements, expected in (
+        (grid, (Shard(0), Shard(1)), True),
+        (grid, (Shard(0), Replicate()), False),
+        (grid["data"], (Shard(0),), False),
+        (grid["model"], (Shard(0),), False),
+    ):
+        v = sv.Variable(np.ones((4, 6)), sharding=(mesh, placements), backend="torch")
+        assert {each.first for each in v._backend.pieces(v.value)} == {expected}  # type: ignore[attr-defined]
+
+
 def main(rank: int) -> None:
     dist.init_process_group("fake", rank=rank, world_size=4, store=FakeStore())
     line, grid = init_device_mesh("cpu", (4,)), init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "model"))
@@ -282,6 +294,7 @@ def main(rank: int) -> None:
     check_dtypes(grid)
     check_in_place(grid)
     check_threads(grid)
+    check_first(grid)
     print(f"{len(programs())} programs")
 
 

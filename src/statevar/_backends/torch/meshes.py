@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+import torch.distributed.device_mesh
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.placement_types import Placement
@@ -30,10 +32,30 @@ def sharding_of(array: DTensor) -> TorchSharding:
 
 def is_first(array: DTensor) -> bool:
     """Whether this process, of all that have the same part, is the one that saves it."""
-    where = array.device_mesh.get_coordinate()
-    return where is not None and not any(
-        rank for rank, each in zip(where, array.placements, strict=True) if each.is_replicate()
+    mesh = array.device_mesh
+    where = mesh.get_coordinate()
+    return (
+        where is not None
+        and not any(rank for rank, each in zip(where, array.placements, strict=True) if each.is_replicate())
+        and _is_first_of_its_kind(mesh)
     )
+
+
+def _is_first_of_its_kind(mesh: DeviceMesh) -> bool:
+    """Whether a mesh, such as ``mesh["model"]``, is the first of those that lie beside each other in a larger one."""
+    whole = _whole_mesh(mesh)
+    if whole.size() == mesh.size():
+        return True
+    where = np.argwhere(np.isin(whole.mesh.numpy(), mesh.mesh.numpy()))
+    same = (where == where[0]).all(0)  # the axes of the larger one along which it has no extent
+    return not where[0][same].any()
+
+
+def _whole_mesh(mesh: Any) -> Any:
+    """The mesh of which this one is a part, or itself. Torch has no public call for it."""
+    if hasattr(mesh, "_get_root_mesh"):
+        return mesh._get_root_mesh()
+    return torch.distributed.device_mesh._mesh_resources.get_root_mesh(mesh)  # type: ignore[attr-defined]  # before torch 2.10
 
 
 def sharding(spec: Any, mesh: Any) -> TorchSharding:

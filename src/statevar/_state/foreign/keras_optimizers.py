@@ -9,9 +9,10 @@ from typing import Any
 
 import keras
 
-from ..._arrays.slots import Named
+from ..._arrays.slots import Named, Slot
 from .keras_variables import slot_of
 from .layers import built_for_load, unique
+from .table import adapters_of
 
 __all__ = ["accept_state", "children_of_optimizer"]
 
@@ -23,7 +24,7 @@ def children_of_optimizer(optimizer: Any) -> dict[Any, Any]:
     parameters = getattr(optimizer, "_trainable_variables", None) or []
     begins: dict[str, list[Any]] = {}
     for each in parameters:
-        begins.setdefault(f"{each.path.replace('/', '_')}_", []).append(each)
+        begins.setdefault(_beginning(each), []).append(each)
     longest_first = sorted(begins, key=len, reverse=True)  # `dense_1` begins with `dense`
     inside = set(map(id, inner.variables)) if inner is not None else set()
     attributes = {id(value): name.strip("_") for name, value in vars(optimizer).items()}
@@ -45,8 +46,21 @@ def children_of_optimizer(optimizer: Any) -> dict[Any, Any]:
     children |= unique(rest)
     for number, parameter in enumerate(parameters):
         if (state := by_parameter.get(id(parameter))) is not None:
-            children[Named(slot_of(parameter).thing, str(number))] = state
+            children[Named(_thing(parameter), str(number))] = state
     return children
+
+
+def _beginning(parameter: Any) -> str:
+    """With what Keras begins the names of the state of a parameter, which may be a plain `tf.Variable`."""
+    name = getattr(parameter, "path", None) or str(parameter.name).replace(":", "_")
+    return f"{name.replace('/', '_')}_"
+
+
+def _thing(parameter: Any) -> Any:
+    if isinstance(parameter, keras.Variable):
+        return slot_of(parameter).thing
+    found = (adapter.open(parameter) for adapter in adapters_of(type(parameter)))
+    return next((each.thing for each in found if isinstance(each, Slot)), parameter)
 
 
 def accept_state(x: Any, _arrays: Mapping[str, Any]) -> Callable[[], None] | None:

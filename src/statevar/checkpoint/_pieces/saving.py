@@ -229,7 +229,10 @@ def _mine(group: Group, holdings: Mapping[str, Holding], whole: set[str]) -> lis
     mine = []
     for path, holding in holdings.items():
         if path not in whole:
-            mine += [holding.piece(each) for each in holding.pieces if each.first]
+            # Of values that each process has over devices of its own, those of process 0 are saved.
+            backend: Any = holding.item.backend
+            if group.index == 0 or backend.spans(holding.item.value):
+                mine += [holding.piece(each) for each in holding.pieces if each.first]
         elif blocks := shares[path].get(group.index):
             mine.append(holding.blocks(blocks))
     return mine
