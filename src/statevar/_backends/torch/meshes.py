@@ -55,7 +55,7 @@ def _whole_mesh(mesh: Any) -> Any:
     """The mesh of which this one is a part, or itself. Torch has no public call for it."""
     if hasattr(mesh, "_get_root_mesh"):
         return mesh._get_root_mesh()
-    return torch.distributed.device_mesh._mesh_resources.get_root_mesh(mesh)  # type: ignore[attr-defined]  # before torch 2.10
+    return torch.distributed.device_mesh._mesh_resources.get_root_mesh(mesh)  # of older versions
 
 
 def sharding(spec: Any, mesh: Any) -> TorchSharding:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -102,7 +102,7 @@ def _write_texts(items: Any, key: Any, data: bytes) -> None:
     items[key] = np.array(json.loads(data), items[key].dtype)
 
 
-def _accept(x: Any, arrays: dict[str, Any]) -> Callable[[], None] | None:
+def _accept(x: Any, arrays: Mapping[str, Any]) -> Callable[[], None] | None:
     """Gives an estimator that has learned nothing yet the arrays and numbers that a file has."""
     if not isinstance(x, BaseEstimator):
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tf_keras
@@ -112,7 +112,7 @@ def _children_of_optimizer(optimizer: Any, parameters: Sequence[Any] = ()) -> di
     return children
 
 
-def _accept(x: Any, _arrays: dict[str, Any]) -> Callable[[], None] | None:
+def _accept(x: Any, _arrays: Mapping[str, Any]) -> Callable[[], None] | None:
     """Makes the state of the optimizer of a compiled model before its first step; returns what undoes it."""
     optimizer = getattr(x, "optimizer", None)
     if isinstance(x, tf_keras.Model) and isinstance(optimizer, _Optimizer) and not getattr(optimizer, "_built", False):
