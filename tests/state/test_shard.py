@@ -131,6 +131,8 @@ def test_patterns_that_say_nothing_are_errors(layout: dict[str, Any], expected: 
 def test_wrong_arguments_are_errors() -> None:
     with pytest.raises(TypeError, match=r"shard: expected a dict of patterns, got tuple"):
         sv.shard(Model(), ("model",), mesh=boxes.mesh())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"shard: expected patterns of paths as keys, got 1\. Hint: shard\(model, "):
+        sv.shard(Model(), {1: ()}, mesh=boxes.mesh())  # type: ignore[dict-item]
     with pytest.raises(TypeError, match="shard: found no variable in object"):
         sv.shard(object(), {"*": ()})
     with pytest.raises(sv.errors.ShardingError, match="nothing has moved, since 'w': .* a view of state"):
@@ -207,5 +209,8 @@ def test_a_process_reads_its_own_rows_of_a_batch(boxarray: Any) -> None:
         assert sv.local_rows(64, axis=("data", "model")) == slice(0, 64)
     with pytest.raises(sv.errors.ShardingError, match="local_rows: .*does not divide"):
         sv.local_rows(3, boxes.mesh())
+    for count in (-8, 8.0):
+        with pytest.raises(TypeError, match="local_rows: expected the number of rows of the whole batch, got"):
+            sv.local_rows(count, boxes.mesh())  # type: ignore[arg-type]
     with pytest.raises(sv.errors.ShardingError, match="local_rows: there is no mesh"):
         sv.local_rows(64)

@@ -560,6 +560,31 @@ def test_the_result_and_the_variable_are_two() -> None:
     assert [float(out[0]) for out in outs] == [1.0, 2.0, 3.0, 4.0]
 
 
+def test_a_program_is_compiled_beside_a_write_of_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JAX destroys the old value in a write, and for a moment the variable has no new one."""
+    v, writing, waiting = var([1.0, 2.0]), threading.Event(), threading.Event()
+    wait = sv.Variable._wait_until_free
+
+    def waited(self: Any, operation: str) -> None:
+        waiting.set()
+        wait(self, operation)
+
+    def write() -> None:
+        with v._lock:
+            v._handle.array.delete()
+            writing.set()
+            waiting.wait(60)
+            v._handle = type(v._handle)(jnp.asarray([3.0, 4.0]))
+
+    def call() -> None:
+        assert writing.wait(60)
+        sv.jit(lambda: inc(v))()
+
+    monkeypatch.setattr(sv.Variable, "_wait_until_free", waited)
+    in_threads(write, call)
+    assert v.numpy().tolist() == [4.0, 5.0]
+
+
 def test_readers_beside_a_donating_program_see_whole_values() -> None:
     """With reference counts, 54 036 of such reads failed; no read may be torn, deleted, or a tracer."""
     v = var(np.zeros(100, "float32"))

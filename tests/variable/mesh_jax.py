@@ -26,9 +26,10 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import statevar as sv
 from tests.internals import engine
+from tests.variable import mesh_views_jax
 from tests.variable.mesh_cases import AT, WRITES, Program, refused, several
 
-CASES: dict[str, Callable[[], object]] = {}
+CASES: dict[str, Callable[[], object]] = dict(mesh_views_jax.CASES)
 P: Any = PartitionSpec
 TABLE = (np.arange(96, dtype="float32") / 7).reshape(8, 12) + 1
 
@@ -573,6 +574,14 @@ def what_cannot_be_cut_changes_nothing() -> None:
     refused(error, lambda: made(sharding="model"), "Hint: write ('model',)")
     refused(error, lambda: made(sharding=("data",), mesh=None), "there is no mesh. Hint: pass mesh=jax.make_mesh")
     refused(error, lambda: made(sharding=("data",), mesh=3), "got a mesh of type int")
+    refused(error, lambda: made(sharding=("x",), name="w"), "Variable: the mesh has no axis 'x', at 'w'.")
+    theirs = spread(MESHES["Auto"], "data")
+    problem = "got a sharding of the library, which has a mesh, and another mesh"
+    refused(error, lambda: made(sharding=theirs, name="w"), f"Variable: {problem}, at 'w'. Hint: leave out mesh=")
+    refused(error, lambda: v.reshard(theirs, MESH), f"reshard: {problem}, at 'v'")
+    assert sv.Variable(TABLE, sharding=theirs, mesh=MESHES["Auto"]).sharding == theirs
+    with sv.mesh(MESH):
+        assert sv.Variable(TABLE, sharding=theirs).sharding == theirs
     with jax.set_mesh(MESH):
         assert made(sharding=(["data", "model"],), mesh=None).sharding == spread(MESH, ("data", "model"))
 
@@ -613,6 +622,9 @@ def the_scope_of_jax_set_mesh() -> None:
             assert sv.Variable(1.0, backend="jax", device="CPU:2").device == jax.devices()[2]
             before.assign_add(1)  # follows, as arrays of JAX do
             assert int(before) == 1
+            assert before.sharding.is_equivalent_to(spread(mesh), 0)
+            assert "sharding=() over {'data': 2, 'model': 4} backend=jax" in repr(before)
+        assert int(pickle.loads(pickle.dumps(before))) == 1
         before.assign_add(1)
         assert int(before) == 2
 
@@ -690,10 +702,41 @@ def pieces() -> None:
 
 
 @case
+def batches_share_no_memory() -> None:
+    for axis in ("data", ("data", "model")):
+        rows = np.ones((8, 4096), "float32")
+        batch = sv.shard_batch({"rows": rows}, MESH, axis)["rows"]
+        rows[:] = 2.0  # as a loader does that fills the same memory again
+        assert np.asarray(batch).max() == 1.0
+    keys = jax.random.split(jax.random.key(0), 8)
+    batch = sv.shard_batch(keys, MESH)
+    assert batch.sharding == spread(MESH, "data")
+    assert np.array_equal(jax.random.key_data(batch), jax.random.key_data(keys))
+
+
+@case
 def gather_is_no_part_of_a_program() -> None:
     v = sv.Variable(np.ones((8, 2), "float32"), sharding=("data",), mesh=MESH)
     refused(sv.errors.TraceError, sv.jit(lambda: sv.gather(v)), "gather: the value is traced")
     refused(sv.errors.TraceError, jax.jit(lambda: sv.gather(v)), "jax is tracing this code")
+
+
+@case
+def keys_and_values_without_elements_are_saved() -> None:
+    keys = sv.Variable(jax.random.split(jax.random.key(0), 8), sharding=("model",), mesh=MESH, name="keys")
+    empty = made(np.zeros((0, 8), "float32"), name="empty")
+    v = made(name="v")
+    with tempfile.TemporaryDirectory() as folder:
+        sv.save([keys, empty, v], Path(folder) / "all")
+        new = sv.Variable(jax.random.split(jax.random.key(1), 8), sharding=("data",), mesh=MESH, name="keys")
+        sv.load([new, empty, made(TABLE * 0, name="v")], Path(folder) / "all")
+    assert np.array_equal(jax.random.key_data(new.value), jax.random.key_data(keys.value))
+    backend: Any = keys._backend
+    assert [block.offsets for block in backend.pieces(keys.value)] == [(0,), (2,), (4,), (6,)]
+    empty.assign_add(1.0)
+    assert empty.numpy().shape == (0, 8)
+    assert np.asarray(v[3:3]).shape == (0, 12)
+    assert np.asarray(v[TABLE[:, 0] < 0]).shape == (0, 12)
 
 
 def main() -> None:

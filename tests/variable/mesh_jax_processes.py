@@ -49,6 +49,15 @@ def alone(v: Any, whole: Any, halves: Any) -> None:
     assert copy.deepcopy(v).sharding == v.sharding
     assert sv.Variable("normal", shape=(8, 12), seed=1, sharding=("data",), mesh=v.sharding.mesh).version == 0
     several(halves)
+    holder = {"w": jnp.copy(v.value)}  # somebody else's array
+    view = sv.view(holder)["w"]
+    view.assign(X)
+    view.assign_add(1.0)
+    view[IDS] = ROWS
+    view.at[0, 0].add(1.0)
+    with sv.transaction():
+        view.assign_sub(X)
+    assert view.sharding == holder["w"].sharding == v.sharding
     # Each process has all of these.
     assert whole.numpy().tolist() == [2.0, 3.0]
     assert float(whole[0]) == 2.0

@@ -14,7 +14,11 @@ from tests.launch import run
 #: Seconds after which a program hangs. It compiles some hundred small programs.
 _LIMIT = 300.0
 _HERE = Path(__file__).parent
-_CASES = re.findall(r"^@case\ndef (\w+)", (_HERE / "mesh_jax.py").read_text(), re.MULTILINE)
+_CASES = [
+    name
+    for file in ("mesh_jax.py", "mesh_views_jax.py")
+    for name in re.findall(r"^@case\ndef (\w+)", (_HERE / file).read_text(), re.MULTILINE)
+]
 
 
 @pytest.fixture(scope="module")

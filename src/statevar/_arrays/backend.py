@@ -436,6 +436,10 @@ class Backend(ABC):
     def device_of_handle(self, handle: Handle) -> Any:
         """The device of the value in a handle, as `device` returns it."""
 
+    def sharding_on(self, device: Any) -> Any:
+        """How a value is spread that has this device, as `device_of_handle` says it; None if it lies in one place."""
+        return None
+
     @abstractmethod
     def snapshot(self, handle: Handle) -> Array:
         """The current value, which later writes do not change. Called under the variable's lock.

@@ -87,6 +87,10 @@ class ShardedBackend(Backend):
         """The same as `sharding_name`."""
         return self.sharding_name(device)
 
+    def sharding_on(self, device: Any) -> Any:
+        """The device itself, which is the sharding."""
+        return device
+
     @abstractmethod
     def pieces(self, array: Array) -> list[Piece]:
         """The blocks of a value that this process has, each once, without copies."""

@@ -131,6 +131,11 @@ class Cell(Held):
         self._shape = self._declared = backend.shape(array)
         self._version = 0
 
+    @property
+    def _sharding(self) -> Any:
+        """How the value is spread, of a cell whose backend spreads values. The owner of a view may change it."""
+        return self._backend.device_of_handle(self._handle) if self._backend.is_view else self._device
+
     if TYPE_CHECKING:
 
         def _current(self) -> Cell: ...

@@ -32,7 +32,7 @@ def variable_repr(variable: Any) -> str:
     name = type(variable).__name__
     try:
         shape = variable.shape if variable.is_initialized else variable.declared_shape
-        place = "sharding" if variable._backend.is_sharded else "device"
+        place = "device" if variable.sharding is None else "sharding"
         facts = (
             f"{variable.path!r} shape={_shape(shape)} dtype={variable.dtype_name} "
             f"{place}={variable._backend.device_name(variable.device)} backend={variable.backend}"

@@ -63,8 +63,7 @@ class Located(Cell):
         >>> print(sv.Variable(0.0).sharding)
         None
         """
-        device = self.device  # which follows what code outside has done
-        return device if self._backend.is_sharded else None
+        return self._backend.sharding_on(self.device)  # which follows what code outside has done
 
     def reshard(self, sharding: Any, mesh: Any = None) -> Self:
         """Spreads the value in another way over the devices of a mesh, or brings it back to one device.

@@ -171,6 +171,8 @@ def made_at_home(cell: Cell, value: Array) -> Any:
     Gathers a value of which other processes have parts, if the cell is in one place now.
     """
     backend: Any = cell._backend
+    if backend.is_view:
+        return None  # its owner decides where it lies
     home = backend.device_of_handle(cell._handle)
     if backend.is_sharded:
         return None if backend.device_of(value) == home else cell._made(backend, home, value, None)

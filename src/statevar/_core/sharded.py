@@ -17,7 +17,16 @@ from .moving import Move, move_all
 from .scopes import current_mesh
 from .views import is_lent
 
-__all__ = ["asked_of", "asked_sharding", "check_seeded", "check_shardable", "planned", "refused_at", "reshard"]
+__all__ = [
+    "asked_of",
+    "asked_sharding",
+    "check_seeded",
+    "check_shardable",
+    "placement_of",
+    "planned",
+    "refused_at",
+    "reshard",
+]
 
 
 def asked_sharding(sharding: Any, mesh: Any, device: Any, path: str) -> tuple[Any, Any]:
@@ -29,7 +38,24 @@ def asked_sharding(sharding: Any, mesh: Any, device: Any, path: str) -> tuple[An
     if device is not None:
         problem = f"got device={device!r} and a sharding or a mesh, which say both where the value is"
         raise ShardingError.of("Variable", problem, path, "pass one of them")
+    _check_one_mesh("Variable", sharding, mesh, path)
     return (() if sharding is None else sharding), (current_mesh() if mesh is None else mesh)
+
+
+def _check_one_mesh(operation: str, sharding: Any, mesh: Any, path: str) -> None:
+    """Raises ShardingError if a mesh was passed, and a sharding of the library that has another one."""
+    own = getattr(sharding, "mesh", None)
+    if mesh is not None and own is not None and own is not mesh and not _equal(own, mesh):
+        problem = "got a sharding of the library, which has a mesh, and another mesh"
+        raise ShardingError.of(operation, problem, path, "leave out mesh=, or pass the axes: sharding=(None, 'model')")
+
+
+def placement_of(operation: str, library: Any, value: Any, spec: Any, mesh: Any, path: str) -> Any:
+    """What `Backend.placement` says of what was asked for; its errors name the operation and the variable."""
+    try:
+        return library.placement(value, spec, mesh)
+    except ShardingError as error:
+        raise error._at(operation, path) from None
 
 
 def check_shardable(
@@ -71,6 +97,7 @@ def refused_at(operation: str, path: str) -> Iterator[None]:
 
 def reshard(cell: Cell, spec: Any, mesh: Any) -> None:
     """Implements `Variable.reshard`."""
+    _check_one_mesh("reshard", spec, mesh, cell._path)
     move = planned("reshard", cell, spec, mesh, cell._path)
     if move is not None:
         move_all("reshard", [move])
@@ -121,10 +148,7 @@ def asked_of(operation: str, plain: Any, spec: Any, mesh: Any, path: str) -> tup
     Raises:
         ShardingError: it has none.
     """
-    try:
-        found = plain.placement(None, spec, mesh)
-    except ShardingError as error:
-        raise error._at(operation, path) from None
+    found = placement_of(operation, plain, None, spec, mesh, path)
     if found is None:
         raise ShardingError.of(operation, f"{plain.name} cannot spread a value as {spec!r}", path)
     return found  # type: ignore[no-any-return]

@@ -39,7 +39,7 @@ from .lost import check_not_lost, destroyed
 from .operators import has_traced, index_part
 from .protocols import Protocols
 from .readable import Aggregation, State
-from .sharded import asked_sharding, check_seeded, check_shardable, refused_at
+from .sharded import asked_sharding, check_seeded, check_shardable, placement_of, refused_at
 from .traced import check_traced_read
 from .watchers import Callback, Subscription
 from .writes import ASSIGN, KEPT, PUT, REDECLARE, refused
@@ -161,12 +161,12 @@ class Variable(Located, Protocols, Elsewhere):
             spec, mesh = asked_sharding(sharding, mesh, device, path)
             if backend is None and (owner is None or owner.is_host):  # the mesh says the library, as an array does
                 library = library_of(mesh) or library_of(spec) or library
-            spread = library.placement(value, spec, mesh)
+            spread = placement_of("Variable", library, value, spec, mesh, path)
         else:
             spread = library.placement(value, None, None) if place is None else None
         if spread is not None:
             library, place = spread
-            library = library.for_aggregation(aggregation)  # type: ignore[attr-defined]  # of a ShardedBackend
+            library = library.for_aggregation(aggregation)
             check_shardable(library, place, value, declared, path)
             if unmade and draws_anew(initializer, seed):
                 check_seeded(path)
@@ -753,7 +753,8 @@ class Variable(Located, Protocols, Elsewhere):
         device = self._device if state.value is None else self.device
         facts = self._facts(value, state.declared)
         # Where a value is spread over is not pickled: another process has other devices.
-        facts["device"] = None if device is None or backend.is_sharded else backend.device_name(device)
+        is_spread = device is None or backend.sharding_on(device) is not None
+        facts["device"] = None if is_spread else backend.device_name(device)
         return facts | {"token": token(self), "loading": LOADING}
 
     def _facts(self, value: Any, declared: Any) -> dict[str, Any]:

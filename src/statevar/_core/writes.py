@@ -30,10 +30,12 @@ if TYPE_CHECKING:  # a protocol takes 0.1 ms of every import
         _shape: Shape | None
         _declared: DeclaredShape
         _path: str
-        _device: Any
 
         @property
         def _backend(self) -> Backend: ...
+
+        @property
+        def _sharding(self) -> Any: ...
 
         @property
         def shape(self) -> Shape: ...
@@ -111,8 +113,8 @@ def redeclares(cell: Shaped, operation: str, x: Array, index: None) -> Shape:
 def _check_sharding(cell: Shaped, operation: str, shape: Shape) -> None:
     """Raises ShardingError if a value of another shape cannot be spread as the variable is."""
     backend: Any = cell._backend
-    if backend.is_sharded and (problem := backend.problem_with(shape, cell._device)) is not None:
-        problem = f"a value of shape {shape} cannot be spread as {backend.device_name(cell._device)}: {problem}"
+    if backend.is_sharded and (problem := backend.problem_with(shape, cell._sharding)) is not None:
+        problem = f"a value of shape {shape} cannot be spread as {backend.device_name(cell._sharding)}: {problem}"
         raise ShardingError.of(operation, problem, cell._path, "call v.reshard(…) first")
 
 

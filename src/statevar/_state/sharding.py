@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
+from operator import index
 from typing import Any, NoReturn
 
 import numpy as np
@@ -75,6 +76,9 @@ backend='torch'; or None, which leaves it in one place.
     paths = paths_in("shard", model)
     if not isinstance(shardings, Mapping):
         raise TypeError(describe("shard", f"expected a dict of patterns, got {type(shardings).__name__}", hint=_FORM))
+    keys: list[Any] = list(shardings)
+    if wrong := [each for each in keys if not isinstance(each, str)]:
+        raise TypeError(describe("shard", f"expected patterns of paths as keys, got {wrong[0]!r}", hint=_FORM))
     problems, hint = _problems_of_patterns(paths, list(shardings))
     moves: list[Move] = []
     matches = {pattern: path_matches(pattern) for pattern in shardings}
@@ -289,6 +293,8 @@ def local_rows(count: int, mesh: Any = None, axis: Any = "data") -> slice:
     >>> sv.local_rows(64, mesh)
     slice(0, 64, None)
     """
+    if not hasattr(count, "__index__") or (count := index(count)) < 0:
+        raise TypeError(describe("local_rows", f"expected the number of rows of the whole batch, got {count!r}"))
     _, _, backend, sharding = _over_mesh("local_rows", mesh, axis)
     if problem := backend.problem_with((count,), sharding):
         raise ShardingError.of("local_rows", problem)

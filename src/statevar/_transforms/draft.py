@@ -64,7 +64,7 @@ class ValueDraft(Draft):
         if new is not x:
             new = self._convert(new, operation)
         if backend.is_sharded:
-            new = backend.pinned(new, self._device)
+            new = backend.pinned(new, self._origin._sharding)
         # A constraint may return an array that it has kept.
         new = backend.as_immutable(new, fresh=new is not x and self._constraint is None)
         shape, expected = backend.shape(new), self._shape

@@ -316,7 +316,7 @@ def _one_library(backend: Backend | None, variable: Variable) -> None:
 def _placed(variable: Variable, gradient: Array) -> tuple[Variable, Array]:
     """A variable and its gradient, which is spread as the variable is, also if it does not depend on the value."""
     backend: Any = variable._backend
-    return variable, backend.pinned(gradient, variable._device) if backend.is_sharded else gradient
+    return variable, backend.pinned(gradient, variable._sharding) if backend.is_sharded else gradient
 
 
 class _Run:

@@ -46,7 +46,8 @@ from .arrays import (
 )
 from .first_values import made
 from .keys import is_key, key_dtype, packed, unpacked
-from .placing import natural_sharding, on_devices_of
+from .placing import beside as beside_spread
+from .placing import natural_sharding, on_devices_of, sharding_name
 from .pytree import register
 from .together import result_for, write_all
 from .tracing import TRACING
@@ -148,7 +149,7 @@ class JAXBackend(Backend):
 
     def device_name(self, device: Any) -> str:
         if not hasattr(device, "platform"):
-            return str(device)
+            return sharding_name(device)  # of an operand or a view that is spread
         platform = device.platform.upper()
         if device.process_index != jax.process_index():
             return f"{platform}:{device.id} of process {device.process_index}"  # no name that `device` accepts
@@ -309,6 +310,10 @@ class JAXBackend(Backend):
     def device_of_handle(self, handle: Any) -> Any:
         return self.device_of(handle.array)
 
+    def sharding_on(self, device: Any) -> Any:
+        # Of a view, or of a variable that has followed the scope of `jax.set_mesh`.
+        return device if isinstance(device, jax.sharding.Sharding) else None
+
     def snapshot(self, handle: Any) -> Any:
         array = handle.array
         try:
@@ -413,7 +418,7 @@ class JAXBackend(Backend):
         return other
 
     def compute(self, old: Any, x: Any, op: Operation) -> Any:
-        x = beside(x, old)
+        x = beside_spread(x, old.sharding, old.shape) if is_spread(old) else beside(x, old)
         return settled(op(old, x), x)
 
     def compute_put(self, old: Any, x: Any, operation: str, where: Selection) -> Any:

@@ -31,12 +31,14 @@ __all__ = [
     "call_traced",
     "copy",
     "from_host",
+    "keys_spread",
     "natural_sharding",
     "on_devices_of",
     "pinned",
     "placed",
     "problem_with",
     "program",
+    "sharding_name",
     "sharding_of",
     "to_devices",
 ]
@@ -92,6 +94,15 @@ def _in_memory_of_devices(sharding: Any) -> Any:
         )
         raise ShardingError.of("sharding", problem, hint=hint)
     return sharding
+
+
+def sharding_name(sharding: Any) -> str:
+    """Does what `ShardedBackend.sharding_name` does."""
+    if not isinstance(sharding, NamedSharding):
+        return str(sharding)
+    axes = ", ".join(f"{name!r}: {size}" for name, size in sharding.mesh.shape.items())
+    kind = "" if sharding.memory_kind in (None, "device") else f" in {sharding.memory_kind}"
+    return f"{tuple(sharding.spec)} over {{{axes}}}{kind}"
 
 
 def _mesh_of_jax() -> Any:
@@ -241,7 +252,7 @@ def placed(x: Any, sharding: Any) -> Any:
     if there is sharding or there == sharding:
         return x
     if not sharding.is_fully_addressable and x.is_fully_addressable:  # it is the same in every process
-        return _keys_from_host(x, sharding) if is_key(x) else from_host(np.asarray(x), sharding)
+        return keys_spread(x, sharding, from_host) if is_key(x) else from_host(np.asarray(x), sharding)
     try:
         return jax.device_put(x, sharding)
     except (ValueError, RuntimeError, NotImplementedError) as error:
@@ -249,14 +260,15 @@ def placed(x: Any, sharding: Any) -> Any:
         raise ShardingError.of("reshard", problem, hint="use a mesh of the same devices") from error
 
 
-def _keys_from_host(keys: Any, sharding: Any) -> Any:
+def keys_spread(keys: Any, sharding: Any, make: Callable[[HostArray, Any], Any]) -> Any:
+    """Random keys over the devices of several processes; ``make`` makes their numbers with a sharding."""
     if not isinstance(sharding, NamedSharding):
         problem = f"keys of jax.random cannot be spread over processes as {sharding}"
         raise ShardingError.of("reshard", problem, hint="use a NamedSharding")
     numbers = np.asarray(jax.random.key_data(keys))
     flat = along(sharding, [*range(keys.ndim), None], keys.ndim)
     wrap = functools.partial(jax.random.wrap_key_data, impl=jax.random.key_impl(keys))
-    return jax.jit(wrap, out_shardings=sharding)(from_host(numbers, flat))
+    return jax.jit(wrap, out_shardings=sharding)(make(numbers, flat))
 
 
 def pinned(x: Any, sharding: Any) -> Any:

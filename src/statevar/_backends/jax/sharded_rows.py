@@ -92,6 +92,8 @@ def get(array: Any, where: Selection) -> Any:
     """The selected elements of an array. A part of it that is selected whole is spread as it was."""
     target = _Target([], array, donate=False)
     where = _on_host(where)
+    if 0 in where.shape:  # whole on each device: JAX's programs give the shards of no elements other shapes
+        return target.read(_nothing(where.shape), [None] * len(where.shape))
     if where.basic:
         spans = where.spans()
         taken = tuple(axis for axis, (_, size, _) in enumerate(spans) if size != where.of_shape[axis])
@@ -183,6 +185,11 @@ def _span_put(operation: str, sizes: Shape, whole: tuple[int, ...]) -> Callable[
         return new if mask is True else jnp.where(mask, new, array)
 
     return put_spans
+
+
+@functools.cache
+def _nothing(shape: Shape) -> Callable[..., Any]:
+    return lambda array: jnp.zeros_like(array, shape=shape)
 
 
 @functools.lru_cache(_PROGRAMS)

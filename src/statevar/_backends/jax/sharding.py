@@ -25,7 +25,20 @@ from . import sharded_rows
 from .adapter import BACKEND, JAXBackend, _Handle, _is_whole, _rescue
 from .arrays import CONCRETE, settled, store
 from .keys import is_key, unpacked
-from .placing import along, beside, call_traced, copy, from_host, pinned, placed, problem_with, program, sharding_of
+from .placing import (
+    along,
+    beside,
+    call_traced,
+    copy,
+    from_host,
+    keys_spread,
+    pinned,
+    placed,
+    problem_with,
+    program,
+    sharding_name,
+    sharding_of,
+)
 
 __all__ = ["SHARDED"]
 
@@ -43,11 +56,7 @@ class ShardedJAXBackend(ShardedBackend, JAXBackend):
         return problem_with(shape, sharding)
 
     def sharding_name(self, sharding: Any) -> str:
-        if not isinstance(sharding, jax.sharding.NamedSharding):
-            return str(sharding)
-        axes = ", ".join(f"{name!r}: {size}" for name, size in sharding.mesh.shape.items())
-        kind = "" if sharding.memory_kind in (None, "device") else f" in {sharding.memory_kind}"
-        return f"{tuple(sharding.spec)} over {{{axes}}}{kind}"
+        return sharding_name(sharding)
 
     def device(self, name: Any) -> Any:
         return name if isinstance(name, jax.sharding.Sharding) else super().device(name)
@@ -104,7 +113,9 @@ class ShardedJAXBackend(ShardedBackend, JAXBackend):
         return program(copy, sharding)(there)  # `device_put` may share the memory of what it moves
 
     def from_local(self, local: Any, sharding: Any) -> Any:
-        return _from_local(sharding, np.asarray(local))
+        if isinstance(local, jax.Array) and is_key(local):
+            return keys_spread(local, sharding, lambda numbers, flat: _from_local(flat, numbers))
+        return _from_local(sharding, np.array(local))  # JAX may take over its memory, or read it later
 
     def pinned(self, array: Any, sharding: Any) -> Any:
         return pinned(array, sharding)
@@ -133,7 +144,7 @@ class ShardedJAXBackend(ShardedBackend, JAXBackend):
     def to_host(self, array: Any) -> HostArray:
         if isinstance(array, _Tracer) or not isinstance(array, jax.Array):
             return super().to_host(array)
-        if not array.size:  # of a result without elements JAX cannot put the parts together
+        if not array.size and not is_key(array):  # JAX's programs give the shards of no elements other shapes
             return np.empty(array.shape, array.dtype)
         if array.is_fully_addressable or array.is_fully_replicated:
             return super().to_host(array)
@@ -157,6 +168,9 @@ class ShardedJAXBackend(ShardedBackend, JAXBackend):
 
     def beside(self, array: Any, other: Any) -> Any:
         return array if isinstance(other, _Tracer) else beside(array, other.sharding, other.shape)
+
+    def copied(self, array: Any) -> Any:
+        return array.copy() if isinstance(array, np.ndarray) else super().copied(array)
 
     def dlpack(self, array: Any, request: dict[str, Any]) -> Any:
         self.dlpack_device(array)
@@ -297,7 +311,8 @@ def _blocks(array: Any) -> dict[Shape, Piece]:
 
 
 def _piece(shard: Any) -> Piece:
-    return Piece(tuple(part.start or 0 for part in shard.index), shard.data, shard.replica_id == 0)
+    places = shard.index[: shard.data.ndim]  # JAX counts the numbers of a random key as one axis more
+    return Piece(tuple(part.start or 0 for part in places), shard.data, shard.replica_id == 0)
 
 
 def _second(_: Any, x: Any) -> Any:

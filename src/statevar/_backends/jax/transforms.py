@@ -402,9 +402,13 @@ def _array(variable: Variable) -> Any:
     """The array of a variable, read without its lock."""
     while (handle := variable._handle) is not None:
         array = handle.array
-        if not BACKEND.is_lost(array) or (variable._handle is handle and handle.array is array):
+        if not BACKEND.is_lost(array):
+            return array
+        # A write of another thread destroys the old array before it stores the new one.
+        variable._wait_until_free("jit")
+        if variable._handle is handle and handle.array is array:
             variable._check_exists(array, "jit")
-            return array  # else another thread has run a program meanwhile, and the variable has a new array
+            return array
     return None
 
 
