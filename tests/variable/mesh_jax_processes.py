@@ -134,6 +134,16 @@ def together(v: Any, whole: Any) -> None:
     assert [b.first for b in v._backend.pieces(whole.value)] == [jax.process_index() == 0]
     keys = sv.Variable(jax.random.split(jax.random.key(0), 8), sharding=("data",), mesh=v.sharding.mesh)
     assert keys.sharding.spec == P("data")
+    wanted = jax.random.key_data(jax.random.split(jax.random.key(0), 8))
+    keys.reshard(("model",))  # each process has all of them, half on each device
+    refused(sv.errors.DTypeError, lambda: sv.gather(keys), "gather: a key of jax.random (key<fry>) is no number")
+    keys.reshard(None)
+    assert np.array_equal(jax.random.key_data(keys.value), wanted)
+    keys.reshard(("data",), v.sharding.mesh)
+    keys.reshard(None)
+    assert np.array_equal(jax.random.key_data(keys.value), wanted)
+    rows = jax.random.split(jax.random.key(jax.process_index()), 4)
+    assert sv.shard_batch(rows, v.sharding.mesh).shape == (8,)
 
 
 def main(folder: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from .._arrays.dtypes import KEYS, keys_are_no_numbers
 from .._arrays.registry import library_of, owner_of
 from .._arrays.shapes import Shape
 from .._arrays.trees import leaves, tree_map
@@ -212,6 +213,8 @@ def _whole(backend: Any, array: Any, path: str) -> HostArray:
     if backend.is_symbolic(array) and not backend.is_host:
         problem = "the value is traced, and has no elements yet"
         raise TraceError.of("gather", problem, path, "gather outside of the traced code")
+    if (name := backend.dtype_name(array)) in KEYS:
+        raise keys_are_no_numbers("gather", name, path)
     host: HostArray = backend.gather(array) if backend.is_sharded else backend.to_host(array)
     return host if host.flags.owndata and host.flags.writeable else np.array(host)
 

@@ -298,6 +298,8 @@ class JAXBackend(Backend):
         return self._create_from(first, device)
 
     def _create_from(self, first: FirstValue, device: Any) -> Any:
+        if first.dtype in KEYS and isinstance(first, Made):
+            return self._create(unpacked(first.array), device)
         if isinstance(first, Made) and not isinstance(first.array, np.ndarray):
             return self._create(first.array, device)
         array = made(first, device)

@@ -28,10 +28,10 @@ def key_dtype(name: str) -> Any:
     return jax.eval_shape(lambda: jax.random.key(0, impl=_IMPLEMENTATIONS[name])).dtype
 
 
-def packed(keys: Any, name: str) -> HostArray:
-    """The numbers of keys, in an array with the shape of the keys."""
-    numbers = np.ascontiguousarray(jax.random.key_data(keys), "<u4")
-    return numbers.view(KEYS[name]).reshape(keys.shape)
+def packed(keys: Any, name: str, numbers: Any = None) -> HostArray:
+    """The numbers of keys, in an array with the shape of the keys; ``numbers`` if they were read already."""
+    host: HostArray = np.ascontiguousarray(jax.random.key_data(keys) if numbers is None else numbers, "<u4")
+    return host.view(KEYS[name]).reshape(keys.shape)
 
 
 def unpacked(host: HostArray) -> Any:

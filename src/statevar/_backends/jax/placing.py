@@ -253,6 +253,8 @@ def placed(x: Any, sharding: Any) -> Any:
         return x
     if not sharding.is_fully_addressable and x.is_fully_addressable:  # it is the same in every process
         return keys_spread(x, sharding, from_host) if is_key(x) else from_host(np.asarray(x), sharding)
+    if is_key(x) and not x.is_fully_addressable:
+        return program(copy, sharding)(x)  # JAX moves no keys of several processes otherwise
     try:
         return jax.device_put(x, sharding)
     except (ValueError, RuntimeError, NotImplementedError) as error:

@@ -24,7 +24,7 @@ from ...errors import NotAddressableError, ShardingError
 from . import sharded_rows
 from .adapter import BACKEND, JAXBackend, _Handle, _is_whole, _rescue
 from .arrays import CONCRETE, settled, store
-from .keys import is_key, unpacked
+from .keys import is_key, packed, unpacked
 from .placing import (
     along,
     beside,
@@ -101,7 +101,7 @@ class ShardedJAXBackend(ShardedBackend, JAXBackend):
 
     def gather(self, array: Any) -> HostArray:
         if not self.spans(array):
-            return self.to_host(array)
+            return self.packed(array)
         sharding = array.sharding
         if not isinstance(sharding, jax.sharding.NamedSharding):
             problem, hint = f"JAX cannot gather an array that is spread as {sharding}", "use a NamedSharding"
@@ -156,9 +156,10 @@ class ShardedJAXBackend(ShardedBackend, JAXBackend):
         return host
 
     def packed(self, array: Any) -> HostArray:
-        if is_key(array):
-            self._check_readable(array)
-        return super().packed(array)
+        if not is_key(array):
+            return super().packed(array)
+        self._check_readable(array)
+        return packed(array, self.dtype_name(array), self.to_host(jax.random.key_data(array)))
 
     def _check_readable(self, array: Any) -> None:
         """Raises NotAddressableError if this process does not have all of the value."""
