@@ -162,6 +162,11 @@ def main() -> None:
             restored = manager.restore()
         assert restored is not None
         assert (restored.step, int(state["step"])) == (3, 3)
+        with pytest.raises(ValueError, match="delete: process 0 deletes step 3, and process 1 deletes step 4, at"):
+            manager.delete(3 + me)
+        assert manager.steps() == [2, 3, 4]
+        manager.delete(4)
+        assert manager.steps() == [2, 3]
     print("loaded", flush=True)
 
     # One dies in the middle of a save: the other says so, and what was there is whole.

@@ -422,12 +422,18 @@ class CheckpointManager(Uncopied):
         Raises:
             CheckpointNotFoundError: the step has no checkpoint.
             StorageError: the system cannot remove it.
+            ValueError: the processes delete different steps.
         """
         self._check_usable("delete")
         step = count("delete", "step", step, 0)
         group = self._group.doing("delete", self._name)
-        with group.phase("all"), _files.os_errors_as("delete", self.path(step)):
+        with group.phase("begin") as phase:  # until all have come, each may still list the step
             self.wait()
+            steps = phase.agree(step, lambda all_: all_)
+        if other := next((index for index, each in enumerate(steps) if each != steps[0]), None):
+            problem = f"process 0 deletes step {steps[0]}, and process {other} deletes step {steps[other]}"
+            raise ValueError(describe("delete", problem, str(self.directory), "pass the same step in every process"))
+        with group.phase("all"), _files.os_errors_as("delete", self.path(step)):
             if group.leads:
                 with self._lock:
                     self._retention.delete(step)
