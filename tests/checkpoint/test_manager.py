@@ -236,6 +236,33 @@ def test_a_file_system_without_links_gets_copies(tmp_path: Path, monkeypatch: py
         assert sv.verify(manager.path(2)).checked == 3
 
 
+def test_a_program_that_has_gone_back_comes_to_its_step_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state = model()
+    with sv.CheckpointManager(tmp_path, state) as manager:
+        for step in (1, 2):
+            state["a"] += 1.0
+            manager.save(step, wait=True)
+        damage(manager.path(2) / "part-00000.safetensors")
+    with sv.CheckpointManager(tmp_path, state) as manager:  # the program is started again
+        with pytest.warns(RuntimeWarning, match="restored step 1"):
+            manager.restore()
+        state["a"] += 5.0
+        manager.save(2, wait=True)
+        assert sv.load(manager.path(2))["a"][0] == 6
+        with pytest.raises(ValueError, match="step 2 has a checkpoint already"):  # which is whole
+            manager.save(2)
+
+        def refuse(*_: Any) -> None:
+            monkeypatch.undo()
+            raise OSError(5, "Input/output error")
+
+        monkeypatch.setattr(files, "open_file", refuse)
+        with pytest.warns(RuntimeWarning, match="restored step 1"):
+            manager.restore()
+        with pytest.raises(ValueError, match="step 2 has a checkpoint already"):  # which may be whole
+            manager.save(2)
+
+
 def test_the_newest_that_is_whole_is_restored(tmp_path: Path) -> None:
     state = model()
     with sv.CheckpointManager(tmp_path, state) as manager:

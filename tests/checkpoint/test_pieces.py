@@ -493,6 +493,9 @@ def test_all_fall_back_to_the_same_older_step(processes: Make, tmp_path: Path) -
             assert restored is not None
             with pytest.raises(CheckpointError, match="damaged"):
                 manager.restore(4)
+            manager.save(4, wait=True)  # in place of the damaged one
+            assert (again := manager.restore(4)) is not None
+            assert again.step == 4
             return restored.step, list(restored.skipped), value_of(state), restored.skipped[4]
 
     with pytest.warns(RuntimeWarning, match="restored step 2, because newer checkpoints are damaged"):

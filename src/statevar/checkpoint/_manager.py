@@ -151,6 +151,7 @@ class CheckpointManager(Uncopied):
         self._retention = Retention(self._folder, keep, keep_every, best, mode)
         self._writer = StepWriter(self._folder, limit, progress)
         self._background = Background()
+        self._damaged: set[int] = set()  # steps that `restore` has skipped, in every process the same
         _managers.add(self)
 
     def _open(self, where: Path) -> None:
@@ -189,7 +190,8 @@ class CheckpointManager(Uncopied):
                 parameters and the state of optax of this step, which the next step replaces by others.
             metadata: a mapping to store with the checkpoint, as JSON.
             exist_ok: whether a step that has a checkpoint already, or is being written, is left as it is. If False,
-                it is an error.
+                it is an error. A checkpoint that `restore` of this manager has skipped, since it is damaged, is
+                replaced, so that a program that has gone back can come to its step again.
 
         Raises:
             ValueError: this step has a checkpoint already.
@@ -241,6 +243,10 @@ class CheckpointManager(Uncopied):
             ValueError: it has, and this is not ``exist_ok``.
         """
         if not (self._has(step) if known is None else known):
+            return False
+        if step in self._damaged:
+            self.delete(step)
+            self._damaged.discard(step)
             return False
         if not exist_ok:
             hint = f"call delete({step}) first, or pass exist_ok=True to keep the one that is there"
@@ -372,6 +378,8 @@ class CheckpointManager(Uncopied):
                 raise
             except (CheckpointError, OSError) as error:
                 skipped[each] = str(error)
+                if isinstance(error, CheckpointError):  # and not only impossible to read at the moment
+                    self._damaged.add(each)
                 continue
             if skipped:
                 reasons = "; ".join(f"step {number}: {why}" for number, why in skipped.items())
