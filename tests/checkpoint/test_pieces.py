@@ -287,7 +287,7 @@ def test_what_is_not_the_same_is_named_and_nothing_is_written(processes: Make, t
         (lambda target: target["unset"].assign([1.0, 2.0]), 1, "processes 0, 2 and 3 of 4 has no value, at 'unset'"),
     ]
     for change, number, message in cases:
-        results = processes(4).run(lambda index: different(change, number, index))  # noqa: B023
+        results = processes(4).run(lambda index: different(change, number, index))  # noqa: B023  # called at once
         assert all(type(each) is ReplicaError for each in results), results
         assert len({str(each) for each in results}) == 1
         assert str(results[0]).startswith("save: copies that should be equal differ: ")
@@ -389,8 +389,8 @@ def test_an_error_in_one_process_is_one_in_all_and_the_old_save_or_the_new_one_i
 
         def failing(*args: Any) -> Any:
             if Processes.mine() == number:
-                calls[0] += 1  # noqa: B023
-                if calls[0] == fail_at + 1:  # noqa: B023
+                calls[0] += 1  # noqa: B023  # called at once
+                if calls[0] == fail_at + 1:  # noqa: B023  # called at once
                     raise error
             return real(*args)
 

@@ -273,14 +273,14 @@ def a_training_step() -> None:
         count = sv.Variable(0, backend="jax", name="count")
 
         def loss() -> Any:
-            return ((x @ w.value + b.value) ** 2).mean()  # noqa: B023
+            return ((x @ w.value + b.value) ** 2).mean()  # noqa: B023  # called at once
 
         def step() -> Any:
             value, gradients = sv.value_and_grad(loss)()
             for variable, gradient in gradients.items():
                 assert jax.typeof(gradient).shape == variable.shape
                 variable.assign_sub(0.001 * gradient)
-            count.assign_add(1)  # noqa: B023
+            count.assign_add(1)  # noqa: B023  # called at once
             return value
 
         compiled = sv.jit(step)
@@ -297,7 +297,7 @@ def a_training_step() -> None:
         assert {v.path: g.sharding for v, g in gradients.items()} == {"w": w.sharding, "b": b.sharding}
         if mesh is not MESH:
             continue
-        zero = sv.grad(lambda: (w * 0).sum() + 1.0, [w, b])()  # noqa: B023
+        zero = sv.grad(lambda: (w * 0).sum() + 1.0, [w, b])()  # noqa: B023  # called at once
         assert [g.sharding for g in zero] == [w.sharding, b.sharding]
         written = sv.grad(partial(written_and_read, w), [w])()
         assert written[0].sharding == w.sharding
@@ -327,15 +327,15 @@ def loops_and_branches() -> None:
         v = made(mesh=mesh)
 
         def body(carry: Any, _: Any) -> Any:
-            several(v)  # noqa: B023
-            return carry, v[1, 1]  # noqa: B023
+            several(v)  # noqa: B023  # called at once
+            return carry, v[1, 1]  # noqa: B023  # called at once
 
         def run() -> None:
             sv.scan(body, 0.0, None, length=2)
-            sv.cond(jnp.array(True), lambda: several(v), lambda: set_to(v, jnp.zeros((8, 12))))  # noqa: B023
-            sv.cond(jnp.array(False), lambda: None, lambda: set_to(v, v + 1.0))  # noqa: B023
-            sv.while_loop(lambda n: n < 2, partial(counted, v), 0)  # noqa: B023
-            sv.vmap(lambda x: (v * x).sum())(jnp.arange(3.0))  # noqa: B023
+            sv.cond(jnp.array(True), lambda: several(v), lambda: set_to(v, jnp.zeros((8, 12))))  # noqa: B023  # called at once
+            sv.cond(jnp.array(False), lambda: None, lambda: set_to(v, v + 1.0))  # noqa: B023  # called at once
+            sv.while_loop(lambda n: n < 2, partial(counted, v), 0)  # noqa: B023  # called at once
+            sv.vmap(lambda x: (v * x).sum())(jnp.arange(3.0))  # noqa: B023  # called at once
 
         def reference() -> Any:
             expected = sv.Variable(TABLE, backend="numpy")
@@ -691,7 +691,7 @@ def pieces() -> None:
         reads: list[Any] = []
 
         def read(offsets: Any, sizes: Any) -> Any:
-            reads.append(offsets)  # noqa: B023
+            reads.append(offsets)  # noqa: B023  # called at once
             return TABLE[tuple(slice(o, o + n) for o, n in zip(offsets, sizes, strict=True))]
 
         again = backend.from_pieces((8, 12), "float32", v.sharding, read)
