@@ -53,6 +53,11 @@ def initialize(backend: str | None = None, *, timeout: float = 300.0, dead_after
         ProcessError: a part of the environment is missing or wrong, two libraries could be meant, or the other
             processes did not come.
         UnknownBackendError: there is no such backend.
+
+    Source: ``torch.distributed.init_process_group`` and ``jax.distributed.initialize``, with the environments of both.
+
+    >>> import statevar as sv
+    >>> sv.distributed.initialize("torch")  # nothing, unless a launcher has set the environment
     """
     if dead_after is not None:
         set_dead_after(dead_after)
@@ -66,19 +71,43 @@ def initialize(backend: str | None = None, *, timeout: float = 300.0, dead_after
 
 @public("statevar.distributed")
 def is_initialized() -> bool:
-    """Whether this process is connected with other processes of its program."""
+    """Whether this process is connected with other processes of its program.
+
+    Raises:
+        ProcessError: two engines run, and do not agree on the processes.
+
+    >>> import statevar as sv
+    >>> sv.distributed.is_initialized()
+    False
+    """
     return current_world().count > 1
 
 
 @public("statevar.distributed")
 def process_index() -> int:
-    """The number of this process among those of its program, from 0; 0 if it is the only one."""
+    """The number of this process among those of its program, from 0; 0 if it is the only one.
+
+    Raises:
+        ProcessError: two engines run, and do not agree on the processes.
+
+    >>> import statevar as sv
+    >>> sv.distributed.process_index()
+    0
+    """
     return current_world().index
 
 
 @public("statevar.distributed")
 def process_count() -> int:
-    """The number of processes of this program; 1 if this is the only one."""
+    """The number of processes of this program; 1 if this is the only one.
+
+    Raises:
+        ProcessError: two engines run, and do not agree on the processes.
+
+    >>> import statevar as sv
+    >>> sv.distributed.process_count()
+    1
+    """
     return current_world().count
 
 
@@ -94,15 +123,17 @@ def shutdown(*, timeout: float = 300.0) -> None:
 
     Raises:
         ProcessError: another process died or is late. The engine is ended all the same.
+
+    >>> import statevar as sv
+    >>> sv.distributed.shutdown()
     """
     world = current_world()
     if world.count == 1:
         return
     try:
         barrier(world, "shutdown", seconds=timeout)
-        with contextlib.suppress(
-            ProcessError
-        ):  # process 0 has the store, so it ends after the others have read from it
+        with contextlib.suppress(ProcessError):
+            # Process 0 has the store, so it ends after the others have read from it.
             gather(world, "shutdown/read", b"", seconds=timeout)
     except ProcessError:
         world.heartbeat.stop()
