@@ -179,6 +179,8 @@ class Backend(ABC):
     def placement(self, value: Any, spec: Any, mesh: Any) -> tuple[Backend, Any] | None:
         """The adapter of a new variable that is to be spread, and its sharding; None if it lies in one place.
 
+        Where the arrays are NumPy arrays it is only asked if a sharding was asked for.
+
         Args:
             value: the first value: an array of any library, a `FirstValue` or anything else; None if there is none.
             spec: the sharding that was asked for: the axes of a mesh, or a sharding of the library. None if nothing

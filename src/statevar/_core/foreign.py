@@ -135,7 +135,10 @@ def check_readable(value: Any, owner: Backend | None, operation: str, path: str,
         DeviceError: its elements are spread over several devices or processes, or it has none.
     """
     if owner is not None:
-        found: Any = owner.unreadable(value) or _spread(value, owner, home) or _without_dtype(value, owner)
+        may_be_spread = home is not None and home.is_sharded and home.native is owner
+        found: Any = (
+            owner.unreadable(value) or (not may_be_spread and owner.spread(value)) or _without_dtype(value, owner)
+        )
     elif isinstance(value, list | tuple):
         for each in value if set(map(type, value)) - _NUMBERS else ():
             if type(each) not in _NUMBERS:
@@ -143,12 +146,8 @@ def check_readable(value: Any, owner: Backend | None, operation: str, path: str,
         return
     else:
         found = _unreadable(value)
-    if found is not None:
+    if found:
         raise found.refused(operation, path)
-
-
-def _spread(value: Any, owner: Backend, home: Backend | None) -> Any:
-    return None if home is not None and home.is_sharded and home.native is owner else owner.spread(value)
 
 
 _NUMBERS: Final = {bool, int, float, complex, str}

@@ -163,7 +163,7 @@ class Variable(Located, Protocols, Elsewhere):
                 library = library_of(mesh) or library_of(spec) or library
             spread = placement_of("Variable", library, value, spec, mesh, path)
         else:
-            spread = library.placement(value, None, None) if place is None else None
+            spread = None if library.is_host or place is not None else library.placement(value, None, None)
         if spread is not None:
             library, place = spread
             library = library.for_aggregation(aggregation)
