@@ -105,7 +105,9 @@ def writers_and_readers_of_what_moves(mesh: Any) -> None:
 
     def until_the_end(step: Callable[[], object]) -> None:
         try:
-            while not stop.is_set():
+            for _ in range(60):  # not for ever: who moves again at once may be first each time
+                if stop.is_set():
+                    break
                 step()
         except BaseException as error:  # noqa: BLE001  # the main thread raises it
             errors.append(error)
