@@ -153,10 +153,10 @@ def materialize(model: Any) -> None:
 
     >>> import statevar as sv
     >>> with sv.deferred():
-    ...     v = sv.Variable("ones", shape=(2,))
+    ...     v = sv.Variable("ones", shape=(2,), name="v")
     >>> sv.materialize(v)
     >>> v
-    <Variable 'variable' shape=(2,) dtype=float32 device=CPU:0 backend=numpy value=[1. 1.]>
+    <Variable 'v' shape=(2,) dtype=float32 device=CPU:0 backend=numpy value=[1. 1.]>
     """
     waiting = [
         Move(each, each._backend, each._device, None, recipe)  # one that gets a value meanwhile keeps it
