@@ -89,7 +89,7 @@ class ShardedJAXBackend(ShardedBackend, JAXBackend):
                 whole[part] = block(part)
             return placed(unpacked(whole), sharding)
         made = jax.make_array_from_callback(shape, sharding, block, dtype=HOST[dtype])
-        return program(copy, sharding)(made)  # JAX may have taken over the memory, which then no write can donate
+        return _copied(made, sharding)  # JAX may have taken over the memory, which then no write can donate
 
     def created_from_pieces(self, array: Any, *, trainable: bool) -> Any:
         return _Handle(array)
@@ -110,7 +110,7 @@ class ShardedJAXBackend(ShardedBackend, JAXBackend):
 
     def resharded(self, array: Any, sharding: Any) -> Any:
         there = placed(array, sharding)
-        return program(copy, sharding)(there)  # `device_put` may share the memory of what it moves
+        return _copied(there, sharding)  # `device_put` may share the memory of what it moves
 
     def from_local(self, local: Any, sharding: Any) -> Any:
         if isinstance(local, jax.Array) and is_key(local):
@@ -191,7 +191,7 @@ class ShardedJAXBackend(ShardedBackend, JAXBackend):
             problem = f"a value of shape {array.shape} cannot be spread as {self.sharding_name(sharding)}: {problem}"
             raise ShardingError.of("Variable", problem, hint="choose other axes")
         there = placed(array, sharding)
-        return _Handle(there if isinstance(array, np.ndarray) or not there.size else program(copy, sharding)(there))
+        return _Handle(there if isinstance(array, np.ndarray) else _copied(there, sharding))
 
     def _create_from(self, first: FirstValue, device: Any) -> Any:
         if isinstance(first, Made):
@@ -314,6 +314,11 @@ def _blocks(array: Any) -> dict[Shape, Piece]:
 def _piece(shard: Any) -> Piece:
     places = shard.index[: shard.data.ndim]  # JAX counts the numbers of a random key as one axis more
     return Piece(tuple(part.start or 0 for part in places), shard.data, shard.replica_id == 0)
+
+
+def _copied(array: Any, sharding: Any) -> Any:
+    """A copy; an array without elements itself, of which an older JAX makes no result in a sharding."""
+    return program(copy, sharding)(array) if array.size else array
 
 
 def _second(_: Any, x: Any) -> Any:
