@@ -50,7 +50,7 @@ def _torch() -> dict[str, Callable[[], object]]:
     def copied() -> Any:
         whole = torch.cat(arrays)
         dist.all_reduce(whole)
-        return whole.div_(2).split(_ELEMENTS)  # type: ignore[no-untyped-call]
+        return whole.div_(2).split(_ELEMENTS)  # type: ignore[no-untyped-call]  # torch has no types there
 
     def one_by_one() -> None:
         for each in arrays:
@@ -85,7 +85,7 @@ def _jax() -> dict[str, Callable[[], object]]:
     arrays = [jnp.full((_ELEMENTS,), float(me + 1)) for _ in range(_ARRAYS)]
     mesh = Mesh(np.array(jax.devices()), ("process",))
     rows = NamedSharding(mesh, P("process"))  # type: ignore[no-untyped-call]  # JAX has no types there
-    whole = NamedSharding(mesh, P())  # type: ignore[no-untyped-call]
+    whole = NamedSharding(mesh, P())  # type: ignore[no-untyped-call]  # nor here
     reduce: Any = jax.jit(lambda x: x.mean(0), out_shardings=whole)
 
     def spread(array: Any) -> Any:

@@ -74,7 +74,7 @@ class _Dtypes(dict[str, "np.dtype[Any]"]):
         return sum(1 for _ in self)  # `list` would ask for the length
 
     def keys(self) -> Any:
-        """All names."""
+        """The names of all dtypes, also of those that are not loaded yet."""
         return KeysView(self)
 
     def values(self) -> Any:

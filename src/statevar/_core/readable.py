@@ -179,7 +179,7 @@ class Readable:
         if caller is not None and (opened := overlays.values_of.get(caller)):
             inner: Any = opened[-1]
             if inner is backend.overlay_around():  # of the program that is traced
-                return inner  # type: ignore[no-any-return]
+                return inner  # type: ignore[no-any-return]  # any overlay, as it is kept
             problem = f"{inner.what} is around the code of the replicas, which runs in other threads"
             raise ReplicaError.of("read", problem, self._path, "use it in the code of each replica, in strategy.run")
         holder = self._holder

@@ -66,7 +66,7 @@ class Background:
                 self._finish(step, future)
 
     def close(self) -> None:
-        """Ends the threads."""
+        """Lets the writing threads finish what they have, and ends them."""
         for writer in self.writers.values():
             writer.shutdown()
 

@@ -146,7 +146,7 @@ def load(
 
 
 class _Options(NamedTuple):
-    """The options of `load`."""
+    """The options that a caller gave to `load`, checked."""
 
     strict: bool
     rename: Rename | None

@@ -78,7 +78,8 @@ def _one_device_each() -> tuple[Mesh, Any]:
 
 @cache
 def _combining(mesh: Mesh, reduction: str) -> Callable[[Any], Any]:
-    return jax.jit(_REDUCTIONS[reduction], out_shardings=NamedSharding(mesh, PartitionSpec()))  # type: ignore[no-untyped-call]
+    whole = NamedSharding(mesh, PartitionSpec())  # type: ignore[no-untyped-call]  # JAX has no types there
+    return jax.jit(_REDUCTIONS[reduction], out_shardings=whole)
 
 
 @jax.jit

@@ -289,6 +289,9 @@ class TorchBackend(Backend):
         if open_transforms() and transform():
             with outside_transforms(array):
                 return self.create(array, declared=declared, device=device, trainable=trainable)
+        return self._create(array, device, trainable)
+
+    def _create(self, array: Tensor, device: Any, trainable: bool) -> Any:
         # First moved, then wrapped: a moved Parameter would be a plain tensor.
         tensor = array.detach() if array.requires_grad or type(array) is not Tensor else array
         if device is not None:

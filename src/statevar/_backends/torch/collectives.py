@@ -29,7 +29,7 @@ def all_reduce(arrays: Sequence[torch.Tensor], reduction: str) -> list[torch.Ten
             dist.all_reduce(plain, getattr(dist.ReduceOp, _OPERATIONS[reduction]))
             if reduction == "mean":  # gloo has no mean
                 flat.div_(dist.get_world_size())
-        pieces: Any = flat.split([each.numel() for each in given])  # type: ignore[no-untyped-call]
+        pieces: Any = flat.split([each.numel() for each in given])  # type: ignore[no-untyped-call]  # torch has no types there
         parts = [part if each.dim() == 1 else part.view(each.shape) for part, each in zip(pieces, given, strict=True)]
         if devices == {place}:
             return parts

@@ -170,7 +170,7 @@ class Layout:
             x = _at(x.expand(where.shape), inside)
             for axis in self.cut:
                 x = x if axis == 0 else _taken(x, axis, self.axes[axis])
-        return Selection((rows[inside] - here.start,), self.sizes), x  # type: ignore[union-attr]
+        return Selection((rows[inside] - here.start,), self.sizes), x  # type: ignore[union-attr]  # not None for rows
 
     def _elements(self, where: Selection, x: Tensor) -> tuple[Selection, Tensor] | None:
         inside = np.ones(where.shape, np.bool_)
@@ -214,9 +214,10 @@ def _axes(sharding: TorchSharding, shape: Shape, where: tuple[int, ...]) -> list
     with _disable_current_modes():  # of `sv.jit`, which traces this code
         for dim, (placement, rank) in enumerate(zip(placements, where, strict=True)):
             if not placement.is_replicate():
-                axis: int = placement.dim  # type: ignore[attr-defined]
+                axis: int = placement.dim  # type: ignore[attr-defined]  # of Shard
                 line = torch.as_tensor(np.asarray(axes[axis])).view(*[1] * axis, -1)
-                parts, _ = placement._split_tensor(line, mesh.size(dim), with_padding=False)  # type: ignore[attr-defined]
+                split = placement._split_tensor  # type: ignore[attr-defined]  # of Shard
+                parts, _ = split(line, mesh.size(dim), with_padding=False)
                 axes[axis] = parts[rank].reshape(-1).numpy()
     return [_as_range(each) for each in axes]
 

@@ -25,7 +25,7 @@ def spec_of(value: Any) -> Any:
 def part_of(value: Any) -> Tensor:
     """The part that this process has, without a gradient; any other tensor as it is."""
     if spec_of(value) is None:
-        return value  # type: ignore[no-any-return]
+        return value  # type: ignore[no-any-return]  # a plain tensor, as its spec says
     local = value._local_tensor.detach()
     found: Tensor = local.trigger_wait() if hasattr(local, "trigger_wait") else local  # of a collective under way
     return found

@@ -166,7 +166,7 @@ class ShardedHandle:
         self.bind()
 
     def savepoint(self) -> ShardedFork:
-        """What `adopt` restores."""
+        """The present value, from which `adopt` restores the variable if a commit fails."""
         if self.foreign:
             return ShardedFork(Memento(self.inner.copied(), self.inner.use), self.layout)
         return ShardedFork(PLAIN.savepoint(self.inner), self.layout)
@@ -191,7 +191,7 @@ class ShardedFork:
 
     @property
     def use(self) -> Any:
-        """As of a handle."""
+        """The streams that use the memory of the part; None on the host."""
         return self.inner.use
 
     def catch_up(self) -> None:

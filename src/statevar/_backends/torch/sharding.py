@@ -38,7 +38,7 @@ from .meshes import TorchSharding, is_first, problem_with, sharding, sharding_na
 from .pieces import from_pieces, own, pieces
 from .sharded_handle import ShardedFork, ShardedHandle, moved_meanwhile
 from .spread import Places
-from .tracing import open_transforms, outside_transforms, transform
+from .tracing import open_transforms
 
 __all__ = ["SHARDED"]
 
@@ -223,16 +223,7 @@ class ShardedTorchBackend(ShardedBackend, TorchBackend):
 
     # -- a handle's life -----------------------------------------------------------------------------------------------
 
-    def create(self, array: Any, *, declared: DeclaredShape, device: Any, trainable: bool) -> Any:
-        if _is_inference():
-            with torch.inference_mode(False):
-                return self.create(array, declared=declared, device=device, trainable=trainable)
-        if _modes_open():  # `sv.jit` traces this code, and the variable must outlive the trace
-            with _disable_current_modes():
-                return self.create(array, declared=declared, device=device, trainable=trainable)
-        if open_transforms() and transform():
-            with outside_transforms(array):
-                return self.create(array, declared=declared, device=device, trainable=trainable)
+    def _create(self, array: Any, device: Any, trainable: bool) -> Any:
         sharding = device if isinstance(device, TorchSharding) else sharding_of(array)
         self._check(tuple(array.shape), sharding, "Variable")
         layout = layout_of(sharding, tuple(array.shape))

@@ -42,7 +42,7 @@ class Located(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """A parsed index."""
+    """What the index of a checkpoint in pieces says, parsed and checked."""
 
     variables: dict[str, VariableRecord]
     #: By path, the pieces of the value.

@@ -42,7 +42,7 @@ class Holding:
         return Pieces(item.path, item.saved.dtype, shape, backend, value, (0,) * len(shape), blocks)
 
     def whole(self) -> Block:
-        """The whole value."""
+        """The block that is the whole value."""
         return Block((0,) * len(self.shape), self.shape)
 
     def described(self) -> tuple[str, Shape, int]:

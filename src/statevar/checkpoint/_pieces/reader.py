@@ -163,7 +163,7 @@ class PiecesSource:
         entry = part.entries[piece.tensor]
         raw = fresh_bytes(entry.nbytes)
         with _files.os_errors_as("load", part.path), part.opened() as file:
-            self._count(part.read(file, entry, 0, memoryview(raw)))  # type: ignore[arg-type]
+            self._count(part.read(file, entry, 0, memoryview(raw)))  # type: ignore[arg-type]  # NumPy's buffer
         return raw
 
     def _check(self, piece: Located) -> None:
@@ -224,7 +224,7 @@ class PiecesSource:
         first, last = start // CHUNK * CHUNK, min(-(-stop // CHUNK) * CHUNK, entry.nbytes)
         buffer = fresh_bytes(last - first)
         for begin, end in _needed(piece.block, block, width, first, last):
-            memory = memoryview(buffer[begin - first : end - first])  # type: ignore[arg-type]
+            memory = memoryview(buffer[begin - first : end - first])  # type: ignore[arg-type]  # NumPy's buffer
             self._count(part.read(file, entry, begin // CHUNK, memory))
         elements = _units(buffer[start - first : stop - first], width)
         source = np.lib.stride_tricks.as_strided(elements, block.sizes, _strides(piece.block, width), writeable=False)

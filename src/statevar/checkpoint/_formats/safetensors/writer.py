@@ -159,7 +159,7 @@ class Stream:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what was added."""
+        """Writes to the file what was added since the last call."""
         count, waiting = self._count, self._waiting
         self._count, self._waiting = 0, []
         write_all(self._file, waiting, self.offset)
