@@ -25,6 +25,8 @@ ORDER = (
     ("testing",),
     ("_backends",),
     ("__init__",),
+    ("_cli",),
+    ("__main__",),
 )
 
 #: What only the writer may change, of anything.
