@@ -16,6 +16,7 @@ class Exit(IntEnum):
     DAMAGED = 3
     MISSING = 4
     INTERRUPTED = 130
+    CLOSED = 141  #: the reader of the output closed the pipe, so that the command did not come to its end
 
 
 class CommandError(Exception):

@@ -1,41 +1,87 @@
-"""The commands by name, and what every one of them does at its end: errors are a line, a closed pipe is no error."""
+"""The commands by name, and what each of them does at its end: an error is one line, and a closed pipe is silent."""
 
 from __future__ import annotations
 
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
+from importlib import import_module
+from typing import NoReturn
 
-from .. import errors
+from .. import __version__, errors
 from .._core.tables import escaped
 from .exits import CommandError, Exit
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "main", "parser_of"]
 
-#: Each adds the parser of one command, and sets the function that runs it as the default of ``run``.
-COMMANDS: tuple[Callable[[argparse._SubParsersAction[argparse.ArgumentParser]], None], ...] = ()
+#: Each command, and what `statevar --help` says about it. The module ``x`` beside this one has ``arguments(parser)``,
+#: which adds the arguments, and ``run(options)``, which returns an exit status. Only the module that is needed is
+#: imported.
+COMMANDS: dict[str, str] = {}
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, as all errors are here."""
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with the exit status of a wrong usage."""
+        self.exit(Exit.USAGE, f"{self.prog}: {escaped(message)}. Hint: {self.prog} --help\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command, and returns its exit status."""
-    parser = argparse.ArgumentParser(prog="statevar", description="Looks at, compares, edits and converts saved state.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in COMMANDS:
-        add(commands)
-    options = parser.parse_args(arguments)
+    arguments = sys.argv[1:] if arguments is None else arguments
+    command = next((each for each in arguments if not each.startswith("-")), "")
     try:
-        status: int = options.run(options)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader has seen enough, as `head` does; Python would say so again when it ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return Exit.OK
+        try:
+            options = parser_of(command).parse_args(arguments)
+            return int(import_module(f"{__package__}.{command}").run(options))
+        finally:
+            sys.stdout.flush()  # here, and not when Python ends, where an error would be a traceback
+    except BrokenPipeError:  # the reader has seen enough, as `head` does
+        _drop_output()
+        return Exit.CLOSED
     except KeyboardInterrupt:
         return Exit.INTERRUPTED
     except (CommandError, errors.StatevarError, OSError) as error:
-        print(f"statevar {options.command}: {escaped(error)}", file=sys.stderr)
+        _drop_output()
+        print(f"statevar {_message(command, error)}", file=sys.stderr)
         return _status(error)
-    return status
+
+
+def parser_of(command: str) -> argparse.ArgumentParser:
+    """Returns the parser of the command line, with the arguments of one command."""
+    parser = _Parser(
+        prog="statevar",
+        description="Looks at, compares, edits, checks and converts saved state, in every format that statevar reads.",
+        epilog="`statevar COMMAND --help` describes a command.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"statevar {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in COMMANDS.items():
+        each = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", allow_abbrev=False)
+        if name == command:
+            import_module(f"{__package__}.{name}").arguments(each)
+    return parser
+
+
+def _drop_output() -> None:
+    """Throws away what could not be written. Else Python would try it again when it ends, and write a traceback."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with suppress(OSError, ValueError):  # a stream that is no file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _message(command: str, error: Exception) -> str:
+    """One line, with the name of the command in the place of the operation."""
+    if isinstance(error, errors.StatevarError):
+        return escaped(error._at(command, ""))
+    return f"{command}: {escaped(error)}"
 
 
 def _status(error: Exception) -> int:

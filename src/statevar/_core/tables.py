@@ -60,7 +60,11 @@ def width_of(text: str) -> int:
 
 
 def columns(
-    heads: Sequence[str], rows: Iterable[Sequence[object]], right: Collection[str] = (), width: int | None = None
+    heads: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    right: Collection[str] = (),
+    width: int | None = None,
+    cut: str = "…",
 ) -> list[str]:
     r"""The lines of a table. Columns without any text are left out, and cells are escaped.
 
@@ -69,6 +73,7 @@ def columns(
         rows: the cells of each row, as many as there are heads.
         right: the heads of the columns that are aligned on the right, as numbers are.
         width: the number of columns of the terminal. The first column, which has names, is cut on its left to fit.
+        cut: the character that stands for what was cut off.
 
     >>> print(*columns(["path", "size"], [["w", "24 B"], ["steps", "4 B"]], right=["size"]), sep="\n")
     path   size
@@ -85,7 +90,7 @@ def columns(
     on_right = [heads[at] in right for at in kept]
     return [
         "  ".join(
-            _aligned(_cut(cell, length) if not at else cell, length, on_right[at])
+            _aligned(_shortened(cell, length, cut) if not at else cell, length, on_right[at])
             for at, (cell, length) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in table
@@ -97,9 +102,10 @@ def _aligned(text: str, width: int, right: bool) -> str:
     return space + text if right else text + space
 
 
-def _cut(text: str, width: int) -> str:
+def _shortened(text: str, width: int, mark: str) -> str:
     if width_of(text) <= width:
         return text
+    text = text[-width:]  # a name from a file may have a million characters
     while width_of(text) > width - 1:
         text = text[1:]
-    return f"…{text}"
+    return f"{mark}{text}"

@@ -6,6 +6,7 @@ Nothing in them is executed. Names are looked at only where the content says not
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Iterable
 from importlib import import_module
@@ -16,7 +17,7 @@ from ...errors import CheckpointError
 from .. import _files
 from .reader import Reader
 
-__all__ = ["Other", "other_at", "owner_of_folder"]
+__all__ = ["Other", "other_at", "owner_of_folder", "steps_of_orbax"]
 
 
 class Other(NamedTuple):
@@ -222,9 +223,9 @@ def _folder(path: Path) -> Other | None:
         return found
     if any((path / name / "_METADATA").is_file() for name in names):
         return _ORBAX  # a step of a CheckpointManager of orbax, which has the tree in a folder
-    if steps := [name for name in names if _is_step_of_orbax(path / name)]:
-        latest = max(steps, key=lambda name: (len(name), name))
-        return Other("the folder of a CheckpointManager of orbax", f"pass one of its steps: {str(path / latest)!r}")
+    if by_number := steps_of_orbax(path):
+        hint = f"pass one of its steps: {str(by_number[max(by_number)])!r}"
+        return Other("the folder of a CheckpointManager of orbax", hint)
     if steps := [name for name in names if name.startswith("step-")]:
         return Other(_MANAGER, f"pass one of its checkpoints, such as {str(path / steps[-1])!r}")
     for ends in _SAVED_ENDS:
@@ -239,8 +240,14 @@ def owner_of_folder(path: Path) -> Other | None:
     return None if found is None or found.what in (_MANAGER, _SAVED) else found
 
 
+def steps_of_orbax(folder: Path) -> dict[int, Path]:
+    """The steps in the folder of a CheckpointManager of orbax, in order; none if it is anything else."""
+    numbers = ((re.search(r"\d+$", each.name, re.ASCII), each) for each in folder.iterdir())
+    return dict(sorted((int(number[0]), each) for number, each in numbers if number and _is_step_of_orbax(each)))
+
+
 def _is_step_of_orbax(path: Path) -> bool:
-    if not path.name[-1:].isdigit() or not path.is_dir():
+    if not path.is_dir():
         return False
     return (path / "_CHECKPOINT_METADATA").is_file() or any((each / "_METADATA").is_file() for each in path.iterdir())
 

@@ -1,0 +1,107 @@
+"""Writes to the standard output: text that every terminal and encoding can show, colour, and JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import sys
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Literal, TextIO
+
+import numpy as np
+
+from .._core.tables import columns
+
+__all__ = ["bars", "colored", "is_terminal", "plain", "say", "say_json", "say_table", "width"]
+
+_BARS = " ▁▂▃▄▅▆▇█"
+_ASCII_BARS = " .:-=+*#@"
+_COLORS = {"bold": "1", "red": "31", "green": "32", "yellow": "33", "cyan": "36", "dim": "2"}
+
+
+def say(text: str = "") -> None:
+    """Prints a line. Characters that the encoding of the output lacks are escaped.
+
+    What comes from a file must have passed `statevar._core.tables.escaped` before.
+    """
+    encoding = _encoding(sys.stdout)
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def say_table(heads: Sequence[str], rows: Iterable[Sequence[object]], right: Collection[str] = ()) -> None:
+    """Prints a table, whose cells are escaped. In a terminal its first column is cut so that each row is one line."""
+    cut = "…" if _is_utf(sys.stdout) else "~"
+    head, *lines = columns(heads, rows, right=right, width=width(), cut=cut)
+    say(colored(head, "bold"))
+    for line in lines:
+        say(line)
+
+
+def say_json(value: Any) -> None:
+    """Prints a value as one line of JSON, in ASCII, so that no encoding and no terminal can spoil it."""
+    print(json.dumps(plain(value), allow_nan=False))
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: what is not finite is None, a complex number is a list of two, an array is lists.
+
+    >>> plain({"a": np.float32(0.5), "b": [float("nan"), 1j], "c": np.zeros((1, 2), int)})
+    {'a': 0.5, 'b': [None, [0.0, 1.0]], 'c': [[0, 0]]}
+    """
+    if value is None or isinstance(value, bool | int | str):
+        return str(value) if isinstance(value, str) else value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, complex):
+        return [plain(value.real), plain(value.imag)]
+    if isinstance(value, np.ndarray):
+        numbers = value if value.dtype.kind in "biufcOUT" else value.astype(np.float64)  # of ml_dtypes
+        return plain(numbers.tolist())
+    if isinstance(value, np.generic):
+        return plain(np.asarray(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, Iterable):
+        return [plain(each) for each in value]
+    return str(value)
+
+
+def bars(counts: Sequence[int]) -> str:
+    """A histogram as one line of bars. A bin with anything in it has at least the smallest bar."""
+    heights = _BARS if _is_utf(sys.stdout) else _ASCII_BARS
+    most = max(counts, default=0) or 1
+    return "".join(heights[each and max(1, round(each / most * (len(heights) - 1)))] for each in counts)
+
+
+def colored(text: str, style: Literal["bold", "red", "green", "yellow", "cyan", "dim"]) -> str:
+    """A text in a colour, where the standard output shows colours."""
+    return f"\x1b[{_COLORS[style]}m{text}\x1b[0m" if _shows_colors(sys.stdout) else text
+
+
+def _shows_colors(stream: TextIO) -> bool:
+    """Whether to use colours: https://no-color.org, https://force-color.org, and Python's own order of the two."""
+    if os.environ.get("NO_COLOR"):
+        return False
+    if os.environ.get("FORCE_COLOR"):
+        return True
+    return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def is_terminal() -> bool:
+    """Whether somebody looks at the standard output."""
+    return sys.stdout.isatty()
+
+
+def width() -> int | None:
+    """The number of columns of the terminal; None if the output is a file or a pipe, where lines have any length."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _encoding(stream: TextIO) -> str:
+    return getattr(stream, "encoding", None) or "utf-8"
+
+
+def _is_utf(stream: TextIO) -> bool:
+    return _encoding(stream).lower().replace("-", "").startswith("utf")
