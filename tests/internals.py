@@ -23,6 +23,7 @@ from statevar._state import left_out, replicas
 from statevar._state import module as tracking
 from statevar._state import snapshot as snapshots
 from statevar._state import transaction as transactions
+from statevar._state.by_path import needed
 from statevar._state.paths import Paths, named_in, objects_in, paths_in, variables_in
 from statevar.checkpoint import _files as files
 from statevar.checkpoint import _together as together
@@ -91,6 +92,7 @@ __all__ = [
     "left_out",
     "named_in",
     "names_of_tensorflow",
+    "needed",
     "objects_in",
     "overlays",
     "part",

@@ -12,7 +12,8 @@ from .._arrays.slots import Named
 from .._core.variable import Variable
 from .._core.views import owner_of_thing
 from ..errors import NameScopeError
-from .walk import Attribute, Children, Opener, Unordered, edges, segment
+from .by_path import VariablesByPath, followed
+from .walk import Attribute, Children, Opener, Unordered, Whole, edges, segment
 
 __all__ = ["Names", "named"]
 
@@ -69,6 +70,8 @@ class Names:
         self.after: dict[tuple[int, Any], Any] = {}
         #: The objects that were found again: the id of the parent, the key, and the id of the object.
         self.again: list[tuple[int, Any, int]] = []
+        #: The mappings that have aliases of their own.
+        self.whole: list[VariablesByPath] = []
         #: The variables that are keys: the id of the mapping, and the variable.
         self.keys: list[tuple[int, Variable]] = []
         #: The objects whose key cannot be in a path: the id of the parent, the key, and the object.
@@ -79,6 +82,8 @@ class Names:
         children = self.opener(each)
         if not isinstance(children, dict) or _is_simple(children):
             return children
+        if type(each) is VariablesByPath:
+            self.whole.append(each)
         named: dict[str, Any] = {}
         twice: dict[str, None] = {}
         for key, value in children.items():
@@ -112,15 +117,22 @@ class Names:
 
     def aliases(self, variables: Iterable[Variable]) -> dict[str, str]:
         """The aliases of these variables and of the containers with them, for `Paths.aliases`."""
-        if not self.again:
-            return {}
-        reach = self._reach(variables)
-        again = [edge for edge in self.again if edge[2] in reach]
-        parents = {parent for parent, _, _ in again}
-        for which in self.places:  # parents come first, so that each path extends one that is made
-            if which in parents:
-                self.path_to(which)
-        return {self.path(parent, key): self.path_to(which) for parent, key, which in again}
+        found: dict[str, str] = {}
+        if self.again:
+            reach = self._reach(variables)
+            again = [edge for edge in self.again if edge[2] in reach]
+            parents = {parent for parent, _, _ in again}
+            for which in self.places:  # parents come first, so that each path extends one that is made
+                if which in parents:
+                    self.path_to(which)
+            found = {self.path(parent, key): self.path_to(which) for parent, key, which in again}
+        further: dict[str, str] = {}
+        for each in self.whole:
+            which = id(each)
+            for alias, first in each.aliases.items():  # the first path in the mapping is perhaps a further one here
+                place = self.path(which, first) if first else self.path_to(which)
+                further[self.path(which, alias)] = followed(place, found)
+        return found | further
 
     def _reach(self, variables: Iterable[Variable]) -> set[int]:
         """The ids of the variables and of all objects that contain one of them."""
@@ -188,8 +200,8 @@ def _is_simple(keys: dict[Any, Any]) -> bool:
 
 def _is_nameable(key: Any) -> bool:
     """Whether a key can be the segment of a path."""
-    if isinstance(key, Attribute):
-        key = key.name
+    if isinstance(key, Attribute | Whole):
+        key = key.name if isinstance(key, Attribute) else key.path
     if isinstance(key, Named):
         return True
     if isinstance(key, str):
@@ -211,6 +223,8 @@ def _problem(key: Any) -> str:
         return "a set has no order"
     if isinstance(key, _Twice):
         return f"two keys are both written {key.segment!r} in a path"
+    if isinstance(key, Whole):
+        key = key.path
     if isinstance(key, str) and not isinstance(key, Enum):
         return f"a key is empty, or contains NUL or half a surrogate pair: {key!r}"
     return f"expected a string or an integer as key, got {key!r}"

@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar
 
 from .._core.variable import Variable
 from ..errors import NameScopeError, describe
+from .by_path import followed
 from .left_out import refuse_lost_state, refuse_variables_of_variables, warn_of_plain_state
 from .names import named
 from .walk import SEQUENCES, SETS, Container, Opener, kind_of, slots_of, walk
@@ -64,22 +65,6 @@ class Paths:
     def find(self, path: str) -> Variable | None:
         """The variable at a path, which may be its first path or any other; None if there is none."""
         return self.variables.get(followed(path, self.aliases))
-
-
-def followed(path: str, aliases: Mapping[str, str]) -> str:
-    """The first path of the object at a path.
-
-    >>> followed("again/kernel", {"again": "first"})
-    'first/kernel'
-    """
-    if not aliases:
-        return path
-    place: str | None = None  # the object itself: not the empty name, which files of other programs may contain
-    for step in path.split("/"):
-        place = step if place is None else f"{place}/{step}"
-        if place in aliases:
-            place = aliases[place] or None
-    return place or ""
 
 
 def path_matches(patterns: str | Iterable[str]) -> Callable[[str], bool]:

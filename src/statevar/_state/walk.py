@@ -15,6 +15,7 @@ from .._arrays.slots import Adapter, Named, Opened
 from .._core.variable import Variable
 from .._core.views import lender_of, view_of
 from ..errors import ForeignStateError, StatevarError
+from .by_path import VariablesByPath
 from .foreign.items import Number
 from .foreign.plain import Plain
 from .foreign.table import adapters_of
@@ -33,6 +34,7 @@ __all__ = [
     "Plain",
     "Tree",
     "Unordered",
+    "Whole",
     "edges",
     "is_ours_compiled",
     "kind_of",
@@ -402,12 +404,24 @@ class Unordered:
     number: int
 
 
+@dataclass(frozen=True)
+class Whole:
+    """The key of a variable that is the whole rest of its path."""
+
+    path: str
+
+
+def _whole_paths(each: VariablesByPath) -> Children:
+    return {Whole(path): variable for path, variable in each.items()}
+
+
 #: The openers of built-in types, known beforehand.
 _OPENERS: dict[type, Open | None] = {
     **dict.fromkeys((bool, bytes, complex, float, int, str, type(None))),
     **dict.fromkeys((list, tuple), list),
     **dict.fromkeys((set, frozenset), _unordered),
     dict: dict,
+    VariablesByPath: _whole_paths,
 }
 
 
@@ -437,6 +451,8 @@ def segment(key: Any) -> str:
         key = key.name
     if isinstance(key, Named):
         return str(key)
+    if isinstance(key, Whole):
+        return key.path
     return key.replace("~", "~0").replace("/", "~1") if isinstance(key, str) else str(int(key))
 
 

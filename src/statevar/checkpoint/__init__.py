@@ -1,5 +1,6 @@
 """Saves variables to files, loads them, and keeps the checkpoints of a running program."""
 
+from .._state.by_path import VariablesByPath
 from ._checkpoint import Checkpoint
 from ._filled import filled
 from ._load import load
@@ -17,6 +18,7 @@ __all__ = [
     "Progress",
     "Restored",
     "Rules",
+    "VariablesByPath",
     "Verification",
     "filled",
     "load",

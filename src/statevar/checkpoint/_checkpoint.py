@@ -16,7 +16,8 @@ from typing import Any, NamedTuple, Self, TypeVar
 from .._arrays.types import HostArray
 from .._core.copies import Uncopied
 from .._public import public
-from .._state.paths import followed
+from .._state.by_path import VariablesByPath, followed
+from .._state.paths import path_matches
 from .._state.walk import segment
 from ..errors import CheckpointError, CheckpointNotFoundError, StorageError, describe
 from . import _files
@@ -29,6 +30,7 @@ from ._pieces.blocks import Block
 from ._pieces.contents import contents_of
 from ._pieces.reader import PiecesSource
 from ._sources import OtherFile, OwnFiles, Source, close_all
+from ._to_variables import variables_of
 
 __all__ = ["Checkpoint", "encode_metrics", "index_at", "open_checkpoint"]
 
@@ -36,6 +38,7 @@ _Result = TypeVar("_Result")
 
 _ATTEMPTS = 10  # attempts to open files that another process keeps replacing
 _LONGEST_INDEX = 100_000_000
+_OPEN_AGAIN = "open it again with sv.load(path)"
 
 
 @public()
@@ -122,9 +125,7 @@ class Checkpoint(Uncopied, Mapping[str, HostArray]):
         if name is None:
             raise KeyError(path)
         if not self._close.alive:
-            raise ValueError(
-                describe("load", "the checkpoint is closed", str(self.path), "open it again with sv.load(path)")
-            )
+            raise ValueError(describe("load", "the checkpoint is closed", str(self.path), _OPEN_AGAIN))
         if self._mapped:
             array = self._source.mapped(name)
         else:
@@ -166,6 +167,41 @@ class Checkpoint(Uncopied, Mapping[str, HostArray]):
             return None
         return first if self._names is None else self._names[first]
 
+    def to_variables(self, backend: str | None = None, *, only: str | Iterable[str] | None = None) -> VariablesByPath:
+        """Makes a variable of each one in the file, with its value and every flag, under the same paths and aliases.
+
+        ``sv.save(checkpoint.to_variables(), path, metadata=checkpoint.metadata)`` writes the same checkpoint again. A
+        variable that was saved without a value has none. The names of another program's file become paths.
+
+        Args:
+            backend: the library of the variables. By default each has that with which it was saved, or NumPy if another
+                program wrote the file. Random keys exist on JAX only.
+            only: one or several patterns with ``*`` and ``?``: only the variables whose paths match.
+
+        Raises:
+            BackendNotInstalledError: the library is not installed.
+            CheckpointError: an array is damaged.
+            DTypeError: there are no variables of the dtype of an array, or not of this library.
+
+        >>> import statevar as sv, tempfile, pathlib
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "state.safetensors"
+        >>> sv.save({"layers": [{"w": sv.Variable([1.0, 2.0], trainable=False)}]}, path)
+        >>> with sv.load(path) as saved:
+        ...     found = saved.to_variables()
+        >>> found["layers/0/w"].assign([3.0, 4.0]).trainable
+        False
+        >>> sv.save(found, path)
+        >>> sv.load(path)["layers/0/w"]
+        array([3., 4.], dtype=float32)
+        """
+        if not self._close.alive:
+            raise ValueError(describe("to_variables", "the checkpoint is closed", str(self.path), _OPEN_AGAIN))
+        wanted = (lambda _: True) if only is None else path_matches(only)
+        records = {path: record for path, record in self.variables.items() if wanted(path)}
+        if only is not None and not records:
+            raise CheckpointError.of("to_variables", f"no path matches only={only!r}", str(self.path))
+        return variables_of(records, self.aliases, self.arrays, backend)
+
     def checksum(self, path: str) -> str | None:
         """Returns the checksum of a tensor; None if the variable has no value, or another program wrote the file."""
         first = followed(path, self.aliases)
@@ -190,7 +226,7 @@ class Checkpoint(Uncopied, Mapping[str, HostArray]):
         self.close()
 
     def _uncopied(self) -> tuple[str, str, str]:
-        return "load", "an opened checkpoint has files of this process", "open it again with sv.load(path)"
+        return "load", "an opened checkpoint has files of this process", _OPEN_AGAIN
 
     def __repr__(self) -> str:
         return f"<Checkpoint of {len(self.variables)} variables at {str(self.path)!r}>"

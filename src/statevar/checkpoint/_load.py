@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple, TypeAlias, overload
+from typing import Any, NamedTuple, overload
 
 from .._arrays.dtypes import cast_host
-from .._arrays.shapes import Shape, fits
+from .._arrays.shapes import Shape
 from .._arrays.types import Array, HostArray
-from .._core import overlays
 from .._core.variable import Variable
 from .._public import public
 from .._state.accepting import accept
 from .._state.paths import paths_in
-from .._state.transaction import Transaction
-from ..errors import CheckpointError, CheckpointMismatchError, ShardingError, StatevarError, TraceError, describe
+from ..errors import CheckpointError, CheckpointMismatchError, ShardingError, StatevarError, describe
 from . import _files
 from ._checkpoint import Checkpoint, open_checkpoint
+from ._giving import Value, give
 from ._match import LoadReport, Offer, Rename, advise, amend, matched, offered, patterns, problem_of
 from ._memory import Arrays, Loadable
 from ._pending import Pending
@@ -29,9 +28,6 @@ from ._rules.translation import translated
 from ._together import TIMEOUT, Group, Phase, group_of
 
 __all__ = ["load"]
-
-#: A path, its variable, and its value: a host array, or of a variable that is spread an array of its library.
-_Value: TypeAlias = tuple[str, Variable, Any]
 
 _PathLike = str | os.PathLike[str]
 
@@ -202,7 +198,7 @@ def _load(target: Any, path: Any, options: _Options, group: Group, phase: Phase)
             raise _mismatch("the file does not match the object, and nothing was loaded", problems, source)
         if not values and found.variables and source.variables and not waiting:
             raise _mismatch("nothing in the file fits the object", report.problems(), source)
-        _commit(values, lambda: _all_read(phase, checkpoint))
+        give(values, lambda: _all_read(phase, checkpoint))
         report.loaded = [name for name in plan if name not in report.mismatched]
         if waiting:
             report._pending = Pending(
@@ -285,7 +281,7 @@ def _read(
     *,
     cast: bool,
     group: Group | None = None,
-) -> list[_Value]:
+) -> list[Value]:
     """Reads and casts the values. Of those that are spread, this process reads what its devices need.
 
     Raises:
@@ -298,7 +294,7 @@ def _read(
         names = sorted({sources[path][1] for path in spread})
         share = slice(None) if group is None else slice(group.index, None, group.count)
         damaged += map(str, checkpoint.damage(names[share]).values())  # by one process for all
-    values: list[_Value] = []
+    values: list[Value] = []
     taken = set()
     for path, (variable, source) in sources.items():
         if path in spread:
@@ -350,35 +346,6 @@ def _spread(checkpoint: Loadable, variable: Variable, source: str, path: str, *,
     return value
 
 
-def _commit(values: list[_Value], ready: Callable[[], object] = lambda: None) -> None:
-    """Gives all variables their values in one transaction.
-
-    Args:
-        ready: called when nothing but the commit itself is left to do; if it raises an error, nothing changes.
-    """
-    if not values:
-        ready()
-        return
-    overlay: Any = overlays.current() if overlays.active else None
-    if overlay is not None and overlay.holds_values:
-        raise TraceError.of(
-            "load", "variables cannot be loaded inside a transformed function", hint="load before the call"
-        )
-    paths = {variable: path for path, variable, _ in values}
-    with Transaction(paths, paths.get) as transaction:
-        for path, variable, value in values:
-            cell = transaction._cell(variable)
-            shape = None if value is None else tuple(value.shape)
-            if shape is not None and not fits(shape, cell._declared):  # which has changed since the check
-                problem = f"expected shape {cell._declared}, got {shape}"
-                raise CheckpointMismatchError.of("load", problem, path)
-            if value is not None and variable._backend.is_sharded:
-                cell._give_pieces(value)
-            else:
-                cell._give(value)
-        ready()
-
-
 def _fill(checkpoint: Loadable, wanted: dict[str, tuple[Variable, str]], *, cast: bool) -> None:
     """Loads variables that were created after the load. Any problem is an error."""
     report = LoadReport()
@@ -392,4 +359,4 @@ def _fill(checkpoint: Loadable, wanted: dict[str, tuple[Variable, str]], *, cast
             + "\n"
             + "\n".join(problems)
         )
-    _commit(values)
+    give(values)
