@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from . import errors, initializers
 from ._arrays.registry import backend_names
 from ._arrays.shapes import ShapeLike as Shape
+from ._arrays.types import DType
 from ._core.deferring import deferred
 from ._core.forks import guarded
 from ._core.frozen import FrozenVariable
@@ -40,6 +41,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Checkpoint",
     "CheckpointManager",
+    "DType",
     "FrozenVariable",
     "GradientTape",
     "Module",

@@ -29,6 +29,7 @@ from ._arrays import draws
 from ._arrays.dtypes import dtype_name, host_of, is_floating
 from ._arrays.first_values import Constant, Drawn, FirstValue, Made
 from ._arrays.shapes import Shape, canonical_shape, is_static
+from ._arrays.types import DType
 from .errors import DTypeError, InitializerError, ShapeError, describe
 
 __all__ = [
@@ -76,19 +77,19 @@ def _initializer(first_value: Callable[_Arguments, FirstValue]) -> Callable[_Arg
 
 
 @_initializer
-def zeros(shape: Shape, dtype: Any = "float32", seed: int | None = None) -> FirstValue:
+def zeros(shape: Shape, dtype: DType = "float32", seed: int | None = None) -> FirstValue:
     """Returns zeros of any dtype."""
     return _constant(shape, dtype, np.zeros((), host_of(dtype)))
 
 
 @_initializer
-def ones(shape: Shape, dtype: Any = "float32", seed: int | None = None) -> FirstValue:
+def ones(shape: Shape, dtype: DType = "float32", seed: int | None = None) -> FirstValue:
     """Returns ones of any dtype."""
     return _constant(shape, dtype, np.ones((), host_of(dtype)))
 
 
 @_initializer
-def constant(shape: Shape, dtype: Any = "float32", seed: int | None = None, value: Any = 0) -> FirstValue:
+def constant(shape: Shape, dtype: DType = "float32", seed: int | None = None, value: Any = 0) -> FirstValue:
     """Returns an array of any dtype with ``value`` in every element."""
     if np.ndim(value):
         return _made(np.full(shape, value, host_of(dtype)), dtype)
@@ -97,7 +98,7 @@ def constant(shape: Shape, dtype: Any = "float32", seed: int | None = None, valu
 
 @_initializer
 def normal(
-    shape: Shape, dtype: Any = "float32", seed: int | None = None, mean: float = 0.0, stddev: float = 0.05
+    shape: Shape, dtype: DType = "float32", seed: int | None = None, mean: float = 0.0, stddev: float = 0.05
 ) -> FirstValue:
     """Draws from a normal distribution."""
     return _normal(shape, dtype, seed, mean, stddev)
@@ -105,7 +106,7 @@ def normal(
 
 @_initializer
 def uniform(
-    shape: Shape, dtype: Any = "float32", seed: int | None = None, low: float = -0.05, high: float = 0.05
+    shape: Shape, dtype: DType = "float32", seed: int | None = None, low: float = -0.05, high: float = 0.05
 ) -> FirstValue:
     """Draws from a uniform distribution over ``[low, high)``."""
     return _uniform(shape, dtype, seed, low, high)
@@ -113,44 +114,44 @@ def uniform(
 
 @_initializer
 def truncated_normal(
-    shape: Shape, dtype: Any = "float32", seed: int | None = None, mean: float = 0.0, stddev: float = 0.05
+    shape: Shape, dtype: DType = "float32", seed: int | None = None, mean: float = 0.0, stddev: float = 0.05
 ) -> FirstValue:
     """Draws from a normal distribution, and again where a value is more than two ``stddev`` from the mean."""
     return _truncated(shape, dtype, seed, mean, stddev)
 
 
 @_initializer
-def glorot_uniform(shape: Shape, dtype: Any = "float32", seed: int | None = None) -> FirstValue:
+def glorot_uniform(shape: Shape, dtype: DType = "float32", seed: int | None = None) -> FirstValue:
     """Draws uniformly from ``±sqrt(6 / (fan_in + fan_out))`` (Glorot and Bengio, 2010)."""
     return _scaled_uniform(shape, dtype, seed, 1.0, sum(_fans(shape)) / 2)
 
 
 @_initializer
-def glorot_normal(shape: Shape, dtype: Any = "float32", seed: int | None = None) -> FirstValue:
+def glorot_normal(shape: Shape, dtype: DType = "float32", seed: int | None = None) -> FirstValue:
     """Draws from a truncated normal of variance ``2 / (fan_in + fan_out)`` (Glorot and Bengio, 2010)."""
     return _scaled_normal(shape, dtype, seed, 1.0, sum(_fans(shape)) / 2)
 
 
 @_initializer
-def he_uniform(shape: Shape, dtype: Any = "float32", seed: int | None = None) -> FirstValue:
+def he_uniform(shape: Shape, dtype: DType = "float32", seed: int | None = None) -> FirstValue:
     """Draws uniformly from ``±sqrt(6 / fan_in)`` (He et al., 2015)."""
     return _scaled_uniform(shape, dtype, seed, 2.0, _fans(shape)[0])
 
 
 @_initializer
-def he_normal(shape: Shape, dtype: Any = "float32", seed: int | None = None) -> FirstValue:
+def he_normal(shape: Shape, dtype: DType = "float32", seed: int | None = None) -> FirstValue:
     """Draws from a truncated normal of variance ``2 / fan_in`` (He et al., 2015)."""
     return _scaled_normal(shape, dtype, seed, 2.0, _fans(shape)[0])
 
 
 @_initializer
-def lecun_uniform(shape: Shape, dtype: Any = "float32", seed: int | None = None) -> FirstValue:
+def lecun_uniform(shape: Shape, dtype: DType = "float32", seed: int | None = None) -> FirstValue:
     """Draws uniformly from ``±sqrt(3 / fan_in)`` (LeCun et al., 1998)."""
     return _scaled_uniform(shape, dtype, seed, 1.0, _fans(shape)[0])
 
 
 @_initializer
-def lecun_normal(shape: Shape, dtype: Any = "float32", seed: int | None = None) -> FirstValue:
+def lecun_normal(shape: Shape, dtype: DType = "float32", seed: int | None = None) -> FirstValue:
     """Draws from a truncated normal of variance ``1 / fan_in`` (LeCun et al., 1998)."""
     return _scaled_normal(shape, dtype, seed, 1.0, _fans(shape)[0])
 
@@ -158,7 +159,7 @@ def lecun_normal(shape: Shape, dtype: Any = "float32", seed: int | None = None) 
 @_initializer
 def variance_scaling(
     shape: Shape,
-    dtype: Any = "float32",
+    dtype: DType = "float32",
     seed: int | None = None,
     scale: float = 1.0,
     mode: str = "fan_in",
@@ -184,7 +185,7 @@ def variance_scaling(
 
 
 @_initializer
-def orthogonal(shape: Shape, dtype: Any = "float32", seed: int | None = None, gain: float = 1.0) -> FirstValue:
+def orthogonal(shape: Shape, dtype: DType = "float32", seed: int | None = None, gain: float = 1.0) -> FirstValue:
     """Draws a matrix with orthonormal rows or columns, times ``gain``; all axes but the last are rows (Saxe, 2014)."""
     if len(shape) < 2:
         raise ShapeError.of("orthogonal", f"expected a shape with at least two axes, got {shape}")
@@ -197,7 +198,7 @@ def orthogonal(shape: Shape, dtype: Any = "float32", seed: int | None = None, ga
 
 
 @_initializer
-def identity(shape: Shape, dtype: Any = "float32", seed: int | None = None) -> FirstValue:
+def identity(shape: Shape, dtype: DType = "float32", seed: int | None = None) -> FirstValue:
     """Returns a matrix of any dtype with ones on the diagonal and zeros elsewhere."""
     if len(shape) != 2:
         raise ShapeError.of("identity", f"expected a shape with two axes, got {shape}")
@@ -208,7 +209,7 @@ def part(
     initializer: str | Initializer,
     index: Sequence[slice],
     shape: Shape,
-    dtype: Any = "float32",
+    dtype: DType = "float32",
     seed: int | None = None,
     **options: Any,
 ) -> HostArray:

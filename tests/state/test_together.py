@@ -36,7 +36,7 @@ def is_one_call(backend: str) -> bool:
 @pytest.mark.parametrize(
     "operation", ["assign", "assign_add", "assign_sub", "add", "subtract", "multiply", "floor_divide", "pow"]
 )
-def test_it_does_what_each_write_would_do(backend: str, operation: str, dtype: str) -> None:
+def test_it_does_what_each_write_would_do(backend: str, operation: Any, dtype: str) -> None:
     symbols: dict[str, Callable[[Any, Any], Any]] = {
         "assign": lambda old, x: np.full_like(old, x),
         "floor_divide": lambda old, x: old // x,
@@ -108,7 +108,7 @@ def test_each_operand_is_read_before_anything_is_written(backend: str) -> None:
     assert_same(b, [4.0, 6.0])
 
 
-BAD: dict[str, tuple[str, Any, type[Exception], str]] = {
+BAD: dict[str, tuple[Any, Any, type[Exception], str]] = {
     "a shape": (
         "assign",
         [np.zeros(2), np.zeros(3)],

@@ -249,6 +249,17 @@ def test_everything_public_is_documented() -> None:
                 assert inspect.getdoc(member), f"{owner.__name__}.{name}"
 
 
+def test_help_shows_no_comment_of_the_source() -> None:
+    """For a function without a docstring, `help` shows the comment that stands right above it."""
+    shown = {
+        f"{owner.__qualname__}.{name}": comment
+        for owner in (*sv.Variable.__mro__, type(sv.Variable(0.0).at[0]), sv.Module, sv.Snapshot, sv.Checkpoint)
+        for name, member in vars(owner).items()
+        if inspect.isfunction(member) and not inspect.getdoc(member) and (comment := inspect.getcomments(member))
+    }
+    assert not shown
+
+
 def test_errors_subclass_a_builtin_and_the_root() -> None:
     for name in sv.errors.__all__:
         each = getattr(sv.errors, name)

@@ -57,8 +57,8 @@ def writes_of(v: sv.Variable, dtype: str) -> dict[str, Callable[[], object]]:
     calls["setitem of a mask"] = lambda: v.__setitem__(np.array([[True, False], [False, True]]), two)
     calls["update"] = lambda: v.update(lambda value: value)
     calls["edit"] = partial(edit, v)
-    name = "bitwise_and" if dtype == "bool" else "add"
-    calls["update_all"] = partial(sv.update_all, [v, sv.Variable(two, dtype=dtype, backend=v.backend)], name, two)
+    operation: Any = "bitwise_and" if dtype == "bool" else "add"
+    calls["update_all"] = partial(sv.update_all, [v, sv.Variable(two, dtype=dtype, backend=v.backend)], operation, two)
     calls["transaction"] = partial(within_a_transaction, v, two)
     calls["transaction of rows"] = partial(rows_within_a_transaction, v, two)
     calls["restore"] = partial(sv.restore, sv.snapshot(v.assign([[two, two], [two, two]])))

@@ -557,6 +557,30 @@ def test_a_module_as_an_argument(backend: str) -> None:
     assert [float(each.w) for each in layers] == [0.0, 0.0]
 
 
+def test_a_decorator_with_arguments(backend: str) -> None:
+    traced = []
+
+    class Counter:
+        def __init__(self) -> None:
+            self.v = var(backend)
+
+        @sv.jit(static_argnames="twice", backend=backend)
+        def add(self, x: Any, twice: bool = False) -> Any:
+            traced.append(twice)
+            return self.v.assign_add(x * 2 if twice else x).value * 1.0
+
+    @sv.jit()
+    def add(x: Any) -> Any:
+        return counter.v.assign_add(x).value * 1.0
+
+    counter = Counter()
+    x = var(backend, 1.0, trainable=False).value
+    assert [float(counter.add(x)), float(counter.add(x, twice=True)), float(add(x))] == [1.0, 3.0, 4.0]
+    assert set(traced) == {False, True}
+    with pytest.raises(TypeError, match="^jit: expected a callable, got int"):
+        sv.jit(donate=False)(3)  # type: ignore[arg-type]
+
+
 def test_an_object_that_cannot_be_referred_to_weakly(backend: str) -> None:
     with pytest.raises(
         TypeError, match="^jit: a compiled method needs a weak reference to its object, which SlottedWithMethod"

@@ -91,7 +91,7 @@ def _two(v: sv.Variable, x: Any) -> None:
     sv.batch_set_value([(other, x), (v, x)])
 
 
-def _all(v: sv.Variable, x: Any, operation: str = "add") -> None:
+def _all(v: sv.Variable, x: Any, operation: Any = "add") -> None:
     other = sv.Variable(np.zeros(SHAPE, v.dtype_name), backend=v.backend)
     sv.update_all([v, other], operation, [x, x])
 

@@ -136,9 +136,10 @@ class Made(FirstValue):
     __slots__ = ("array",)
 
     def __init__(self, array: Array, shape: Shape, dtype: str) -> None:
-        self.shape, self.dtype = shape, dtype
-        self.constant = None
-        self.array = array
+        self.shape: Shape = shape
+        self.dtype: str = dtype
+        self.constant: Array | None = None
+        self.array: Array = array
 
     def to_host(self) -> HostArray:
         host: HostArray = self.array

@@ -44,7 +44,11 @@ class Selection:
 
     __slots__ = ("_selected", "basic", "index", "mask", "of_shape", "reverses")
 
+    index: tuple[Any, ...]
+    of_shape: Shape
     mask: Any
+    basic: bool
+    reverses: bool
     _selected: Shape | None
 
     def __init__(self, index: tuple[Any, ...], of_shape: Shape) -> None:
@@ -168,9 +172,9 @@ class Rows:
     __slots__ = ("is_mask", "numbers", "table")
 
     def __init__(self, numbers: HostArray, axes: int, of_shape: Shape, is_mask: bool) -> None:
-        self.numbers = numbers
-        self.table = of_shape if axes == 1 else (math.prod(of_shape[:axes]), *of_shape[axes:])
-        self.is_mask = is_mask
+        self.numbers: HostArray = numbers
+        self.table: Shape = of_shape if axes == 1 else (math.prod(of_shape[:axes]), *of_shape[axes:])
+        self.is_mask: bool = is_mask
 
     @property
     def repeats(self) -> bool:

@@ -43,9 +43,9 @@ class Piece:
     __slots__ = ("array", "first", "offsets")
 
     def __init__(self, offsets: Shape, array: Array, first: bool) -> None:
-        self.offsets = offsets
-        self.array = array
-        self.first = first
+        self.offsets: Shape = offsets
+        self.array: Array = array
+        self.first: bool = first
 
 
 @public("statevar.backends")

@@ -101,8 +101,8 @@ class Place:
     __slots__ = ("_hash", "holder", "keys")
 
     def __init__(self, holder: Any, *keys: Hashable) -> None:
-        self.holder = holder
-        self.keys = keys
+        self.holder: Any = holder
+        self.keys: tuple[Hashable, ...] = keys
         self._hash = hash((id(holder), keys))
 
     def __eq__(self, other: object) -> bool:
@@ -158,11 +158,11 @@ class Adapter:
         accept: Callable[[Any, Mapping[str, Any]], Callable[[], object] | None] | None = None,
         forget: Callable[[Any, list[str]], object] | None = None,
     ) -> None:
-        self.open = open
-        self.open_plain = open_plain
-        self.open_item = open_item
-        self.accept = accept
-        self.forget = forget
+        self.open: Callable[[Any], Opened] = open
+        self.open_plain: Callable[[Any], Opened] | None = open_plain
+        self.open_item: Callable[[Any, Any, Any], Slot | None] | None = open_item
+        self.accept: Callable[[Any, Mapping[str, Any]], Callable[[], object] | None] | None = accept
+        self.forget: Callable[[Any, list[str]], object] | None = forget
 
 
 @public("statevar.interop")
@@ -175,8 +175,8 @@ class Named:
     __slots__ = ("text", "thing")
 
     def __init__(self, thing: Any, text: str) -> None:
-        self.thing = thing
-        self.text = text
+        self.thing: Any = thing
+        self.text: str = text
 
     def __str__(self) -> str:
         return self.text

@@ -39,9 +39,9 @@ class Stored:
         *,
         move: Callable[[], tuple[Any, Any, Any, Any]] | None = None,
     ) -> None:
-        self.dtype = dtype
-        self.shape = shape
-        self.hint = hint
-        self.problem = problem
-        self.error = error
-        self.move = move
+        self.dtype: str = dtype
+        self.shape: Shape = shape
+        self.hint: str = hint
+        self.problem: str = problem
+        self.error: type[StatevarError] = error
+        self.move: Callable[[], tuple[Any, Any, Any, Any]] | None = move

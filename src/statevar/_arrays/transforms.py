@@ -127,7 +127,7 @@ class Transforms(ABC):
     # values of the variables among them. They have the signatures of ``jax.lax``.
 
     #: A staged loop is unrolled if its number of steps is known and not larger than this.
-    unrolls = 0.0
+    unrolls: float = 0.0
 
     def stages_loops(self, pytree: Any) -> bool:
         """Whether control flow over these values must be the library's own, because it is traced or always is."""

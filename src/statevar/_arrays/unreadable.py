@@ -22,9 +22,9 @@ class Unreadable:
     __slots__ = ("error", "hint", "what")
 
     def __init__(self, what: str, hint: str, error: type[StatevarError] = DTypeError) -> None:
-        self.what = what
-        self.hint = hint
-        self.error = error
+        self.what: str = what
+        self.hint: str = hint
+        self.error: type[StatevarError] = error
 
     def refused(self, operation: str, path: str) -> StatevarError:
         """The error for an operation that would store the value."""

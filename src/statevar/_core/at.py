@@ -33,6 +33,7 @@ class _AtIndex(Generic[_Target]):
         self._index = index
 
     # fmt: off
+
     def set(self, value: Any) -> _Target: return self._put("at.set", self._index, value)
     def add(self, value: Any) -> _Target: return self._put("at.add", self._index, value)
     def subtract(self, value: Any) -> _Target: return self._put("at.subtract", self._index, value)

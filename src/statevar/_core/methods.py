@@ -10,6 +10,7 @@ import operator
 from typing import Any, TypeAlias
 
 from .._arrays.dtypes import KEYS, check_kind, dtype_kind, dtype_name, is_floating
+from .._arrays.types import DType
 from ..errors import ShapeError, describe
 from .operators import Operators
 
@@ -78,7 +79,7 @@ class Methods(Operators):
 
     # -- conversions ----------------------------------------------------------------------------------------
 
-    def astype(self, dtype: Any, copy: bool = True) -> Any:
+    def astype(self, dtype: DType, copy: bool = True) -> Any:
         """The value cast to a dtype, which is given in any form that `Variable` accepts.
 
         >>> import statevar as sv
@@ -121,11 +122,11 @@ class Methods(Operators):
 
     # -- reductions -------------------------------------------------------------------------------------------
 
-    def sum(self, axis: _Axis = None, dtype: Any = None, keepdims: bool = False) -> Any:
+    def sum(self, axis: _Axis = None, dtype: DType | None = None, keepdims: bool = False) -> Any:
         """The sum of the elements, of all or along axes."""
         return self._xp().sum(self.value, axis=axis, keepdims=keepdims, **self._native(dtype))
 
-    def prod(self, axis: _Axis = None, dtype: Any = None, keepdims: bool = False) -> Any:
+    def prod(self, axis: _Axis = None, dtype: DType | None = None, keepdims: bool = False) -> Any:
         """The product of the elements, of all or along axes."""
         return self._xp().prod(self.value, axis=axis, keepdims=keepdims, **self._native(dtype))
 

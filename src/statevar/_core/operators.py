@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from numbers import Number
 from types import EllipsisType
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from numpy import bool_, ndarray
 from numpy import dtype as numpy_dtype
@@ -329,6 +329,7 @@ class Operators(ABC):
 
     # -- arithmetic ----------------------------------------------------------------------------------
     # fmt: off
+
     def __add__(self, other: Any) -> Any: return self._binary(operator.add, other)
     def __sub__(self, other: Any) -> Any: return self._binary(operator.sub, other)
     def __mul__(self, other: Any) -> Any: return self._binary(operator.mul, other)
@@ -386,9 +387,13 @@ class Operators(ABC):
     def __le__(self, other: Any) -> Any: return self._binary(operator.le, other)
     def __gt__(self, other: Any) -> Any: return self._binary(operator.gt, other)
     def __ge__(self, other: Any) -> Any: return self._binary(operator.ge, other)
-    __hash__ = object.__hash__  # a class that defines __eq__ loses it otherwise
+    if TYPE_CHECKING:
+        def __hash__(self) -> int: ...
+    else:
+        __hash__ = object.__hash__  # a class that defines __eq__ loses it otherwise; a method of ours would be slower
 
     # -- Python's own types: scalars only ---------------------------------------------------------------
+
     def __bool__(self) -> bool: return bool(self._item("bool"))
     def __int__(self) -> int: return int(self._item("int"))
     def __float__(self) -> float: return float(self._item("float"))

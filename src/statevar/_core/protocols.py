@@ -140,7 +140,7 @@ class Protocols(Methods):
             raise _refused_by_numpy(error, ufunc, list(inputs)) from None
 
     #: For ``np.sum(v)`` and all functions of NumPy that are no ufuncs.
-    __array_function__ = _ForNumPy()
+    __array_function__: Any = _ForNumPy()
 
     def __array_namespace__(self, *, api_version: str | None = None) -> Any:
         return self._backend.namespace()

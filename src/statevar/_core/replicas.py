@@ -30,8 +30,8 @@ class PerReplica:
     __slots__ = ("axis", "value")
 
     def __init__(self, value: Any, axis: int | None) -> None:
-        self.value = value
-        self.axis = axis
+        self.value: Any = value
+        self.axis: int | None = axis
 
     def __repr__(self) -> str:
         axis = "" if self.axis is None else f", axis={self.axis}"

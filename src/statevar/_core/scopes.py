@@ -14,6 +14,7 @@ from typing import Any
 
 from .._arrays.dtypes import dtype_name, is_floating
 from .._arrays.placement import parse_device
+from .._arrays.types import DType
 from .._public import public
 from ..errors import DeviceError, DTypeError, NameScopeError
 from .forks import guarded
@@ -171,7 +172,7 @@ def current_mesh() -> Any:
 
 
 @public()
-def autocast(dtype: Any) -> _Autocast:
+def autocast(dtype: DType | None) -> _Autocast:
     """Makes reads of floating-point variables in the block return ``dtype``; the stored values do not change.
 
     Args:

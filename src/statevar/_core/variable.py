@@ -14,7 +14,7 @@ from .._arrays.first_values import FirstValue
 from .._arrays.indexing import is_basic, select
 from .._arrays.registry import default_backend, get_backend, library_of, owner_of, register_types
 from .._arrays.shapes import ShapeLike, canonical_shape
-from .._arrays.types import HostArray
+from .._arrays.types import DType, HostArray
 from .._public import public
 from ..errors import ComputationError, ConflictError, DTypeError, describe
 from ..initializers import draws_anew
@@ -75,7 +75,7 @@ class Variable(Located, Protocols, Elsewhere):
             variables without a value, and callables that take it. Its type is `statevar.Shape`.
         dtype: a name, a Python type, or any library's dtype. By default an array keeps its own; Python
             numbers become float32, int32, bool or complex64. On JAX without 64 bits an array of 64 bits becomes one
-            of 32, if its values fit.
+            of 32, if its values fit. Its type is `statevar.DType`.
         trainable: whether gradients are wanted; always False for dtypes without gradients.
         autocast: whether reads follow `autocast` scopes.
         aggregation: how the values of several replicas are combined that differ by replica, when one is written:
@@ -122,7 +122,7 @@ class Variable(Located, Protocols, Elsewhere):
         self,
         initializer: Any = None,
         shape: ShapeLike | None = None,
-        dtype: Any = None,
+        dtype: DType | None = None,
         trainable: bool = True,
         autocast: bool = True,
         aggregation: Aggregation | None = "mean",

@@ -153,7 +153,8 @@ class Targets:
 
     def __init__(self, operation: str, targets: Iterable[Any]) -> None:
         self._operation = operation
-        self.entered = False
+        self.variables: list[Variable]
+        self.entered: bool = False
         #: Each target as a variable, a list of variables, or paths.
         self._parts: list[Variable | list[Variable] | Paths] = []
         self._places: dict[str, Variable | None] | None = None  # None for a path of two variables

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from operator import attrgetter
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from .._arrays.types import Array
 from .._core import overlays, placement
@@ -20,6 +20,26 @@ from .transaction import transaction
 
 __all__ = ["together", "update_all"]
 
+#: The operations of `update_all`, for type checkers.
+Operation: TypeAlias = Literal[
+    "assign",
+    "assign_add",
+    "assign_sub",
+    "add",
+    "subtract",
+    "multiply",
+    "divide",
+    "floor_divide",
+    "remainder",
+    "pow",
+    "matmul",
+    "bitwise_and",
+    "bitwise_or",
+    "bitwise_xor",
+    "left_shift",
+    "right_shift",
+]
+
 _backend = attrgetter("_backend")
 _constraint = attrgetter("_constraint")
 _dtype = attrgetter("_dtype")
@@ -27,7 +47,7 @@ _dtype_name = attrgetter("_dtype_name")
 
 
 @public()
-def update_all(variables: Any, operation: str, values: Any) -> None:
+def update_all(variables: Any, operation: Operation, values: Any) -> None:
     """Does the same kind of write to many variables: all of them are written or, on an exception, none.
 
     Other threads see all writes at once, as those of a transaction. On torch and JAX, variables of one device are

@@ -8,10 +8,11 @@ exception, none.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from .._arrays.registry import owner_of, transforms_of
 from .._arrays.trees import leaves, tree_map
+from .._core.variable import Variable
 from .._public import public
 from ..errors import ShapeError
 from .lift import CarriedState, library_of, plain, written_by
@@ -22,18 +23,22 @@ if TYPE_CHECKING:
 
 __all__ = ["cond", "fori_loop", "scan", "while_loop"]
 
+_Carry = TypeVar("_Carry")
+_Y = TypeVar("_Y")
+_R = TypeVar("_R")
+
 
 # -- scan -------------------------------------------------------------------------------------------------------
 
 
 @public()
 def scan(
-    body: Callable[[Any, Any], tuple[Any, Any]],
-    init: Any,
+    body: Callable[[_Carry, Any], tuple[_Carry, _Y]],
+    init: _Carry,
     xs: Any = None,
     length: int | None = None,
     reverse: bool = False,
-) -> tuple[Any, Any]:
+) -> tuple[_Carry, _Y]:
     """Calls ``carry, y = body(carry, x)`` for each ``x`` along the first axis, and stacks the results.
 
     Args:
@@ -123,6 +128,14 @@ def _scan_in_python(
 # -- branches -----------------------------------------------------------------------------------------------------
 
 
+@overload
+def cond(pred: Any, true_fn: Callable[..., Variable], false_fn: Callable[..., Variable], *operands: Any) -> Any: ...
+
+
+@overload
+def cond(pred: Any, true_fn: Callable[..., _R], false_fn: Callable[..., _R], *operands: Any) -> _R: ...
+
+
 @public()
 def cond(pred: Any, true_fn: Callable[..., Any], false_fn: Callable[..., Any], *operands: Any) -> Any:
     """Returns ``true_fn(*operands)`` if ``pred`` is true, else ``false_fn(*operands)``; both of the same structure.
@@ -158,7 +171,7 @@ def cond(pred: Any, true_fn: Callable[..., Any], false_fn: Callable[..., Any], *
 
 
 @public()
-def while_loop(cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], init: Any) -> Any:
+def while_loop(cond_fun: Callable[[_Carry], Any], body_fun: Callable[[_Carry], _Carry], init: _Carry) -> _Carry:
     """Repeats ``carry = body_fun(carry)`` while ``cond_fun(carry)`` is true; both functions may read variables.
 
     Raises:
@@ -193,7 +206,8 @@ def while_loop(cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], i
         carried.keep(new)
         return carry
 
-    return keep_writes("while_loop", run, {})
+    out: _Carry = keep_writes("while_loop", run, {})
+    return out
 
 
 def _is_true(cond_fun: Callable[[Any], Any], carry: Any) -> bool:
@@ -202,7 +216,7 @@ def _is_true(cond_fun: Callable[[Any], Any], carry: Any) -> bool:
 
 
 @public()
-def fori_loop(lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init: Any) -> Any:
+def fori_loop(lower: Any, upper: Any, body_fun: Callable[[Any, _Carry], _Carry], init: _Carry) -> _Carry:
     """Repeats ``carry = body_fun(i, carry)`` for each ``i`` from ``lower`` up to, but not including, ``upper``.
 
     Source: ``jax.lax.fori_loop``.
@@ -219,7 +233,8 @@ def fori_loop(lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init:
             # A scan has a gradient, and a while loop has none.
             numbers = backend.namespace().arange(lower, max(lower, upper))
             return scan(lambda carry, i: (body_fun(i, carry), None), init, numbers)[0]
-        return keep_writes("fori_loop", lambda _: _count(lower, upper, body_fun, init), {})
+        out: _Carry = keep_writes("fori_loop", lambda _: _count(lower, upper, body_fun, init), {})
+        return out
 
     def step(carry: Any) -> Any:
         i, inner = carry

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
-from typing import Any, Self
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from .._core.copies import Uncopied
 from .._core.variable import Variable
@@ -14,6 +14,9 @@ from ..errors import describe
 from .overlay import ValueOverlay
 
 __all__ = ["StatelessScope", "functionalize"]
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 @public()
@@ -95,7 +98,7 @@ class StatelessScope(Uncopied):
 
 
 @public()
-def functionalize(fn: Callable[..., Any], variables: Any) -> Callable[..., tuple[Any, Any]]:
+def functionalize(fn: Callable[_P, _R], variables: Any) -> Callable[Concatenate[Any, _P], tuple[_R, Any]]:
     """Returns a pure function for code that reads and writes variables, for any transform of any library.
 
     Args:
@@ -123,7 +126,7 @@ def functionalize(fn: Callable[..., Any], variables: Any) -> Callable[..., tuple
     structure = Structure("functionalize", variables)
 
     @wraps(fn)
-    def pure(values: Any, /, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+    def pure(values: Any, /, *args: _P.args, **kwargs: _P.kwargs) -> tuple[_R, Any]:
         with ValueOverlay("functionalize", structure.pairs(values), only=structure.variables) as overlay:
             out = fn(*args, **kwargs)
             new = dict(zip(structure.variables, overlay.values(structure.variables), strict=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any, Literal, ParamSpec, TypeVar, overload
 
 from .._arrays.backend import Backend
 from .._arrays.dtypes import dtype_kind, is_differentiable
@@ -26,8 +26,19 @@ from .overlay import ValueOverlay, keep_writes
 __all__ = ["grad", "value_and_grad"]
 
 _P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 _ATTEMPTS = 20  # each finds at least one variable more
+
+
+@overload
+def value_and_grad(fn: Callable[_P, _R], *, has_aux: bool = False) -> Callable[_P, tuple[_R, dict[Variable, Any]]]: ...
+
+
+@overload
+def value_and_grad(
+    fn: Callable[_P, _R], variables: Any = None, has_aux: bool = False, argnums: int | Sequence[int] | None = None
+) -> Callable[_P, tuple[_R, Any]]: ...
 
 
 @public()
@@ -107,6 +118,29 @@ def value_and_grad(
         raise TraceError.of("value_and_grad", "each run of the function reads different variables")
 
     return wrapped
+
+
+# `fn` has one type in all of them: else mypy cannot choose where a function returns Any, as most losses do.
+
+
+@overload
+def grad(fn: Callable[_P, Any], *, has_aux: Literal[False] = False) -> Callable[_P, dict[Variable, Any]]: ...
+
+
+@overload
+def grad(fn: Callable[_P, Any], *, has_aux: Literal[True]) -> Callable[_P, tuple[dict[Variable, Any], Any]]: ...
+
+
+@overload
+def grad(
+    fn: Callable[_P, Any], variables: Any = None, *, has_aux: Literal[True], argnums: int | Sequence[int] | None = None
+) -> Callable[_P, tuple[Any, Any]]: ...
+
+
+@overload
+def grad(
+    fn: Callable[_P, Any], variables: Any = None, has_aux: bool = False, argnums: int | Sequence[int] | None = None
+) -> Callable[_P, Any]: ...
 
 
 @public()

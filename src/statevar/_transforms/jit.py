@@ -34,7 +34,7 @@ _OTHERS = 8  # programs to keep beside the present one
 _Place: TypeAlias = tuple[Any, ...]
 
 
-@public()
+@overload
 def jit(
     fn: Callable[_P, _R],
     static_argnums: int | Iterable[int] = (),
@@ -42,14 +42,37 @@ def jit(
     donate: bool = True,
     *,
     backend: str | None = None,
-) -> Jit[_P, _R]:
+) -> Jit[_P, _R]: ...
+
+
+@overload
+def jit(
+    fn: None = None,
+    static_argnums: int | Iterable[int] = (),
+    static_argnames: str | Iterable[str] = (),
+    donate: bool = True,
+    *,
+    backend: str | None = None,
+) -> Callable[[Callable[_P, _R]], Jit[_P, _R]]: ...
+
+
+@public()
+def jit(
+    fn: Callable[_P, _R] | None = None,
+    static_argnums: int | Iterable[int] = (),
+    static_argnames: str | Iterable[str] = (),
+    donate: bool = True,
+    *,
+    backend: str | None = None,
+) -> Jit[_P, _R] | Callable[[Callable[_P, _R]], Jit[_P, _R]]:
     """Compiles a function that reads and writes variables.
 
     The variables that it uses are found while it is traced: through closures, attributes, containers, and arguments.
     A call is a transaction over them: other threads see all of its writes at once and, on an exception, none.
 
     Args:
-        fn: any callable. As with every compiler, its Python code runs when it is traced, not at each call.
+        fn: any callable. As with every compiler, its Python code runs when it is traced, not at each call. If it is
+            omitted, ``jit`` returns a decorator with the other arguments: ``@sv.jit(static_argnames="training")``.
         static_argnums: positional arguments that are part of the program. They must be hashable; a new value is traced
             again.
         static_argnames: names of keyword arguments that are part of the program, as with ``static_argnums``.
@@ -81,6 +104,8 @@ def jit(
     """
     nums = (static_argnums,) if isinstance(static_argnums, int) else tuple(static_argnums)
     names = (static_argnames,) if isinstance(static_argnames, str) else tuple(static_argnames)
+    if fn is None:
+        return lambda fn: jit(fn, nums, names, donate, backend=backend)
     if not callable(fn):
         raise TypeError(describe("jit", f"expected a callable, got {type(fn).__name__}"))
     return Jit(Program(fn, nums, names, bool(donate)), backend)

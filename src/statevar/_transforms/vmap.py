@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -29,17 +29,18 @@ if TYPE_CHECKING:
 __all__ = ["vmap"]
 
 _P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 @public()
 def vmap(
-    fn: Callable[_P, Any],
+    fn: Callable[_P, _R],
     in_axes: Any = 0,
     out_axes: int = 0,
     axis_size: int | None = None,
     variable_axes: Mapping[Variable, int] | None = None,
     axis_name: Any = None,
-) -> Callable[_P, Any]:
+) -> Callable[_P, _R]:
     """Maps a function of one example over an axis of its arguments and of variables.
 
     Args:
@@ -69,7 +70,7 @@ def vmap(
     axes = dict(variable_axes or {})
 
     @wraps(fn)
-    def mapped(*positional: _P.args, **kwargs: _P.kwargs) -> Any:
+    def mapped(*positional: _P.args, **kwargs: _P.kwargs) -> _R:
         args: tuple[Any, ...] = positional
         each_axis = tuple(in_axes) if isinstance(in_axes, list | tuple) else (in_axes,) * len(args)
         if len(each_axis) != len(args):
@@ -91,7 +92,8 @@ def vmap(
             mapping = _Mapping(fn, args, each_axis, out_axes, size, axes, base, transforms, axis_name)
             return mapping.by_library() if transforms.stages_loops(args) else mapping.in_python()
 
-        return keep_writes("vmap", run, {})
+        out: _R = keep_writes("vmap", run, {})
+        return out
 
     return mapped
 

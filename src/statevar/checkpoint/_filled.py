@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from .._state.foreign.table import adapters_of
 from .._state.view import View
 from ..errors import DeviceError, StatevarError
 from ._load import load
+from ._match import LoadOptions
 
 __all__ = ["filled"]
 
@@ -25,7 +26,7 @@ _NUMBERS = {bool: np.bool_, int: np.int64, float: np.float64, complex: np.comple
 
 
 @public()
-def filled(tree: _Tree, source: Any, **options: Any) -> _Tree:
+def filled(tree: _Tree, source: Any, **options: Unpack[LoadOptions]) -> _Tree:
     """Returns a copy of a tree with the values of a file or of another tree, for trees that cannot be written.
 
     Such trees are modules of equinox, states of optax and other named tuples, frozen dataclasses and frozen dicts. The

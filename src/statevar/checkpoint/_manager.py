@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import Any, Literal, Self, SupportsIndex, TypeVar, overload
+from typing import Any, Literal, Self, SupportsIndex, TypeVar, Unpack, overload
 
 from .._core.copies import Uncopied
 from .._core.variable import Variable
@@ -34,7 +34,7 @@ from ._checkpoint import encode_metrics
 from ._filled import filled
 from ._formats.others import owner_of_folder
 from ._load import load
-from ._match import LoadReport
+from ._match import LoadOptions, LoadReport
 from ._numbers import checked_metrics, count, cut_of, floats_of
 from ._pieces.places import InStepFolder
 from ._pieces.saving import Save, save_in_pieces
@@ -322,12 +322,16 @@ class CheckpointManager(Uncopied):
     # -- restoring -------------------------------------------------------------------------------------
 
     @overload
-    def restore(self, step: SupportsIndex | None = None, *, like: None = None, **options: Any) -> Restored | None: ...
+    def restore(
+        self, step: SupportsIndex | None = None, *, like: None = None, **options: Unpack[LoadOptions]
+    ) -> Restored | None: ...
 
     @overload
-    def restore(self, step: SupportsIndex | None = None, *, like: _Tree, **options: Any) -> _Tree | None: ...
+    def restore(
+        self, step: SupportsIndex | None = None, *, like: _Tree, **options: Unpack[LoadOptions]
+    ) -> _Tree | None: ...
 
-    def restore(self, step: SupportsIndex | None = None, *, like: Any = None, **options: Any) -> Any:
+    def restore(self, step: SupportsIndex | None = None, *, like: Any = None, **options: Unpack[LoadOptions]) -> Any:
         """Loads a checkpoint into the object, or into a copy of a tree: by default the newest that is whole.
 
         Newer checkpoints that are damaged are skipped with a warning.
@@ -359,7 +363,7 @@ class CheckpointManager(Uncopied):
         with group.phase("start") as phase:
             self.wait()
             steps = phase.agree(self.steps() if group.leads else None, lambda found: found[0])
-        options = {"alone": group.world is None, "timeout": group.seconds} | options
+        options = LoadOptions({"alone": group.world is None, "timeout": group.seconds, **options})
         target = None if like is not None else self._target("restore", None)
 
         def read(step: int) -> Any:

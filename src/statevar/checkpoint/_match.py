@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypedDict
 
 from .._arrays.dtypes import KEYS
 from .._arrays.shapes import fits
@@ -17,9 +17,34 @@ from ._memory import Loadable
 from ._pending import Pending
 from ._rules.translation import Translated
 
-__all__ = ["LoadReport", "Offer", "Rename", "advise", "amend", "matched", "offered", "patterns", "problem_of"]
+__all__ = [
+    "LoadOptions",
+    "LoadReport",
+    "Offer",
+    "Rename",
+    "advise",
+    "amend",
+    "matched",
+    "offered",
+    "patterns",
+    "problem_of",
+]
 
 Rename = Mapping[str, str] | Callable[[str], str | None]
+
+
+class LoadOptions(TypedDict, total=False):
+    """The options of `load` that other functions pass on to it, for type checkers."""
+
+    strict: bool
+    rename: Rename | None
+    rules: Iterable[Sequence[Any]] | None
+    cast: bool
+    only: str | Iterable[str] | None
+    separator: str | None
+    on_create: bool
+    alone: bool
+    timeout: float
 
 
 @public("statevar.checkpoint")

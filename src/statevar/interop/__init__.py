@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 
@@ -32,6 +32,8 @@ __all__ = [
     "get_value",
     "set_value",
 ]
+
+_Variable = TypeVar("_Variable", bound=Variable)
 
 
 if not TYPE_CHECKING:  # with `__getattr__`, a type checker would accept every name
@@ -117,6 +119,18 @@ def batch_set_value(pairs: Iterable[tuple[Any, Any]]) -> None:
     for x, value in checked:  # last, since nothing can fail any more
         if not isinstance(x, Variable):
             x[...] = value
+
+
+@overload
+def assign(
+    ref: _Variable, value: Any, validate_shape: bool = True, use_locking: bool = True, name: str | None = None
+) -> _Variable: ...
+
+
+@overload
+def assign(
+    ref: Any, value: Any, validate_shape: bool = True, use_locking: bool = True, name: str | None = None
+) -> Variable: ...
 
 
 @public()

@@ -43,7 +43,7 @@ class Item:
     ) -> None:
         self.backend = backend
         self.shared = shared
-        self.thing = Place(holder, key) if thing is None else thing
+        self.thing: Any = Place(holder, key) if thing is None else thing
         self._owner = holder
         self._key = key
         self._attribute = not _has_item(holder, key) if attribute is None else attribute
