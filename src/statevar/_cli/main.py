@@ -13,13 +13,19 @@ from typing import NoReturn
 from .. import __version__, errors
 from .._core.tables import escaped
 from .exits import CommandError, Exit
+from .output import complain
 
 __all__ = ["COMMANDS", "main", "parser_of"]
 
 #: Each command, and what `statevar --help` says about it. The module ``x`` beside this one has ``arguments(parser)``,
 #: which adds the arguments, and ``run(options)``, which returns an exit status. Only the module that is needed is
 #: imported.
-COMMANDS: dict[str, str] = {}
+COMMANDS = {
+    "inspect": "lists the variables in a file, with figures and histograms on request",
+    "ls": "lists the paths of the variables in a file, or the steps in the folder of a manager",
+    "show": "prints a value, or a part of one",
+    "verify": "reads checkpoints, and names what is damaged",
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -47,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return Exit.INTERRUPTED
     except (CommandError, errors.StatevarError, OSError) as error:
         _drop_output()
-        print(f"statevar {_message(command, error)}", file=sys.stderr)
+        complain(command, error)
         return _status(error)
 
 
@@ -75,13 +81,6 @@ def _drop_output() -> None:
     except OSError:
         with suppress(OSError, ValueError):  # a stream that is no file
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _message(command: str, error: Exception) -> str:
-    """One line, with the name of the command in the place of the operation."""
-    if isinstance(error, errors.StatevarError):
-        return escaped(error._at(command, ""))
-    return f"{command}: {escaped(error)}"
 
 
 def _status(error: Exception) -> int:

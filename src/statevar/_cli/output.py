@@ -12,9 +12,10 @@ from typing import Any, Literal, TextIO
 
 import numpy as np
 
-from .._core.tables import columns
+from .._core.tables import columns, escaped
+from ..errors import StatevarError
 
-__all__ = ["bars", "colored", "is_terminal", "plain", "say", "say_json", "say_table", "width"]
+__all__ = ["bars", "colored", "complain", "message", "plain", "reason", "say", "say_json", "say_table", "width"]
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _ASCII_BARS = " .:-=+*#@"
@@ -42,6 +43,24 @@ def say_table(heads: Sequence[str], rows: Iterable[Sequence[object]], right: Col
 def say_json(value: Any) -> None:
     """Prints a value as one line of JSON, in ASCII, so that no encoding and no terminal can spoil it."""
     print(json.dumps(plain(value), allow_nan=False))
+
+
+def complain(command: str, problem: object) -> None:
+    """Prints a line about a problem to the standard error."""
+    print(f"statevar {message(command, problem)}", file=sys.stderr)
+
+
+def message(command: str, problem: object) -> str:
+    """A problem as one line that begins with the name of the command, which stands for the operation of an error."""
+    if isinstance(problem, StatevarError):
+        return escaped(problem._at(command, ""))
+    return f"{command}: {escaped(problem)}"
+
+
+def reason(error: StatevarError) -> str:
+    """What an error says without its operation and place, which the reader of a list knows."""
+    parts = getattr(error, "_parts", None)
+    return str(error) if parts is None else str(parts[1])
 
 
 def plain(value: Any) -> Any:
@@ -87,11 +106,6 @@ def _shows_colors(stream: TextIO) -> bool:
     if os.environ.get("FORCE_COLOR"):
         return True
     return stream.isatty() and os.environ.get("TERM") != "dumb"
-
-
-def is_terminal() -> bool:
-    """Whether somebody looks at the standard output."""
-    return sys.stdout.isatty()
 
 
 def width() -> int | None:

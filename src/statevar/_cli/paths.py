@@ -8,20 +8,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from .._arrays.dtypes import STORED
-from .._arrays.types import HostArray
-from .._state.paths import followed, path_matches
+from .._state.paths import path_matches
 from ..checkpoint import _files
 from ..checkpoint._checkpoint import Checkpoint, open_checkpoint
 from ..checkpoint._formats.others import steps_of_orbax
 from ..checkpoint._formats.reader import numpy_dtype
 from ..checkpoint._formats.safetensors.values import VariableRecord
 from ..checkpoint._step_folder import StepFolder
-from ..errors import CheckpointError
 from .exits import CommandError, Exit
 
 __all__ = [
-    "check",
-    "checked",
     "close_to",
     "nbytes_of",
     "opened",
@@ -31,14 +27,12 @@ __all__ = [
     "steps_in",
 ]
 
-#: Arrays of more bytes are mapped into memory, and not read.
-_LARGE = 64 << 20
-
 
 def opened(path: str, step: int | None = None) -> Checkpoint:
     """Opens a checkpoint at any path that the library reads: a file, a folder, or a step of a manager's folder.
 
-    No array is read. Those that are looked up are in the mapped memory of the file, without a check; `checked` checks.
+    No array is read. Those that are looked up are in the mapped memory of the file, without a check, which
+    `reading.checked` makes.
 
     Args:
         path: the path.
@@ -112,32 +106,3 @@ def nbytes_of(record: VariableRecord) -> int | None:
     except AttributeError:
         return None
     return math.prod(record.shape) * dtype.itemsize
-
-
-def checked(checkpoint: Checkpoint, name: str) -> HostArray:
-    """Reads an array, and compares its checksum if it has one. A large one is mapped after that, and takes no memory.
-
-    Raises:
-        CheckpointError: the array is damaged.
-        KeyError: the variable has no value.
-    """
-    first = name if name in checkpoint.variables else followed(name, checkpoint.aliases)
-    if first not in checkpoint:
-        raise KeyError(name)
-    if (nbytes_of(checkpoint.variables[first]) or 0) > _LARGE:
-        check(checkpoint, first)
-        return checkpoint[first]
-    found = checkpoint.arrays([first])[first]
-    if isinstance(found, CheckpointError):
-        raise found
-    return found if found.dtype.names is None else found[found.dtype.names[0]]
-
-
-def check(checkpoint: Checkpoint, name: str) -> None:
-    """Reads an array piece by piece, and compares its checksum if it has one.
-
-    Raises:
-        CheckpointError: the array is damaged.
-    """
-    if (error := checkpoint.damage([name]).get(name)) is not None:
-        raise error

@@ -148,6 +148,11 @@ class Checkpoint(Uncopied, Mapping[str, HostArray]):
         """Whether `block` compares the checksum of what it reads; else `damage` does."""
         return self._source.checks_blocks
 
+    @property
+    def has_chunks(self) -> bool:
+        """Whether `block` reads the chunks that have the block, and nothing else."""
+        return self._source.has_chunks
+
     def damage(self, paths: Iterable[str] | None = None) -> dict[str, CheckpointError]:
         """Reads tensors, by default all, and returns the error of each damaged one, by path."""
         return self._by_path(self._source.damage, self if paths is None else paths)

@@ -33,6 +33,8 @@ class Source(Protocol):
 
     #: Whether `block` compares the checksum of what it reads.
     checks_blocks: ClassVar[bool]
+    #: Whether `block` reads the chunks that have the block, and nothing else.
+    has_chunks: ClassVar[bool]
 
     @property
     def variables(self) -> Mapping[str, VariableRecord]:
@@ -65,6 +67,7 @@ class OwnFiles:
     """Files in the format of safetensors."""
 
     checks_blocks: ClassVar[bool] = False
+    has_chunks: ClassVar[bool] = False
 
     def __init__(self, parts: Sequence[TensorFile]) -> None:
         self._parts = parts
@@ -163,6 +166,7 @@ class OtherFile:
     """The file of another program, through its reader."""
 
     checks_blocks: ClassVar[bool] = True
+    has_chunks: ClassVar[bool] = False
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader

@@ -49,6 +49,7 @@ class PiecesSource:
     """
 
     checks_blocks: ClassVar[bool] = True
+    has_chunks: ClassVar[bool] = True
 
     def __init__(self, folder: Path, contents: Contents, where: Path) -> None:
         self.variables = contents.variables
