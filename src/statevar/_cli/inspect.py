@@ -146,9 +146,8 @@ def _cells(row: _Row) -> tuple[object, ...]:
     nbytes = nbytes_of(record)
     size = "" if nbytes is None or record.shape is None else bytes_text(nbytes)
     shape = "no value" if record.shape is None else shape_text(record.shape)
-    facts = (name, shape, record.dtype, size, ", ".join(_flags(record)))
-    if damage is not None:
-        return (*facts, "DAMAGED", "", "", "", "")
+    flags = [*_flags(record), *(["DAMAGED"] if damage is not None else [])]
+    facts = (name, shape, record.dtype, size, ", ".join(flags))
     if figures is None:
         return (*facts, "", "", "", "", "")
     finite = figures.minimum is not None
@@ -243,10 +242,8 @@ def _facts(row: _Row, *, figures: bool) -> dict[str, Any]:
         "backend": row.record.backend,
     }
     if figures:
-        facts |= {
-            "statistics": None if row.figures is None else row.figures._asdict(),
-            "damage": row.damage and reason(row.damage),
-        }
+        facts["statistics"] = None if row.figures is None else row.figures._asdict()
+        facts["damage"] = None if row.damage is None else reason(row.damage)
     return facts
 
 

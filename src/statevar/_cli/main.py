@@ -25,6 +25,7 @@ COMMANDS = {
     "ls": "lists the paths of the variables in a file, or the steps in the folder of a manager",
     "show": "prints a value, or a part of one",
     "verify": "reads checkpoints, and names what is damaged",
+    "completion": "prints a script that completes commands, options and names in files, for a shell",
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-__all__ = ["add_json", "add_only", "add_path", "add_step", "natural"]
+__all__ = ["add_json", "add_only", "add_path", "add_step", "completed_by_names", "natural"]
 
 PATH = "a file, a folder of a checkpoint, or the folder of a manager, which means its newest step"
 
@@ -24,12 +24,17 @@ def add_step(parser: argparse.ArgumentParser) -> None:
 def add_only(parser: argparse.ArgumentParser) -> None:
     """Adds the option that selects variables."""
     text = "only the paths that match; * is any text and ? any character; may be repeated"
-    parser.add_argument("--only", metavar="PATTERN", action="append", help=text)
+    completed_by_names(parser.add_argument("--only", metavar="PATTERN", action="append", help=text))
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Adds the option that asks for JSON."""
     parser.add_argument("--json", action="store_true", help="print JSON; a number that is not finite is null")
+
+
+def completed_by_names(action: argparse.Action) -> None:
+    """Says that an argument is a name in the file that is the first argument of the command, for the shell."""
+    action.completes_names = True  # type: ignore[attr-defined]
 
 
 def natural(text: str) -> int:

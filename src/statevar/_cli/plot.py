@@ -65,9 +65,8 @@ def draw(path: str, variables: Sequence[tuple[str, VariableRecord, Statistics]])
             about += f", {number_text(figures.mean)} ± {number_text(figures.std)}"
             wrong = figures.nan + figures.infinite
             about += f", {wrong:,} not finite" if wrong else ""
-            axes.set_title(
-                f"{_title(name)}\n{about}", fontsize=8, parse_math=False, color="firebrick" if wrong else None
-            )
+            color = "firebrick" if wrong else "black"
+            axes.set_title(f"{_title(name)}\n{about}", fontsize=8, parse_math=False, color=color)
             axes.tick_params(labelsize=7)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # it draws a box

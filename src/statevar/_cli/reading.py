@@ -94,10 +94,7 @@ def _box(key: Any, record: VariableRecord) -> tuple[Block, Any] | None:
     sizes: list[int] = []
     rest: list[Any] = []
     for each, length in zip(parts, shape, strict=True):
-        if isinstance(each, int):
-            taken = range(each % length, each % length + 1)
-        else:
-            taken = range(*each.indices(length))
+        taken = range(length)[slice(each, each + 1 or None) if isinstance(each, int) else each]
         offsets.append(min(taken[0], taken[-1]) if taken else 0)
         sizes.append(abs(taken[-1] - taken[0]) + 1 if taken else 0)
         rest.append(0 if isinstance(each, int) else slice(None, None, each.step))

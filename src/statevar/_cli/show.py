@@ -11,7 +11,7 @@ from .._arrays.types import HostArray
 from .._core.tables import escaped, shape_text
 from ..checkpoint._checkpoint import Checkpoint
 from .exits import CommandError, Exit
-from .options import add_json, add_path
+from .options import add_json, add_path, completed_by_names
 from .output import complain, plain, say, say_json, width
 from .paths import close_to, opened
 from .reading import first_name, part
@@ -26,7 +26,8 @@ _COLUMNS = 120
 def arguments(parser: argparse.ArgumentParser) -> None:
     add_path(parser)
     text = "the path of a variable, and an index if you like: 'encoder/kernel[0, :5]'"
-    parser.add_argument("target", metavar="TARGET", nargs="?", help=f"{text} (may be left out if there is only one)")
+    text += " (may be left out if there is only one)"
+    completed_by_names(parser.add_argument("target", metavar="TARGET", nargs="?", help=text))
     parser.add_argument("--all", action="store_true", help=f"print all elements, also of more than {_ABRIDGED:,}")
     parser.add_argument("--npy", action="store_true", help="write the array in the format of NumPy")
     add_json(parser)

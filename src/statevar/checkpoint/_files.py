@@ -322,6 +322,6 @@ def os_errors_as(operation: str, path: Any, hint: str = "") -> Iterator[None]:
 def storage_error(operation: str, path: Any, error: OSError, hint: str = "") -> StorageError:
     """Returns the error of statevar for a system error."""
     error_type = CheckpointNotFoundError if isinstance(error, FileNotFoundError) else StorageError
-    ours = error_type(describe(operation, f"the system said {error.strerror or repr(error)}", str(path), hint))
+    ours = error_type.of(operation, f"the system said {error.strerror or repr(error)}", str(path), hint)
     ours.errno, ours.strerror, ours.filename = error.errno, error.strerror, os.fspath(path)
     return ours
