@@ -43,7 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = next((each for each in arguments if not each.startswith("-")), "")
     try:
         try:
-            options = parser_of(command).parse_args(arguments)
+            options, unknown = parser_of(command).parse_known_args(arguments)
+            if unknown:
+                raise CommandError(f"unknown arguments: {' '.join(unknown)}", hint=f"statevar {command} --help")
             return int(import_module(f"{__package__}.{command}").run(options))
         finally:
             sys.stdout.flush()  # here, and not when Python ends, where an error would be a traceback

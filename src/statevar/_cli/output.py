@@ -13,7 +13,7 @@ from typing import Any, Literal, TextIO
 import numpy as np
 
 from .._core.tables import columns, escaped
-from ..errors import StatevarError
+from ..errors import StatevarError, describe
 
 __all__ = ["bars", "colored", "complain", "message", "plain", "reason", "say", "say_json", "say_table", "width"]
 
@@ -54,6 +54,8 @@ def message(command: str, problem: object) -> str:
     """A problem as one line that begins with the name of the command, which stands for the operation of an error."""
     if isinstance(problem, StatevarError):
         return escaped(problem._at(command, ""))
+    if isinstance(problem, OSError) and problem.strerror:
+        return escaped(describe(command, f"the system said {problem.strerror}", str(problem.filename or "the output")))
     return f"{command}: {escaped(problem)}"
 
 

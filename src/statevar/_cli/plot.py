@@ -56,7 +56,9 @@ def draw(path: str, variables: Sequence[tuple[str, VariableRecord, Statistics]])
                 axes.axis("off")
                 axes.text(0.5, 0.5, "the range is too wide", ha="center", va="center", fontsize=8)
             elif low == high:
-                axes.bar([low], [sum(figures.histogram)], width=max(abs(low), 1.0) * 0.1)
+                around = max(abs(low), 1.0) * 0.5
+                axes.bar([low], [sum(figures.histogram)], width=around * 0.05)
+                axes.set_xlim(low - around, low + around)
             else:
                 count = len(figures.histogram)
                 step = (high - low) / count
