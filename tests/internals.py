@@ -13,6 +13,7 @@ from statevar._arrays import heartbeat as heartbeats
 from statevar._arrays import world as worlds
 from statevar._arrays.dtypes import HOST, dtype_kind
 from statevar._arrays.indexing import Selection, last_of_each
+from statevar._arrays.random.host import WORDS as random_words
 from statevar._arrays.registry import get_backend
 from statevar._arrays.shapes import broadcasts_into, canonical_shape, fits
 from statevar._core import cell as cell_module  # which makes the locks
@@ -100,6 +101,7 @@ __all__ = [
     "pickles",
     "pieces_reader",
     "placement",
+    "random_words",
     "replicas",
     "scopes",
     "snapshots",

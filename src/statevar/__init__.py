@@ -20,6 +20,7 @@ from .interop import assign, batch_get_value, batch_set_value, get_value, set_va
 if TYPE_CHECKING:
     from . import distributed
     from ._state.all_reduce import all_reduce
+    from ._state.generator import Generator
     from ._state.module import Module, named_variables, variables
     from ._state.replicas import check_replicas
     from ._state.sharding import gather, local_rows, materialize, shard, shard_batch
@@ -43,6 +44,7 @@ __all__ = [
     "CheckpointManager",
     "DType",
     "FrozenVariable",
+    "Generator",
     "GradientTape",
     "Module",
     "Rules",
@@ -117,6 +119,7 @@ _LATER = {
         "_transforms.functionalize": ("StatelessScope", "functionalize"),
         "_transforms.tape": ("GradientTape",),
         "_state.all_reduce": ("all_reduce",),
+        "_state.generator": ("Generator",),
         "_state.module": ("Module", "named_variables", "variables"),
         "_state.sharding": ("gather", "local_rows", "materialize", "shard", "shard_batch"),
         "_state.together": ("update_all",),

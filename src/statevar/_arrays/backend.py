@@ -35,6 +35,7 @@ from .types import Array, HostArray, Operation
 from .unreadable import Unreadable
 
 if TYPE_CHECKING:
+    from .random.draws import Draws
     from .transforms import Transforms
 
 __all__ = ["Backend", "Handle", "Refusal"]
@@ -108,6 +109,16 @@ class Backend(ABC):
                 hint="implement its method Backend.transforms",
             )
         )
+
+    def draws(self) -> Draws:
+        """The random numbers of the library. Called through `registry.draws_of`.
+
+        By default NumPy computes them on the host, which needs the state of the generator to be known. A library that
+        traces code overrides it.
+        """
+        from .random.draws import Draws  # noqa: PLC0415  # few programs draw
+
+        return Draws(self)
 
     def attach(self, variable_type: type, snapshot_type: type) -> None:
         """Registers statevar's types with a library that has a registry of types. Called once."""

@@ -20,7 +20,7 @@ import numpy as np
 
 from .types import HostArray
 
-__all__ = ["BLOCK", "Distribution", "draw", "normal", "seed_sequence", "truncated_normal", "uniform"]
+__all__ = ["BLOCK", "Distribution", "draw", "normal", "on_all_cores", "seed_sequence", "truncated_normal", "uniform"]
 
 #: The number of elements of a block: its float64 fit into the cache of a core, and its draw takes about 0.7 ms.
 BLOCK = 1 << 16
@@ -96,10 +96,10 @@ def draw(out: HostArray, start: int, size: int, seed: np.random.SeedSequence, di
     if count == 1:
         draw_block(0, np.empty(min(BLOCK, size - first * BLOCK)))
     elif count:
-        _on_all_cores(draw_block, count)
+        on_all_cores(draw_block, count)
 
 
-def _on_all_cores(task: Callable[[int, HostArray], None], count: int) -> None:
+def on_all_cores(task: Callable[[int, HostArray], None], count: int) -> None:
     """Calls ``task(number, memory)`` for each number below ``count``; the memory is a block that the thread reuses.
 
     NumPy draws, computes and casts without the GIL. The threads end with the call, so that no fork finds any. One block

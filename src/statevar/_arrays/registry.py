@@ -21,6 +21,7 @@ from .tracing import add_tracing, elsewhere
 if TYPE_CHECKING:  # each loads a dozen modules, which would take a quarter of the time of `import statevar`
     from importlib.metadata import EntryPoint
 
+    from .random.draws import Draws
     from .transforms import Transforms
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "backend_names",
     "backend_of_protocol",
     "default_backend",
+    "draws_of",
     "engine_modules",
     "get_backend",
     "library_of",
@@ -209,6 +211,14 @@ def transforms_of(backend: Backend) -> Transforms:
     if backend.name not in _ROWS:
         return backend.transforms()
     found: Transforms = importlib.import_module(f"{_ADAPTERS}.{backend.name}.transforms").TRANSFORMS
+    return found
+
+
+def draws_of(backend: Backend) -> Draws:
+    """The random numbers of a backend, imported on first use."""
+    if backend.name not in _ROWS:
+        return backend.draws()
+    found: Draws = importlib.import_module(f"{_ADAPTERS}.{backend.name}.random").DRAWS
     return found
 
 

@@ -57,6 +57,10 @@ class Overlay(Hold, ABC):
             value: its initial value if that is traced, which only this overlay may store; else None.
         """
 
+    def lane_of(self, variable: Any) -> Any:
+        """The index of the example for which the code runs, if it shares a variable with other examples; else None."""
+        return None
+
     @abstractmethod
     def read(self, variable: Any) -> Any:
         """Returns the cell to read in place of the variable."""

@@ -23,6 +23,7 @@ from .lift import library_of, plain
 from .overlay import InnerOverlay, ValueOverlay, keep_writes
 
 if TYPE_CHECKING:
+    from .._arrays.backend import Backend
     from .._arrays.transforms import Transforms
     from .._arrays.types import Array
 
@@ -89,7 +90,7 @@ def vmap(
 
         def run(base: ValueOverlay) -> Any:
             size = _axis_size(args, each_axis, axes, axis_size)
-            mapping = _Mapping(fn, args, each_axis, out_axes, size, axes, base, transforms, axis_name)
+            mapping = _Mapping(fn, args, each_axis, out_axes, size, axes, base, backend, axis_name)
             return mapping.by_library() if transforms.stages_loops(args) else mapping.in_python()
 
         out: _R = keep_writes("vmap", run, {})
@@ -125,8 +126,13 @@ class _Mapping:
     size: int
     axes: dict[Variable, int]
     base: ValueOverlay
-    transforms: Transforms
+    library: Backend
     axis_name: Any
+
+    @property
+    def transforms(self) -> Transforms:
+        """The transforms of the library."""
+        return transforms_of(self.library)
 
     def _call(self, args: Sequence[Any]) -> Any:
         *positional, named = args
@@ -136,21 +142,23 @@ class _Mapping:
         """Maps with the library's own map."""
         mapped, axes, base, transforms = list(self.axes), self.axes, self.base, self.transforms
         values = [base.read(variable)._snapshot for variable in mapped]
-        where = ([axes[variable] for variable in mapped], *self.in_axes)
+        where = ([axes[variable] for variable in mapped], 0, *self.in_axes)
+        lanes = self.library.namespace().arange(self.size)
         written: list[Variable] = []
 
-        def pure(values: list[Array], *args: Any) -> tuple[Any, list[Array]]:
+        def pure(values: list[Array], lane: Array, *args: Any) -> tuple[Any, list[Array]]:
             frame = _Example("vmap", zip(mapped, values, strict=True))
+            frame.share(lane, axes)
             with frame:
                 out = self._call(args)
                 written[:] = frame.written
                 return out, list(frame.values(frame.written))
 
         name = self.axis_name
-        transforms.written_by(transforms.vmap(pure, where, 0, self.size, name), values, *self.args)
+        transforms.written_by(transforms.vmap(pure, where, 0, self.size, name), values, lanes, *self.args)
         outs = (self.out_axes, [axes.get(variable) for variable in written])
         try:
-            out, new = transforms.vmap(pure, where, outs, self.size, name)(values, *self.args)
+            out, new = transforms.vmap(pure, where, outs, self.size, name)(values, lanes, *self.args)
         except ValueError as error:
             if "out_axes" not in str(error) and "axis spec" not in str(error):
                 raise
@@ -170,6 +178,7 @@ class _Mapping:
             ]
             seeds = [(variable, _take(base.read(variable)._snapshot, i, axis)) for variable, axis in axes.items()]
             frame = _Example("vmap", seeds)
+            frame.share(i, axes)
             with frame:
                 found.append(self._call(part))
             frames.append(frame)
@@ -187,7 +196,16 @@ class _Mapping:
 class _Example(InnerOverlay):
     """The variables of one example; a mapped variable has the example's part of the value."""
 
-    __slots__ = ()
+    __slots__ = ("_axes", "_lane")
+
+    def share(self, lane: Any, axes: dict[Variable, int]) -> None:
+        """Sets the index of the example, and the variables of which it has a part of its own."""
+        self._lane = lane
+        self._axes = axes
+
+    def lane_of(self, variable: Any) -> Any:
+        """The index of the example, if it shares the variable."""
+        return None if variable in self._axes else self._lane
 
     def declare(self, draft: ValueDraft, outer: ValueDraft) -> None:
         """Declares no shape: the example's part of a value has one axis less than the declared shape."""

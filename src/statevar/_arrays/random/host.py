@@ -1,0 +1,162 @@
+"""Random words and numbers with NumPy: in pieces that fit into the cache of a core, on all cores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..draws import on_all_cores
+from ..dtypes import HOST
+from ..types import Array, HostArray
+from .numbers import Numbers
+from .threefry import PARITY, ROTATIONS
+from .words import Word, Words
+
+__all__ = ["WORDS", "draw_on_host"]
+
+#: The elements that are drawn at once: what is computed for them fits into the cache of a core.
+PIECE = 1 << 14
+
+
+def draw_on_host(state: HostArray, numbers: Numbers, count: int, operands: tuple[HostArray, ...]) -> HostArray:
+    """A flat array of numbers.
+
+    Args:
+        operands: flat arrays, each of one element or, if the numbers are drawn one by one, of as many as the result.
+    """
+    if count <= PIECE or not numbers.elementwise:
+        found: HostArray = numbers.draw(WORDS, state, count, *operands)
+        return found
+    out = np.empty(count, HOST[numbers.dtype])
+
+    def draw_piece(number: int, _memory: Any) -> None:
+        start, end = number * PIECE, min(count, (number + 1) * PIECE)
+        parts = [each if each.size == 1 else each[start:end] for each in operands]
+        ahead = WORDS.after(state, numbers.blocks(start))
+        out[start:end] = numbers.draw(WORDS, ahead, end - start, *parts)
+
+    on_all_cores(draw_piece, -(-count // PIECE))
+    return out
+
+
+class _HostWords(Words):
+    """Words as NumPy's uint32, which has the arithmetic of words."""
+
+    def unpacked(self, state: HostArray) -> tuple[Word, Word, Word, Word]:
+        words = np.ascontiguousarray(state).view(np.uint32)
+        return words[0:1], words[1:2], words[2:3], words[3:4]
+
+    def packed(self, words: tuple[Word, Word, Word, Word]) -> Array:
+        return np.concatenate(words).view(np.int32)
+
+    def counted(self, count: int, beside: Word) -> Word:
+        return np.arange(count, dtype=np.uint32)
+
+    def constant(self, number: int) -> Word:
+        return np.uint32(number)
+
+    def add(self, left: Word, right: Word) -> Word:
+        return left + right
+
+    def xor(self, left: Word, right: Word) -> Word:
+        return left ^ right
+
+    def both(self, left: Word, right: Word) -> Word:
+        return left & right
+
+    def either(self, left: Word, right: Word) -> Word:
+        return left | right
+
+    def shifted(self, word: Word, distance: int) -> Word:
+        return word << np.uint32(distance) if distance >= 0 else word >> np.uint32(-distance)
+
+    def times(self, left: Word, right: Word) -> Word:
+        return left * right
+
+    def product(self, left: Word, right: Word) -> tuple[Word, Word]:
+        product = np.multiply(left, right, dtype=np.uint64)
+        return (product >> np.uint64(32)).astype(np.uint32), product.astype(np.uint32)
+
+    def less(self, left: Word, right: Word) -> Array:
+        return np.less(left, right)
+
+    def chosen(self, condition: HostArray, yes: Any, no: Any) -> Array:
+        return np.where(condition, yes, no)
+
+    def interleaved(self, left: Word, right: Word, count: int) -> Word:
+        both = np.empty((left.size, 2), np.uint32)
+        both[:, 0] = left
+        both[:, 1] = right
+        return both.reshape(-1)[:count]
+
+    def at(self, table: HostArray, index: Word) -> Array:
+        return table[index]
+
+    def cast(self, array: HostArray, dtype: str) -> Array:
+        return array.astype(HOST[dtype])
+
+    def floating(self, word: Word, dtype: str) -> Array:
+        return word.view(np.int32).astype(HOST[dtype])
+
+    def from_floating(self, array: HostArray) -> Word:
+        return array.astype(np.uint32)
+
+    def bits(self, array: HostArray) -> tuple[Word, ...]:
+        if array.dtype == np.float32:
+            return (array.view(np.uint32),)
+        bits = array.view(np.uint64)
+        return (bits >> np.uint64(32)).astype(np.uint32), bits.astype(np.uint32)
+
+    def integers(self, words: tuple[Word, ...], dtype: str) -> Array:
+        if len(words) == 1:
+            return words[0].astype(HOST[dtype])
+        upper, lower = words
+        return ((upper.astype(np.uint64) << np.uint64(32)) | lower).view(HOST[dtype])
+
+    def from_integers(self, array: HostArray) -> Word:
+        return array.astype(np.uint32)
+
+    def every_second(self, word: Word, start: int) -> Word:
+        return np.ascontiguousarray(word[start::2])
+
+    def clipped(self, array: HostArray, low: float, high: float) -> Array:
+        return np.clip(array, array.dtype.type(low), array.dtype.type(high))
+
+    def rounded(self, array: HostArray) -> Array:
+        return np.rint(array)
+
+    def cumulated(self, word: Word) -> Word:
+        return np.cumsum(word, dtype=np.uint32)
+
+    def position(self, ends: Word, word: Word) -> Array:
+        return np.searchsorted(ends, word, side="right")
+
+    def order(self, upper: Word, lower: Word) -> Array:
+        return np.argsort((upper.astype(np.uint64) << np.uint64(32)) | lower, kind="stable")
+
+    def blocks(self, state: HostArray, count: int) -> tuple[Word, Word]:
+        """Does the rounds in place, which takes a third of the time."""
+        *key, low, high = self.unpacked(state)
+        keys = (*key, key[0] ^ key[1] ^ np.uint32(PARITY))
+        first = self.counted(count, low)
+        first += low
+        second = np.full(count, high)
+        if int(low[0]) + count > 1 << 32:
+            second += first < low
+        first += keys[0]
+        second += keys[1]
+        turned = np.empty_like(first)
+        for group in range(5):
+            for distance in ROTATIONS[group % 2]:
+                first += second
+                np.left_shift(second, np.uint32(distance), out=turned)
+                second >>= np.uint32(32 - distance)
+                second |= turned
+                second ^= first
+            first += keys[(group + 1) % 3]
+            second += keys[(group + 2) % 3] + np.uint32(group + 1)
+        return first, second
+
+
+WORDS = _HostWords()
