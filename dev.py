@@ -6,9 +6,10 @@ python dev.py test [PYTEST ARGUMENTS]   everything that must pass before a chang
 python dev.py versions                  all tests on the oldest and newest versions too, the slow ones among them
 python dev.py check                     lint and types only
 python dev.py wheel                     builds the wheel and runs the quick tests on it, in a clean environment
+python dev.py docs [serve]              builds the documentation site in the folder site, or serves it while you write
 python dev.py env                       makes the test environment and prints where it is
 
-`test` without arguments is lint, types, and four runs of the tests:
+`test` without arguments is lint, types, the documentation site, and four runs of the tests:
 
 1. the quick ones on the built wheel, outside of the checkout, with NumPy and no other backend;
 2. all of them on all four backends with the versions of constraints.txt, and every example in the documentation;
@@ -137,8 +138,10 @@ def test(arguments: list[str]) -> None:
         full = pool.submit(environment, "test", "test")
         older = pool.submit(environment, "older", "older", constraints="constraints-older.txt")
         newer = base and pool.submit(environment, "newest", "older", constraints="constraints-newest.txt", base=base)
+        site = pool.submit(docs, [])
         wheel()
         check(full.result())
+        site.result()
     run(full.result(), *PYTEST)
     run_versions(older.result(), newer.result() if newer else None, "-m", "not slow")
 
@@ -148,6 +151,12 @@ def versions() -> None:
     older = environment("older", "older", constraints="constraints-older.txt")
     base = newest()
     run_versions(older, base and environment("newest", "older", constraints="constraints-newest.txt", base=base))
+
+
+def docs(arguments: list[str]) -> None:
+    """Builds the documentation site, where a warning is an error, or does what the arguments ask of mkdocs."""
+    os.environ["NO_MKDOCS_2_WARNING"] = "1"  # an advertisement of another program
+    run(environment("docs", "docs"), "-m", "mkdocs", *(arguments or ("build",)))
 
 
 def run_versions(older: str, newer: str | None, *arguments: str) -> None:
@@ -180,7 +189,7 @@ def wheel() -> None:
             "scikit-learn",
         )
         install(python, "constraints.txt", built, *tools)
-        for each in ("conftest.py", "pyproject.toml"):
+        for each in ("README.md", "conftest.py", "pyproject.toml"):
             shutil.copy(ROOT / each, folder)
         for each in ("benchmarks", "docs", "examples", "tests"):
             shutil.copytree(ROOT / each, folder / each, ignore=shutil.ignore_patterns("__pycache__"))
@@ -211,6 +220,8 @@ def main(arguments: list[str]) -> None:
             check(environment("test", "test"))
         case ["wheel"]:
             wheel()
+        case ["docs", *rest]:
+            docs(rest)
         case ["env"]:
             print(environment("test", "test"))
         case _:
