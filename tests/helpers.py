@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -131,3 +132,9 @@ def address(v: sv.Variable) -> int:
         return int(handle.parameter.data_ptr())
     handle.cached = None
     return int(np.asarray(handle.variable.read_value()).ctypes.data)
+
+
+def reference_entries() -> list[str]:
+    """The paths of what the pages of the reference describe."""
+    pages = sorted((ROOT / "docs" / "reference").glob("*.md"))
+    return [name for page in pages for name in re.findall(r"^::: (\S+)$", page.read_text(), re.MULTILINE)]

@@ -10,13 +10,14 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pytest
 
 import statevar as sv
 from statevar.backends import Backend
-from tests.helpers import ROOT
+from tests.helpers import ROOT, reference_entries
 from tests.internals import PUBLIC
 
 SOURCE = Path(sv.__file__).parent
@@ -212,6 +213,21 @@ def test_a_public_name_is_of_a_public_module() -> None:
             if inspect.isfunction(member) and "<" not in member.__qualname__:
                 lent = "." not in member.__qualname__  # by dataclasses or typing, to every class
                 assert (member.__module__ == found.__module__) != lent, f"{module}.{name}.{member.__name__}"
+
+
+@pytest.mark.parametrize("module", sorted(PUBLIC))
+def test_every_public_name_has_one_place_in_the_reference(module: str) -> None:
+    """Add a line `::: statevar.NAME` to the page of docs/reference where users would look for a new name."""
+    listed = reference_entries()
+    names = [name for name in import_module(module).__dict__["__all__"] if name != "__version__"]
+    assert {name: entries_of(f"{module}.{name}", listed) for name in names} == dict.fromkeys(names, 1)
+
+
+def entries_of(path: str, listed: list[str]) -> int:
+    """How often a public name is described, by its own path or by another one of the same thing."""
+    thing = resolve_name(path)
+    named = inspect.isclass(thing) or inspect.isfunction(thing)  # a type alias may be equal to another one
+    return sum(each == path or (named and resolve_name(each) is thing) for each in listed)
 
 
 def test_every_example_in_a_docstring_is_run() -> None:

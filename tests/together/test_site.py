@@ -4,36 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
-from pkgutil import resolve_name
 from types import FunctionType
-from typing import Any
-
-import pytest
 
 import statevar as sv
-from tests.helpers import ROOT
+from tests.helpers import ROOT, reference_entries
 from tests.internals import PUBLIC
 
 DOCS = ROOT / "docs"
 INDEX = (DOCS / "index.md").read_text()
-
-
-def entries() -> list[str]:
-    """The paths of what the pages of the reference describe."""
-    pages = sorted((DOCS / "reference").glob("*.md"))
-    return [name for page in pages for name in re.findall(r"^::: (\S+)$", page.read_text(), re.MULTILINE)]
-
-
-def found(path: str) -> Any:
-    """What has a path."""
-    return resolve_name(path)
-
-
-def places(path: str, listed: list[str]) -> list[str]:
-    """The entries that describe a public name, by its own path or by another one of the same thing."""
-    thing = found(path)
-    named = inspect.isclass(thing) or inspect.isfunction(thing)  # a type alias may be equal to another one
-    return [each for each in listed if each == path or (named and found(each) is thing)]
 
 
 def members(cls: type) -> set[str]:
@@ -45,23 +23,16 @@ def members(cls: type) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("module", sorted(PUBLIC))
-def test_every_public_name_has_one_place_in_the_reference(module: str) -> None:
-    listed = entries()
-    names = [name for name in __import__(module, fromlist=["__all__"]).__all__ if name != "__version__"]
-    assert {name: len(places(f"{module}.{name}", listed)) for name in names} == dict.fromkeys(names, 1)
-
-
 def test_the_reference_describes_only_what_is_public() -> None:
     public = {f"{module}.{name}" for module in PUBLIC for name in __import__(module, fromlist=["__all__"]).__all__}
-    listed = [each for each in entries() if not each.startswith("statevar.Variable.")]
+    listed = [each for each in reference_entries() if not each.startswith("statevar.Variable.")]
     assert set(listed) <= public | set(PUBLIC)
     assert len(listed) == len(set(listed))
 
 
 def test_every_member_of_a_variable_is_in_the_reference() -> None:
     prefix = "statevar.Variable."
-    listed = [each.removeprefix(prefix) for each in entries() if each.startswith(prefix)]
+    listed = [each.removeprefix(prefix) for each in reference_entries() if each.startswith(prefix)]
     assert sorted(listed) == sorted(members(sv.Variable))
 
 
