@@ -522,6 +522,35 @@ def test_what_is_no_step(step: Any, tmp_path: Path) -> None:
         assert manager.steps() == []
 
 
+@pytest.mark.parametrize("value", [7.0, [7]])
+def test_what_is_no_step_of_a_library(backend: str, value: Any, tmp_path: Path) -> None:
+    with sv.CheckpointManager(tmp_path, model()) as manager:
+        with pytest.raises(ValueError, match="save: expected step to be an integer >= 0, got"):
+            manager.save(array_of(backend, value))
+        assert manager.steps() == []
+
+
+def test_traced_code_saves_nothing(backend: str, tmp_path: Path) -> None:
+    """The step, the metric or the values would be traced, or those of the trace."""
+    if backend == "numpy":
+        pytest.skip("NumPy traces nothing")
+    state = model(backend)
+    count = sv.Variable(3, backend=backend)
+    with sv.CheckpointManager(tmp_path, state) as manager:
+        saves: list[Callable[[Any], object]] = [
+            lambda x: manager.save(x),
+            lambda x: manager.save(1, {"loss": x}),
+            lambda x: manager.save(count),
+            lambda x: manager.save(1),
+        ]
+        for save in saves:
+            with pytest.raises(
+                sv.errors.TraceError, match="save: this code is traced: .* Hint: save outside the funct"
+            ):
+                sv.jit(lambda x, save=save: (save(x), state["a"].value + 1.0)[1])(array_of(backend, 1, "int32"))
+        assert (manager.pending, manager.steps()) == ([], [])
+
+
 @pytest.mark.parametrize("inside", [True, False])
 def test_a_variable_as_step_is_read_from_the_cut(backend: str, inside: bool, tmp_path: Path) -> None:
     """Another thread counts: the step of each checkpoint is the count that is in it."""

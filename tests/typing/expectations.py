@@ -258,6 +258,7 @@ manager = sv.CheckpointManager("folder", model, best="loss", mode="max")
 assert_type(manager.restore(), Restored | None)
 assert_type(manager.restore(3, like={"a": 1}), dict[str, int] | None)
 assert_type(manager.steps(), list[int])
+assert_type(manager.pending, list[int])
 assert_type(manager.metrics(3), dict[str, float])
 manager.save(np.int64(3), {"loss": np.float32(1.0)})
 manager.save(v, {"loss": v}, exist_ok=True)
@@ -273,5 +274,7 @@ def show(progress: Progress) -> None:
 
 callback: Callable[[Progress], None] = show
 sv.CheckpointManager("folder", model, progress=callback)
+sv.CheckpointManager("folder", model, progress=True)
+sv.CheckpointManager("folder", model, progress="rich")  # type: ignore[arg-type]
 sv.CheckpointManager("folder", model, progress=lambda: None)  # type: ignore[arg-type, misc]
 sv.no_such_name()  # type: ignore[attr-defined]

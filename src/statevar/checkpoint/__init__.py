@@ -6,9 +6,10 @@ from ._filled import filled
 from ._load import load
 from ._manager import CheckpointManager, Restored
 from ._match import LoadReport
+from ._progress import Progress
 from ._rules.api import rules
 from ._rules.rule import Rules
-from ._save import Progress, save
+from ._save import save
 from ._verify import Verification, verify
 
 __all__ = [

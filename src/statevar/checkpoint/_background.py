@@ -7,9 +7,10 @@ import sys
 from collections.abc import Callable
 from concurrent import futures
 from contextlib import suppress
+from threading import get_ident
 from typing import TypeAlias
 
-from ..errors import StatevarError
+from ..errors import ConflictError, StatevarError
 
 __all__ = ["Background"]
 
@@ -23,6 +24,7 @@ class Background:
 
     def __init__(self) -> None:
         self._under_way: list[_Save] = []
+        self._writes_in = 0  # the thread that is writing
         #: By whether the caller waits: the thread that has normal priority, and the one that has low priority.
         self.writers = {
             True: futures.ThreadPoolExecutor(1, "statevar-checkpoint"),
@@ -35,13 +37,21 @@ class Background:
 
         def after_the_others() -> None:
             futures.wait(older)  # the other thread may be writing them
-            write()
+            self._writes_in = get_ident()
+            try:
+                write()
+            finally:
+                self._writes_in = 0
 
         self._under_way.append((step, self.writers[wait].submit(after_the_others)))
 
     def has(self, step: int) -> bool:
         """Whether a step is under way."""
         return any(step == other for other, _ in self._under_way)
+
+    def steps(self) -> list[int]:
+        """The steps that are not written yet, in the order in which they began."""
+        return [step for step, future in list(self._under_way) if not future.done()]
 
     def make_room(self) -> None:
         """Waits until one more save can begin. Raises the error of a save that has failed."""
@@ -50,6 +60,7 @@ class Background:
 
     def wait(self) -> None:
         """Waits until all saves are written. Raises the error of a save that has failed."""
+        self.check_may_wait()
         while self._under_way:
             self._finish(*self._under_way[0])
 
@@ -65,12 +76,20 @@ class Background:
             if future.done():
                 self._finish(step, future)
 
+    def check_may_wait(self) -> None:
+        """Raises ConflictError in the thread that writes, which would wait for itself."""
+        if self._writes_in == get_ident():
+            problem = "the function that is called with the progress of a save cannot wait for that save"
+            raise ConflictError.of("progress", problem, hint="call it after the save, or in another thread")
+
     def close(self) -> None:
         """Lets the writing threads finish what they have, and ends them."""
         for writer in self.writers.values():
             writer.shutdown()
 
     def _finish(self, step: int, future: futures.Future[None]) -> None:
+        if not future.done():
+            self.check_may_wait()
         try:
             error = future.exception()
         finally:

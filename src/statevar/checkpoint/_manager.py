@@ -35,11 +35,12 @@ from ._filled import filled
 from ._formats.others import owner_of_folder
 from ._load import load
 from ._match import LoadOptions, LoadReport
-from ._numbers import checked_metrics, count, cut_of, floats_of
+from ._numbers import check_not_traced, checked_metrics, count, cut_of, floats_of
 from ._pieces.places import InStepFolder
 from ._pieces.saving import Save, save_in_pieces
+from ._progress import Progress, callback_of, following
 from ._retention import Retention
-from ._save import Progress, items_of, parsed_size, texts_of
+from ._save import items_of, parsed_size, texts_of
 from ._step_folder import StepFolder
 from ._step_writer import Request, StepWriter
 from ._together import TIMEOUT, group_of
@@ -85,7 +86,9 @@ class CheckpointManager(Uncopied):
         best: the name of a metric; also keeps the best step by that metric.
         mode: whether the best metric is the smallest (``"min"``) or the largest (``"max"``).
         shard_size: the size of a file, in bytes or as ``"64MB"``. A file is rewritten if one of its variables changes.
-        progress: called by the background thread after each write, with a `Progress` of this process.
+        progress: called after each write, with a `Progress` of this process, by the thread that writes: never by the
+            one that called ``save``, also with ``wait=True``. If it raises, that save fails as by an error of the disk.
+            True shows a bar for all the saves that are under way, by `rich`, if stderr is a terminal.
         alone: whether one process of several has a manager, without the others. By default each process of a program
             makes a manager of the same folder, and calls the same methods in the same order: each writes its own part
             of a checkpoint, and all restore the same one.
@@ -129,7 +132,7 @@ class CheckpointManager(Uncopied):
         best: str | None = None,
         mode: Literal["min", "max"] = "min",
         shard_size: int | str = "64MB",
-        progress: Callable[[Progress], object] | None = None,
+        progress: Callable[[Progress], object] | bool | None = None,
         alone: bool = False,
         timeout: float = TIMEOUT,
     ) -> None:
@@ -147,9 +150,10 @@ class CheckpointManager(Uncopied):
         group = group_of("CheckpointManager", alone=alone, timeout=timeout)
         self._name = group.numbered("manager")
         self._group = group.doing("CheckpointManager", self._name)
+        self._progress = callback_of("CheckpointManager", progress, leads=self._group.leads)
         self._open(where)
         self._retention = Retention(self._folder, keep, keep_every, best, mode)
-        self._writer = StepWriter(self._folder, limit, progress)
+        self._writer = StepWriter(self._folder, limit)
         self._background = Background()
         self._damaged: set[int] = set()  # steps that `restore` has skipped, in every process the same
         _managers.add(self)
@@ -194,7 +198,8 @@ class CheckpointManager(Uncopied):
                 replaced, so that a program that has gone back can come to its step again.
 
         Raises:
-            ValueError: this step has a checkpoint already.
+            TraceError: the code is traced, so that the save would happen once and not in each call.
+            ValueError: this step has a checkpoint already; or it is no integer, or negative.
             StatevarError: an earlier save in the background failed, or this one did and ``wait`` is True.
         """
         self._check_usable("save")
@@ -203,6 +208,7 @@ class CheckpointManager(Uncopied):
             with group.phase("start") as phase:
                 self._background.reap()
                 found = paths_in("save", self._target("save", state))
+                check_not_traced(found)
                 texts = texts_of(found, metadata)
                 if not isinstance(step, Variable):
                     step = count("save", "step", step, 0)
@@ -265,10 +271,11 @@ class CheckpointManager(Uncopied):
 
     def _write(self, request: Request) -> None:
         step = request.step
-        with self._lock, _files.os_errors_as("save", self.path(step), _UNTOUCHED):
+        following_it = following(self._progress, step)
+        with self._lock, _files.os_errors_as("save", self.path(step), _UNTOUCHED), following_it as report:
             group = self._group.doing("save", f"{self._name}/step")
             if group.count == 1 and not any(each._backend.cuts for each in request.found.variables.values()):
-                self._writer.write(request)
+                self._writer.write(request, report)
                 self._retention.apply(step)
                 return
             save_in_pieces(
@@ -278,7 +285,7 @@ class CheckpointManager(Uncopied):
                 self.path(step),
                 hint=_UNTOUCHED,
                 same={"step": step},
-                reporter=self._writer.reporter,
+                reporter=report,
             )
             with group.phase("retain"), _files.os_errors_as("save", self.path(step), _UNTOUCHED):
                 if group.leads:
@@ -295,6 +302,14 @@ class CheckpointManager(Uncopied):
         """Returns the steps that have a checkpoint, in order."""
         with _files.os_errors_as("steps", self.directory):
             return self._folder.steps()
+
+    @property
+    def pending(self) -> list[int]:
+        """The steps whose saves are under way, in the order of the calls: the first is being written, the next waits.
+
+        A save that has failed is none of them; the next call of `save`, `wait`, `restore` or `close` raises its error.
+        """
+        return self._background.steps()
 
     @property
     def latest(self) -> int | None:
@@ -460,6 +475,7 @@ class CheckpointManager(Uncopied):
         """
         if self._folder.is_free or os.getpid() != self._process:
             return
+        self._background.check_may_wait()
         try:
             self.wait()
         finally:
@@ -486,7 +502,8 @@ class CheckpointManager(Uncopied):
         self.close()
 
     def __repr__(self) -> str:
-        return f"<CheckpointManager at {str(self.directory)!r}>"
+        writing = f", writing {pending}" if (pending := self.pending) else ""
+        return f"<CheckpointManager at {str(self.directory)!r}{writing}>"
 
 
 _UNTOUCHED = "earlier checkpoints are untouched"

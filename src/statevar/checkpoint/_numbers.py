@@ -7,12 +7,13 @@ from operator import index
 from typing import Any
 
 from .._arrays.registry import owner_of
+from .._core.traced import code_is_traced
 from .._core.variable import Variable
 from .._state.paths import Paths
 from .._state.snapshot import Snapshot, snapshot
-from ..errors import describe
+from ..errors import TraceError, describe
 
-__all__ = ["checked_metrics", "count", "cut_of", "floats_of"]
+__all__ = ["check_not_traced", "checked_metrics", "count", "cut_of", "floats_of"]
 
 
 def count(operation: str, name: str, value: Any, least: int) -> int:
@@ -22,8 +23,9 @@ def count(operation: str, name: str, value: Any, least: int) -> int:
         ValueError: it is no integer, or too small.
     """
     try:
-        number = None if isinstance(value, bool) or "bool" in str(getattr(value, "dtype", "")) else index(value)
-    except TypeError:
+        is_number = not isinstance(value, bool) and "bool" not in str(getattr(value, "dtype", ""))
+        number = index(value) if is_number and not getattr(value, "ndim", 0) else None
+    except (TypeError, AttributeError):  # a float of TensorFlow raises the second one
         number = None
     if number is None or number < least:
         raise ValueError(describe(operation, f"expected {name} to be an integer >= {least}, got {value!r}"))
@@ -49,6 +51,14 @@ def _in_cut(cut: Snapshot, variable: Variable) -> Any:
             describe("save", f"expected a variable with one element as a number, got {variable!r}", variable.path)
         )
     return host.item()
+
+
+def check_not_traced(found: Paths) -> None:
+    """Raises TraceError in code that is traced, where a save would happen only once."""
+    for path, variable in {each._backend: (path, each) for path, each in found.variables.items()}.values():
+        if code_is_traced(variable):
+            problem = "this code is traced: the save would happen once, during the trace, and not in later calls"
+            raise TraceError.of("save", problem, path, "save outside the function")
 
 
 def checked_metrics(metrics: Any) -> Mapping[str, Any]:

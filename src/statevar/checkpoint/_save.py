@@ -6,10 +6,9 @@ import json
 import math
 import os
 import re
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,30 +43,10 @@ from ._formats.safetensors.writer import (
 )
 from ._pieces.places import BesideIndex
 from ._pieces.saving import Save, save_in_pieces
+from ._progress import Progress, callback_of, following
 from ._together import TIMEOUT, group_of
 
-__all__ = ["Progress", "index_of", "items_of", "nbytes_of", "parsed_size", "reporter", "save", "shards_of", "texts_of"]
-
-
-@public("statevar.checkpoint")
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """The progress of a save.
-
-    Attributes:
-        done: the number of bytes written so far.
-        total: the number of bytes to write.
-        seconds: the time since the save began.
-    """
-
-    done: int
-    total: int
-    seconds: float
-
-    @property
-    def rate(self) -> float:
-        """The speed of the save, in bytes per second."""
-        return self.done / self.seconds if self.seconds else 0.0
+__all__ = ["index_of", "items_of", "nbytes_of", "parsed_size", "save", "shards_of", "texts_of"]
 
 
 @public()
@@ -78,7 +57,7 @@ def save(
     max_shard_size: int | str | None = None,
     metadata: Mapping[str, Any] | None = None,
     separator: str = "/",
-    progress: Callable[[Progress], object] | None = None,
+    progress: Callable[[Progress], object] | bool | None = None,
     alone: bool = False,
     timeout: float = TIMEOUT,
 ) -> None:
@@ -102,7 +81,9 @@ def save(
             `Checkpoint.metadata` returns it.
         separator: what stands between the segments of a name in the file. With ``"."`` the names are those of torch
             (``layers.0.weight``). `load` finds the paths again by itself.
-        progress: called after each write, with a `Progress` of this process.
+        progress: called after each write, in this thread, with a `Progress` of this process. If it raises, the save
+            ends with this exception, and what was there before is untouched. True shows a bar, by `rich`, if stderr
+            is a terminal.
         alone: whether one process of several saves what it has, without the others, which do not call ``save``.
         timeout: how many seconds to wait for a process that is alive. One that has died is noticed sooner.
 
@@ -145,29 +126,28 @@ def save(
             items = [_renamed(item, separator) for item in items]
         return Save(cut, items, texts)
 
-    def report(total: int) -> Callable[[int], None] | None:
-        return None if progress is None else reporter(progress, total)
-
+    callback = callback_of("save", progress, leads=group.leads)
     prepared = prepare() if group.count == 1 else None
     if prepared is None or any(item.backend.cuts for item in prepared.items):
         if limit is not None:
             problem = "max_shard_size is for values of one process, on one device each"
             raise ValueError(describe("save", problem, hint="leave it out: each process writes a file of its own"))
-        save_in_pieces(
-            group,
-            BesideIndex(where, _sweep_shards),
-            prepare if prepared is None else lambda: prepared,
-            where,
-            hint=_UNTOUCHED,
-            same={"path": str(where)},
-            reporter=report,
-        )
+        with following(callback) as report:
+            save_in_pieces(
+                group,
+                BesideIndex(where, _sweep_shards),
+                prepare if prepared is None else lambda: prepared,
+                where,
+                hint=_UNTOUCHED,
+                same={"path": str(where)},
+                reporter=report,
+            )
         return
     items, texts = prepared.items, prepared.texts
     prepared.cut._values.clear()  # each value is released once it is written
     total = sum(nbytes_of(item) for item in items)
-    wrote = report(total)
-    with _files.os_errors_as("save", where, _UNTOUCHED):
+    with _files.os_errors_as("save", where, _UNTOUCHED), following(callback) as report:
+        wrote = report(total)
         target = _files.place_to_save(where)
         if limit is None or total <= limit:
             with Replacement(target) as new:
@@ -404,15 +384,3 @@ def parsed_size(size: int | str) -> int:
     if match is None or not float(match[1]):
         raise ValueError(describe("save", f"expected a number of bytes or a string such as '5GB', got {size!r}"))
     return int(float(match[1]) * 1000 ** " KMGT".index(match[2].upper() or " "))
-
-
-def reporter(progress: Callable[[Progress], object], total: int) -> Callable[[int], None]:
-    """Returns a function that adds up the bytes written and calls ``progress``."""
-    begun, done = time.monotonic(), 0
-
-    def wrote(nbytes: int) -> None:
-        nonlocal done
-        done += nbytes
-        progress(Progress(done, total, time.monotonic() - begun))
-
-    return wrote

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,7 +14,8 @@ from ._formats.safetensors.header import digest_of
 from ._formats.safetensors.index import INDEX
 from ._formats.safetensors.reader import is_whole
 from ._formats.safetensors.writer import FileDigest, ToWrite, write_file, write_tensors
-from ._save import Progress, index_of, items_of, nbytes_of, reporter, shards_of
+from ._progress import Report
+from ._save import index_of, items_of, nbytes_of, shards_of
 from ._step_folder import StepFolder
 
 __all__ = ["Request", "StepWriter"]
@@ -49,25 +49,19 @@ class StepWriter:
     Args:
         folder: where they are.
         shard_size: the size of a file in bytes.
-        progress: called after each write.
     """
 
-    def __init__(self, folder: StepFolder, shard_size: int, progress: Callable[[Progress], object] | None) -> None:
+    def __init__(self, folder: StepFolder, shard_size: int) -> None:
         self._folder = folder
         self._shard_size = shard_size
-        self._progress = progress
         self._previous: dict[tuple[str, ...], _Shard] = {}  # the files of the last save, by the paths in them
         self._previous_step = -1
 
-    def reporter(self, total: int) -> Callable[[int], None] | None:
-        """What is called after each write, with the number of bytes; None if nobody asked for it."""
-        return None if self._progress is None else reporter(self._progress, total)
-
-    def write(self, request: Request) -> None:
+    def write(self, request: Request, report: Report) -> None:
         """Writes and commits a checkpoint. An error leaves the folder as it was."""
         folder = self._folder.begin(request.step)
         try:
-            shards = self._write_shards(folder, request)
+            shards = self._write_shards(folder, request, report)
             written = {shard.name: shard.written for shard in shards.values()}
             write_file(folder / INDEX, index_of(written, request.texts))
             self._folder.commit(folder, request.step)
@@ -76,7 +70,7 @@ class StepWriter:
             raise
         self._previous, self._previous_step = shards, request.step
 
-    def _write_shards(self, folder: Path, request: Request) -> dict[tuple[str, ...], _Shard]:
+    def _write_shards(self, folder: Path, request: Request, report: Report) -> dict[tuple[str, ...], _Shard]:
         found, cut = request.found, request.cut
         origins = {
             path: (weakref.ref(variable), version)
@@ -84,9 +78,7 @@ class StepWriter:
         }
         groups = shards_of(items_of(found, cut), self._shard_size)
         cut._values.clear()  # each value is released once it is written, so that the program can write in place again
-        wrote = None
-        if self._progress is not None:
-            wrote = self.reporter(sum(nbytes_of(item) for group in groups for item in group))
+        wrote = report(sum(nbytes_of(item) for group in groups for item in group))
         shards = {}
         for i, items in enumerate(groups):
             paths = tuple(item.path for item in items)
