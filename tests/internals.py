@@ -11,11 +11,14 @@ from types import ModuleType
 from statevar._arrays import collectives, draws, first_values, launch
 from statevar._arrays import heartbeat as heartbeats
 from statevar._arrays import world as worlds
+from statevar._arrays.differences import difference
 from statevar._arrays.dtypes import HOST, dtype_kind
 from statevar._arrays.indexing import Selection, last_of_each
 from statevar._arrays.random.host import WORDS as random_words
 from statevar._arrays.registry import get_backend
 from statevar._arrays.shapes import broadcasts_into, canonical_shape, fits
+from statevar._cli import watch as watching
+from statevar._cli.main import main as command_line
 from statevar._core import cell as cell_module  # which makes the locks
 from statevar._core import copies, elsewhere, held, holds, overlays, placement, scopes
 from statevar._core.holds import while_locked
@@ -67,9 +70,11 @@ __all__ = [
     "cell_module",
     "checksums_of_tensorflow",
     "collectives",
+    "command_line",
     "contents",
     "copies",
     "decode",
+    "difference",
     "differences",
     "digest_of",
     "draws",
@@ -109,6 +114,7 @@ __all__ = [
     "tracking",
     "transactions",
     "variables_in",
+    "watching",
     "while_locked",
     "worlds",
     "writing",

@@ -24,7 +24,11 @@ COMMANDS = {
     "inspect": "lists the variables in a file, with figures and histograms on request",
     "ls": "lists the paths of the variables in a file, or the steps in the folder of a manager",
     "show": "prints a value, or a part of one",
+    "diff": "compares two checkpoints: variables, values, flags, aliases and metadata",
+    "edit": "changes values and flags in a file, all or nothing",
     "verify": "reads checkpoints, and names what is damaged",
+    "convert": "writes a checkpoint in another format, and compares every value",
+    "watch": "follows the folder of a manager, or a file that is saved again and again",
     "completion": "prints a script that completes commands, options and names in files, for a shell",
 }
 

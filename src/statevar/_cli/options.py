@@ -15,7 +15,7 @@ def add_path(parser: argparse.ArgumentParser) -> None:
     add_step(parser)
 
 
-def add_step(parser: argparse.ArgumentParser) -> None:
+def add_step(parser: argparse._ActionsContainer) -> None:
     """Adds the option that chooses a step of a manager."""
     text = "the step to open, of the folder of a manager (default: the newest)"
     parser.add_argument("--step", metavar="N", type=natural, help=text)

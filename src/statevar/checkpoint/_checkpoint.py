@@ -70,8 +70,11 @@ class Checkpoint(Uncopied, Mapping[str, HostArray]):
         mapped: bool = False,
         separator: str | None = None,
         identity: str = "",
+        texts: Mapping[str, str] | None = None,
     ) -> None:
         self.path = path
+        #: The metadata in the header as it is written; empty for a file of another program.
+        self._texts = dict(texts or {})
         #: The checksums of the headers, which no other save has; empty for a file of another program.
         self.identity = identity
         self._mapped = mapped
@@ -403,10 +406,11 @@ def _opened(path: Path, place: Path, mapped: bool, separator: str | None) -> Che
     else:
         source, texts, identity = _whole(index, texts, path, place)
     close = source.closer()
+    written = dict(texts)
     try:
         separator = separator or texts.pop("statevar.separator", None)
         facts = _own_facts(texts, path)
-        return Checkpoint(path, source, facts, mapped=mapped, separator=separator, identity=identity)
+        return Checkpoint(path, source, facts, mapped=mapped, separator=separator, identity=identity, texts=written)
     except BaseException:
         close()
         raise

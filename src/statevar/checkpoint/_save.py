@@ -46,7 +46,18 @@ from ._pieces.saving import Save, save_in_pieces
 from ._progress import Progress, callback_of, following
 from ._together import TIMEOUT, group_of
 
-__all__ = ["index_of", "items_of", "nbytes_of", "parsed_size", "save", "shards_of", "texts_of"]
+__all__ = [
+    "UNTOUCHED",
+    "check_path",
+    "index_of",
+    "items_of",
+    "nbytes_of",
+    "parsed_size",
+    "save",
+    "shards_of",
+    "sweep_shards",
+    "texts_of",
+]
 
 
 @public()
@@ -135,10 +146,10 @@ def save(
         with following(callback) as report:
             save_in_pieces(
                 group,
-                BesideIndex(where, _sweep_shards),
+                BesideIndex(where, sweep_shards),
                 prepare if prepared is None else lambda: prepared,
                 where,
-                hint=_UNTOUCHED,
+                hint=UNTOUCHED,
                 same={"path": str(where)},
                 reporter=report,
             )
@@ -146,7 +157,7 @@ def save(
     items, texts = prepared.items, prepared.texts
     prepared.cut._values.clear()  # each value is released once it is written
     total = sum(nbytes_of(item) for item in items)
-    with _files.os_errors_as("save", where, _UNTOUCHED), following(callback) as report:
+    with _files.os_errors_as("save", where, UNTOUCHED), following(callback) as report:
         wrote = report(total)
         target = _files.place_to_save(where)
         if limit is None or total <= limit:
@@ -156,10 +167,10 @@ def save(
         else:
             _save_shards(target, shards_of(items, limit), texts, wrote)
         with suppress(OSError):  # the save is complete, and the next one sweeps again
-            _sweep_shards(target)
+            sweep_shards(target)
 
 
-_UNTOUCHED = "what was there before is untouched"
+UNTOUCHED = "what was there before is untouched"
 
 
 def _renamed(item: ToWrite, separator: str) -> ToWrite:
@@ -168,7 +179,7 @@ def _renamed(item: ToWrite, separator: str) -> ToWrite:
     if part := next((each for each in segments if separator in each), None):
         problem = f"the segment {part!r} contains the separator {separator!r}"
         raise NameScopeError.of("save", problem, item.path, "rename the variable, or save without a separator")
-    _check_path(name := separator.join(segments))
+    check_path(name := separator.join(segments))
     return replace(item, path=name)
 
 
@@ -176,7 +187,7 @@ def _save_shards(
     target: Path, shards: list[list[ToWrite]], texts: Mapping[str, str], wrote: Callable[[int], None] | None
 ) -> None:
     stem = shared_stem(target)
-    _sweep_shards(target)
+    sweep_shards(target)
     with ExitStack() as open_files:
         files: list[NewFile] = []
         written: list[FileDigest] = []
@@ -206,7 +217,7 @@ def index_of(written: Mapping[str, FileDigest], texts: Mapping[str, str]) -> byt
     )
 
 
-def _sweep_shards(target: Path) -> None:
+def sweep_shards(target: Path) -> None:
     """Removes the shards of older saves and of saves that were killed."""
     pattern = rf"{re.escape(shared_stem(target))}\.[0-9a-f]{{8}}-\d{{5}}-of-\d{{5}}\.safetensors"
     sweep(target.parent, re.compile(pattern), lambda: _named_by(target))
@@ -295,7 +306,7 @@ def json_of(what: str, value: dict[str, Any]) -> str:
 def items_of(found: Paths, cut: Snapshot) -> list[ToWrite]:
     """Returns the variables with their values in a snapshot."""
     for path in (*found.variables, *found.aliases):
-        _check_path(path)
+        check_path(path)
     items = []
     for (path, variable), value, declared in zip(
         found.variables.items(), cut._values, cut._declared_shapes, strict=True
@@ -331,7 +342,8 @@ def items_of(found: Paths, cut: Snapshot) -> list[ToWrite]:
     return items
 
 
-def _check_path(path: str) -> None:
+def check_path(path: str) -> None:
+    """Raises NameScopeError if no file can have a variable of this path."""
     problem = ""
     try:
         path.encode()

@@ -70,7 +70,7 @@ class OwnFiles:
     has_chunks: ClassVar[bool] = False
 
     def __init__(self, parts: Sequence[TensorFile]) -> None:
-        self._parts = parts
+        self.parts = parts
         self._part_of = {name: part for part in parts for name in part.variables}
         self.variables = {name: saved for part in parts for name, saved in part.variables.items()}
 
@@ -126,7 +126,7 @@ class OwnFiles:
         return self._part_of[name].checksums.get(name)
 
     def closer(self) -> Callable[[], object]:
-        files = [part.file for part in self._parts]
+        files = [part.file for part in self.parts]
         return lambda: close_all(files)
 
     def _array(self, part: TensorFile, entry: Entry, raw: HostArray) -> HostArray | CheckpointError:

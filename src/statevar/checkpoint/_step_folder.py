@@ -19,7 +19,7 @@ from ..errors import ConflictError
 from . import _files
 from ._formats.safetensors.writer import LOST_BY_POWER
 
-__all__ = ["StepFolder"]
+__all__ = ["StepFolder", "is_step"]
 
 _STEP = re.compile(r"step-(\d{10,})")
 _LEFTOVER = re.compile(r"\.step-\d{10,}\.[0-9a-f]{8}\.(tmp|deleted)")
@@ -139,6 +139,11 @@ class StepFolder:
         for name in _files.names(self.directory):
             if _LEFTOVER.fullmatch(name):
                 _remove_tree(self.directory / name)
+
+
+def is_step(folder: Path) -> bool:
+    """Whether a folder is the checkpoint of a step, in a folder that a manager has used."""
+    return _STEP.fullmatch(folder.name) is not None and _files.place_of(folder.parent / ".lock") is not None
 
 
 def _remove_tree(folder: Path) -> None:

@@ -1,0 +1,192 @@
+"""What is watched: the folder of a manager, or one checkpoint. Each look tells what has happened since the last one."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .._core.tables import bytes_text, escaped, number_text
+from .._state.paths import path_matches
+from ..checkpoint._checkpoint import Checkpoint, open_checkpoint
+from ..checkpoint._formats.safetensors.index import INDEX
+from ..errors import CheckpointError, StatevarError
+from .comparison import Comparison, compare
+from .output import colored
+from .paths import steps_in
+
+__all__ = ["Event", "File", "Folder", "Step"]
+
+
+class Event(NamedTuple):
+    """Something that has happened: as JSON, and as lines of text."""
+
+    facts: dict[str, Any]
+    lines: list[str]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A checkpoint in a folder, as far as its header says."""
+
+    number: int
+    variables: int
+    nbytes: int
+    metrics: dict[str, float]
+    damage: str = ""
+
+    @property
+    def text(self) -> str:
+        """The step as a line, escaped."""
+        if self.damage:
+            return f"step {self.number}  {colored('damaged', 'red')}: {escaped(self.damage)}"
+        metrics = "  ".join(f"{escaped(name)}={number_text(value)}" for name, value in self.metrics.items())
+        text = f"step {self.number}  {self.variables} variables  {bytes_text(self.nbytes)}  {metrics}"
+        return text.rstrip()
+
+    def as_json(self) -> dict[str, Any]:
+        """The step as JSON has it."""
+        if self.damage:
+            return {"step": self.number, "damage": self.damage}
+        return {
+            "step": self.number,
+            "variables": self.variables,
+            "bytes": self.nbytes,
+            "metrics": self.metrics,
+        }
+
+
+class Folder:
+    """The folder of a manager: steps that appear, and steps that are removed."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.steps: dict[int, Step] = {}
+        self._places: dict[int, tuple[int, int]] = {}
+        self._looked = False
+
+    def look(self) -> list[Event]:
+        """The events since the last look."""
+        now: dict[int, tuple[int, int]] = {}
+        events: list[Event] = []
+        paths = steps_in(self.path)
+        for number, path in paths.items():
+            try:
+                status = path.stat()
+            except FileNotFoundError:  # removed at this moment
+                continue
+            now[number] = status.st_ino, status.st_mtime_ns
+        for number in [each for each in self.steps if each not in now]:
+            del self.steps[number]
+            events.append(_event("removed", {"step": number}, colored(f"- step {number}", "dim")))
+        for number, place in now.items():
+            if self._places.get(number) == place:
+                continue
+            what = "changed" if number in self.steps else "new" if self._looked else "present"
+            step = _step(number, paths[number])
+            if step is None:
+                now.pop(number, None)
+                continue
+            self.steps[number] = step
+            sign = {"changed": "~", "new": "+", "present": " "}[what]
+            events.append(_event("damaged" if step.damage else what, step.as_json(), f"{sign} {step.text}"))
+        self._places, self._looked = now, True
+        return events
+
+    def close(self) -> None:
+        """Does nothing: no file is open."""
+
+
+def _step(number: int, path: Path) -> Step | None:
+    """The facts about a step; None if it was removed meanwhile."""
+    try:
+        with open_checkpoint(path) as checkpoint:
+            return Step(number, len(checkpoint.variables), _nbytes(path), checkpoint.metrics)
+    except FileNotFoundError:
+        return None if not path.exists() else Step(number, 0, 0, {}, "its index is missing")
+    except (StatevarError, OSError) as error:
+        return Step(number, 0, 0, {}, str(error))
+
+
+def _nbytes(path: Path) -> int:
+    total = 0
+    for folder, _, names in os.walk(path):
+        total += sum((Path(folder) / name).stat().st_size for name in names)
+    return total
+
+
+def _event(what: str, facts: dict[str, Any], *lines: str) -> Event:
+    now = time.time()
+    clock = time.strftime("%H:%M:%S", time.localtime(now))
+    first, *others = lines
+    return Event({"time": round(now, 3), "event": what, **facts}, [f"{clock} {first}", *others])
+
+
+class File:
+    """One checkpoint: what changes each time that it is saved.
+
+    The old one stays open, so that its values are there although its file was replaced.
+    """
+
+    def __init__(self, path: Path, only: Sequence[str] | None) -> None:
+        self.path = path
+        self._wanted = path_matches(only) if only else None
+        self._checkpoint: Checkpoint | None = None
+        self._state: tuple[int, ...] | None = None
+
+    def look(self) -> list[Event]:
+        """The events since the last look."""
+        state = self._now()
+        if state == self._state:
+            return []
+        before, was = self._checkpoint, self._state
+        self._state = state
+        if state is None:
+            return [_event("removed", {}, "- the file is gone")]
+        try:
+            checkpoint = open_checkpoint(self.path)
+        except FileNotFoundError:
+            self._state = was
+            return []
+        except (StatevarError, OSError) as error:
+            return [_event("damaged", {"damage": str(error)}, f"! {colored('damaged', 'red')}: {escaped(error)}")]
+        self._checkpoint = checkpoint
+        if before is None:
+            return [
+                _event("present", {"variables": len(checkpoint.variables)}, f"  {len(checkpoint.variables)} variables")
+            ]
+        with before:
+            return [self._compared(before, checkpoint)]
+
+    def _compared(self, before: Checkpoint, now: Checkpoint) -> Event:
+        try:
+            found = compare(before, now, self._wanted)
+        except CheckpointError as error:  # another program has written over the old file
+            problem = f"the old values are gone, or the new ones are damaged: {error}"
+            return _event("saved", {"problem": problem}, f"~ saved; {escaped(problem)}")
+        changed = len(found.changed) + len(found.added) + len(found.removed)
+        return _event("saved", found.as_json(), f"~ saved; {_counted(changed, found)}", *_indented(found))
+
+    def _now(self) -> tuple[int, ...] | None:
+        place = self.path / INDEX if (self.path / INDEX).exists() else self.path
+        try:
+            status = place.stat()
+        except FileNotFoundError:
+            return None
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._checkpoint is not None:
+            self._checkpoint.close()
+
+
+def _counted(changed: int, found: Comparison) -> str:
+    return f"{changed} of {changed + found.same} variables differ" if changed else "no variable differs"
+
+
+def _indented(found: Comparison) -> Iterator[str]:
+    return (f"  {line}" for line in found.lines())
