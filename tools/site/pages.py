@@ -25,6 +25,8 @@ ROOT = Path(__file__).parents[2]
 DOCS = "docs/"
 #: Files beside `docs` that are pages of the navigation.
 IN_NAVIGATION = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md", "README.md": "index.md"}
+#: Pages that need the width of what would stand beside them.
+HIDDEN = {"docs/index.md": ["navigation", "toc"], "docs/migrating.md": ["navigation"]}
 LANGUAGES = {".py": "python", ".toml": "toml", ".sh": "bash"}
 
 LINK = re.compile(r"\]\((?!\w+:|#|<)([^)\s#]+)(#[^)\s]*)?\)")
@@ -117,10 +119,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     def changed(text: str) -> str:
         return LINK.sub(led, NAME.sub(r'<autoref identifier="statevar\2" optional>`\1`</autoref>', text))
 
-    if source.startswith("docs/index"):
-        page.meta["hide"] = ["navigation", "toc"]
-    elif not source.startswith(DOCS) and source not in IN_NAVIGATION:
-        page.meta["search"] = {"exclude": True}
+    if source in HIDDEN:
+        page.meta["hide"] = HIDDEN[source]
+    elif uri_of(source).startswith("repository/"):
+        page.meta |= {"hide": ["navigation", "toc"], "search": {"exclude": True}}
     return PROMPTS.sub(r"\1pycon\n", outside_code(markdown, changed))
 
 
@@ -136,25 +138,22 @@ def on_page_content(html: str, **_: object) -> str:
 
 
 def with_patterns(nav: Any, uris: set[str]) -> Any:
-    """The navigation with the pages that its patterns stand for."""
+    """The navigation with the pages that its patterns stand for, and without the sections that have none."""
     named = set(lines_of(nav))
 
-    def completed(node: Any) -> Any:
+    def completed(node: Any) -> Iterator[Any]:
         if isinstance(node, dict):
-            return {title: listed(title, value) for title, value in node.items()}
-        return node
+            ((title, value),) = node.items()
+            inner = [each for part in (value if isinstance(value, list) else [value]) for each in completed(part)]
+            if inner:
+                yield {title: inner[0] if inner == [value] else inner}
+        elif "*" in node:
+            found = (uri for uri in uris - named if fnmatch(uri, node) and uri.count("/") == node.count("/"))
+            yield from sorted(found, key=lambda uri: (not uri.endswith("/index.md"), uri))
+        else:
+            yield node
 
-    def listed(title: str, value: Any) -> Any:
-        if isinstance(value, list):
-            return [part for each in value for part in expanded(each)]
-        return expanded(value) if "*" in value else value
-
-    def expanded(node: Any) -> list[Any]:
-        if isinstance(node, str) and "*" in node:
-            return sorted(uri for uri in uris - named if fnmatch(uri, node) and uri.count("/") == node.count("/"))
-        return [completed(node)]
-
-    return [part for each in nav for part in expanded(each)]
+    return [part for each in nav for part in completed(each)]
 
 
 def lines_of(nav: Any) -> Iterator[str]:
