@@ -100,7 +100,8 @@ class Generator(Module):
         The numbers are equally far apart: as the numbers of the dtype in the upper half of ``[0, high - low)`` are.
 
         Args:
-            low, high: Python numbers. For bounds that are arrays, scale the result.
+            low: a Python number. For bounds that are arrays, scale the result.
+            high: as ``low``.
 
         Raises:
             DTypeError: as `normal`.
@@ -128,7 +129,8 @@ class Generator(Module):
         The probabilities of two integers differ by a factor of at most 1 + 2**-32.
 
         Args:
-            low, high: integers, or arrays of integers of at most 32 bits, which broadcast into the shape.
+            low: an integer, or an array of integers of at most 32 bits, which broadcasts into the shape.
+            high: as ``low``.
             shape: by default that of the bounds.
 
         Raises:
