@@ -34,7 +34,7 @@ FENCE = re.compile(r"(^`{3,}.*?^`{3,}$)", re.MULTILINE | re.DOTALL)
 PROMPTS = re.compile(r"^(`{3,})python\n(?=>>> )", re.MULTILINE)
 EXAMPLE = re.compile(r'<div class="language-pycon highlight">(.*?</code>)', re.DOTALL)
 #: A name of ours, or one call, as code, that is no link already.
-NAME = re.compile(r"(?<![`\[])`(sv((?:\.\w+)+)(?:\([^`]*\))?)`(?![`\]])")
+NAME = re.compile(r"(?<![`\[])`((?:sv|statevar)((?:\.\w+)+)(?:\([^`]*\))?)`(?![`\]])")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
