@@ -23,6 +23,7 @@ from statevar._core import cell as cell_module  # which makes the locks
 from statevar._core import copies, elsewhere, held, holds, overlays, placement, scopes
 from statevar._core.holds import while_locked
 from statevar._core.watchers import Watchers
+from statevar._state import entries as summary_entries
 from statevar._state import left_out, replicas
 from statevar._state import module as tracking
 from statevar._state import snapshot as snapshots
@@ -110,6 +111,7 @@ __all__ = [
     "replicas",
     "scopes",
     "snapshots",
+    "summary_entries",
     "together",
     "tracking",
     "transactions",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ._state.replicas import check_replicas
     from ._state.sharding import gather, local_rows, materialize, shard, shard_batch
     from ._state.snapshot import Snapshot, restore, rollback, snapshot
+    from ._state.summary import Summary, summary
     from ._state.together import update_all
     from ._state.transaction import transaction
     from ._state.view import View, view
@@ -51,6 +52,7 @@ __all__ = [
     "Shape",
     "Snapshot",
     "StatelessScope",
+    "Summary",
     "Variable",
     "View",
     "__version__",
@@ -93,6 +95,7 @@ __all__ = [
     "shard",
     "shard_batch",
     "snapshot",
+    "summary",
     "transaction",
     "update_all",
     "value_and_grad",
@@ -122,6 +125,7 @@ _LATER = {
         "_state.generator": ("Generator",),
         "_state.module": ("Module", "named_variables", "variables"),
         "_state.sharding": ("gather", "local_rows", "materialize", "shard", "shard_batch"),
+        "_state.summary": ("Summary", "summary"),
         "_state.together": ("update_all",),
         "_state.transaction": ("transaction",),
         "_state.view": ("View", "view"),

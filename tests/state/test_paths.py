@@ -386,8 +386,7 @@ def test_ten_thousand_levels_are_walked() -> None:
         outer.inner = module
         module = outer
     assert len(module.submodules) == 10_000
-    assert repr(module) == "<Module: 0 variables, 0 elements, 0 bytes>"
-    assert str(module).endswith("… and 9,980 more")
+    assert repr(module) == str(module) == "<Module: 0 variables, 0 elements, 0 bytes>"
 
 
 # -- errors --------------------------------------------------------------------------------------------------------

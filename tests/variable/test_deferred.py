@@ -215,7 +215,8 @@ def test_a_module_can_be_looked_at() -> None:
 
     with sv.deferred():
         model = Dense()
-    assert str(model) == "<Dense: 1 variable, 1 without a value, 0 elements, 0 bytes>"
+    assert repr(model) == "<Dense: 1 variable, 1 without a value, 0 elements, 0 bytes>"
+    assert str(model).splitlines()[-1].split() == ["kernel", "2x3", "float32", "deferred"]
     assert [v.shape for v in model.variables] == [(2, 3)]
     with pytest.raises(TypeError, match="materialize: found no variable in object"):
         sv.materialize(object())

@@ -10,7 +10,7 @@ import numpy as np
 
 from .types import HostArray
 
-__all__ = ["Statistics", "statistics"]
+__all__ = ["Statistics", "merged", "statistics"]
 
 #: The number of elements that are looked at at once, so that a large array, or a mapped file, takes no memory.
 _BLOCK = 1 << 18
@@ -60,14 +60,16 @@ def statistics(array: HostArray, bins: int = 0) -> Statistics | None:
     with np.errstate(all="ignore"):
         for block in _blocks(array):
             zeros += block.size - int(np.count_nonzero(block))
-            nan += int(np.count_nonzero(np.isnan(block)))
-            infinite += int(np.count_nonzero(np.isinf(block)))
-            finite = block[np.isfinite(block)]
-            if not finite.size:
+            numbers = block.astype(np.float64, copy=False)
+            if not math.isfinite(float(numbers.sum())):  # which is asked in a third of the time of the rest
+                nan += int(np.count_nonzero(np.isnan(block)))
+                infinite += int(np.count_nonzero(np.isinf(block)))
+                block = block[np.isfinite(block)]  # noqa: PLW2901  # of which the figures are
+                numbers = block.astype(np.float64, copy=False)
+            if not block.size:
                 continue
-            least, most = finite.min(), finite.max()
+            least, most = block.min(), block.max()
             low, high = (least, most) if low is None else (min(low, least), max(high, most))
-            numbers = finite.astype(np.float64, copy=False)
             middle = float(numbers.mean())
             total, step = count + numbers.size, middle - mean
             squares += float(np.square(numbers - middle).sum()) + step * step * count * numbers.size / total
@@ -78,6 +80,43 @@ def statistics(array: HostArray, bins: int = 0) -> Statistics | None:
         histogram = _histogram(_blocks(array), float(low), float(high), bins) if bins else ()
     std = math.sqrt(squares / count) if math.isfinite(squares) else math.inf
     return Statistics(array.size, low.item(), high.item(), mean, std, nan, infinite, zeros, histogram)
+
+
+def merged(parts: Iterable[Statistics]) -> Statistics | None:
+    """The figures of all elements of several arrays, without a histogram; None of no arrays.
+
+    >>> merged([statistics(np.array([0.0, 1.0])), statistics(np.array([5.0]))]) == statistics(np.array([0.0, 1.0, 5.0]))
+    True
+    """
+    total: Statistics | None = None
+    for part in parts:
+        total = part._replace(histogram=()) if total is None else _joined(total, part)
+    return total
+
+
+def _joined(one: Any, two: Any) -> Statistics:
+    elements, nan, infinite = one.elements + two.elements, one.nan + two.nan, one.infinite + two.infinite
+    zeros = one.zeros + two.zeros
+    if one.mean is None or two.mean is None:
+        some: Statistics = one if two.mean is None else two
+        return some._replace(elements=elements, nan=nan, infinite=infinite, zeros=zeros, histogram=())
+    first, second = _finite(one), _finite(two)
+    total, step = first + second, two.mean - one.mean
+    variance = (first * one.std * one.std + second * two.std * two.std + step * step * first * second / total) / total
+    return Statistics(
+        elements,
+        min(one.minimum, two.minimum),
+        max(one.maximum, two.maximum),
+        one.mean + step * second / total,
+        math.sqrt(variance),
+        nan,
+        infinite,
+        zeros,
+    )
+
+
+def _finite(one: Statistics) -> int:
+    return one.elements - one.nan - one.infinite
 
 
 def _blocks(array: HostArray) -> Iterator[HostArray]:

@@ -12,14 +12,32 @@ import numpy as np
 
 from .._arrays.backend import Backend
 from .._arrays.indexing import select
+from .._arrays.slot_backend import SlotHandle
 from .._arrays.types import HostArray
+from . import overlays
 from .deferring import recipe_of
 
-__all__ = ["variable_repr"]
+__all__ = ["facts_of", "host_parts", "parts_of", "seen", "shape_repr", "unavailable", "value_text", "variable_repr"]
 
 # NumPy's own limits: a larger array is printed with three elements at each end of each axis.
 _THRESHOLD = 1000
 _EDGE = 3
+
+
+def facts_of(variable: Any) -> tuple[Any, bool, str, bool]:
+    """The shape; whether there is a value; the device, or how the value is spread; and whether it is spread.
+
+    Without a value the shape is the declared one. A variable is not made a part of a program that is traced.
+    """
+    traced = _is_traced(variable)
+    has_value = variable._handle is not None if traced else variable.is_initialized
+    if traced:
+        shape = variable._declared if variable._shape is None else variable._shape
+    else:
+        shape = variable.shape if has_value else variable.declared_shape
+    device = variable.device
+    backend = variable._backend
+    return shape, has_value, backend.device_name(device), backend.sharding_on(device) is not None
 
 
 def variable_repr(variable: Any) -> str:
@@ -31,11 +49,10 @@ def variable_repr(variable: Any) -> str:
     """
     name = type(variable).__name__
     try:
-        shape = variable.shape if variable.is_initialized else variable.declared_shape
-        place = "device" if variable.sharding is None else "sharding"
+        shape, _, where, is_spread = facts_of(variable)
         facts = (
-            f"{variable.path!r} shape={_shape(shape)} dtype={variable.dtype_name} "
-            f"{place}={variable._backend.device_name(variable.device)} backend={variable.backend}"
+            f"{variable.path!r} shape={shape_repr(shape)} dtype={variable.dtype_name} "
+            f"{'sharding' if is_spread else 'device'}={where} backend={variable.backend}"
         )
     except Exception as error:  # noqa: BLE001  # a repr never raises
         return f"<{name} at {id(variable):#x}, unavailable: {type(error).__name__}>"
@@ -44,19 +61,63 @@ def variable_repr(variable: Any) -> str:
 
 def value_text(variable: Any) -> str:
     """The value as NumPy prints it; it starts on a new line if it has several."""
-    if not variable.is_initialized:
-        return "<uninitialized>" if recipe_of(variable) is None else "<deferred>"
     try:
-        backend, value = variable._backend, variable.value
-        if backend.is_symbolic(value):
-            return "<traced>"
+        backend, value, why = seen(variable)
+        if why:
+            return f"<{why}>"
         text = _text_of_pieces(backend, value) if backend.is_sharded else _text(backend, value)
     except Exception as error:  # noqa: BLE001  # a repr never raises
-        return f"<unavailable: {type(error).__name__}>"
+        return f"<{unavailable(error)}>"
     return f"\n{text}" if "\n" in text else text
 
 
-def _shape(shape: Any) -> str:
+def host_parts(variable: Any) -> tuple[list[HostArray], str]:
+    """The whole value as arrays of NumPy, several if it is spread; or none, and why a display shows none."""
+    backend, value, why = seen(variable)
+    return ([], why) if why else parts_of(backend, value)
+
+
+def parts_of(backend: Any, value: Any) -> tuple[list[HostArray], str]:
+    """A value as arrays of NumPy, several if it is spread; or none, if other processes would have to send a part."""
+    if not backend.is_sharded:
+        return [backend.packed(value)], ""
+    if backend.spans(value):
+        return [], _text_of_pieces(backend, value).strip("<>")
+    return [backend.native.packed(piece.array) for piece in backend.pieces(value)], ""
+
+
+def seen(variable: Any) -> tuple[Any, Any, str]:
+    """What a display looks at: the adapter and the value as it is stored; or why there is none to show.
+
+    Nothing is copied: neither what an `autocast` scope would cast, nor the array of another library, which a read of a
+    view copies if its owner may write into it.
+    """
+    if _is_traced(variable):
+        return variable._backend, None, "traced" if variable._handle is not None else _why_without(variable)
+    cell = variable._current() if overlays.active else variable
+    if not variable.is_initialized:
+        return variable._backend, None, _why_without(variable)
+    handle = cell._handle
+    value = handle.slot.read() if type(handle) is SlotHandle else cell._stored()
+    return cell._backend, value, "traced" if cell._backend.is_symbolic(value) else ""
+
+
+def unavailable(error: BaseException) -> str:
+    """What stands in the place of something whose display has failed."""
+    return f"unavailable: {type(error).__name__}"
+
+
+def _why_without(variable: Any) -> str:
+    return "uninitialized" if recipe_of(variable) is None else "deferred"
+
+
+def _is_traced(variable: Any) -> bool:
+    """Whether the library of a variable traces this code, so that a read would make the variable part of a program."""
+    tracing = variable._backend.tracing
+    return tracing is not None and tracing.is_tracing()
+
+
+def shape_repr(shape: Any) -> str:
     return "..." if shape is ... else str(shape)
 
 

@@ -9,13 +9,14 @@ from .._arrays.registry import default_backend, owner_of
 from .._arrays.shapes import Shape
 from .._public import public
 from ..errors import ReadOnlyError
+from .displays import FrozenDisplays
 from .protocols import Protocols
 
 __all__ = ["FrozenVariable"]
 
 
 @public()
-class FrozenVariable(Protocols):
+class FrozenVariable(Protocols, FrozenDisplays):
     """The value of a variable inside or after a transform that copies its arguments, such as ``jax.jit``.
 
     It reads and computes like the variable. A write to it would be lost, so it raises `ReadOnlyError`. A transform

@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-__all__ = ["bytes_text", "columns", "escaped", "number_text", "shape_text", "width_of"]
+__all__ = ["bytes_text", "columns", "count_text", "escaped", "number_text", "shape_text", "width_of"]
 
 
 def escaped(text: object) -> str:
@@ -38,6 +38,15 @@ def number_text(number: float | None) -> str:
     ('0.0123', '1.2e+03', '')
     """
     return "" if number is None else f"{number:.3g}"
+
+
+def count_text(number: int, what: str) -> str:
+    """A number of things.
+
+    >>> count_text(1, "variable"), count_text(1200, "variable")
+    ('1 variable', '1,200 variables')
+    """
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def shape_text(shape: Any) -> str:

@@ -26,6 +26,7 @@ from .copies import LOADING, Loading, added_state, is_copied, set_added_state, t
 from .creation import initial_value, unexpected
 from .deferring import DEPTH, Recipe, recipe_for, recipe_of, remember, suspended
 from .display import variable_repr
+from .displays import Displays
 from .edit import edit
 from .elsewhere import Elsewhere, refuses
 from .flags import AGGREGATIONS, aggregation_of, check_constraint, flag
@@ -60,7 +61,7 @@ _AT = {"add": "at.add", "assign_add": "at.add", "subtract": "at.subtract", "assi
 
 
 @public()
-class Variable(Located, Protocols, Elsewhere):
+class Variable(Located, Protocols, Elsewhere, Displays):
     """A named, mutable, thread-safe array that behaves the same on every array library.
 
     Reading returns a snapshot that no later write changes, without a copy. A write is in place if nobody has a snapshot

@@ -13,10 +13,12 @@ import numpy as np
 
 from .._core import scopes
 from .._core.forks import guarded
+from .._core.tables import count_text
 from .._core.variable import Variable
 from .._public import public
 from ..errors import ReadOnlyError, describe
-from .paths import Container, contents_of, named_in, objects_in, paths_in, variables_in
+from .paths import Container, contents_of, named_in, objects_in, paths_in, slots_of, variables_in
+from .summarized import Summarized
 from .walk import kind_of
 
 __all__ = ["Module", "named_variables", "variables"]
@@ -24,7 +26,8 @@ __all__ = ["Module", "named_variables", "variables"]
 _CONTAINERS = (list, tuple, dict)
 _NUMBERS = (bool, int, float, complex, str, bytes, np.generic)
 _MANY = 100_000  # elements of an attribute that are not looked through when it is replaced
-_LINES = 20  # the longest tree of submodules that is printed
+_PARTS = 100  # variables that a printer of nested objects gets one by one
+_PARTS_OF_TREE = 1000  # the same for one that folds
 
 _hooks: list[Callable[[Module], object]] = []
 _hooks_lock = guarded(threading.RLock())  # reentrant, since a finalizer may remove a hook
@@ -69,7 +72,7 @@ class _NoFlag:
 
 
 @public()
-class Module(Container):
+class Module(Container, Summarized):
     """Base class for objects with variables: a layer, an optimizer, a filter, a simulation.
 
     Variables and submodules are found in attributes, and in lists, tuples, dicts and objects there. They are looked up
@@ -103,10 +106,10 @@ class Module(Container):
     >>> model.layers.append(Dense(3, 1))
     >>> list(model.named_variables())
     ['layers/0/kernel', 'layers/0/bias', 'layers/1/kernel', 'layers/1/bias']
-    >>> print(model)
+    >>> model
     <Model: 4 variables, 13 elements, 52 bytes>
-      layers/0: <Dense: 2 variables, 9 elements, 36 bytes>
-      layers/1: <Dense: 2 variables, 4 elements, 16 bytes>
+
+    ``print(model)`` lists the variables, as `summary` does.
     """
 
     name: str = _DefaultName()  # type: ignore[assignment]  # gives a string
@@ -190,13 +193,16 @@ class Module(Container):
 
     def __str__(self) -> str:
         try:
-            lines = [
-                f"{'  ' * depth}{path}: {_line(each)}" for depth, path, each in _tree(self.named_submodules(), _LINES)
-            ]
-            more = len(self.submodules) - len(lines)
+            found = self._summary()
         except Exception:  # noqa: BLE001  # printing never raises
             return _line(self)
-        return "\n".join([_line(self), *lines, *([f"  … and {more:,} more"] if more > 0 else [])])
+        return str(found) if found.variables else _line(self)
+
+    def _shown_parts(self) -> Iterator[tuple[str, Any]]:
+        return _parts(self, _PARTS)
+
+    def _shown_tree(self) -> Iterator[tuple[str, Any]]:
+        return _parts(self, _PARTS_OF_TREE)
 
 
 @public()
@@ -320,30 +326,27 @@ def _line(module: Module) -> str:
     try:
         variables = objects_in(module, Variable)
         filled = [variable for variable in variables if variable.is_initialized]
-        counts = [_count(len(variables), "variable")]
+        counts = [count_text(len(variables), "variable")]
         if len(filled) < len(variables):
             counts.append(f"{len(variables) - len(filled)} without a value")
-        counts.append(_count(sum(variable.size for variable in filled), "element"))
-        counts.append(_count(sum(variable.nbytes for variable in filled), "byte"))
+        counts.append(count_text(sum(variable.size for variable in filled), "element"))
+        counts.append(count_text(sum(variable.nbytes for variable in filled), "byte"))
     except Exception as error:  # noqa: BLE001  # a repr never raises
         return f"<{name} at {id(module):#x}, unavailable: {type(error).__name__}>"
     return f"<{name}: {', '.join(counts)}>"
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def _tree(modules: dict[str, Module], most: int) -> list[tuple[int, str, Module]]:
-    """(depth, path from the parent module, module) of the first few modules; a parent comes before its children."""
-    rows: list[tuple[int, str, Module]] = []
-    parents: list[str] = []
-    for path, each in modules.items():
-        if len(rows) == most:
-            break
-        while parents and not path.startswith(f"{parents[-1]}/"):
-            parents.pop()
-        start = len(parents[-1]) + 1 if parents else 0
-        parents.append(path)
-        rows.append((len(parents), path[start:], each))
-    return rows
+def _parts(module: Module, most: int) -> Iterator[tuple[str, Any]]:
+    """The attributes of a module, or the lines of its summary if it has more than ``most`` variables."""
+    if len(objects_in(module, Variable)) > most:
+        yield from module._summary().parts()
+        return
+    attributes = dict(module.__dict__)
+    attributes |= {name: getattr(module, name) for name in slots_of(type(module)) if hasattr(module, name)}
+    for name, value in attributes.items():
+        if (
+            not name.startswith("_")
+            or isinstance(value, Variable | Module)
+            or next(_variables_in(value), None) is not None
+        ):
+            yield name, value

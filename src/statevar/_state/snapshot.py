@@ -19,12 +19,14 @@ from .._core.holds import while_locked
 from .._core.lost import check_not_lost, destroyed
 from .._core.readable import State
 from .._core.reentry import enterable_again
+from .._core.tables import count_text
 from .._core.traced import check_traced_read
 from .._core.variable import Variable
 from .._public import public
 from ..errors import describe
 from .accepting import forget
 from .paths import Targets
+from .summarized import Summarized, SummaryParts
 from .transaction import Transaction
 
 __all__ = ["Snapshot", "restore", "rollback", "snapshot"]
@@ -42,7 +44,7 @@ _Links: TypeAlias = tuple[list[int | None], str, Loading]
 
 
 @public()
-class Snapshot(Mapping[str, Array]):
+class Snapshot(Mapping[str, Array], Summarized):
     """The values of variables at one moment: a read-only mapping of path to array, in the order of the arguments.
 
     No later write changes it. A variable without a value is left out. It is indexed by path, or by the variable.
@@ -56,6 +58,8 @@ class Snapshot(Mapping[str, Array]):
     belongs to the copies of the variables. A snapshot that is loaded in another process, without its variables, can be
     read but not restored.
     """
+
+    _is_mapping = True
 
     __slots__ = ("_absent", "_declared_shapes", "_found", "_loaded", "_moved", "_places", "_values", "_versions")
 
@@ -173,7 +177,15 @@ class Snapshot(Mapping[str, Array]):
             self._places = None
 
     def __repr__(self) -> str:
-        return f"<Snapshot of {len(self._values)} variables>"
+        return f"<Snapshot of {count_text(len(self._values), 'variable')}>"
+
+    def _summarized(self, stats: bool | None) -> SummaryParts:
+        """The values for `summary`."""
+        from .entries import entries_of_values  # noqa: PLC0415  # imported when something is shown
+
+        named = self._targets.named()
+        entries, sources = entries_of_values((path, each, self._value(self._place(each))) for path, each in named)
+        return entries, sources, {}, stats
 
 
 @public()

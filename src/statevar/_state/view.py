@@ -10,13 +10,14 @@ from .._public import public
 from ..errors import describe
 from .left_out import article
 from .paths import paths_in
+from .summarized import Summarized
 from .walk import Opener, Plain, Tree
 
 __all__ = ["View", "as_variable", "view"]
 
 
 @public()
-class View(Tree, Mapping[str, Variable]):
+class View(Tree, Mapping[str, Variable], Summarized):
     """The variables over a tree of somebody's state, by path. `view` makes it.
 
     It is a mapping from path to variable, and usable wherever variables are: in `snapshot`, `save` and so
@@ -34,6 +35,8 @@ class View(Tree, Mapping[str, Variable]):
     """
 
     __slots__ = ()
+
+    _is_mapping = True
 
     def __getitem__(self, path: str) -> Variable:
         paths = paths_in("view", self)
@@ -55,6 +58,12 @@ class View(Tree, Mapping[str, Variable]):
 
     def __repr__(self) -> str:
         return f"<View of {article(type(self._plain.each))}>"
+
+    def _shown_parts(self) -> Iterator[tuple[str, Any]]:
+        return iter(self.items()) if len(self) <= _PARTS else self._summary().parts()
+
+
+_PARTS = 100  # variables that a printer of nested objects gets one by one
 
 
 @public()

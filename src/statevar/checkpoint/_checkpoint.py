@@ -9,15 +9,18 @@ import os
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
+from html import escape
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
 from .._arrays.types import HostArray
 from .._core.copies import Uncopied
+from .._core.tables import count_text
 from .._public import public
 from .._state.by_path import VariablesByPath, followed
 from .._state.paths import path_matches
+from .._state.summarized import Summarized, SummaryParts
 from .._state.walk import segment
 from ..errors import CheckpointError, CheckpointNotFoundError, StorageError, describe
 from . import _files
@@ -29,6 +32,7 @@ from ._formats.safetensors.values import VariableRecord
 from ._pieces.blocks import Block
 from ._pieces.contents import contents_of
 from ._pieces.reader import PiecesSource
+from ._shown import metadata_text, summary_of
 from ._sources import OtherFile, OwnFiles, Source, close_all
 from ._to_variables import variables_of
 
@@ -42,7 +46,7 @@ _OPEN_AGAIN = "open it again with sv.load(path)"
 
 
 @public()
-class Checkpoint(Uncopied, Mapping[str, HostArray]):
+class Checkpoint(Uncopied, Mapping[str, HostArray], Summarized):
     """An opened checkpoint: a mapping from path to array. Each lookup reads the array and checks its checksum.
 
     Attributes:
@@ -237,7 +241,22 @@ class Checkpoint(Uncopied, Mapping[str, HostArray]):
         return "load", "an opened checkpoint has files of this process", _OPEN_AGAIN
 
     def __repr__(self) -> str:
-        return f"<Checkpoint of {len(self.variables)} variables at {str(self.path)!r}>"
+        return f"<Checkpoint of {count_text(len(self.variables), 'variable')} at {str(self.path)!r}>"
+
+    def __str__(self) -> str:
+        return "\n".join(filter(None, [super().__str__(), metadata_text(self.metadata)]))
+
+    def _shown_parts(self) -> Iterator[tuple[str, Any]]:
+        yield "", str(self.path)
+        yield from super()._shown_parts()
+        if self.metadata:
+            yield "metadata", dict(self.metadata)
+
+    def _shown_html(self) -> str:
+        return super()._shown_html() + f"<div>{escape(metadata_text(self.metadata))}</div>"
+
+    def _summarized(self, stats: bool | None) -> SummaryParts:
+        return summary_of(self, stats)
 
 
 class _Facts(NamedTuple):

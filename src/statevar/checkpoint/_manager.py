@@ -6,7 +6,7 @@ import atexit
 import os
 import warnings
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Literal, Self, SupportsIndex, TypeVar, Unpack, overload
 
 from .._core.copies import Uncopied
+from .._core.tables import count_text
 from .._core.variable import Variable
 from .._public import public
 from .._state.paths import paths_in
@@ -41,6 +42,7 @@ from ._pieces.saving import Save, save_in_pieces
 from ._progress import Progress, callback_of, following
 from ._retention import Retention
 from ._save import items_of, parsed_size, texts_of
+from ._shown import Result
 from ._step_folder import StepFolder
 from ._step_writer import Request, StepWriter
 from ._together import TIMEOUT, group_of
@@ -51,8 +53,8 @@ _Tree = TypeVar("_Tree")
 
 
 @public("statevar.checkpoint")
-@dataclass(frozen=True)
-class Restored:
+@dataclass(frozen=True, repr=False)
+class Restored(Result):
     """The result of `CheckpointManager.restore`.
 
     Attributes:
@@ -64,6 +66,13 @@ class Restored:
     step: int
     skipped: dict[int, str]
     report: LoadReport
+
+    def _head(self) -> str:
+        skipped = f", {count_text(len(self.skipped), 'newer step')} skipped" if self.skipped else ""
+        return f"step {self.step}{skipped}, {self.report._head()}"
+
+    def _lists(self) -> Mapping[str, Sequence[str]]:
+        return {"skipped steps": [f"{step}: {why}" for step, why in self.skipped.items()], **self.report._lists()}
 
 
 @public()

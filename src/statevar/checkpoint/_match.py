@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
@@ -16,6 +16,7 @@ from ._advice import advice
 from ._memory import Loadable
 from ._pending import Pending
 from ._rules.translation import Translated
+from ._shown import Result
 
 __all__ = [
     "LoadOptions",
@@ -49,7 +50,7 @@ class LoadOptions(TypedDict, total=False):
 
 @public("statevar.checkpoint")
 @dataclass(repr=False)
-class LoadReport:
+class LoadReport(Result):
     """The result of a load. All paths are object paths, so those of the file are given after renaming.
 
     Attributes:
@@ -73,10 +74,27 @@ class LoadReport:
     hint: str = ""
     _pending: Pending | None = field(default=None, repr=False)
 
-    def __repr__(self) -> str:
+    def _shown_fields(self) -> Iterator[tuple[str, Any]]:
         always = ("loaded", "missing", "unexpected", "mismatched")
-        shown = [*always, *(name for name in ("skipped", "assumed", "notes", "hint") if getattr(self, name))]
-        return f"LoadReport({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
+        for name in (*always, *(name for name in ("skipped", "assumed", "notes", "hint") if getattr(self, name))):
+            yield name, getattr(self, name)
+
+    def _head(self) -> str:
+        counts = {name: len(value) for name, value in self._shown_fields() if isinstance(value, list | dict)}
+        words = [f"{count:,} {name}" for name, count in counts.items() if count or name == "loaded"]
+        return ", ".join([*words, *([f"{len(self.pending):,} pending"] if self.pending else [])])
+
+    def _lists(self) -> Mapping[str, Sequence[str]]:
+        return {
+            "mismatched": [f"{path}: {why}" for path, why in self.mismatched.items()],
+            "missing": self.missing,
+            "unexpected": self.unexpected,
+            "skipped": self.skipped,
+            "assumed": [f"{path}: {why}" for path, why in self.assumed.items()],
+            "pending": self.pending,
+            "notes": self.notes,
+            "hint": [self.hint] if self.hint else [],
+        }
 
     @property
     def pending(self) -> list[str]:

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .._core.forks import guarded, in_child
+from .._core.tables import bytes_text
 from .._public import public
 from ..errors import BackendNotInstalledError, describe
+from ._shown import Result
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Display
@@ -20,8 +22,8 @@ __all__ = ["Progress", "Report", "callback_of", "following"]
 
 
 @public("statevar.checkpoint")
-@dataclass(frozen=True, slots=True)
-class Progress:
+@dataclass(frozen=True, slots=True, repr=False)
+class Progress(Result):
     """The progress of a save.
 
     Attributes:
@@ -40,6 +42,11 @@ class Progress:
     def rate(self) -> float:
         """The speed of the save, in bytes per second."""
         return self.done / self.seconds if self.seconds else 0.0
+
+    def _head(self) -> str:
+        step = "" if self.step is None else f"step {self.step}, "
+        share = f" ({self.done / self.total:.0%})" if self.total else ""
+        return f"{step}{bytes_text(self.done)} of {bytes_text(self.total)}{share}, {bytes_text(self.rate)}/s"
 
 
 _Callback: TypeAlias = Callable[[Progress], object]

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .._public import public
 from . import _files
 from ._checkpoint import open_checkpoint
+from ._shown import Result
 
 __all__ = ["Verification", "verify"]
 
 
 @public("statevar.checkpoint")
-@dataclass(frozen=True)
-class Verification:
+@dataclass(frozen=True, repr=False)
+class Verification(Result):
     """The result of `verify`. It is true if no tensor is damaged.
 
     Attributes:
@@ -29,6 +31,14 @@ class Verification:
 
     def __bool__(self) -> bool:
         return not self.damaged
+
+    def _head(self) -> str:
+        unchecked = f", {len(self.unchecked):,} without a checksum" if self.unchecked else ""
+        return f"{self.checked:,} checked{unchecked}, {len(self.damaged):,} damaged"
+
+    def _lists(self) -> Mapping[str, Sequence[str]]:
+        damaged = [f"{path}: {why}" for path, why in self.damaged.items()]
+        return {"damaged": damaged, "unchecked": self.unchecked}
 
 
 @public()
