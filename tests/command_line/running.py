@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tests.helpers import ROOT
 from tests.internals import command_line
 
 
@@ -22,6 +23,14 @@ class Ran(NamedTuple):
     @property
     def json(self) -> Any:
         return json.loads(self.out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def assert_valid(document: Any, schema: str) -> None:
+    """It is as one of the schemas says that users get."""
+    jsonschema = pytest.importorskip("jsonschema")
+    rules = json.loads((ROOT / "docs/schemas" / f"{schema}.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(rules)
+    jsonschema.validate(document, rules, jsonschema.Draft202012Validator)
 
 
 class Runner:

@@ -6,51 +6,14 @@ import math
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import statevar as sv
-from tests.command_line.running import Runner
+from tests.command_line.running import Runner, assert_valid
 from tests.internals import HOST, difference
-
-SIDES = {"type": "object", "properties": {"a": {}, "b": {}}, "additionalProperties": False}
-NAMES = {"type": "array", "items": {"type": "string"}}
-SCHEMA = {
-    "type": "object",
-    "required": ["same", "added", "removed", "changed", "aliases", "metadata", "metrics"],
-    "additionalProperties": False,
-    "properties": {
-        "same": {"type": "integer"},
-        "added": NAMES,
-        "removed": NAMES,
-        "changed": {
-            "type": "object",
-            "additionalProperties": {
-                "type": "object",
-                "additionalProperties": False,
-                "properties": {
-                    "facts": {"type": "object", "additionalProperties": SIDES},
-                    "values": {
-                        "type": "object",
-                        "required": ["elements", "changed", "maximum", "relative", "nan"],
-                        "additionalProperties": {"type": ["number", "null"]},
-                    },
-                },
-            },
-        },
-        "aliases": {
-            "type": "object",
-            "required": ["added", "removed"],
-            "additionalProperties": {"type": "object", "additionalProperties": {"type": "string"}},
-        },
-        "metadata": {"type": "object", "additionalProperties": SIDES},
-        "metrics": {"type": "object", "additionalProperties": SIDES},
-    },
-}
-
 
 STEPS = "1 of 1 differ, by at most 1 (relative 0.333)"
 
@@ -95,7 +58,7 @@ def test_everything_that_differs_is_told(run: Runner, two: tuple[Path, Path]) ->
 def test_as_json(run: Runner, two: tuple[Path, Path]) -> None:
     ran = run("diff", *two, "--json")
     assert ran.status == 1
-    jsonschema.validate(ran.json, SCHEMA)
+    assert_valid(ran.json, "diff")
     assert ran.json["changed"]["none"] == {"facts": {"declared": {"a": [None, 2], "b": "..."}}}
     assert ran.json["changed"]["enc/kernel"]["values"] | {"relative": None} == {
         "elements": 4,
@@ -114,7 +77,7 @@ def test_the_same_is_0_and_quiet_is_quiet(run: Runner, two: tuple[Path, Path]) -
     assert run("diff", a, a, "-q") == (0, "", "")
     assert run("diff", a, b, "--quiet") == (1, "", "")
     same = run("diff", a, a, "--json")
-    jsonschema.validate(same.json, SCHEMA)
+    assert_valid(same.json, "diff")
     assert same.status == 0
 
 
@@ -201,6 +164,7 @@ def test_folders_of_managers(run: Runner, tmp_path: Path) -> None:
     assert ran.status == 1
     assert ran.lines[:5] == ["- step 1", "+ step 4", "step 2:", "1 same, 0 different", "step 3:"]
     as_json = run("diff", one, two, "--steps", "--json").json
+    assert_valid(as_json, "diff")
     assert (as_json["added"], as_json["removed"], list(as_json["steps"])) == ([4], [1], ["2", "3"])
     assert run("diff", one, one, "--steps", "-q") == (0, "", "")
 

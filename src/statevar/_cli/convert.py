@@ -56,6 +56,7 @@ def run(options: argparse.Namespace) -> int:
     source, target = place_of(options.a, options.step), Path(options.b)
     with open_checkpoint(source) as checkpoint:
         names = selected(checkpoint.variables, options.only, options.a)
+        count = len(names)
         if options.b.endswith(("/", os.sep)) or target.is_dir():
             size = _size(options.shard_size)
             if target.is_dir() and any(target.iterdir()):
@@ -68,11 +69,11 @@ def run(options: argparse.Namespace) -> int:
             write_file(checkpoint, target, only=names)
             _check_whole(checkpoint, target, names)
         elif (writer := _WRITERS.get(target.suffix.lower())) is not None:
-            _export(checkpoint, target, writer, names)
+            count = _export(checkpoint, target, writer, names)
         else:
             known = ", ".join((".safetensors", *_WRITERS))
             raise CommandError(f"{options.b} ends with none of {known}", hint=f"{options.b}/ is a folder")
-    say(f"wrote {escaped(options.b)}: {len(names)} {'variable' if len(names) == 1 else 'variables'}, all verified")
+    say(f"wrote {escaped(options.b)}: {count} {'variable' if count == 1 else 'variables'}, all verified")
     return Exit.OK
 
 
@@ -99,12 +100,15 @@ def _in(checkpoint: Checkpoint, names: list[str]) -> Callable[[str], bool] | Non
     return None if len(names) == len(checkpoint.variables) else set(names).__contains__
 
 
-def _export(checkpoint: Checkpoint, target: Path, writer: _Writer, names: list[str]) -> None:
-    """Writes a file of another program aside, checks it, puts it in its place, and says what it does not keep."""
+def _export(checkpoint: Checkpoint, target: Path, writer: _Writer, names: list[str]) -> int:
+    """Writes a file of another program aside, checks it, puts it in its place, and says what it does not keep.
+
+    Returns the number of variables in it.
+    """
     with _aside(target) as new:
         writer(checkpoint, names, new)
         with open_checkpoint(new) as written:
-            found = _compared(checkpoint, written, names)
+            found, count = _compared(checkpoint, written, names), len(written.variables)
         lost = _lost(checkpoint, found, target)
         attributes = _files.attributes(target)
         _finish(new, attributes)
@@ -112,6 +116,7 @@ def _export(checkpoint: Checkpoint, target: Path, writer: _Writer, names: list[s
         _files.sync_folder(target.absolute().parent)
     for each in lost:
         complain("convert", f"{target} does not keep {each}")
+    return count
 
 
 def _compared(checkpoint: Checkpoint, written: Checkpoint, names: list[str]) -> Comparison:

@@ -65,39 +65,44 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.steps: dict[int, Step] = {}
-        self._places: dict[int, tuple[int, int]] = {}
+        self._states: dict[int, tuple[int, ...]] = {}
         self._looked = False
 
     def look(self) -> list[Event]:
         """The events since the last look."""
-        now: dict[int, tuple[int, int]] = {}
+        now: dict[int, tuple[int, ...]] = {}
         events: list[Event] = []
         paths = steps_in(self.path)
         for number, path in paths.items():
-            try:
-                status = path.stat()
-            except FileNotFoundError:  # removed at this moment
-                continue
-            now[number] = status.st_ino, status.st_mtime_ns
+            if (state := _state(path)) is not None:  # else it was removed at this moment
+                now[number] = state
         for number in [each for each in self.steps if each not in now]:
             del self.steps[number]
             events.append(_event("removed", {"step": number}, colored(f"- step {number}", "dim")))
-        for number, place in now.items():
-            if self._places.get(number) == place:
-                continue
+        for number in [each for each, state in now.items() if self._states.get(each) != state]:
             what = "changed" if number in self.steps else "new" if self._looked else "present"
             step = _step(number, paths[number])
             if step is None:
-                now.pop(number, None)
+                del now[number]
                 continue
             self.steps[number] = step
             sign = {"changed": "~", "new": "+", "present": " "}[what]
             events.append(_event("damaged" if step.damage else what, step.as_json(), f"{sign} {step.text}"))
-        self._places, self._looked = now, True
+        self._states, self._looked = now, True
         return events
 
     def close(self) -> None:
         """Does nothing: no file is open."""
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    """What changes when a checkpoint is replaced, or written over; None if nothing is there."""
+    place = path / INDEX if (path / INDEX).exists() else path
+    try:
+        status = place.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _step(number: int, path: Path) -> Step | None:
@@ -139,7 +144,7 @@ class File:
 
     def look(self) -> list[Event]:
         """The events since the last look."""
-        state = self._now()
+        state = _state(self.path)
         if state == self._state:
             return []
         before, was = self._checkpoint, self._state
@@ -169,14 +174,6 @@ class File:
             return _event("saved", {"problem": problem}, f"~ saved; {escaped(problem)}")
         changed = len(found.changed) + len(found.added) + len(found.removed)
         return _event("saved", found.as_json(), f"~ saved; {_counted(changed, found)}", *_indented(found))
-
-    def _now(self) -> tuple[int, ...] | None:
-        place = self.path / INDEX if (self.path / INDEX).exists() else self.path
-        try:
-            status = place.stat()
-        except FileNotFoundError:
-            return None
-        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
     def close(self) -> None:
         """Closes the file."""
