@@ -156,7 +156,7 @@ def versions() -> None:
 def docs(arguments: list[str]) -> None:
     """Builds the documentation site, where a warning is an error, or does what the arguments ask of mkdocs."""
     os.environ["NO_MKDOCS_2_WARNING"] = "1"  # an advertisement of another program
-    run(environment("docs", "docs"), "-m", "mkdocs", *(arguments or ("build",)))
+    run(environment("docs", "docs"), "-m", "mkdocs", *(arguments or ("build", "--strict")))
 
 
 def run_versions(older: str, newer: str | None, *arguments: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from textwrap import indent
+from textwrap import dedent
 
 import griffe
 
@@ -12,7 +12,7 @@ __all__ = ["Docstrings"]
 
 #: A name in single backticks, which is how our docstrings refer to things of ours.
 NAME = re.compile(r"(?<!`)`([A-Za-z_][\w.]*)`(?!`)")
-CODE_BLOCK = re.compile(r"^( *)\.\. code-block:: (\w+)\n", re.MULTILINE)
+LITERAL = re.compile(r"\s*(?:::|\.\. code-block:: (\w+))$")
 
 
 class Docstrings(griffe.Extension):  # type: ignore[misc]  # the tests' environment has no griffe
@@ -64,18 +64,17 @@ def without_refusals(function: griffe.Function) -> None:
 
 def fenced(text: str) -> str:
     """The docstring with its examples and literal blocks as fenced code."""
-    text = CODE_BLOCK.sub(r"\1.. code-block \2\n", text)
     lines = text.split("\n")
     out: list[str] = []
     position = 0
     while position < len(lines):
         line = lines[position]
         if line.lstrip().startswith(">>> "):
-            end = example_end(lines, position)
-            out += block("pycon", lines[position:end])
-        elif line.strip() == "::" or line.lstrip().startswith(".. code-block "):
-            end = literal_end(lines, position + 1)
-            out += block(line.split()[-1] if line.strip() != "::" else "text", lines[position + 1 : end])
+            start, end = position, example_end(lines, position)
+            out += block("pycon", lines[start:end])
+        elif literal := LITERAL.match(line):
+            start, end = position + 1, literal_end(lines, position + 1)
+            out += block(literal[1] or "text", dedent("\n".join(lines[start:end])).strip("\n").split("\n"))
         else:
             out.append(line)
             end = position + 1
@@ -84,15 +83,9 @@ def fenced(text: str) -> str:
 
 
 def block(language: str, lines: list[str]) -> list[str]:
-    """A fenced block of these lines, with the indent of the first one that has text."""
-    while lines and not lines[0].strip():
-        lines = lines[1:]
-    while lines and not lines[-1].strip():
-        lines = lines[:-1]
-    margin = min((len(line) - len(line.lstrip()) for line in lines if line.strip()), default=0)
-    outer = margin if language == "pycon" else 0  # a literal block stands deeper than its text
-    code = [line[margin:] for line in lines]
-    return indent("\n".join([f"```{language}", *code, "```", ""]), " " * outer).split("\n")
+    """A fenced block of these lines, as deep as the first one."""
+    margin = " " * (len(lines[0]) - len(lines[0].lstrip()))
+    return [f"{margin}```{language}", *lines, f"{margin}```", ""]
 
 
 def example_end(lines: list[str], start: int) -> int:
