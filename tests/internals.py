@@ -17,8 +17,12 @@ from statevar._arrays.indexing import Selection, last_of_each
 from statevar._arrays.random.host import WORDS as random_words
 from statevar._arrays.registry import get_backend
 from statevar._arrays.shapes import broadcasts_into, canonical_shape, fits
+from statevar._cli import completion, output
+from statevar._cli import main as command_line
+from statevar._cli import reading as cli_reading
+from statevar._cli import target as targets
 from statevar._cli import watch as watching
-from statevar._cli.main import main as command_line
+from statevar._cli.exits import CommandError
 from statevar._core import cell as cell_module  # which makes the locks
 from statevar._core import copies, elsewhere, held, holds, overlays, placement, scopes
 from statevar._core.holds import while_locked
@@ -58,6 +62,7 @@ __all__ = [
     "DIGITS",
     "HOST",
     "PUBLIC",
+    "CommandError",
     "Entry",
     "Header",
     "Layers",
@@ -70,8 +75,10 @@ __all__ = [
     "canonical_shape",
     "cell_module",
     "checksums_of_tensorflow",
+    "cli_reading",
     "collectives",
     "command_line",
+    "completion",
     "contents",
     "copies",
     "decode",
@@ -101,6 +108,7 @@ __all__ = [
     "names_of_tensorflow",
     "needed",
     "objects_in",
+    "output",
     "overlays",
     "part",
     "paths_in",
@@ -112,6 +120,7 @@ __all__ = [
     "scopes",
     "snapshots",
     "summary_entries",
+    "targets",
     "together",
     "tracking",
     "transactions",

@@ -88,7 +88,7 @@ def following(words: Sequence[str]) -> Iterator[tuple[str, str]] | None:
         return _beginning(current, ((str(each), "") for each in waiting.choices))
     if getattr(waiting, "completes_names", False):
         return _names(positional[0], current) if positional else iter(())
-    is_file = not waiting.option_strings or waiting.metavar == "FILE"
+    is_file = not waiting.option_strings or waiting.metavar in ("FILE", "OUT")
     return FILES if is_file else iter(())
 
 

@@ -13,7 +13,7 @@ from ..checkpoint._rewriting import Change, layout_of, rewrite, undisturbed, wri
 from .assignments import parsed
 from .edited import Edited
 from .exits import CommandError, Exit
-from .options import add_path
+from .options import add_path, completed_by_names
 from .output import say
 from .paths import place_of
 
@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.epilog, parser.formatter_class = _EPILOG, argparse.RawDescriptionHelpFormatter
     add_path(parser)
-    parser.add_argument("changes", metavar="CHANGE", nargs="+", help="'NAME[INDEX]=VALUE'")
+    completed_by_names(parser.add_argument("changes", metavar="CHANGE", nargs="+", help="'NAME[INDEX]=VALUE'"))
     parser.add_argument("-n", "--dry-run", action="store_true", help="say what would change, and write nothing")
     parser.add_argument("--backup", action="store_true", help="keep the present file as PATH.bak")
     parser.add_argument("-o", "--output", metavar="OUT", help="write OUT, a file of ours, and leave PATH as it is")

@@ -50,18 +50,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options, unknown = parser_of(command).parse_known_args(arguments)
             if unknown:
                 raise CommandError(f"unknown arguments: {' '.join(unknown)}", hint=f"statevar {command} --help")
-            return int(import_module(f"{__package__}.{command}").run(options))
-        finally:
-            sys.stdout.flush()  # here, and not when Python ends, where an error would be a traceback
+            status = int(import_module(f"{__package__}.{command}").run(options))
+        except SystemExit:  # argparse has printed what it was asked for
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()  # here, and not when Python ends, where an error would be a traceback
     except BrokenPipeError:  # the reader has seen enough, as `head` does
         _drop_output()
         return Exit.CLOSED
     except KeyboardInterrupt:
+        _drop_output()
         return Exit.INTERRUPTED
     except (CommandError, errors.StatevarError, OSError) as error:
-        _drop_output()
+        try:
+            sys.stdout.flush()
+        except OSError:
+            _drop_output()
         complain(command, error)
         return _status(error)
+    return status
 
 
 def parser_of(command: str) -> argparse.ArgumentParser:
@@ -82,12 +89,9 @@ def parser_of(command: str) -> argparse.ArgumentParser:
 
 
 def _drop_output() -> None:
-    """Throws away what could not be written. Else Python would try it again when it ends, and write a traceback."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        with suppress(OSError, ValueError):  # a stream that is no file
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    """Throws away what is not written yet. Else Python would try it when it ends: wait for the reader, or complain."""
+    with suppress(OSError, ValueError):  # a stream that is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _status(error: Exception) -> int:

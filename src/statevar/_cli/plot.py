@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .._arrays.statistics import Statistics
 from .._core.tables import escaped, number_text, shape_text
@@ -47,7 +48,8 @@ def draw(path: str, variables: Sequence[tuple[str, VariableRecord, Statistics]])
         drawn = drawn[:_MOST]
     across = min(4, math.ceil(math.sqrt(len(drawn))))
     down = math.ceil(len(drawn) / across)
-    with rc_context({"svg.hashsalt": "statevar", "axes.spines.top": False, "axes.spines.right": False}):
+    style: Any = {"axes.spines.top": False, "axes.spines.right": False}
+    with rc_context({**style, "svg.hashsalt": "statevar", "svg.fonttype": "none"}):
         figure = Figure(figsize=(3.2 * across, 2.3 * down), layout="constrained")  # no window, no state of pyplot
         for place, (name, record, figures) in enumerate(drawn):
             axes = figure.add_subplot(down, across, place + 1)

@@ -54,7 +54,7 @@ def check(checkpoint: Checkpoint, name: str) -> None:
         raise error
 
 
-def part(checkpoint: Checkpoint, wanted: Target, *, unchecked: bool = False) -> HostArray:
+def part(checkpoint: Checkpoint, wanted: Target, *, unchecked: bool = False) -> tuple[HostArray, bool]:
     """Reads a part of an array. Of a checkpoint with checksums of chunks, only the chunks are read that have the part.
 
     Args:
@@ -62,22 +62,26 @@ def part(checkpoint: Checkpoint, wanted: Target, *, unchecked: bool = False) -> 
         wanted: the name of a variable that has a value, and the index.
         unchecked: whether a large array is read without comparing the checksum of all of it.
 
+    Returns:
+        The part, and whether a checksum was compared.
+
     Raises:
         CheckpointError: the array is damaged.
         CommandError: the index does not fit the shape.
     """
     record = checkpoint.variables[wanted.name]
+    has_checksum = checkpoint.checksum(wanted.name) is not None
     if wanted.key is ... or record.dtype.startswith("key<"):  # the numbers of a random key are a further axis
-        return items(checked(checkpoint, wanted.name), wanted)
+        return items(checked(checkpoint, wanted.name), wanted), has_checksum
     items(np.broadcast_to(np.zeros((), np.bool_), record.shape or ()), wanted)  # an error before anything is read
     if (nbytes_of(record) or 0) <= _LARGE:
-        return items(checked(checkpoint, wanted.name), wanted)
+        return items(checked(checkpoint, wanted.name), wanted), has_checksum
     if checkpoint.has_chunks and (box := _box(wanted.key, record)) is not None:
         block, rest = box
-        return np.asarray(checkpoint.block(wanted.name, block)[rest])
+        return np.asarray(checkpoint.block(wanted.name, block)[rest]), has_checksum
     if not unchecked:
         check(checkpoint, wanted.name)
-    return items(checkpoint[wanted.name], wanted)
+    return items(checkpoint[wanted.name], wanted), has_checksum and not unchecked
 
 
 def _box(key: Any, record: VariableRecord) -> tuple[Block, Any] | None:

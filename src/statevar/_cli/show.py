@@ -42,15 +42,18 @@ def run(options: argparse.Namespace) -> int:
         raise CommandError("--npy writes bytes, which a terminal cannot show", hint="add > array.npy")
     with opened(options.path, options.step) as checkpoint:
         wanted = _wanted(checkpoint, options.target, options.path)
-        array = part(checkpoint, wanted, unchecked=options.unchecked)
+        array, checked = part(checkpoint, wanted, unchecked=options.unchecked)
+        has_checksum = checkpoint.checksum(wanted.name) is not None
         if options.npy:
             _write_npy(array)
         elif options.json:
             dtype = checkpoint.variables[wanted.name].dtype
             facts = {"path": str(checkpoint.path), "name": wanted.name, "index": wanted.text or None}
-            say_json({**facts, "dtype": dtype, "shape": array.shape, "value": plain(array)})
+            say_json({**facts, "dtype": dtype, "shape": array.shape, "checked": checked, "value": plain(array)})
         else:
             _print(array, all_=options.all)
+        if has_checksum and not checked:
+            complain("show", f"the checksum of {wanted.name!r} was not compared (--unchecked)")
     return Exit.OK
 
 
@@ -104,7 +107,10 @@ def _write_npy(array: HostArray) -> None:
     """Writes an array in the format of NumPy, which has neither the dtypes of ml_dtypes nor texts of any length."""
     name = array.dtype.name
     if array.dtype.kind == "T":
-        array = array.astype(np.str_)
+        texts = array.reshape(-1).tolist()
+        if any(each.endswith("\0") for each in texts):
+            raise CommandError("NumPy's files cannot keep texts that end with NUL", hint="use --json")
+        array = np.array(texts, np.str_).reshape(array.shape)
     elif array.dtype.kind not in "biufc":
         array = array.astype(np.int8 if "int" in name else np.float32)
         complain("show", f"{name} is written as {array.dtype}, which has the same numbers; NumPy's files lack {name}")

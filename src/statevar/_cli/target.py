@@ -53,9 +53,12 @@ def target(text: str, known: Callable[[str], bool]) -> Target | None:
     if not text.endswith("]"):
         return None
     for at in range(len(text) - 1, -1, -1):
-        if text[at] == "[" and known(text[:at].rstrip()):
-            inside = text[at + 1 : -1]
-            return Target(text[:at].rstrip(), key_of(inside), inside)
+        if text[at] != "[":
+            continue
+        for name in (text[:at], text[:at].rstrip()):
+            if known(name):
+                inside = text[at + 1 : -1]
+                return Target(name, key_of(inside), inside)
     return None
 
 

@@ -22,7 +22,7 @@ import numpy as np
 from ..._arrays.dtypes import STORED
 from ..._arrays.shapes import Shape
 from ..._arrays.types import HostArray
-from ...errors import BackendNotInstalledError, describe
+from ...errors import BackendNotInstalledError
 from .. import _files
 from .safetensors.header import nbytes_of, refuse
 from .safetensors.values import VariableRecord, fresh_bytes, plain
@@ -130,7 +130,7 @@ def library(name: str, extra: str, path: Path) -> ModuleType:
     with suppress(ImportError):
         return import_module(name)
     hint = f"pip install 'statevar[{extra}]'"
-    raise BackendNotInstalledError(describe("load", f"to read this file needs {name}", str(path), hint))
+    raise BackendNotInstalledError.of("load", f"to read this file needs {name}", str(path), hint)
 
 
 class ByteFile:
