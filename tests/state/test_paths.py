@@ -97,7 +97,8 @@ def test_a_container_may_have_attributes_too() -> None:
 def test_a_compiled_function_is_a_function(backend: str) -> None:
     v, w = sv.Variable(0.0, backend=backend), sv.Variable(1.0, backend=backend)
     model = sv.Module()
-    model.step = sv.jit(lambda: v.assign_add(w).value)
+    step = sv.jit(lambda: v.assign_add(w).value)
+    model.step = step
     model.v = v
     model.step()
     assert paths_in("load", model) == Paths({"v": v})

@@ -256,7 +256,7 @@ def test_two_of_a_kind_are_not_mixed_up() -> None:
     v, w = var(0.0), var(10.0)
     f = sv.jit(lambda a: inc(a).value)
     assert [float(f(each)) for each in (v, w, v, w)] == [1.0, 11.0, 2.0, 12.0]
-    assert f._run is not None
+    assert f._run is not None  # type: ignore[attr-defined]
     del w
     gc.collect()
     assert float(f(v)) == 3.0

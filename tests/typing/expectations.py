@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, assert_type
+from typing import Any, TypeVar, assert_type
 
 import numpy as np
 
@@ -16,6 +16,9 @@ import statevar as sv
 from statevar.checkpoint import LoadReport, Progress, Restored, Verification
 
 HostArray = np.ndarray[Any, Any]
+
+
+T = TypeVar("T")
 
 
 class Weight(sv.Variable):
@@ -54,6 +57,10 @@ def scaled(shape: sv.Shape, dtype: sv.DType | None = None) -> sv.Variable:
 scaled((2, 3), "float32")
 scaled("oops")  # type: ignore[arg-type]
 scaled((2, 3), [1])  # type: ignore[arg-type]
+assert_type(sv.Generator(0).split(2), list[sv.Generator])
+sv.Generator(0).normal((2, 3), np.float32)
+sv.Generator(0).normal("oops")  # type: ignore[arg-type]
+sv.Generator(0).normal((2, 3), [1])  # type: ignore[arg-type]
 sv.initializers.zeros((2, 3), dtype="float32")
 sv.initializers.zeros((2, 3), dtype=[1])  # type: ignore[arg-type]
 
@@ -136,9 +143,26 @@ class Model(sv.Module):
     def forward(self, x: int, training: bool = False) -> float:
         return self.step(x)
 
+    @sv.jit
+    def __call__(self, x: int) -> float:
+        return float(x)
+
+    @staticmethod
+    @sv.jit
+    def same(x: T) -> T:
+        return x
+
     @sv.remat
     def block(self, x: int) -> float:
         return float(x)
+
+
+class Deeper(Model):
+    """A model that overrides a compiled method."""
+
+    @sv.jit
+    def step(self, x: int) -> float:
+        return 2.0 * x
 
 
 model = Model()
@@ -146,6 +170,14 @@ assert_type(model.step(1), float)
 assert_type(model.forward(1, training=True), float)
 assert_type(model.block(1), float)
 assert_type(Model.step(model, 1), float)
+assert_type(Deeper().step(1), float)
+assert_type(model(1), float)
+assert_type(sv.jit(model)(1), float)
+assert_type(sv.jit(model.step)(1), float)
+assert_type(model.same("a"), str)
+assert_type(Model.same(1), int)
+model()  # type: ignore[call-arg]
+sv.jit(model)("a")  # type: ignore[arg-type]
 model.step()  # type: ignore[call-arg]
 model.step(1, 2)  # type: ignore[call-arg]
 model.step("a")  # type: ignore[arg-type]
@@ -248,6 +280,7 @@ assert_type(sv.load(model, "a.safetensors"), LoadReport)
 assert_type(sv.load("a.safetensors")["w"], HostArray)
 assert_type(sv.verify("a.safetensors"), Verification)
 assert_type(sv.snapshot(model), sv.Snapshot)
+assert_type(sv.snapshot(model).get(v), Any | None)
 assert_type(sv.filled({"a": 1}, "a.safetensors"), dict[str, int])
 sv.save(model, "a.safetensors", metadata={"epoch": 3})
 sv.load(model, "a.safetensors", rename=lambda path: None if path == "a" else path)

@@ -372,11 +372,12 @@ def values_that_compiled_code_would_spread_otherwise() -> None:
         for name, step in steps.items():
             sv.jit(partial(step, v))()
             assert v.sharding == sharding, name
-        sv.jit(lambda x, v=v: v.assign(x).shape)(TABLE)
+        assigning = sv.jit(lambda x, v=v: v.assign(x).shape)
+        assigning(TABLE)
         check(v, TABLE, sharding, "an argument")
         refused(
             sv.errors.DeviceError,
-            partial(sv.jit(lambda x, v=v: v.assign(x).shape), jax.device_put(TABLE, jax.devices()[3])),
+            partial(assigning, jax.device_put(TABLE, jax.devices()[3])),
             "jit: an argument is on CPU:3, and a variable of the function is spread as (None, 'model') over ",
             "Hint: pass an array of NumPy, or one on the same devices: jax.device_put(x, v.sharding)",
         )

@@ -333,7 +333,7 @@ def test_gradients_beside_a_key() -> None:
         v.assign(key)
         return (w.value * jax.random.normal(sub, (2,))).sum()
 
-    steps: list[Any] = [lambda: sv.value_and_grad(loss, w)(), sv.jit(lambda: sv.value_and_grad(loss, w)())]
+    steps: list[Any] = [sv.value_and_grad(loss, w), sv.jit(sv.value_and_grad(loss, w))]
     for step in steps:
         v.assign(jax.random.key(0))
         _, grads = step()

@@ -13,7 +13,7 @@ from .._arrays.dtypes import HOST, dtype_name, is_integer
 from .._arrays.random.numbers import PRECISION, Bernoulli, Integers, Normal, Numbers, Order, Uniform, Weighted
 from .._arrays.registry import draws_of, owner_of
 from .._arrays.shapes import Shape, ShapeLike, canonical_shape, is_static
-from .._arrays.types import Array, HostArray
+from .._arrays.types import Array, DType, HostArray
 from .._core import overlays
 from .._core.convert import to_operand
 from .._core.variable import Variable
@@ -79,7 +79,7 @@ class Generator(Module):
 
     # -- draws ---------------------------------------------------------------------------------------------
 
-    def normal(self, shape: ShapeLike = (), dtype: Any = "float32") -> Any:
+    def normal(self, shape: ShapeLike = (), dtype: DType = "float32") -> Any:
         """Draws from the normal distribution of the mean 0 and the standard deviation 1.
 
         A number of float32 has 31 random bits and is below 6.4; one of float64 has 52 and is below 8.3.
@@ -94,7 +94,7 @@ class Generator(Module):
         """
         return self._draw("normal", Normal(self._floating("normal", dtype)), shape)
 
-    def uniform(self, shape: ShapeLike = (), dtype: Any = "float32", *, low: float = 0.0, high: float = 1.0) -> Any:
+    def uniform(self, shape: ShapeLike = (), dtype: DType = "float32", *, low: float = 0.0, high: float = 1.0) -> Any:
         """Draws from the uniform distribution over ``[low, high)``.
 
         The numbers are equally far apart: as the numbers of the dtype in the upper half of ``[0, high - low)`` are.
@@ -123,7 +123,7 @@ class Generator(Module):
             raise RangeError.of("uniform", problem, self._path)
         return self._draw("uniform", Uniform(name, low, high), shape)
 
-    def integers(self, low: Any, high: Any = None, shape: ShapeLike | None = None, dtype: Any = "int32") -> Any:
+    def integers(self, low: Any, high: Any = None, shape: ShapeLike | None = None, dtype: DType = "int32") -> Any:
         """Draws integers from ``low`` up to, but not including, ``high``; with one bound, from 0 up to it.
 
         The probabilities of two integers differ by a factor of at most 1 + 2**-32.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from operator import attrgetter
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
 from .._arrays import tracing
 from .._arrays.registry import owner_of
@@ -96,6 +96,14 @@ class Snapshot(Mapping[str, Array], Summarized):
         if variable is None or i < 0 or (value := self._value(i)) is None:
             raise KeyError(key)
         return variable._as_stored(value, "snapshot", variable._path)  # without any gradient
+
+    if TYPE_CHECKING:
+
+        @overload
+        def get(self, key: str | Variable, /) -> Array | None: ...
+        @overload
+        def get(self, key: str | Variable, /, default: Any) -> Any: ...
+        def get(self, key: str | Variable, /, default: Any = None) -> Any: ...
 
     def _value(self, i: int) -> Any:
         """The value of the variable in a place as an array, or None if it had none."""

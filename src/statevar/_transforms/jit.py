@@ -34,6 +34,9 @@ _OTHERS = 8  # programs to keep beside the present one
 _Place: TypeAlias = tuple[Any, ...]
 
 
+# For type checkers it is a function and no `Jit`: they know how functions bind in a class and are overridden.
+
+
 @overload
 def jit(
     fn: Callable[_P, _R],
@@ -42,29 +45,28 @@ def jit(
     donate: bool = True,
     *,
     backend: str | None = None,
-) -> Jit[_P, _R]: ...
+) -> Callable[_P, _R]: ...
 
 
 @overload
 def jit(
-    fn: None = None,
+    *,
     static_argnums: int | Iterable[int] = (),
     static_argnames: str | Iterable[str] = (),
     donate: bool = True,
-    *,
     backend: str | None = None,
-) -> Callable[[Callable[_P, _R]], Jit[_P, _R]]: ...
+) -> Callable[[Callable[_P, _R]], Callable[_P, _R]]: ...
 
 
 @public()
 def jit(
-    fn: Callable[_P, _R] | None = None,
+    fn: Callable[..., Any] | None = None,
     static_argnums: int | Iterable[int] = (),
     static_argnames: str | Iterable[str] = (),
     donate: bool = True,
     *,
     backend: str | None = None,
-) -> Jit[_P, _R] | Callable[[Callable[_P, _R]], Jit[_P, _R]]:
+) -> Any:
     """Compiles a function that reads and writes variables.
 
     The variables that it uses are found while it is traced: through closures, attributes, containers, and arguments.

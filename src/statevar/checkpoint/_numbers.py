@@ -44,7 +44,7 @@ def cut_of(found: Paths, numbers: Sequence[Any]) -> tuple[Snapshot, list[Any]]:
 
 def _in_cut(cut: Snapshot, variable: Variable) -> Any:
     """The value of a variable with one element in a snapshot, as a number of Python."""
-    value = cut.get(variable)  # type: ignore[call-overload]  # a snapshot is indexed by variables too
+    value = cut.get(variable)
     host = None if value is None else variable._backend.to_host(value)
     if host is None or host.size != 1:
         raise ValueError(
