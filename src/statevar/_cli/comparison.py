@@ -37,6 +37,7 @@ class Comparison:
         same: how many variables are the same.
         added: the paths of variables that only the second one has.
         removed: the paths of variables that only the first one has.
+        changed: the paths of variables that both have and that differ.
         facts: by path, each fact that differs: its name, and what it is in both.
         values: by path, how the values differ.
         aliases: the aliases that only one of them has: the path, the first path, and whether it is the second one.
@@ -46,15 +47,11 @@ class Comparison:
     same: int = 0
     added: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
     facts: dict[str, dict[str, tuple[Any, Any]]] = field(default_factory=dict)
     values: dict[str, Difference] = field(default_factory=dict)
     aliases: list[tuple[str, str, bool]] = field(default_factory=list)
     texts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
-
-    @property
-    def changed(self) -> list[str]:
-        """The paths of the variables that both have and that differ."""
-        return [*dict.fromkeys((*self.facts, *self.values))]
 
     @property
     def is_same(self) -> bool:
@@ -157,7 +154,10 @@ def compare_one(
         found.facts[name] = facts
     if values is not None and values.changed:
         found.values[name] = values
-    found.same += name not in found.facts and name not in found.values
+    if name in found.facts or name in found.values:
+        found.changed.append(name)
+    else:
+        found.same += 1
 
 
 def _facts(a: VariableRecord, b: VariableRecord) -> dict[str, tuple[Any, Any]]:
@@ -206,7 +206,7 @@ def _equal(a: Any, b: Any) -> bool:
 def value_text(found: Difference) -> str:
     """How values differ, as a phrase."""
     text = f"{found.changed:,} of {found.elements:,} differ"
-    if found.maximum is not None:
+    if found.maximum:
         text += f", by at most {number_text(found.maximum)}"
     if found.relative:
         text += f" (relative {number_text(found.relative)})"
