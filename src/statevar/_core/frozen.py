@@ -11,6 +11,7 @@ from .._public import public
 from ..errors import ReadOnlyError
 from .displays import FrozenDisplays
 from .protocols import Protocols
+from .shown import Shown
 
 __all__ = ["FrozenVariable"]
 
@@ -59,6 +60,8 @@ class FrozenVariable(Protocols, FrozenDisplays):
         if owner is not None and (value := owner.operand(self._value, self._value.dtype)) is not None:
             slots["_value"] = value  # without its gradient, which neither a copy nor a pickle can have
         return attributes, slots
+
+    _repr_pretty_ = Shown._repr_pretty_  # IPython looks no further than the class with `__repr__`
 
     def __repr__(self) -> str:
         return f"<FrozenVariable {self._value!r}>"

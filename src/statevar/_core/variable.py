@@ -41,6 +41,7 @@ from .operators import has_traced, index_part
 from .protocols import Protocols
 from .readable import Aggregation, State
 from .sharded import asked_sharding, check_seeded, check_shardable, placement_of, refused_at
+from .shown import Shown
 from .traced import check_traced_read
 from .watchers import Callback, Subscription
 from .writes import ASSIGN, KEPT, PUT, REDECLARE, refused
@@ -797,6 +798,8 @@ class Variable(Located, Protocols, Elsewhere, Displays):
         set_added_state(variable, state)
 
     _Loading = Loading  # the name of the class in pickles
+
+    _repr_pretty_ = Shown._repr_pretty_  # IPython looks no further than the class with `__repr__`
 
     def __repr__(self) -> str:
         return variable_repr(self)

@@ -13,6 +13,7 @@ import numpy as np
 
 from .._core import scopes
 from .._core.forks import guarded
+from .._core.shown import Shown
 from .._core.tables import count_text
 from .._core.variable import Variable
 from .._public import public
@@ -187,6 +188,8 @@ class Module(Container, Summarized):
         ['steps/first']
         """
         return named_in("named_submodules", self, Module)
+
+    _repr_pretty_ = Shown._repr_pretty_  # IPython looks no further than the class with `__repr__`
 
     def __repr__(self) -> str:
         return _line(self)

@@ -19,6 +19,7 @@ from .._core.holds import while_locked
 from .._core.lost import check_not_lost, destroyed
 from .._core.readable import State
 from .._core.reentry import enterable_again
+from .._core.shown import Shown
 from .._core.tables import count_text
 from .._core.traced import check_traced_read
 from .._core.variable import Variable
@@ -183,6 +184,8 @@ class Snapshot(Mapping[str, Array], Summarized):
             self._found = self._found.replaced(other)
             self._absent -= other.keys()
             self._places = None
+
+    _repr_pretty_ = Shown._repr_pretty_  # IPython looks no further than the class with `__repr__`
 
     def __repr__(self) -> str:
         return f"<Snapshot of {count_text(len(self._values), 'variable')}>"

@@ -121,6 +121,7 @@ class Summary(Shown):
         return "\n".join(self.lines())
 
     __repr__ = __str__
+    _repr_pretty_ = Shown._repr_pretty_  # IPython looks no further than the class with `__repr__`
 
     def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
         """Yields the lines, which fit the width of rich's console."""

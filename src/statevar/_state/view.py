@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from .._core.shown import Shown
 from .._core.variable import Variable
 from .._public import public
 from ..errors import describe
@@ -55,6 +56,8 @@ class View(Tree, Mapping[str, Variable], Summarized):
         return self is other  # equality of mappings would compare the values
 
     __hash__ = object.__hash__
+
+    _repr_pretty_ = Shown._repr_pretty_  # IPython looks no further than the class with `__repr__`
 
     def __repr__(self) -> str:
         return f"<View of {article(type(self._plain.each))}>"

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 from .._arrays.types import HostArray
 from .._core.copies import Uncopied
+from .._core.shown import Shown
 from .._core.tables import count_text
 from .._public import public
 from .._state.by_path import VariablesByPath, followed
@@ -239,6 +240,8 @@ class Checkpoint(Uncopied, Mapping[str, HostArray], Summarized):
 
     def _uncopied(self) -> tuple[str, str, str]:
         return "load", "an opened checkpoint has files of this process", _OPEN_AGAIN
+
+    _repr_pretty_ = Shown._repr_pretty_  # IPython looks no further than the class with `__repr__`
 
     def __repr__(self) -> str:
         return f"<Checkpoint of {count_text(len(self.variables), 'variable')} at {str(self.path)!r}>"

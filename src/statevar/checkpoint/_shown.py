@@ -70,6 +70,8 @@ class Result(Shown):
     def _shown_parts(self) -> Iterator[tuple[str, Any]]:
         return ((name, _abridged(value)) for name, value in self._shown_fields())
 
+    _repr_pretty_ = Shown._repr_pretty_  # IPython looks no further than the class with `__repr__`
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self._shown_parts())})"
 
