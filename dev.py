@@ -3,7 +3,7 @@
 python dev.py digits [--backend jax]    trains on real data; NumPy by default
 python dev.py quick                     lint, types, and the tests on NumPy without the slow ones: about a minute
 python dev.py test [PYTEST ARGUMENTS]   everything that must pass before a change lands
-python dev.py versions                  all tests on the oldest and newest versions too, the slow ones among them
+python dev.py full                      the same with nothing left out: all of it on all versions, about an hour
 python dev.py check                     lint and types only
 python dev.py wheel                     builds the wheel and runs the quick tests on it, in a clean environment
 python dev.py docs [serve]              builds the documentation site in the folder site, or serves it while you write
@@ -11,15 +11,16 @@ python dev.py env                       makes the test environment and prints wh
 
 `test` without arguments is lint, types, the documentation site, and four runs of the tests:
 
-1. the quick ones on the built wheel, outside of the checkout, with NumPy and no other backend;
+1. the quick ones on the built wheel, outside of the checkout, with NumPy and no other backend, in the newest versions
+   (constraints-newest.txt) on the newest Python that this machine has, which is python3.13 or python3.12, on the path
+   or among pyenv's;
 2. all of them on all four backends with the versions of constraints.txt, and every example in the documentation;
-3. on an older JAX (constraints-older.txt), those that can touch JAX: a test with a backend among its parameters runs
-   for JAX only, and one without runs if "jax" stands anywhere in its file (`--touching` in tests/conftest.py);
-4. on NumPy and JAX with the newest versions (constraints-newest.txt), on the newest Python that this machine has, which
-   is python3.13 or python3.12, on the path or among pyenv's. Where there is none, the last line says so.
+3. on an older JAX (constraints-older.txt), those that call it (`CALL_JAX`): a test with a backend among its parameters
+   runs for JAX only, and one without runs if "jax" stands anywhere in its file (`--touching` in tests/conftest.py);
+4. the same ones on the newest JAX and Python. Where there is no newer Python, the last line says so.
 
-The last two leave out the slow tests, which try every way to hold a value, every moment of a write and the like, and
-have run in the second: with them they took a third of the whole. `versions` is these two runs with the slow tests.
+The last two leave out the slow tests, which have run in the second. What explores (schedules of threads, the moments of
+a write, kills) tries less than it can: `thorough` in tests/helpers.py says how much. `full` leaves nothing out.
 """
 
 from __future__ import annotations
@@ -41,6 +42,14 @@ BACKENDS = ("numpy", "jax", "torch", "tensorflow")
 NEWER = ("python3.13", "python3.12")  # those for which constraints-newest.txt has versions, newest first
 WORKERS = ("--numprocesses", str(os.cpu_count() or 1), "--dist", "worksteal")
 PYTEST = ("-m", "pytest", "--require-backends", *WORKERS)
+CALL_JAX = (
+    *("tests/backends", "tests/transforms", "tests/state/test_foreign_jax.py", "tests/variable/test_protocols_jax.py"),
+    *(
+        "tests/variable/test_random_keys.py",
+        "tests/variable/test_rows_on_jax.py",
+        "tests/variable/test_sharding_jax.py",
+    ),
+)
 QUICK = ("--backends=numpy", "-m", "not slow", *WORKERS, "tests")
 
 
@@ -135,22 +144,29 @@ def test(arguments: list[str]) -> None:
         return
     base = newest()
     with ThreadPoolExecutor() as pool:  # pip mostly waits for the network, so that tests may run beside it
-        full = pool.submit(environment, "test", "test")
+        pinned = pool.submit(environment, "test", "test")
         older = pool.submit(environment, "older", "older", constraints="constraints-older.txt")
         newer = base and pool.submit(environment, "newest", "older", constraints="constraints-newest.txt", base=base)
         site = pool.submit(docs, [])
-        wheel()
-        check(full.result())
+        wheel(base)
+        check(pinned.result())
         site.result()
-    run(full.result(), *PYTEST)
-    run_versions(older.result(), newer.result() if newer else None, "-m", "not slow")
+    run(pinned.result(), *PYTEST)
+    run_versions(older.result(), newer.result() if newer else None, "-m", "not slow", *CALL_JAX)
 
 
-def versions() -> None:
-    """The tests on the oldest and the newest versions, the slow ones too."""
-    older = environment("older", "older", constraints="constraints-older.txt")
+def full() -> None:
+    """Every test on all versions, at every moment and in every order that it can try."""
+    os.environ["STATEVAR_EXHAUSTIVE"] = "1"
     base = newest()
-    run_versions(older, base and environment("newest", "older", constraints="constraints-newest.txt", base=base))
+    newer = base and environment("newest", "older", constraints="constraints-newest.txt", base=base)
+    docs([])
+    wheel(base)
+    check(environment("test", "test"))
+    run(environment("test", "test"), *PYTEST)
+    run_versions(environment("older", "older", constraints="constraints-older.txt"), newer, "tests")
+    if newer:
+        run(newer, *PYTEST, "--backends=numpy", "tests")
 
 
 def docs(arguments: list[str]) -> None:
@@ -160,20 +176,22 @@ def docs(arguments: list[str]) -> None:
 
 
 def run_versions(older: str, newer: str | None, *arguments: str) -> None:
-    """Runs the tests on an older JAX, and on the newest Python and libraries where there are some."""
-    run(older, *PYTEST, "--backends=jax", "--touching=jax", *arguments, "tests")
+    """Runs tests that can touch JAX on an older one, and on the newest Python and JAX where there is a newer Python."""
+    touching = ("--backends=jax", "--touching=jax")
+    run(older, *PYTEST, *touching, *arguments)
     if newer:
-        run(newer, *PYTEST, "--backends=numpy,jax", *arguments, "tests")
+        run(newer, *PYTEST, *touching, *arguments)
         print("Everything passed, on the newest versions too.")
     else:
         print(f"Passed, but NOT RUN on the newest versions: this machine has no {' or '.join(NEWER)}.")
 
 
-def wheel() -> None:
-    """Tests what users install: nothing of the checkout can be imported."""
+def wheel(base: Interpreter | None) -> None:
+    """Tests what users install, on the newest Python: nothing of the checkout can be imported."""
+    constraints = "constraints-newest.txt" if base else "constraints.txt"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        run(sys.executable, "-m", "venv", folder / "venv")
+        run((base or THIS).path, "-m", "venv", folder / "venv")
         python = folder / "venv" / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
         run(python, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-deps", "-w", folder, ROOT)
         (built,) = folder.glob("*.whl")
@@ -188,7 +206,7 @@ def wheel() -> None:
             "rich",
             "scikit-learn",
         )
-        install(python, "constraints.txt", built, *tools)
+        install(python, constraints, built, *tools)
         for each in ("README.md", "conftest.py", "pyproject.toml"):
             shutil.copy(ROOT / each, folder)
         for each in ("benchmarks", "docs", "examples", "tests"):
@@ -214,12 +232,12 @@ def main(arguments: list[str]) -> None:
             test(rest)
         case ["quick"]:
             quick(environment("test", "test"))
-        case ["versions"]:
-            versions()
+        case ["full"]:
+            full()
         case ["check"]:
             check(environment("test", "test"))
         case ["wheel"]:
-            wheel()
+            wheel(newest())
         case ["docs", *rest]:
             docs(rest)
         case ["env"]:

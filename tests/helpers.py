@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -22,6 +23,11 @@ PATIENCE = 120.0
 
 #: The folder of the project: a program that a test starts there finds `tests` and `examples`.
 ROOT = Path(__file__).parents[1]
+
+
+def thorough(usual: Any, exhaustive: Any) -> Any:
+    """How much of something is tried: less in the usual run than by ``python dev.py full``, which tries everything."""
+    return exhaustive if os.environ.get("STATEVAR_EXHAUSTIVE") else usual
 
 
 def array_of(backend: str, value: Any, dtype: str | None = None) -> Any:

@@ -24,7 +24,7 @@ import pytest
 import statevar as sv
 from statevar.errors import ProcessError
 from tests.checkpoint.many import Sharding, be_process, spread, write
-from tests.helpers import ROOT, let_pass, until
+from tests.helpers import ROOT, let_pass, thorough, until
 from tests.internals import heartbeats
 from tests.launch import Group, free_ports
 
@@ -52,7 +52,7 @@ def test_two_processes_of_jax_and_torch_load_what_each_other_saved(tmp_path: Pat
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
-@pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [thorough(4, 20)])
 def test_a_process_that_is_killed_at_any_moment_loses_nothing(
     kills: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,6 +20,7 @@ keras: Any = pytest.importorskip("keras")
 import statevar as sv  # noqa: E402  # after the choice of the backend
 from statevar.errors import CheckpointMismatchError, ForeignStateError  # noqa: E402
 from statevar.testing import StateSuite  # noqa: E402
+from tests.helpers import thorough  # noqa: E402
 
 BACKEND = os.environ["KERAS_BACKEND"]
 TRAINS = BACKEND != "numpy"  # which has no gradients
@@ -237,7 +238,7 @@ def test_a_callback_writes_during_fit() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("library", ["jax", "torch", "numpy"])
+@pytest.mark.parametrize("library", thorough(["torch"], ["jax", "torch", "numpy"]))
 def test_the_same_with_another_backend_of_keras(library: str) -> None:
     if BACKEND != "tensorflow":
         pytest.skip("this is the run with another backend")

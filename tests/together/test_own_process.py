@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import ROOT, until
+from tests.helpers import ROOT, thorough, until
 from tests.processes import OwnProcess
 
-pytestmark = pytest.mark.slow
+#: They test what runs the tests, and change as seldom as that.
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not thorough(False, True), reason="only `python dev.py full` runs it"),
+]
 
 FILE = """
 import os, signal, sys, threading

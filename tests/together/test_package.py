@@ -128,11 +128,9 @@ def test_no_framework_is_loaded(code: str) -> None:
     assert not loaded & {*FRAMEWORKS, "rich", "scipy", "pandas", "hypothesis", "pytest"}
 
 
-def test_no_framework_is_loaded_can_fail(backend: str) -> None:
-    if backend == "numpy":
-        assert "numpy" in loaded_by("import statevar")
-    else:
-        assert backend in loaded_by(f"import statevar as sv; sv.Variable(1.0, backend={backend!r})")
+def test_no_framework_is_loaded_can_fail() -> None:
+    pytest.importorskip("jax")  # the one that loads fastest
+    assert "jax" in loaded_by("import statevar as sv; sv.Variable(1.0, backend='jax')")
 
 
 def test_what_only_some_programs_need_is_loaded_later() -> None:

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import statevar as sv
-from tests.helpers import assert_same, every_table_has_a_log, host
+from tests.helpers import assert_same, every_table_has_a_log, host, thorough
 
 pytestmark = pytest.mark.own_process(shared=True)
 
@@ -149,7 +149,10 @@ def made(backend: str, dtype: str) -> sv.Variable:
 
 
 #: The distance between two bytecodes that are tried. Each operation begins at another one.
-STEPS = {"numpy": 1, "jax": 7, "torch": 3, "tensorflow": 7}
+STEPS = thorough(
+    usual={"numpy": 5, "jax": 29, "torch": 17, "tensorflow": 41},
+    exhaustive={"numpy": 1, "jax": 7, "torch": 3, "tensorflow": 7},
+)
 OPERATIONS = [*writes_of(made("numpy", "float32"), "float32"), "bitwise_and", "bitwise_or", "bitwise_xor"]
 
 
@@ -166,7 +169,7 @@ def test_a_trace_function_reads_at_every_bytecode_of_a_write(backend: str, opera
     found: list[str] = []
     anywhere = "without" in operation or "rows" in operation
     within = (lambda: True) if anywhere else v._lock._is_owned  # the rest is like any other read
-    step = STEPS[backend]
+    step: int = STEPS[backend]
     for nth in range(1 + len(operation) % step, 5000, step):
         v.assign(old, validate_shape=False)
         version = v.version

@@ -17,13 +17,14 @@ import pytest
 
 import statevar as sv
 from statevar.errors import ConflictError, ReentrantWriteError
+from tests.helpers import thorough
 from tests.internals import adapter, cell_module, held, holds, overlays, snapshots, transactions
 from tests.threads import NoLock
 
 pytestmark = pytest.mark.slow
 
 #: Orders that a search tries at most, if it is to find nothing. Some of those below end before, and have tried all.
-MANY = 150
+MANY = thorough(30, 150)
 #: And if it is to find something.
 ENOUGH = 1000
 
