@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import inspect
 import re
+from pathlib import Path
 from types import FunctionType
+
+import pytest
 
 import statevar as sv
 from tests.helpers import ROOT, reference_entries
@@ -53,3 +56,14 @@ def test_the_landing_page_has_no_figure_of_its_own() -> None:
     figures = set(re.findall(r"(?<![\w.])\d+(?:\.\d+)?", section))
     assert {"2323", "993", "1.63"} <= figures
     assert not {each for each in figures if not re.search(rf"(?<![\d.]){re.escape(each)}(?![\d.]*\d)", sources)}
+
+
+#: Names that pages mention since there are no such.
+ABSENT = {"CHANGELOG.md": {"assign_add"}}
+
+
+@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")]), ids=lambda path: path.name)
+def test_a_page_names_only_what_there_is(page: Path) -> None:
+    text = page.read_text()
+    named = set(re.findall(r"(?<![\w.])sv\.([A-Za-z_]\w*)", text))
+    assert {name for name in named if not hasattr(sv, name)} == ABSENT.get(page.name, set())

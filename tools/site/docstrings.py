@@ -25,8 +25,6 @@ class Docstrings(griffe.Extension):  # type: ignore[misc]  # the tests' environm
                 each.docstring = griffe.Docstring(text, parent=each)
             if each.is_module:
                 with_errors(each, pkg["errors"])
-            if each.is_function:
-                without_refusals(each)
             if each.docstring is not None:
                 each.docstring.value = linked(fenced(each.docstring.value), each)
 
@@ -53,13 +51,6 @@ def with_errors(module: griffe.Module, errors: griffe.Module) -> None:
     for name in errors.members.keys() - module.members.keys():
         if name.endswith(("Error", "Warning")):
             module.set_member(name, griffe.Alias(name, errors[name], parent=module))
-
-
-def without_refusals(function: griffe.Function) -> None:
-    """Drops the parameter that collects unknown arguments, for an error that names the right one."""
-    for parameter in list(function.parameters):
-        if parameter.kind is griffe.ParameterKind.var_keyword and str(parameter.annotation) == "Never":
-            del function.parameters[parameter.name]
 
 
 def fenced(text: str) -> str:
