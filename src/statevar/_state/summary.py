@@ -61,9 +61,11 @@ class Summary(Shown):
         stats: bool | None = None,
     ) -> None:
         self.name = name
-        self.aliases = dict(aliases)
-        self.variables = len(entries)
-        self.elements = self.trainable_elements = self.bytes = 0
+        self.aliases: dict[str, str] = dict(aliases)
+        self.variables: int = len(entries)
+        self.elements: int = 0
+        self.trainable_elements: int = 0
+        self.bytes: int = 0
         for each in entries:
             self.elements += each.elements
             self.bytes += each.bytes
@@ -73,7 +75,7 @@ class Summary(Shown):
         self._is_default = depth is None and limit == _LINES
         rows = self._grouped(depth, limit)
         self.rows: list[Row] = rows if limit is None else rows[:limit]
-        self.left_out = sum(row.variables for row in rows[len(self.rows) :])
+        self.left_out: int = sum(row.variables for row in rows[len(self.rows) :])
 
     def head(self) -> str:
         """The totals, in one line."""
