@@ -19,6 +19,7 @@ from .interop import assign, batch_get_value, batch_set_value, get_value, set_va
 
 if TYPE_CHECKING:
     from . import distributed
+    from ._core.array_api.namespace import Namespace, namespace
     from ._state.all_reduce import all_reduce
     from ._state.generator import Generator
     from ._state.module import Module, named_variables, variables
@@ -48,6 +49,7 @@ __all__ = [
     "Generator",
     "GradientTape",
     "Module",
+    "Namespace",
     "Rules",
     "Shape",
     "Snapshot",
@@ -82,6 +84,7 @@ __all__ = [
     "mesh",
     "name_scope",
     "named_variables",
+    "namespace",
     "per_replica",
     "remat",
     "restore",
@@ -112,6 +115,7 @@ _LATER = {
     name: module
     for module, names in {
         "checkpoint": ("Checkpoint", "CheckpointManager", "Rules", "filled", "load", "rules", "save", "verify"),
+        "_core.array_api.namespace": ("Namespace", "namespace"),
         "_transforms.jit": ("jit",),
         "_transforms.control_flow": ("cond", "fori_loop", "scan", "while_loop"),
         "_transforms.grad": ("grad", "value_and_grad"),

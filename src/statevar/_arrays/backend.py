@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeAlias
 
@@ -381,6 +381,15 @@ class Backend(ABC):
     @abstractmethod
     def namespace(self) -> Any:
         """The array API namespace of the library."""
+
+    def array_functions(self) -> Mapping[str, Callable[..., Any]]:
+        """Functions of the array API standard that `statevar.namespace` is to call in place of those in `namespace`.
+
+        They are for what the library's own function lacks. Their names are those of the standard: ``"clip"``,
+        ``"linalg.inv"``. They get arrays of one dtype, on one device, and all arguments of the standard by keyword that
+        are not positional.
+        """
+        return {}
 
     def dlpack(self, array: Array, request: dict[str, Any]) -> Any:
         """The DLPack capsule of a snapshot, marked read-only where the consumer can be told."""

@@ -36,6 +36,7 @@ __all__ = [
     "is_floating",
     "is_integer",
     "keys_are_no_numbers",
+    "limits",
     "narrows",
     "number_to_host",
 ]
@@ -283,6 +284,12 @@ def _bounds(name: str) -> tuple[float, float]:
         host = np.dtype(f"float{host.itemsize * 4}")
     largest = float(of_floats(host).max)
     return -largest, largest
+
+
+def limits(name: str) -> Any:
+    """What ``finfo`` or ``iinfo`` says of a dtype."""
+    of_integers, of_floats = _limits_of(name)
+    return (of_integers if is_integer(name) else of_floats)(HOST[name])
 
 
 def _limits_of(name: str) -> tuple[Any, Any]:

@@ -10,7 +10,7 @@ calibration at import has found on an unshared handle, the write leaves the buff
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from sys import getrefcount
 from typing import Any
 from weakref import getweakrefcount
@@ -26,6 +26,7 @@ from ..._arrays.placement import no_such_device, parse_device
 from ..._arrays.shapes import DeclaredShape
 from ..._arrays.types import HostArray, Operation
 from ..._arrays.unreadable import Unreadable
+from .functions import FUNCTIONS
 from .row_log import RowLog, rows_in
 
 __all__ = ["BACKEND"]
@@ -347,6 +348,9 @@ class NumPyBackend(Backend):
         import array_api_compat.numpy  # noqa: PLC0415  # it imports f2py, unittest and more: 90 ms
 
         return array_api_compat.numpy
+
+    def array_functions(self) -> Mapping[str, Callable[..., Any]]:
+        return FUNCTIONS
 
     def dlpack(self, array: HostArray, request: dict[str, Any]) -> Any:
         return dlpack_of_host(array, request)

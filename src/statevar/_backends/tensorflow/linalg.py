@@ -134,7 +134,7 @@ def pinv(x: Any, /, *, rtol: Any = None) -> Any:
     x = tensor_of(x)
     if rtol is None:
         rtol = max(x.shape[-2:]) * float(tf.experimental.numpy.finfo(x.dtype.real_dtype.as_numpy_dtype).eps)
-    return tf.linalg.pinv(x, rtol)
+    return tf.linalg.pinv(x, tf.cast(rtol, x.dtype.real_dtype))
 
 
 def qr(x: Any, /, *, mode: str = "reduced") -> _QR:

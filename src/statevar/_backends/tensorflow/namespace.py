@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ import tensorflow.experimental.numpy as _numpy
 
 from . import fft, linalg  # noqa: F401  # the extensions of the standard
 from .linalg import matmul, matrix_transpose, tensordot, vecdot  # noqa: F401  # also here in the standard
-from .operators import promoted
+from .operators import operate, promoted
 from .receive import received, taking_variables, tensor_of
 
 __array_api_version__ = "2023.12"
@@ -30,7 +31,6 @@ _RENAMED = {
     "atan2": "arctan2",
     "bitwise_invert": "bitwise_not",
     "permute_dims": "transpose",
-    "pow": "power",
 }
 _DTYPES = (
     "bool",
@@ -65,12 +65,20 @@ class _Finfo(NamedTuple):
     dtype: Any
 
 
+# What those of numbers with a sign are of numbers without one, for which TensorFlow has no kernels.
+_UNSIGNED: dict[str, Callable[[Any], Any]] = {
+    "abs": tf.identity,
+    "negative": lambda x: tf.cast(-tf.cast(x, tf.int64), x.dtype),  # the low bits are the same
+    "sign": lambda x: tf.cast(tf.not_equal(x, 0), x.dtype),
+}
+
+
 @functools.cache  # not stored as globals: `any` and `map` would hide Python's own in this file
 def __getattr__(name: str) -> Any:
     if name in _DTYPES:
         return tf.as_dtype(name)
     if name in _UNARY:
-        found: Any = _UNARY[name]
+        found: Any = functools.partial(_of_numbers, name) if name in _UNSIGNED else _UNARY[name]
     elif name in _ROUNDING:
         found = functools.partial(_rounded, _ROUNDING[name])
     elif name in _TESTS:
@@ -84,6 +92,11 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*dir(_numpy), *_RENAMED, *_DTYPES, *_UNARY, *_ROUNDING, *_TESTS, *globals()})
+
+
+def _of_numbers(name: str, x: Any) -> Any:
+    x = tf.convert_to_tensor(x)
+    return (_UNSIGNED if x.dtype.is_unsigned else _UNARY)[name](x)
 
 
 def _rounded(function: Callable[[Any], Any], x: Any) -> Any:
@@ -119,7 +132,8 @@ def _placed(name: str) -> Callable[..., Any]:
         if dtype is not None:
             kwargs["dtype"] = tf.as_dtype(dtype)
         with tf.device(device):
-            return function(*map(received, args), **kwargs)
+            made = function(*map(received, args), **kwargs)
+            return made if dtype is None else tf.cast(made, dtype)  # `linspace` of no numbers forgets it
 
     create.__name__ = create.__qualname__ = name
     return create
@@ -186,6 +200,10 @@ def bitwise_right_shift(x1: Any, x2: Any, /) -> Any:
 def copysign(x1: Any, x2: Any, /) -> Any:
     size, sign = tf.abs(received(x1)), _numpy.signbit(received(x2))
     return tf.where(sign, -size, size)
+
+
+def pow(x1: Any, x2: Any, /) -> Any:  # noqa: A001  # the standard's name
+    return operate(operator.pow, *_both(x1, x2))
 
 
 def hypot(x1: Any, x2: Any, /) -> Any:
@@ -272,6 +290,10 @@ def searchsorted(x1: Any, x2: Any, /, *, side: str = "left", sorter: Any = None)
     x2 = tf.convert_to_tensor(received(x2))
     found = tf.searchsorted(x1, tf.reshape(x2, [-1]), side, tf.int64)
     return tf.reshape(found, tf.shape(x2))
+
+
+def squeeze(x: Any, /, axis: Any) -> Any:
+    return tensor_of(x) if axis == () else tf.squeeze(tensor_of(x), axis)  # which takes () for all axes
 
 
 def unstack(x: Any, /, *, axis: int = 0) -> tuple[Any, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from operator import attrgetter
 from typing import Any
@@ -258,6 +258,11 @@ class TorchBackend(Backend):
 
     def namespace(self) -> Any:
         return namespace_for(_received)
+
+    def array_functions(self) -> Mapping[str, Callable[..., Any]]:
+        from .array_api import FUNCTIONS  # noqa: PLC0415  # only a namespace needs them
+
+        return FUNCTIONS
 
     def dlpack(self, array: Tensor, request: dict[str, Any]) -> Any:
         if array.requires_grad:
