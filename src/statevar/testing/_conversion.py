@@ -208,8 +208,12 @@ class Conversion(SuiteBase):
             expect(got is fits, f"in_range: {got!r} for {value} of {source} cast to {target}, expected {fits}")
 
     def test_namespace(self) -> None:
-        namespace = self.variable([1.0]).__array_namespace__()
-        expect(namespace is self.adapter.namespace(), f"namespace: returns another object at each call, {namespace!r}")
+        variable, theirs = self.variable([1.0]), self.adapter.namespace()
+        expect(theirs is self.adapter.namespace(), f"namespace: returns another object at each call, {theirs!r}")
+        ours = variable.__array_namespace__()
+        expect(
+            ours == theirs and hash(ours) == hash(theirs), f"namespace: {ours!r} is not equal to that of the adapter"
+        )
 
     def test_round_goes_to_even(self) -> None:
         host = np.array([0.5, 1.5, -2.5, 0.25, -1.75], np.float32)

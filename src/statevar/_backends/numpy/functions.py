@@ -10,7 +10,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from ...errors import TraceError
+
 __all__ = ["FUNCTIONS"]
+
+
+def _is_recorded(x: Any) -> bool:
+    return not isinstance(x, np.ndarray | np.generic)
 
 
 def _along(x: Any, axis: int, index: Any) -> Any:
@@ -22,7 +28,7 @@ def _astype(x: Any, dtype: Any, *, copy: bool = True) -> Any:
 
 
 def _broadcast_to(x: Any, shape: tuple[int, ...]) -> Any:
-    if type(x) is np.ndarray:
+    if not _is_recorded(x):
         return np.broadcast_to(x, shape)
     return np.broadcast_to(np.reshape(x, (1,) * (len(shape) - x.ndim) + x.shape), shape)
 
@@ -45,6 +51,12 @@ def _cumulative_sum(x: Any, *, axis: int, **more: Any) -> Any:
     return np.cumsum(x, axis=axis, **more)
 
 
+def _diagonal(x: Any, *, offset: int) -> Any:
+    rows, columns = x.shape[-2:]
+    places = np.arange(max(0, min(rows + min(offset, 0), columns - max(offset, 0))))
+    return x[..., places - min(offset, 0), places + max(offset, 0)]
+
+
 def _matrix_norm(x: Any, *, keepdims: bool, ord: Any) -> Any:  # noqa: A002  # the standard's name
     if ord == "fro":
         return np.sqrt(np.sum(np.abs(x) ** 2, axis=(-2, -1), keepdims=keepdims))
@@ -54,7 +66,8 @@ def _matrix_norm(x: Any, *, keepdims: bool, ord: Any) -> Any:  # noqa: A002  # t
         found = (np.max if ord > 0 else np.min)(sums, axis=second, keepdims=True)
     else:
         s = np.linalg.svd(x, full_matrices=False)[1]
-        found = {"nuc": np.sum, 2: np.max, -2: np.min}[ord](s, axis=-1)[..., None, None]
+        reduce: Any = {"nuc": np.sum, 2: np.max, -2: np.min}[ord]
+        found = reduce(s, axis=-1)[..., None, None]
     return found if keepdims else np.squeeze(found, axis=(-2, -1))
 
 
@@ -74,10 +87,12 @@ def _matrix_transpose(x: Any) -> Any:
     return np.swapaxes(x, -1, -2)
 
 
-def _meshgrid(*arrays: Any, indexing: str) -> list[Any]:
+def _meshgrid(*arrays: Any, indexing: Any) -> list[Any]:
+    if not any(map(_is_recorded, arrays)):
+        return list(np.meshgrid(*arrays, indexing=indexing))
     count = len(arrays)
     found = [np.reshape(x, (1,) * i + (-1,) + (1,) * (count - i - 1)) for i, x in enumerate(arrays)]
-    found = [each + 0 for each in _broadcast_arrays(*found)] if found else []
+    found = _broadcast_arrays(*found)
     return [np.swapaxes(each, 0, 1) for each in found] if indexing == "xy" and count > 1 else found
 
 
@@ -86,6 +101,10 @@ def _outer(x1: Any, x2: Any) -> Any:
 
 
 def _pinv(x: Any, *, rtol: Any = None) -> Any:
+    if _is_recorded(x):
+        if rtol is not None:
+            raise TraceError.of("pinv", "NumPy has no gradient with rtol=", "", "leave rtol= out")
+        return np.linalg.pinv(x)
     if rtol is None:
         rtol = max(x.shape[-2:]) * np.finfo(x.dtype).eps
     return np.linalg.pinv(x, rtol)
@@ -99,7 +118,7 @@ def _solve(x1: Any, x2: Any) -> Any:
 
 
 def _sort(x: Any, *, axis: int, descending: bool, stable: bool) -> Any:
-    if type(x) is np.ndarray:
+    if not _is_recorded(x):
         found = np.sort(x, axis=axis, kind="stable")
         return np.flip(found, axis) if descending else found
     places = np.argsort(x, axis=axis, kind="stable")
@@ -131,6 +150,58 @@ def _vector_norm(x: Any, *, axis: Any, keepdims: bool, ord: Any) -> Any:  # noqa
     return np.sum(size**ord, axis=axis, keepdims=keepdims) ** (1 / ord)
 
 
+# -- Fourier transforms: autograd's own of real numbers are for even lengths, and wrong with norm="backward" -----------
+
+_OTHER: Final = {"backward": "forward", "forward": "backward", "ortho": "ortho"}
+
+
+def _rfft(x: Any, *, n: int | None, axis: int, norm: Any) -> Any:
+    if not _is_recorded(x):
+        return np.fft.rfft(x, n, axis, norm)
+    n = x.shape[axis] if n is None else n
+    return _along(np.fft.fft(x, n, axis, norm), axis, slice(n // 2 + 1))
+
+
+def _irfft(x: Any, *, n: int | None, axis: int, norm: Any) -> Any:
+    if not _is_recorded(x):
+        return np.fft.irfft(x, n, axis, norm)
+    n = 2 * (x.shape[axis] - 1) if n is None else n
+    half = _along(x, axis, slice(n // 2 + 1))
+    if missing := n // 2 + 1 - half.shape[axis]:
+        shape = list(half.shape)
+        shape[axis] = missing
+        half = np.concatenate([half, np.zeros(shape, half.dtype)], axis=axis)
+    rest = np.conj(np.flip(_along(half, axis, slice(1, (n + 1) // 2)), axis))
+    return np.real(np.fft.ifft(np.concatenate([half, rest], axis=axis), n, axis, norm))
+
+
+def _rfftn(x: Any, *, s: Any, axes: Any, norm: Any) -> Any:
+    if not _is_recorded(x):
+        return np.fft.rfftn(x, s, axes, norm)
+    axes = tuple(range(x.ndim)) if axes is None else tuple(axes)
+    s = [x.shape[axis] for axis in axes] if s is None else s
+    x = _rfft(x, n=s[-1], axis=axes[-1], norm=norm)
+    return np.fft.fftn(x, s[:-1], axes[:-1], norm) if len(axes) > 1 else x
+
+
+def _irfftn(x: Any, *, s: Any, axes: Any, norm: Any) -> Any:
+    if not _is_recorded(x):
+        return np.fft.irfftn(x, s, axes, norm)
+    axes = tuple(range(x.ndim)) if axes is None else tuple(axes)
+    last = None if s is None else s[-1]
+    s = [x.shape[axis] for axis in axes] if s is None else s
+    x = np.fft.ifftn(x, s[:-1], axes[:-1], norm) if len(axes) > 1 else x
+    return _irfft(x, n=last, axis=axes[-1], norm=norm)
+
+
+def _hfft(x: Any, *, n: int | None, axis: int, norm: Any) -> Any:
+    return _irfft(np.conj(x), n=n, axis=axis, norm=_OTHER[norm])
+
+
+def _ihfft(x: Any, *, n: int | None, axis: int, norm: Any) -> Any:
+    return np.conj(_rfft(x, n=n, axis=axis, norm=_OTHER[norm]))
+
+
 #: By the names of the standard.
 FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
     "astype": _astype,
@@ -139,6 +210,13 @@ FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
     "copysign": _copysign,
     "cumulative_prod": _cumulative_prod,
     "cumulative_sum": _cumulative_sum,
+    "fft.hfft": _hfft,
+    "fft.ihfft": _ihfft,
+    "fft.irfft": _irfft,
+    "fft.irfftn": _irfftn,
+    "fft.rfft": _rfft,
+    "fft.rfftn": _rfftn,
+    "linalg.diagonal": _diagonal,
     "linalg.matrix_norm": _matrix_norm,
     "linalg.matrix_power": _matrix_power,
     "linalg.outer": _outer,

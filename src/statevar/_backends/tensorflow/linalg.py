@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
+from .operators import MULTIPLIED_AS
 from .operators import matmul as _matmul
 from .operators import promoted as _promoted
 from .receive import taking_variables, tensor_of
@@ -63,7 +64,6 @@ matrix_transpose = taking_variables(tf.linalg.matrix_transpose, "matrix_transpos
 matmul = taking_variables(_matmul, "matmul")
 det = taking_variables(tf.linalg.det, "det")
 inv = taking_variables(tf.linalg.inv, "inv")
-eigvalsh = taking_variables(tf.linalg.eigvalsh, "eigvalsh")
 
 
 def cholesky(x: Any, /, *, upper: bool = False) -> Any:
@@ -72,20 +72,26 @@ def cholesky(x: Any, /, *, upper: bool = False) -> Any:
 
 
 def cross(x1: Any, x2: Any, /, *, axis: int = -1) -> Any:
-    x1, x2 = _promoted(tensor_of(x1), tensor_of(x2))
-    if axis != -1:
-        x1, x2 = (_moved(x, axis, -1) for x in (x1, x2))
-    shape = tf.broadcast_dynamic_shape(tf.shape(x1), tf.shape(x2))
-    result = tf.linalg.cross(tf.broadcast_to(x1, shape), tf.broadcast_to(x2, shape))
-    return result if axis == -1 else _moved(result, -1, axis)
+    x1, x2 = (tf.unstack(_moved(x, axis, -1), 3, axis=-1) for x in _promoted(tensor_of(x1), tensor_of(x2)))
+    parts = [x1[i - 2] * x2[i - 1] - x1[i - 1] * x2[i - 2] for i in range(3)]  # tf.linalg.cross has no complex numbers
+    return _moved(tf.stack(parts, axis=-1), -1, axis)
 
 
 def diagonal(x: Any, /, *, offset: int = 0) -> Any:
-    return tf.linalg.diag_part(tensor_of(x), k=offset)
+    x = tensor_of(x)
+    rows, columns = x.shape[-2:]
+    if offset <= -rows or offset >= columns:
+        return x[..., 0, :0] if rows else x[..., :0, 0]
+    return tf.linalg.diag_part(x, k=offset)
 
 
 def eigh(x: Any, /) -> _Eigh:
-    return _Eigh(*tf.linalg.eigh(tensor_of(x)))
+    values, vectors = tf.linalg.eigh(tensor_of(x))
+    return _Eigh(tf.math.real(values), vectors)
+
+
+def eigvalsh(x: Any, /) -> Any:
+    return tf.math.real(tf.linalg.eigvalsh(tensor_of(x)))
 
 
 def matrix_norm(x: Any, /, *, keepdims: bool = False, ord: Any = "fro") -> Any:  # noqa: A002  # the standard's name
@@ -121,7 +127,7 @@ def matrix_rank(x: Any, /, *, rtol: Any = None) -> Any:
     s = tf.linalg.svd(x, compute_uv=False)
     if rtol is None:
         rtol = max(x.shape[-2:]) * tf.experimental.numpy.finfo(s.dtype.as_numpy_dtype).eps
-    limit = tf.reduce_max(s, -1, keepdims=True) * tf.cast(rtol, s.dtype)
+    limit = tf.reduce_max(s, -1, keepdims=True) * _as_limit(rtol, s.dtype)
     return tf.reduce_sum(tf.cast(s > limit, tf.int64), -1)
 
 
@@ -134,7 +140,16 @@ def pinv(x: Any, /, *, rtol: Any = None) -> Any:
     x = tensor_of(x)
     if rtol is None:
         rtol = max(x.shape[-2:]) * float(tf.experimental.numpy.finfo(x.dtype.real_dtype.as_numpy_dtype).eps)
-    return tf.linalg.pinv(x, tf.cast(rtol, x.dtype.real_dtype))
+    s, u, v = tf.linalg.svd(x, full_matrices=False)  # TensorFlow's own `pinv` is of real numbers
+    large = s > tf.reduce_max(s, -1, keepdims=True) * _as_limit(rtol, s.dtype)
+    inverse = tf.where(large, 1 / tf.where(large, s, tf.ones_like(s)), tf.zeros_like(s))
+    return tf.matmul(v * tf.cast(inverse, x.dtype)[..., None, :], u, adjoint_b=True)
+
+
+def _as_limit(rtol: Any, dtype: Any) -> Any:
+    """A tolerance, or one for each matrix, beside singular values."""
+    rtol = tf.cast(rtol, dtype)
+    return rtol[..., None] if rtol.shape.rank else rtol
 
 
 def qr(x: Any, /, *, mode: str = "reduced") -> _QR:
@@ -142,7 +157,8 @@ def qr(x: Any, /, *, mode: str = "reduced") -> _QR:
 
 
 def slogdet(x: Any, /) -> _Slogdet:
-    return _Slogdet(*tf.linalg.slogdet(tensor_of(x)))
+    sign, logabsdet = tf.linalg.slogdet(tensor_of(x))
+    return _Slogdet(sign, tf.math.real(logabsdet))
 
 
 def solve(x1: Any, x2: Any, /) -> Any:
@@ -162,7 +178,9 @@ def svdvals(x: Any, /) -> Any:
 
 
 def tensordot(x1: Any, x2: Any, /, *, axes: Any = 2) -> Any:
-    return tf.tensordot(*_promoted(tensor_of(x1), tensor_of(x2)), axes)
+    x1, x2 = _promoted(tensor_of(x1), tensor_of(x2))
+    wide = MULTIPLIED_AS.get(x1.dtype, x1.dtype)
+    return tf.cast(tf.tensordot(tf.cast(x1, wide), tf.cast(x2, wide), axes), x1.dtype)
 
 
 def trace(x: Any, /, *, offset: int = 0, dtype: Any = None) -> Any:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import ml_dtypes
+import numpy as np
 import tensorflow as tf
 import tensorflow.experimental.numpy as _numpy
 
@@ -22,6 +23,7 @@ from . import fft, linalg  # noqa: F401  # the extensions of the standard
 from .linalg import matmul, matrix_transpose, tensordot, vecdot  # noqa: F401  # also here in the standard
 from .operators import operate, promoted
 from .receive import received, taking_variables, tensor_of
+from .sets import unique_all, unique_counts, unique_inverse, unique_values  # noqa: F401  # part of the namespace
 
 __array_api_version__ = "2023.12"
 
@@ -101,6 +103,8 @@ def _of_numbers(name: str, x: Any) -> Any:
 
 def _rounded(function: Callable[[Any], Any], x: Any) -> Any:
     x = tf.convert_to_tensor(x)
+    if x.dtype.is_complex:
+        return tf.complex(function(tf.math.real(x)), function(tf.math.imag(x)))
     return x if x.dtype.is_integer else function(x)
 
 
@@ -139,10 +143,25 @@ def _placed(name: str) -> Callable[..., Any]:
     return create
 
 
-arange, empty, eye, full, linspace, ones, zeros = map(
-    _placed, ("arange", "empty", "eye", "full", "linspace", "ones", "zeros")
-)
+arange, empty, full, ones, zeros = map(_placed, ("arange", "empty", "full", "ones", "zeros"))
 empty_like, full_like, ones_like, zeros_like = map(_placed, ("empty_like", "full_like", "ones_like", "zeros_like"))
+
+
+def eye(n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: Any = None, device: Any = None) -> Any:
+    n_cols = n_rows if n_cols is None else n_cols  # of 0 columns, TensorFlow makes n_rows
+    with tf.device(device):
+        return tf.cast(tf.range(n_rows)[:, None] + k == tf.range(n_cols)[None, :], dtype or tf.float32)
+
+
+def linspace(
+    start: Any, stop: Any, /, num: int, *, dtype: Any = None, device: Any = None, endpoint: bool = True
+) -> Any:
+    with tf.device(device):
+        if isinstance(start, tf.Tensor) or isinstance(stop, tf.Tensor):
+            start, stop = _both(start, stop)
+            numbers = tf.cast(tf.range(num), start.dtype) / max(num - 1 if endpoint else num, 1)
+            return tf.cast(start + (stop - start) * numbers, dtype or start.dtype)
+        return tf.constant(np.linspace(start, stop, num, endpoint), dtype or tf.float32)  # TensorFlow's is less exact
 
 
 # -- dtypes --------------------------------------------------------------------------------------------
@@ -198,12 +217,36 @@ def bitwise_right_shift(x1: Any, x2: Any, /) -> Any:
 
 
 def copysign(x1: Any, x2: Any, /) -> Any:
-    size, sign = tf.abs(received(x1)), _numpy.signbit(received(x2))
-    return tf.where(sign, -size, size)
+    x1, x2 = _both(x1, x2)
+    size = tf.abs(x1)
+    return tf.where(signbit(x2), -size, size)
 
 
 def pow(x1: Any, x2: Any, /) -> Any:  # noqa: A001  # the standard's name
     return operate(operator.pow, *_both(x1, x2))
+
+
+def log2(x: Any, /) -> Any:
+    return _logarithm(x, _numpy.log2, 2)
+
+
+def log10(x: Any, /) -> Any:
+    return _logarithm(x, _numpy.log10, 10)
+
+
+def _logarithm(x: Any, function: Callable[[Any], Any], base: int) -> Any:
+    x = tensor_of(x)
+    if not x.dtype.is_complex:
+        return function(x)
+    found = tf.math.log(x)  # a division by a complex number would overflow
+    return tf.complex(tf.math.real(found) / math.log(base), tf.math.imag(found) / math.log(base))
+
+
+def signbit(x: Any, /) -> Any:
+    x = tensor_of(x)
+    if not x.dtype.is_floating:
+        return x < 0
+    return tf.bitcast(x, {2: tf.int16, 4: tf.int32, 8: tf.int64}[x.dtype.size]) < 0  # also of -0.0
 
 
 def hypot(x1: Any, x2: Any, /) -> Any:
@@ -218,6 +261,12 @@ def _both(x1: Any, x2: Any) -> tuple[Any, Any]:
     x1, x2 = promoted(x1, x2) if isinstance(x1, tf.Tensor | tf.Variable) else promoted(x1, tensor)
     dtype = x1.dtype if isinstance(x1, tf.Tensor | tf.Variable) else x2.dtype
     return tf.convert_to_tensor(x1, dtype), tf.convert_to_tensor(x2, dtype)
+
+
+def logaddexp(x1: Any, x2: Any, /) -> Any:
+    x1, x2 = _both(x1, x2)
+    gap = -tf.abs(x1 - x2)
+    return tf.where(tf.math.is_nan(gap), x1 + x2, tf.maximum(x1, x2) + tf.math.log1p(tf.exp(gap)))
 
 
 def clip(x: Any, /, min: Any = None, max: Any = None) -> Any:  # noqa: A002  # the standard's names
@@ -292,53 +341,33 @@ def searchsorted(x1: Any, x2: Any, /, *, side: str = "left", sorter: Any = None)
     return tf.reshape(found, tf.shape(x2))
 
 
+def tril(x: Any, /, *, k: int = 0) -> Any:
+    return _triangle(x, lambda rows, columns: columns - rows <= k)
+
+
+def triu(x: Any, /, *, k: int = 0) -> Any:
+    return _triangle(x, lambda rows, columns: columns - rows >= k)
+
+
+def _triangle(x: Any, inside: Callable[[Any, Any], Any]) -> Any:
+    x = tensor_of(x)
+    shape = tf.shape(x)
+    return tf.where(inside(tf.range(shape[-2])[:, None], tf.range(shape[-1])[None, :]), x, tf.zeros_like(x))
+
+
 def squeeze(x: Any, /, axis: Any) -> Any:
     return tensor_of(x) if axis == () else tf.squeeze(tensor_of(x), axis)  # which takes () for all axes
 
 
+def take(x: Any, indices: Any, /, *, axis: int | None = None) -> Any:
+    x, indices = tensor_of(x), tensor_of(indices)
+    axis = 0 if axis is None else axis
+    length = tf.shape(x, indices.dtype)[axis]
+    return tf.gather(x, tf.where(indices < 0, indices + length, indices), axis=axis)
+
+
 def unstack(x: Any, /, *, axis: int = 0) -> tuple[Any, ...]:
     return tuple(tf.unstack(received(x), axis=axis))
-
-
-def unique_values(x: Any, /) -> Any:
-    return tf.unique(tf.sort(tf.reshape(received(x), [-1]))).y
-
-
-class _Unique(NamedTuple):
-    values: Any
-    indices: Any
-    inverse_indices: Any
-    counts: Any
-
-
-class _UniqueCounts(NamedTuple):
-    values: Any
-    counts: Any
-
-
-class _UniqueInverse(NamedTuple):
-    values: Any
-    inverse_indices: Any
-
-
-def unique_all(x: Any, /) -> _Unique:
-    x = tensor_of(x)
-    flat = tf.reshape(x, [-1])
-    order = tf.argsort(flat, stable=True)
-    values, inverse, counts = tf.unique_with_counts(tf.gather(flat, order), tf.int64)
-    firsts = tf.gather(order, tf.cumsum(counts, exclusive=True))
-    places = tf.scatter_nd(order[:, None], inverse, tf.shape(flat, order.dtype))
-    return _Unique(values, tf.cast(firsts, tf.int64), tf.reshape(places, tf.shape(x)), counts)
-
-
-def unique_counts(x: Any, /) -> _UniqueCounts:
-    found = unique_all(x)
-    return _UniqueCounts(found.values, found.counts)
-
-
-def unique_inverse(x: Any, /) -> _UniqueInverse:
-    found = unique_all(x)
-    return _UniqueInverse(found.values, found.inverse_indices)
 
 
 def argmax(x: Any, /, *, axis: int | None = None, keepdims: bool = False) -> Any:

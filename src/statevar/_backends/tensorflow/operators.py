@@ -16,14 +16,14 @@ import tensorflow as tf
 from ..._arrays.dtypes import dtype_name
 from ..._arrays.types import Operation
 
-__all__ = ["matmul", "operate", "promoted"]
+__all__ = ["MULTIPLIED_AS", "matmul", "operate", "promoted"]
 
 #: The dtype in which a tensor of a lower kind meets a Python number.
 _MEETS: Final = {bool: tf.bool, int: tf.int32, float: tf.float32, complex: tf.complex64}
 #: TensorFlow has no kernel of `pow` for these.
 _NO_POWER: Final = {tf.uint8, tf.uint16, tf.uint32, tf.uint64}
 #: TensorFlow has no kernel of `matmul` for the keys.
-_MULTIPLIED_AS: Final = {
+MULTIPLIED_AS: Final = {
     **dict.fromkeys((tf.bool, tf.int8, tf.int16, tf.uint8, tf.uint16), tf.int32),
     **dict.fromkeys((tf.uint32, tf.uint64), tf.int64),
 }
@@ -95,7 +95,7 @@ def matmul(left: Any, right: Any) -> Any:
     """Returns ``left @ right``, also of vectors, and of dtypes for which TensorFlow has no kernel."""
     dtype = getattr(left if isinstance(left, tf.Tensor | tf.Variable) else right, "dtype", None)
     left, right = tf.convert_to_tensor(left, dtype), tf.convert_to_tensor(right, dtype)
-    if (wide := _MULTIPLIED_AS.get(left.dtype)) is not None:  # the low bits are the same
+    if (wide := MULTIPLIED_AS.get(left.dtype)) is not None:  # the low bits are the same
         product = _product(tf.cast(left, wide), tf.cast(right, wide))
         return tf.not_equal(product, 0) if left.dtype.is_bool else tf.cast(product, left.dtype)
     return _product(left, right)

@@ -14,7 +14,8 @@ __all__ = ["FUNCTIONS"]
 _UNSIGNED: Final = frozenset((torch.uint16, torch.uint32, torch.uint64))
 #: The functions whose results have, in the low bits, the same bits if they are computed in 64 bits with a sign.
 _LOW_BITS: Final = (
-    *("add", "bitwise_left_shift", "broadcast_to", "concat", "cumulative_prod", "cumulative_sum", "flip", "full_like"),
+    *("add", "bitwise_invert", "bitwise_left_shift", "broadcast_to", "concat", "cumulative_prod", "cumulative_sum"),
+    *("flip", "full_like"),
     *(
         "linalg.cross",
         "linalg.outer",
@@ -30,10 +31,14 @@ _LOW_BITS: Final = (
     *("stack", "subtract", "sum", "take", "take_along_axis", "tensordot", "tile", "tril", "triu", "vecdot", "where"),
 )
 #: Those for which that is so only of numbers below 2**63.
-_SMALL: Final = (
-    *("abs", "bitwise_right_shift", "floor_divide", "max", "maximum", "min", "minimum", "pow", "remainder", "sign"),
-    *("sort", "unique_values"),
+_SMALL: Final = ("abs", "bitwise_right_shift", "floor_divide", "pow", "remainder")
+#: The functions that depend on the order of the numbers, and return some of them, or something else.
+_ORDERED: Final = ("max", "maximum", "min", "minimum", "sort")
+_COMPARED: Final = (
+    *("argmax", "argmin", "argsort", "count_nonzero", "greater", "greater_equal", "less", "less_equal"),
+    "searchsorted",
 )
+_LOWEST: Final = -(2**63)
 
 
 def _in_64_bits(name: str, dtypes: frozenset[torch.dtype]) -> Callable[..., Any]:
@@ -56,6 +61,25 @@ def _in_64_bits(name: str, dtypes: frozenset[torch.dtype]) -> Callable[..., Any]
     return call
 
 
+def _in_order(name: str, *, returns_them: bool) -> Callable[..., Any]:
+    """A function of the namespace that gets unsigned numbers as numbers with a sign in the same order."""
+    function = getattr(compat, name)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        dtype = args[0].dtype
+        if dtype not in _UNSIGNED:
+            return function(*args, **kwargs)
+        if dtype != torch.uint64:
+            result = function(*map(_wide, args), **kwargs)
+            return result.to(dtype) if returns_them else result
+        if name == "count_nonzero":
+            return function(args[0].view(torch.int64), **kwargs)
+        result = function(*(each.view(torch.int64) ^ _LOWEST for each in args), **kwargs)
+        return (result ^ _LOWEST).view(dtype) if returns_them else result
+
+    return call
+
+
 def _wide(x: Any) -> Any:
     if type(x) is list:
         return list(map(_wide, x))
@@ -74,6 +98,10 @@ def _std(x: Any, *, axis: Any, correction: float, keepdims: bool) -> Any:
     return torch.std(x, axis, correction=correction, keepdim=keepdims)
 
 
+def _take(x: Any, indices: Any, *, axis: int) -> Any:
+    return torch.index_select(x, axis, torch.where(indices < 0, indices + x.shape[axis], indices))
+
+
 def _unique_all(x: Any) -> tuple[Any, Any, Any, Any]:
     values, inverse, counts = torch.unique(x, return_inverse=True, return_counts=True)
     order = torch.argsort(torch.reshape(inverse, (-1,)), stable=True)
@@ -81,11 +109,13 @@ def _unique_all(x: Any) -> tuple[Any, Any, Any, Any]:
     return values, firsts, inverse, counts
 
 
-_OWN: Final[dict[str, Callable[..., Any]]] = {"std": _std, "unique_all": _unique_all, "var": _var}
+_OWN: Final[dict[str, Callable[..., Any]]] = {"std": _std, "take": _take, "unique_all": _unique_all, "var": _var}
 
 #: By the names of the standard.
 FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
     **_OWN,
     **{name: _in_64_bits(name, _UNSIGNED) for name in _LOW_BITS},
     **{name: _in_64_bits(name, _UNSIGNED - {torch.uint64}) for name in _SMALL},
+    **{name: _in_order(name, returns_them=True) for name in _ORDERED},
+    **{name: _in_order(name, returns_them=False) for name in _COMPARED},
 }

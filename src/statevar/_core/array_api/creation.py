@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..._arrays.dtypes import DEFAULTS, dtype_kind, number_to_host
+import numpy as np
+
+from ..._arrays.dtypes import DEFAULTS, cast_host, dtype_kind, number_to_host
 from ..._arrays.promotion import promoted
 from ..._arrays.registry import owner_of
-from ...errors import DTypeError, RangeError, describe
+from ...errors import RangeError, describe
 from .operands import FLOAT, NUMBERS
 from .shapes import Shapes
 
@@ -48,10 +50,8 @@ class Creation(Shapes):
     def _made(self, number: Any, name: str | None, device: Any) -> Any:
         wanted = name or DEFAULTS[type(number)]
         place = self._place(device, wanted, "asarray")
-        if dtype_kind(promoted("asarray", [wanted], [type(number)])) != dtype_kind(wanted):
-            raise DTypeError.of("asarray", f"cannot cast {number} to {wanted} without losing information")
-        array = self._number(number, wanted, None, "asarray")
-        return array if place is None else self._at(array, place)
+        host = cast_host(np.asarray(number), wanted, exact=True, operation="asarray", path="")
+        return self._of_host(host, "asarray", place)
 
     def _at(self, array: Any, device: Any) -> Any:
         """An array on a device that was asked for."""

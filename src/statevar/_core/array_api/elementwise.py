@@ -18,7 +18,8 @@ def _of_one(name: str, floor: str, doc: str) -> _One:
     def function(self: Elementwise, x: Any, /) -> Any:
         return self._own(name)(self._one(name, x, floor)[0])
 
-    return _named(function, name, doc)
+    _name(function, name, doc)
+    return function
 
 
 def _of_two(name: str, floor: str, doc: str) -> _Two:
@@ -26,14 +27,14 @@ def _of_two(name: str, floor: str, doc: str) -> _Two:
         (left, right), _ = self._common(name, (x1, x2), floor)
         return self._own(name)(left, right)
 
-    return _named(function, name, doc)
+    _name(function, name, doc)
+    return function
 
 
-def _named(function: Any, name: str, doc: str) -> Any:
+def _name(function: Callable[..., Any], name: str, doc: str) -> None:
     function.__name__ = name
     function.__qualname__ = f"Namespace.{name}"
     function.__doc__ = doc
-    return function
 
 
 class Elementwise(Operands):
@@ -62,10 +63,8 @@ class Elementwise(Operands):
     tan = _of_one("tan", "float", "The tangent of each element, which is in radians.")
     tanh = _of_one("tanh", "float", "The hyperbolic tangent of each element.")
     signbit = _of_one("signbit", "real float", "Whether the sign of each element is negative, also of -0.0.")
-    abs = _of_one("abs", "number", "The absolute value of each element.")
     negative = _of_one("negative", "number", "Each element with the other sign.")
     positive = _of_one("positive", "number", "Each element as it is.")
-    sign = _of_one("sign", "number", "-1, 0 or 1 by the sign of each element; of complex numbers x / abs(x).")
     square = _of_one("square", "number", "Each element times itself.")
     bitwise_invert = _of_one("bitwise_invert", "bits", "Each element with all bits inverted; of bools, not x.")
     isfinite = _of_one("isfinite", "", "Whether each element is neither infinite nor NaN.")
@@ -95,6 +94,16 @@ class Elementwise(Operands):
     bitwise_xor = _of_two("bitwise_xor", "bits", "x1 ^ x2.")
     bitwise_left_shift = _of_two("bitwise_left_shift", "integer", "x1 << x2.")
     bitwise_right_shift = _of_two("bitwise_right_shift", "integer", "x1 >> x2.")
+
+    def abs(self, x: Any, /) -> Any:
+        """The absolute value of each element."""
+        array, name = self._one("abs", x, "number")
+        return array if dtype_kind(name) == "uint" else self._own("abs")(array)
+
+    def sign(self, x: Any, /) -> Any:
+        """-1, 0 or 1 by the sign of each element; of complex numbers x / abs(x)."""
+        array, name = self._one("sign", x, "number")
+        return self._cast(self._truth(array), name) if dtype_kind(name) == "uint" else self._own("sign")(array)
 
     # -- what integers are already ---------------------------------------------------------------------------
 

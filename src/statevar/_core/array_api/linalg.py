@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ..._arrays.dtypes import dtype_kind
+from ...errors import ShapeError
 from .operands import Operands
 from .reductions import Reductions
 
@@ -62,6 +63,9 @@ class Products(Operands):
     def vecdot(self, x1: Any, x2: Any, /, *, axis: int = -1) -> Any:
         """The inner products of vectors along an axis; those of x1 are conjugated."""
         (left, right), name = self._common("vecdot", (x1, x2), "number")
+        lengths = self._backend.shape(left)[axis], self._backend.shape(right)[axis]
+        if lengths[0] != lengths[1]:
+            raise ShapeError.of("vecdot", f"expected vectors of one length, got {lengths[0]} and {lengths[1]}")
         return self._cast(self._own("vecdot")(left, right, axis=axis), name)
 
 

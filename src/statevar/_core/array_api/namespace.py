@@ -55,10 +55,7 @@ class Namespace(Creation, Products):
         if dtype_kind(source) == "complex" and dtype_kind(name) not in ("complex", "bool"):
             hint = "pass the real part: xp.real(x)"
             raise DTypeError.of("astype", f"cannot cast {source} to {name} without losing information", "", hint)
-        if dtype_kind(name) == "bool":
-            result = self._truth(array)
-        else:
-            result = self._cast(array, name)
+        result = self._truth(array) if dtype_kind(name) == "bool" else self._cast(array, name)
         return self._at(self._copied(result) if copy and result is array else result, device)
 
     def result_type(self, *arrays_and_dtypes: Any) -> Any:
@@ -202,7 +199,7 @@ def namespace(*things: Any) -> Namespace:
     """The array API namespace of the library of variables and arrays, for code that knows no library.
 
     Its functions are those of the array API standard, and are the same on every library: they take variables, arrays
-    and Python numbers in any order, promote dtypes by one rule, and make new arrays on the device of the first variable.
+    and Python numbers in any order, promote dtypes by one rule, and make new arrays on the device of the first one.
 
     Args:
         things: variables, arrays, Python numbers and None. NumPy's arrays and variables go with those of any other

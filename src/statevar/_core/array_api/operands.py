@@ -22,6 +22,7 @@ __all__ = ["FLOAT", "INTEGER", "NUMBERS", "Operands", "mixed_libraries"]
 
 #: The types of Python numbers, which take the dtype of the arrays beside them.
 NUMBERS: Final = (bool, int, float, complex)
+_SUBCLASSED: Final[tuple[Any, ...]] = (int, float, complex)  # nothing derives from bool
 #: The default dtypes, which are those of a variable that is made from Python numbers.
 INTEGER: Final = DEFAULTS[int]
 FLOAT: Final = DEFAULTS[float]
@@ -98,7 +99,7 @@ class Operands:
         if owner is None:
             if type(x) in NUMBERS:
                 return x
-            for kind in NUMBERS:
+            for kind in _SUBCLASSED:
                 if isinstance(x, kind):  # of a subclass, such as an enumeration
                     return kind(x)
             if (inner := array_in(x)) is x:
@@ -178,7 +179,10 @@ class Operands:
         return found, name
 
     def _beside(self, array: Any, like: Any) -> Any:
+        """An array on the device of another one."""
         backend = self._backend
+        if not (backend.owns(array) and backend.owns(like)):  # an operand, which the library brings there itself
+            return array
         if backend.is_symbolic(array) or backend.is_symbolic(like):
             return backend.beside(array, like)
         here, there = backend.device_of(array), backend.device_of(like)

@@ -159,16 +159,14 @@ class Reductions(Elementwise):
         """The elements of x1 where the condition holds, else those of x2."""
         truth = self._truth(self._array(condition, "where"))
         (left, right), _ = self._common("where", (x1, x2))
-        if self._backend.spread(left) is None:
-            truth = self._beside(truth, left)
-        return self._own("where")(truth, left, right)
+        return self._own("where")(self._beside(truth, left), left, right)
 
     def nonzero(self, x: Any, /) -> tuple[Any, ...]:
         """The indices of the elements that are not 0, an array for each axis."""
         array = self._array(x, "nonzero")
         if not self._backend.shape(array):
             raise ShapeError.of("nonzero", "a scalar has no indices", "", "pass xp.reshape(x, (1,))")
-        return tuple(self._places(each) for each in self._own("nonzero")(array))
+        return tuple(self._places(each) for each in self._own("nonzero")(self._truth(array)))
 
     def searchsorted(self, x1: Any, x2: Any, /, *, side: str = "left", sorter: Any = None) -> Any:
         """The indices at which the elements of x2 would be put into x1, whose elements are sorted."""

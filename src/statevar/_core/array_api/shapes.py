@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ...errors import ShapeError
 from .reductions import Reductions
 
 __all__ = ["Shapes"]
@@ -44,7 +45,12 @@ class Shapes(Reductions):
 
     def squeeze(self, x: Any, /, axis: Any) -> Any:
         """The array without axes of length 1."""
-        return self._own("squeeze")(self._array(x, "squeeze"), axis=axis)
+        array = self._array(x, "squeeze")
+        shape = self._backend.shape(array)
+        for each in axis if isinstance(axis, tuple) else (axis,):
+            if -len(shape) <= each < len(shape) and shape[each] not in (1, None):
+                raise ShapeError.of("squeeze", f"axis {each} has the length {shape[each]}, expected 1")
+        return self._own("squeeze")(array, axis=axis)
 
     def flip(self, x: Any, /, *, axis: Any = None) -> Any:
         """The elements in reverse order, along all axes or some."""
