@@ -53,6 +53,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Runs the command."""
+    try:
+        return _run(options)
+    except TypeError as error:  # another program has metadata that is no JSON
+        if not str(error).startswith("save: the metadata cannot be stored"):
+            raise
+        raise CommandError(f"{options.a} has other metadata than a file can store: {error}") from None
+
+
+def _run(options: argparse.Namespace) -> int:
     source, target = place_of(options.a, options.step), Path(options.b)
     with open_checkpoint(source) as checkpoint:
         names = selected(checkpoint.variables, options.only, options.a)
@@ -129,7 +138,7 @@ def _compared(checkpoint: Checkpoint, written: Checkpoint, names: list[str]) -> 
 
 def _finish(new: Path, attributes: _files.Attributes | None) -> None:
     """Gives a file the attributes of the one that it will replace, and waits until it is on the disk."""
-    file = os.open(new, os.O_RDWR | os.O_CLOEXEC)
+    file = os.open(new, os.O_RDWR)
     try:
         if attributes is not None:
             _files.set_attributes(file, attributes)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ast
+import cmath
 import math
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .._core.flags import AGGREGATIONS
+from ..checkpoint._checkpoint import open_checkpoint
 from .exits import CommandError
+from .reading import checked
 
 __all__ = ["flag_of", "value_of"]
 
@@ -60,6 +62,8 @@ def flag_of(name: str, text: str) -> bool | str:
 
 def _literal(node: ast.expr) -> Any:
     if isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float | complex | str):
+        if isinstance(node.value, float | complex) and not cmath.isfinite(node.value):
+            raise ValueError  # 1e999, which Python reads as infinity; whoever wants that writes inf
         return node.value
     if isinstance(node, ast.Name):
         name = node.id.lower()
@@ -85,10 +89,11 @@ def _number(node: ast.expr) -> Any:
 
 
 def _file(path: str) -> Any:
-    try:
-        return np.load(path, allow_pickle=False)  # an object array would be a pickle, which can run any code
-    except (ValueError, EOFError) as error:
-        raise CommandError(f"{path} is not an array of NumPy (.npy): {error}", hint="numpy.save(path, x)") from None
+    with open_checkpoint(Path(path)) as found:
+        names = [*found]
+        if len(names) != 1:
+            raise CommandError(f"{path} has {len(names)} arrays, and @ takes a file of one", hint="numpy.save(path, x)")
+        return checked(found, names[0])
 
 
 def _cut(text: str) -> str:

@@ -184,7 +184,8 @@ class Checkpoint(Uncopied, Mapping[str, HostArray], Summarized):
         """Makes a variable of each one in the file, with its value and every flag, under the same paths and aliases.
 
         ``sv.save(checkpoint.to_variables(), path, metadata=checkpoint.metadata)`` writes the same checkpoint again. A
-        variable that was saved without a value has none. The names of another program's file become paths.
+        variable that was saved without a value has none. The names of another program's file become paths. A file that
+        was saved with a ``separator`` needs the same one again.
 
         Args:
             backend: the library of the variables. By default each has that with which it was saved, or NumPy if another
