@@ -10,7 +10,17 @@ from typing import Any, Self
 import numpy as np
 
 from .._arrays.dtypes import HOST, dtype_name, is_integer
-from .._arrays.random.numbers import PRECISION, Bernoulli, Integers, Normal, Numbers, Order, Uniform, Weighted
+from .._arrays.random.numbers import (
+    PRECISION,
+    Bernoulli,
+    Integers,
+    Normal,
+    Numbers,
+    Order,
+    Uniform,
+    Weighted,
+    WideIntegers,
+)
 from .._arrays.registry import draws_of, owner_of
 from .._arrays.shapes import Shape, ShapeLike, canonical_shape, is_static
 from .._arrays.types import Array, DType, HostArray
@@ -156,11 +166,12 @@ class Generator(Module):
             if not low < high or low < limits.min or high - 1 > limits.max:
                 problem = f"expected low < high in the range of {name}, got low={low} and high={high}"
                 raise RangeError.of("integers", problem, self._path)
-            return self._draw("integers", Integers(name, low, high), () if shape is None else shape)
+            return self._integers("integers", name, low, high, () if shape is None else shape)
         if name.endswith("64"):
             problem = f"bounds that are arrays have at most 32 bits, got dtype={name}"
             raise DTypeError.of("integers", problem, self._path, "draw int32, or pass bounds that are Python integers")
-        bounds = [self._operand("integers", each, name) for each in (low, high)]
+        wide = "uint32" if name == "uint32" else "int32"  # since ``high`` may be one more than the largest integer
+        bounds = [self._operand("integers", each, wide) for each in (low, high)]
         known = [self._known(each) for each in bounds]
         if known[0] is not None and known[1] is not None and not (known[0] < known[1]).all():
             raise RangeError.of("integers", "expected low < high in every element", self._path)
@@ -239,7 +250,7 @@ class Generator(Module):
         if p is not None:
             found = self._weighted(p, count, wanted, replace=replace)
         elif replace:
-            found = self._draw("choice", Integers("int32", 0, max(count, 1)), wanted)
+            found = self._integers("choice", "int32", 0, max(count, 1), wanted)
         else:
             found = self._order("choice", count)[:size]
             found = self._backend.namespace().reshape(found, wanted)
@@ -341,6 +352,14 @@ class Generator(Module):
         self._backend.dtype(numbers.dtype)
         blocks = numbers.blocks(math.prod(declared))
         return draws_of(self._backend).draw(self._take(blocks), numbers, declared, operands)
+
+    def _integers(self, operation: str, dtype: str, low: int, high: int, shape: ShapeLike) -> Array:
+        if dtype.endswith("64"):
+            return self._draw(operation, WideIntegers(dtype, low, high), shape)
+        # As operands, so that no library compiles a program for each bound.
+        bounds = [np.array([each & 0xFFFFFFFF], np.uint32).view(np.int32) for each in (low, high)]
+        operands = [self._backend.operand_from_host(each) for each in bounds]
+        return self._draw(operation, Integers(dtype, full=high - low == 1 << 32), shape, *operands)
 
     def _order(self, operation: str, count: int) -> Array:
         if not 0 <= count < 1 << 31:

@@ -10,13 +10,14 @@ from ..draws import on_all_cores
 from ..dtypes import HOST
 from ..types import Array, HostArray
 from .numbers import Numbers
+from .tables import INDEX_BITS, SINGLE, normal_table
 from .threefry import PARITY, ROTATIONS
 from .words import Word, Words
 
 __all__ = ["WORDS", "draw_on_host"]
 
 #: The elements that are drawn at once: what is computed for them fits into the cache of a core.
-PIECE = 1 << 14
+PIECE = 1 << 16
 
 
 def draw_on_host(state: HostArray, numbers: Numbers, count: int, operands: tuple[HostArray, ...]) -> HostArray:
@@ -134,6 +135,30 @@ class _HostWords(Words):
 
     def order(self, upper: Word, lower: Word) -> Array:
         return np.argsort((upper.astype(np.uint64) << np.uint64(32)) | lower, kind="stable")
+
+    def below(self, size: Word, upper: Word, lower: Word) -> Word:
+        """Computes with 64 bits."""
+        product = np.multiply(lower, size, dtype=np.uint64)
+        product >>= np.uint64(32)
+        product += np.multiply(upper, size, dtype=np.uint64)
+        product >>= np.uint64(32)
+        return product.astype(np.uint32)
+
+    def normal(self, word: Word) -> Array:
+        """Finds the bits by float64, to which no integer is rounded, which takes a quarter of the time."""
+        start, slope = normal_table(SINGLE)
+        bits = (word & np.uint32(0x7FFFFFFF)).view(np.int32).astype(np.float64).view(np.int64)
+        index = bits >> (52 - INDEX_BITS)
+        index -= (1023 << INDEX_BITS) - 1
+        np.maximum(index, 0, out=index)
+        bits >>= 52 - INDEX_BITS - SINGLE.fraction
+        bits &= (1 << SINGLE.fraction) - 1
+        number = bits.astype(np.float32)
+        number *= slope.take(index, mode="clip")
+        number += start.take(index, mode="clip")
+        signed = number.view(np.uint32)
+        signed ^= word & np.uint32(1 << 31)
+        return number
 
     def blocks(self, state: HostArray, count: int) -> tuple[Word, Word]:
         """Does the rounds in place, which takes a third of the time."""

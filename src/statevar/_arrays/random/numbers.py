@@ -9,16 +9,15 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from math import frexp, inf, ldexp
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from ..dtypes import HOST
 from ..types import Array
-from .tables import DOUBLE, INDEX_BITS, SINGLE, normal_table
 from .words import Word, Words
 
-__all__ = ["PRECISION", "Bernoulli", "Integers", "Normal", "Numbers", "Order", "Uniform", "Weighted"]
+__all__ = ["PRECISION", "Bernoulli", "Integers", "Normal", "Numbers", "Order", "Uniform", "Weighted", "WideIntegers"]
 
 #: The bits of a significand, with the first one.
 PRECISION = {"bfloat16": 8, "float16": 11, "float32": 24, "float64": 53}
@@ -102,26 +101,25 @@ def _wide(words: Words, state: Array, count: int, points: int) -> Array:
     if points == 1 << 53:
         first, second = words.shifted(upper, -5), words.shifted(lower, -6)
         return words.floating(first, "float64") * 2.0**26 + words.floating(second, "float64")
-    first, second, *_ = _multiplied(words, [upper, lower], [points >> 32, points & 0xFFFFFFFF])
+    first, second, *_ = _multiplied(words, [upper, lower], points)
     # In two halves of 16 bits, so that each converts without a sign.
     half, rest = words.shifted(second, -16), words.both(second, words.constant(0xFFFF))
     number = words.floating(first, "float64") * 2.0**32 + words.floating(half, "float64") * 2.0**16
     return number + words.floating(rest, "float64")
 
 
-def _multiplied(words: Words, left: list[Word], right: list[Any]) -> list[Word]:
-    """The product of numbers of several words, the uppermost first."""
-    zero = words.both(left[0], words.constant(0))
-    total = [zero] * (len(left) + len(right))  # the lowest first
-    for i, a in enumerate(reversed(left)):
-        for j, b in enumerate(reversed(right)):
-            upper, lower = words.product(a, words.constant(b) if isinstance(b, int) else b)
+def _multiplied(words: Words, drawn: list[Word], size: int) -> list[Word]:
+    """The product of a number of several words, the uppermost first, and one of 64 bits, in as many words as both."""
+    zero = words.both(drawn[0], words.constant(0))
+    total = [zero] * (len(drawn) + 2)  # the lowest first
+    for i, word in enumerate(reversed(drawn)):
+        for j, factor in enumerate((size & 0xFFFFFFFF, size >> 32)):
+            upper, lower = words.product(word, words.constant(factor))
             total[i + j] = words.add(total[i + j], lower)
             carried = words.add(upper, words.carry(total[i + j], lower))  # which does not overflow
             for k in range(i + j + 1, len(total)):
                 total[k] = words.add(total[k], carried)
-                if k + 1 < len(total):
-                    carried = words.carry(total[k], carried)
+                carried = words.carry(total[k], carried)
     return total[::-1]
 
 
@@ -155,90 +153,58 @@ class Normal(Numbers):
 
     def draw(self, words: Words, state: Array, count: int, *operands: Array) -> Array:
         if self.dtype == "float64":
-            return self._double(words, state, count)
-        word = words.interleaved(*words.blocks(state, (count + 1) // 2), count)
-        integer = words.both(word, words.constant(0x7FFFFFFF))
-        # With 24 bits at most, so that no library rounds it.
-        large = words.less(words.constant(0xFFFFFF), integer)
-        integer = words.chosen(large, words.both(integer, words.constant(0x7FFFFF80)), integer)
-        (bits,) = words.bits(words.floating(integer, "float32"))
-        fraction = words.both(words.shifted(bits, INDEX_BITS + SINGLE.fraction - 23), words.constant(0xFFF))
-        index = _index(words, words.shifted(bits, INDEX_BITS - 23), 127 << INDEX_BITS)
-        start, slope = (words.at(each, index) for each in normal_table(SINGLE))
-        number = start + words.floating(fraction, "float32") * slope
-        number = words.chosen(words.less(word, words.constant(1 << 31)), number, -number)
+            return words.normal_double(*words.blocks(state, count))
+        number = words.normal(words.interleaved(*words.blocks(state, (count + 1) // 2), count))
         return number if self.dtype == "float32" else words.cast(number, self.dtype)
-
-    def _double(self, words: Words, state: Array, count: int) -> Array:
-        word, lower = words.blocks(state, count)
-        integer = words.floating(words.both(word, words.constant(0x7FFFFFFF)), "float64") * 2.0**21
-        upper, lower = words.bits(integer + words.floating(words.shifted(lower, -11), "float64"))
-        first = words.shifted(words.both(upper, words.constant(0x1FFF)), 13)
-        fraction = words.either(first, words.shifted(lower, -19))
-        index = _index(words, words.shifted(upper, INDEX_BITS - 20), 1023 << INDEX_BITS)
-        start, slope = (words.at(each, index) for each in normal_table(DOUBLE))
-        number = start + words.floating(fraction, "float64") * slope
-        return words.chosen(words.less(word, words.constant(1 << 31)), number, -number)
-
-
-def _index(words: Words, index: Word, one: int) -> Word:
-    """The index in a table, given the upper bits of a number and those of the number 1."""
-    positive = words.less(words.constant(0), index)
-    zero = words.both(index, words.constant(0))
-    return words.chosen(positive, words.add(index, words.constant(2**32 - one + 1)), zero)
 
 
 @dataclass(frozen=True)
 class Integers(Numbers):
-    """Integers in [low, high), the products of 64 random bits, or 128 for a wide dtype, and the number of them.
+    """Integers of at most 32 bits in [low, high), the upper word of the product of 64 random bits and their number.
+
+    The operands are the bounds, modulo 2**32.
 
     Args:
-        low, high: the bounds; None if they are operands, of a dtype of 32 bits at most.
+        full: whether there are 2**32 of them.
     """
 
     dtype: str
-    low: int | None = None
-    high: int | None = None
+    full: bool = False
 
-    @property
-    def wide(self) -> bool:
-        """Whether the integers are wider than a word."""
-        return self.dtype.endswith("64")
+    def draw(self, words: Words, state: Array, count: int, *operands: Array) -> Array:
+        low, high = map(words.from_integers, operands)
+        number, lower = words.blocks(state, count)
+        if not self.full:
+            minus = words.add(words.xor(low, words.constant(0xFFFFFFFF)), words.constant(1))
+            number = words.below(words.add(high, minus), number, lower)
+        return words.integers((words.add(number, low),), self.dtype)
+
+
+@dataclass(frozen=True)
+class WideIntegers(Numbers):
+    """Integers of 64 bits in [low, high): of 64 random bits or, if there are more than 2**32 of them, of 128."""
+
+    dtype: str
+    low: int
+    high: int
 
     @property
     def words(self) -> int:
-        return 4 if self.low is not None and self.high is not None and self.high - self.low > 1 << 32 else 2
+        return 4 if self.high - self.low > 1 << 32 else 2
 
     def draw(self, words: Words, state: Array, count: int, *operands: Array) -> Array:
-        if self.low is None or self.high is None:
-            low, high = map(words.from_integers, operands)
-            minus = words.add(words.xor(low, words.constant(0xFFFFFFFF)), words.constant(1))
-            number = _multiplied(words, [*words.blocks(state, count)], [words.add(high, minus)])[0]
-            return words.integers((words.add(low, number),), self.dtype)
         size = self.high - self.low
-        if size > 1 << 32:
-            first, second = words.blocks(state, 2 * count)
+        first, second = words.blocks(state, count * self.words // 2)
+        if self.words == 2:
+            drawn = [words.below(words.constant(size), first, second)] if size < 1 << 32 else [first]
+        else:
             drawn = [words.every_second(each, start) for start in (0, 1) for each in (first, second)]
-        else:
-            drawn = [*words.blocks(state, count)]
-        if size == 1 << len(drawn) * 16:
-            upper = drawn[: len(drawn) // 2]
-        else:
-            limbs = [size >> 32, size & 0xFFFFFFFF] if size > 1 << 32 else [size]
-            upper = _multiplied(words, drawn, limbs)[: len(limbs)]
-        return self._from(words, upper)
-
-    def _from(self, words: Words, upper: list[Word]) -> Array:
-        assert self.low is not None
-        low = words.constant(self.low & 0xFFFFFFFF)
-        number = words.add(upper[-1], low)
-        if not self.wide:
-            return words.integers((number,), self.dtype)
-        high = words.constant((self.low >> 32) & 0xFFFFFFFF)
-        carried = words.add(words.carry(number, upper[-1]), high)
-        if len(upper) == 2:
-            carried = words.add(carried, upper[0])
-        return words.integers((carried, number), self.dtype)
+            drawn = (drawn if size == 1 << 64 else _multiplied(words, drawn, size))[:2]
+        number = words.add(drawn[-1], words.constant(self.low & 0xFFFFFFFF))
+        upper = words.add(words.carry(number, drawn[-1]), words.constant((self.low >> 32) & 0xFFFFFFFF))
+        if len(drawn) == 2:
+            upper = words.add(upper, drawn[0])
+        return words.integers((upper, number), self.dtype)
 
 
 @dataclass(frozen=True)
@@ -280,5 +246,5 @@ class Weighted(Numbers):
         (p,) = operands
         weights = words.from_floating(words.rounded(words.clipped(p, 0.0, 1.0) * 2.0**31))
         ends = words.cumulated(weights)  # of integers, whose sum does not depend on the order
-        drawn = _multiplied(words, [*words.blocks(state, count)], [ends[-1:]])[0]
+        drawn = words.below(ends[-1:], *words.blocks(state, count))
         return words.cast(words.position(ends, drawn), self.dtype)

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import Any, TypeAlias
 
 from ..types import Array, HostArray
+from .tables import DOUBLE, INDEX_BITS, SINGLE, Precision, normal_table
 from .threefry import threefry
 
 __all__ = ["Word", "Words"]
@@ -154,6 +155,45 @@ class Words(ABC):
     def carry(self, total: Word, part: Word) -> Word:
         """1 where a sum modulo 2**32 is less than a part of it, else 0."""
         return self.chosen(self.less(total, part), self.constant(1), self.constant(0))
+
+    def below(self, size: Word, upper: Word, lower: Word) -> Word:
+        """Integers below a size: the upper word of the product of it and the random number in two words."""
+        first, middle = self.product(upper, size)
+        total = self.add(middle, self.product(lower, size)[0])
+        return self.add(first, self.carry(total, middle))
+
+    def normal(self, word: Word) -> Array:
+        """Numbers of a normal distribution as float32, each of one random word. See `tables`."""
+        integer = self.both(word, self.constant(0x7FFFFFFF))
+        # With 24 bits at most, so that no library rounds it, and with all 20 bits that count.
+        for least, kept in ((1 << 24, 0x7FFFFFF8), (1 << 27, 0x7FFFFF80)):
+            small = self.less(integer, self.constant(least))
+            integer = self.chosen(small, integer, self.both(integer, self.constant(kept)))
+        (bits,) = self.bits(self.floating(integer, "float32"))
+        fraction = self.both(self.shifted(bits, INDEX_BITS + SINGLE.fraction - 23), self.constant(0xFFF))
+        return self._line(SINGLE, self.shifted(bits, INDEX_BITS - 23), 127, fraction, word)
+
+    def normal_double(self, upper: Word, lower: Word) -> Array:
+        """Numbers of a normal distribution as float64, each of two random words."""
+        integer = self.floating(self.both(upper, self.constant(0x7FFFFFFF)), "float64") * 2.0**21
+        first, second = self.bits(integer + self.floating(self.shifted(lower, -11), "float64"))
+        fraction = self.shifted(self.both(first, self.constant(0x1FFF)), 13)
+        fraction = self.either(fraction, self.shifted(second, -19))
+        return self._line(DOUBLE, self.shifted(first, INDEX_BITS - 20), 1023, fraction, upper)
+
+    def _line(self, precision: Precision, index: Word, bias: int, fraction: Word, sign: Word) -> Array:
+        """The numbers on the lines of a table.
+
+        Args:
+            index: the exponent with its bias, and the bits of the index that follow.
+            sign: a word, whose first bit is the sign.
+        """
+        positive = self.less(self.constant(0), index)  # else it is that of the number 0
+        index = self.add(index, self.constant(2**32 + 1 - (bias << INDEX_BITS)))
+        index = self.chosen(positive, index, self.both(index, self.constant(0)))
+        start, slope = (self.at(each, index) for each in normal_table(precision))
+        number = start + self.floating(fraction, precision.dtype) * slope
+        return self.chosen(self.less(sign, self.constant(1 << 31)), number, -number)
 
     def blocks(self, state: Array, count: int) -> tuple[Word, Word]:
         """The two random words of each of the next blocks."""

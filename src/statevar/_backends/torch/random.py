@@ -67,6 +67,10 @@ class _TorchWords(Words):
         product = left * right  # modulo 2**64, as a signed integer
         return (product >> 32) & _MASK, product & _MASK
 
+    def below(self, size: Word, upper: Word, lower: Word) -> Word:
+        middle = (upper * size & _MASK) + ((lower * size >> 32) & _MASK)
+        return ((upper * size >> 32) + (middle >> 32)) & _MASK
+
     def less(self, left: Word, right: Word) -> Array:
         return right > left if isinstance(left, int) else left < right
 
