@@ -73,56 +73,33 @@ class Network(sv.Module):
 
 
 class Sampler(sv.Module):
-    """Batches of rows in random order, without end. All that it remembers is in variables, the generator too."""
+    """Batches of rows in random order, without end. All that it remembers is in variables, the random numbers too."""
 
-    def __init__(self, rows: np.ndarray[Any, Any], rng: np.random.Generator) -> None:
+    def __init__(self, rows: np.ndarray[Any, Any], generator: sv.Generator) -> None:
         state = partial(sv.Variable, backend="numpy", trainable=False)
         self.order = state(rows)
         self.position = state(len(rows))
-        self.generator = state(_words(rng), dtype="uint64")
+        self.generator = generator
 
     def batch(self) -> np.ndarray[Any, Any]:
         """The next rows; the last ones of a round, if too few, are left out."""
         with sv.transaction(self):
             if int(self.position) + BATCH > self.order.size:
-                rng = _generator(self.generator.value)
-                self.order.assign(rng.permutation(self.order.value))
-                self.generator.assign(_words(rng))
+                self.order.assign(self.generator.permutation(self.order))
                 self.position.assign(0)
             start = int(self.position)
             self.position.assign_add(BATCH)
             return np.asarray(self.order[start : start + BATCH])
 
 
-def _words(rng: np.random.Generator) -> list[int]:
-    """The state of a PCG64 generator, in 64 bits each."""
-    state: Any = rng.bit_generator.state
-    halves = (word for name in ("state", "inc") for word in divmod(state["state"][name], 2**64))
-    return [*halves, state["has_uint32"], state["uinteger"]]
-
-
-def _generator(words: Any) -> np.random.Generator:
-    """The generator that has this state."""
-    state, low, inc, inc_low, has_uint32, uinteger = map(int, words)
-    rng = np.random.default_rng()
-    inside = {"state": (state << 64) + low, "inc": (inc << 64) + inc_low}
-    rng.bit_generator.state = {
-        "bit_generator": "PCG64",
-        "state": inside,
-        "has_uint32": has_uint32,
-        "uinteger": uinteger,
-    }
-    return rng
-
-
 def train(
     backend: str = "numpy", epochs: int = 20, seed: int = 0, resume: str | None = None, every: int = 20
 ) -> tuple[float, Network]:
     """Trains on four fifths of the digits; returns the accuracy on the others, and the network."""
-    digits, rng = load_digits(), np.random.default_rng(seed)
+    digits, generator = load_digits(), sv.Generator(seed)
     images, labels = (digits.data / 16).astype("float32"), np.eye(10, dtype="float32")[digits.target]
-    held_out, training = np.split(rng.permutation(len(images)), [HELD_OUT])
-    network, sampler = Network(backend, seed), Sampler(training, rng)
+    held_out, training = np.split(generator.permutation(len(images)), [HELD_OUT])
+    network, sampler = Network(backend, seed), Sampler(training, generator)
     steps = len(training) // BATCH * epochs
     columns = (BarColumn(), "{task.completed:.0f}/{task.total:.0f}", "{task.fields[note]}")
     with ExitStack() as opened:

@@ -14,6 +14,9 @@ from statevar._arrays import world as worlds
 from statevar._arrays.differences import difference
 from statevar._arrays.dtypes import HOST, dtype_kind
 from statevar._arrays.indexing import Selection, last_of_each
+from statevar._arrays.random import host as host_draws
+from statevar._arrays.random import numbers as random_numbers
+from statevar._arrays.random import tables as random_tables
 from statevar._arrays.random.host import WORDS as random_words
 from statevar._arrays.registry import get_backend
 from statevar._arrays.shapes import broadcasts_into, canonical_shape, fits
@@ -99,6 +102,7 @@ __all__ = [
     "heartbeats",
     "held",
     "holds",
+    "host_draws",
     "items_of",
     "laid_out",
     "last_of_each",
@@ -115,6 +119,8 @@ __all__ = [
     "pickles",
     "pieces_reader",
     "placement",
+    "random_numbers",
+    "random_tables",
     "random_words",
     "replicas",
     "scopes",

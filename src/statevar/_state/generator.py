@@ -128,8 +128,9 @@ class Generator(Module):
         host = HOST[name]
         with np.errstate(over="ignore"):
             rounded = float(host.type(low)), float(host.type(high)), float(host.type(high - low))
-        if not low < high or not all(map(math.isfinite, rounded)) or high - low < _LEAST * 2**53:
-            problem = f"expected finite bounds of {name} with low < high, got low={low} and high={high}"
+        fits = all(map(math.isfinite, rounded)) and rounded[0] < rounded[1] and high - low > _LEAST * 2**53
+        if not fits:
+            problem = f"expected bounds with low < high as finite numbers of {name}, got low={low} and high={high}"
             raise RangeError.of("uniform", problem, self._path)
         return self._draw("uniform", Uniform(name, low, high), shape)
 
@@ -172,10 +173,11 @@ class Generator(Module):
             raise DTypeError.of("integers", problem, self._path, "draw int32, or pass bounds that are Python integers")
         wide = "uint32" if name == "uint32" else "int32"  # since ``high`` may be one more than the largest integer
         bounds = [self._operand("integers", each, wide) for each in (low, high)]
+        wanted = self._wider("integers", shape, bounds)
         known = [self._known(each) for each in bounds]
         if known[0] is not None and known[1] is not None and not (known[0] < known[1]).all():
             raise RangeError.of("integers", "expected low < high in every element", self._path)
-        return self._draw("integers", Integers(name), self._wider("integers", shape, bounds), *bounds)
+        return self._draw("integers", Integers(name), wanted, *bounds)
 
     def bernoulli(self, p: Any = 0.5, shape: ShapeLike | None = None) -> Any:
         """Draws booleans that are True with the probability ``p``, rounded to float32.
@@ -193,10 +195,11 @@ class Generator(Module):
         array([False,  True])
         """
         chance = self._operand("bernoulli", p, "float32")
+        wanted = self._wider("bernoulli", shape, [chance])
         known = self._known(chance)
         if known is not None and not ((known >= 0) & (known <= 1)).all():
             raise RangeError.of("bernoulli", f"expected probabilities from 0 to 1, got {p}", self._path)
-        return self._draw("bernoulli", Bernoulli(), self._wider("bernoulli", shape, [chance]), chance)
+        return self._draw("bernoulli", Bernoulli(), wanted, chance)
 
     def permutation(self, x: Any) -> Any:
         """The numbers from 0 up to ``x`` in random order; or the elements of an array, along its first axis.

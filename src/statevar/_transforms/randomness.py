@@ -32,7 +32,7 @@ class Generators:
             return False
         sources = " and ".join(drawn)
         problem = f"{name} draws random numbers from {sources} while it is compiled: every call gets the same"
-        hint = "draw them outside and pass them; or use the library's own random functions, with a key in a variable"
+        hint = "draw from a sv.Generator, whose state is a variable; or draw the numbers outside and pass them"
         warnings.warn(describe("jit", problem, hint=hint), RuntimeWarning, stacklevel=2)
         return True
 

@@ -21,14 +21,15 @@ from __future__ import annotations
 from ._conversion import Conversion
 from ._handles import Handles
 from ._laws import Laws
+from ._random import RandomNumbers
 from ._sharded import ShardedSuite
 from ._state import StateSuite
 
 __all__ = ["BackendSuite", "ShardedSuite", "StateSuite"]
 
 
-class BackendSuite(Conversion, Handles, Laws):
-    """Tests that every backend must pass: the contract of each verb, and the laws of the variable.
+class BackendSuite(Conversion, Handles, Laws, RandomNumbers):
+    """Tests that every backend must pass: the contract of each verb, the laws of the variable, and the random numbers.
 
     Derive a class from it and set the name of your backend. Shapes, dtypes, selections and operators must give exactly
     what NumPy gives. An operation that the library lacks may be done by NumPy, see
