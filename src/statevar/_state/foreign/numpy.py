@@ -61,13 +61,20 @@ def _state(holder: Any) -> Opened:
     return BytesState(holder, partial(_read, holder), partial(_write, holder), room=_ROOM)
 
 
+def _state_of(holder: Any) -> Any:
+    return holder.get_state(legacy=False) if isinstance(holder, np.random.RandomState) else holder.state
+
+
 def _read(holder: Any) -> bytes:
-    state = holder.get_state(legacy=False) if isinstance(holder, np.random.RandomState) else holder.state
-    return json.dumps(state, default=_as_json).encode()
+    return json.dumps(_state_of(holder), default=_as_json).encode()
 
 
 def _write(holder: Any, data: bytes) -> None:
     state = json.loads(data, object_hook=_array)
+    own, other = _state_of(holder)["bit_generator"], state.get("bit_generator")
+    if own != other:
+        hint = f"make it with the same algorithm: np.random.Generator(np.random.{other}())"
+        raise ReadOnlyError.of("assign", f"a generator of {own} cannot take the state of {other}", hint=hint)
     if isinstance(holder, np.random.RandomState):
         holder.set_state(state)
     else:
