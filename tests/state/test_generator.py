@@ -187,6 +187,12 @@ def test_the_state_is_a_variable_of_the_module(backend: str) -> None:
         assert Generator(1, backend=backend).state.device == model.rng.state.device
 
 
+def test_it_has_a_state_in_deferred_too(backend: str) -> None:
+    with sv.deferred():
+        rng = Generator(1, backend=backend)
+    assert_same(rng.normal(2), Generator(1).normal(2))
+
+
 def test_what_fails_gives_its_numbers_back(backend: str) -> None:
     rng, again = Generator(1, backend=backend), Generator(1)
 
@@ -321,6 +327,28 @@ def test_a_stream_longer_than_a_word(backend: str, without_inductor: None) -> No
             for each in (rng, again):
                 assert_same(each.state, words(0, 1, (low + 50) % 2**32, (high + 1) % 2**32))
     assert_same(random_words.after(words(0, 0, 5, 0), 3 * 2**32 + 1), words(0, 0, 6, 3))
+
+
+def test_more_blocks_than_a_word_counts(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a smaller limit, since what exceeds the real one has 16 GB."""
+    monkeypatch.setattr(type(random_words).__mro__[1], "largest", 64)
+    for each in ("float32", "float64"):
+        if backend == "jax" and each == "float64":
+            continue
+        rng = Generator(1, backend=backend)
+        found = sv.jit(lambda: rng.normal(333, each), backend=backend)()  # noqa: B023
+        assert_same(found, Generator(1).normal(333, each))
+
+
+def test_a_generator_of_numpy_takes_no_state_of_another_algorithm(tmp_path: Path) -> None:
+    sv.save({"v": sv.Variable(1.0), "rng": np.random.default_rng(1)}, tmp_path / "a")
+    rng, v = np.random.Generator(np.random.MT19937(1)), sv.Variable(2.0)
+    before = np.random.Generator(np.random.MT19937(1)).random()
+    with pytest.raises(
+        sv.errors.ReadOnlyError, match=r"a generator of MT19937 cannot take the state of PCG64.* Hint: "
+    ):
+        sv.load({"v": v, "rng": rng}, tmp_path / "a")
+    assert (rng.random(), float(v)) == (before, 2.0)
 
 
 @given(st.integers(1, 2**64), st.integers(-(2**63), 2**63), st.integers(0, 2**64 - 1))

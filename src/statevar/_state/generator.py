@@ -26,6 +26,7 @@ from .._arrays.shapes import Shape, ShapeLike, canonical_shape, is_static
 from .._arrays.types import Array, DType, HostArray
 from .._core import overlays
 from .._core.convert import to_operand
+from .._core.deferring import suspended
 from .._core.variable import Variable
 from .._public import public
 from ..errors import DTypeError, RangeError, ShapeError, StatevarError, describe
@@ -82,7 +83,7 @@ class Generator(Module):
         super().__init__(name)
         key = _key_of(seed)
         words = np.array([key >> 32, key & 0xFFFFFFFF, 0, 0], np.uint32).view(np.int32)
-        with self.name_scope():
+        with self.name_scope(), suspended():  # `deferred` is for values that are large
             self.state = Variable(
                 words, trainable=False, autocast=False, name="state", backend=backend or "numpy", device=device
             )
@@ -303,7 +304,7 @@ class Generator(Module):
     def _with(self, state: Array) -> Self:
         made = object.__new__(type(self))
         made.__dict__.update({key: each for key, each in self.__dict__.items() if key != "state"})
-        with self.name_scope():
+        with self.name_scope(), suspended():
             made.state = Variable(state, trainable=False, autocast=False, name="state", backend=self.state.backend)
         return made
 

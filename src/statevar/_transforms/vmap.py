@@ -51,7 +51,8 @@ def vmap(
         out_axes: the axis of the results along which the examples are stacked.
         axis_size: the number of examples; required if nothing is mapped.
         variable_axes: variables with an element for each example along an axis: each example reads and writes its own.
-            Other variables are shared by all examples; every example must write the same value to them.
+            Other variables are shared by all examples; every example must write the same value to them. A shared
+            `Generator` draws other numbers for each example.
         axis_name: the name of the mapped axis for operations over it, such as ``jax.lax.pmean``; for JAX only.
 
     Raises:

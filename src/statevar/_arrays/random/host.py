@@ -87,6 +87,9 @@ class _HostWords(Words):
     def chosen(self, condition: HostArray, yes: Any, no: Any) -> Array:
         return np.where(condition, yes, no)
 
+    def joined(self, parts: list[Word]) -> Word:
+        return np.concatenate(parts)
+
     def interleaved(self, left: Word, right: Word, count: int) -> Word:
         both = np.empty((left.size, 2), np.uint32)
         both[:, 0] = left

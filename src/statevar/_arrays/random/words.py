@@ -27,6 +27,9 @@ class Words(ABC):
     block, the lower word first. An array of one word broadcasts.
     """
 
+    #: The number of blocks that are computed together: words count them.
+    largest = 1 << 31
+
     # -- of the library ------------------------------------------------------------------------------------
 
     @abstractmethod
@@ -76,6 +79,10 @@ class Words(ABC):
     @abstractmethod
     def chosen(self, condition: Array, yes: Array, no: Array) -> Array:
         """Elements of two arrays, or of two arrays of words."""
+
+    @abstractmethod
+    def joined(self, parts: list[Word]) -> Word:
+        """Arrays of words one after the other."""
 
     @abstractmethod
     def interleaved(self, left: Word, right: Word, count: int) -> Word:
@@ -197,6 +204,10 @@ class Words(ABC):
 
     def blocks(self, state: Array, count: int) -> tuple[Word, Word]:
         """The two random words of each of the next blocks."""
+        if count > self.largest:
+            states = [(self.after(state, start), start) for start in range(0, count, self.largest)]
+            parts = [self.blocks(each, min(self.largest, count - start)) for each, start in states]
+            return self.joined([first for first, _ in parts]), self.joined([second for _, second in parts])
         *key, low, high = self.unpacked(state)
         position = self.add(low, self.counted(count, low))
         return threefry(self, (key[0], key[1]), (position, self.add(high, self.carry(position, low))))

@@ -62,6 +62,9 @@ class _JAXWords(Words):
     def chosen(self, condition: Any, yes: Any, no: Any) -> Any:
         return jnp.where(condition, yes, no)
 
+    def joined(self, parts: list[Word]) -> Word:
+        return jnp.concatenate(parts)
+
     def interleaved(self, left: Word, right: Word, count: int) -> Word:
         return jnp.stack([left, right], 1).reshape(-1)[:count]
 

@@ -59,6 +59,9 @@ class _TensorFlowWords(Words):
     def chosen(self, condition: Any, yes: Any, no: Any) -> Any:
         return tf.where(condition, yes, no)
 
+    def joined(self, parts: list[Word]) -> Word:
+        return tf.concat(parts, 0)
+
     def interleaved(self, left: Word, right: Word, count: int) -> Word:
         return tf.reshape(tf.stack([left, right], 1), [-1])[:count]
 

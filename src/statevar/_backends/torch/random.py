@@ -77,6 +77,9 @@ class _TorchWords(Words):
     def chosen(self, condition: Tensor, yes: Any, no: Any) -> Array:
         return torch.where(condition, yes, no)
 
+    def joined(self, parts: list[Word]) -> Word:
+        return torch.cat(parts)
+
     def interleaved(self, left: Word, right: Word, count: int) -> Word:
         return torch.stack([left, right], 1).reshape(-1)[:count]
 
