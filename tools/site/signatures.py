@@ -15,12 +15,18 @@ class Signatures(griffe.Extension):  # type: ignore[misc]  # the tests' environm
 
     def on_package(self, *, pkg: griffe.Module, **_: object) -> None:
         """Griffe calls this for a package whose sources it has read."""
-        known = public_paths(pkg)
+        for each in [*exported(pkg), *exported(pkg["checkpoint"]), *exported(pkg["errors"])]:
+            if each.is_class and each.docstring is not None and "\nArgs:" not in each.docstring.value:
+                each.members.pop("__init__", None)  # users get its instances, and make none
+        for each in everything_in(pkg):
+            if each.is_attribute and each.labels >= {"instance-attribute"} and "class-attribute" not in each.labels:
+                each.value = None  # the code of a constructor
+        known = {each.path for module in public_modules(pkg) for each in exported(module)}
 
         def spell(annotation: object) -> object:
             return spelled(annotation, pkg, known)
 
-        for function in functions_in(pkg):
+        for function in (each for each in everything_in(pkg) if each.is_function):
             for each in [function, *(function.overloads or ())]:
                 each.returns = spell(each.returns)
                 for parameter in list(each.parameters):
@@ -31,13 +37,12 @@ class Signatures(griffe.Extension):  # type: ignore[misc]  # the tests' environm
                         parameter.default = default.value
 
 
-def functions_in(obj: griffe.Object) -> Iterator[griffe.Function]:
-    """The functions and methods that are defined in an object, at any depth."""
+def everything_in(obj: griffe.Object) -> Iterator[griffe.Object]:
+    """What is defined in an object, at any depth."""
     for member in obj.members.values():
         if not member.is_alias:
-            if member.is_function:
-                yield member
-            yield from functions_in(member)
+            yield member
+            yield from everything_in(member)
 
 
 def is_refusal(parameter: griffe.Parameter) -> bool:
@@ -45,13 +50,18 @@ def is_refusal(parameter: griffe.Parameter) -> bool:
     return parameter.kind is griffe.ParameterKind.var_keyword and str(parameter.annotation) == "Never"
 
 
-def public_paths(pkg: griffe.Module) -> set[str]:
-    """Where the public names of the package are defined."""
-    modules = [member for name, member in pkg.members.items() if not name.startswith("_") and not member.is_alias]
-    exported = [pkg[name] for name in pkg.exports or () if name in pkg.members]
-    for module in modules:
-        exported += [module[name] for name in module.exports or () if name in module.members]
-    return {(each.final_target if each.is_alias else each).path for each in exported}
+def public_modules(pkg: griffe.Module) -> list[griffe.Module]:
+    """The modules that users import from."""
+    return [
+        pkg,
+        *(each for name, each in pkg.members.items() if name[0] != "_" and not each.is_alias and each.is_module),
+    ]
+
+
+def exported(module: griffe.Module) -> list[griffe.Object]:
+    """What a module makes public, where it is defined."""
+    members = [module[name] for name in module.exports or () if name in module.members]
+    return [each.final_target if each.is_alias else each for each in members]
 
 
 def spelled(annotation: object, pkg: griffe.Module, known: set[str]) -> object:
