@@ -32,7 +32,8 @@ LANGUAGES = {".py": "python", ".toml": "toml", ".sh": "bash"}
 LINK = re.compile(r"\]\((?!\w+:|#|<)([^)\s#]+)(#[^)\s]*)?\)")
 FENCE = re.compile(r"(^`{3,}.*?^`{3,}$)", re.MULTILINE | re.DOTALL)
 PROMPTS = re.compile(r"^(`{3,})python\n(?=>>> )", re.MULTILINE)
-EXAMPLE = re.compile(r'<div class="language-pycon highlight">(.*?</code>)', re.DOTALL)
+EXAMPLE = re.compile(r'(<div class="language-(?:pycon|console) highlight")(>.*?</code>)', re.DOTALL)
+PROMPTED = re.compile(r"(?:>>>|\.\.\.|\$)(?: |$)(.*)")
 #: A name of ours, or one call, as code, that is no link already.
 NAME = re.compile(r"(?<![`\[])`((?:sv|statevar)((?:\.\w+)+)(?:\([^`]*\))?)`(?![`\]])")
 
@@ -130,9 +131,9 @@ def on_page_content(html: str, **_: object) -> str:
     """The page with examples that are copied as a program: without prompts and results."""
 
     def copyable(match: re.Match[str]) -> str:
-        lines = unescape(re.sub(r"<[^>]+>", "", match[1])).splitlines()
-        code = "\n".join(line[4:] for line in lines if re.match(r"(>>>|\.\.\.)( |$)", line))
-        return f'<div class="language-pycon highlight" data-copy="{escape(code)}">{match[1]}'
+        lines = unescape(re.sub(r"<[^>]+>", "", match[0])).splitlines()
+        code = "\n".join(found[1] for line in lines if (found := PROMPTED.match(line)))
+        return f'{match[1]} data-copy="{escape(code)}"{match[2]}' if code else match[0]
 
     return EXAMPLE.sub(copyable, html)
 
