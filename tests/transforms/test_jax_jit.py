@@ -562,7 +562,8 @@ def test_the_result_and_the_variable_are_two() -> None:
 
 def test_a_program_is_compiled_beside_a_write_of_another_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """JAX destroys the old value in a write, and for a moment the variable has no new one."""
-    v, writing, waiting = var([1.0, 2.0]), threading.Event(), threading.Event()
+    v = var([1.0, 2.0])
+    traced, writing, waiting = threading.Event(), threading.Event(), threading.Event()
     wait = sv.Variable._wait_until_free
 
     def waited(self: Any, operation: str) -> None:
@@ -570,18 +571,21 @@ def test_a_program_is_compiled_beside_a_write_of_another_thread(monkeypatch: pyt
         wait(self, operation)
 
     def write() -> None:
+        assert traced.wait(60)
         with v._lock:
             v._handle.array.delete()
             writing.set()
-            waiting.wait(60)
+            assert waiting.wait(60)
             v._handle = type(v._handle)(jnp.asarray([3.0, 4.0]))
 
-    def call() -> None:
+    @sv.jit
+    def f() -> None:
+        inc(v)
+        traced.set()  # what the call writes is known now, and it is compiled for that
         assert writing.wait(60)
-        sv.jit(lambda: inc(v))()
 
     monkeypatch.setattr(sv.Variable, "_wait_until_free", waited)
-    in_threads(write, call)
+    in_threads(write, f)
     assert v.numpy().tolist() == [4.0, 5.0]
 
 
