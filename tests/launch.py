@@ -214,6 +214,7 @@ def _run_here(arguments: Sequence[str]) -> None:
         os._exit(3)
 
     threading.Thread(target=watch, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what runs in the background without it
     if arguments[0] == "-c":
         sys.argv = ["-c", *arguments[2:]]
         exec(compile(arguments[1], "<program>", "exec"), {"__name__": "__main__"})

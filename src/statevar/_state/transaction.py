@@ -110,7 +110,11 @@ class Transaction(Uncopied):
     def __del__(self) -> None:
         # Ctrl-C may come before the first instruction of `__exit__`, which leaves levels open: they are dropped here.
         for overlay, depth in getattr(self, "_begun", ()):
-            overlay.abandon(depth)
+            try:
+                overlay.abandon(depth)
+            except KeyboardInterrupt:  # a second one, which Python swallows here
+                overlay.abandon(depth)
+                raise
 
     def _uncopied(self) -> tuple[str, str, str]:
         return (
