@@ -20,6 +20,7 @@ from statevar._arrays.random import tables as random_tables
 from statevar._arrays.random.host import WORDS as random_words
 from statevar._arrays.registry import get_backend
 from statevar._arrays.shapes import broadcasts_into, canonical_shape, fits
+from statevar._arrays.statistics import merged, statistics
 from statevar._cli import completion, output
 from statevar._cli import main as command_line
 from statevar._cli import reading as cli_reading
@@ -108,6 +109,7 @@ __all__ = [
     "last_of_each",
     "launch",
     "left_out",
+    "merged",
     "named_in",
     "names_of_tensorflow",
     "needed",
@@ -125,6 +127,7 @@ __all__ = [
     "replicas",
     "scopes",
     "snapshots",
+    "statistics",
     "summary_entries",
     "targets",
     "together",

@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import statevar as sv
 from tests.helpers import assert_same
-from tests.internals import summary_entries
+from tests.internals import merged, statistics, summary_entries
 from tests.state.models import Dense, Model, module_of, scalar
 
 
@@ -68,6 +70,12 @@ def test_the_lines_are_data(backend: str) -> None:
             "note": "",
         },
     ]
+
+
+def test_one_element_is_written_with_more_digits() -> None:
+    model = {"rate": sv.Variable(0.001234567), "step": sv.Variable(2**62 + 1, dtype="int64"), "on": sv.Variable(True)}
+    lines = str(sv.summary(model)).splitlines()[2:]
+    assert [line.split()[5] for line in lines] == ["0.00123457", "4611686018427387905", "1"]
 
 
 def test_variables_of_several_libraries_say_where_they_are(backend: str) -> None:
@@ -266,3 +274,25 @@ def test_a_kept_summary_keeps_no_variable_alive() -> None:
     gc.collect()
     assert gone() is None
     assert "kernel" in str(found)
+
+
+_NUMBERS = st.lists(st.floats(-1e6, 1e6) | st.sampled_from([np.nan, np.inf, -np.inf, 0.0]), max_size=8)
+
+
+@settings(max_examples=60)
+@given(st.lists(_NUMBERS, min_size=1, max_size=4))
+def test_the_figures_of_parts_are_those_of_the_whole(parts: list[list[float]]) -> None:
+    found = merged(each for part in parts if (each := statistics(np.array(part, np.float64))) is not None)
+    numbers = [x for part in parts for x in part]
+    whole = statistics(np.array(numbers, np.float64))
+    assert found is not None
+    assert whole is not None
+    assert found[:3] == whole[:3]
+    assert found[5:] == whole[5:]
+    for got, expected in ((found.mean, whole.mean), (found.std, whole.std)):
+        assert (got is None) == (expected is None)
+        assert got is None or got == pytest.approx(expected, rel=1e-9, abs=1e-6)
+    finite = [x for x in numbers if np.isfinite(x)]
+    if finite:
+        assert whole.mean == pytest.approx(np.mean(finite), rel=1e-9, abs=1e-6)
+        assert whole.std == pytest.approx(np.std(finite), rel=1e-9, abs=1e-6)

@@ -23,9 +23,8 @@ def folded_groups(entries: Sequence[Entry], depth: int | None, most: int | None)
     """
     if depth is not None:
         return _below(entries, [each.path for each in entries], depth)
-    alone = [(each.path, [at]) for at, each in enumerate(entries)]
-    if most is None or len(alone) <= most:
-        return alone
+    if most is None or len(entries) <= most:
+        return [(each.path, [at]) for at, each in enumerate(entries)]
     patterns = [_NUMBER.sub("*", each.path) for each in entries]
     alike: dict[object, list[int]] = {}
     for at, (pattern, each) in enumerate(zip(patterns, entries, strict=True)):

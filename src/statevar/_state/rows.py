@@ -119,4 +119,7 @@ def cells_of(row: Row, *, several: bool, mixed: bool, grouped: bool) -> list[str
 
 
 def _value(row: Row) -> str:
-    return f"{row.mean:.9g}" if row.elements == 1 and row.mean is not None else number_text(row.mean)
+    """The mean; of one element itself, which is written with more digits."""
+    if row.elements != 1 or row.minimum is None:
+        return number_text(row.mean)
+    return str(row.minimum) if isinstance(row.minimum, int) else f"{row.minimum:.6g}"
