@@ -151,7 +151,13 @@ def test_mistakes(run: Runner, path: Path, tmp_path: Path) -> None:
         f"statevar convert: {tmp_path / 'm.foo'} ends with none of .safetensors, .npz, .npy, .h5, .hdf5. "
         f"Hint: {tmp_path / 'm.foo'}/ is a folder\n"
     )
-    assert "are the same file" in run("convert", path, path).err
+    np.save(tmp_path / "a.npy", np.ones(2))
+    for same in (path, tmp_path / "a.npy"):
+        (tmp_path / f"link{same.suffix}").symlink_to(same)
+        for to in (same, tmp_path / f"link{same.suffix}"):
+            assert "are the same file" in run("convert", same, to).err
+        (tmp_path / f"link{same.suffix}").unlink()
+    (tmp_path / "a.npy").unlink()
     assert "is a folder that is not empty" in run("convert", path, tmp_path).err
     assert "expected a size such as 5GB, got 'x'" in run("convert", path, f"{tmp_path}/f/", "--shard-size", "x").err
     assert run("convert", tmp_path / "none", tmp_path / "m.npz").status == 4
@@ -165,7 +171,10 @@ def test_mistakes(run: Runner, path: Path, tmp_path: Path) -> None:
 def test_the_file_that_is_replaced_keeps_its_mode(run: Runner, path: Path, tmp_path: Path) -> None:
     for name in ("a.npz", "a.safetensors"):
         (tmp_path / name).touch(0o600)
-        assert run("convert", path, tmp_path / name).status == 0
+        link = tmp_path / f"link.{name}"
+        link.symlink_to(name)
+        assert run("convert", path, link).status == 0
+        assert link.is_symlink()
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
 
 

@@ -65,10 +65,10 @@ def test_a_folder(watch: Meanwhile, manager: sv.CheckpointManager) -> None:
     lines = [re.sub(r"\d+ B|\d+\.\d kB", "N B", line) for line in without_time(ran)]
     assert lines.pop(2).startswith("~ step 2  damaged: load: this is not an index")
     assert lines == [
-        "  step 1  1 variables  N B  loss=0.5",
-        "+ step 2  1 variables  N B  loss=0.25",
+        "  step 1  1 variable  N B  loss=0.5",
+        "+ step 2  1 variable  N B  loss=0.25",
         "- step 1",
-        "+ step 3  1 variables  N B  lo\\x1b[2Jss=nan",
+        "+ step 3  1 variable  N B  lo\\x1b[2Jss=nan",
     ]
 
 
@@ -156,9 +156,24 @@ def test_a_file_that_is_overwritten_in_place(watch: Meanwhile, tmp_path: Path) -
     """Of other programs, whose old values are gone then."""
     path = tmp_path / "a.npz"
     np.savez(path, w=np.zeros(3))
-    lines = without_time(watch(path, lambda: np.savez(path, w=np.ones(5), v=np.ones(2))))
-    assert lines[0] == "  1 variables"
-    assert lines[1].startswith("~ saved; ")
+    lines = without_time(watch(path, lambda: np.savez(path, w=np.ones(3)), lambda: np.savez(path, w=np.ones(5))))
+    assert lines == ["  1 variable", *["~ saved; not compared: the old values are gone"] * 2]
+
+
+def test_damage_of_a_new_save_is_told(watch: Meanwhile, tmp_path: Path) -> None:
+    path, v = tmp_path / "m", sv.Variable([1.0, 2.0])
+    sv.save({"v": v}, path)
+
+    def damaged() -> None:
+        v.assign([3.0, 4.0])
+        sv.save({"v": v}, tmp_path / "other")
+        content = bytearray((tmp_path / "other").read_bytes())
+        content[-1] ^= 1
+        (tmp_path / "other").write_bytes(content)
+        (tmp_path / "other").replace(path)
+
+    lines = without_time(watch(path, damaged))
+    assert lines[1].startswith("~ saved; not compared: load: the tensor is damaged")
 
 
 def test_mistakes(run: Runner, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from ..checkpoint._formats.safetensors.values import VariableRecord
 from .output import colored
 from .reading import checked, first_name
 
-__all__ = ["EXACT", "Comparison", "Tolerance", "compare", "compare_one"]
+__all__ = ["EXACT", "Comparison", "Tolerance", "compare", "compare_one", "counted"]
 
 
 @dataclass(frozen=True)
@@ -211,6 +211,15 @@ def value_text(found: Difference) -> str:
     if found.relative:
         text += f" (relative {number_text(found.relative)})"
     return text + (f", {found.nan:,} NaN on one side" if found.nan else "")
+
+
+def counted(variables: int) -> str:
+    """A number of variables as a phrase.
+
+    >>> counted(1), counted(2)
+    ('1 variable', '2 variables')
+    """
+    return f"{variables} variable{'' if variables == 1 else 's'}"
 
 
 def _json(fact: Any) -> Any:

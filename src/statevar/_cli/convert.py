@@ -14,7 +14,7 @@ from ..checkpoint import _files
 from ..checkpoint._checkpoint import Checkpoint, open_checkpoint
 from ..checkpoint._rewriting import write_file, write_folder
 from ..checkpoint._save import parsed_size
-from .comparison import Comparison, compare, compare_one
+from .comparison import Comparison, compare, compare_one, counted
 from .exits import CommandError, Exit
 from .exports import write_hdf5, write_npy, write_npz
 from .options import PATH, add_only, add_step
@@ -65,6 +65,8 @@ def _run(options: argparse.Namespace) -> int:
     source, target = place_of(options.a, options.step), Path(options.b)
     with open_checkpoint(source) as checkpoint:
         names = selected(checkpoint.variables, options.only, options.a)
+        if target.exists() and source.exists() and target.samefile(source):
+            raise CommandError(f"{options.a} and {options.b} are the same file")
         count = len(names)
         if options.b.endswith(("/", os.sep)) or target.is_dir():
             size = _size(options.shard_size)
@@ -73,8 +75,6 @@ def _run(options: argparse.Namespace) -> int:
             write_folder(checkpoint, target, size, names)
             _check_whole(checkpoint, target, names)
         elif target.suffix.lower() == ".safetensors":
-            if target.exists() and target.samefile(source):
-                raise CommandError(f"{options.a} and {options.b} are the same file")
             write_file(checkpoint, target, only=names)
             _check_whole(checkpoint, target, names)
         elif (writer := _WRITERS.get(target.suffix.lower())) is not None:
@@ -82,7 +82,7 @@ def _run(options: argparse.Namespace) -> int:
         else:
             known = ", ".join((".safetensors", *_WRITERS))
             raise CommandError(f"{options.b} ends with none of {known}", hint=f"{options.b}/ is a folder")
-    say(f"wrote {escaped(options.b)}: {count} {'variable' if count == 1 else 'variables'}, all verified")
+    say(f"wrote {escaped(options.b)}: {counted(count)}, all verified")
     return Exit.OK
 
 
@@ -114,15 +114,15 @@ def _export(checkpoint: Checkpoint, target: Path, writer: _Writer, names: list[s
 
     Returns the number of variables in it.
     """
-    with _aside(target) as new:
+    place = Path(os.path.realpath(target))  # a link is followed
+    with _aside(place) as new:
         writer(checkpoint, names, new)
         with open_checkpoint(new) as written:
             found, count = _compared(checkpoint, written, names), len(written.variables)
         lost = _lost(checkpoint, found, target)
-        attributes = _files.attributes(target)
-        _finish(new, attributes)
-        new.replace(target)
-        _files.sync_folder(target.absolute().parent)
+        _finish(new, _files.attributes(place))
+        new.replace(place)
+        _files.sync_folder(place.parent)
     for each in lost:
         complain("convert", f"{target} does not keep {each}")
     return count

@@ -14,7 +14,7 @@ from .._state.paths import path_matches
 from ..checkpoint._checkpoint import Checkpoint, open_checkpoint
 from ..checkpoint._formats.safetensors.index import INDEX
 from ..errors import CheckpointError, StatevarError
-from .comparison import Comparison, compare
+from .comparison import Comparison, compare, counted
 from .output import colored
 from .paths import steps_in
 
@@ -44,7 +44,7 @@ class Step:
         if self.damage:
             return f"step {self.number}  {colored('damaged', 'red')}: {escaped(self.damage)}"
         metrics = "  ".join(f"{escaped(name)}={number_text(value)}" for name, value in self.metrics.items())
-        text = f"step {self.number}  {self.variables} variables  {bytes_text(self.nbytes)}  {metrics}"
+        text = f"step {self.number}  {counted(self.variables)}  {bytes_text(self.nbytes)}  {metrics}"
         return text.rstrip()
 
     def as_json(self) -> dict[str, Any]:
@@ -141,12 +141,15 @@ class File:
         self._wanted = path_matches(only) if only else None
         self._checkpoint: Checkpoint | None = None
         self._state: tuple[int, ...] | None = None
+        self._place: tuple[int, ...] = ()  # of the checkpoint: its device and inode
+        self._is_spoilt = False  # whether it was written over where it is, so that its old values are gone
 
     def look(self) -> list[Event]:
         """The events since the last look."""
         state = _state(self.path)
         if state == self._state:
             return []
+        self._is_spoilt |= state is not None and state[:2] == self._place
         before, was = self._checkpoint, self._state
         self._state = state
         if state is None:
@@ -158,20 +161,19 @@ class File:
             return []
         except (StatevarError, OSError) as error:
             return [_event("damaged", {"damage": str(error)}, f"! {colored('damaged', 'red')}: {escaped(error)}")]
-        self._checkpoint = checkpoint
+        self._checkpoint, self._place = checkpoint, state[:2]
+        is_spoilt, self._is_spoilt = self._is_spoilt, False
         if before is None:
-            return [
-                _event("present", {"variables": len(checkpoint.variables)}, f"  {len(checkpoint.variables)} variables")
-            ]
+            count = len(checkpoint.variables)
+            return [_event("present", {"variables": count}, f"  {counted(count)}")]
         with before:
-            return [self._compared(before, checkpoint)]
+            return [_not_compared("the old values are gone") if is_spoilt else self._compared(before, checkpoint)]
 
     def _compared(self, before: Checkpoint, now: Checkpoint) -> Event:
         try:
             found = compare(before, now, self._wanted)
-        except CheckpointError as error:  # another program has written over the old file
-            problem = f"the old values are gone, or the new ones are damaged: {error}"
-            return _event("saved", {"problem": problem}, f"~ saved; {escaped(problem)}")
+        except CheckpointError as error:
+            return _not_compared(str(error))
         changed = len(found.changed) + len(found.added) + len(found.removed)
         return _event("saved", found.as_json(), f"~ saved; {_counted(changed, found)}", *_indented(found))
 
@@ -181,8 +183,12 @@ class File:
             self._checkpoint.close()
 
 
+def _not_compared(problem: str) -> Event:
+    return _event("saved", {"problem": problem}, f"~ saved; not compared: {escaped(problem)}")
+
+
 def _counted(changed: int, found: Comparison) -> str:
-    return f"{changed} of {changed + found.same} variables differ" if changed else "no variable differs"
+    return f"{changed} of {counted(changed + found.same)} differ" if changed else "no variable differs"
 
 
 def _indented(found: Comparison) -> Iterator[str]:
