@@ -88,6 +88,7 @@ _PYTHON_TYPES = frozenset({bool, int, float, complex, str, bytes, list, tuple, r
 _loaded: dict[str, Backend] = {}
 _attached: list[tuple[type, type]] = []
 _owners: dict[type, Backend] = {}
+_draws: dict[str, Draws] = {}
 
 
 def default_backend() -> Backend:
@@ -216,9 +217,11 @@ def transforms_of(backend: Backend) -> Transforms:
 
 def draws_of(backend: Backend) -> Draws:
     """The random numbers of a backend, imported on first use."""
-    if backend.name not in _ROWS:
-        return backend.draws()
-    found: Draws = importlib.import_module(f"{_ADAPTERS}.{backend.name}.random").DRAWS
+    found = _draws.get(backend.name)  # traced code does not import
+    if found is None:
+        own = backend.name in _ROWS
+        found = importlib.import_module(f"{_ADAPTERS}.{backend.name}.random").DRAWS if own else backend.draws()
+        _draws[backend.name] = found
     return found
 
 

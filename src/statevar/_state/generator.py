@@ -87,6 +87,7 @@ class Generator(Module):
             self.state = Variable(
                 words, trainable=False, autocast=False, name="state", backend=backend or "numpy", device=device
             )
+        draws_of(self._backend)  # imports it, which traced code cannot
 
     # -- draws ---------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from types import FunctionType
 from typing import Any
 
 import tensorflow as tf
@@ -12,6 +13,7 @@ from ..._arrays.random.numbers import Numbers
 from ..._arrays.random.words import Word, Words
 from ..._arrays.shapes import Shape
 from ..._arrays.types import HostArray
+from ..._state.generator import Generator
 from .adapter import BACKEND
 
 __all__ = ["DRAWS"]
@@ -147,5 +149,9 @@ def _is_at_hand(state: Any) -> bool:
     """Whether NumPy can compute with the state at once."""
     return tf.executing_eagerly() and not tf.is_symbolic_tensor(state) and "CPU" in state.device
 
+
+for _each in vars(Generator).values():
+    if isinstance(_each, FunctionType):
+        _each.__dict__["autograph_info__"] = {}  # AutoGraph need not rewrite it, which takes seconds
 
 DRAWS = TensorFlowDraws(BACKEND)
