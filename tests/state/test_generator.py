@@ -55,7 +55,7 @@ def test_the_vectors_of_random123(key: Any, counter: Any, expected: tuple[int, i
 
 
 def test_the_words_are_those_of_jax() -> None:
-    random = pytest.importorskip("jax.extend").random
+    random = pytest.importorskip("jax.extend.random")
     import jax.numpy as jnp
 
     count = np.arange(1000, dtype=np.uint32)
@@ -453,7 +453,7 @@ def test_lanes_and_children_have_nothing_in_common() -> None:
         (
             lambda g: g.integers(0, 5, dtype="float32"),
             "DTypeError",
-            "^integers: expected an integer dtype, got float32",
+            "^integers: expected an integer dtype .*, got float32",
         ),
         (
             lambda g: g.integers([0], 5, dtype="int64"),

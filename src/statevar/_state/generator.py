@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import secrets
 from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
 
-from .._arrays.dtypes import HOST, dtype_name, is_integer
+from .._arrays.dtypes import HOST
 from .._arrays.random.numbers import (
-    PRECISION,
     Bernoulli,
     Integers,
     Normal,
@@ -22,20 +20,18 @@ from .._arrays.random.numbers import (
     WideIntegers,
 )
 from .._arrays.registry import draws_of, owner_of
-from .._arrays.shapes import Shape, ShapeLike, canonical_shape, is_static
+from .._arrays.shapes import Shape, ShapeLike
 from .._arrays.types import Array, DType, HostArray
 from .._core import overlays
 from .._core.convert import to_operand
 from .._core.deferring import suspended
 from .._core.variable import Variable
 from .._public import public
-from ..errors import DTypeError, RangeError, ShapeError, StatevarError, describe
+from ..errors import DTypeError, RangeError, ShapeError, describe
+from .draw_arguments import check_bounds, floating, integral, is_number, key_of, shape_of, wider
 from .module import Module
 
 __all__ = ["Generator"]
-
-_KEYS = 1 << 64
-_LEAST = 2.0**-126  # the least normal number of float32: libraries may take smaller ones for zero
 
 
 @public()
@@ -81,7 +77,7 @@ class Generator(Module):
         name: str | None = None,
     ) -> None:
         super().__init__(name)
-        key = _key_of(seed)
+        key = key_of(seed)
         words = np.array([key >> 32, key & 0xFFFFFFFF, 0, 0], np.uint32).view(np.int32)
         with self.name_scope(), suspended():  # `deferred` is for values that are large
             self.state = Variable(
@@ -104,7 +100,7 @@ class Generator(Module):
         >>> sv.Generator(0, backend="numpy").normal((2, 3)).shape
         (2, 3)
         """
-        return self._draw("normal", Normal(self._floating("normal", dtype)), shape)
+        return self._draw("normal", Normal(floating("normal", dtype, self._path)), shape)
 
     def uniform(self, shape: ShapeLike = (), dtype: DType = "float32", *, low: float = 0.0, high: float = 1.0) -> Any:
         """Draws from the uniform distribution over ``[low, high)``.
@@ -125,15 +121,9 @@ class Generator(Module):
         >>> bool((x >= -1).all() and (x < 1).all())
         True
         """
-        name = self._floating("uniform", dtype)
+        name = floating("uniform", dtype, self._path)
         low, high = float(low), float(high)
-        host = HOST[name]
-        with np.errstate(over="ignore"):
-            rounded = float(host.type(low)), float(host.type(high)), float(host.type(high - low))
-        fits = all(map(math.isfinite, rounded)) and rounded[0] < rounded[1] and high - low > _LEAST * 2**53
-        if not fits:
-            problem = f"expected bounds with low < high as finite numbers of {name}, got low={low} and high={high}"
-            raise RangeError.of("uniform", problem, self._path)
+        check_bounds(name, low, high, self._path)
         return self._draw("uniform", Uniform(name, low, high), shape)
 
     def integers(self, low: Any, high: Any = None, shape: ShapeLike | None = None, dtype: DType = "int32") -> Any:
@@ -159,11 +149,9 @@ class Generator(Module):
         """
         if high is None:
             low, high = 0, low
-        name = dtype_name(dtype)
-        if not is_integer(name) or name in ("int4", "uint4"):
-            raise DTypeError.of("integers", f"expected an integer dtype, got {name}", self._path)
+        name = integral("integers", dtype, self._path)
         self._backend.dtype(name)
-        if _is_integer(low) and _is_integer(high):
+        if is_number(low) and is_number(high):
             low, high = int(low), int(high)
             limits = np.iinfo(HOST[name])
             if not low < high or low < limits.min or high - 1 > limits.max:
@@ -175,7 +163,7 @@ class Generator(Module):
             raise DTypeError.of("integers", problem, self._path, "draw int32, or pass bounds that are Python integers")
         wide = "uint32" if name == "uint32" else "int32"  # since ``high`` may be one more than the largest integer
         bounds = [self._operand("integers", each, wide) for each in (low, high)]
-        wanted = self._wider("integers", shape, bounds)
+        wanted = wider("integers", shape, bounds, self._path)
         known = [self._known(each) for each in bounds]
         if known[0] is not None and known[1] is not None and not (known[0] < known[1]).all():
             raise RangeError.of("integers", "expected low < high in every element", self._path)
@@ -197,7 +185,7 @@ class Generator(Module):
         array([False,  True])
         """
         chance = self._operand("bernoulli", p, "float32")
-        wanted = self._wider("bernoulli", shape, [chance])
+        wanted = wider("bernoulli", shape, [chance], self._path)
         known = self._known(chance)
         if known is not None and not ((known >= 0) & (known <= 1)).all():
             raise RangeError.of("bernoulli", f"expected probabilities from 0 to 1, got {p}", self._path)
@@ -217,7 +205,7 @@ class Generator(Module):
         >>> sorted(sv.Generator(0).permutation(5).tolist())
         [0, 1, 2, 3, 4]
         """
-        if _is_integer(x):
+        if is_number(x):
             return self._order("permutation", int(x))
         array = self._array(x)
         if not array.shape:
@@ -244,10 +232,10 @@ class Generator(Module):
         >>> sv.Generator(0).choice(3, 5, p=[0.0, 0.0, 1.0])
         array([2, 2, 2, 2, 2], dtype=int32)
         """
-        array = None if _is_integer(a) else self._array(a)
+        array = None if is_number(a) else self._array(a)
         if array is not None and not array.shape:
             raise ShapeError.of("choice", "expected an integer or an array with an axis, got one without", self._path)
-        count, wanted = int(a if array is None else array.shape[0]), self._shape("choice", shape)
+        count, wanted = int(a if array is None else array.shape[0]), shape_of("choice", shape, self._path)
         size = math.prod(wanted)
         if count < (1 if replace else size) and size:
             problem = f"expected at least {1 if replace else size} elements to choose from, got {count}"
@@ -353,7 +341,7 @@ class Generator(Module):
         return found[::-1]
 
     def _draw(self, operation: str, numbers: Numbers, shape: ShapeLike, *operands: Array) -> Array:
-        declared = self._shape(operation, shape)
+        declared = shape_of(operation, shape, self._path)
         self._backend.dtype(numbers.dtype)
         blocks = numbers.blocks(math.prod(declared))
         return draws_of(self._backend).draw(self._take(blocks), numbers, declared, operands)
@@ -373,35 +361,6 @@ class Generator(Module):
         return draws_of(self._backend).draw(state, Order(), (count,), ())
 
     # -- arguments -------------------------------------------------------------------------------------------
-
-    def _shape(self, operation: str, shape: Any) -> Shape:
-        try:
-            declared = canonical_shape(shape)
-        except StatevarError as error:
-            raise error._at(operation, self._path) from None
-        if not is_static(declared):
-            raise ShapeError.of(operation, f"expected a shape of integers, got {shape!r}", self._path)
-        return declared  # type: ignore[return-value]
-
-    def _wider(self, operation: str, shape: Any, operands: list[Array]) -> Shape:
-        """The shape into which the operands broadcast: the given one or, without one, their own."""
-        shapes = [tuple(int(n) for n in each.shape) for each in operands]
-        try:
-            own = np.broadcast_shapes(*shapes)
-            wanted = own if shape is None else self._shape(operation, shape)
-            if np.broadcast_shapes(own, wanted) == wanted:
-                return wanted
-        except ValueError:
-            pass
-        problem = f"arguments of the shapes {', '.join(map(str, shapes))} do not broadcast"
-        raise ShapeError.of(operation, problem if shape is None else f"{problem} into {shape}", self._path)
-
-    def _floating(self, operation: str, dtype: Any) -> str:
-        name = dtype_name(dtype)
-        if name not in PRECISION:
-            problem = f"expected one of {', '.join(PRECISION)} as dtype, got {name}"
-            raise DTypeError.of(operation, problem, self._path)
-        return name
 
     def _operand(self, operation: str, value: Any, dtype: str) -> Array:
         return to_operand(value, self._backend, dtype, operation=operation, path=self._path)
@@ -429,21 +388,3 @@ class Generator(Module):
             return f"<Generator at {id(self):#x}, unavailable: {type(error).__name__}>"
 
     __str__ = __repr__
-
-
-def _key_of(seed: Any) -> int:
-    if seed is None:
-        return secrets.randbits(64)
-    if isinstance(seed, list | tuple | np.ndarray) and np.ndim(seed) == 1:
-        upper, lower = np.random.SeedSequence(list(seed)).generate_state(2).tolist()
-        return int(upper) << 32 | int(lower)
-    if not _is_integer(seed):
-        raise TypeError(describe("Generator", f"expected an integer as seed, got {seed!r}", hint="pass seed=0"))
-    if not 0 <= int(seed) < _KEYS:
-        hint = "pass a sequence of integers, which is hashed: [seed, run]"
-        raise RangeError.of("Generator", f"expected a seed from 0 to 2**64 - 1, got {seed}", hint=hint)
-    return int(seed)
-
-
-def _is_integer(x: Any) -> bool:
-    return isinstance(x, int | np.integer) and not isinstance(x, bool)
