@@ -213,3 +213,17 @@ def without_inductor(backend: str) -> Iterator[None]:
 
     with torch._dynamo.config.patch(disable=True):
         yield
+
+
+@pytest.fixture
+def compiled_quickly(without_inductor: None, backend: str) -> Iterator[None]:
+    """JAX leaves out most of what makes a program fast as well, which takes a third of the time until it runs."""
+    if backend != "jax":
+        yield
+        return
+    import jax
+
+    config: Any = jax.config
+    config.update("jax_disable_most_optimizations", True)
+    yield
+    config.update("jax_disable_most_optimizations", False)

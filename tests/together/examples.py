@@ -8,9 +8,13 @@ from types import ModuleType
 
 from tests.helpers import ROOT
 
+FOLDER = ROOT / "examples"
+
 
 def example(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
+    if str(FOLDER) not in sys.path:  # where Python looks when an example runs: they import each other
+        sys.path.append(str(FOLDER))
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -403,6 +403,6 @@ def test_the_example_reaches_one_loss(backend: str, request: pytest.FixtureReque
         pytest.importorskip("autograd")
     if backend in ("jax", "tensorflow"):
         request.getfixturevalue({"jax": "optax", "tensorflow": "keras"}[backend])
-    losses = example("optimizers").main(["--backend", backend])
+    losses = example("library_optimizers").main(["--backend", backend])
     assert losses
     assert list(losses.values()) == pytest.approx([0.408592] * len(losses), abs=2e-6)
