@@ -181,6 +181,10 @@ def test_a_terminal(hostile: Path) -> None:
     rows = plain.splitlines()
     assert all(len(row) <= 60 for row in rows[:8]), "a name is cut on its left, so that a row is a line"
     assert any(row.startswith("…xxx") for row in rows)
+    _, text = in_terminal("inspect", hostile, "--stats", columns=56)
+    rows = re.sub("\x1b\\[[0-9]+m", "", text).splitlines()
+    assert rows[0].split() == ["path", "shape", "mean", "std", "range", "histogram"], "there is no room for the rest"
+    assert all(len(row) <= 56 for row in rows[:8])
     for variables in ({"NO_COLOR": "1"}, {"TERM": "dumb"}):
         _, text = in_terminal("inspect", hostile, "--only", "plain", variables=variables)
         assert "\x1b" not in text

@@ -134,8 +134,9 @@ def _print(checkpoint: Checkpoint, names: list[str], rows: list[_Row], options: 
         ]
         say_table(sums, lines, right=sums[1:])
     else:
+        figures = any(row.figures is not None for row in rows)
         heads = ("path", "shape", "dtype", "size", "", "mean", "std", "range", "not finite", "histogram")
-        say_table(heads, map(_cells, rows), right=("size",))
+        say_table(heads, map(_cells, rows), right=("size",), spare=("size", "", "dtype", "shape") if figures else ())
         if len(rows) < len(names):
             say(f"... and {len(names) - len(rows):,} more: --limit 0 prints all")
     _print_rest(checkpoint, records)

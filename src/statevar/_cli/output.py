@@ -12,7 +12,7 @@ from typing import Any, Literal, TextIO
 
 import numpy as np
 
-from .._core.tables import columns, escaped
+from .._core.tables import columns, escaped, width_of
 from ..errors import StatevarError, describe
 
 __all__ = ["bars", "colored", "complain", "message", "plain", "reason", "say", "say_json", "say_table", "width"]
@@ -31,10 +31,28 @@ def say(text: str = "") -> None:
     print(text.encode(encoding, "backslashreplace").decode(encoding))
 
 
-def say_table(heads: Sequence[str], rows: Iterable[Sequence[object]], right: Collection[str] = ()) -> None:
-    """Prints a table, whose cells are escaped. In a terminal its first column is cut so that each row is one line."""
-    cut = "…" if _is_utf(sys.stdout) else "~"
-    head, *lines = columns(heads, rows, right=right, width=width(), cut=cut)
+def say_table(
+    heads: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    right: Collection[str] = (),
+    spare: Sequence[str] = (),
+) -> None:
+    """Prints a table, whose cells are escaped. In a terminal its first column is cut so that each row is one line.
+
+    Args:
+        heads: the head of each column.
+        rows: the cells of each row.
+        right: the heads of the columns that are aligned on the right.
+        spare: the heads of columns that a narrow terminal does without, the first one first.
+    """
+    room, cut = width(), "…" if _is_utf(sys.stdout) else "~"
+    table = list(rows)
+    for count in range(len(spare) + 1):
+        kept = [at for at, head in enumerate(heads) if head not in spare[:count]]
+        cells = [[row[at] for at in kept] for row in table]
+        head, *lines = columns([heads[at] for at in kept], cells, right=right, width=room, cut=cut)
+        if room is None or max(map(width_of, [head, *lines])) <= room:
+            break
     say(colored(head, "bold"))
     for line in lines:
         say(line)
