@@ -130,6 +130,26 @@ def test_every_program_takes_the_next_numbers(backend: str, without_inductor: No
     assert_same(rng.state, ends.state)
 
 
+def test_parameters_may_be_computed_in_the_program(backend: str, without_inductor: None) -> None:
+    chances, rng, again = np.array([0.25, 0.75], "float32"), Generator(1, backend=backend), Generator(1)
+    p, low = (sv.Variable(each, backend=backend) for each in (chances, np.array([0, 50], "int32")))
+    xp = p.__array_namespace__()
+
+    def draw(rng: sv.Generator, p: Any, low: Any) -> list[Any]:
+        found = [rng.bernoulli(p), rng.integers(low, low + 3, (2, 2)), rng.choice(2, 5, p=p), rng.choice(p, 3)]
+        return [*found, sv.vmap(lambda chance: rng.bernoulli(chance, (3,)))(p)]
+
+    def gradient() -> Any:
+        return sv.grad(lambda: xp.sum(p * xp.astype(rng.bernoulli(p), p.dtype)), p)()
+
+    for each in (lambda fn: fn, lambda fn: sv.jit(fn, backend=backend)):
+        program: Callable[[], Any] = each(lambda: draw(rng, p.value, low.value))
+        for found, expected in zip(program(), draw(again, chances, low.numpy()), strict=True):
+            assert_same(found, expected)
+        assert_same(each(gradient)(), again.bernoulli(chances).astype("float32"))
+        assert_same(rng.state, again.state)
+
+
 def test_each_example_of_vmap_draws_its_own(backend: str, without_inductor: None) -> None:
     xs = array_of(backend, np.zeros((3, 2)), "float32")
     shared = Generator(5)

@@ -23,7 +23,7 @@ from .._arrays.registry import draws_of, owner_of
 from .._arrays.shapes import Shape, ShapeLike
 from .._arrays.types import Array, DType, HostArray
 from .._core import overlays
-from .._core.convert import to_operand
+from .._core.convert import to_value
 from .._core.deferring import suspended
 from .._core.variable import Variable
 from .._public import public
@@ -363,11 +363,16 @@ class Generator(Module):
     # -- arguments -------------------------------------------------------------------------------------------
 
     def _operand(self, operation: str, value: Any, dtype: str) -> Array:
-        return to_operand(value, self._backend, dtype, operation=operation, path=self._path)
+        """A parameter as an array beside the state, which a program may compute."""
+        backend = self._backend
+        x = to_value(value, backend, dtype, operation=operation, path=self._path, old=self.state.value)
+        return backend.to_host(x) if backend.is_host else x  # without a gradient
 
     def _known(self, operand: Array) -> HostArray | None:
         """The elements of an operand that is on the host and that no program computes; else None."""
         backend = self._backend
+        if overlays.active and overlays.current_values() is not None:  # a transform may have begun
+            return None
         if backend.is_symbolic(operand) or not backend.device_name(backend.device_of(operand)).startswith("CPU"):
             return None
         found: HostArray | None = backend.known(operand)

@@ -237,15 +237,16 @@ class TorchDraws(Draws):
         return _lane(state, torch.as_tensor(index))
 
     def draw(self, state: Tensor, numbers: Numbers, shape: Shape, operands: tuple[Tensor, ...]) -> Array:
+        operands = tuple(each.detach() for each in operands)
         if _is_intercepted():
-            return _draw(state, [each.detach() for each in operands], _code_of(numbers), list(shape))
+            return _draw(state, list(operands), _code_of(numbers), list(shape))
         return self.drawn(state, numbers, shape, operands)
 
     def drawn(self, state: Tensor, numbers: Numbers, shape: Shape, operands: tuple[Tensor, ...]) -> Array:
         """Does what `draw` does, outside of graphs and transforms."""
         if _is_on_host(state):
             return super().draw(state, numbers, shape, operands)
-        operands = tuple(each.detach().to(state.device) for each in operands)
+        operands = tuple(each.to(state.device) for each in operands)
         if numbers.elementwise:
             operands = tuple(x.reshape(1) if x.numel() == 1 else x.expand(shape).reshape(-1) for x in operands)
         return numbers.draw(_WORDS, state, prod(shape), *operands).reshape(shape)
