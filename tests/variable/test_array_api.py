@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import statevar as sv
-from tests.helpers import ROOT, array_of, array_type, assert_same, host, total
+from tests.helpers import ROOT, array_of, array_type, assert_same, host
 from tests.internals import HOST
 
 VALUES: dict[str, Any] = {
@@ -457,9 +457,7 @@ def test_the_table_of_promotions(backend: str, row: tuple[str, str]) -> None:
     found: dict[str, Any] = {name: sv.Variable([1, 1], dtype=name, backend=backend) for name in names}
     found |= {"bool_": sv.Variable([True, True], backend=backend), "xp": xp, "np": np}
     got = eval(row[0], found)
-    expected = "int32" if backend == "jax" and row[1] == "int64" else row[1]
-    assert str(getattr(got, "name", got)).removeprefix("torch.") == expected if not hasattr(got, "dtype") else True
-    assert dtype_of(got) == expected
+    assert dtype_of(got) == ("int32" if backend == "jax" and row[1] == "int64" else row[1])
 
 
 def test_the_table_is_read() -> None:
@@ -512,7 +510,7 @@ def test_one_namespace_of_a_library(backend: str) -> None:
     assert pickle.loads(pickle.dumps(xp)) is copy.deepcopy(xp) is xp
     if backend != "tensorflow":  # a tensor has none
         assert xp == array_api_compat.array_namespace(v.value) == array_api_compat.array_namespace(v, v.value)
-    assert xp.__name__ in dir(__import__("sys")) or isinstance(xp.__name__, str)
+    assert isinstance(xp.__name__, str)
     assert {"sin", "linalg", "fft", "float32", "bool", "pi", "clip"} <= set(dir(xp))
     with pytest.raises(AttributeError, match=f"neither the array API standard nor {backend} has 'no_such'"):
         xp.no_such  # noqa: B018
@@ -575,7 +573,7 @@ def test_gradients(backend: str) -> None:
     if backend == "numpy":
         pytest.importorskip("autograd")
     v = sv.Variable(POINT.astype("float32"), backend=backend)
-    xp, weights = sv.namespace(v), np.array([[1.0, -0.5], [0.25, 2.0]])
+    xp = sv.namespace(v)
 
     def loss(xp: Any, x: Any, call: Call) -> Any:
         result = call(xp, x)
@@ -596,7 +594,6 @@ def test_gradients(backend: str) -> None:
         if name == "cholesky":
             got, expected = got + got.T, expected + expected.T
         np.testing.assert_allclose(got, expected, rtol=1e-2, atol=1e-3, err_msg=name)
-    del weights
 
 
 def test_in_jit(backend: str) -> None:
@@ -612,14 +609,43 @@ def test_in_jit(backend: str) -> None:
 
     results = [step(array_of(backend, 1.5, "float32")) for _ in range(2)]
     w = np.array([[1.0, 2.0], [3.0, 4.0]])
-    for total_, product, positive, numbers in results:
+    for counted, product, positive, numbers in results:
         w = np.where(w > 2, np.array([0.5, 1.0]), np.minimum(w, 1.5)) + np.eye(2) + np.linspace(0, 1, 2)
-        assert dtype_of(total_) == dtype_of(numbers) == "int32"
+        assert dtype_of(counted) == dtype_of(numbers) == "int32"
         assert dtype_of(product) == dtype_of(positive) == "float32"
         assert_same(product, w.sum(1), rtol=1e-6)
         assert_same(positive, w, rtol=1e-6)
     assert_same(v, w, rtol=1e-6)
-    assert total(v) > 0
+
+
+def test_in_vmap_and_scan(backend: str) -> None:
+    w = sv.Variable(0.0, backend=backend)
+    rows = sv.namespace(w).asarray([[1.0, 2.0], [3.0, 4.0]])
+
+    def of_one(row: Any) -> Any:
+        xp = sv.namespace(w)
+        return xp.add(xp.sum(xp.clip(row, max=2.5)), xp.matmul(row, row))
+
+    def step(carry: Any, row: Any) -> Any:
+        xp = sv.namespace(w)
+        carry = xp.add(carry, xp.max(row))
+        return carry, xp.astype(carry, "int32")
+
+    assert_same(sv.vmap(of_one)(rows), [8.0, 30.0])
+    last, numbers = sv.scan(step, sv.namespace(w).asarray(0.0), rows)
+    assert_same(last, 6.0)
+    assert_same(numbers, [2, 6])
+
+
+def test_in_compiled_torch(backend: str) -> None:
+    if backend != "torch":
+        pytest.skip("torch only")
+    import torch
+
+    v = sv.Variable([1.0, 4.0], backend=backend, trainable=False)
+    xp = sv.namespace(v)
+    compiled = torch.compile(lambda v: xp.sum(xp.sqrt(v) + xp.maximum(v, v)), fullgraph=True, backend="eager")
+    assert_same(compiled(v), 8.0)
 
 
 def test_new_arrays_lie_where_the_variables_do(backend: str) -> None:

@@ -355,6 +355,23 @@ def _triangle(x: Any, inside: Callable[[Any, Any], Any]) -> Any:
     return tf.where(inside(tf.range(shape[-2])[:, None], tf.range(shape[-1])[None, :]), x, tf.zeros_like(x))
 
 
+def repeat(x: Any, repeats: Any, /, *, axis: int | None = None) -> Any:
+    x = tensor_of(x)
+    x, axis = (tf.reshape(x, [-1]), 0) if axis is None else (x, axis)
+    return tf.gather(x, tf.repeat(tf.range(tf.shape(x)[axis]), repeats), axis=axis)  # `tf.repeat` has fewer dtypes
+
+
+def tile(x: Any, repetitions: Any, /) -> Any:
+    x = tensor_of(x)
+    repetitions = (1,) * (x.shape.rank - len(repetitions)) + tuple(repetitions)
+    x = tf.reshape(x, tf.concat([[1] * (len(repetitions) - x.shape.rank), tf.shape(x)], 0))
+    for axis, times in enumerate(repetitions):
+        if times != 1:  # `tf.tile` has fewer dtypes
+            length = tf.shape(x)[axis]
+            x = tf.gather(x, tf.range(length * times) % length, axis=axis)
+    return x
+
+
 def squeeze(x: Any, /, axis: Any) -> Any:
     return tensor_of(x) if axis == () else tf.squeeze(tensor_of(x), axis)  # which takes () for all axes
 

@@ -23,8 +23,6 @@ class Creation(Shapes):
     array is made on that of the `device` scope, or else on that of the variables of the namespace.
     """
 
-    __slots__ = ()
-
     def asarray(self, obj: Any, /, *, dtype: Any = None, device: Any = None, copy: bool | None = None) -> Any:
         """A number, a nested list, a variable or an array as an array of the library."""
         name = None if dtype is None else self._checked(dtype, "asarray")

@@ -2,98 +2,220 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 from ..._arrays.dtypes import dtype_kind
 from .operands import Operands
 
 __all__ = ["Elementwise"]
 
-_One: TypeAlias = Callable[["Elementwise", Any], Any]
-_Two: TypeAlias = Callable[["Elementwise", Any, Any], Any]
-
-
-def _of_one(name: str, floor: str, doc: str) -> _One:
-    def function(self: Elementwise, x: Any, /) -> Any:
-        return self._own(name)(self._one(name, x, floor)[0])
-
-    _name(function, name, doc)
-    return function
-
-
-def _of_two(name: str, floor: str, doc: str) -> _Two:
-    def function(self: Elementwise, x1: Any, x2: Any, /) -> Any:
-        (left, right), _ = self._common(name, (x1, x2), floor)
-        return self._own(name)(left, right)
-
-    _name(function, name, doc)
-    return function
-
-
-def _name(function: Callable[..., Any], name: str, doc: str) -> None:
-    function.__name__ = name
-    function.__qualname__ = f"Namespace.{name}"
-    function.__doc__ = doc
-
 
 class Elementwise(Operands):
     """Elementwise functions. Bools count as integers where a number is needed, integers as floats where a float is."""
 
-    __slots__ = ()
+    def acos(self, x: Any, /) -> Any:
+        """The inverse cosine of each element, in radians."""
+        return self._of_one("acos", x, "float")
 
-    acos = _of_one("acos", "float", "The inverse cosine of each element, in radians.")
-    acosh = _of_one("acosh", "float", "The inverse hyperbolic cosine of each element.")
-    asin = _of_one("asin", "float", "The inverse sine of each element, in radians.")
-    asinh = _of_one("asinh", "float", "The inverse hyperbolic sine of each element.")
-    atan = _of_one("atan", "float", "The inverse tangent of each element, in radians.")
-    atanh = _of_one("atanh", "float", "The inverse hyperbolic tangent of each element.")
-    cos = _of_one("cos", "float", "The cosine of each element, which is in radians.")
-    cosh = _of_one("cosh", "float", "The hyperbolic cosine of each element.")
-    exp = _of_one("exp", "float", "e to the power of each element.")
-    expm1 = _of_one("expm1", "float", "exp(x) - 1 of each element, accurate near 0.")
-    log = _of_one("log", "float", "The natural logarithm of each element.")
-    log10 = _of_one("log10", "float", "The logarithm to base 10 of each element.")
-    log1p = _of_one("log1p", "float", "log(1 + x) of each element, accurate near 0.")
-    log2 = _of_one("log2", "float", "The logarithm to base 2 of each element.")
-    reciprocal = _of_one("reciprocal", "float", "1 / x of each element.")
-    sin = _of_one("sin", "float", "The sine of each element, which is in radians.")
-    sinh = _of_one("sinh", "float", "The hyperbolic sine of each element.")
-    sqrt = _of_one("sqrt", "float", "The square root of each element.")
-    tan = _of_one("tan", "float", "The tangent of each element, which is in radians.")
-    tanh = _of_one("tanh", "float", "The hyperbolic tangent of each element.")
-    signbit = _of_one("signbit", "real float", "Whether the sign of each element is negative, also of -0.0.")
-    negative = _of_one("negative", "number", "Each element with the other sign.")
-    positive = _of_one("positive", "number", "Each element as it is.")
-    square = _of_one("square", "number", "Each element times itself.")
-    bitwise_invert = _of_one("bitwise_invert", "bits", "Each element with all bits inverted; of bools, not x.")
-    isfinite = _of_one("isfinite", "", "Whether each element is neither infinite nor NaN.")
-    isinf = _of_one("isinf", "", "Whether each element is infinite.")
-    isnan = _of_one("isnan", "", "Whether each element is NaN.")
+    def acosh(self, x: Any, /) -> Any:
+        """The inverse hyperbolic cosine of each element."""
+        return self._of_one("acosh", x, "float")
 
-    add = _of_two("add", "number", "x1 + x2.")
-    subtract = _of_two("subtract", "number", "x1 - x2.")
-    multiply = _of_two("multiply", "number", "x1 * x2.")
-    divide = _of_two("divide", "float", "x1 / x2; of integers a float.")
-    pow = _of_two("pow", "number", "x1 ** x2.")
-    floor_divide = _of_two("floor_divide", "real number", "x1 / x2, rounded down.")
-    remainder = _of_two("remainder", "real number", "The remainder of `floor_divide`, with the sign of x2.")
-    atan2 = _of_two("atan2", "real float", "The angle of the point (x2, x1), in radians.")
-    copysign = _of_two("copysign", "real float", "The size of x1 with the sign of x2.")
-    hypot = _of_two("hypot", "real float", "sqrt(x1**2 + x2**2).")
-    logaddexp = _of_two("logaddexp", "real float", "log(exp(x1) + exp(x2)), without overflow.")
-    nextafter = _of_two("nextafter", "real float", "The next floating-point number after x1 in the direction of x2.")
-    equal = _of_two("equal", "", "Whether x1 == x2.")
-    not_equal = _of_two("not_equal", "", "Whether x1 != x2.")
-    less = _of_two("less", "order", "Whether x1 < x2.")
-    less_equal = _of_two("less_equal", "order", "Whether x1 <= x2.")
-    greater = _of_two("greater", "order", "Whether x1 > x2.")
-    greater_equal = _of_two("greater_equal", "order", "Whether x1 >= x2.")
-    bitwise_and = _of_two("bitwise_and", "bits", "x1 & x2.")
-    bitwise_or = _of_two("bitwise_or", "bits", "x1 | x2.")
-    bitwise_xor = _of_two("bitwise_xor", "bits", "x1 ^ x2.")
-    bitwise_left_shift = _of_two("bitwise_left_shift", "integer", "x1 << x2.")
-    bitwise_right_shift = _of_two("bitwise_right_shift", "integer", "x1 >> x2.")
+    def asin(self, x: Any, /) -> Any:
+        """The inverse sine of each element, in radians."""
+        return self._of_one("asin", x, "float")
+
+    def asinh(self, x: Any, /) -> Any:
+        """The inverse hyperbolic sine of each element."""
+        return self._of_one("asinh", x, "float")
+
+    def atan(self, x: Any, /) -> Any:
+        """The inverse tangent of each element, in radians."""
+        return self._of_one("atan", x, "float")
+
+    def atanh(self, x: Any, /) -> Any:
+        """The inverse hyperbolic tangent of each element."""
+        return self._of_one("atanh", x, "float")
+
+    def cos(self, x: Any, /) -> Any:
+        """The cosine of each element, which is in radians."""
+        return self._of_one("cos", x, "float")
+
+    def cosh(self, x: Any, /) -> Any:
+        """The hyperbolic cosine of each element."""
+        return self._of_one("cosh", x, "float")
+
+    def exp(self, x: Any, /) -> Any:
+        """E to the power of each element."""
+        return self._of_one("exp", x, "float")
+
+    def expm1(self, x: Any, /) -> Any:
+        """exp(x) - 1 of each element, accurate near 0."""
+        return self._of_one("expm1", x, "float")
+
+    def log(self, x: Any, /) -> Any:
+        """The natural logarithm of each element."""
+        return self._of_one("log", x, "float")
+
+    def log10(self, x: Any, /) -> Any:
+        """The logarithm to base 10 of each element."""
+        return self._of_one("log10", x, "float")
+
+    def log1p(self, x: Any, /) -> Any:
+        """log(1 + x) of each element, accurate near 0."""
+        return self._of_one("log1p", x, "float")
+
+    def log2(self, x: Any, /) -> Any:
+        """The logarithm to base 2 of each element."""
+        return self._of_one("log2", x, "float")
+
+    def reciprocal(self, x: Any, /) -> Any:
+        """1 / x of each element."""
+        return self._of_one("reciprocal", x, "float")
+
+    def sin(self, x: Any, /) -> Any:
+        """The sine of each element, which is in radians."""
+        return self._of_one("sin", x, "float")
+
+    def sinh(self, x: Any, /) -> Any:
+        """The hyperbolic sine of each element."""
+        return self._of_one("sinh", x, "float")
+
+    def sqrt(self, x: Any, /) -> Any:
+        """The square root of each element."""
+        return self._of_one("sqrt", x, "float")
+
+    def tan(self, x: Any, /) -> Any:
+        """The tangent of each element, which is in radians."""
+        return self._of_one("tan", x, "float")
+
+    def tanh(self, x: Any, /) -> Any:
+        """The hyperbolic tangent of each element."""
+        return self._of_one("tanh", x, "float")
+
+    def signbit(self, x: Any, /) -> Any:
+        """Whether the sign of each element is negative, also of -0.0."""
+        return self._of_one("signbit", x, "real float")
+
+    def negative(self, x: Any, /) -> Any:
+        """Each element with the other sign."""
+        return self._of_one("negative", x, "number")
+
+    def positive(self, x: Any, /) -> Any:
+        """Each element as it is."""
+        return self._of_one("positive", x, "number")
+
+    def square(self, x: Any, /) -> Any:
+        """Each element times itself."""
+        return self._of_one("square", x, "number")
+
+    def bitwise_invert(self, x: Any, /) -> Any:
+        """Each element with all bits inverted; of bools, not x."""
+        return self._of_one("bitwise_invert", x, "bits")
+
+    def isfinite(self, x: Any, /) -> Any:
+        """Whether each element is neither infinite nor NaN."""
+        return self._of_one("isfinite", x, "")
+
+    def isinf(self, x: Any, /) -> Any:
+        """Whether each element is infinite."""
+        return self._of_one("isinf", x, "")
+
+    def isnan(self, x: Any, /) -> Any:
+        """Whether each element is NaN."""
+        return self._of_one("isnan", x, "")
+
+    def add(self, x1: Any, x2: Any, /) -> Any:
+        """x1 + x2."""
+        return self._of_two("add", x1, x2, "number")
+
+    def subtract(self, x1: Any, x2: Any, /) -> Any:
+        """x1 - x2."""
+        return self._of_two("subtract", x1, x2, "number")
+
+    def multiply(self, x1: Any, x2: Any, /) -> Any:
+        """x1 * x2."""
+        return self._of_two("multiply", x1, x2, "number")
+
+    def divide(self, x1: Any, x2: Any, /) -> Any:
+        """x1 / x2; of integers a float."""
+        return self._of_two("divide", x1, x2, "float")
+
+    def pow(self, x1: Any, x2: Any, /) -> Any:
+        """x1 ** x2."""
+        return self._of_two("pow", x1, x2, "number")
+
+    def floor_divide(self, x1: Any, x2: Any, /) -> Any:
+        """x1 / x2, rounded down."""
+        return self._of_two("floor_divide", x1, x2, "real number")
+
+    def remainder(self, x1: Any, x2: Any, /) -> Any:
+        """The remainder of `floor_divide`, with the sign of x2."""
+        return self._of_two("remainder", x1, x2, "real number")
+
+    def atan2(self, x1: Any, x2: Any, /) -> Any:
+        """The angle of the point (x2, x1), in radians."""
+        return self._of_two("atan2", x1, x2, "real float")
+
+    def copysign(self, x1: Any, x2: Any, /) -> Any:
+        """The size of x1 with the sign of x2."""
+        return self._of_two("copysign", x1, x2, "real float")
+
+    def hypot(self, x1: Any, x2: Any, /) -> Any:
+        """sqrt(x1**2 + x2**2)."""
+        return self._of_two("hypot", x1, x2, "real float")
+
+    def logaddexp(self, x1: Any, x2: Any, /) -> Any:
+        """log(exp(x1) + exp(x2)), without overflow."""
+        return self._of_two("logaddexp", x1, x2, "real float")
+
+    def nextafter(self, x1: Any, x2: Any, /) -> Any:
+        """The next floating-point number after x1 in the direction of x2."""
+        return self._of_two("nextafter", x1, x2, "real float")
+
+    def equal(self, x1: Any, x2: Any, /) -> Any:
+        """Whether x1 == x2."""
+        return self._of_two("equal", x1, x2, "")
+
+    def not_equal(self, x1: Any, x2: Any, /) -> Any:
+        """Whether x1 != x2."""
+        return self._of_two("not_equal", x1, x2, "")
+
+    def less(self, x1: Any, x2: Any, /) -> Any:
+        """Whether x1 < x2."""
+        return self._of_two("less", x1, x2, "order")
+
+    def less_equal(self, x1: Any, x2: Any, /) -> Any:
+        """Whether x1 <= x2."""
+        return self._of_two("less_equal", x1, x2, "order")
+
+    def greater(self, x1: Any, x2: Any, /) -> Any:
+        """Whether x1 > x2."""
+        return self._of_two("greater", x1, x2, "order")
+
+    def greater_equal(self, x1: Any, x2: Any, /) -> Any:
+        """Whether x1 >= x2."""
+        return self._of_two("greater_equal", x1, x2, "order")
+
+    def bitwise_and(self, x1: Any, x2: Any, /) -> Any:
+        """x1 & x2."""
+        return self._of_two("bitwise_and", x1, x2, "bits")
+
+    def bitwise_or(self, x1: Any, x2: Any, /) -> Any:
+        """x1 | x2."""
+        return self._of_two("bitwise_or", x1, x2, "bits")
+
+    def bitwise_xor(self, x1: Any, x2: Any, /) -> Any:
+        """x1 ^ x2."""
+        return self._of_two("bitwise_xor", x1, x2, "bits")
+
+    def bitwise_left_shift(self, x1: Any, x2: Any, /) -> Any:
+        """x1 << x2."""
+        return self._of_two("bitwise_left_shift", x1, x2, "integer")
+
+    def bitwise_right_shift(self, x1: Any, x2: Any, /) -> Any:
+        """x1 >> x2."""
+        return self._of_two("bitwise_right_shift", x1, x2, "integer")
 
     def abs(self, x: Any, /) -> Any:
         """The absolute value of each element."""
@@ -104,6 +226,13 @@ class Elementwise(Operands):
         """-1, 0 or 1 by the sign of each element; of complex numbers x / abs(x)."""
         array, name = self._one("sign", x, "number")
         return self._cast(self._truth(array), name) if dtype_kind(name) == "uint" else self._own("sign")(array)
+
+    def _of_one(self, operation: str, x: Any, floor: str) -> Any:
+        return self._own(operation)(self._one(operation, x, floor)[0])
+
+    def _of_two(self, operation: str, x1: Any, x2: Any, floor: str) -> Any:
+        (left, right), _ = self._common(operation, (x1, x2), floor)
+        return self._own(operation)(left, right)
 
     # -- what integers are already ---------------------------------------------------------------------------
 

@@ -14,8 +14,6 @@ __all__ = ["FFT"]
 class FFT(Operands):
     """Discrete Fourier transforms, ``xp.fft``. Integers and floats of 16 bits count as float32."""
 
-    __slots__ = ("_creation",)
-
     def __init__(self, creation: Creation) -> None:
         super().__init__(creation._backend, creation._device)
         self._creation = creation

@@ -92,8 +92,6 @@ def native(backend: Backend, name: str) -> Any:
 class Info:
     """What ``xp.__array_namespace_info__()`` returns: the default dtypes, all dtypes, and the devices."""
 
-    __slots__ = ("_backend", "_device")
-
     def __init__(self, backend: Backend, device: Any) -> None:
         self._backend = backend
         self._device = device

@@ -44,8 +44,6 @@ class SVD(NamedTuple):
 class Products(Operands):
     """The functions of ``linalg`` that the main namespace has too."""
 
-    __slots__ = ()
-
     def matmul(self, x1: Any, x2: Any, /) -> Any:
         """The matrix product; of vectors the inner product, and of stacks of matrices one product for each."""
         (left, right), name = self._common("matmul", (x1, x2), "number")
@@ -71,8 +69,6 @@ class Products(Operands):
 
 class Linalg(Products):
     """Linear algebra, ``xp.linalg``. The arguments may be stacks of matrices; integers count as floats."""
-
-    __slots__ = ("_reductions",)
 
     def __init__(self, reductions: Reductions) -> None:
         super().__init__(reductions._backend, reductions._device)

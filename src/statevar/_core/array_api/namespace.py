@@ -36,8 +36,6 @@ class Namespace(Creation, Products):
     library itself, with its own rules.
     """
 
-    __slots__ = ("_fft", "_linalg")
-
     __array_api_version__ = _VERSIONS[-1]
 
     e, inf, nan, newaxis, pi = _CONSTANTS.values()

@@ -37,13 +37,14 @@ def mixed_libraries(operation: str, one: str, other: str) -> TypeError:
 class Operands:
     """Knows the library and the device of a namespace, and reads the arguments of its functions."""
 
-    __slots__ = ("_backend", "_device", "_found", "_library")
-
     def __init__(self, backend: Backend, device: Any) -> None:
         self._backend = backend
         self._device = device
         self._library = backend.namespace()
         self._found: dict[str, Callable[..., Any]] = {}
+        #: The types of arrays of the library that were met, and by what a function needs the dtypes that it takes.
+        self._types: set[type] = set()
+        self._as_they_are: dict[str, dict[Any, str]] = {}
 
     def _own(self, name: str) -> Callable[..., Any]:
         """The function of the library with this name of the standard."""
@@ -110,6 +111,7 @@ class Operands:
             x, owner = inner, owner_of(inner)
             assert owner is not None, "it has an array"
         if owner is backend:
+            self._types.add(type(x))
             return x
         if not owner.is_host:
             raise mixed_libraries(operation, backend.name, owner.name)
@@ -162,6 +164,8 @@ class Operands:
             xs: arrays, variables and Python numbers.
             floor: a function of `domains`, which a dtype must go through before the arrays are cast to it.
         """
+        if not placement.several and (found := self._unchanged(xs, floor)) is not None:
+            return found
         backend = self._backend
         values = [self._value(x, operation) for x in xs]
         arrays = [each for each in values if type(each) not in NUMBERS]
@@ -171,12 +175,35 @@ class Operands:
         like = arrays[0] if arrays else None
         if placement.several and len(arrays) > 1:
             arrays = [arrays[0], *(self._beside(each, like) for each in arrays[1:])]
+        if len(arrays) == len(values) and all(each == name for each in names):
+            self._as_they_are.setdefault(floor, {})[like.dtype] = name
         remaining = iter(arrays)
         found = [
             self._number(each, name, like, operation) if type(each) in NUMBERS else self._cast(next(remaining), name)
             for each in values
         ]
         return found, name
+
+    def _unchanged(self, xs: Sequence[Any], floor: str) -> tuple[list[Any], str] | None:
+        """What `_common` returns for arrays of one dtype that it leaves as they are; None for any others.
+
+        That is the common case, in a fifth of the time.
+        """
+        backend, types, dtype, arrays = self._backend, self._types, None, []
+        for x in xs:
+            if type(x) not in types:
+                if not getattr(type(x), "_is_ours", False) or x._backend is not backend:
+                    return None
+                x = x.value  # noqa: PLW2901  # of a variable
+                if type(x) not in types:
+                    return None
+            if dtype is None:
+                dtype = x.dtype
+            elif x.dtype != dtype:
+                return None
+            arrays.append(x)
+        name = self._as_they_are.get(floor, {}).get(dtype)
+        return None if name is None else (arrays, name)
 
     def _beside(self, array: Any, like: Any) -> Any:
         """An array on the device of another one."""

@@ -38,8 +38,6 @@ class UniqueInverse(NamedTuple):
 class Reductions(Elementwise):
     """Statistical, searching, sorting, set and utility functions."""
 
-    __slots__ = ()
-
     # -- sums ------------------------------------------------------------------------------------------------
 
     def sum(self, x: Any, /, *, axis: Any = None, dtype: Any = None, keepdims: bool = False) -> Any:

@@ -14,8 +14,6 @@ __all__ = ["Shapes"]
 class Shapes(Reductions):
     """Manipulation and indexing functions. Of several arrays, the results have their common dtype."""
 
-    __slots__ = ()
-
     def broadcast_arrays(self, *arrays: Any) -> list[Any]:
         """The arrays, each with the shape to which all broadcast, and with its own dtype."""
         return list(self._own("broadcast_arrays")(*(self._array(each, "broadcast_arrays") for each in arrays)))
