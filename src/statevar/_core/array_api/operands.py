@@ -22,6 +22,9 @@ __all__ = ["FLOAT", "INTEGER", "NUMBERS", "Operands", "mixed_libraries"]
 
 #: The types of Python numbers, which take the dtype of the arrays beside them.
 NUMBERS: Final = (bool, int, float, complex)
+#: The order of the kinds, by the types of numbers and by the kinds of dtypes.
+_RANK: Final = {bool: 0, int: 1, float: 2, complex: 3}
+_RANK_OF_KIND: Final = {"string": -1, "key": -1, "bool": 0, "int": 1, "uint": 1, "float": 2, "complex": 3}
 _SUBCLASSED: Final[tuple[Any, ...]] = (int, float, complex)  # nothing derives from bool
 #: The default dtypes, which are those of a variable that is made from Python numbers.
 INTEGER: Final = DEFAULTS[int]
@@ -164,7 +167,7 @@ class Operands:
             xs: arrays, variables and Python numbers.
             floor: a function of `domains`, which a dtype must go through before the arrays are cast to it.
         """
-        if not placement.several and (found := self._unchanged(xs, floor)) is not None:
+        if not placement.several and (found := self._unchanged(operation, xs, floor)) is not None:
             return found
         backend = self._backend
         values = [self._value(x, operation) for x in xs]
@@ -175,7 +178,7 @@ class Operands:
         like = arrays[0] if arrays else None
         if placement.several and len(arrays) > 1:
             arrays = [arrays[0], *(self._beside(each, like) for each in arrays[1:])]
-        if len(arrays) == len(values) and all(each == name for each in names):
+        if like is not None and all(each == name for each in names):
             self._as_they_are.setdefault(floor, {})[like.dtype] = name
         remaining = iter(arrays)
         found = [
@@ -184,26 +187,35 @@ class Operands:
         ]
         return found, name
 
-    def _unchanged(self, xs: Sequence[Any], floor: str) -> tuple[list[Any], str] | None:
-        """What `_common` returns for arrays of one dtype that it leaves as they are; None for any others.
+    def _unchanged(self, operation: str, xs: Sequence[Any], floor: str) -> tuple[list[Any], str] | None:
+        """What `_common` returns for arrays of one dtype, and numbers, that leave the dtype as it is; None for others.
 
-        That is the common case, in a fifth of the time.
+        That is the common case, in a fraction of the time.
         """
-        backend, types, dtype, arrays = self._backend, self._types, None, []
+        backend, types, like, numbers, found = self._backend, self._types, None, [], []
         for x in xs:
             if type(x) not in types:
+                if type(x) in _RANK:
+                    numbers.append(len(found))
+                    found.append(x)
+                    continue
                 if not getattr(type(x), "_is_ours", False) or x._backend is not backend:
                     return None
                 x = x.value  # noqa: PLW2901  # of a variable
                 if type(x) not in types:
                     return None
-            if dtype is None:
-                dtype = x.dtype
-            elif x.dtype != dtype:
+            if like is None:
+                like = x
+            elif x.dtype != like.dtype:
                 return None
-            arrays.append(x)
-        name = self._as_they_are.get(floor, {}).get(dtype)
-        return None if name is None else (arrays, name)
+            found.append(x)
+        if like is None or (name := self._as_they_are.get(floor, {}).get(like.dtype)) is None:
+            return None
+        for place in numbers:
+            if _RANK[type(found[place])] > _RANK_OF_KIND[dtype_kind(name)]:
+                return None
+            found[place] = self._number(found[place], name, like, operation)
+        return found, name
 
     def _beside(self, array: Any, like: Any) -> Any:
         """An array on the device of another one."""
