@@ -167,8 +167,8 @@ class Operands:
             xs: arrays, variables and Python numbers.
             floor: a function of `domains`, which a dtype must go through before the arrays are cast to it.
         """
-        if not placement.several and (found := self._unchanged(operation, xs, floor)) is not None:
-            return found
+        if not placement.several and (short := self._unchanged(operation, xs, floor)) is not None:
+            return short
         backend = self._backend
         values = [self._value(x, operation) for x in xs]
         arrays = [each for each in values if type(each) not in NUMBERS]
@@ -192,7 +192,9 @@ class Operands:
 
         That is the common case, in a fraction of the time.
         """
-        backend, types, like, numbers, found = self._backend, self._types, None, [], []
+        backend, types, like = self._backend, self._types, None
+        found: list[Any] = []
+        numbers: list[int] = []
         for x in xs:
             if type(x) not in types:
                 if type(x) in _RANK:
