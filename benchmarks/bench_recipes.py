@@ -27,16 +27,17 @@ RECIPES = ("optimizers", "kalman", "wave_equation", "batch_norm", "word_vectors"
 FEW = {"wave_equation": ("--steps=30",)}
 EAGER = {("kalman", "torch")}
 PLAIN = {"numpy": "by hand", "jax": "jax.jit and optax", "torch": "torch.optim", "tensorflow": "tf.function and Keras"}
-SIZES, BATCH, RATE = (64, 128, 128, 10), 64, 1e-3
+INPUTS, OUTPUTS, BATCH, RATE = 64, 10, 64, 1e-3
+HIDDEN = (16, 128)  # in a small network a step is mostly the way to the compiled program
 
 # -- a network with Adam -------------------------------------------------------------------------------------------
 
 
-def _data() -> tuple[Any, Any, list[Any]]:
+def _data(sizes: tuple[int, ...]) -> tuple[Any, Any, list[Any]]:
     rng = np.random.default_rng(0)
-    x, y = (rng.normal(size=(BATCH, size)).astype("float32") for size in (SIZES[0], SIZES[-1]))
-    kernels = [(0.1 * rng.normal(size=shape)).astype("float32") for shape in pairwise(SIZES)]
-    return x, y, kernels + [np.zeros(size, "float32") for size in SIZES[1:]]
+    x, y = (rng.normal(size=(BATCH, size)).astype("float32") for size in (INPUTS, OUTPUTS))
+    kernels = [(0.1 * rng.normal(size=shape)).astype("float32") for shape in pairwise(sizes)]
+    return x, y, kernels + [np.zeros(size, "float32") for size in sizes[1:]]
 
 
 def _loss(xp: Any, weights: Any, x: Any, y: Any) -> Any:
@@ -48,11 +49,11 @@ def _loss(xp: Any, weights: Any, x: Any, y: Any) -> Any:
 
 
 def open_names(worker: str, size: int) -> Names:
-    """The names of one worker: `step` is ours, `raw` the plain one."""
-    library = worker.partition(".")[0]
-    x, y, values = _data()
+    """The names of one worker, with hidden layers of so many units: `step` is ours, `raw` the plain one."""
+    library, sizes = worker, (INPUTS, size, size, OUTPUTS)
+    x, y, values = _data(sizes)
     if library == "flax":
-        return _flax(x, y)
+        return _flax(x, y, sizes)
     sys.path.append(str(EXAMPLES))
     from optimizers import Adam
 
@@ -139,14 +140,14 @@ def _tensorflow(values: Any, x: Any, y: Any) -> Any:
 _RAW = {"numpy": _numpy, "jax": _jax, "torch": _torch, "tensorflow": _tensorflow}
 
 
-def _flax(x: Any, y: Any) -> Names:
+def _flax(x: Any, y: Any, sizes: tuple[int, ...]) -> Names:
     import jax.numpy as jnp
     import optax
     from flax import nnx
 
     class Network(nnx.Module):  # type: ignore[misc]  # flax is not installed where this is checked
         def __init__(self) -> None:
-            self.layers = nnx.List([nnx.Linear(*shape, rngs=nnx.Rngs(0)) for shape in pairwise(SIZES)])
+            self.layers = nnx.List([nnx.Linear(*shape, rngs=nnx.Rngs(0)) for shape in pairwise(sizes)])
 
         def __call__(self, x: Any) -> Any:
             for layer in self.layers[:2]:
@@ -174,14 +175,15 @@ def cases() -> list[Case]:
     peers = {"jax": (contender("nnx.jit and nnx.Optimizer", "flax", "step"),)}
     return [
         Case(
-            f"Adam, three layers, beside {label}",
+            f"Adam, {hidden} hidden units, beside {label}",
             library,
-            1,
+            hidden,
             contender("statevar, sv.jit", library, "step"),
             contender(label, library, "raw"),
             (contender("statevar, not compiled", library, "eager"), *peers.get(library, ())),
             Target(1.1, "ratio") if library == "jax" else None,
         )
+        for hidden in HIDDEN
         for library, label in PLAIN.items()
     ]
 
@@ -192,7 +194,10 @@ def training(rounds: int) -> None:
     for name, problem in workers.missing.items():
         print(f"\nNot measured: {name} ({problem})")
     print(f"\n### A training step\n\n{table_head()}", flush=True)
+    size = 0
     for case in found:
+        if case.size != size:
+            workers.open(size := case.size)
         if case.ours.worker in workers:
             race = Race(case, workers)
             race.run(rounds, 0.01, 30)
