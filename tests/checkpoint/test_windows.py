@@ -76,7 +76,7 @@ def test_checkpoints_are_loaded_and_verified(tmp_path: Path) -> None:
             print(sorted(sv.load(model, path).loaded), model["w"].value, model["big"].value[[0, 2_500_000, -1]])
             with sv.load(path, mmap=True) as saved:
                 print(int(saved["big"][-1]))
-            print(sv.verify(path))
+            print(repr(sv.verify(path)))
     """
     expected = (
         "['big', 'w'] [1. 2.] [0.000000e+00 2.500000e+06 2.999999e+06]\n2999999\n"
