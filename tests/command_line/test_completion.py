@@ -129,3 +129,8 @@ def test_the_scripts_in_the_real_shells(statevar: Run, shell: str, model: Path, 
     assert "touch" in every
     assert "a.st" in files or shell == "bash"  # where there is no word, readline completes files
     assert not (tmp_path / "HIT").exists(), "a name was run"
+
+
+def test_no_words_at_all_are_an_empty_one(statevar: Run) -> None:
+    for shell in ("bash", "zsh", "fish"):
+        assert "inspect" in statevar("completion", shell, "--words").out

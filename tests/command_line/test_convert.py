@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -205,3 +206,37 @@ def test_from_other_programs(run: Runner, backends: list[str], tmp_path: Path) -
     assert found["tied/w"] is found["layer/w"]
     assert found["layer/w"].dtype_name == "bfloat16"
     assert run("diff", tmp_path / "m.pt", tmp_path / "m.safetensors").status == 0
+
+
+def test_a_dtype_that_no_variable_has_is_an_error(run: Runner, tmp_path: Path) -> None:
+    source, target = tmp_path / "a.npz", tmp_path / "b.safetensors"
+    np.savez(source, x=np.arange(3), names=np.array(["a", "b"]))
+    for arguments in (
+        ("convert", source, target),
+        ("convert", source, f"{tmp_path}/b/"),
+        ("edit", source, "x=1", "-o", target),
+    ):
+        ran = run(*arguments)
+        assert ran.status == 2
+        assert "no variable has the dtype <U1, at 'names'. Hint: leave it out, as convert --only does." in ran.err
+        assert names_in(tmp_path) == {"a.npz"}
+    assert run("convert", source, target, "--only", "x").status == 0
+
+
+def test_errors_name_the_file_that_was_asked_for(
+    run: Runner, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "nowhere" / "x.npz"
+    ran = run("convert", path, target)
+    assert (ran.status, ran.err) == (
+        4,
+        f"statevar convert: the system said No such file or directory, at '{target}'.\n",
+    )
+    assert run("convert", path, "").err == "statevar convert: B is an empty path. Hint: pass the path of the new file\n"
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    target = tmp_path / "x.h5"
+    assert run("convert", path, target) == (
+        2,
+        "",
+        f"statevar convert: to write this file needs h5py, at '{target}'. Hint: pip install 'statevar[h5]'.\n",
+    )

@@ -394,3 +394,27 @@ def test_a_kill_leaves_the_old_or_the_new(memory: Path) -> None:
     program = [sys.executable, "-m", "tests.command_line.killed_edits_program", str(memory)]
     ran = subprocess.run(program, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert (ran.stdout.splitlines(), ran.returncode) == (["old and new"] * 2, 0), ran.stderr
+
+
+def test_what_becomes_infinite_is_no_warning(run: Runner, path: Path) -> None:
+    assert run("edit", path, "enc/kernel/=0") == (
+        0,
+        f"enc/kernel: 6 of 6 elements change, 0.0 -> nan, ...\nwrote {path}\n",
+        "",
+    )
+
+
+def test_an_output_without_a_name_changes_nothing(run: Runner, path: Path) -> None:
+    before = path.read_bytes()
+    ran = run("edit", path, "steps=4", "-o", "")
+    assert (ran.status, ran.out) == (2, "")
+    assert ran.err == "statevar edit: -o got an empty path. Hint: pass the path of the new file, or leave out -o\n"
+    assert path.read_bytes() == before
+
+
+def test_the_hint_about_repeating_is_given_where_it_helps(run: Runner, path: Path) -> None:
+    assert "Hint: enc/kernel[...]=VALUE repeats it" in run("edit", path, "enc/kernel=[1,2,3]").err
+    for change in ("enc/kernel[:1]=[1,2]", "steps=[1,2]", "none=1", "enc/kernel+=[1,2]"):
+        ran = run("edit", path, change)
+        assert ran.status == 2
+        assert "repeats" not in ran.err

@@ -189,3 +189,35 @@ def test_verify(statevar: Run, file: Path, damaged: Path, run_folder: Path, tmp_
     shutil.rmtree(run_folder)
     run_folder.mkdir()
     assert statevar("verify", run_folder).status in (3, 4)
+
+
+def test_show_prints_one_text_and_small_integers_as_what_they_are(statevar: Run, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    texts = np.array(["a\x1b[0m", "b\0"] * 600, np.dtypes.StringDType())
+    sv.save({"words": sv.Variable(texts), "four": sv.Variable([7, -8], dtype="int4")}, path)
+    assert statevar("show", path, "words[0]").lines == [r"'a\x1b[0m'"]
+    assert statevar("show", path, "words[1]", "--json").document("show")["value"] == "b\0"
+    assert len(statevar("show", path, "words", "--all").lines) == 1200
+    assert len(statevar("show", path, "words").lines) == 1000
+    assert statevar("show", path, "four").out == "[ 7 -8]\n"
+    assert '"value": [7, -8]' in statevar("show", path, "four", "--json").out
+    assert statevar("show", path, "four[1]").out == "-8\n"
+
+
+def test_a_path_with_nothing_is_missing_whatever_else_is_asked(statevar: Run, file: Path, tmp_path: Path) -> None:
+    nothing, error = tmp_path / "nothing", f"there is nothing at {tmp_path / 'nothing'}\n"
+    for command in (("inspect", nothing), ("verify", nothing), ("diff", nothing, file)):
+        ran = statevar(*command, "--step", 3)
+        assert (ran.status, ran.out) == (4, "")
+        assert ran.err == f"statevar {command[0]}: {error}"
+    ran = statevar("diff", nothing, file, "--steps")
+    assert (ran.status, ran.err) == (4, f"statevar diff: {error}")
+
+
+def test_a_name_that_looks_like_an_option(statevar: Run, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    sv.save({"-x": sv.Variable(1.0), "y": sv.Variable(2.0)}, path)
+    ran = statevar("show", path, "-x")
+    assert ran.status == 2
+    assert ran.err.endswith("Hint: statevar show --help; names that begin with - are written after --\n")
+    assert statevar("show", path, "--", "-x").out == "1.0\n"

@@ -241,3 +241,38 @@ def test_a_large_file_takes_no_memory(tmp_path: Path) -> None:
 
     kilobytes = peak("-m", "statevar", "inspect", str(path)) - peak("-c", "import numpy")
     assert kilobytes * (1 if sys.platform == "linux" else 1 / 1024) < 50_000
+
+
+_CLOSED = """
+import os, subprocess, sys
+statevar, file = [sys.executable, "-m", "statevar"], sys.argv[1]
+for arguments, close in ((["ls", file], 1), (["show", file, "steps", "--npy"], 1), (["ls", "nowhere"], 2)):
+    run = subprocess.run([*statevar, *arguments], preexec_fn=lambda: os.close(close), stdout=subprocess.PIPE)
+    print(run.returncode, run.stdout)
+"""
+
+
+def test_closed_streams_are_no_error(file: Path) -> None:
+    command = [sys.executable, "-c", _CLOSED, str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment(), timeout=60)
+    assert done.stdout.splitlines() == ["0 b''", "0 b''", "4 b''"]
+    assert done.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is full")
+def test_an_error_that_cannot_be_written_has_its_status_all_the_same(tmp_path: Path) -> None:
+    with Path("/dev/full").open("wb") as full:
+        assert process("ls", tmp_path / "x", stdout=None, stderr=full, capture_output=False).status == 4
+
+
+def test_a_reader_of_an_array_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros(1 << 18))
+    command = [sys.executable, "-m", "statevar", "show", str(tmp_path / "a.npy"), "--npy"]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
+    assert child.stdout is not None
+    assert child.stderr is not None
+    assert child.stdout.read(6) == b"\x93NUMPY"
+    child.stdout.close()
+    assert child.stderr.read() == b""
+    child.stderr.close()
+    assert child.wait(60) == 141

@@ -229,3 +229,11 @@ def on_terminal(command: list[str]) -> str:
         assert process.wait(PATIENCE) == 0
     os.close(ours)
     return shown.decode()
+
+
+def test_a_pattern_that_matches_nothing_is_an_error(run: Runner, tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    sv.save({"kernel": sv.Variable(1.0)}, path)
+    ran = run("watch", path, "--rounds", 1, "--only", "kernal")
+    assert (ran.status, ran.out) == (4, "")
+    assert ran.err == f"statevar watch: no name in {path} matches --only 'kernal'. Hint: did you mean 'kernel'?\n"

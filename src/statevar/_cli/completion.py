@@ -39,7 +39,7 @@ def run(options: argparse.Namespace) -> int:
     if options.words is None:
         say(_SCRIPTS[options.shell])
         return Exit.OK
-    words, quote = _words_of(*options.words[:1] or [""]) if options.shell == "bash" else (options.words, "")
+    words, quote = _words_of(*options.words[:1] or [""]) if options.shell == "bash" else (options.words or [""], "")
     found = following(words)
     say("files" if found is FILES else "words")
     for word, text in islice(found or (), _MOST):

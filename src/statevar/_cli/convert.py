@@ -14,6 +14,7 @@ from ..checkpoint import _files
 from ..checkpoint._checkpoint import Checkpoint, open_checkpoint
 from ..checkpoint._rewriting import write_file, write_folder
 from ..checkpoint._save import parsed_size
+from ..errors import BackendNotInstalledError
 from .comparison import Comparison, compare, compare_one, counted
 from .exits import CommandError, Exit
 from .exports import write_hdf5, write_npy, write_npz
@@ -62,6 +63,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if not options.b:  # of a variable of the shell that is not set
+        raise CommandError("B is an empty path", hint="pass the path of the new file")
     source, target = place_of(options.a, options.step), Path(options.b)
     with open_checkpoint(source) as checkpoint:
         names = selected(checkpoint.variables, options.only, options.a)
@@ -115,8 +118,11 @@ def _export(checkpoint: Checkpoint, target: Path, writer: _Writer, names: list[s
     Returns the number of variables in it.
     """
     place = Path(os.path.realpath(target))  # a link is followed
-    with _aside(place) as new:
-        writer(checkpoint, names, new)
+    with _files.os_errors_as("convert", target), _aside(place) as new:
+        try:
+            writer(checkpoint, names, new)
+        except BackendNotInstalledError as error:
+            raise error._at("convert", str(target)) from error
         with open_checkpoint(new) as written:
             found, count = _compared(checkpoint, written, names), len(written.variables)
         lost = _lost(checkpoint, found, target)

@@ -77,6 +77,8 @@ def _run_steps(options: argparse.Namespace) -> int:
 
 def _folder(path: str) -> Path:
     if not steps_in(place := Path(path)):
+        if not place.exists():
+            raise CommandError(f"there is nothing at {path}", Exit.MISSING)
         raise CommandError(f"{path} is not the folder of a manager with steps", hint="leave out --steps")
     return place
 

@@ -40,7 +40,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Runs the command."""
     place = place_of(options.path, options.step)
-    in_place = not (options.dry_run or options.output)
+    in_place = not options.dry_run and options.output is None
     with ExitStack() as stack:
         if in_place:
             stack.enter_context(undisturbed(place))
@@ -49,7 +49,7 @@ def run(options: argparse.Namespace) -> int:
         changes = _changes(checkpoint, options.changes)
         if options.dry_run:
             say("nothing was written (--dry-run)")
-        elif options.output:
+        elif options.output is not None:
             write_file(checkpoint, Path(options.output), changes)
             say(f"wrote {escaped(options.output)}")
         elif not changes:
@@ -62,17 +62,19 @@ def run(options: argparse.Namespace) -> int:
 
 def _check_layout(options: argparse.Namespace, checkpoint: Checkpoint) -> None:
     """Raises CommandError if the checkpoint cannot be changed as asked."""
-    output = options.output or ""
-    if output.lower().endswith(_OTHERS):
+    output = options.output
+    if output == "":  # of a variable of the shell that is not set
+        raise CommandError("-o got an empty path", hint="pass the path of the new file, or leave out -o")
+    if output is not None and output.lower().endswith(_OTHERS):
         raise CommandError(f"-o writes a file of statevar, and {output!r} has another ending", hint="statevar convert")
     layout = layout_of(checkpoint)
-    if not output and layout == "other":
+    if output is None and layout == "other":
         problem = f"{options.path} was written by another program, and statevar does not write over it"
         raise CommandError(problem, hint=f"pass -o OUT, or: statevar convert {options.path} NEW.safetensors")
-    if not output and layout == "pieces":
+    if output is None and layout == "pieces":
         problem = f"{options.path} has the parts of several processes or devices, which are not changed where they are"
         raise CommandError(problem, hint="pass -o OUT, which writes one file")
-    if options.backup and (output or layout != "file"):
+    if options.backup and (output is not None or layout != "file"):
         raise CommandError("--backup is for a single file that is changed where it is", hint="pass -o OUT instead")
 
 

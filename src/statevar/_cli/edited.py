@@ -60,14 +60,16 @@ class Edited:
         value = value_of(wanted.value, variable.dtype_name)
         was = variable.numpy() if variable.is_initialized else None
         try:
-            if wanted.operation != "assign":
-                getattr(variable.at[wanted.key], wanted.operation)(value)
-            elif was is None or np.ndim(value):
-                variable.assign(value)
-            else:
-                variable.at[...].set(value)  # one number for all elements
+            with np.errstate(all="ignore"):  # what becomes infinite or NaN is seen in the description
+                if wanted.operation != "assign":
+                    getattr(variable.at[wanted.key], wanted.operation)(value)
+                elif was is None or np.ndim(value):
+                    variable.assign(value)
+                else:
+                    variable.at[...].set(value)  # one number for all elements
         except ShapeError as error:
-            hint = f"{self._path}[...]=VALUE repeats it along the axes that it lacks"
+            is_repeatable = wanted.operation == "assign" and was is not None and was.ndim > 0
+            hint = f"{self._path}[...]=VALUE repeats it along the axes that it lacks" if is_repeatable else ""
             raise ShapeError.of("edit", error._parts[1], self._path, hint) from error
         except StatevarError as error:
             raise error._at("edit", self._path) from error

@@ -56,7 +56,7 @@ def write_hdf5(checkpoint: Checkpoint, names: list[str], target: Path) -> None:
         BackendNotInstalledError: h5py is not installed.
         CommandError: the format does not have a dtype, or cannot have a name.
     """
-    h5py = library("h5py", "h5", target)
+    h5py = library("h5py", "h5", target, "write")
     _check_dtypes(checkpoint, names, ".h5")
     with h5py.File(target, "x") as file:
         for name in names:

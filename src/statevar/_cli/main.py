@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from .. import __version__, errors
 from .._core.tables import escaped
@@ -44,12 +44,14 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command, and returns its exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    _open_closed_streams()
     command = next((each for each in arguments if not each.startswith("-")), "")
     try:
         try:
             options, unknown = parser_of(command).parse_known_args(arguments)
             if unknown:
-                raise CommandError(f"unknown arguments: {' '.join(unknown)}", hint=f"statevar {command} --help")
+                hint = f"statevar {command} --help; names that begin with - are written after --"
+                raise CommandError(f"unknown arguments: {' '.join(unknown)}", hint=hint)
             status = int(import_module(f"{__package__}.{command}").run(options))
         except SystemExit:  # argparse has printed what it was asked for
             sys.stdout.flush()
@@ -66,7 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout.flush()
         except OSError:
             _drop_output()
-        complain(command, error)
+        try:
+            complain(command, error)
+        except OSError:
+            _drop_output(sys.stderr)
         return _status(error)
     return status
 
@@ -88,10 +93,17 @@ def parser_of(command: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _drop_output() -> None:
+def _open_closed_streams() -> None:
+    """Gives whoever started the command without a standard output, or error, one that takes everything."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115  # until the end
+
+
+def _drop_output(stream: TextIO | None = None) -> None:
     """Throws away what is not written yet. Else Python would try it when it ends: wait for the reader, or complain."""
     with suppress(OSError, ValueError):  # a stream that is no file
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), (stream or sys.stdout).fileno())
 
 
 def _status(error: Exception) -> int:

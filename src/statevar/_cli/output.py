@@ -12,10 +12,23 @@ from typing import Any, Literal, TextIO
 
 import numpy as np
 
+from .._arrays.types import HostArray
 from .._core.tables import columns, escaped, width_of
 from ..errors import StatevarError, describe
 
-__all__ = ["bars", "colored", "complain", "message", "plain", "reason", "say", "say_json", "say_table", "width"]
+__all__ = [
+    "bars",
+    "colored",
+    "complain",
+    "message",
+    "of_numpy",
+    "plain",
+    "reason",
+    "say",
+    "say_json",
+    "say_table",
+    "width",
+]
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _ASCII_BARS = " .:-=+*#@"
@@ -96,8 +109,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, complex):
         return [plain(value.real), plain(value.imag)]
     if isinstance(value, np.ndarray):
-        numbers = value if value.dtype.kind in "biufcOUT" else value.astype(np.float64)  # of ml_dtypes
-        return plain(numbers.tolist())
+        return plain(of_numpy(value).tolist())
     if isinstance(value, np.generic):
         return plain(np.asarray(value))
     if isinstance(value, Mapping):
@@ -105,6 +117,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, Iterable):
         return [plain(each) for each in value]
     return str(value)
+
+
+def of_numpy(array: HostArray) -> HostArray:
+    """An array of a dtype of ml_dtypes, in one of NumPy's dtypes that has the same numbers; any other as it is."""
+    if array.dtype.kind in "biufcOUST":
+        return array
+    return array.astype(np.int8 if "int" in array.dtype.name else np.float32)
 
 
 def bars(counts: Sequence[int]) -> str:

@@ -54,6 +54,8 @@ def place_of(path: str, step: int | None = None) -> Path:
     if step in steps:
         return steps[step]
     if not steps:
+        if not place.exists():
+            raise CommandError(f"there is nothing at {path}", Exit.MISSING)
         raise CommandError(f"{path} is not the folder of a manager, so it has no step {step}", Exit.USAGE)
     known = ", ".join(map(str, [*steps][-5:]))
     raise CommandError(f"{path} has no step {step}", Exit.MISSING, f"its newest steps are {known}")

@@ -12,7 +12,7 @@ from .._core.tables import escaped, shape_text
 from ..checkpoint._checkpoint import Checkpoint
 from .exits import CommandError, Exit
 from .options import add_json, add_path, completed_by_names
-from .output import complain, plain, say, say_json, width
+from .output import complain, of_numpy, plain, say, say_json, width
 from .paths import close_to, opened
 from .reading import first_name, part
 from .target import Target, target
@@ -88,19 +88,18 @@ def _print(array: HostArray, *, all_: bool) -> None:
     abridged = array.size > _ABRIDGED and not all_
     threshold = _ABRIDGED if abridged else sys.maxsize
     columns = width() or _COLUMNS
-    if array.dtype.kind not in "biufcT":  # of ml_dtypes, whose numbers float32 has too
-        array = array.astype(np.float32)
+    array = of_numpy(array)
     with np.printoptions(threshold=threshold, linewidth=columns, floatmode="unique"):
         text = str(array) if array.ndim else str(array.item())
-    for line in text.split("\n") if array.dtype.kind != "T" else _texts(array):
+    for line in text.split("\n") if array.dtype.kind != "T" else _texts(array, threshold):
         say(escaped(line))
     if abridged:
         complain("show", f"abridged: {array.size:,} elements ({shape_text(array.shape)}); --all prints all of them")
 
 
-def _texts(array: HostArray) -> list[str]:
+def _texts(array: HostArray, most: int) -> list[str]:
     """Texts, which may have line ends of their own: each is a line, as Python writes it."""
-    return [ascii(each) if each.isascii() else repr(each) for each in array.reshape(-1)[:_ABRIDGED].tolist()]
+    return [ascii(each) if each.isascii() else repr(each) for each in array.reshape(-1)[:most].tolist()]
 
 
 def _write_npy(array: HostArray) -> None:
@@ -112,6 +111,14 @@ def _write_npy(array: HostArray) -> None:
             raise CommandError("NumPy's files cannot keep texts that end with NUL", hint="use --json")
         array = np.array(texts, np.str_).reshape(array.shape)
     elif array.dtype.kind not in "biufc":
-        array = array.astype(np.int8 if "int" in name else np.float32)
+        array = of_numpy(array)
         complain("show", f"{name} is written as {array.dtype}, which has the same numbers; NumPy's files lack {name}")
-    np.lib.format.write_array(sys.stdout.buffer, np.asarray(array, order="C"), allow_pickle=False)
+    np.lib.format.write_array(_Output(), np.asarray(array, order="C"), allow_pickle=False)
+
+
+class _Output:
+    """The standard output for NumPy, which says nothing of the reason if a file of the system takes no more bytes."""
+
+    def write(self, content: bytes) -> int:
+        """Writes all of some bytes."""
+        return sys.stdout.buffer.write(content)

@@ -114,7 +114,7 @@ def items(array: HostArray, wanted: Target) -> HostArray:
         CommandError: the index does not fit the shape.
     """
     try:
-        return np.asarray(array[wanted.key])
+        return np.asarray(array[wanted.key], array.dtype)  # one text of an array is a str
     except (IndexError, ValueError, TypeError, OverflowError) as error:
         problem = f"the index [{wanted.text}] does not fit {wanted.name!r}, which has the shape {array.shape}: {error}"
         raise CommandError(problem) from None

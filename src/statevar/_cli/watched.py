@@ -16,7 +16,7 @@ from ..checkpoint._formats.safetensors.index import INDEX
 from ..errors import CheckpointError, StatevarError
 from .comparison import Comparison, compare, counted
 from .output import colored
-from .paths import steps_in
+from .paths import selected, steps_in
 
 __all__ = ["Event", "File", "Folder", "Step"]
 
@@ -138,6 +138,7 @@ class File:
 
     def __init__(self, path: Path, only: Sequence[str] | None) -> None:
         self.path = path
+        self._only = only
         self._wanted = path_matches(only) if only else None
         self._checkpoint: Checkpoint | None = None
         self._state: tuple[int, ...] | None = None
@@ -164,6 +165,7 @@ class File:
         self._checkpoint, self._place = checkpoint, state[:2]
         is_spoilt, self._is_spoilt = self._is_spoilt, False
         if before is None:
+            selected(checkpoint.variables, self._only, str(self.path))  # an error of typing
             count = len(checkpoint.variables)
             return [_event("present", {"variables": count}, f"  {counted(count)}")]
         with before:

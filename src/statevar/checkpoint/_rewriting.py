@@ -15,11 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from .._arrays.dtypes import STORED
 from .._arrays.registry import get_backend
 from .._arrays.types import HostArray
 from .._state.by_path import needed
 from .._state.paths import Paths
-from ..errors import CheckpointError, ConflictError
+from ..errors import CheckpointError, ConflictError, DTypeError
 from . import _files
 from ._checkpoint import Checkpoint, index_at
 from ._formats.safetensors.index import INDEX, encode_index
@@ -284,6 +285,9 @@ def _content(
             continue
         name = _name(checkpoint, path)
         check_path(name)
+        if record.dtype not in STORED:
+            hint = "leave it out, as convert --only does"
+            raise DTypeError.of("save", f"no variable has the dtype {record.dtype}", path, hint)
         change = changes.get(path, Change(record, None))
         if change.array is not None or record.shape is None:
             items.append(ToWrite(name, change.record, numpy, change.array))

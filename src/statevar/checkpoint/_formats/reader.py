@@ -15,7 +15,7 @@ from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -116,13 +116,14 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     return found
 
 
-def library(name: str, extra: str, path: Path) -> ModuleType:
-    """Imports the library that a reader needs.
+def library(name: str, extra: str, path: Path, what: Literal["read", "write"] = "read") -> ModuleType:
+    """Imports the library that a reader or writer of a format needs.
 
     Args:
         name: the name of the module.
         extra: the extra of statevar that installs it.
-        path: the file that cannot be read without it.
+        path: the file that cannot be read or written without it.
+        what: which of the two.
 
     Raises:
         BackendNotInstalledError: it is not installed. The hint is the command that installs it.
@@ -130,7 +131,9 @@ def library(name: str, extra: str, path: Path) -> ModuleType:
     with suppress(ImportError):
         return import_module(name)
     hint = f"pip install 'statevar[{extra}]'"
-    raise BackendNotInstalledError.of("load", f"to read this file needs {name}", str(path), hint)
+    raise BackendNotInstalledError.of(
+        "load" if what == "read" else "save", f"to {what} this file needs {name}", str(path), hint
+    )
 
 
 class ByteFile:
