@@ -38,7 +38,7 @@ class BatchNorm(sv.Module):
         self.scale, self.shift = weight("ones", size, name="scale"), weight("zeros", size, name="shift")
         self.mean, self.variance = statistic("zeros", size, name="mean"), statistic("ones", size, name="variance")
         self.momentum, self.epsilon, self.unbiased = momentum, epsilon, unbiased
-        self.xp = self.scale.__array_namespace__()
+        self.xp = sv.namespace(self.scale)
 
     def __call__(self, x: Any, *, training: bool) -> Any:
         """In training by the statistics of the batch, which enter the running ones; else by the running ones."""
@@ -63,7 +63,7 @@ class Network(sv.Module):
         self.output = weight("glorot_uniform", (HIDDEN, 1), name="output", seed=seed + 1)
         self.weights = [v for v in sv.variables(self) if v.trainable]
         self.optimizer = Adam(self.weights, rate=0.02)
-        self.xp = self.kernel.__array_namespace__()
+        self.xp = sv.namespace(self.kernel)
 
     def scores(self, x: Any, *, training: bool) -> Any:
         """Above 0 for the points of one class, below for those of the other."""

@@ -43,7 +43,7 @@ class Network(sv.Module):
         self.rate = state(RATE, name="rate")
         self.steps = state(0, name="steps")
         self.loss = state(math.log(10), name="loss")  # what guessing costs
-        self.xp = self.kernel.__array_namespace__()
+        self.xp = sv.namespace(self.kernel)
 
     def array(self, values: np.ndarray[Any, Any]) -> Any:
         return self.xp.asarray(values, device=self.kernel.device)

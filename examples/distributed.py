@@ -77,7 +77,7 @@ class Network(sv.Module):
         self.loss = state(0.0, name="loss")
         self.steps = state(0, name="steps", aggregation="only_first_replica")
         self.correct = state(0, name="correct", aggregation="sum")  # what each replica counts is added up
-        self.xp = self.rate.__array_namespace__()
+        self.xp = sv.namespace(self.rate)
 
     def log_probabilities(self, x: Any) -> Any:
         """The logarithm of the probability of each digit."""

@@ -36,7 +36,7 @@ class Filter(sv.Module):
         self.noises = [self.log_push, self.log_noise]
         self.mean = sv.Variable("zeros", 2, name="mean", backend=backend, trainable=False)
         self.covariance = sv.Variable(PRIOR, dtype="float32", name="covariance", backend=backend, trainable=False)
-        self.xp = self.mean.__array_namespace__()
+        self.xp = sv.namespace(self.mean)
         self.move, self.move_transposed = array_like(self.mean, MOVE), array_like(self.mean, MOVE.T)
         self.pushed, self.prior = array_like(self.mean, PUSHED), array_like(self.mean, PRIOR)
 

@@ -29,7 +29,7 @@ class Model:
         self.kernel = sv.Variable("zeros", (FEATURES, 1), name="kernel", backend=backend)
         self.bias = sv.Variable("zeros", (), name="bias", backend=backend)
         self.weights = [self.kernel, self.bias]
-        self.xp = self.kernel.__array_namespace__()
+        self.xp = sv.namespace(self.kernel)
         rng = np.random.default_rng(seed)
         x = rng.normal(size=(EXAMPLES, FEATURES)).astype("float32")
         noise = rng.logistic(size=(EXAMPLES, 1))

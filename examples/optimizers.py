@@ -29,7 +29,7 @@ SGD_RATE, MOMENTUM, ADAM_RATE, LIMIT, DECAY = 0.05, 0.9, 0.02, 1.0, 0.98
 
 def zeros_like(v: sv.Variable) -> sv.Variable:
     """A variable of zeros where `v` is, spread as `v` is, that is not trained."""
-    xp = v.__array_namespace__()
+    xp = sv.namespace(v)
     return sv.Variable(xp.zeros_like(v.value), name=v.name, trainable=False)
 
 
@@ -71,7 +71,7 @@ class Adam(sv.Module):
 
     def apply(self, weights: Sequence[sv.Variable], gradients: Sequence[Any]) -> None:
         """Changes the weights."""
-        xp, (b1, b2) = self.rate.__array_namespace__(), self.betas
+        xp, (b1, b2) = sv.namespace(self.rate), self.betas
         self.steps.assign_add(1)
         steps = xp.astype(self.steps.value, xp.float32)
         # 1 - b**steps. In float32 the difference itself would lose half of the digits: b2 is nearly 1.
@@ -131,7 +131,7 @@ class Network(sv.Module):
         ]
         self.biases = [weight("zeros", size, name="bias") for size in sizes[1:]]
         self.weights = [*self.kernels, *self.biases]
-        self.xp = self.kernels[0].__array_namespace__()
+        self.xp = sv.namespace(self.kernels[0])
 
     def loss(self, x: Any, y: Any) -> Any:
         return squared_error(self.xp, self.kernels, self.biases, x, y)

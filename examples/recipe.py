@@ -46,7 +46,7 @@ def parser(description: str | None, steps: int) -> argparse.ArgumentParser:
 
 def array_like(v: sv.Variable, values: Any, dtype: str = "float32") -> Any:
     """An array of the library of a variable, on its device."""
-    xp: Any = v.__array_namespace__()
+    xp: Any = sv.namespace(v)
     return xp.asarray(np.asarray(values, dtype), device=v.device)
 
 

@@ -42,7 +42,7 @@ class Membrane(sv.Module):
         state = partial(sv.Variable, backend=backend, trainable=False, dtype="float32")
         self.height = state(front * free, name="height")
         self.velocity = state(-np.gradient(front) * free, name="velocity")  # so the wave goes to the right
-        self.xp = self.height.__array_namespace__()
+        self.xp = sv.namespace(self.height)
         self.free = array_like(self.height, free)
 
     def energy(self) -> Any:

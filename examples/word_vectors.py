@@ -52,7 +52,7 @@ class WordVectors(sv.Module):
         self.vectors = sv.Variable("uniform", shape, name="vectors", backend=backend, seed=seed)
         self.contexts = sv.Variable("zeros", shape, name="contexts", backend=backend)
         self.tables = [self.vectors, self.contexts]
-        self.xp = self.vectors.__array_namespace__()
+        self.xp = sv.namespace(self.vectors)
 
     def labels(self, near: Any) -> Any:
         """1 for the word that was there, the first of each row; 0 for the others."""
