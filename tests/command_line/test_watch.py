@@ -216,10 +216,21 @@ def test_a_terminal_gets_a_table(manager: sv.CheckpointManager) -> None:
     assert re.search(r"7 │ +1 │.*B │ +0\.5", shown), shown
 
 
-def on_terminal(command: list[str]) -> str:
+def test_a_terminal_gets_lines_if_rich_cannot_be_imported(manager: sv.CheckpointManager, tmp_path: Path) -> None:
+    broken = tmp_path / "packages" / "rich"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("raise ImportError('a part of it is missing')")
+    save(manager, 7, loss=0.5)()
+    path = os.pathsep.join((str(broken.parent), str(Path(sv.__file__).parents[1])))
+    shown = on_terminal(program("watch", manager.directory, "--rounds", 1), PYTHONPATH=path)
+    assert re.search(r"step 7  1 variable  .*B  loss=0\.5", shown), shown
+
+
+def on_terminal(command: list[str], **variables: str) -> str:
     """What a command shows in a terminal."""
     ours, theirs = pty.openpty()
     environment: dict[str, Any] = {**os.environ, "TERM": "xterm", "COLUMNS": "80", "PYTHONIOENCODING": "utf-8"}
+    environment |= variables
     with subprocess.Popen(command, stdout=theirs, stderr=theirs, stdin=theirs, env=environment) as process:
         os.close(theirs)
         shown = b""

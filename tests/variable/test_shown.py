@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from html.parser import HTMLParser
 from io import StringIO
 from pathlib import Path
@@ -94,6 +95,39 @@ def test_text_is_escaped(backend: str, tmp_path: Path) -> None:
     for each in shown(backend, tmp_path):
         for text in (str(each), repr(each)):
             assert all(char.isprintable() for char in text.replace("\n", "")), text
+
+
+def test_names_are_escaped_in_the_parts_of_what_has_no_structure(
+    backend: str, rich_print: Callable[..., str], tmp_path: Path
+) -> None:
+    shared = sv.Variable(1.0, backend=backend)
+    model = {HOSTILE: shared, "other": {HOSTILE: shared}}
+    sv.save(model, tmp_path / "a.safetensors")
+    with sv.load(tmp_path / "a.safetensors") as checkpoint:
+        for each in (sv.snapshot(model), checkpoint, sv.summary(model)):
+            text = rich_print(each)
+            assert "script" in text
+            assert all(character.isprintable() or character == "\n" for character in text)
+
+
+def test_a_module_with_a_repr_of_its_own_is_printed_by_it() -> None:
+    class Named(sv.Module):
+        def __init__(self) -> None:
+            self.weight = sv.Variable(1.0)
+
+        def __repr__(self) -> str:
+            return "Named!"
+
+    @dataclass
+    class Made(sv.Module):
+        weight: sv.Variable
+
+    class Heir(Made):
+        pass
+
+    assert str(Named()) == "Named!"
+    for kind in (Made, Heir):
+        assert str(kind(sv.Variable(1.0))).startswith(f"{kind.__name__}: 1 variable")
 
 
 def test_html_of_a_large_model_folds() -> None:

@@ -20,6 +20,7 @@ __all__ = [
     "bars",
     "colored",
     "complain",
+    "has_rich",
     "message",
     "of_numpy",
     "plain",
@@ -145,6 +146,15 @@ def _shows_colors(stream: TextIO) -> bool:
     if os.environ.get("FORCE_COLOR"):
         return True
     return stream.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def has_rich() -> bool:
+    """Whether `rich` is installed. A folder of that name, which Python takes for a package, is not enough."""
+    try:
+        import rich.console  # noqa: F401, PLC0415  # which takes as long as all the rest
+    except ImportError:
+        return False
+    return True
 
 
 def width() -> int | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
+
+from .output import has_rich
 
 __all__ = ["progress"]
 
@@ -17,7 +18,7 @@ _WORTH_IT = 500_000_000
 def progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
     """Shows how much of a number of bytes is done, if that takes a while. The function that it gives counts bytes."""
     looked_at = sys.stdout.isatty() and sys.stderr.isatty()
-    if total < _WORTH_IT or not looked_at or find_spec("rich") is None:
+    if total < _WORTH_IT or not looked_at or not has_rich():
         yield lambda _: None
         return
     from rich.console import Console  # noqa: PLC0415  # which takes as long as all the rest

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from importlib.util import find_spec
 from pathlib import Path
 
 from ..checkpoint._formats.others import owner_of_folder
@@ -15,7 +14,7 @@ from ..errors import CheckpointNotFoundError
 from .exits import CommandError, Exit
 from .live import live_table
 from .options import add_only, natural
-from .output import say, say_json, width
+from .output import has_rich, say, say_json, width
 from .paths import steps_in
 from .watched import Event, File, Folder
 
@@ -47,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     with ExitStack() as stack:
         stack.callback(watched.close)
         show = _lines(options)
-        if isinstance(watched, Folder) and not options.json and width() is not None and find_spec("rich") is not None:
+        if isinstance(watched, Folder) and not options.json and width() is not None and has_rich():
             show = stack.enter_context(live_table(watched))
         rounds = 0
         while True:

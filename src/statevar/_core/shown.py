@@ -11,6 +11,7 @@ from types import MethodType
 from typing import Any, ClassVar
 
 from .display import unavailable
+from .tables import escaped
 
 __all__ = ["Raw", "Shown", "raw_lines"]
 
@@ -57,7 +58,7 @@ class Shown:
     def __rich_repr__(self) -> Iterator[Any]:
         """Yields the parts for ``rich.pretty``."""
         for name, part in _listed(self._shown_parts):
-            yield (name, part) if name else part
+            yield (escaped(name), part) if name else part
 
     def __treescope_repr__(self, path: str | None, subtree_renderer: Any) -> Any:
         """Returns the parts as a tree of treescope."""
@@ -106,7 +107,7 @@ class Raw:
     __slots__ = ("_text",)
 
     def __init__(self, text: str) -> None:
-        self._text = text
+        self._text = escaped(text)
 
     def __repr__(self) -> str:
         return self._text

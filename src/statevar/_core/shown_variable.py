@@ -36,8 +36,9 @@ def tree_of(variable: Any) -> Iterator[tuple[str, Any]]:
     shape, has_value, where, is_spread = facts_of(variable)
     yield "path", variable.path
     parts = host_parts(variable)[0] if has_value and prod(shape) <= ENOUGH else []
+    is_array = len(parts) == 1 and parts[0].dtype.names is None  # random keys have a dtype that nobody knows
     # As an object of its own: an array that was read twice is the same one, which would be marked as shared.
-    yield "value", parts[0].view() if len(parts) == 1 else _value_lines(variable)
+    yield "value", parts[0].view() if is_array else _value_lines(variable)
     if is_spread:
         yield "sharding", Raw(where)
     yield "backend", variable.backend

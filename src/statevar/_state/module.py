@@ -195,6 +195,8 @@ class Module(Container, Summarized):
         return _line(self)
 
     def __str__(self) -> str:
+        if _has_its_own_repr(type(self)):
+            return repr(self)
         try:
             found = self._summary()
         except Exception:  # noqa: BLE001  # printing never raises
@@ -321,6 +323,13 @@ def _snake_case(name: str) -> str:
     """
     words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name)
     return words.lower().strip("_") or "module"
+
+
+def _has_its_own_repr(cls: type[Module]) -> bool:
+    """Whether a person has written how these modules are shown. What a dataclass makes itself is no such text."""
+    written = cls.__repr__
+    is_made = hasattr(written, "__wrapped__") and hasattr(cls, "__dataclass_fields__")
+    return written is not Module.__repr__ and not is_made
 
 
 def _line(module: Module) -> str:
