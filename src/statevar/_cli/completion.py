@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -100,8 +100,8 @@ def _is_free(action: argparse.Action, positional: list[str], actions: list[argpa
     return places.index(action) == len(positional) or (action is places[-1] and action.nargs in ("+", "*"))
 
 
-def _beginning(current: str, words: object) -> Iterator[tuple[str, str]]:
-    return (each for each in words if each[0].startswith(current))  # type: ignore[attr-defined]
+def _beginning(current: str, words: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    return (each for each in words if each[0].startswith(current))
 
 
 def _actions(command: str) -> list[argparse.Action]:
@@ -113,8 +113,8 @@ def _actions(command: str) -> list[argparse.Action]:
 
 def _names(path: str, current: str) -> Iterator[tuple[str, str]]:
     """The names in a file that begin in some way. Those that a terminal cannot show are left out."""
-    from .._core.tables import shape_text  # noqa: PLC0415  # these are only for names
-    from .paths import opened  # noqa: PLC0415
+    from .._core.tables import shape_text  # these are only for names
+    from .paths import opened
 
     with suppress(StatevarError, CommandError, OSError), opened(str(Path(path).expanduser())) as checkpoint:
         for name, record in checkpoint.variables.items():

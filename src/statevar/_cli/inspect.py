@@ -63,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
         raise CommandError("--stats is of single variables, and --depth adds them up", hint="leave out one of them")
     pictures = [each for each in (options.png, options.svg) if each is not None]
     if pictures:
-        from .plot import check_picture  # noqa: PLC0415  # only a picture needs it
+        from .plot import check_picture  # only a picture needs it
 
         for each, kind in ((options.png, "png"), (options.svg, "svg")):
             check_picture(each, kind, options.path)
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
         bins = _PICTURE_BINS if pictures else _bins()
         rows = list(_with_figures(checkpoint, shown, bins) if reads else _rows(checkpoint, shown))
         for each in pictures:
-            from .plot import draw  # noqa: PLC0415
+            from .plot import draw
 
             draw(each, [(row.name, row.record, row.figures) for row in rows if row.figures is not None])
         if options.json:

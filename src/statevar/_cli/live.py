@@ -16,9 +16,9 @@ _MOST = 20  # rows, of the newest steps
 @contextmanager
 def live_table(folder: Folder) -> Iterator[Callable[[list[Event]], None]]:
     """Shows the steps of a folder until the block ends, and gives a function that shows the present ones."""
-    from rich.live import Live  # noqa: PLC0415  # it need not be installed
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich.live import Live  # it need not be installed
+    from rich.table import Table
+    from rich.text import Text
 
     def table() -> Table:
         metrics = sorted({name for step in folder.steps.values() for name in step.metrics})

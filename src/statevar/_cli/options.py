@@ -34,7 +34,7 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def completed_by_names(action: argparse.Action) -> None:
     """Says that an argument is a name in the file that is the first argument of the command, for the shell."""
-    action.completes_names = True  # type: ignore[attr-defined]
+    action.completes_names = True  # type: ignore[attr-defined]  # argparse has no place for it
 
 
 def natural(text: str) -> int:

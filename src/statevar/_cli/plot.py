@@ -29,15 +29,15 @@ def check_picture(path: str | None, kind: str, source: str) -> None:
     if Path(path).exists() and Path(source).exists() and Path(path).samefile(source):
         raise CommandError(f"--{kind} {path} is the file that is looked at", hint="choose another name")
     try:
-        import matplotlib.figure  # noqa: F401, PLC0415
+        import matplotlib.figure  # noqa: F401  # whether it is there
     except ImportError:
         raise CommandError(f"--{kind} needs matplotlib", Exit.USAGE, "pip install 'statevar[plot]'") from None
 
 
 def draw(path: str, variables: Sequence[tuple[str, VariableRecord, Statistics]]) -> None:
     """Draws one histogram for each variable to a file, whose name says the format."""
-    from matplotlib import rc_context  # noqa: PLC0415
-    from matplotlib.figure import Figure  # noqa: PLC0415
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
 
     drawn = [each for each in variables if any(each[2].histogram)]
     if not drawn:

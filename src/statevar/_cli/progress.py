@@ -21,8 +21,8 @@ def progress(total: int, what: str) -> Iterator[Callable[[int], None]]:
     if total < _WORTH_IT or not looked_at or not has_rich():
         yield lambda _: None
         return
-    from rich.console import Console  # noqa: PLC0415  # which takes as long as all the rest
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn  # noqa: PLC0415
+    from rich.console import Console  # which takes as long as all the rest
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn()
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:

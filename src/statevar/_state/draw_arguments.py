@@ -48,7 +48,7 @@ def shape_of(operation: str, shape: Any, path: str) -> Shape:
         raise error._at(operation, path) from None
     if not is_static(declared):
         raise ShapeError.of(operation, f"expected a shape of integers, got {shape!r}", path)
-    return declared  # type: ignore[return-value]
+    return declared  # type: ignore[return-value]  # static: no axis is None
 
 
 def wider(operation: str, shape: Any, operands: list[Array], path: str) -> Shape:

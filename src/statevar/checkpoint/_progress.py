@@ -142,7 +142,7 @@ class _Bar:
 def _begin() -> None:
     global _display  # noqa: PLW0603  # under the lock
     from rich.console import Console  # noqa: PLC0415  # only where a bar was asked for
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn  # noqa: PLC0415
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn  # noqa: PLC0415  # as above
 
     console = Console(stderr=True)
     if not console.is_terminal or console.is_dumb_terminal or console.is_jupyter:

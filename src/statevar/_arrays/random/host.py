@@ -56,27 +56,6 @@ class _HostWords(Words):
     def counted(self, count: int, beside: Word) -> Word:
         return np.arange(count, dtype=np.uint32)
 
-    def constant(self, number: int) -> Word:
-        return np.uint32(number)
-
-    def add(self, left: Word, right: Word) -> Word:
-        return left + right
-
-    def xor(self, left: Word, right: Word) -> Word:
-        return left ^ right
-
-    def both(self, left: Word, right: Word) -> Word:
-        return left & right
-
-    def either(self, left: Word, right: Word) -> Word:
-        return left | right
-
-    def shifted(self, word: Word, distance: int) -> Word:
-        return word << np.uint32(distance) if distance >= 0 else word >> np.uint32(-distance)
-
-    def times(self, left: Word, right: Word) -> Word:
-        return left * right
-
     def product(self, left: Word, right: Word) -> tuple[Word, Word]:
         product = np.multiply(left, right, dtype=np.uint64)
         return (product >> np.uint64(32)).astype(np.uint32), product.astype(np.uint32)

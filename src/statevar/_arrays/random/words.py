@@ -5,6 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any, TypeAlias
 
+import numpy as np
+
 from ..types import Array, HostArray
 from .tables import DOUBLE, INDEX_BITS, SINGLE, Precision, normal_table
 from .threefry import threefry
@@ -44,33 +46,35 @@ class Words(ABC):
     def counted(self, count: int, beside: Word) -> Word:
         """The words 0, 1, 2 … on the device of another array."""
 
-    @abstractmethod
     def constant(self, number: int) -> Word:
         """A word that broadcasts."""
+        return np.uint32(number)
 
-    @abstractmethod
+    # What follows is right for arrays of uint32 with the operators of NumPy.
+
     def add(self, left: Word, right: Word) -> Word:
         """The sum modulo 2**32."""
+        return left + right
 
-    @abstractmethod
     def xor(self, left: Word, right: Word) -> Word:
         """The bits in which two words differ."""
+        return left ^ right
 
-    @abstractmethod
     def both(self, left: Word, right: Word) -> Word:
         """The bits that two words have in common."""
+        return left & right
 
-    @abstractmethod
     def either(self, left: Word, right: Word) -> Word:
         """The bits that at least one of two words has."""
+        return left | right
 
-    @abstractmethod
     def shifted(self, word: Word, distance: int) -> Word:
         """The bits moved to the left or, if the distance is negative, to the right; zeros follow."""
+        return word << self.constant(distance) if distance >= 0 else word >> self.constant(-distance)
 
-    @abstractmethod
     def times(self, left: Word, right: Word) -> Word:
         """The product modulo 2**32."""
+        return left * right
 
     @abstractmethod
     def less(self, left: Word, right: Word) -> Array:

@@ -35,27 +35,6 @@ class _JAXWords(Words):
     def counted(self, count: int, beside: Word) -> Word:
         return lax.iota(jnp.uint32, count)
 
-    def constant(self, number: int) -> Word:
-        return np.uint32(number)
-
-    def add(self, left: Word, right: Word) -> Word:
-        return left + right
-
-    def xor(self, left: Word, right: Word) -> Word:
-        return left ^ right
-
-    def both(self, left: Word, right: Word) -> Word:
-        return left & right
-
-    def either(self, left: Word, right: Word) -> Word:
-        return left | right
-
-    def shifted(self, word: Word, distance: int) -> Word:
-        return word << np.uint32(distance) if distance >= 0 else word >> np.uint32(-distance)
-
-    def times(self, left: Word, right: Word) -> Word:
-        return left * right
-
     def less(self, left: Word, right: Word) -> Any:
         return jnp.less(left, right)
 

@@ -35,9 +35,6 @@ class _TensorFlowWords(Words):
     def constant(self, number: int) -> Word:
         return tf.constant(number, tf.uint32)
 
-    def add(self, left: Word, right: Word) -> Word:
-        return left + right
-
     def xor(self, left: Word, right: Word) -> Word:
         return tf.bitwise.bitwise_xor(left, right)
 
@@ -51,9 +48,6 @@ class _TensorFlowWords(Words):
         if distance >= 0:
             return tf.bitwise.left_shift(word, self.constant(distance))
         return tf.bitwise.right_shift(word, self.constant(-distance))
-
-    def times(self, left: Word, right: Word) -> Word:
-        return left * right
 
     def less(self, left: Word, right: Word) -> Any:
         return left < right

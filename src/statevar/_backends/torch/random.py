@@ -48,15 +48,6 @@ class _TorchWords(Words):
     def add(self, left: Word, right: Word) -> Word:
         return (left + right) & _MASK
 
-    def xor(self, left: Word, right: Word) -> Word:
-        return left ^ right
-
-    def both(self, left: Word, right: Word) -> Word:
-        return left & right
-
-    def either(self, left: Word, right: Word) -> Word:
-        return left | right
-
     def shifted(self, word: Word, distance: int) -> Word:
         return (word << distance) & _MASK if distance >= 0 else word >> -distance
 

@@ -106,7 +106,7 @@ class Linalg(Products):
         """The inverse matrices."""
         return self._of("inv", x)
 
-    def matrix_norm(self, x: Any, /, *, keepdims: bool = False, ord: Any = "fro") -> Any:  # noqa: A002
+    def matrix_norm(self, x: Any, /, *, keepdims: bool = False, ord: Any = "fro") -> Any:  # noqa: A002  # the name in the standard
         """The norms of matrices: "fro", "nuc", 1, 2, infinity, and the negative ones."""
         return self._of("matrix_norm", x, keepdims=keepdims, ord=ord)
 
@@ -154,7 +154,7 @@ class Linalg(Products):
         """The sums of diagonals; of integers in 32 bits or more."""
         return self._reductions.sum(self.diagonal(x, offset=offset), axis=-1, dtype=dtype)
 
-    def vector_norm(self, x: Any, /, *, axis: Any = None, keepdims: bool = False, ord: Any = 2) -> Any:  # noqa: A002
+    def vector_norm(self, x: Any, /, *, axis: Any = None, keepdims: bool = False, ord: Any = 2) -> Any:  # noqa: A002  # the name in the standard
         """The norms of vectors, of all elements or along axes."""
         array, name = self._one("vector_norm", x, "float")
         result = self._own("linalg.vector_norm")(array, axis=axis, keepdims=keepdims, ord=ord)
