@@ -151,7 +151,7 @@ def _shows_colors(stream: TextIO) -> bool:
 def has_rich() -> bool:
     """Whether `rich` is installed. A folder of that name, which Python takes for a package, is not enough."""
     try:
-        import rich.console  # noqa: F401, PLC0415  # which takes as long as all the rest
+        import rich.console  # noqa: F401  # which takes as long as all the rest
     except ImportError:
         return False
     return True
