@@ -15,6 +15,7 @@ import pytest
 import statevar as sv
 from tests.checkpoint import pieces
 from tests.command_line.programs import Run
+from tests.command_line.running import Runner
 from tests.internals import blocks
 
 Writer = Callable[[Path], Path]
@@ -211,4 +212,15 @@ def test_a_library_that_is_missing_is_named(statevar: Run, tmp_path: Path, monke
     assert (ran.status, ran.err) == (
         2,
         f"statevar inspect: to read this file needs h5py, at '{path}'. Hint: pip install 'statevar[h5]'.\n",
+    )
+
+
+def test_the_prefix_of_a_checkpoint_of_tensorflow_is_a_path_for_every_command(run: Runner, tmp_path: Path) -> None:
+    tensorflow = pytest.importorskip("tensorflow")
+    prefix = tensorflow.train.Checkpoint(v=tensorflow.Variable([1.0])).save(str(tmp_path / "ck"))
+    assert run("watch", prefix, "--rounds", 1).out.endswith("2 variables\n")
+    ran = run("inspect", prefix, "--step", 1)
+    assert (ran.status, ran.err) == (
+        2,
+        f"statevar inspect: {prefix} is not the folder of a manager, so it has no step 1\n",
     )

@@ -221,3 +221,16 @@ def test_a_name_that_looks_like_an_option(statevar: Run, tmp_path: Path) -> None
     assert ran.status == 2
     assert ran.err.endswith("Hint: statevar show --help; names that begin with - are written after --\n")
     assert statevar("show", path, "--", "-x").out == "1.0\n"
+
+
+def test_what_no_variable_can_be_is_not_called_damaged(statevar: Run, tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=np.arange(3), names=np.array(["a", "b"]))
+    ran = statevar("verify", tmp_path / "a.npz")
+    assert ran.status == 3
+    assert ran.lines == [
+        f"{tmp_path / 'a.npz'}: unreadable: 1 of 2 variables",
+        "  names: no variable has the dtype '<U1'",
+    ]
+    assert statevar("verify", tmp_path / "a.npz", "--json").document("verify")["files"][0]["damaged"]
+    ran = statevar("inspect", tmp_path / "a.npz", "--stats")
+    assert (ran.status, "DAMAGED" in ran.out, "unreadable" in ran.out) == (3, False, True)

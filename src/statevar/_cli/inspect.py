@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from .._arrays.dtypes import STORED, is_differentiable
+from .._arrays.dtypes import is_differentiable
 from .._arrays.shapes import DeclaredShape
 from .._arrays.statistics import Statistics, statistics
 from .._core.tables import bytes_text, escaped, number_text, shape_text
@@ -18,7 +18,7 @@ from ..errors import CheckpointError
 from .exits import CommandError, Exit
 from .options import add_json, add_only, add_path, natural
 from .output import bars, colored, complain, reason, say, say_json, say_table, width
-from .paths import nbytes_of, opened, selected, size_of
+from .paths import is_known, nbytes_of, opened, selected, size_of
 from .progress import progress
 from .reading import checked
 
@@ -147,7 +147,7 @@ def _cells(row: _Row) -> tuple[object, ...]:
     nbytes = nbytes_of(record)
     size = "" if nbytes is None or record.shape is None else bytes_text(nbytes)
     shape = "no value" if record.shape is None else shape_text(record.shape)
-    flags = [*_flags(record), *(["DAMAGED"] if damage is not None else [])]
+    flags = [*_flags(record), *([] if damage is None else ["DAMAGED" if is_known(record) else "unreadable"])]
     facts = (name, shape, record.dtype, size, ", ".join(flags))
     if figures is None:
         return (*facts, "", "", "", "", "")
@@ -169,7 +169,7 @@ def _fewer(histogram: tuple[int, ...]) -> list[int]:
 
 def _flags(record: VariableRecord) -> Iterator[str]:
     """What is not as usual of a variable."""
-    if record.dtype not in STORED:
+    if not is_known(record):
         return
     if not record.trainable and is_differentiable(record.dtype):
         yield "frozen"

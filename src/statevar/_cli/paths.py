@@ -13,12 +13,15 @@ from ..checkpoint import _files
 from ..checkpoint._checkpoint import Checkpoint, open_checkpoint
 from ..checkpoint._formats.others import steps_of_orbax
 from ..checkpoint._formats.reader import numpy_dtype
+from ..checkpoint._formats.safetensors.index import INDEX
 from ..checkpoint._formats.safetensors.values import VariableRecord
 from ..checkpoint._step_folder import StepFolder
 from .exits import CommandError, Exit
 
 __all__ = [
     "close_to",
+    "is_known",
+    "main_file",
     "nbytes_of",
     "opened",
     "place_of",
@@ -54,11 +57,17 @@ def place_of(path: str, step: int | None = None) -> Path:
     if step in steps:
         return steps[step]
     if not steps:
-        if not place.exists():
+        if not main_file(place).exists():
             raise CommandError(f"there is nothing at {path}", Exit.MISSING)
         raise CommandError(f"{path} is not the folder of a manager, so it has no step {step}", Exit.USAGE)
     known = ", ".join(map(str, [*steps][-5:]))
     raise CommandError(f"{path} has no step {step}", Exit.MISSING, f"its newest steps are {known}")
+
+
+def main_file(place: Path) -> Path:
+    """The file whose replacement makes another checkpoint of what is at a path: an index if there is one."""
+    index = place / INDEX if place.is_dir() else place.with_name(f"{place.name}.index")  # of a prefix of TensorFlow
+    return index if index.is_file() and (place.is_dir() or not place.exists()) else place
 
 
 def steps_in(folder: Path) -> dict[int, Path]:
@@ -90,6 +99,11 @@ def selected(names: Iterable[str], only: Sequence[str] | None, where: str) -> li
 def close_to(name: str, names: Iterable[str]) -> str | None:
     """The name that is most like another one, which may be a typing error; None if there is none."""
     return next(iter(difflib.get_close_matches(name, list(names)[:10_000], 1, 0.7)), None)
+
+
+def is_known(record: VariableRecord) -> bool:
+    """Whether variables can have the dtype of what is in a file. Else its value is whole, and cannot be read here."""
+    return record.dtype in STORED
 
 
 def size_of(record: VariableRecord) -> int:

@@ -14,7 +14,7 @@ from ..errors import CheckpointError, CheckpointNotFoundError, StatevarError
 from .exits import Exit
 from .options import PATH, add_json, add_step
 from .output import colored, message, reason, say, say_json
-from .paths import nbytes_of, place_of, steps_in
+from .paths import is_known, nbytes_of, place_of, steps_in
 from .progress import progress
 
 __all__ = ["arguments", "run"]
@@ -33,6 +33,7 @@ class _Result(NamedTuple):
         damaged: the damaged variables, each with the reason.
         problem: why it could not be opened.
         status: what that means for the exit status.
+        word: what damaged variables are.
     """
 
     path: str
@@ -41,6 +42,7 @@ class _Result(NamedTuple):
     damaged: dict[str, str] = {}  # noqa: RUF012  # of a tuple, and never changed
     problem: str | None = None
     status: Exit = Exit.OK
+    word: str = "DAMAGED"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,6 +77,7 @@ def _verified(path: Path) -> _Result:
     try:
         with open_checkpoint(path) as checkpoint:
             damaged = dict(_damage(checkpoint))
+            word = "DAMAGED" if any(is_known(checkpoint.variables[name]) for name in damaged) else "unreadable"
             whole = [name for name in checkpoint if name not in damaged]
             unchecked = tuple(name for name in whole if checkpoint.checksum(name) is None)
     except CheckpointNotFoundError as error:
@@ -84,7 +87,7 @@ def _verified(path: Path) -> _Result:
     except StatevarError as error:  # it cannot be read at the moment, or needs a library that is not installed
         return _Result(str(path), problem=message("verify", error), status=Exit.USAGE)
     status = Exit.DAMAGED if damaged else Exit.OK
-    return _Result(str(path), len(whole) - len(unchecked), unchecked, damaged, status=status)
+    return _Result(str(path), len(whole) - len(unchecked), unchecked, damaged, status=status, word=word)
 
 
 def _damage(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
@@ -109,7 +112,7 @@ def _print(result: _Result, *, quiet: bool) -> None:
     without = f"{len(result.unchecked):,} without a checksum" if result.unchecked else ""
     if result.damaged:
         total = result.checked + len(result.unchecked) + len(result.damaged)
-        say(f"{path}: {colored('DAMAGED', 'red')}: {len(result.damaged):,} of {total:,} variables")
+        say(f"{path}: {colored(result.word, 'red')}: {len(result.damaged):,} of {total:,} variables")
         for name, why in result.damaged.items():
             say(f"  {escaped(name)}: {escaped(why)}")
     elif not quiet and result.unchecked and not result.checked:
@@ -121,4 +124,5 @@ def _print(result: _Result, *, quiet: bool) -> None:
 
 def _facts(result: _Result) -> dict[str, Any]:
     facts = result._asdict()
+    del facts["word"]
     return {**facts, "status": int(result.status), "whole": result.status is Exit.OK}

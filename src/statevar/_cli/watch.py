@@ -15,7 +15,7 @@ from .exits import CommandError, Exit
 from .live import live_table
 from .options import add_only, natural
 from .output import has_rich, say, say_json, width
-from .paths import steps_in
+from .paths import main_file, steps_in
 from .watched import Event, File, Folder
 
 __all__ = ["arguments", "run"]
@@ -66,7 +66,7 @@ def _watched(options: argparse.Namespace) -> Folder | File:
     if options.path.startswith("shared:"):
         raise CommandError("only folders and files can be watched", hint="pass a path")
     path = Path(options.path)
-    if not path.exists():
+    if not main_file(path).exists():
         raise CheckpointNotFoundError.of("watch", "there is nothing at this path yet", options.path)
     is_folder = path.is_dir() and not (path / "index.json").exists()
     if is_folder and (steps_in(path) or owner_of_folder(path) is None):

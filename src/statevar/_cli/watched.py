@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 from .._core.tables import bytes_text, escaped, number_text
 from .._state.paths import path_matches
 from ..checkpoint._checkpoint import Checkpoint, open_checkpoint
-from ..checkpoint._formats.safetensors.index import INDEX
 from ..errors import CheckpointError, StatevarError
 from .comparison import Comparison, compare, counted
 from .output import colored
-from .paths import selected, steps_in
+from .paths import main_file, selected, steps_in
 
 __all__ = ["Event", "File", "Folder", "Step"]
 
@@ -97,9 +96,8 @@ class Folder:
 
 def _state(path: Path) -> tuple[int, ...] | None:
     """What changes when a checkpoint is replaced, or written over; None if nothing is there."""
-    place = path / INDEX if (path / INDEX).exists() else path
     try:
-        status = place.stat()
+        status = main_file(path).stat()
     except FileNotFoundError:
         return None
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
