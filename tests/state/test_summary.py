@@ -296,3 +296,11 @@ def test_the_figures_of_parts_are_those_of_the_whole(parts: list[list[float]]) -
     if finite:
         assert whole.mean == pytest.approx(np.mean(finite), rel=1e-9, abs=1e-6)
         assert whole.std == pytest.approx(np.std(finite), rel=1e-9, abs=1e-6)
+
+
+def test_a_pattern_that_matches_nothing_is_an_error() -> None:
+    model = {"kernel": sv.Variable(1.0)}
+    for only in ("kernal", [], ["bias", "*/kernel"]):
+        with pytest.raises(ValueError, match=r"^summary: no path matches only=.*\.$"):
+            sv.summary(model, only=only)
+    assert [row.path for row in sv.summary(model, only=["bias", "k*"]).rows] == ["kernel"]

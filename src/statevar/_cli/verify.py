@@ -95,13 +95,16 @@ def _damage(checkpoint: Checkpoint) -> Iterator[tuple[str, str]]:
     sizes = {name: nbytes_of(checkpoint.variables[name]) or 0 for name in checkpoint}
     with progress(sum(sizes.values()), "verifying") as advance:
         batch: list[str] = []
-        for name in sizes:
+        nbytes = 0
+        last = next(reversed(sizes), None)
+        for name, size in sizes.items():
             batch.append(name)
-            if sum(sizes[each] for each in batch) >= _AT_ONCE or name == next(reversed(sizes)):
+            nbytes += size
+            if nbytes >= _AT_ONCE or name == last:
                 for each, error in checkpoint.damage(batch).items():
                     yield each, reason(error)
-                advance(sum(sizes[each] for each in batch))
-                batch = []
+                advance(nbytes)
+                batch, nbytes = [], 0
 
 
 def _print(result: _Result, *, quiet: bool) -> None:

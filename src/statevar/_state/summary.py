@@ -183,7 +183,7 @@ def summary(
     Raises:
         ForeignStateError: the object contains state that cannot be taken.
         TypeError: the object contains no variable.
-        ValueError: ``depth`` or ``limit`` is no positive number.
+        ValueError: ``depth`` or ``limit`` is no positive number; or no path matches ``only``.
 
     Source: ``keras.Model.summary``, ``flax.nnx.tabulate``.
 
@@ -209,6 +209,8 @@ def summary(
     if only is not None:
         wanted = path_matches(only)
         kept = [at for at, each in enumerate(entries) if wanted(each.path)]
+        if not kept:
+            raise ValueError(describe("summary", f"no path matches only={only!r}"))
         entries, sources = [entries[at] for at in kept], [sources[at] for at in kept]
         aliases = {path: first for path, first in aliases.items() if wanted(first)}
     return Summary(type(obj).__name__, entries, sources, aliases, depth=depth, limit=limit, stats=stats)
