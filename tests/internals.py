@@ -38,6 +38,7 @@ from statevar._state import snapshot as snapshots
 from statevar._state import transaction as transactions
 from statevar._state.by_path import needed
 from statevar._state.paths import Paths, named_in, objects_in, paths_in, variables_in
+from statevar._state.walk import Opener
 from statevar.checkpoint import _files as files
 from statevar.checkpoint import _together as together
 from statevar.checkpoint._formats import pickles
@@ -70,6 +71,7 @@ __all__ = [
     "Entry",
     "Header",
     "Layers",
+    "Opener",
     "Paths",
     "Selection",
     "Watchers",

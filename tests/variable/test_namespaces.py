@@ -12,6 +12,7 @@ import pytest
 
 import statevar as sv
 from tests.helpers import assert_same, total
+from tests.internals import Opener
 
 Call = Callable[[Any, Any], Any]
 
@@ -235,6 +236,15 @@ def test_variables_and_arrays_have_one_namespace(backend: str) -> None:
         assert xp == array_api_compat.array_namespace(v.value)
         assert xp.__name__ == array_api_compat.array_namespace(v.value).__name__
         assert_same(xp.sin(v), np.sin(MATRIX), rtol=1e-6)
+
+
+def test_a_namespace_is_not_searched_for_variables(backend: str) -> None:
+    """Else what searches the attributes of a model goes through the functions of the library, each time."""
+    xp = sv.namespace(sv.Variable(0.0, backend=backend))
+    xp.sum(xp.zeros(2))  # it keeps the functions that it has used
+    opener = Opener()
+    assert opener(xp) is None
+    assert not opener.aside
 
 
 @pytest.mark.parametrize("name", ["maximum", "clip", "linalg.inv", "fft.rfft", "matmul"])

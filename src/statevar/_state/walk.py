@@ -225,7 +225,7 @@ class Opener:
         if kind.state_in is not None:
             return partial(self._open_foreign, kind.state_in, None if kind.is_array else opener)
         if opener is None:
-            return None if isinstance(each, _LEAVES) else self._put_tracked_aside
+            return None if _is_leaf(each) else self._put_tracked_aside
         if kind.shared or (isinstance(each, Mapping) and not isinstance(each, dict | Container | MappingProxyType)):
             return partial(self._open_partly, opener)
         return partial(self._open_ours, opener) if cls.__module__.startswith("statevar.") else opener
@@ -329,9 +329,14 @@ def is_ours_compiled(each: Any) -> bool:
     return type(each).__module__.startswith("statevar.") and "__wrapped__" in getattr(each, "__dict__", ())
 
 
+def _is_leaf(each: Any) -> bool:
+    """Whether an object has no state: a string, a class, a module; or a namespace, which stands for a module."""
+    return isinstance(each, _LEAVES) or getattr(type(each), "_is_namespace", False) is True
+
+
 def _opener(each: Any) -> Open | None:
     """The function that returns the children of objects of this type; None if they have none."""
-    if isinstance(each, _LEAVES):
+    if _is_leaf(each):
         return None
     if isinstance(each, Mapping) and type(each).__module__.partition(".")[0] == "statevar":
         return None  # a snapshot or a checkpoint: it has values and not variables, and may read them from a file

@@ -113,6 +113,10 @@ class Namespace(Creation, Products):
         return str(self._library.__name__)
 
     def __getattr__(self, name: str) -> Any:
+        if (
+            name == "__dict__"
+        ):  # that of the library has all its functions: a search for variables would go through them
+            raise AttributeError(name)
         if name in DTYPES:
             try:
                 return info.native(self._backend, name)

@@ -40,6 +40,8 @@ def mixed_libraries(operation: str, one: str, other: str) -> TypeError:
 class Operands:
     """Knows the library and the device of a namespace, and reads the arguments of its functions."""
 
+    _is_namespace = True  # what searches a model for variables leaves it out
+
     def __init__(self, backend: Backend, device: Any) -> None:
         self._backend = backend
         self._device = device
