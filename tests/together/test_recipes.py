@@ -39,6 +39,9 @@ RECIPES = (
     Recipe("wave_equation", "--steps 30 --size 24", {}),
     Recipe("batch_norm", "--steps 5", {**GRADIENTS, "tensorflow": ("keras",)}),
     Recipe("word_vectors", "--steps 5 --size 100", GRADIENTS),
+    Recipe("ising", "--steps 10 --size 8", {}),
+    Recipe("dqn", "--steps 4", {**GRADIENTS, "jax": ("optax",), "tensorflow": ("keras",)}),
+    Recipe("online_service", "--steps 2", {}),
 )
 each_recipe = pytest.mark.parametrize("recipe", RECIPES, ids=str)
 
