@@ -25,6 +25,7 @@ from statevar._cli import completion, output
 from statevar._cli import main as command_line
 from statevar._cli import reading as cli_reading
 from statevar._cli import target as targets
+from statevar._cli import verify as cli_verify
 from statevar._cli import watch as watching
 from statevar._cli.exits import CommandError
 from statevar._core import cell as cell_module  # which makes the locks
@@ -82,6 +83,7 @@ __all__ = [
     "cell_module",
     "checksums_of_tensorflow",
     "cli_reading",
+    "cli_verify",
     "collectives",
     "command_line",
     "completion",

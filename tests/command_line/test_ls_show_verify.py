@@ -13,7 +13,7 @@ import pytest
 import statevar as sv
 from tests.checkpoint import pieces
 from tests.command_line.programs import Run
-from tests.internals import blocks, cli_reading
+from tests.internals import blocks, cli_reading, cli_verify
 
 
 def test_ls_prints_the_paths(statevar: Run, file: Path) -> None:
@@ -234,3 +234,30 @@ def test_what_no_variable_can_be_is_not_called_damaged(statevar: Run, tmp_path: 
     assert statevar("verify", tmp_path / "a.npz", "--json").document("verify")["files"][0]["damaged"]
     ran = statevar("inspect", tmp_path / "a.npz", "--stats")
     assert (ran.status, "DAMAGED" in ran.out, "unreadable" in ran.out) == (3, False, True)
+
+
+def test_verify_checks_each_variable_once_and_some_at_a_time(
+    statevar: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.safetensors"
+    sv.save({f"v{i}": sv.Variable(np.zeros(2)) for i in range(5)}, path)
+    asked: list[list[str]] = []
+    damage = sv.Checkpoint.damage
+
+    def recorded(checkpoint: sv.Checkpoint, paths: list[str]) -> object:
+        asked.append(list(paths))
+        return damage(checkpoint, paths)
+
+    monkeypatch.setattr(sv.Checkpoint, "damage", recorded)
+    for at_once, sizes in ((1, [1, 1, 1, 1, 1]), (32, [2, 2, 1]), (1 << 20, [5])):
+        monkeypatch.setattr(cli_verify, "_AT_ONCE", at_once)
+        asked.clear()
+        assert statevar("verify", path).status == 0
+        assert [len(each) for each in asked] == sizes
+        assert sorted(name for each in asked for name in each) == [f"v{i}" for i in range(5)]
+
+
+def test_a_link_that_leads_nowhere_is_not_its_own_hint(statevar: Run, tmp_path: Path) -> None:
+    link = tmp_path / "model.safetensors"
+    link.symlink_to(tmp_path / "gone")
+    assert statevar("ls", link).err == f"statevar ls: the system said No such file or directory, at '{link}'.\n"

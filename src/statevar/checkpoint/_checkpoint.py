@@ -390,7 +390,9 @@ def _better(error: CheckpointError | StorageError, path: Path, other: Other | No
 
 def _near(path: Path) -> str | None:
     """The name in the folder of a path that is most like the name of the path."""
-    names = sorted(each.name for each in path.parent.iterdir() if not each.name.startswith("."))
+    names = sorted(
+        each.name for each in path.parent.iterdir() if not each.name.startswith(".") and each.name != path.name
+    )
     longer = [name for name in names if Path(name).stem == path.name]
     return next(iter(longer or difflib.get_close_matches(path.name, names, 1, 0.8)), None)
 
