@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from typing import Any
 
@@ -197,6 +198,7 @@ def test_python_numbers_that_are_exact_cast(backend: str, value: Any, target: st
         (1e300, "float32", OverflowError, "1e\\+300 is out of the range of float32"),
         (70000, "float16", OverflowError, "70000 is out of the range of float16"),
         (500.0, "float8_e4m3fn", OverflowError, "500.0 is out of the range of float8_e4m3fn"),
+        (math.inf, "float8_e4m3fn", OverflowError, "inf is out of the range of float8_e4m3fn"),
         (10**400, "float32", OverflowError, "does not fit into 64 bits"),
     ],
 )

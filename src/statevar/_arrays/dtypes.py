@@ -377,7 +377,9 @@ def _check_range(array: HostArray, result: HostArray, target: str, operation: st
         # A cast between int64 and uint64 wraps in both directions, so only the sign shows the loss.
         lost |= (array < 0) != (result < 0)
     else:
-        lost = np.isfinite(array) & ~np.isfinite(result.astype(_wide(target)))
+        stored = result.astype(_wide(target))
+        lost = np.isfinite(array) & ~np.isfinite(stored)
+        lost |= np.isinf(array) & np.isnan(stored)  # float8_e4m3fn has no infinity
     if lost.any():
         low, high = _bounds(target)
         raise RangeError.of(
