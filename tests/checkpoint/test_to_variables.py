@@ -196,7 +196,11 @@ def test_a_lookup_follows_aliases() -> None:
     assert "b/none" not in found
     assert list(found) == ["a/kernel", "a/bias", "a"]
     assert len(found) == 3
-    assert repr(found).startswith("VariablesByPath({'a/kernel': <Variable")
+    assert repr(found) == "<VariablesByPath of 3 variables and 2 shared paths>"
+    assert str(found) == str(sv.summary(found))
+    assert "a/kernel" in str(found)
+    assert "a/kernel" in found._repr_html_()
+    assert "a/kernel" in dict(found.__rich_repr__())
     assert found == found
     assert found != by_path()
 

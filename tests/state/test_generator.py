@@ -92,6 +92,19 @@ def test_numbers_of_a_seed(backend: str) -> None:
         assert_same(rng.state, again.state)
 
 
+def test_numbers_have_the_shape_that_is_asked_for(backend: str) -> None:
+    rng = Generator(7, backend=backend)
+    for shape in ((), (0,), (2, 0), (1, 1)):
+        for draw in (
+            rng.normal,
+            rng.uniform,
+            lambda shape: rng.integers(9, shape=shape),
+            lambda s: rng.bernoulli(0.5, s),
+        ):
+            assert tuple(draw(shape).shape) == shape
+    assert tuple(rng.choice(5).shape) == ()
+
+
 def test_numbers_of_a_seed_in_a_program(backend: str, without_inductor: None) -> None:
     names = [name for name in names_for(backend) if name in COMPILED]
     generators = [Generator(7, backend=backend) for _ in names]
@@ -299,6 +312,9 @@ def test_seeds() -> None:
         expected = rf"^Generator: expected a seed from 0 to 2\*\*64 - 1, got {seed}\. Hint: pass a sequence of integers"
         with pytest.raises(sv.errors.RangeError, match=expected):
             Generator(seed)
+    for sequence in ([-1], [1.5], ["a"]):
+        with pytest.raises(TypeError, match=r"^Generator: expected non-negative integers as seed, got \["):
+            Generator(sequence)  # type: ignore[arg-type]
     for wrong in (0.5, "seed", True):
         with pytest.raises(TypeError, match=r"^Generator: expected an integer as seed, got "):
             Generator(wrong)  # type: ignore[arg-type]
@@ -463,9 +479,13 @@ def test_lanes_and_children_have_nothing_in_common() -> None:
         (
             lambda g: g.normal(-1),
             "ShapeError",
-            r"^normal: expected non-negative integers .*, got -1, at 'noise/state'",
+            r"^normal: expected a shape of non-negative integers, got -1, at 'noise/state'. Hint: write an integer, or",
         ),
-        (lambda g: g.uniform((2, None)), "ShapeError", r"^uniform: expected a shape of integers, got \(2, None\), at"),
+        (
+            lambda g: g.uniform((2, None)),
+            "ShapeError",
+            r"^uniform: expected a shape of non-negative integers, got \(2, None\), at",
+        ),
         (
             lambda g: g.normal(2, "int32"),
             "DTypeError",
@@ -542,12 +562,27 @@ def test_lanes_and_children_have_nothing_in_common() -> None:
         ),
         (lambda g: g.choice(2, p=[0.5, 0.5], replace=False), "NotImplementedError", "^choice: elements that"),
         (lambda g: g.split(-1), "RangeError", "^split: expected a number of generators, got -1"),
+        (lambda g: g.normal("ab"), "ShapeError", "^normal: expected a shape .*, got 'ab', at 'noise/state'"),
+        (lambda g: g.normal(2, None), "DTypeError", "^normal: expected a dtype, got None, at 'noise/state'. Hint"),
+        (lambda g: g.integers(0, 2, dtype=None), "DTypeError", "^integers: expected a dtype, got None"),
     ],
 )
 def test_errors(draw: Callable[[sv.Generator], Any], error: str, text: str) -> None:
     rng = Generator(1, name="noise")
     with pytest.raises(getattr(sv.errors, error, NotImplementedError), match=text):
         draw(rng)
+    assert rng.state.version == 0
+
+
+def test_arguments_that_are_no_arrays(backend: str) -> None:
+    rng = Generator(1, name="noise", backend=backend)
+    for wrong in (2.0, np.array(5), "abc", sv.Variable(3.0, backend=backend)):
+        for draw in (rng.permutation, rng.choice):
+            with pytest.raises(sv.errors.ShapeError, match=rf"^{draw.__name__}: .* axis, got one without, at 'noise"):
+                draw(wrong)
+    for count in (2.5, "a"):
+        with pytest.raises(TypeError, match=r"^split: expected an integer, got "):
+            rng.split(count)  # type: ignore[arg-type]
     assert rng.state.version == 0
 
 

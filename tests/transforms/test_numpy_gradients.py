@@ -118,6 +118,59 @@ def test_the_function_of_the_guide_runs_with_every_name_of_sin() -> None:
         np.testing.assert_allclose(gradient, np.cos(w.value))
 
 
+_FFTS = ("fft", "ifft", "rfft", "irfft", "hfft", "ihfft")
+_FFTS_OF_AXES = ("fft2", "ifft2", "rfft2", "irfft2", "fftn", "ifftn", "rfftn", "irfftn")
+
+
+def weighed(y: Any) -> Any:
+    """A real number to which each part of an array contributes in its own way."""
+    weights = np.cos(np.arange(y.size)) + 1j * np.sin(1 + np.arange(y.size) ** 2)
+    return np.sum(np.real(np.ravel(y) * weights))
+
+
+def check_transform(name: str, v: Any, *args: Any, **kwargs: Any) -> None:
+    check(lambda: weighed(getattr(np.fft, name)(v, *args, **kwargs)), v)
+
+
+@pytest.mark.parametrize("norm", [None, "backward", "ortho", "forward"])
+def test_fourier_transforms(norm: Any) -> None:
+    cases: list[dict[str, Any]] = [{}, {"n": 3}, {"n": 6}, {"n": 2, "axis": 0}, {"n": 4, "axis": -2}]
+    cases_of_axes: list[dict[str, Any]] = [{}, {"s": (2, 6), "axes": (0, 1)}, {"s": (4, 3), "axes": (1, 0)}]
+    for size in (4, 5):
+        v = sv.Variable(np.sin(np.arange(3.0 * size)).reshape(3, size))
+        for name in _FFTS:
+            for kwargs in cases:
+                check_transform(name, v, norm=norm, **kwargs)
+            check_transform(name, v, 6, -1, norm)
+        for name in _FFTS_OF_AXES:
+            for kwargs in cases_of_axes:
+                check_transform(name, v, norm=norm, **kwargs)
+        for name in _FFTS_OF_AXES[4:]:
+            check_transform(name, v, axes=(0,), norm=norm)
+
+
+def check_of_complex(name: str, v: Any) -> None:
+    check(lambda: weighed(getattr(np.fft, name)(np.exp(1j * v))), v)
+
+
+def check_twice(name: str, v: Any) -> None:
+    def squared() -> Any:
+        y = getattr(np.fft, name)(v * v)
+        return np.sum(np.real(y) ** 2 + np.imag(y) ** 2)
+
+    check(lambda: np.sum(np.sin(sv.grad(squared, [v])()[0])), v)
+
+
+def test_fourier_transforms_of_complex_numbers_and_twice() -> None:
+    v = sv.Variable(np.array([1.0, -2.0, 0.5, 3.0]))
+    for name in _FFTS:
+        check_twice(name, v)
+        if name not in ("rfft", "ihfft"):
+            check_of_complex(name, v)
+    with pytest.raises(TraceError, match=r"^np\.fftn: .*\(an axis is transformed twice\)"):
+        sv.grad(lambda: weighed(np.fft.fftn(v, axes=(0, 0))))()
+
+
 # -- dtypes ------------------------------------------------------------------------------------------------------
 
 

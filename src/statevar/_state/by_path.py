@@ -6,16 +6,19 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from types import MappingProxyType
 from typing import Any, final
 
+from .._core.shown import Shown
+from .._core.tables import count_text
 from .._core.variable import Variable
 from .._public import public
 from ..errors import describe
+from .summarized import Summarized
 
 __all__ = ["VariablesByPath", "followed", "needed"]
 
 
 @final
 @public("statevar.checkpoint")
-class VariablesByPath(MutableMapping[str, Variable]):
+class VariablesByPath(MutableMapping[str, Variable], Summarized):
     """A mapping from path to variable whose keys are whole paths: ``layers/0/kernel`` is no key with two slashes.
 
     `save`, `load`, `snapshot` and all others that name variables take the keys as they are, where the keys of a dict
@@ -87,8 +90,10 @@ class VariablesByPath(MutableMapping[str, Variable]):
     __hash__ = object.__hash__
 
     def __repr__(self) -> str:
-        further = f", aliases={self._aliases!r}" if self._aliases else ""
-        return f"VariablesByPath({self._variables!r}{further})"
+        shared = f" and {count_text(len(self._aliases), 'shared path')}" if self._aliases else ""
+        return f"<VariablesByPath of {count_text(len(self), 'variable')}{shared}>"
+
+    _repr_pretty_ = Shown._repr_pretty_  # IPython looks no further than the class with `__repr__`
 
 
 def _checked(path: Any) -> str:

@@ -14,7 +14,7 @@ from .._arrays.shapes import Shape, canonical_shape, is_static
 from .._arrays.types import Array
 from ..errors import DTypeError, RangeError, ShapeError, StatevarError, describe
 
-__all__ = ["check_bounds", "floating", "integral", "is_number", "key_of", "shape_of", "wider"]
+__all__ = ["check_bounds", "count_of", "floating", "integral", "is_number", "key_of", "shape_of", "wider"]
 
 _KEYS = 1 << 64
 _LEAST = 2.0**-126  # the least normal number of float32: libraries may take smaller ones for zero
@@ -25,6 +25,8 @@ def key_of(seed: Any) -> int:
     if seed is None:
         return secrets.randbits(64)
     if isinstance(seed, list | tuple | np.ndarray) and np.ndim(seed) == 1:
+        if not all(is_number(each) and each >= 0 for each in seed):
+            raise TypeError(describe("Generator", f"expected non-negative integers as seed, got {seed!r}"))
         upper, lower = np.random.SeedSequence(list(seed)).generate_state(2).tolist()
         return int(upper) << 32 | int(lower)
     if not is_number(seed):
@@ -44,11 +46,21 @@ def shape_of(operation: str, shape: Any, path: str) -> Shape:
     """A shape of integers."""
     try:
         declared = canonical_shape(shape)
-    except StatevarError as error:
-        raise error._at(operation, path) from None
+    except StatevarError:  # its hint is about declared shapes
+        declared = ...
     if not is_static(declared):
-        raise ShapeError.of(operation, f"expected a shape of integers, got {shape!r}", path)
+        hint = "write an integer, or a tuple of integers; () is one number"
+        raise ShapeError.of(operation, f"expected a shape of non-negative integers, got {shape!r}", path, hint)
     return declared  # type: ignore[return-value]  # static: no axis is None
+
+
+def count_of(operation: str, count: Any, path: str) -> int:
+    """A number of objects."""
+    if not is_number(count):
+        raise TypeError(describe(operation, f"expected an integer, got {count!r}", path))
+    if count < 0:
+        raise RangeError.of(operation, f"expected a number of generators, got {count}", path)
+    return int(count)
 
 
 def wider(operation: str, shape: Any, operands: list[Array], path: str) -> Shape:
@@ -68,7 +80,7 @@ def wider(operation: str, shape: Any, operands: list[Array], path: str) -> Shape
 
 def floating(operation: str, dtype: Any, path: str) -> str:
     """The name of a floating-point dtype."""
-    name = dtype_name(dtype)
+    name = _name(operation, dtype, path)
     if name not in PRECISION:
         raise DTypeError.of(operation, f"expected one of {', '.join(PRECISION)} as dtype, got {name}", path)
     return name
@@ -76,10 +88,16 @@ def floating(operation: str, dtype: Any, path: str) -> str:
 
 def integral(operation: str, dtype: Any, path: str) -> str:
     """The name of an integer dtype."""
-    name = dtype_name(dtype)
+    name = _name(operation, dtype, path)
     if not is_integer(name) or name in ("int4", "uint4"):
         raise DTypeError.of(operation, f"expected an integer dtype of at least 8 bits, got {name}", path)
     return name
+
+
+def _name(operation: str, dtype: Any, path: str) -> str:
+    if dtype is None:  # which NumPy reads as float64
+        raise DTypeError.of(operation, "expected a dtype, got None", path, "leave it out for the default")
+    return dtype_name(dtype)
 
 
 def check_bounds(name: str, low: float, high: float, path: str) -> None:

@@ -28,7 +28,7 @@ from .._core.deferring import suspended
 from .._core.variable import Variable
 from .._public import public
 from ..errors import DTypeError, RangeError, ShapeError, describe
-from .draw_arguments import check_bounds, floating, integral, is_number, key_of, shape_of, wider
+from .draw_arguments import check_bounds, count_of, floating, integral, is_number, key_of, shape_of, wider
 from .module import Module
 
 __all__ = ["Generator"]
@@ -207,9 +207,7 @@ class Generator(Module):
         """
         if is_number(x):
             return self._order("permutation", int(x))
-        array = self._array(x)
-        if not array.shape:
-            raise ShapeError.of("permutation", "expected an integer or an array with an axis, got one without")
+        array = self._array("permutation", x)
         return draws_of(self._backend).taken(array, self._order("permutation", int(array.shape[0])))
 
     def choice(self, a: Any, shape: ShapeLike = (), replace: bool = True, p: Any = None) -> Any:
@@ -232,9 +230,7 @@ class Generator(Module):
         >>> sv.Generator(0).choice(3, 5, p=[0.0, 0.0, 1.0])
         array([2, 2, 2, 2, 2], dtype=int32)
         """
-        array = None if is_number(a) else self._array(a)
-        if array is not None and not array.shape:
-            raise ShapeError.of("choice", "expected an integer or an array with an axis, got one without", self._path)
+        array = None if is_number(a) else self._array("choice", a)
         count, wanted = int(a if array is None else array.shape[0]), shape_of("choice", shape, self._path)
         size = math.prod(wanted)
         if count < (1 if replace else size) and size:
@@ -275,9 +271,7 @@ class Generator(Module):
         >>> bool((first.normal(4) == second.normal(4)).any())
         False
         """
-        count = int(count)
-        if count < 0:
-            raise RangeError.of("split", f"expected a number of generators, got {count}", self._path)
+        count = count_of("split", count, self._path)
         state, draws = self._take(count), draws_of(self._backend)
         return [self._with(draws.child(state, number)) for number in range(count)]
 
@@ -378,13 +372,15 @@ class Generator(Module):
         found: HostArray | None = backend.known(operand)
         return found
 
-    def _array(self, x: Any) -> Array:
+    def _array(self, operation: str, x: Any) -> Array:
+        """An array with an axis, beside the state."""
         x = x.value if isinstance(x, Variable) else x
         owner = owner_of(x)
-        if owner is self._backend:
-            return x
-        host = np.asarray(x) if owner is None else owner.to_host(x)
-        return self._backend.from_host(host, self.state.device)
+        found = x if owner is self._backend else np.asarray(x) if owner is None else owner.to_host(x)
+        if not len(found.shape):  # a `TensorShape` without axes is true
+            problem = "expected an integer or an array with an axis, got one without"
+            raise ShapeError.of(operation, problem, self._path)
+        return found if owner is self._backend else self._backend.from_host(found, self.state.device)
 
     def __repr__(self) -> str:
         try:

@@ -28,6 +28,7 @@ from ..._arrays.host import combine
 from ..._arrays.indexing import Selection, turns
 from ..._arrays.types import Array, HostArray
 from ...errors import TraceError
+from .fourier import GRADIENTS
 
 __all__ = ["Tape", "put"]
 
@@ -50,7 +51,7 @@ class _Node(VJPNode):  # type: ignore[misc]  # autograd has no types
             self.again = lambda: _again(fun, args, kwargs, argnums, parents)
             return
         try:
-            self.vjp = (_where if fun.fun is np.where else primitive_vjps[fun])(argnums, value, args, kwargs)
+            self.vjp = (_OURS.get(fun.fun) or primitive_vjps[fun])(argnums, value, args, kwargs)
         except KeyError:
             _no_gradient(_name(fun))
         except (AssertionError, NotImplementedError, TypeError) as error:  # there is no gradient for these arguments
@@ -77,6 +78,10 @@ def _where(argnums: Any, _: Any, args: Any, kwargs: Any) -> Callable[[Any], Any]
         return unbroadcast(chosen, anp.metadata(args[argnum]))
 
     return lambda g: [part(argnum, g) if argnum else None for argnum in argnums]
+
+
+#: The gradients that autograd has not, or not right, by NumPy's function.
+_OURS: dict[Any, Any] = {np.where: _where, **GRADIENTS}
 
 
 def _is_whole(value: Any) -> bool:
@@ -156,7 +161,7 @@ class NumPyBox(ArrayBox):  # type: ignore[misc]  # autograd has no types
         function = _functions().get(func)
         if function is not None and not hasattr(function, "_is_autograd_primitive"):
             return function(*args, **kwargs)  # such as `concatenate`, which is written for boxes, and `shape`
-        if function is not None and (function in primitive_vjps or function in notrace_primitives[_Node]):
+        if func in _OURS or function in primitive_vjps or function in notrace_primitives[_Node]:
             # autograd does not look for boxes in lists.
             return function(
                 *[anp.array(each) if _has_box(each) and not isbox(each) else each for each in args], **kwargs

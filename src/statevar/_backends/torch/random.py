@@ -246,7 +246,7 @@ class TorchDraws(Draws):
         return array[indices.to(array.device)]
 
     def _from_host(self, array: Any, state: Tensor) -> Array:
-        return shared_tensor(np.ascontiguousarray(array))
+        return shared_tensor(np.asarray(array, order="C"))  # `ascontiguousarray` gives an array without axes one
 
 
 def _is_on_host(state: Tensor) -> bool:
