@@ -305,7 +305,8 @@ def test_split(backend: str) -> None:
 
 def test_seeds() -> None:
     assert Generator().state.tolist() != Generator().state.tolist()
-    assert Generator(np.int64(3)).state.tolist() == [0, 3, 0, 0]  # type: ignore[arg-type]
+    assert Generator(np.int64(3)).state.tolist() == [0, 3, 0, 0]
+    assert Generator(np.array([1, 2])).state.tolist() == Generator([1, 2]).state.tolist()
     assert Generator([1, 2]).state.tolist() == [1596810411, -679130943, 0, 0]
     assert Generator([1, 3]).state.tolist() != Generator([1, 2]).state.tolist()
     for seed in (-1, 2**64):

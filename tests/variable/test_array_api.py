@@ -316,6 +316,34 @@ def test_linalg(backend: str, dtype: str) -> None:
         check(f"{name} of {dtype}", backend, got, reference, "float32" if real else out)
 
 
+def test_floats_of_16_bits(backend: str) -> None:
+    for dtype in ("float16", "bfloat16"):
+        v = sv.Variable(np.asarray(SYMMETRIC), dtype=dtype, backend=backend)
+        xp = sv.namespace(v)
+        for name, call in LINALG.items():
+            if backend == "jax" and name not in ("cholesky", "matrix_norm", "solve"):
+                continue  # each takes a second to compile
+            if name == "matrix_rank":
+                assert int(call(xp, v)) == 2
+                continue
+            out = dtype if name in ("matrix_norm", "matrix_power", "vector_norm") else "float32"
+            check(f"{name} of {dtype}", backend, call(xp, v), np.asarray(call(oracle, np.array(SYMMETRIC))), out, dtype)
+        for name in ("log2", "log10"):
+            check(name, backend, getattr(xp, name)(v), getattr(np, name)(SYMMETRIC), dtype)
+        x = np.array([0.0, 1.0, -1.0, 2.0, 0.5, np.nan, 1.0], HOST[dtype])
+        towards = np.array([-1.0, 2.0, 2.0, -np.inf, 0.5, 1.0, np.nan], HOST[dtype])
+        result = xp.nextafter(xp.asarray(x), xp.asarray(towards))
+        check("nextafter", backend, result, np.nextafter(x, towards).astype("float32"), dtype)
+
+
+def test_the_first_nan_is_the_largest_and_the_smallest(backend: str) -> None:
+    xp = sv.namespace(sv.Variable(1.0, backend=backend))
+    x = xp.asarray([[1.0, np.nan, np.inf], [-np.inf, 5.0, 5.0], [2.0, np.nan, np.nan]])
+    assert (int(xp.argmax(x)), int(xp.argmin(x))) == (1, 1)
+    assert host(xp.argmax(x, axis=1)).tolist() == [1, 1, 1]
+    assert host(xp.argmin(x, axis=1)).tolist() == [1, 0, 1]
+
+
 _FFT = ("fft", "ifft", "rfft", "irfft", "hfft", "ihfft")
 _FFTN = ("fftn", "ifftn", "rfftn", "irfftn")
 
@@ -550,6 +578,8 @@ DIFFERENTIABLE: dict[str, Call] = {
     "astype": lambda xp, x: xp.astype(x, x.dtype) * x,
     "matrix_transpose": lambda xp, x: xp.matmul(xp.matrix_transpose(x), x),
     "logaddexp": lambda xp, x: xp.logaddexp(x, 0.5),
+    "logaddexp of equals": lambda xp, x: xp.logaddexp(x, xp.matrix_transpose(x)) + xp.logaddexp(x[0, 1], x),
+    "positive": lambda xp, x: xp.positive(x) * x,
     "outer": lambda xp, x: xp.linalg.outer(x[0, :], x[1, :]),
     "trace": lambda xp, x: xp.linalg.trace(x * x),
     "cross": lambda xp, x: xp.linalg.cross(xp.reshape(x, (-1,))[:3], xp.reshape(x, (-1,))[1:]),

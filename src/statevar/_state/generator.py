@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, Self, SupportsIndex
 
 import numpy as np
 
@@ -70,7 +70,7 @@ class Generator(Module):
 
     def __init__(
         self,
-        seed: int | Sequence[int] | None = None,
+        seed: SupportsIndex | Sequence[SupportsIndex] | HostArray | None = None,
         *,
         backend: str | None = None,
         device: Any = None,

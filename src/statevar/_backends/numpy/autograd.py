@@ -81,7 +81,7 @@ def _where(argnums: Any, _: Any, args: Any, kwargs: Any) -> Callable[[Any], Any]
 
 
 #: The gradients that autograd has not, or not right, by NumPy's function.
-_OURS: dict[Any, Any] = {np.where: _where, **GRADIENTS}
+_OURS: dict[Any, Any] = {np.where: _where, np.positive: lambda *_: lambda g: (g,), **GRADIENTS}
 
 
 def _is_whole(value: Any) -> bool:
@@ -161,7 +161,8 @@ class NumPyBox(ArrayBox):  # type: ignore[misc]  # autograd has no types
         function = _functions().get(func)
         if function is not None and not hasattr(function, "_is_autograd_primitive"):
             return function(*args, **kwargs)  # such as `concatenate`, which is written for boxes, and `shape`
-        if func in _OURS or function in primitive_vjps or function in notrace_primitives[_Node]:
+        known = func in _OURS or function in primitive_vjps or function in notrace_primitives[_Node]
+        if function is not None and known:
             # autograd does not look for boxes in lists.
             return function(
                 *[anp.array(each) if _has_box(each) and not isbox(each) else each for each in args], **kwargs

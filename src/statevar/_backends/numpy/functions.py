@@ -150,58 +150,6 @@ def _vector_norm(x: Any, *, axis: Any, keepdims: bool, ord: Any) -> Any:  # noqa
     return np.sum(size**ord, axis=axis, keepdims=keepdims) ** (1 / ord)
 
 
-# -- Fourier transforms: autograd's own of real numbers are for even lengths, and wrong with norm="backward" -----------
-
-_OTHER: Final = {"backward": "forward", "forward": "backward", "ortho": "ortho"}
-
-
-def _rfft(x: Any, *, n: int | None, axis: int, norm: Any) -> Any:
-    if not _is_recorded(x):
-        return np.fft.rfft(x, n, axis, norm)
-    n = x.shape[axis] if n is None else n
-    return _along(np.fft.fft(x, n, axis, norm), axis, slice(n // 2 + 1))
-
-
-def _irfft(x: Any, *, n: int | None, axis: int, norm: Any) -> Any:
-    if not _is_recorded(x):
-        return np.fft.irfft(x, n, axis, norm)
-    n = 2 * (x.shape[axis] - 1) if n is None else n
-    half = _along(x, axis, slice(n // 2 + 1))
-    if missing := n // 2 + 1 - half.shape[axis]:
-        shape = list(half.shape)
-        shape[axis] = missing
-        half = np.concatenate([half, np.zeros(shape, half.dtype)], axis=axis)
-    rest = np.conj(np.flip(_along(half, axis, slice(1, (n + 1) // 2)), axis))
-    return np.real(np.fft.ifft(np.concatenate([half, rest], axis=axis), n, axis, norm))
-
-
-def _rfftn(x: Any, *, s: Any, axes: Any, norm: Any) -> Any:
-    if not _is_recorded(x):
-        return np.fft.rfftn(x, s, axes, norm)
-    axes = tuple(range(x.ndim)) if axes is None else tuple(axes)
-    s = [x.shape[axis] for axis in axes] if s is None else s
-    x = _rfft(x, n=s[-1], axis=axes[-1], norm=norm)
-    return np.fft.fftn(x, s[:-1], axes[:-1], norm) if len(axes) > 1 else x
-
-
-def _irfftn(x: Any, *, s: Any, axes: Any, norm: Any) -> Any:
-    if not _is_recorded(x):
-        return np.fft.irfftn(x, s, axes, norm)
-    axes = tuple(range(x.ndim)) if axes is None else tuple(axes)
-    last = None if s is None else s[-1]
-    s = [x.shape[axis] for axis in axes] if s is None else s
-    x = np.fft.ifftn(x, s[:-1], axes[:-1], norm) if len(axes) > 1 else x
-    return _irfft(x, n=last, axis=axes[-1], norm=norm)
-
-
-def _hfft(x: Any, *, n: int | None, axis: int, norm: Any) -> Any:
-    return _irfft(np.conj(x), n=n, axis=axis, norm=_OTHER[norm])
-
-
-def _ihfft(x: Any, *, n: int | None, axis: int, norm: Any) -> Any:
-    return np.conj(_rfft(x, n=n, axis=axis, norm=_OTHER[norm]))
-
-
 #: By the names of the standard.
 FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
     "astype": _astype,
@@ -210,12 +158,6 @@ FUNCTIONS: Final[dict[str, Callable[..., Any]]] = {
     "copysign": _copysign,
     "cumulative_prod": _cumulative_prod,
     "cumulative_sum": _cumulative_sum,
-    "fft.hfft": _hfft,
-    "fft.ihfft": _ihfft,
-    "fft.irfft": _irfft,
-    "fft.irfftn": _irfftn,
-    "fft.rfft": _rfft,
-    "fft.rfftn": _rfftn,
     "linalg.diagonal": _diagonal,
     "linalg.matrix_norm": _matrix_norm,
     "linalg.matrix_power": _matrix_power,

@@ -236,6 +236,8 @@ def log10(x: Any, /) -> Any:
 
 def _logarithm(x: Any, function: Callable[[Any], Any], base: int) -> Any:
     x = tensor_of(x)
+    if x.dtype == tf.bfloat16:
+        return tf.cast(function(tf.cast(x, tf.float32)), x.dtype)
     if not x.dtype.is_complex:
         return function(x)
     found = tf.math.log(x)  # a division by a complex number would overflow
@@ -265,8 +267,27 @@ def _both(x1: Any, x2: Any) -> tuple[Any, Any]:
 
 def logaddexp(x1: Any, x2: Any, /) -> Any:
     x1, x2 = _both(x1, x2)
+    return _logaddexp(x1 + tf.zeros_like(x2), x2 + tf.zeros_like(x1))
+
+
+@tf.custom_gradient  # type: ignore[untyped-decorator]
+def _logaddexp(x1: Any, x2: Any) -> Any:
+    """The operands have one shape. Where they are equal, the steps below have another gradient than the whole."""
     gap = -tf.abs(x1 - x2)
-    return tf.where(tf.math.is_nan(gap), x1 + x2, tf.maximum(x1, x2) + tf.math.log1p(tf.exp(gap)))
+    found = tf.where(tf.math.is_nan(gap), x1 + x2, tf.maximum(x1, x2) + tf.math.log1p(tf.exp(gap)))
+    return found, lambda g: (g * tf.sigmoid(x1 - x2), g * tf.sigmoid(x2 - x1))
+
+
+def nextafter(x1: Any, x2: Any, /) -> Any:
+    x1, x2 = _both(x1, x2)
+    if x1.dtype.size > 2:
+        return tf.math.nextafter(x1, x2)
+    one = tf.constant(1, tf.int16)
+    away = tf.equal(x2 > x1, x1 > 0)  # from 0
+    found = tf.bitcast(tf.bitcast(x1, tf.int16) + tf.where(away, one, -one), x1.dtype)
+    least = tf.bitcast(tf.where(x2 > 0, one, one - 2**15), x1.dtype)
+    found = tf.where(tf.equal(x1, x2), x2, tf.where(tf.equal(x1, 0), least, found))
+    return tf.where(tf.math.is_nan(x1 + x2), x1 + x2, found)
 
 
 def clip(x: Any, /, min: Any = None, max: Any = None) -> Any:  # noqa: A002  # the standard's names
@@ -398,6 +419,10 @@ def argmin(x: Any, /, *, axis: int | None = None, keepdims: bool = False) -> Any
 def _arg(function: Any, x: Any, axis: int | None, keepdims: bool) -> Any:
     x = tensor_of(x)
     flat = tf.reshape(x, [-1]) if axis is None else x
+    if x.dtype.is_floating:  # the first NaN is found, as by the other libraries
+        nan = tf.math.is_nan(flat)
+        chosen = tf.cast(nan, x.dtype) if function is tf.argmax else -tf.cast(nan, x.dtype)
+        flat = tf.where(tf.reduce_any(nan, axis or 0, keepdims=True), chosen, flat)
     found = function(flat, axis=axis or 0)
     if not keepdims:
         return found

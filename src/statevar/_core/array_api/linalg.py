@@ -68,14 +68,17 @@ class Products(Operands):
 
 
 class Linalg(Products):
-    """Linear algebra, ``xp.linalg``. The arguments may be stacks of matrices; integers count as floats."""
+    """Linear algebra, ``xp.linalg``. The arguments may be stacks of matrices; integers count as floats.
+
+    So do floats of 16 bits as float32, but in products and norms, which have the dtype of their arguments.
+    """
 
     def __init__(self, reductions: Reductions) -> None:
         super().__init__(reductions._backend, reductions._device)
         self._reductions = reductions
 
     def _of(self, operation: str, x: Any, **more: Any) -> Any:
-        return self._own(f"linalg.{operation}")(self._one(operation, x, "float")[0], **more)
+        return self._own(f"linalg.{operation}")(self._wide(operation, x, "float"), **more)
 
     def cholesky(self, x: Any, /, *, upper: bool = False) -> Any:
         """The triangular matrix L with ``L @ L.T == x``, or the upper one."""
@@ -108,11 +111,14 @@ class Linalg(Products):
 
     def matrix_norm(self, x: Any, /, *, keepdims: bool = False, ord: Any = "fro") -> Any:  # noqa: A002  # the name in the standard
         """The norms of matrices: "fro", "nuc", 1, 2, infinity, and the negative ones."""
-        return self._of("matrix_norm", x, keepdims=keepdims, ord=ord)
+        array, name = self._one("matrix_norm", x, "float")
+        result = self._own("linalg.matrix_norm")(self._widened(array, name), keepdims=keepdims, ord=ord)
+        return result if dtype_kind(name) == "complex" else self._cast(result, name)
 
     def matrix_power(self, x: Any, n: int, /) -> Any:
         """The matrices times themselves, n times; the inverse ones if n is negative."""
-        return self._own("linalg.matrix_power")(self._one("matrix_power", x, "float")[0], n)
+        array, name = self._one("matrix_power", x, "float")
+        return self._cast(self._own("linalg.matrix_power")(self._widened(array, name), n), name)
 
     def matrix_rank(self, x: Any, /, *, rtol: Any = None) -> Any:
         """The number of the singular values that are not 0, up to a tolerance."""
@@ -139,8 +145,8 @@ class Linalg(Products):
 
     def solve(self, x1: Any, x2: Any, /) -> Any:
         """The solutions of ``x1 @ x == x2``; x2 is a vector if it has one axis."""
-        (left, right), _ = self._common("solve", (x1, x2), "float")
-        return self._own("linalg.solve")(left, right)
+        (left, right), name = self._common("solve", (x1, x2), "float")
+        return self._own("linalg.solve")(self._widened(left, name), self._widened(right, name))
 
     def svd(self, x: Any, /, *, full_matrices: bool = True) -> SVD:
         """The singular value decomposition ``x == U @ diag(S) @ Vh``."""

@@ -78,6 +78,14 @@ class Operands:
     def _dtype(self, dtype: Any, otherwise: str) -> str:
         return otherwise if dtype is None else dtype_name(dtype)
 
+    def _wide(self, operation: str, x: Any, kind: str) -> Any:
+        """An array for a function that no library has for floats of 16 bits: they count as float32."""
+        array, name = self._one(operation, x, kind)
+        return self._widened(array, name)
+
+    def _widened(self, array: Any, name: str) -> Any:
+        return self._cast(array, FLOAT) if HOST[name].itemsize < HOST[FLOAT].itemsize else array
+
     def _cast(self, array: Any, name: str) -> Any:
         """An array in a dtype of its library; one that the library lacks becomes the widest one of its kind."""
         backend = self._backend
