@@ -12,7 +12,7 @@ from .._arrays.slots import Named
 from .._core.variable import Variable
 from .._core.views import owner_of_thing
 from ..errors import NameScopeError
-from .by_path import VariablesByPath, followed
+from .by_path import ByPath, followed
 from .walk import Attribute, Children, Opener, Unordered, Whole, edges, segment
 
 __all__ = ["Names", "named"]
@@ -71,7 +71,7 @@ class Names:
         #: The objects that were found again: the id of the parent, the key, and the id of the object.
         self.again: list[tuple[int, Any, int]] = []
         #: The mappings that have aliases of their own.
-        self.whole: list[VariablesByPath] = []
+        self.whole: list[ByPath] = []
         #: The variables that are keys: the id of the mapping, and the variable.
         self.keys: list[tuple[int, Variable]] = []
         #: The objects whose key cannot be in a path: the id of the parent, the key, and the object.
@@ -82,7 +82,7 @@ class Names:
         children = self.opener(each)
         if not isinstance(children, dict) or _is_simple(children):
             return children
-        if type(each) is VariablesByPath:
+        if isinstance(each, ByPath):
             self.whole.append(each)
         named: dict[str, Any] = {}
         twice: dict[str, None] = {}

@@ -15,7 +15,7 @@ from .._arrays.slots import Adapter, Named, Opened
 from .._core.variable import Variable
 from .._core.views import lender_of, view_of
 from ..errors import ForeignStateError, StatevarError
-from .by_path import VariablesByPath
+from .by_path import ByPath
 from .foreign.items import Number
 from .foreign.plain import Plain
 from .foreign.table import adapters_of
@@ -212,6 +212,8 @@ class Opener:
             return self._view
         if issubclass(cls, Tree):
             return lambda tree: self._open_plain(tree._plain)
+        if issubclass(cls, ByPath):
+            return _whole_paths
         opener = self._opener_without(each, cls, kind)
         return partial(self._open_by, kind.adapters, opener) if kind.adapters else opener
 
@@ -416,7 +418,7 @@ class Whole:
     path: str
 
 
-def _whole_paths(each: VariablesByPath) -> Children:
+def _whole_paths(each: ByPath) -> Children:
     return {Whole(path): variable for path, variable in each.items()}
 
 
@@ -426,7 +428,6 @@ _OPENERS: dict[type, Open | None] = {
     **dict.fromkeys((list, tuple), list),
     **dict.fromkeys((set, frozenset), _unordered),
     dict: dict,
-    VariablesByPath: _whole_paths,
 }
 
 

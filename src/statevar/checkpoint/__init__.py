@@ -1,6 +1,6 @@
 """Saves variables to files, loads them, and keeps the checkpoints of a running program."""
 
-from .._state.by_path import VariablesByPath
+from .._state.variables_by_path import VariablesByPath
 from ._checkpoint import Checkpoint
 from ._filled import filled
 from ._load import load

@@ -19,9 +19,10 @@ from .._core.copies import Uncopied
 from .._core.shown import Shown
 from .._core.tables import count_text
 from .._public import public
-from .._state.by_path import VariablesByPath, followed
+from .._state.by_path import followed
 from .._state.paths import path_matches
 from .._state.summarized import Summarized, SummaryParts
+from .._state.variables_by_path import VariablesByPath
 from .._state.walk import segment
 from ..errors import CheckpointError, CheckpointNotFoundError, StorageError, describe
 from . import _files

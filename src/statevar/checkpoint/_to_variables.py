@@ -8,7 +8,8 @@ from typing import Any, TypeAlias
 from .._arrays.dtypes import KEYS, STORED
 from .._arrays.types import HostArray
 from .._core.variable import Variable
-from .._state.by_path import VariablesByPath, needed
+from .._state.by_path import needed
+from .._state.variables_by_path import VariablesByPath
 from ..errors import BackendNotInstalledError, CheckpointError, DTypeError, StatevarError, describe
 from ._formats.safetensors.values import VariableRecord
 from ._giving import give
