@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import final
+from typing import Any, final
 
-from .._core.shown import Shown
 from .._core.tables import count_text
 from .._public import public
 from .by_path import ByPath
@@ -45,4 +44,5 @@ class VariablesByPath(ByPath, Summarized):
         shared = f" and {count_text(len(self._aliases), 'shared path')}" if self._aliases else ""
         return f"<VariablesByPath of {count_text(len(self), 'variable')}{shared}>"
 
-    _repr_pretty_ = Shown._repr_pretty_  # IPython looks no further than the class with `__repr__`
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        super()._repr_pretty_(printer, cycle)  # IPython looks no further than the class with `__repr__`
