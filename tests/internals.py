@@ -8,7 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
-from statevar._arrays import collectives, draws, first_values, launch
+from statevar._arrays import collectives, draws, first_values, launch, registry
 from statevar._arrays import heartbeat as heartbeats
 from statevar._arrays import world as worlds
 from statevar._arrays.differences import difference
@@ -128,6 +128,7 @@ __all__ = [
     "random_numbers",
     "random_tables",
     "random_words",
+    "registry",
     "replicas",
     "scopes",
     "snapshots",

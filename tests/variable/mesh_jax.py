@@ -375,12 +375,13 @@ def values_that_compiled_code_would_spread_otherwise() -> None:
         assigning = sv.jit(lambda x, v=v: v.assign(x).shape)
         assigning(TABLE)
         check(v, TABLE, sharding, "an argument")
-        refused(
-            sv.errors.DeviceError,
-            partial(assigning, jax.device_put(TABLE, jax.devices()[3])),
-            "jit: an argument is on CPU:3, and a variable of the function is spread as (None, 'model') over ",
-            "Hint: pass an array of NumPy, or one on the same devices: jax.device_put(x, v.sharding)",
-        )
+        for assign in (assigning, sv.jit(lambda x, v=v: v.assign(x).shape)):  # compiled, and not yet
+            refused(
+                sv.errors.DeviceError,
+                partial(assign, jax.device_put(TABLE, jax.devices()[3])),
+                "jit: an argument is on CPU:3, and a variable of the function is spread as (None, 'model') over ",
+                "Hint: pass an array of NumPy, or one on the same devices: jax.device_put(x, v.sharding)",
+            )
         at = sv.jit(lambda n, v=v: (v.at[n].add(1.0), operator.setitem(v, (n, 0), 9.0), v[n])[2])
         expected = TABLE[3] + 1
         expected[0] = 9.0

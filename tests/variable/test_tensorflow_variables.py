@@ -256,10 +256,10 @@ def test_the_text_never_raises(backend: str) -> None:
 
     class Broken(sv.Variable):
         @property
-        def value(self) -> Any:
+        def is_initialized(self) -> bool:
             raise ValueError("this does not work")
 
-    assert "<unavailable: ValueError>" in repr(Broken(1, backend=backend))
+    assert "unavailable: ValueError>" in repr(Broken(1, backend=backend))
 
 
 def test_writes_return_the_variable(backend: str) -> None:

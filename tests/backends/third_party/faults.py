@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from statevar.backends import AT_OPERATIONS
+from tests.internals import registry
 
 Patch = pytest.MonkeyPatch
 
@@ -58,6 +59,14 @@ def _goes_by_another_name(patch: Patch, adapter: Any, library: Any) -> None:
 @fault("test_owns_its_arrays_and_no_others")
 def _owns_everything(patch: Patch, adapter: Any, library: Any) -> None:
     patch.setattr(adapter, "owns", lambda value: True)
+
+
+@fault("test_random_numbers_are_those_of_numpy")
+def _draws_other_numbers(patch: Patch, adapter: Any, library: Any) -> None:
+    draws = adapter.draws()
+    own = draws.draw
+    draws.draw = lambda state, *arguments: own(draws.after(state, 1), *arguments)
+    patch.setitem(registry._draws, adapter.name, draws)
 
 
 # -- dtypes, shapes and devices ----------------------------------------------------------------------------

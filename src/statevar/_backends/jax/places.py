@@ -72,13 +72,17 @@ def _check_beside(spread: Variable, value: Any, own: Sequence[tuple[Variable, An
             )
     for argument in arguments:
         if _is_committed(argument) and argument.sharding.device_set != devices:
-            raise DeviceError.of(
-                "jit",
-                f"an argument is on {BACKEND.device_name(BACKEND.device_of(argument))}, and a variable of the function "
-                f"is spread as {_place_of(spread)}",
-                spread.path,
-                "pass an array of NumPy, or one on the same devices: jax.device_put(x, v.sharding)",
-            )
+            raise _argument_beside(spread, argument)
+
+
+def _argument_beside(spread: Variable, argument: Any) -> DeviceError:
+    return DeviceError.of(
+        "jit",
+        f"an argument is on {BACKEND.device_name(BACKEND.device_of(argument))}, and a variable of the function "
+        f"is spread as {_place_of(spread)}",
+        spread.path,
+        "pass an array of NumPy, or one on the same devices: jax.device_put(x, v.sharding)",
+    )
 
 
 def on_several(error: Exception, variables: Sequence[Variable], arguments: Any) -> DeviceError | None:
@@ -90,8 +94,11 @@ def on_several(error: Exception, variables: Sequence[Variable], arguments: Any) 
         if variable.is_initialized and variable.value.committed:
             found.setdefault(_place_of(variable), (repr(variable.path), variable.path))
     path = next((path for _, path in found.values()), "")
+    spread = next((variable for variable in variables if variable._backend.is_sharded), None)
     for argument in filter(_is_array, jax.tree.leaves(arguments)):
         if argument.committed:
+            if spread is not None and argument.sharding.device_set != spread.value.sharding.device_set:
+                return _argument_beside(spread, argument)
             found.setdefault(BACKEND.device_name(BACKEND.device_of(argument)), ("an argument", ""))
     if len(found) < 2 or not path:
         return None

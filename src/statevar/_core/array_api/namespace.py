@@ -22,7 +22,6 @@ from .operands import NUMBERS, mixed_libraries
 __all__ = ["Namespace", "namespace", "namespace_of"]
 
 _VERSIONS: Final = ("2021.12", "2022.12", "2023.12", "2024.12")
-_CONSTANTS: Final = {"e": math.e, "inf": math.inf, "nan": math.nan, "newaxis": None, "pi": math.pi}
 #: One for each library and device.
 _made: dict[tuple[str, Any], Namespace] = {}
 
@@ -38,7 +37,11 @@ class Namespace(Creation, Products):
 
     __array_api_version__ = _VERSIONS[-1]
 
-    e, inf, nan, newaxis, pi = _CONSTANTS.values()
+    e: float = math.e
+    inf: float = math.inf
+    nan: float = math.nan
+    newaxis: None = None
+    pi: float = math.pi
 
     # -- dtypes ---------------------------------------------------------------------------------------------
 
