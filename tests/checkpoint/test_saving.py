@@ -213,6 +213,18 @@ def test_flags_and_declared_shapes_are_kept(declared: Any, trainable: bool, auto
             assert checkpoint.variables["u"].shape is None
 
 
+def test_a_variable_of_which_everything_is_the_default_is_saved(backend: str, folder: Path) -> None:
+    """It has no tensor, no axes and no option: what is recorded of it would have been nothing."""
+    v = sv.Variable(shape=(), dtype="float32", backend=backend)
+    sv.save({"a": v, "b": v}, folder / "model")
+    with sv.load(folder / "model") as saved:
+        assert saved.variables["a"].shape is None
+        assert saved.aliases == {"b": "a"}
+    w = sv.Variable(1.0, backend=backend)
+    assert sv.load({"a": w}, folder / "model", only="a").loaded == ["a"]
+    assert not w.is_initialized
+
+
 def test_a_variable_without_a_value_is_saved_without_one(backend: str, folder: Path) -> None:
     u = sv.Variable(shape=(2,), dtype="float32", backend=backend)
     v = sv.Variable(1.0, backend=backend)

@@ -117,7 +117,7 @@ def difference(saved: VariableRecord, backend: str) -> dict[str, Any]:
         default = plain(saved.dtype, (), backend)._replace(shape=None)
     else:
         default = plain(_DTYPES[_CODES[saved.dtype]], saved.shape, backend)
-    if saved == default:
+    if saved == default and saved.shape is not None:  # without a tensor, what is said here is all there is
         return {}
     differs = {name: value for name, value in saved._asdict().items() if value != getattr(default, name)}
     if saved.shape is None or saved.dtype == "string":
