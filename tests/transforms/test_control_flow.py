@@ -728,3 +728,43 @@ def test_rows_that_are_computed_from_those_they_overwrite(make: Floats, where: s
         write(alone)
         compiled()
         np.testing.assert_allclose(v.numpy(), alone.numpy(), rtol=1e-6)
+
+
+# -- variables that the code creates -------------------------------------------------------------------------------
+
+
+def moved(x: Any) -> Any:
+    """One more, by a variable that nobody else sees."""
+    v = sv.Variable(x, trainable=False)
+    v.assign_add(1.0)
+    return v.value
+
+
+#: By verb, a program that adds one to each of three numbers.
+LOCAL: dict[str, Callable[[Any], Any]] = {
+    "scan": lambda xs: sv.scan(lambda carry, x: (carry, moved(x)), None, xs)[1],
+    "fori_loop": lambda xs: sv.fori_loop(0, 1, lambda i, carry: moved(carry), xs),
+    "while_loop": lambda xs: sv.while_loop(lambda carry: carry[0] < 2, moved, xs),
+    "cond": lambda xs: sv.cond(xs[0] < 2, moved, lambda x: x, xs),
+    "vmap": lambda xs: sv.vmap(moved)(xs),
+    "remat": lambda xs: sv.remat(moved)(xs),
+}
+
+
+@pytest.mark.parametrize("verb", LOCAL)
+def test_what_the_code_creates_is_its_own(verb: str, compiled: Compile, make: Floats) -> None:
+    if compiled.mode == "jit" and make.backend == "torch" and verb == "vmap":
+        pytest.skip("torch creates no variable from what its own vmap batches")
+    assert_same(compiled(LOCAL[verb])(make.array([1.0, 2.0, 3.0])), [2.0, 3.0, 4.0])
+
+
+@pytest.mark.parametrize("verb", ["vmap", "remat"])
+def test_what_the_code_creates_may_not_outlive_it(verb: str, make: Floats) -> None:
+    kept: list[sv.Variable] = []
+
+    def keeping(x: Any) -> Any:
+        kept.append(sv.Variable(x, trainable=False))
+        return kept[-1].assign_add(1.0).value
+
+    with pytest.raises(sv.errors.TraceError, match=rf"^{verb}: a variable that this code has created outlives it, and"):
+        getattr(sv, verb)(keeping)(make.array([1.0, 2.0, 3.0]))

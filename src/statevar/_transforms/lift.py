@@ -61,8 +61,9 @@ class CarriedState:
         with frame:
             out = tree_map(plain, fn(*args))
             new = list(frame.values(self.written))
+            outgoing, _ = frame.outgoing()
         known = dict.fromkeys(self.written)
-        for variable in frame.written:
+        for variable in outgoing:
             if variable not in known:
                 raise TraceError.of(
                     self._what, "the code writes different variables each time it is traced", variable.path
@@ -84,7 +85,7 @@ def written_by(what: str, transforms: Transforms, *calls: tuple[Any, ...]) -> di
             frame = InnerOverlay(what)
             with frame:
                 fn(*args)
-            found.update(frame.written)
+                found.update(dict.fromkeys(frame.outgoing()[0]))
 
         return run
 

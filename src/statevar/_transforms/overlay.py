@@ -7,6 +7,7 @@ values exist only in the overlay: another thread never sees one, and an exceptio
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar, Self, TypeVar
@@ -202,7 +203,7 @@ class ValueOverlay(Overlay):
         if variable not in self.written:
             if self._keeps:
                 self._reserve(variable, draft)
-            elif self.under_own_trace and isinstance(outer := self.outer, ValueOverlay):
+            elif self.under_own_trace and isinstance(outer := self.outer, ValueOverlay) and not self._made(variable):
                 outer.write(variable)  # reserves it before it is read
         return self._discover(variable) if draft is None else draft
 
@@ -239,9 +240,12 @@ class ValueOverlay(Overlay):
     def _draft_outside(self, variable: Variable) -> ValueDraft:
         self.discovered[variable] = None
         outer = self.outer
-        if outer is None:
+        made = self.under_own_trace and self._made(variable)
+        if made:
+            source: Cell = variable  # the code around does not know it
+        elif outer is None:
             around = variable._around_replicas() if variable._backend.is_sharded else None
-            source: Cell = variable
+            source = variable
             if around is not None and around is not self:
                 source = around.read(variable)
             elif not self.discovers:
@@ -255,7 +259,7 @@ class ValueOverlay(Overlay):
         draft = self._draft(variable, state.declared, state.version)
         if state.value is not None:
             value = overlays.seen_by_tapes(variable, state.value, outer if isinstance(outer, ValueOverlay) else None)
-            value = self.given(variable, value)
+            value = value if made else self.given(variable, value)
             shape = state.shape if value is state.value else variable._backend.shape(value)
             draft._become(value, shape, state.declared, state.version)
         self.drafts[variable] = draft
@@ -364,7 +368,7 @@ class ValueOverlay(Overlay):
             self._work = TransactionOverlay()
             self._work.opened_for(self.what)
         self._work.hold(variable)
-        if draft is None or any(each is variable for each in self.created_here()):
+        if draft is None or self._made(variable):
             return
         if draft._version != variable._version:
             self.stale = variable
@@ -378,6 +382,10 @@ class ValueOverlay(Overlay):
     def created_here(self) -> list[Variable]:
         """The variables that the code has created and that are still alive."""
         return [variable for each, _ in self.created if (variable := each()) is not None]
+
+    def _made(self, variable: Variable) -> bool:
+        """Whether the code has created a variable."""
+        return any(each() is variable for each, _ in self.created)
 
     def _keep(self) -> None:
         outer, work = self.outer, self._work
@@ -434,3 +442,32 @@ class InnerOverlay(ValueOverlay):
     __slots__ = ()
 
     under_own_trace = True
+
+    def outgoing(self) -> tuple[list[Variable], list[Any]]:
+        """The variables that this code has written and not created, and their new values: those for the code outside.
+
+        Called once, when the code has ended. What it has created is forgotten.
+
+        Raises:
+            TraceError: a variable that the code has created outlives it, and its value is only valid inside.
+        """
+        if not self.created:
+            return list(self.written), list(self.values(self.written))
+        kept = [variable for variable in self.written if not self._made(variable)]
+        values = list(self.values(kept))
+        inside = [each for each, traced in self.created if traced or each() in self.written]
+        for made in self.created_here():
+            for known in (self.drafts, self.written, self.discovered):
+                known.pop(made, None)
+        made = None
+        if any(each() is not None for each in inside):
+            gc.collect()
+        for each in inside:
+            if (variable := each()) is not None:
+                raise TraceError.of(
+                    self.what,
+                    "a variable that this code has created outlives it, and its value is only valid inside",
+                    variable.path,
+                    "create it outside",
+                )
+        return kept, values

@@ -65,9 +65,9 @@ def remat(fn: Callable[_P, _R]) -> Callable[_P, _R]:
                 frame = _Reading("remat", dict(seen) if written else seen)
                 with frame:
                     out = tree_map(plain, fn(*args, **kwargs))
-                    new = list(frame.values(frame.written))
+                    outgoing, new = frame.outgoing()
                 if not written:
-                    written.extend(frame.written)
+                    written.extend(outgoing)
                 return out, new
 
             out, new = transforms.remat(pure)(args, kwargs)

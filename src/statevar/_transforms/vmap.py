@@ -152,8 +152,8 @@ class _Mapping:
             frame.share(lane, axes)
             with frame:
                 out = self._call(args)
-                written[:] = frame.written
-                return out, list(frame.values(frame.written))
+                written[:], new = frame.outgoing()
+                return out, new
 
         name = self.axis_name
         transforms.written_by(transforms.vmap(pure, where, 0, self.size, name), values, lanes, *self.args)
@@ -182,6 +182,7 @@ class _Mapping:
             frame.share(i, axes)
             with frame:
                 found.append(self._call(part))
+                frame.outgoing()  # forgets what it has created
             frames.append(frame)
         for variable in dict.fromkeys(each for frame in frames for each in frame.written):
             values = [frame.drafts[variable]._snapshot if variable in frame.drafts else None for frame in frames]
