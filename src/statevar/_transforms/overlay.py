@@ -390,6 +390,9 @@ class ValueOverlay(Overlay):
     def _keep(self) -> None:
         outer, work = self.outer, self._work
         if isinstance(outer, ValueOverlay):
+            for each, traced in self.created:  # before they are written there
+                if (made := each()) is not None and (not traced or made in self.drafts):
+                    outer.on_create(made, self.drafts[made]._snapshot if traced else None)
             for variable in self.written:
                 outer.take_over(variable, self.drafts[variable]._snapshot)
             return
