@@ -93,6 +93,8 @@ class ValueOverlay(Overlay):
     discovers: ClassVar[bool] = False
     #: Whether a transform of ours opened it, under a tracer of the library that the transform started.
     under_own_trace: ClassVar[bool] = False
+    #: Whether what the code creates is unknown to the code outside, also afterwards.
+    owns_created: ClassVar[bool] = False
 
     def __init__(
         self, what: str, values: Iterable[tuple[Variable, Any]] = (), *, only: Iterable[Variable] | None = None
@@ -203,7 +205,7 @@ class ValueOverlay(Overlay):
         if variable not in self.written:
             if self._keeps:
                 self._reserve(variable, draft)
-            elif self.under_own_trace and isinstance(outer := self.outer, ValueOverlay) and not self._made(variable):
+            elif self.under_own_trace and isinstance(outer := self.outer, ValueOverlay) and not self._owns(variable):
                 outer.write(variable)  # reserves it before it is read
         return self._discover(variable) if draft is None else draft
 
@@ -240,8 +242,8 @@ class ValueOverlay(Overlay):
     def _draft_outside(self, variable: Variable) -> ValueDraft:
         self.discovered[variable] = None
         outer = self.outer
-        made = self.under_own_trace and self._made(variable)
-        if made:
+        own = self._owns(variable)
+        if own:
             source: Cell = variable  # the code around does not know it
         elif outer is None:
             around = variable._around_replicas() if variable._backend.is_sharded else None
@@ -259,7 +261,7 @@ class ValueOverlay(Overlay):
         draft = self._draft(variable, state.declared, state.version)
         if state.value is not None:
             value = overlays.seen_by_tapes(variable, state.value, outer if isinstance(outer, ValueOverlay) else None)
-            value = value if made else self.given(variable, value)
+            value = value if own else self.given(variable, value)
             shape = state.shape if value is state.value else variable._backend.shape(value)
             draft._become(value, shape, state.declared, state.version)
         self.drafts[variable] = draft
@@ -387,6 +389,9 @@ class ValueOverlay(Overlay):
         """Whether the code has created a variable."""
         return any(each() is variable for each, _ in self.created)
 
+    def _owns(self, variable: Variable) -> bool:
+        return self.owns_created and self._made(variable)
+
     def _keep(self) -> None:
         outer, work = self.outer, self._work
         if isinstance(outer, ValueOverlay):
@@ -445,6 +450,7 @@ class InnerOverlay(ValueOverlay):
     __slots__ = ()
 
     under_own_trace = True
+    owns_created = True
 
     def outgoing(self) -> tuple[list[Variable], list[Any]]:
         """The variables that this code has written and not created, and their new values: those for the code outside.
