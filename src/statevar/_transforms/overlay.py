@@ -452,6 +452,11 @@ class InnerOverlay(ValueOverlay):
     under_own_trace = True
     owns_created = True
 
+    def _forget_created(self) -> None:
+        for made in self.created_here():
+            for known in (self.drafts, self.written, self.discovered):
+                known.pop(made, None)
+
     def outgoing(self) -> tuple[list[Variable], list[Any]]:
         """The variables that this code has written and not created, and their new values: those for the code outside.
 
@@ -465,10 +470,7 @@ class InnerOverlay(ValueOverlay):
         kept = [variable for variable in self.written if not self._made(variable)]
         values = list(self.values(kept))
         inside = [each for each, traced in self.created if traced or each() in self.written]
-        for made in self.created_here():
-            for known in (self.drafts, self.written, self.discovered):
-                known.pop(made, None)
-        made = None
+        self._forget_created()
         if any(each() is not None for each in inside):
             gc.collect()
         for each in inside:
