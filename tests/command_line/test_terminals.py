@@ -267,12 +267,14 @@ def test_an_error_that_cannot_be_written_has_its_status_all_the_same(tmp_path: P
 
 def test_a_reader_of_an_array_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.zeros(1 << 18))
-    command = [sys.executable, "-m", "statevar", "show", str(tmp_path / "a.npy"), "--npy"]
+    # The shell says the status: `wait` is told 0 if something else in this process has waited for all children.
+    said = ["sh", "-c", '"$@"; echo "status $?" >&2', "sh"]
+    command = [*said, sys.executable, "-m", "statevar", "show", str(tmp_path / "a.npy"), "--npy"]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
     assert child.stdout is not None
     assert child.stderr is not None
     assert child.stdout.read(6) == b"\x93NUMPY"
     child.stdout.close()
-    assert child.stderr.read() == b""
+    assert child.stderr.read() == b"status 141\n"
     child.stderr.close()
-    assert child.wait(60) == 141
+    child.wait(60)
