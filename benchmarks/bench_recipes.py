@@ -125,7 +125,7 @@ def _tensorflow(values: Any, x: Any, y: Any) -> Any:
     optimizer = keras.optimizers.Adam(RATE)
     optimizer.build(variables)
 
-    @tf.function  # type: ignore[untyped-decorator]
+    @tf.function  # type: ignore[untyped-decorator]  # the library ships no types
     def raw(x: Any, y: Any) -> Any:
         with tf.GradientTape() as tape:
             for kernel, bias in zip(variables[:2], variables[3:5], strict=True):
@@ -157,7 +157,7 @@ def _flax(x: Any, y: Any, sizes: tuple[int, ...]) -> Names:
     model = Network()
     optimizer = nnx.Optimizer(model, optax.adam(RATE), wrt=nnx.Param)
 
-    @nnx.jit  # type: ignore[untyped-decorator]
+    @nnx.jit  # type: ignore[untyped-decorator]  # the library ships no types
     def step(model: Any, optimizer: Any, x: Any, y: Any) -> Any:
         loss, gradients = nnx.value_and_grad(lambda model: jnp.mean((model(x) - y) ** 2))(model)
         optimizer.update(model, gradients)

@@ -166,7 +166,7 @@ def plain_tensorflow(x: Any) -> Step:
 
     layer, x = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-5), tf.constant(x)
     layer.build(x.shape)
-    return tf.function(lambda: layer(x, training=True)[0, 0])  # type: ignore[no-any-return]
+    return tf.function(lambda: layer(x, training=True)[0, 0])  # type: ignore[no-any-return]  # the library ships no types
 
 
 PLAIN: dict[str, tuple[str, Callable[[Any], Step]]] = {

@@ -274,7 +274,7 @@ def plain_tensorflow(weights: list[Any], batch: Batch) -> Step:
     def scores(weights: Any, seen: Any) -> Any:
         return tf.tanh(seen @ weights[0] + weights[1]) @ weights[2]
 
-    @tf.function  # type: ignore[untyped-decorator]
+    @tf.function  # type: ignore[untyped-decorator]  # the library ships no types
     def step() -> Any:
         goal = rewards + DISCOUNT * goes_on * tf.reduce_max(scores(target, then), axis=1)
         with tf.GradientTape() as tape:
@@ -283,7 +283,7 @@ def plain_tensorflow(weights: list[Any], batch: Batch) -> Step:
         optimizer.apply(tape.gradient(loss, variables), variables)
         return loss
 
-    return step  # type: ignore[no-any-return]
+    return step  # type: ignore[no-any-return]  # the library ships no types
 
 
 PLAIN: dict[str, tuple[str, Callable[[list[Any], Batch], Step]]] = {

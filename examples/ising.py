@@ -187,7 +187,7 @@ def plain_tensorflow(spins: Any, black: Any, rare: Any, rarer: Any) -> Step:
     rng, spins = tf.random.Generator.from_seed(0), tf.Variable(spins)
     black, rare, rarer = (tf.constant(each) for each in (black, rare, rarer))
 
-    @tf.function  # type: ignore[untyped-decorator]
+    @tf.function  # type: ignore[untyped-decorator]  # the library ships no types
     def step() -> Any:
         mean = tf.constant(0.0)
         for _ in tf.range(TOGETHER):
@@ -200,7 +200,7 @@ def plain_tensorflow(spins: Any, black: Any, rare: Any, rarer: Any) -> Step:
             mean = tf.reduce_mean(spins, (1, 2))[0]
         return mean
 
-    return step  # type: ignore[no-any-return]
+    return step  # type: ignore[no-any-return]  # the library ships no types
 
 
 PLAIN: dict[str, tuple[str, Callable[..., Step]]] = {

@@ -162,7 +162,7 @@ def plain_tensorflow(measured: Any, push: float, noise: float) -> Step:
     class Tensors:
         exp, log = tf.exp, tf.math.log
 
-    @tf.function  # type: ignore[untyped-decorator]
+    @tf.function  # type: ignore[untyped-decorator]  # the library ships no types
     def step() -> Any:
         with tf.GradientTape() as tape:
             total, mean, covariance = tf.constant(0.0), tf.zeros(2), prior
@@ -177,7 +177,7 @@ def plain_tensorflow(measured: Any, push: float, noise: float) -> Step:
             loss = total / len(measured)
         return loss + 0 * sum(tape.gradient(loss, noises))
 
-    return step  # type: ignore[no-any-return]
+    return step  # type: ignore[no-any-return]  # the library ships no types
 
 
 PLAIN: dict[str, tuple[str, Callable[[Any, float, float], Step]]] = {
@@ -223,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, float]:
     model = Filter(backend)
     optimizer, series = Adam(model.noises, rate=0.05), array_like(model.mean, measured)
 
-    @compiled  # type: ignore[untyped-decorator]
+    @compiled  # type: ignore[untyped-decorator]  # the library ships no types
     def step(series: Any) -> Any:
         loss, gradients = sv.value_and_grad(model.loss, model.noises)(series)
         optimizer.apply(model.noises, gradients)

@@ -280,7 +280,7 @@ def plain_tensorflow(weights: Arrays, x: Any, y: Any) -> Step:
     optimizer = keras.optimizers.Adam(ADAM_RATE, global_clipnorm=LIMIT)
     optimizer.build(variables)
 
-    @tf.function  # type: ignore[untyped-decorator]
+    @tf.function  # type: ignore[untyped-decorator]  # the library ships no types
     def step(x: Any, y: Any) -> Any:
         with tf.GradientTape() as tape:
             hidden = x

@@ -148,7 +148,7 @@ def plain_tensorflow(height: Any, free: Any) -> Step:
     free, height = tf.constant(free), tf.Variable(height)
     velocity = tf.Variable(tf.zeros_like(height))
 
-    @tf.function  # type: ignore[untyped-decorator]
+    @tf.function  # type: ignore[untyped-decorator]  # the library ships no types
     def advance() -> Any:
         energy = tf.constant(0.0)
         for _ in tf.range(TOGETHER):
@@ -161,7 +161,7 @@ def plain_tensorflow(height: Any, free: Any) -> Step:
             energy = 0.5 * tf.reduce_sum(velocity**2 + bends[0] + bends[1])
         return energy
 
-    return advance  # type: ignore[no-any-return]
+    return advance  # type: ignore[no-any-return]  # the library ships no types
 
 
 PLAIN: dict[str, tuple[str, Callable[[Any, Any], Step]]] = {

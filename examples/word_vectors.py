@@ -158,7 +158,7 @@ def plain_tensorflow(tables: Any, words: Any, near: Any, labels: Any) -> Step:
     vectors, contexts = map(tf.Variable, tables)
     words, near, labels = map(tf.constant, (words, near, labels))
 
-    @tf.function  # type: ignore[untyped-decorator]
+    @tf.function  # type: ignore[untyped-decorator]  # the library ships no types
     def step(words: Any, near: Any) -> Any:
         of_words, of_near = tf.gather(vectors, words)[:, None, :], tf.gather(contexts, near)
         errors = (tf.sigmoid(tf.reduce_sum(of_words * of_near, 2)) - labels)[:, :, None]

@@ -178,7 +178,7 @@ class File:
         return _event("saved", found.as_json(), f"~ saved; {_counted(changed, found)}", *_indented(found))
 
     def close(self) -> None:
-        """Closes the file."""
+        """Closes the checkpoint that was read last, and with it its file."""
         if self._checkpoint is not None:
             self._checkpoint.close()
 

@@ -270,7 +270,7 @@ def logaddexp(x1: Any, x2: Any, /) -> Any:
     return _logaddexp(x1 + tf.zeros_like(x2), x2 + tf.zeros_like(x1))
 
 
-@tf.custom_gradient  # type: ignore[untyped-decorator]
+@tf.custom_gradient  # type: ignore[untyped-decorator]  # the library ships no types
 def _logaddexp(x1: Any, x2: Any) -> Any:
     """The operands have one shape. Where they are equal, the steps below have another gradient than the whole."""
     gap = -tf.abs(x1 - x2)

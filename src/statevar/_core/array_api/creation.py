@@ -69,11 +69,11 @@ class Creation(Shapes):
         return self._at(self._own("from_dlpack")(x, **more), device)
 
     def zeros(self, shape: Any, *, dtype: Any = None, device: Any = None) -> Any:
-        """An array of zeros."""
+        """Makes an array of zeros on the device of the namespace; its dtype is float32 by default."""
         return self._filled("zeros", shape, dtype, device)
 
     def ones(self, shape: Any, *, dtype: Any = None, device: Any = None) -> Any:
-        """An array of ones."""
+        """Makes an array of ones on the device of the namespace; its dtype is float32 by default."""
         return self._filled("ones", shape, dtype, device)
 
     def empty(self, shape: Any, *, dtype: Any = None, device: Any = None) -> Any:
