@@ -5,7 +5,8 @@
     StatevarError
     ├── BackendNotInstalledError  (ImportError)
     ├── CheckpointError           (ValueError)
-    │   └── CheckpointMismatchError
+    │   ├── CheckpointMismatchError
+    │   └── SharedError
     ├── ComputationError          (RuntimeError)
     ├── ConflictError             (RuntimeError)
     ├── DeviceError               (ValueError)
@@ -59,6 +60,7 @@ __all__ = [
     "ReplicaError",
     "ShapeError",
     "ShardingError",
+    "SharedError",
     "StateWarning",
     "StatevarError",
     "StorageError",
@@ -116,6 +118,10 @@ class CheckpointError(StatevarError, ValueError):
 
 class CheckpointMismatchError(CheckpointError):
     """Raised when an intact checkpoint does not fit the object that it is loaded into."""
+
+
+class SharedError(CheckpointError):
+    """Raised when shared variables cannot be used: their file is damaged, cut short, or others may write it."""
 
 
 class ComputationError(StatevarError, RuntimeError):

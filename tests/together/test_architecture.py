@@ -19,6 +19,7 @@ ORDER = (
     ("errors", "_public"),
     ("_arrays",),
     ("initializers", "backends", "distributed"),
+    ("_shared",),
     ("_core",),
     ("_state",),
     ("interop", "checkpoint", "_transforms"),

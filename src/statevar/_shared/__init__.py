@@ -1,0 +1,1 @@
+"""Variables that processes share: their files, and how several processes write them without tearing or hanging."""
