@@ -131,6 +131,7 @@ __all__ = [
     "registry",
     "replicas",
     "scopes",
+    "shared_part",
     "snapshots",
     "statistics",
     "summary_entries",
@@ -185,3 +186,8 @@ def adapter(library: str) -> ModuleType:
 def engine(name: str) -> ModuleType:
     """A module of those that compile for one library; imports the library."""
     return import_module(_ENGINES[name])
+
+
+def shared_part(name: str) -> ModuleType:
+    """A module of what processes share, which is loaded when a program first shares something."""
+    return import_module(f"statevar._shared.{name}")
