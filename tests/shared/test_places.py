@@ -641,6 +641,7 @@ def test_a_process_that_has_ended_is_named(shm: Path) -> None:
         function((4194305, since, number, "another"), name).open_file()  # numbers end before
 
 
+@pytest.mark.own_process(shared=True)
 def test_a_forked_child_needs_nobody(shm: Path) -> None:
     """It has the file open, and finds it in a pickle of its parent, whatever has become of the parent."""
     place = made(None)
