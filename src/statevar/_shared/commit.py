@@ -1,0 +1,188 @@
+"""Writes: a value is written to a slot that nobody reads, and one store makes it the current one.
+
+Of several records, each says first which value is prepared and which record decides; then one store in that record
+commits all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import ConflictError
+from .claims import Claim, settle
+from .entry import Entry, barrier
+from .layout import (
+    CHECK,
+    CURRENT,
+    DECIDED,
+    DIRTY,
+    FIRST,
+    LOG,
+    LOGGED,
+    NEXT,
+    TRANSACTION,
+    VERSION,
+    VERSIONS,
+    WRITING,
+    new_transaction,
+    pending_check,
+)
+
+__all__ = ["Fill", "Prepared", "abandon", "commit", "filled", "publish"]
+
+#: Writes a value: of the old array, which is read-only, and the new one, which it fills.
+Fill = Callable[[Any, Any], object]
+
+
+class Prepared:
+    """A value that was written and is not committed."""
+
+    __slots__ = ("claim", "entry", "transaction", "version", "word")
+
+    def __init__(self, entry: Entry, claim: Claim, word: int) -> None:
+        self.entry, self.claim, self.word = entry, claim, word
+        self.version = word & VERSION
+        self.transaction = 0
+
+
+def filled(entry: Entry, claim: Claim, fill: Fill, version: int | None, rows: tuple[int, int] | None) -> int:
+    """Writes a value to a free slot; returns the word that would make it the current one.
+
+    Raises:
+        ConflictError: the claim is not valid.
+    """
+    if entry.owner is not claim:
+        raise ConflictError.of("assign", "the claim of it has ended", entry.path, "claim it anew")
+    words = entry.words
+    if words[WRITING]:  # what was prepared before, and is not wanted
+        settle(entry)
+    word = words[CURRENT]
+    current, before = word >> 48, word & VERSION
+    old = entry.slot(current)[1]
+    if words[VERSIONS + current] >> 16 != before:
+        raise entry.damaged(f"slot {current} is not of the version {before}, which is current")
+    if version is None:
+        version = before + 1
+    elif version <= before:
+        raise ConflictError.of("assign", f"version {version} is not after version {before}, which it has", entry.path)
+    slot = entry.free_slot(current)
+    new = entry.slot(slot)[0]
+    words[WRITING] = slot + 1
+    try:
+        had = entry.stamped(slot) if rows is not None else 0
+        words[VERSIONS + slot] = DIRTY
+        barrier()
+        if rows is not None:
+            _catch_up(entry, old, new, had, before)
+        fill(old, new)
+        _log(entry, rows, version, before)
+        barrier()
+        words[VERSIONS + slot] = entry.stamp(slot, version)
+        barrier()
+    except BaseException:
+        settle(entry)
+        raise
+    return slot << 48 | version
+
+
+def publish(entry: Entry, word: int) -> None:
+    """Commits one value."""
+    words = entry.words
+    words[CURRENT] = word
+    words[WRITING] = 0
+
+
+def commit(prepared: Sequence[Prepared]) -> None:
+    """Commits all at once, of records of one pool. May be called again if it was interrupted.
+
+    Raises:
+        ConflictError: the records are of several pools, or a claim is not valid.
+    """
+    if not prepared:
+        return
+    for each in prepared:
+        if each.entry.owner is not each.claim:
+            raise ConflictError.of("transaction", "the claim of it has ended", each.entry.path, "claim it anew")
+    if len(prepared) == 1:
+        publish(prepared[0].entry, prepared[0].word)
+        return
+    if len({id(each.entry.opened) for each in prepared}) > 1:
+        pools = sorted({each.entry.opened.name for each in prepared})
+        raise ConflictError.of(
+            "transaction",
+            f"it writes variables of {len(pools)} pools, which no single store can commit: {', '.join(pools)}",
+            hint="share the variables in one pool",
+        )
+    ordered = sorted(prepared, key=lambda each: each.entry.index)
+    first = ordered[0]
+    if not first.transaction:
+        first.transaction = new_transaction()
+    transaction, decides = first.transaction, first.entry.words
+    if decides[DECIDED] != transaction:
+        for each in ordered:
+            words = each.entry.words
+            words[TRANSACTION] = 0
+            barrier()
+            words[FIRST], words[NEXT] = first.entry.index, each.word
+            words[CHECK] = pending_check(transaction, first.entry.index, each.word)
+            barrier()
+            words[TRANSACTION] = transaction
+        barrier()
+        decides[DECIDED] = transaction  # the commit of all of them
+        barrier()
+    for each in ordered:
+        words = each.entry.words
+        if words[TRANSACTION] == transaction:
+            words[CURRENT] = each.word
+            barrier()
+            words[TRANSACTION] = 0
+    for each in ordered:
+        each.entry.words[WRITING] = 0
+
+
+def abandon(prepared: Sequence[Prepared]) -> None:
+    """Drops what was prepared."""
+    for each in prepared:
+        if each.entry.owner is each.claim:
+            settle(each.entry)
+
+
+def _catch_up(entry: Entry, old: Any, new: Any, had: int, before: int) -> None:
+    """Copies what has changed since an old slot was written, if the ring of changes knows it, else everything."""
+    words, changes = entry.words, []
+    version = before
+    while 0 <= had < version:
+        at = LOG + version % LOGGED * 3
+        stamp, lower, end = words[at], words[at + 1], words[at + 2]
+        if stamp != _log_stamp(entry, version, lower, end):
+            break
+        start, covers = lower & VERSION, lower >> 48
+        changes.append((start, end))
+        version -= covers
+    if version != had:
+        np.copyto(new, old)
+        return
+    for start, end in changes:
+        new[start:end] = old[start:end]
+
+
+def _log(entry: Entry, rows: tuple[int, int] | None, version: int, before: int) -> None:
+    """Notes which rows a version has changed."""
+    words = entry.words
+    start, end = rows if rows is not None else (0, entry.shape[0] if entry.shape else 1)
+    at = LOG + version % LOGGED * 3
+    words[at] = 0
+    covers = version - before
+    if covers > 0xFFFF:
+        return
+    lower = covers << 48 | start
+    words[at + 1], words[at + 2] = lower, end
+    words[at] = _log_stamp(entry, version, lower, end)
+
+
+def _log_stamp(entry: Entry, version: int, lower: int, end: int) -> int:
+    """A word that fits the rest of a change, and no other."""
+    return version << 16 | (version * 40503 + lower * 7919 + end * 104729 + entry.index) % 65521

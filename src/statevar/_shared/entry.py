@@ -1,0 +1,240 @@
+"""A record in memory: its words, its slots, and the one word that says which value is current."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .._arrays.dtypes import STORED
+from .._arrays.types import HostArray
+from ..errors import ConflictError, SharedError
+from . import layout
+from .layout import (
+    CHECK,
+    CURRENT,
+    DECIDED,
+    DIRTY,
+    FIRST,
+    NEXT,
+    OFFSETS,
+    PAGE,
+    RECORD,
+    SLOTS,
+    SMALL,
+    TRANSACTION,
+    VERSION,
+    VERSIONS,
+    damaged,
+    open_offset,
+    pending_check,
+    rounded,
+    sealed_offset,
+)
+from .memory import is_locked, lock_of, words_of
+from .opened import CLAIMS, LEASES, LEASES_OF_A_SLOT, Opened
+
+__all__ = ["Entry", "Siblings", "barrier"]
+
+_OF_VERSIONS = 65521  # a prime: see layout.py
+
+_turn = threading.Lock()
+_turn.acquire()
+
+
+def barrier() -> None:
+    """Keeps the processor from moving loads and stores over this point.
+
+    On x86-64 none is needed: loads stay in order, and so do stores. Elsewhere the release and the acquisition of a
+    lock are, together, a full barrier.
+    """
+    if layout.WEAK:
+        _turn.release()
+        _turn.acquire()
+
+
+class Siblings:
+    """The records of a pool by number, as far as this process knows them, and where the newest block of them ends."""
+
+    def __init__(self, refresh: Callable[[], object]) -> None:
+        self.by_number: list[Entry] = []
+        self.end = PAGE
+        self.refresh = refresh
+
+    def words_of(self, number: int) -> memoryview | None:
+        """The words of a record that perhaps another process has added; None if there is none with this number."""
+        if number >= len(self.by_number):
+            self.refresh()
+        return self.by_number[number].words if number < len(self.by_number) else None
+
+    def used(self) -> int:
+        """Where the file is free. What a process had begun there when it was killed is overwritten."""
+        self.refresh()
+        return rounded(max(self.end, *(end for each in self.by_number for end in each.ends())))
+
+
+class Entry:
+    """What all that is done with a record needs.
+
+    Attributes:
+        words: its 128 words in the memory of all processes.
+    """
+
+    #: The id of the pool and the number in it: the order in which holders claim several.
+    key: tuple[str, int]
+
+    def __init__(
+        self, opened: Opened, siblings: Siblings, index: int, at: int, meta: dict[str, Any], salt: int
+    ) -> None:
+        self.opened, self.siblings, self.index = opened, siblings, index
+        self.path: str = meta["path"]
+        self.shape: tuple[int, ...] = tuple(meta["shape"])
+        self.dtype_name: str = meta["dtype"]
+        self.dtype: np.dtype[Any] = np.dtype(STORED[self.dtype_name])
+        self.facts: dict[str, Any] = meta["facts"]
+        self.nbytes = math.prod(self.shape) * self.dtype.itemsize
+        self.is_small = self.nbytes < SMALL
+        self.stride = stride_of(self.nbytes)
+        array, start, self.address = opened.view(at, RECORD)
+        self.words = words_of(array, start, RECORD)
+        self._salts = [(salt + index * SLOTS + slot) * 40503 for slot in range(SLOTS)]
+        self._slots: list[tuple[HostArray, HostArray, int] | None] = [None] * SLOTS
+        self.claim_lock = lock_of(CLAIMS + index)
+        #: The claim that this process has.
+        self.owner: Any = None
+
+    # Slots
+
+    def stamp(self, slot: int, version: int) -> int:
+        """The word of a slot that has a version."""
+        return version << 16 | (version * 40503 + self._salts[slot]) % _OF_VERSIONS
+
+    def stamped(self, slot: int) -> int:
+        """The version of a slot; -1 if it is being written, was left half-written, or its word is damaged."""
+        word = self.words[VERSIONS + slot]
+        version = word >> 16
+        return version if word != DIRTY and word == self.stamp(slot, version) else -1
+
+    def slot(self, slot: int) -> tuple[HostArray, HostArray, int]:
+        """An array on a slot, a read-only one, and the address.
+
+        Raises:
+            SharedError: the word that says where it lies is damaged.
+        """
+        found = self._slots[slot] if slot < SLOTS else None
+        return found if found is not None else self._opened_slot(slot)
+
+    def _opened_slot(self, slot: int) -> tuple[HostArray, HostArray, int]:
+        word = self.words[OFFSETS + slot] if slot < SLOTS else 0
+        offset = open_offset(word, self._salts[slot]) if word else None
+        if offset is None or not offset >= PAGE:
+            raise self.damaged(f"slot {slot} cannot be found")
+        memory, at, address = self.opened.view(offset, max(self.nbytes, 1))
+        array: HostArray = np.ndarray(self.shape, self.dtype, memory, at)
+        reading = array.view()
+        reading.flags.writeable = False
+        found = self._slots[slot] = array, reading, address
+        return found
+
+    def place_slot(self, slot: int, offset: int) -> None:
+        self.words[OFFSETS + slot] = sealed_offset(offset, self._salts[slot])
+
+    def ends(self) -> list[int]:
+        """Where the slots that were made end in the file."""
+        found = []
+        for slot, word in enumerate(self.words[OFFSETS : OFFSETS + SLOTS]):
+            offset = open_offset(word, self._salts[slot]) if word else 0
+            if offset is None:
+                raise self.damaged(f"slot {slot} cannot be found")
+            found.append(offset + self.stride if word else 0)
+        return found
+
+    def is_leased(self, slot: int) -> bool:
+        """Whether somebody reads a slot of a large value without having copied it, in this process or another."""
+        start = LEASES + (self.index * SLOTS + slot) * LEASES_OF_A_SLOT
+        return is_locked(self.opened.claims.fd, lock_of(start, LEASES_OF_A_SLOT))
+
+    def free_slot(self, current: int) -> int:
+        """A slot that nobody reads. Makes one if there is none; our caller has the claim.
+
+        Raises:
+            ConflictError: as many old values as there are slots are being read.
+            StorageError: there is no room for a further slot.
+        """
+        words = self.words
+        made = words[OFFSETS : OFFSETS + SLOTS]
+        if self.is_small:  # the one that is out of use longest: whoever copies it now has the time of some writes
+            following = (current + 1) % SLOTS
+            if made[following]:
+                return following
+            if current and made[0]:
+                return 0
+        free = [slot for slot in range(SLOTS) if made[slot] and slot != current]
+        free.sort(key=self.stamped, reverse=True)  # the least has to be copied into the newest
+        for slot in free:
+            if self.is_small or not self.is_leased(slot):
+                return slot
+        for slot in range(SLOTS):
+            if not made[slot] and slot != current:
+                self._make(slot)
+                return slot
+        raise ConflictError.of(
+            "assign",
+            f"{SLOTS - 1} older values of it are still being read without a copy",
+            self.path,
+            "copy what you keep (np.array(v.value)), or drop it before more is written",
+        )
+
+    def _make(self, slot: int) -> None:
+        opened = self.opened
+        with opened.growing():
+            offset = self.siblings.used()
+            opened.place.grow(opened.claims.fd, offset, self.stride)
+            self.place_slot(slot, offset)
+
+    # The current value
+
+    def word(self) -> int:
+        """The word of the current value: ``slot << 48 | version``. A transaction that was decided counts."""
+        words = self.words
+        while transaction := words[TRANSACTION]:
+            current, first, following, check = words[CURRENT], words[FIRST], words[NEXT], words[CHECK]
+            barrier()
+            if words[TRANSACTION] != transaction or words[CURRENT] != current:
+                continue
+            if check != pending_check(transaction, first, following):
+                if words[TRANSACTION] == transaction and words[CHECK] == check:
+                    raise self.damaged("a transaction that has prepared a write of it is unreadable")
+                continue
+            decided = self._decided(first)
+            barrier()
+            if words[TRANSACTION] == transaction and words[CURRENT] == current:
+                return following if decided == transaction else current
+        return int(words[CURRENT])
+
+    def _decided(self, number: int) -> int:
+        """The transaction that was decided last at the record with a number."""
+        words = self.siblings.words_of(number)
+        if words is None:
+            raise self.damaged(f"a transaction names record {number}, which there is not")
+        decided: int = words[DECIDED]
+        if not layout.is_transaction(decided):
+            raise self.damaged("the transaction that was decided last is unreadable")
+        return decided
+
+    @property
+    def version(self) -> int:
+        """The version that is committed now, by whichever process."""
+        words = self.words
+        return int((self.word() if words[TRANSACTION] else words[CURRENT]) & VERSION)
+
+    def damaged(self, problem: str) -> SharedError:
+        return damaged(self.opened.name, f"{problem}, of {self.path!r}")
+
+
+def stride_of(nbytes: int) -> int:
+    """The bytes between slots. Large ones begin with a page, so that readers can share them with no one."""
+    return rounded(nbytes, 64 if nbytes < SMALL else PAGE)

@@ -1,0 +1,69 @@
+"""Large values are read without a copy: a lease keeps the slot from being written while somebody has an array on it.
+
+A lease is a read lock of the kernel on a byte of its own. A writer asks for them before it takes a slot, and nobody
+waits for one. The kernel drops the leases of a process that has ended, however it ended.
+"""
+
+from __future__ import annotations
+
+import fcntl
+from typing import Any
+
+import numpy as np
+
+from .._arrays.types import HostArray
+from .entry import Entry, barrier
+from .layout import SLOTS, VERSION, VERSIONS
+from .memory import Description, lock_of, unlock_of
+from .opened import LEASES, LEASES_OF_A_SLOT
+
+__all__ = ["leased"]
+
+
+class Lease:
+    """The right to read a slot, which ends when nothing refers to it: it is the base of every array on the slot."""
+
+    __slots__ = ("__array_interface__", "__weakref__", "_byte", "_description", "_memory")
+
+    def __init__(self, entry: Entry, slot: int) -> None:
+        opened = entry.opened
+        array, reading, address = entry.slot(slot)
+        number = next(opened.lease_numbers)
+        if number >= LEASES_OF_A_SLOT:
+            opened.new_leases()
+            number = next(opened.lease_numbers)
+        description = opened.leases
+        self._memory = array
+        self._byte = LEASES + (entry.index * SLOTS + slot) * LEASES_OF_A_SLOT + number
+        self._description: Description = description
+        self.__array_interface__: dict[str, Any] = {
+            "version": 3,
+            "shape": (reading.nbytes,),
+            "typestr": "|u1",
+            "data": (address, True),
+        }
+        fcntl.fcntl(description.fd, fcntl.F_OFD_SETLK, lock_of(self._byte, shared=True))
+
+    def __del__(self, fcntl: Any = fcntl.fcntl, drop: int = fcntl.F_OFD_SETLK, unlock: Any = unlock_of) -> None:
+        description = getattr(self, "_description", None)
+        if description is not None and not description.inherited:
+            fcntl(description.fd, drop, unlock(self._byte))
+
+
+def leased(entry: Entry) -> tuple[int, HostArray]:
+    """The word of the current value, and a read-only array on its slot that never changes.
+
+    Raises:
+        SharedError: the record is damaged.
+    """
+    words = entry.words
+    while True:
+        word = entry.word()
+        slot = word >> 48
+        lease = Lease(entry, slot)  # from here on no writer takes the slot, if it is current still
+        barrier()
+        stamp = words[VERSIONS + slot]
+        if entry.word() == word:
+            if stamp >> 16 != word & VERSION:
+                raise entry.damaged(f"slot {slot} is not of the version {word & VERSION}, which is current")
+            return word, np.asarray(lease).view(entry.dtype).reshape(entry.shape)

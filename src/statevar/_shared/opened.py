@@ -1,0 +1,117 @@
+"""The file of a pool, open here: its descriptions, its memory, and the lock for what makes it larger."""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from .._arrays.types import HostArray
+from .layout import PAGE, damaged
+from .memory import Description, Mapped, lock_of, unlock_of
+
+__all__ = ["CLAIMS", "LEASES", "LEASES_OF_A_SLOT", "Opened", "Room"]
+
+
+class Room(Protocol):
+    """The place of a pool, of which a pool needs three calls."""
+
+    def create_file(self, size: int) -> tuple[int, Callable[[], object]]: ...
+    def open_file(self) -> int: ...
+    def grow(self, fd: int, offset: int, nbytes: int) -> object: ...
+
+
+# The kernel's locks lie behind any file, so that no program which locks what it reads is in their way.
+_GROWING = (1 << 60) - 1
+#: The byte that is the claim of the record with number 0.
+CLAIMS = 1 << 60
+#: The first byte that is a lease of the slot with number 0 of the record with number 0. Each lease has a byte of its
+#: own, so that the end of one never ends another one.
+LEASES = 1 << 61
+LEASES_OF_A_SLOT = 1 << 28
+# Seconds that a fork waits for a thread which makes the file larger.
+_PATIENCE = 5.0
+
+
+class Opened:
+    """The file of a pool that is open in this process.
+
+    Attributes:
+        name: what errors call it.
+        claims: the description that claims belong to. Each object has its own, so that two exclude each other.
+        leases: the description that new leases belong to; another one than that of the claims, so that a claim sees
+            the leases of its own process.
+    """
+
+    def __init__(self, fd: int, place: Room, name: str) -> None:
+        self.place, self.name = place, name
+        self.claims = Description(fd)
+        self.leases = Description.again(fd)
+        self.lease_numbers: Iterator[int] = itertools.count()
+        self._maps: list[tuple[int, Mapped, HostArray]] = []
+        self._lock = threading.RLock()
+        self._taken = False
+
+    def size(self) -> int:
+        return os.fstat(self.claims.fd).st_size
+
+    def view(self, offset: int, nbytes: int) -> tuple[HostArray, int, int]:
+        """Memory with a part of the file: an array of bytes, where in it the part begins, and its address.
+
+        Raises:
+            SharedError: the part is not in the file.
+        """
+        with self._lock:
+            for start, mapped, array in self._maps:
+                if start <= offset and offset + nbytes <= start + mapped.size:
+                    return array, offset - start, mapped.address + offset - start
+            size = self.size()
+            if offset < 0 or offset + nbytes > size:
+                raise damaged(self.name, f"{nbytes:,} bytes at {offset:,} are behind its end, at {size:,}")
+            start = offset // PAGE * PAGE
+            mapped = Mapped(self.claims.fd, start, size - start)
+            array = mapped.bytes()
+            self._maps.append((start, mapped, array))
+            return array, offset - start, mapped.address + offset - start
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        """A copy of a part of the file."""
+        array, at, _ = self.view(offset, nbytes)
+        return array[at : at + nbytes].tobytes()
+
+    @contextmanager
+    def growing(self) -> Iterator[None]:
+        """Keeps everybody else from making the file larger. The kernel ends it if this process dies."""
+        with self._lock:
+            fcntl.fcntl(self.claims.fd, fcntl.F_OFD_SETLKW, lock_of(_GROWING))
+            try:
+                yield
+            finally:
+                fcntl.fcntl(self.claims.fd, fcntl.F_OFD_SETLK, unlock_of(_GROWING))
+
+    def new_leases(self) -> None:
+        """Gives new leases a description of their own. The old one is closed with the last lease that it has."""
+        self.leases = Description.again(self.claims.fd)
+        self.lease_numbers = itertools.count()
+
+    def before_fork(self) -> None:
+        """Leases of now will belong to two processes: neither may drop them for the other."""
+        self._taken = self._lock.acquire(timeout=_PATIENCE)
+        self.leases.inherited = True
+
+    def in_parent(self) -> None:
+        self.new_leases()
+        if self._taken:
+            self._lock.release()
+
+    def in_child(self) -> None:
+        """No claim of the parent is ours, and none may live longer than it because we have its description open."""
+        inherited = self.claims
+        self.claims = Description.again(inherited.fd)
+        inherited.close()
+        self.new_leases()
+        self._lock = threading.RLock()
