@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ._state.module import Module, named_variables, variables
     from ._state.replicas import check_replicas
     from ._state.sharding import gather, local_rows, materialize, shard, shard_batch
+    from ._state.share import attach, share
     from ._state.snapshot import Snapshot, restore, rollback, snapshot
     from ._state.summary import Summary, summary
     from ._state.together import update_all
@@ -60,6 +61,7 @@ __all__ = [
     "__version__",
     "all_reduce",
     "assign",
+    "attach",
     "autocast",
     "backend_names",
     "batch_get_value",
@@ -97,6 +99,7 @@ __all__ = [
     "set_value",
     "shard",
     "shard_batch",
+    "share",
     "snapshot",
     "summary",
     "transaction",
@@ -128,6 +131,7 @@ _LATER = {
         "_state.all_reduce": ("all_reduce",),
         "_state.generator": ("Generator",),
         "_state.module": ("Module", "named_variables", "variables"),
+        "_state.share": ("attach", "share"),
         "_state.sharding": ("gather", "local_rows", "materialize", "shard", "shard_batch"),
         "_state.summary": ("Summary", "summary"),
         "_state.together": ("update_all",),

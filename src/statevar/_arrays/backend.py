@@ -77,6 +77,8 @@ class Backend(ABC):
     is_sharded: ClassVar[bool] = False
     #: Whether such a value may be cut; see `ShardedBackend`.
     cuts: ClassVar[bool] = False
+    #: Whether the values lie in memory that processes share; see `SharedBackend`.
+    is_shared: ClassVar[bool] = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         backend = super().__new__(cls)
@@ -337,6 +339,19 @@ class Backend(ABC):
         """
         shape, device = self.shape(array), self.device_of(array)
         return self.snapshot(self.create(array, declared=shape, device=device, trainable=False))
+
+    def over_host(self, array: HostArray, device: Any) -> Array:
+        """An array of this library over the memory of a read-only host array, which it keeps alive.
+
+        Args:
+            array: C-contiguous. Its memory never changes as long as the array, or anything that it keeps alive, exists.
+            device: the host, as `device` returns it.
+
+        Returns:
+            The array, or that of a copy where the library cannot share memory with NumPy.
+        """
+        x = self.from_host(array, device)
+        return self.snapshot(self.create(x, declared=array.shape, device=device, trainable=False))
 
     def guarded(self, array: Array) -> Array:
         """A snapshot for a view that the user gets: a copy, if the library would let the user write the view."""

@@ -11,6 +11,7 @@ import functools
 from collections.abc import Callable, Iterable
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Self
+from weakref import ref
 
 from .._arrays.backend import Backend
 from .._arrays.dtypes import KEYS, is_differentiable, keys_are_no_numbers
@@ -29,11 +30,11 @@ from ..errors import (
     StatevarError,
     TraceError,
 )
-from . import overlays, placement, settings
+from . import overlays, placement, settings, sharing
 from .convert import to_first, to_operand, to_value, unwrapped
 from .foreign import check_readable
 from .held import Held
-from .holds import BUSY, Hold
+from .holds import BUSY, QUICK, Hold
 from .lost import destroyed, forget, lose
 from .merging import for_replicas
 from .operators import has_traced, unwrapped_index
@@ -220,6 +221,9 @@ class Cell(Held):
             if self._constraint is not None:
                 self._write_constrained(write, x, index)
                 return self
+            if sharing.active and backend.is_shared:
+                self._write_shared(write, x, index)
+                return self
             if overlay is not None:
                 if write.is_whole and overlay.write_apart(self, write, x):
                     return self
@@ -280,6 +284,26 @@ class Cell(Held):
     def _write_constrained(self, write: Write, x: Array, index: Any) -> None:
         # Not in `_write`, where every name that the lambda closes over would be slower to reach (0.15 us in all).
         self._while_held(write.operation, "a write", lambda target, hold: target._write_held(write, x, hold, index))
+
+    def _write_shared(self, write: Write, x: Array, index: Any) -> None:
+        """Writes a shared variable: at once if no other process holds it, else with a hold, while readers go on."""
+        with self._lock:
+            claim = None
+            if self._holder is None and (not overlays.active or overlays.current() is None):
+                claim = self._handle.record.claim_if_free()
+            if claim is not None:
+                try:
+                    self._holder = QUICK
+                    self._handle.claim = ref(claim)
+                    self._catch_up()
+                    self._write(write, x, index, True, QUICK)
+                finally:
+                    self._holder = None
+                    claim.release()
+        if claim is None:
+            self._write_constrained(write, x, index)
+        elif (watchers := self._watchers) is not None:
+            watchers.deliver(self)
 
     def _write_held(self, write: Write, value: Any, hold: Hold, index: Any = None) -> None:
         """Writes for the owner of a hold. Runs the constraint without the lock, since it is the user's code."""
@@ -465,6 +489,21 @@ class Cell(Held):
         if self._backend.drifts:
             self._observe(operation, writing=False)
         return self._as_stored(self._stored(), operation, self._path)
+
+    def _bind(self, backend: Backend, handle: Any) -> None:
+        """Takes on a record that processes share as the place of the value. The caller holds the cell."""
+        with self._lock:
+            self._snapshot = None
+            self._backend, self._device, self._dtype = backend, None, backend.dtype(self._dtype_name)
+            self._handle = handle
+            self._shape = self._declared = handle.record.shape
+            self._version = handle.record.version
+            self._guard = None
+            forget(self)
+
+    def _catch_up(self) -> None:
+        """Takes on the version of the record. Called by the owner of a claim, so no other process can write now."""
+        self._version = self._handle.record.version
 
     def _placed(self, backend: Backend, device: Any, handle: Any, shape: Shape | None = None) -> None:
         """Takes on an adapter, a device and a handle that has the same value, or none. The caller holds the cell.

@@ -54,6 +54,8 @@ def variable_repr(variable: Any) -> str:
             f"{variable.path!r} shape={shape_repr(shape)} dtype={variable.dtype_name} "
             f"{'sharding' if is_spread else 'device'}={where} backend={variable.backend}"
         )
+        if (shared := variable.shared) is not None:
+            facts += f" shared={shared!r}"
     except Exception as error:  # noqa: BLE001  # a repr never raises
         return f"<{name} at {id(variable):#x}, unavailable: {type(error).__name__}>"
     return f"<{name} {facts} value={value_text(variable)}>"

@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias, TypeVar
 from .._arrays.backend import Backend
 from .._arrays.shapes import DeclaredShape, Shape
 from .._arrays.types import Array, HostArray
-from . import moving
+from . import moving, sharing
 from .cell import Cell
 from .holds import Hold, begin_program, drain, end_program, releasing
 from .lost import forget
@@ -64,6 +64,12 @@ class Draft(Cell):
 
     def _current(self) -> Cell:
         return self
+
+    def _versioned(self) -> tuple[Any, int]:
+        return (None if self._handle is None else self._stored()), self._version
+
+    def _shared_version(self) -> int:
+        return self._version
 
     def _take_on(self, handle: Any, shape: Shape) -> None:
         """Takes on another handle, and the shape of its value."""
@@ -141,9 +147,10 @@ def draft_of(cell: Cell, hold: Hold, lock: Any) -> Draft:
 def look(cell: Cell, hold: Overlay) -> Draft:
     """Makes a draft to read while other threads may write: its value and its version are of the same moment."""
     with cell._lock:
-        value = None if cell._handle is None else cell._stored()  # first, since it may update the version
+        value, version = cell._versioned()  # first, since it may update the version
         draft = draft_of(cell, hold, hold.lock)
         draft._snapshot = value
+        draft._version = version
         return draft
 
 
@@ -231,7 +238,12 @@ def _exchange(cells: list[Cell], drafts: Mapping[Any, Draft | Written], check: C
     sure: list[tuple[Cell, Draft]] = []  # the drafts whose adoption cannot fail
     written: list[tuple[Cell, Written, int]] = []  # with the new version
     asked: list[tuple[Cell, Written, int]] = []  # those of which the backend says whether storing them may fail
+    shared: sharing.Commit | None = None
+    interrupt: BaseException | None = None
     try:
+        if sharing.active and (ours := {cell: drafts[cell] for cell in cells if cell._backend.is_shared}):
+            shared = sharing.Commit(ours)
+            cells = [cell for cell in cells if cell not in ours]
         for cell in cells:
             cell._snapshot = None
             if type(new := drafts[cell]) is tuple:
@@ -240,7 +252,7 @@ def _exchange(cells: list[Cell], drafts: Mapping[Any, Draft | Written], check: C
                 drafted.append((cell, new))  # type: ignore[arg-type]  # it is no tuple
         if check is not None:
             check()
-        several = len(cells) > 1
+        several = len(cells) > 1 or shared is not None
         for cell, draft in drafted:
             if cell._backend.adopt_cannot_fail and cell._prepare(draft):
                 sure.append((cell, draft))
@@ -258,16 +270,20 @@ def _exchange(cells: list[Cell], drafts: Mapping[Any, Draft | Written], check: C
             adopted.append(cell)
             cell._handle = cell._overwrite(result)
             cell._version = version
-    except BaseException:
-        with ExitStack() as undo:  # puts each variable back even if that fails for another
-            undo.callback(_publish, cells)
-            for cell, savepoint in before:
-                undo.callback(cell._put_back, savepoint)
-        raise
+        if shared is not None:
+            shared.store()
+            interrupt = shared.late
+    except BaseException as error:
+        if shared is None or not shared.stored:
+            _undo(cells, before, shared)
+            raise
+        interrupt = error  # Ctrl-C, when the values of shared variables were visible already
     # No call stands between the try above and the one below: Ctrl-C comes where one begins.
-    interrupt: BaseException | None = None
     for _ in _ATTEMPTS:
         try:
+            if shared is not None:
+                for cell, version in shared.versions.items():
+                    cell._version = version
             for cell, (origin, result), version in written:
                 handle = cell._backend.adopt(origin, result) if cell._handle is origin else cell._overwrite(result)
                 cell._handle = handle
@@ -282,11 +298,21 @@ def _exchange(cells: list[Cell], drafts: Mapping[Any, Draft | Written], check: C
             break
         except BaseException as error:  # noqa: BLE001  # Ctrl-C: it is too late to undo, and the loop can be repeated
             interrupt = error
-    for cell in cells:
+    for cell in cells if shared is None else drafts:
         if cell._watchers is not None:
             cell._watchers.record(cell._version)
     if interrupt is not None:
         raise interrupt
+
+
+def _undo(cells: list[Cell], before: list[tuple[Cell, tuple[Any, State]]], shared: sharing.Commit | None) -> None:
+    """Puts each variable back, even if that fails for another."""
+    with ExitStack() as undo:
+        if shared is not None:
+            undo.callback(shared.abandon)
+        undo.callback(_publish, cells)
+        for cell, savepoint in before:
+            undo.callback(cell._put_back, savepoint)
 
 
 # -- many variables in one call of the library ----------------------------------------------------------------

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ConflictError, ReentrantWriteError
-from . import overlays
+from . import overlays, sharing
 from .holds import IN_PROGRAMS, Hold
 from .readable import Readable
 from .traced import check_no_trace
@@ -76,6 +76,25 @@ class Held(Readable):
             if self._holder is not within:
                 self._wait_for_holder(operation, path_of)
             self._holder = hold
+        if within is None and self._backend.is_shared:
+            self._claimed(hold, operation, path_of)
+
+    def _claimed(self, hold: Hold, operation: str, path_of: Callable[[Any], str] | None) -> None:
+        """Waits until no other process holds the shared variable, for the owner of a hold of this process.
+
+        The lock of the variable is free meanwhile, so that this process can read.
+        """
+        try:
+            sharing.claim(self, hold, operation, self._path if path_of is None else path_of(self))
+            self._catch_up()
+        except BaseException:
+            if self._holder is hold:
+                self._holder = None
+            raise
+
+    if TYPE_CHECKING:  # `Cell` has it, since it writes
+
+        def _catch_up(self) -> None: ...
 
     def _take_if_free(self, hold: Hold, operation: str, path_of: Callable[[Any], str]) -> Hold | None:
         """Holds the cell and returns None, or returns the hold that prevents it."""
@@ -88,7 +107,12 @@ class Held(Readable):
                 self._holder = hold
             elif holder.is_mine():
                 self._wait_for_holder(operation, path_of)  # which raises
-            return holder
+        if holder is None and self._backend.is_shared:
+            if (busy := sharing.claim_if_free(self, hold)) is not None:
+                self._holder = None
+                return busy
+            self._catch_up()
+        return holder
 
     def _wait_for_holder(self, operation: str, path_of: Callable[[Any], str] | None = None) -> None:
         """Waits until nobody holds the cell. The caller has the lock, which is released while waiting."""
@@ -137,6 +161,13 @@ class Held(Readable):
                 self._watchers = Watchers()
             return self._watchers
 
+    def _become_watched(self, watchers: Watchers) -> Watchers:
+        """Takes on watchers, whose subscribers are those that it had before. The caller has the lock."""
+        if self._watchers is not None:
+            watchers.take_over(self._watchers)
+        self._watchers = watchers
+        return watchers
+
     def _deliver(self) -> None:
         watchers = self._watchers
         if watchers is not None:
@@ -162,7 +193,7 @@ def hold_each(cells: Iterable[Held], hold: Hold, held: list[Any], otherwise: Cal
     """
     for cell in cells:
         with cell._lock:
-            if cell._holder is None:
+            if cell._holder is None and not (sharing.active and cell._backend.is_shared):
                 held.append(cell)
                 cell._holder = hold
                 continue

@@ -23,6 +23,7 @@ __all__ = [
     "BUSY",
     "IN_PROGRAMS",
     "PATIENCE",
+    "QUICK",
     "Hold",
     "Locks",
     "Moving",
@@ -59,10 +60,12 @@ class Hold:
         what: the operation to name in errors: ``"an update"``, ``"an edit"``, ``"a transaction"``.
     """
 
-    __slots__ = ("_calls", "_ended", "_over", "_task", "_thread", "committing", "what")
+    __slots__ = ("_calls", "_ended", "_over", "_task", "_thread", "claims", "committing", "what")
 
     #: Whether a reader or writer calls `give_back`, which ends it for one variable, instead of waiting.
     lends: ClassVar[bool] = False
+    #: Seconds between two looks at the hold by one who waits for it.
+    patience: ClassVar[float] = PATIENCE
     #: Whether its owner replaces the handle at the end, so that a write without locking waits for it too.
     moves: ClassVar[bool] = False
 
@@ -73,6 +76,7 @@ class Hold:
         self._over = False
         self.committing = False
         self._calls: deque[Callable[[], object]] | None = None
+        self.claims: list[Any] | None = None  # of shared variables, by which other processes are kept out too
         self._ended = threading.Lock()
         self._ended.acquire()  # released once it ends
 
@@ -105,6 +109,9 @@ class Hold:
 
     def end(self) -> None:
         """Ends the hold and wakes every waiting thread. May be called again, for example after Ctrl-C."""
+        if self.claims is not None:
+            for claim in self.claims:
+                claim.release()
         if not self._over:
             self._over = True
             self._ended.release()  # once: a second release would take the lock from a thread that `wait` wakes
@@ -241,6 +248,8 @@ class _Busy(Hold):
 
 
 BUSY: Final = _Busy("a write")
+#: The hold of a write that has the lock and, of a shared variable, the claim.
+QUICK: Final = _Busy("a write")
 
 
 # -- many locks at once, which Ctrl-C cannot leave taken -------------------------------------------------------
@@ -276,7 +285,7 @@ def releasing(locks: Iterable[Any]) -> Iterator[Any]:
 
 def while_locked(cells: Iterable[_Lockable], body: Callable[[list[_Lockable]], _Result]) -> _Result:
     """Calls ``body(cells)`` with the locks of all cells taken, always in the same order."""
-    ordered = sorted(cells, key=id)
+    ordered = sorted(cells, key=id)  # the lock of a shared variable is one of this process, too
     release = releasing(map(_lock_of, ordered))
     try:
         for cell in ordered:

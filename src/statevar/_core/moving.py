@@ -10,7 +10,7 @@ from .._arrays.first_values import Made
 from .._arrays.shapes import Shape, fits
 from .._arrays.types import Array
 from ..errors import ConflictError, DeviceError, ShapeError
-from . import placement, settings
+from . import placement, settings, sharing
 from .cell import Cell
 from .convert import to_first, to_operand
 from .deferring import DEPTH, Recipe, recipe_of
@@ -95,7 +95,7 @@ def move_all(operation: str, moves: Sequence[Move]) -> None:
     hold = Moving("a move")
     held: list[Cell] = []
     try:
-        for cell in sorted((each.cell for each in moves), key=id):
+        for cell in sharing.in_order(each.cell for each in moves):
             held.append(cell)  # before it is held, since Ctrl-C may come between
             cell._take(hold, operation)
         handles = [each.handle(operation) for each in moves]
@@ -157,6 +157,9 @@ def _check_has_device(variable: Any, device: Any) -> None:
     if backend.is_view:
         problem = "this is a view, and the object whose state it is decides where that lies"
         raise DeviceError.of("to", problem, path, "move that object; or make a variable of its own: sv.Variable(v)")
+    if backend.is_shared:
+        problem = "the variable lies in the memory that processes share, which is on the host"
+        raise DeviceError.of("to", problem, path, "make a variable of its own: sv.Variable(v, device=…)")
     if backend.is_sharded:
         problem = f"the variable is spread as {backend.device_name(variable.device)}, and not on one device"
         raise DeviceError.of("to", problem, path, "use v.reshard(…), which changes how it is spread")
@@ -171,7 +174,7 @@ def made_at_home(cell: Cell, value: Array) -> Any:
     Gathers a value of which other processes have parts, if the cell is in one place now.
     """
     backend: Any = cell._backend
-    if backend.is_view:
+    if backend.is_view or backend.is_shared:
         return None  # its owner decides where it lies
     home = backend.device_of_handle(cell._handle)
     if backend.is_sharded:

@@ -420,7 +420,7 @@ class Operators(ABC):
             return part
         value = self.value
         self._check_exists(value, "index")
-        if (tracing := self._backend.tracing) is not None and has_traced(self._backend, index):
+        if (tracing := self._backend.native.tracing) is not None and has_traced(self._backend, index):
             return tracing.get_symbolic(value, unwrapped_index(index))  # only the traced program knows the index
         return self._backend.get(value, select(index, self._backend.shape(value), "", self._backend, index_part))
 

@@ -240,8 +240,20 @@ class Readable:
     def _state(self) -> State:
         """The present state of the cell: value, shape and version are of the same moment."""
         with self._lock:
-            value = None if self._handle is None else self._stored()  # first, since it may update the version
-            return State(value, self._shape, self._declared, self._version)
+            value, version = self._versioned()
+            return State(value, self._shape, self._declared, version)
+
+    def _versioned(self) -> tuple[Any, int]:
+        """The value, or None, and its version. The caller has the lock."""
+        if self._backend.is_shared:
+            backend: Any = self._backend
+            return backend.read_versioned(self._handle)  # type: ignore[no-any-return]  # of a SharedBackend
+        value = None if self._handle is None else self._stored()  # first, since it may update the version
+        return value, self._version
+
+    def _shared_version(self) -> int:
+        """The version of a shared variable, which counts the writes of all processes."""
+        return self._handle.record.version  # type: ignore[no-any-return]  # of a SharedHandle
 
     if TYPE_CHECKING:  # `Cell` has it, since it writes
 

@@ -27,6 +27,8 @@ def parts_of(variable: Any) -> Iterator[tuple[str, Any]]:
     yield "dtype", variable.dtype_name
     yield "sharding" if is_spread else "device", where
     yield "backend", variable.backend
+    if variable.shared is not None:
+        yield "shared", variable.shared
     yield "trainable", variable.trainable
     yield "value", _value_lines(variable)
 
@@ -52,6 +54,8 @@ def html_of(variable: Any) -> str:
     facts = [shape_text(shape), variable.dtype_name, f"{variable.backend} on {where}"]
     if has_value:
         facts.append(bytes_text(variable.nbytes))
+    if variable.shared is not None:
+        facts.append(f"shared as {variable.shared}")
     facts += ["trainable" if variable.trainable else "not trainable", count_text(variable.version, "write")]
     name = f'<b class="name">{text(variable.path)}</b>'
     shown = value_text(variable).lstrip("\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from copy import deepcopy
@@ -97,6 +98,9 @@ class Variable(Located, Protocols, Elsewhere, Displays):
             that every device of the mesh has the whole value.
         constraint: a callable that every write applies to the new value, in the same atomic step.
         seed: the seed of a named random initializer. A seed gives the same numbers on every backend.
+        shared: where the value lies in memory that processes share: ``"run7/w"`` is the variable ``w`` of the pool
+            ``run7``; ``"/data/run7.svs/w"`` that of a file. The first process creates it with its initial value; the
+            others get the value that it has, whatever their own. See `share`.
 
     Raises:
         DTypeError: the dtype is unknown, the library does not have it, or the value cannot be cast to it.
@@ -136,6 +140,7 @@ class Variable(Located, Protocols, Elsewhere, Displays):
         mesh: Any = None,
         constraint: Callable[[Any], Any] | None = None,
         seed: int | None = None,
+        shared: str | os.PathLike[str] | None = None,
         **unknown: Never,
     ) -> None:
         if unknown:
@@ -209,6 +214,8 @@ class Variable(Located, Protocols, Elsewhere, Displays):
         if recipe is not None:
             remember(self, recipe)
         register(self)
+        if shared is not None:
+            _pools().place(self, shared)
 
     # -- properties ------------------------------------------------------------------------------------
 
@@ -269,9 +276,32 @@ class Variable(Located, Protocols, Elsewhere, Displays):
         2
         """
         current = self._current() if overlays.active else self
+        if self._backend.is_shared:
+            return current._shared_version()
         handle = self._handle
         unseen = 0 if handle is None else self._backend.unseen_writes(handle)  # first, since it may update `_version`
         return current._version + unseen
+
+    @property
+    def shared(self) -> str | None:
+        """Where the value lies in memory that processes share, such as ``"run7/w"``; None if it is of this process.
+
+        >>> import statevar as sv
+        >>> print(sv.Variable(0.0).shared)
+        None
+        """
+        return _pools().name_of(self) if self._backend.is_shared else None
+
+    def sync(self) -> None:
+        """Has the disk keep what was written, and everything else in the pool of the variable, before it returns.
+
+        A pool in memory needs it for nothing: what was written survives every process, and no restart of the machine.
+
+        Raises:
+            SharedError: the variable is not shared, so that only `save` makes it last.
+            StorageError: the disk refuses.
+        """
+        _pools().sync(self)
 
     @property
     def is_initialized(self) -> bool:
@@ -286,6 +316,9 @@ class Variable(Located, Protocols, Elsewhere, Displays):
             AttributeError: the library has no such object.
         """
         parameter = self._parameter_or_none()
+        if parameter is None and self._backend.is_shared:
+            problem = "a shared variable has no parameter: what writes it would write past the other processes"
+            raise AttributeError(describe("parameter", problem, self._path, "use v.value, and write with v.assign(x)"))
         if parameter is None:
             raise AttributeError(
                 describe("parameter", f"{self.backend} has no mutable parameter object", self._path, "use v.value")
@@ -649,6 +682,8 @@ class Variable(Located, Protocols, Elsewhere, Displays):
                 self._path,
                 f"wait before or after {holder.what}",
             )
+        if self._backend.is_shared:
+            return bool(_pools().wait(self, version, timeout))
         return self._watched().wait_for(lambda: self.version >= version, timeout)
 
     def subscribe(self, callback: Callback) -> Subscription:
@@ -667,6 +702,9 @@ class Variable(Located, Protocols, Elsewhere, Displays):
         """
         if not callable(callback):
             raise TypeError(describe("subscribe", f"expected a callable, got {callback!r}", self._path))
+        if self._backend.is_shared:
+            subscription: Subscription = _pools().subscribe(self, callback)
+            return subscription
         subscription = self._watched().add(callback)
         if self._backend.is_view:
             views.keep_subscribed(self, subscription)
@@ -725,6 +763,9 @@ class Variable(Located, Protocols, Elsewhere, Displays):
             problem = "a view cannot be pickled without the object whose state it is"
             hint = "pickle that object, and take a view of the new one; or pickle a copy: sv.Variable(v)"
             raise TypeError(describe("pickle", problem, self._path, hint))
+        if self._backend.is_shared:
+            pickled: tuple[Any, ...] = _pools().pickled(self, (self._constraint, self.__getstate__()))
+            return pickled
         facts = self._pickled(self._whole_state("pickle"))
         constraint, state = self._constraint, self.__getstate__()
         if constraint is None and state is None:
@@ -792,6 +833,11 @@ class Variable(Located, Protocols, Elsewhere, Displays):
             loading.loaded[number] = variable
         return variable
 
+    @classmethod
+    def _attached(cls, where: Any, path: str, other: dict[str, Any]) -> Self:
+        """Makes a variable over the memory of a shared one that was pickled."""
+        return _pools().attached(where, path, other, cls._restore)  # type: ignore[no-any-return]  # it returns its object
+
     @staticmethod
     def _set_added(variable: Variable, added: tuple[Any, Any]) -> None:
         variable._constraint, state = added
@@ -803,6 +849,13 @@ class Variable(Located, Protocols, Elsewhere, Displays):
 
     def __repr__(self) -> str:
         return variable_repr(self)
+
+
+def _pools() -> Any:
+    """The module about places in pools."""
+    from . import pooled  # noqa: PLC0415  # imported by the first program that shares a variable
+
+    return pooled
 
 
 #: The arguments of `Variable`.

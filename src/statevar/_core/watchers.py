@@ -69,6 +69,12 @@ class Watchers:
         with self._changed:
             self._subscriptions = tuple(each for each in self._subscriptions if each is not subscription)
 
+    def take_over(self, other: Watchers) -> None:
+        """Takes on the subscribers of other watchers of the same variable."""
+        self._subscriptions = other._subscriptions
+        for each in self._subscriptions:
+            each._watchers = self
+
     def record(self, version: int) -> None:
         """Notes a version for the subscribers. Called under the variable's lock, so that versions are in order."""
         if self._subscriptions:

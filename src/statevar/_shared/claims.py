@@ -55,21 +55,22 @@ class Claim:
 
     def is_valid(self) -> bool:
         """Whether it is the claim of its record: False once released or taken over, and in a forked child."""
-        return self._entry.owner is self
+        return self._entry.owner == self.number
 
     def release(self) -> None:
         """Ends it. What was prepared and not committed is dropped. Again, it does nothing."""
         entry = self._entry
-        if entry.owner is not self:
-            return
-        words = entry.words
-        try:
-            if words[WRITING] or words[TRANSACTION]:
-                settle(entry)
-            words[OWNER] = words[SINCE] = 0
-        finally:
-            fcntl.fcntl(entry.opened.claims.fd, _set, unlock_of(CLAIMS + entry.index))
-            entry.owner = None
+        with entry.turn:  # no newer claim of this process comes between the question and the end
+            if entry.owner != self.number:
+                return
+            words = entry.words
+            try:
+                if words[WRITING] or words[TRANSACTION]:
+                    settle(entry)
+                words[OWNER] = words[SINCE] = 0
+            finally:
+                fcntl.fcntl(entry.opened.claims.fd, _set, unlock_of(CLAIMS + entry.index))
+                entry.owner = None
 
     __call__ = release
 
@@ -85,7 +86,8 @@ def claim_if_free(entry: Entry) -> Claim | None:
 def claim(entry: Entry, how: int = _wait) -> Claim | None:
     """Claims a record; waits for it, or returns None, if somebody else has it."""
     mine = Claim(entry)
-    entry.owner = mine  # before the lock is taken, so that an interrupt at any moment drops it
+    with entry.turn:
+        entry.owner = mine.number  # before the lock is taken, so that an interrupt at any moment drops it
     try:
         fcntl.fcntl(entry.opened.claims.fd, how, entry.claim_lock)
     except BlockingIOError:

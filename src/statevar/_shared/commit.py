@@ -54,7 +54,7 @@ def filled(entry: Entry, claim: Claim, fill: Fill, version: int | None, rows: tu
     Raises:
         ConflictError: the claim is not valid.
     """
-    if entry.owner is not claim:
+    if entry.owner != claim.number:
         raise ConflictError.of("assign", "the claim of it has ended", entry.path, "claim it anew")
     words = entry.words
     if words[WRITING]:  # what was prepared before, and is not wanted
@@ -104,7 +104,7 @@ def commit(prepared: Sequence[Prepared]) -> None:
     if not prepared:
         return
     for each in prepared:
-        if each.entry.owner is not each.claim:
+        if each.entry.owner != each.claim.number:
             raise ConflictError.of("transaction", "the claim of it has ended", each.entry.path, "claim it anew")
     if len(prepared) == 1:
         publish(prepared[0].entry, prepared[0].word)
@@ -146,7 +146,7 @@ def commit(prepared: Sequence[Prepared]) -> None:
 def abandon(prepared: Sequence[Prepared]) -> None:
     """Drops what was prepared."""
     for each in prepared:
-        if each.entry.owner is each.claim:
+        if each.entry.owner == each.claim.number:
             settle(each.entry)
 
 

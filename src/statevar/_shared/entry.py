@@ -103,8 +103,9 @@ class Entry:
         self._salts = [(salt + index * SLOTS + slot) * 40503 for slot in range(SLOTS)]
         self._slots: list[tuple[HostArray, HostArray, int] | None] = [None] * SLOTS
         self.claim_lock = lock_of(CLAIMS + index)
-        #: The claim that this process has.
-        self.owner: Any = None
+        #: The number of the claim that this process has; of claims that begin and end in several threads, of the last.
+        self.owner: int | None = None
+        self.turn = threading.RLock()  # reentrant, since a finalizer may release a claim
 
     # Slots
 

@@ -31,7 +31,7 @@ from .layout import (
     sealed_offset,
 )
 from .memory import words_of
-from .opened import Opened, Room
+from .opened import Opened
 from .record import Record
 
 __all__ = ["New", "Pool"]
@@ -81,7 +81,7 @@ class Pool:
     """
 
     def __init__(self, fd: int, place: Any) -> None:
-        self.place: Room = place
+        self.place: Any = place
         self.name = str(place)
         self.opened = Opened(fd, place, self.name)
         header = Header.decode(os.pread(fd, PAGE, 0), self.name)

@@ -18,6 +18,7 @@ from .walk import SEQUENCES, SETS, Container, Opener, kind_of, slots_of, walk
 __all__ = [
     "Container",
     "Paths",
+    "Rename",
     "Targets",
     "contents_of",
     "followed",
@@ -25,9 +26,13 @@ __all__ = [
     "objects_in",
     "path_matches",
     "paths_in",
+    "renamed",
     "slots_of",
     "variables_in",
 ]
+
+#: Maps the paths in a file or a pool, or their prefixes, to object paths.
+Rename = Mapping[str, str] | Callable[[str], str | None]
 
 _Object = TypeVar("_Object")
 
@@ -76,6 +81,20 @@ def path_matches(patterns: str | Iterable[str]) -> Callable[[str], bool]:
     """
     each = [pattern.replace("[", "[[]") for pattern in ([patterns] if isinstance(patterns, str) else patterns)]
     return lambda path: any(fnmatchcase(path, pattern) for pattern in each)
+
+
+def renamed(path: str, rename: Rename | None) -> str | None:
+    """The object path of a path elsewhere, as in a file; None if it is to be skipped. The longest prefix counts."""
+    if rename is None:
+        return path
+    if not isinstance(rename, Mapping):
+        return rename(path)
+    head = path
+    while head:
+        if head in rename:
+            return (rename[head] + path[len(head) :]).strip("/")
+        head = head.rpartition("/")[0]
+    return path
 
 
 def variables_in(operation: str, targets: Iterable[Any]) -> list[Variable]:

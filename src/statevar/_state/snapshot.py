@@ -11,7 +11,7 @@ from .._arrays import tracing
 from .._arrays.registry import owner_of
 from .._arrays.shapes import DeclaredShape
 from .._arrays.types import Array
-from .._core import overlays
+from .._core import overlays, sharing
 from .._core.cell import Cell
 from .._core.copies import LOADING, Loading, follow, living, process
 from .._core.held import are_free
@@ -233,6 +233,8 @@ def _snapshot(targets: Targets) -> Snapshot:
                 check_traced_read(variable)
     if overlay is not None:
         return _taken(targets, cells)
+    if sharing.active and any(variable._backend.is_shared for variable in found):
+        return _taken_of_shared(targets)
     for _ in range(_ATTEMPTS):
         # A writer raises the version before it publishes the value. So if no version changed from before the first
         # value was read until after the last, the variables had all these values at the same time.
@@ -279,8 +281,32 @@ def _leases(found: Sequence[Cell]) -> list[Any] | None:
 
 
 def _taken(targets: Targets, cells: Sequence[Cell]) -> Snapshot:
-    values = [_value(each) for each in cells]
-    return Snapshot(targets, values, [each._version for each in cells], [each._declared for each in cells])
+    states = [_versioned(each) for each in cells]
+    values, versions = [value for value, _ in states], [version for _, version in states]
+    return Snapshot(targets, values, versions, [each._declared for each in cells])
+
+
+def _versioned(cell: Cell) -> tuple[Array | None, int]:
+    """The value of a variable, or None, and its version."""
+    if cell._backend.is_shared:
+        return cell._versioned()
+    return _value(cell), cell._version
+
+
+def _taken_of_shared(targets: Targets) -> Snapshot:
+    """A snapshot of variables that other processes may write at any moment, whose locks would keep nobody out."""
+    found = targets.variables
+    for _ in range(_ATTEMPTS):
+        states = [each._state() for each in found]
+        versions = [each.version for each in states]
+        # Each variable had its version from when it was read until now, so all had them when the last one was read.
+        if versions == [each._shared_version() if each._backend.is_shared else each._version for each in found]:
+            for variable, state in zip(found, states, strict=True):
+                if state.value is None:
+                    check_not_lost(variable, "snapshot")
+            return Snapshot(targets, [each.value for each in states], versions, [each.declared for each in states])
+    with Transaction(found, targets.path):  # the writers never pause, so keep all of them out
+        return _taken(targets, found)
 
 
 @public()

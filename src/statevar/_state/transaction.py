@@ -8,12 +8,12 @@ from typing import Any, Self, TypeAlias
 
 from .._arrays.shapes import DeclaredShape
 from .._arrays.types import Array
-from .._core import overlays
+from .._core import overlays, sharing
 from .._core.cell import Cell
 from .._core.copies import Uncopied
 from .._core.draft import Draft, Written, commit, draft_of_written, fork, look
 from .._core.held import hold_each, release_each
-from .._core.holds import BUSY, PATIENCE, Hold
+from .._core.holds import BUSY, Hold
 from .._core.overlays import Overlay
 from .._core.variable import Variable
 from .._core.writes import Write
@@ -88,7 +88,7 @@ class Transaction(Uncopied):
     __slots__ = ("_begun", "_ordered", "_path_of")
 
     def __init__(self, variables: Collection[Variable], path_of: PathOf | None = None) -> None:
-        self._ordered = sorted(variables, key=id) if len(variables) > 1 else [*variables]
+        self._ordered = sharing.in_order(variables) if len(variables) > 1 else [*variables]
         self._path_of = path_of  # for errors
         self._begun: list[tuple[TransactionOverlay, int]] = []
 
@@ -214,7 +214,9 @@ async def _over(hold: Hold, *, inside: bool) -> None:
     hold.when_over(tell)
     try:
         with suppress(TimeoutError):
-            async with asyncio.timeout(PATIENCE):  # the caller looks again, since Ctrl-C may have kept `tell` from us
+            async with asyncio.timeout(
+                hold.patience
+            ):  # the caller looks again, since Ctrl-C may have kept `tell` from us
                 await over.wait()
     finally:
         hold.forget(tell)
@@ -437,7 +439,12 @@ class TransactionOverlay(Overlay):
     def _validate(self) -> None:
         for variable, seen in self._seen.items():
             holder = variable._holder
-            written = variable._version != seen._version or (holder is not None and holder.is_writing(variable))
+            written = holder is not None and holder.is_writing(variable)
+            if variable._backend.is_shared:  # asks for a commit first: one that ends meanwhile has changed the version
+                written = written or variable._handle.record.is_committing()
+                written = written or variable._shared_version() != seen._version
+            else:
+                written = written or variable._version != seen._version
             if written and not (holder is BUSY and variable._lock._is_owned()):  # else it is this thread's own write
                 raise self._changed(variable)
 
@@ -463,6 +470,8 @@ class TransactionOverlay(Overlay):
             self.release()
 
     def _let_go(self, after: int) -> None:
+        if sharing.active:
+            sharing.release(self._held[after:], self)
         release_each(self._held[after:], self)
         del self._held[after:]
 

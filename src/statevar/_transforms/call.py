@@ -8,7 +8,7 @@ from typing import Self
 
 from .._arrays.backend import Backend
 from .._arrays.types import Array
-from .._core import overlays
+from .._core import overlays, sharing
 from .._core.overlays import Overlay
 from .._core.variable import Variable
 from .._state.transaction import TransactionOverlay
@@ -133,7 +133,7 @@ class CompiledCall:
 
     def __init__(self, what: str, variables: Iterable[Variable]) -> None:
         self._what = what
-        self._ordered = sorted(variables, key=id)
+        self._ordered = sharing.in_order(variables)
         self._outer: Overlay | None = None
         self._work: TransactionOverlay | None = None
 

@@ -25,6 +25,12 @@ class ValueDraft(Draft):
     _is_value = True
     _overlay: Any  # the overlay of values that it belongs to; its module imports this one
 
+    @property
+    def _backend(self) -> Any:  # type: ignore[override]  # a slot of other cells, and any `Backend`
+        """The adapter of the variable; of a shared one that of its library, since the value is not in the pool."""
+        backend = self._origin._backend
+        return backend.native if backend.is_shared else backend
+
     def _convert(self, value: Any, operation: str) -> Array:
         return to_value(
             value, self._backend, self._dtype_name, operation=operation, path=self._path, old=self._snapshot, cell=self

@@ -9,7 +9,7 @@ from weakref import ref
 
 from .._arrays.transforms import Program
 from .._arrays.types import Array
-from .._core import overlays
+from .._core import overlays, sharing
 from .._core.held import release_each
 from .._core.variable import Variable
 from .._core.writes import Write
@@ -68,7 +68,7 @@ class Interpreted:
 
     def _living(self) -> list[Variable]:
         found = [variable for each in list(self._known.values()) if (variable := each()) is not None]
-        return sorted(found, key=id)  # one order for all, so that two calls never wait for each other
+        return sharing.in_order(found)  # one order for all, so that two calls never wait for each other
 
     def _learn(self, run: _Run, held: list[Variable]) -> bool:
         """Remembers the variables that a call has used. Returns whether it used any that it did not hold."""

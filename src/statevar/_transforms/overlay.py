@@ -236,7 +236,7 @@ class ValueOverlay(Overlay):
 
     def _place(self, backend: Backend) -> AbstractContextManager[None]:
         """The context in which to read a variable: that in which the overlay was opened, outside any loop in it."""
-        tracing = backend.tracing
+        tracing = backend.native.tracing
         return nullcontext() if tracing is None else tracing.under(self._marks.get(backend.name))
 
     def _draft_outside(self, variable: Variable) -> ValueDraft:

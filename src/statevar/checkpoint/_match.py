@@ -10,7 +10,7 @@ from .._arrays.dtypes import KEYS
 from .._arrays.shapes import fits
 from .._core.variable import Variable
 from .._public import public
-from .._state.paths import Paths, followed, path_matches
+from .._state.paths import Paths, Rename, followed, path_matches, renamed
 from ..errors import CheckpointMismatchError
 from ._advice import advice
 from ._memory import Loadable
@@ -30,8 +30,6 @@ __all__ = [
     "patterns",
     "problem_of",
 ]
-
-Rename = Mapping[str, str] | Callable[[str], str | None]
 
 
 class LoadOptions(TypedDict, total=False):
@@ -144,7 +142,7 @@ class Offer:
 def offered(checkpoint: Loadable, rename: Rename | None) -> Offer:
     offer = Offer({}, {})
     for source in checkpoint.variables:
-        path = _renamed(source, rename)
+        path = renamed(source, rename)
         if path is None:
             continue
         if path in offer.sources:
@@ -155,7 +153,7 @@ def offered(checkpoint: Loadable, rename: Rename | None) -> Offer:
     for alias, first in checkpoint.aliases.items():
         if rename is not None and not isinstance(rename, Mapping) and first not in checkpoint.variables:
             continue  # an alias of a container: a rename function knows only paths of variables
-        path, target = _renamed(alias, rename), _renamed(first, rename) if first else first
+        path, target = renamed(alias, rename), renamed(first, rename) if first else first
         if path is not None and target is not None and path not in offer.sources:
             offer.aliases[path] = target
     return offer
@@ -277,19 +275,6 @@ def _occurs(head: str, checkpoint: Loadable) -> bool:
 
 
 _DOTS = "the names in the file have dots: pass separator='.'"
-
-
-def _renamed(path: str, rename: Rename | None) -> str | None:
-    if rename is None:
-        return path
-    if not isinstance(rename, Mapping):
-        return rename(path)
-    head = path
-    while head:  # the longest prefix wins
-        if head in rename:
-            return (rename[head] + path[len(head) :]).strip("/")
-        head = head.rpartition("/")[0]
-    return path
 
 
 def patterns(only: str | Iterable[str] | None) -> Callable[[str], bool]:

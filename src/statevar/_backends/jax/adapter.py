@@ -240,6 +240,12 @@ class JAXBackend(Backend):
             hint = "restore a snapshot, load a checkpoint, or make the object anew"
             raise UninitializedError.of("read", problem, hint=hint) from error
 
+    def over_host(self, array: HostArray, device: Any) -> Any:
+        if self.tracing.is_tracing():
+            with self.tracing.outside_trace():
+                return jax.device_put(array, device, may_alias=True)
+        return jax.device_put(array, device, may_alias=True)
+
     def moved(self, array: Any, device: Any) -> Any:
         if isinstance(device, jax.sharding.Sharding) and len(device.device_set) > 1:
             return on_devices_of(array, device)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._arrays.transforms import Program, Transforms
-from ..._core import overlays, settings
+from ..._core import overlays, settings, sharing
 from ..._core.variable import Variable
 from ..._transforms.call import CompiledCall, CreationLimit, Retry, TraceOverlay, check_library
 from ...errors import ShardingError, TraceError, describe
@@ -222,6 +222,9 @@ class _Jit:
                 if config.cold:
                     self._compile(config, args, kwargs)
                 by_identity.on = False
+                if sharing.active and any(each._backend.is_shared for each in config.known):
+                    by_identity.on = True
+                    return self._within(config, args, kwargs)
                 if config.reshapes or (config.home.missing and not config.home.lend(copies=self.program.donate)):
                     by_identity.on = True
                     return self._within(config, args, kwargs)
@@ -400,6 +403,8 @@ def _packed(out: Any) -> Any:
 
 def _array(variable: Variable) -> Any:
     """The array of a variable, read without its lock."""
+    if variable._backend.is_shared:
+        return variable._stored()
     while (handle := variable._handle) is not None:
         array = handle.array
         if not BACKEND.is_lost(array):

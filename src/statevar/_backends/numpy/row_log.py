@@ -159,6 +159,14 @@ class RowLog:
         part[known] = values[places[at[known]]]
         return part
 
+    def span(self) -> tuple[int, int]:
+        """The first place along the first axis that has a written row, and the one after the last."""
+        if not len(self):
+            return 0, 0
+        numbers = self._written[0]
+        inner = math.prod(self.table.shape[1 : self.axes])
+        return int(numbers.min()) // inner, int(numbers.max()) // inner + 1
+
     def write_into(self, array: HostArray) -> None:
         """Writes the rows into the table, or a copy of it. It may be repeated."""
         numbers, places, values = self._written

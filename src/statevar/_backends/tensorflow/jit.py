@@ -103,11 +103,13 @@ class _Trace(TraceOverlay):
     def _discover(self, variable: Variable) -> ValueDraft:
         check_library(BACKEND, [variable])
         self.seen[variable] = (variable._handle, variable._shape, variable._trainable)
-        self.resources.append(variable._handle)
+        if not variable._backend.is_shared:
+            self.resources.append(variable._handle)
         return super()._discover(variable)
 
     def _place(self, backend: Backend) -> AbstractContextManager[None]:
-        if self.outer is not None:  # a transaction stores its reads; this trace only finds the variables
+        # A transaction stores its reads, and a shared variable has no resource; this trace only finds the variables.
+        if self.outer is not None or backend.is_shared:
             scope: AbstractContextManager[None] = tf.init_scope()
             return scope
         return super()._place(backend)
@@ -122,7 +124,7 @@ class _Trace(TraceOverlay):
 def _used_past(graph: Any, variable: Variable) -> list[Any]:
     """The operations of a graph, other than reads, that use the resource of a variable."""
     handle = variable._handle
-    if handle is None or not hasattr(handle.variable, "handle"):
+    if handle is None or variable._backend.is_shared or not hasattr(handle.variable, "handle"):
         return []
     try:
         captures = graph.function_captures.by_val_internal
@@ -374,7 +376,7 @@ class Jitted:
 
 def _is_direct(trace: _Trace, written: list[Variable]) -> bool:
     """Whether the graph itself may write the variables that the code has written."""
-    if any(variable._backend.is_sharded for variable in trace.seen):
+    if any(each._backend.is_sharded or each._backend.is_shared for each in trace.seen):
         return False
     for variable in written:
         handle = trace.seen[variable][0]

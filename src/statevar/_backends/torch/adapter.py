@@ -35,7 +35,7 @@ from .dtypes import AS_BITS, DTYPES, NAMES, ON_HOST
 from .first_values import is_unshared, made
 from .functions import call_reading, only_reading
 from .handles import Fork, ForkOnStreams, Handle, Memento, all_exclusive
-from .host import shared_array, shared_tensor
+from .host import shared_array, shared_tensor, tensor_over
 from .indices import is_outside, takes_index
 from .namespace import namespace_for
 from .pytree import register
@@ -231,6 +231,9 @@ class TorchBackend(Backend):
             return array.clone()
         with torch.inference_mode(False), torch.enable_grad():
             return array.clone()
+
+    def over_host(self, array: HostArray, device: Any) -> Tensor:
+        return tensor_over(array)
 
     def guarded(self, array: Tensor) -> Tensor:
         return array if array.requires_grad else array.clone()  # torch refuses to write a view of a leaf

@@ -92,8 +92,8 @@ class Graph:
     def finish(self) -> None:
         """Prepares the calls, once the graph is complete."""
         self.in_place = not self.extra and None not in self.shapes
-        sharded = any(variable._backend.is_sharded for variable in self.variables)
-        self.lean = not self.reshapes and None not in self.shapes and not sharded
+        elsewhere = any(each._backend.is_sharded or each._backend.is_shared for each in self.variables)
+        self.lean = not self.reshapes and None not in self.shapes and not elsewhere
         handles = (variable._handle for variable in self.variables)
         self._on_streams = any(handle is not None and handle.use is not None for handle in handles)
         self._locks = [variable._lock for variable in self.variables]
