@@ -16,6 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.helpers import PATIENCE, ROOT, thorough, until
@@ -24,27 +25,31 @@ from tests.internals import shared_part
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="variables are shared on Linux only")
 
 waiting = shared_part("waiting")
-VALUE, FLAG, BACK = 0, 3, 8  # words of two records; the flag of the second is word 11
+MARK = 3  # the word of a record beside its version, which is the first
+#: A record lies at the start of the file, another one behind it.
+THERE, BACK = 0, 8
 
 
-class Words:
-    """Words in a file that several processes map."""
+class Record:
+    """A few words in a file that several processes map."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, at: int = THERE) -> None:
         with Path(path).open("r+b") as file:
             self._memory = mmap.mmap(file.fileno(), 4096)
-        self.words = memoryview(self._memory).cast("Q")
-        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+        self.words = memoryview(self._memory).cast("Q")[at : at + 8]
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._memory)) + at * 8
 
-    def write(self, value: int, record: int = VALUE) -> None:
-        self.words[record] = value
-        waiting.announce(self.words, record + FLAG, self.address)
+    def write(self, version: int) -> None:
+        before, self.words[0] = self.words[0], version
+        waiting.announce(self.words, MARK, self.address, before)
 
-    def wait(self, value: int, timeout: float | None = PATIENCE, record: int = VALUE) -> bool:
-        done: bool = waiting.wait_for(
-            lambda: self.words[record] >= value, self.words, record + FLAG, self.address, timeout
-        )
+    def wait(self, version: int, timeout: float | None = PATIENCE) -> bool:
+        done: bool = waiting.wait_for(lambda: self.words[0] >= version, self.words, MARK, self.address, timeout)
         return done
+
+    def sleeps(self) -> bool:
+        """Whether somebody may be asleep until the next version."""
+        return bool(self.words[MARK] > self.words[0])
 
 
 @pytest.fixture
@@ -71,78 +76,78 @@ def how(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 def test_what_is_there_is_not_waited_for(path: str) -> None:
-    words = Words(path)
-    words.write(5)
-    assert words.wait(5, 0)
-    assert words.wait(5, None)
-    assert not words.words[FLAG], "no writer has to wake anybody"
+    record = Record(path)
+    record.write(5)
+    assert record.wait(5, 0)
+    assert record.wait(5, None)
+    assert not record.sleeps(), "no writer has to wake anybody"
 
 
 def test_a_time_out_ends_it(path: str, how: str) -> None:
-    words = Words(path)
+    record = Record(path)
     start = time.monotonic()
-    assert not words.wait(1, 0)
-    assert not words.wait(1, -1)
-    assert not words.wait(1, 0.02)
+    assert not record.wait(1, 0)
+    assert not record.wait(1, -1)
+    assert not record.wait(1, 0.02)
     assert time.monotonic() - start >= 0.02
 
 
 def test_a_thread_is_woken(path: str, how: str) -> None:
-    words, got = Words(path), []
-    thread = threading.Thread(target=lambda: got.append(words.wait(1)))
+    record, got = Record(path), []
+    thread = threading.Thread(target=lambda: got.append(record.wait(1)))
     thread.start()
-    until(lambda: words.words[FLAG])
+    until(record.sleeps)
     assert not got
-    words.write(1)
+    record.write(1)
     thread.join(PATIENCE)
     assert got == [True]
 
 
 def test_another_version_does_not_end_it(path: str, how: str) -> None:
-    words, got = Words(path), []
-    thread = threading.Thread(target=lambda: got.append(words.wait(3)))
+    record, got = Record(path), []
+    thread = threading.Thread(target=lambda: got.append(record.wait(3)))
     thread.start()
     for value in (1, 2):
-        until(lambda: words.words[FLAG])
-        words.write(value)
-    until(lambda: words.words[FLAG])
+        until(record.sleeps)
+        record.write(value)
+    until(record.sleeps)
     assert not got
-    words.write(3)
+    record.write(3)
     thread.join(PATIENCE)
     assert got == [True]
 
 
 def test_a_writer_that_was_killed_before_it_woke_anybody_costs_a_moment(path: str) -> None:
-    words, got = Words(path), []
-    thread = threading.Thread(target=lambda: got.append(words.wait(1)))
+    record, got = Record(path), []
+    thread = threading.Thread(target=lambda: got.append(record.wait(1)))
     thread.start()
-    until(lambda: words.words[FLAG])
-    words.words[VALUE] = 1  # and nobody is told
+    until(record.sleeps)
+    record.words[0] = 1  # and nobody is told
     thread.join(PATIENCE)
     assert got == [True]
 
 
 @pytest.mark.parametrize("content", [0, 2, 1 << 32, (1 << 64) - 1])
-def test_a_damaged_flag_does_no_harm(content: int, path: str) -> None:
-    words, got = Words(path), []
-    words.words[FLAG] = content
-    thread = threading.Thread(target=lambda: got.append(words.wait(1)))
+def test_a_damaged_mark_does_no_harm(content: int, path: str) -> None:
+    record, got = Record(path), []
+    record.words[MARK] = content
+    thread = threading.Thread(target=lambda: got.append(record.wait(1)))
     thread.start()
-    until(lambda: words.words[FLAG] == 1)
-    words.words[FLAG] = content
-    words.write(1)
+    until(record.sleeps)
+    record.words[MARK] = content
+    record.write(1)
     thread.join(PATIENCE)
     assert got == [True]
 
 
 ECHO = """
 import sys
-from tests.shared.test_waiting import BACK, Words, waiting
-words, number = Words(sys.argv[1]), int(sys.argv[2])
+from tests.shared.test_waiting import BACK, Record, waiting
+there, back, number = Record(sys.argv[1]), Record(sys.argv[1], BACK), int(sys.argv[2])
 waiting._SLICE = 60.0  # nothing but a wake-up ends a wait
 for value in range(1, number + 1):
-    assert words.wait(value), value
-    words.write(value, BACK)
+    assert there.wait(value), value
+    back.write(value)
 """
 
 
@@ -155,17 +160,17 @@ def test_no_wake_up_is_lost(path: str, monkeypatch: pytest.MonkeyPatch, capsys: 
         pytest.skip("this system has no futex")
     monkeypatch.setattr(waiting, "_SLICE", 60.0)
     number = thorough(1_000, 50_000)
-    words, longest = Words(path), 0.0
+    there, back, longest = Record(path), Record(path, BACK), 0.0
     other = subprocess.Popen([sys.executable, "-c", ECHO, path, str(number)], cwd=ROOT)
     try:
-        words.write(1)
-        assert words.wait(1, record=BACK)  # it has started
+        there.write(1)
+        assert back.wait(1)  # it has started
         for value in range(2, number + 1):
             start = time.monotonic()
-            words.write(value)
+            there.write(value)
             for _ in range(value % 3 * 40):
                 pass
-            assert words.wait(value, record=BACK), value
+            assert back.wait(value), value
             longest = max(longest, time.monotonic() - start)
         assert other.wait(PATIENCE) == 0
     finally:
@@ -177,16 +182,16 @@ def test_no_wake_up_is_lost(path: str, monkeypatch: pytest.MonkeyPatch, capsys: 
 
 
 def test_of_many_waiters_none_is_forgotten(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All wait on one flag, which each sets and each writer clears: the race that a flag beside the word would lose."""
+    """All mark the same word, and the slow one writes what is out of date over the marks of the others."""
     if not waiting.has_futex():
         pytest.skip("this system has no futex")
     monkeypatch.setattr(waiting, "_SLICE", 60.0)
     number, late = thorough(300, 10_000), []
-    words, seen = Words(path), [0] * 4
+    record, seen = Record(path), [0] * 4
 
     def follow(mine: int) -> None:
         for value in range(1, number + 1):
-            if not words.wait(value, 30):
+            if not record.wait(value, 30):
                 late.append((mine, value))
                 return
             seen[mine] = value
@@ -195,7 +200,7 @@ def test_of_many_waiters_none_is_forgotten(path: str, monkeypatch: pytest.Monkey
     for each in threads:
         each.start()
     for value in range(1, number + 1):
-        words.write(value)
+        record.write(value)
         until(lambda value=value: late or min(seen[value % 4], seen[0]) >= value - 1)  # type: ignore[misc]
     for each in threads:
         each.join(PATIENCE)
@@ -204,10 +209,10 @@ def test_of_many_waiters_none_is_forgotten(path: str, monkeypatch: pytest.Monkey
 
 WAITS = """
 import sys
-from tests.shared.test_waiting import Words
-words = Words(sys.argv[1])
+from tests.shared.test_waiting import Record
+record = Record(sys.argv[1])
 try:
-    words.wait(1, None)
+    record.wait(1, None)
 except KeyboardInterrupt:
     print("interrupted")
 """
@@ -217,14 +222,14 @@ except KeyboardInterrupt:
     ("number", "output", "code"), [(signal.SIGINT, b"interrupted\n", 0), (signal.SIGKILL, b"", -9)]
 )
 def test_a_waiter_can_be_interrupted_and_killed(number: int, output: bytes, code: int, path: str) -> None:
-    words = Words(path)
+    record = Record(path)
     process = subprocess.Popen([sys.executable, "-c", WAITS, path], cwd=ROOT, stdout=subprocess.PIPE)
-    until(lambda: words.words[FLAG])
+    until(record.sleeps)
     os.kill(process.pid, number)
     assert process.communicate(timeout=PATIENCE)[0] == output
     assert process.returncode == code
-    words.write(1)  # what a waiter leaves behind is a flag
-    assert not words.words[FLAG]
+    record.write(1)  # what a waiter leaves behind is a mark, which is out of date now
+    assert not record.sleeps()
 
 
 @pytest.mark.parametrize("machine", ["sparc64", "x86_64"])
@@ -247,8 +252,54 @@ def test_a_call_that_the_system_refuses_is_replaced(path: str, monkeypatch: pyte
         return 38
 
     monkeypatch.setattr(waiting, "_call", lambda: refused)
-    words = Words(path)
-    assert not words.wait(1, 0.01)
-    words.words[FLAG] = 1
-    words.write(1)
+    record = Record(path)
+    assert not record.wait(1, 0.01)
+    record.write(1)
     assert len(calls) >= 2
+
+
+# -- records of pools ----------------------------------------------------------------------------------------------
+
+FOLLOWS = """
+import sys
+from tests.internals import shared_part
+pool = shared_part("pool").Pool.open(shared_part("places").place_of(sys.argv[1]))
+a, b = pool.records["a"], pool.records["b"]
+for version in range(1, int(sys.argv[2]) + 1):
+    assert a.wait(version, 120) and b.wait(version, 120)
+    assert a.read()[1] >= version and b.read()[1] >= version
+    print(version, flush=True)
+"""
+
+
+def test_a_record_is_waited_for(tmp_path: Path) -> None:
+    """By another process, after writes of one record and of several at once."""
+    pools, places = shared_part("pool"), shared_part("places")
+    path, zero = str(tmp_path / "a.svs"), np.zeros(3)
+    pool = pools.Pool.create(places.place_of(path), [pools.New("a", zero, "float64"), pools.New("b", zero, "float64")])
+    a, b = pool.records["a"], pool.records["b"]
+    assert a.wait(0, 0)
+    assert not a.wait(1, 0.01)
+
+    def fill(_: Any, new: Any) -> None:
+        new[...] = 1
+
+    other = subprocess.Popen([sys.executable, "-c", FOLLOWS, path, "4"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    try:
+        for version in range(1, 5):
+            until(lambda: a.words[shared_part("layout").WAITERS] > a.version)
+            claims = [each.claim("assign", each.path) for each in (a, b)]
+            if version % 2:
+                a.write(claims[0], fill)
+                b.write(claims[1], fill)
+            else:
+                both = zip((a, b), claims, strict=True)
+                shared_part("commit").commit([each.prepare(claim, fill, version) for each, claim in both])
+            for claim in claims:
+                claim.release()
+            assert other.stdout.readline() == f"{version}\n"
+        assert other.wait(PATIENCE) == 0
+    finally:
+        other.kill()
+        other.communicate()

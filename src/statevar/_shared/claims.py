@@ -25,10 +25,12 @@ from .layout import (
     TRANSACTION,
     VERSION,
     VERSIONS,
+    WAITERS,
     WRITING,
 )
 from .memory import is_locked, unlock_of
 from .opened import CLAIMS
+from .waiting import announce
 
 __all__ = ["Claim", "claim", "claim_if_free", "holder", "settle"]
 
@@ -159,6 +161,7 @@ def settle(entry: Entry) -> None:
             words[CURRENT] = following
         barrier()
         words[TRANSACTION] = 0
+        announce(words, WAITERS, entry.address, -1)  # whoever was killed had no time for it
     version = words[CURRENT] & VERSION
     for slot in range(SLOTS):  # a slot of a version that was never committed
         stamp = words[VERSIONS + slot]

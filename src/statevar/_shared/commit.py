@@ -26,10 +26,12 @@ from .layout import (
     TRANSACTION,
     VERSION,
     VERSIONS,
+    WAITERS,
     WRITING,
     new_transaction,
     pending_check,
 )
+from .waiting import announce
 
 __all__ = ["Fill", "Prepared", "abandon", "commit", "filled", "publish"]
 
@@ -40,11 +42,12 @@ Fill = Callable[[Any, Any], object]
 class Prepared:
     """A value that was written and is not committed."""
 
-    __slots__ = ("claim", "entry", "transaction", "version", "word")
+    __slots__ = ("before", "claim", "entry", "transaction", "version", "word")
 
     def __init__(self, entry: Entry, claim: Claim, word: int) -> None:
         self.entry, self.claim, self.word = entry, claim, word
         self.version = word & VERSION
+        self.before = entry.words[CURRENT] & VERSION
         self.transaction = 0
 
 
@@ -91,8 +94,10 @@ def filled(entry: Entry, claim: Claim, fill: Fill, version: int | None, rows: tu
 def publish(entry: Entry, word: int) -> None:
     """Commits one value."""
     words = entry.words
+    before = words[CURRENT] & VERSION
     words[CURRENT] = word
     words[WRITING] = 0
+    announce(words, WAITERS, entry.address, before)
 
 
 def commit(prepared: Sequence[Prepared]) -> None:
@@ -141,6 +146,7 @@ def commit(prepared: Sequence[Prepared]) -> None:
             words[TRANSACTION] = 0
     for each in ordered:
         each.entry.words[WRITING] = 0
+        announce(each.entry.words, WAITERS, each.entry.address, each.before)
 
 
 def abandon(prepared: Sequence[Prepared]) -> None:

@@ -19,7 +19,7 @@ class FilePlace:
     def __str__(self) -> str:
         return str(self.path)
 
-    def create_file(self, size: int) -> tuple[int, Callable[[], object]]:
+    def create_file(self, size: int) -> tuple[int, Callable[..., object]]:
         name = self.path.with_name(f"{self.path.name}.{secrets.token_hex(4)}.tmp")
         fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
@@ -28,7 +28,9 @@ class FilePlace:
             name.unlink()
             raise
 
-        def finish() -> None:
+        def finish(*, sync: bool = False) -> None:
+            if sync:
+                os.fsync(fd)
             try:
                 os.link(name, self.path)
             finally:

@@ -97,6 +97,9 @@ class Place(ABC):
             StorageError: there is no room. The file is as it was, but perhaps longer.
         """
 
+    def __str__(self) -> str:
+        return self.name
+
     def __repr__(self) -> str:
         return f"<{self.kind} place {self.name!r}>"
 

@@ -116,9 +116,7 @@ class Pool:
             text = header.encode()
             array[: len(text)] = np.frombuffer(text, np.uint8)
             words_of(array, 0, PAGE)[HEAD] = sealed_offset(PAGE, int(header.pool, 16))
-            if durable == "commit":
-                os.fsync(fd)
-            finish()
+            finish(sync=durable != "no")
             return cls(os.dup(fd), place)
         finally:
             if opened is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -14,9 +13,10 @@ from . import claims
 from .claims import Claim
 from .commit import Fill, Prepared, filled, publish
 from .entry import Entry, barrier
-from .layout import CURRENT, TRANSACTION, VERSION, VERSIONS, WRITING
+from .layout import CURRENT, TRANSACTION, VERSION, VERSIONS, WAITERS, WRITING
 from .leases import leased
 from .memory import is_locked
+from .waiting import wait_for
 
 __all__ = ["Record"]
 
@@ -140,10 +140,13 @@ class Record(Entry):
         return Prepared(self, claim, filled(self, claim, fill, version, rows))
 
     def wait(self, version: int, timeout: float | None) -> bool:
-        """Waits until it has at least a version; returns whether it has."""
-        end = None if timeout is None else time.monotonic() + timeout
-        while self.version < version:
-            if end is not None and time.monotonic() > end:
-                return False
-            time.sleep(0.001)
-        return True
+        """Waits until it has at least a version, by whichever process writes it; returns whether it has.
+
+        Args:
+            version: to wait for.
+            timeout: seconds, or None.
+
+        Raises:
+            SharedError: the record is damaged.
+        """
+        return wait_for(lambda: self.version >= version, self.words, WAITERS, self.address, timeout)

@@ -1,11 +1,13 @@
 """Waiting for a write: asleep in the kernel (a futex), and woken by whichever process writes.
 
-The word that sleepers sleep on is the flag that says there are any. A waiter sets it, looks whether the value has come,
-and sleeps only while the flag is still set, which the kernel checks. A writer publishes its value, then looks at the
-flag, and if it is set, clears it and wakes everybody. So no wake-up is lost: whoever reads the flag too early for the
-writer has not looked at the value yet, and whoever looked too early for the value finds the flag cleared. A waiter that
-is killed leaves a flag behind, which costs the next writer one call. A writer that is killed before it wakes anybody
-costs its waiters the rest of half a second, after which each looks again.
+A waiter sleeps on the word of the current version, and the kernel lets it sleep only while that is still the version it
+has seen. Before, it says in another word, the mark, that somebody sleeps at this version; a writer wakes everybody if
+the mark is at least the version before its own. Nobody ever clears the mark, so that no writer clears what another
+waiter has just set: the next version makes it out of date.
+
+A waiter that is slow may set a mark that is out of date already, over a newer one. It sees that, since the version has
+changed, sets the newest mark, and wakes everybody whom a writer may have overlooked meanwhile. So no wake-up is lost.
+If a process is killed between two of these steps, others look again after half a second.
 """
 
 from __future__ import annotations
@@ -19,6 +21,8 @@ import threading
 import time
 from collections.abc import Callable
 from functools import cache
+
+from .layout import VERSION
 
 __all__ = ["announce", "fence", "has_futex", "wait", "wait_for", "wake"]
 
@@ -106,39 +110,50 @@ def wake(address: int) -> None:
         call(address + _LOW, _WAKE, _EVERYBODY)
 
 
-def announce(words: memoryview, flag: int, address: int) -> None:
-    """Wakes the waiters after a value was published.
+def announce(words: memoryview, mark: int, address: int, before: int) -> None:
+    """Wakes those who wait, after a version was stored.
 
     Args:
-        words: those of a record.
-        flag: the number of the word that is the flag.
+        words: those of a record; the first one has the version.
+        mark: the number of the word that says at which version somebody sleeps.
         address: of the first word.
+        before: the version before; -1 if it is not known.
     """
     fence()
-    if words[flag]:
-        words[flag] = 0
-        wake(address + flag * 8)
+    if words[mark] > before:
+        wake(address)
 
 
-def wait_for(has_come: Callable[[], bool], words: memoryview, flag: int, address: int, timeout: float | None) -> bool:
+def wait_for(has_come: Callable[[], bool], words: memoryview, mark: int, address: int, timeout: float | None) -> bool:
     """Waits until something has come that `announce` tells of; returns whether it has.
 
     Args:
         has_come: looks for it.
-        words: those of a record.
-        flag: the number of the word that is the flag.
+        words: those of a record; the first one has the version.
+        mark: the number of the word that says at which version somebody sleeps.
         address: of the first word.
         timeout: seconds, or None.
     """
-    if has_come():
-        return True
     end = None if timeout is None else time.monotonic() + timeout
-    while True:
-        words[flag] = 1
-        fence()
-        if has_come():
-            return True
+    while not has_come():
         left = _SLICE if end is None else min(end - time.monotonic(), _SLICE)
         if left <= 0:
             return False
-        wait(address + flag * 8, 1, left)
+        seen, overlooked = _marked(words, mark)
+        if overlooked:
+            wake(address)
+        if not has_come():
+            wait(address, seen & 0xFFFFFFFF, left)
+    return True
+
+
+def _marked(words: memoryview, mark: int) -> tuple[int, bool]:
+    """Marks the version of now; returns it, and whether another mark was overwritten with an older one meanwhile."""
+    overlooked = False
+    while True:
+        seen = words[0] & VERSION
+        words[mark] = seen + 1
+        fence()
+        if words[0] & VERSION == seen:
+            return seen, overlooked
+        overlooked = True
