@@ -225,7 +225,7 @@ def test_a_waiter_can_be_interrupted_and_killed(number: int, output: bytes, code
     record = Record(path)
     process = subprocess.Popen([sys.executable, "-c", WAITS, path], cwd=ROOT, stdout=subprocess.PIPE)
     until(record.sleeps)
-    os.kill(process.pid, number)
+    process.send_signal(number)
     assert process.communicate(timeout=PATIENCE)[0] == output
     assert process.returncode == code
     record.write(1)  # what a waiter leaves behind is a mark, which is out of date now
