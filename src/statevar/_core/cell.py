@@ -221,7 +221,7 @@ class Cell(Held):
             if self._constraint is not None:
                 self._write_constrained(write, x, index)
                 return self
-            if sharing.active and backend.is_shared:
+            if overlay is None and sharing.active and backend.is_shared:
                 self._write_shared(write, x, index)
                 return self
             if overlay is not None:
@@ -289,7 +289,7 @@ class Cell(Held):
         """Writes a shared variable: at once if no other process holds it, else with a hold, while readers go on."""
         with self._lock:
             claim = None
-            if self._holder is None and (not overlays.active or overlays.current() is None):
+            if self._holder is None:
                 claim = self._handle.record.claim_if_free()
             if claim is not None:
                 try:
