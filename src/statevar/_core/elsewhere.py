@@ -150,7 +150,7 @@ _WRITE: Final = {
     "is_floating_point": "v.dtype_name",
     "is_cuda": "v.device",
     "get_device": "v.device",
-    "share_memory_": "pickle.dumps(v): memory is not shared between processes",
+    "share_memory_": "sv.share(v)",
     "register_hook": "v.subscribe(fn) for writes; v.parameter.register_hook on torch for gradients",
     "retain_grad": "sv.value_and_grad(fn)(…)",
     "grad_fn": "v.value.grad_fn on torch",

@@ -216,7 +216,8 @@ class Readable:
             return traced_value(tracing, handle)
         if backend.reads_unlocked and (handle := self._handle) is not None:
             value = backend.snapshot_unlocked(handle)
-            if value is not None and self._holder is None and not IN_PROGRAMS:  # no write was under way
+            # No write was under way; or it is a shared value, of which each snapshot is what was committed last.
+            if value is not None and ((self._holder is None and not IN_PROGRAMS) or backend.is_shared):
                 return value
             del value  # a reference to the value would keep the write from being in place
         with self._lock:

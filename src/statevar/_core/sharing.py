@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import ref
 
 from ..errors import ConflictError, StorageError
+from .forks import in_child
 from .holds import Hold
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ active = False
 
 #: The claims of each thread, of which some may have ended.
 _claims: dict[int, list[ref[Claim]]] = {}
+in_child(_claims.clear)
 
 
 def activate() -> None:

@@ -653,7 +653,8 @@ class Variable(Located, Protocols, Elsewhere, Displays):
     def wait(self, version: int, timeout: float | None = None) -> bool:
         """Waits until the variable has reached a version.
 
-        Writes by a compiled function or by the library's own optimizer do not end the wait.
+        Writes by a compiled function or by the library's own optimizer do not end the wait. Those of other processes
+        end it, if the variable is shared.
 
         Args:
             version: a `version`, which counts the writes: ``v.wait(v.version + 1)`` waits for the next write.
@@ -691,7 +692,8 @@ class Variable(Located, Protocols, Elsewhere, Displays):
 
         The callback runs without a lock, in the thread that wrote or in another that wrote at the same time. If it
         raises, the exception is logged (logger ``"statevar"``) and the write stays done. If it is a bound method, the
-        subscription ends with its object; any other callable is kept alive until `Subscription.cancel`.
+        subscription ends with its object; any other callable is kept alive until `Subscription.cancel`. What another
+        process writes to a shared variable is told by a thread of its own.
 
         >>> import statevar as sv
         >>> v = sv.Variable(0)
