@@ -14,30 +14,20 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import ConflictError
-from .entry import Entry, barrier
-from .layout import (
-    CURRENT,
-    DIRTY,
-    OWNER,
-    RECOVERIES,
-    SINCE,
-    SLOTS,
-    TRANSACTION,
-    VERSION,
-    VERSIONS,
-    WAITERS,
-    WRITING,
-)
-from .memory import is_locked, unlock_of
-from .opened import CLAIMS
-from .waiting import announce
+from .entry import Entry
+from .layout import OWNER, SINCE, TRANSACTION, WAITS_FOR, WRITING
+from .memory import is_locked
+from .recovery import recover, settle
 
-__all__ = ["Claim", "claim", "claim_if_free", "holder", "settle"]
+__all__ = ["Claim", "claim", "claim_if_free", "holder"]
 
 _numbers = itertools.count(1)
-_set, _wait = fcntl.F_OFD_SETLK, fcntl.F_OFD_SETLKW
-# Seconds that a claim waits which might be part of a deadlock.
+_fcntl, _set, _wait = fcntl.fcntl, fcntl.F_OFD_SETLK, fcntl.F_OFD_SETLKW
+_now, _pid = time.monotonic_ns, os.getpid
+# Seconds that a claim waits which might be part of a deadlock over several pools, where nobody can see it.
 _PATIENCE = 5.0
+# Seconds between two looks of a claim that might be part of a deadlock.
+_LOOK = 0.001
 
 
 class Claim:
@@ -46,87 +36,151 @@ class Claim:
     Attributes:
         number: counts the claims of this process.
         record: what is claimed.
+        together: of a transaction that this one takes part in, from its commit on, the entries and numbers of claims.
     """
 
-    __slots__ = ("__weakref__", "_entry", "number", "record")
+    __slots__ = ("__weakref__", "number", "record", "together")
 
-    def __init__(self, entry: Entry) -> None:
+    def __init__(self, record: Any) -> None:
         self.number = next(_numbers)
-        self._entry = entry
-        self.record: Any = entry
+        self.record = record
+        self.together: Sequence[tuple[Entry, int]] = ()
 
     def is_valid(self) -> bool:
         """Whether it is the claim of its record: False once released or taken over, and in a forked child."""
-        return self._entry.owner == self.number
+        return bool(self.record.owner == self.number)
 
     def release(self) -> None:
         """Ends it. What was prepared and not committed is dropped. Again, it does nothing."""
-        entry = self._entry
+        entry: Entry = self.record
         with entry.turn:  # no newer claim of this process comes between the question and the end
             if entry.owner != self.number:
                 return
             words = entry.words
             try:
                 if words[WRITING] or words[TRANSACTION]:
+                    # A transaction that was decided and then interrupted is concluded while all of it can be seen here.
+                    for other, number in self.together:
+                        if other.owner == number:
+                            settle(other)
                     settle(entry)
-                words[OWNER] = words[SINCE] = 0
+                words[WAITS_FOR] = words[OWNER] = 0
             finally:
-                fcntl.fcntl(entry.opened.claims.fd, _set, unlock_of(CLAIMS + entry.index))
+                _fcntl(entry.opened.claims.fd, _set, entry.claim_unlock)
                 entry.owner = None
 
     __call__ = release
 
     def __del__(self) -> None:
-        self.release()
+        if self.record.owner == self.number:
+            self.release()
 
 
 def claim_if_free(entry: Entry) -> Claim | None:
-    """Claims a record if no other process has it."""
-    return claim(entry, _set)
+    """Claims a record if no other process has it.
+
+    Raises:
+        SharedError: it is damaged.
+    """
+    return _claim(entry, _set)
 
 
-def claim(entry: Entry, how: int = _wait) -> Claim | None:
+def claim(entry: Entry, operation: str, path: str, others: Sequence[Entry]) -> Claim:
+    """Claims a record for a holder that has claimed others; waits for whoever has it.
+
+    Raises:
+        ConflictError: waiting for it would be a deadlock.
+        SharedError: it is damaged.
+    """
+    if not others:
+        return _claim(entry, _wait) or claim(entry, operation, path, others)
+    found = _claim(entry, _set)
+    if found is not None:
+        return found
+    held = [other for other in others if other.key[0] == entry.key[0]]
+    try:
+        for other in held:
+            other.words[WAITS_FOR] = entry.index + 1
+        if all(other.key < entry.key for other in others):  # of a circle, somebody waits against the order
+            return _claim(entry, _wait) or claim(entry, operation, path, others)
+        return _claimed_against_the_order(entry, operation, path, held, bounded=len(held) < len(others))
+    finally:
+        for other in held:
+            other.words[WAITS_FOR] = 0
+
+
+def holder(entry: Entry) -> tuple[int, float] | None:
+    """The process that has the claim of a record, and for how many seconds."""
+    owner, since = entry.words[OWNER], entry.words[SINCE]
+    if not owner or not (entry.owner is not None or is_locked(entry.opened.claims.fd, entry.claim_lock)):
+        return None
+    return owner, max(0.0, (_now() - since) / 1e9)
+
+
+def _claim(entry: Entry, how: int) -> Claim | None:
     """Claims a record; waits for it, or returns None, if somebody else has it."""
     mine = Claim(entry)
     with entry.turn:
         entry.owner = mine.number  # before the lock is taken, so that an interrupt at any moment drops it
     try:
-        fcntl.fcntl(entry.opened.claims.fd, how, entry.claim_lock)
-    except BlockingIOError:
-        entry.owner = None
-        return None
-    words = entry.words
-    try:
+        _fcntl(entry.opened.claims.fd, how, entry.claim_lock)
+        words = entry.words
         if words[OWNER] or words[WRITING] or words[TRANSACTION]:
-            _recover(entry)
-        words[OWNER] = os.getpid()
-        words[SINCE] = time.monotonic_ns()
+            recover(entry)
+        words[SINCE] = _now()
+        words[OWNER] = _pid()
+        return mine  # noqa: TRY300  # here an interrupt is seen below, and drops the lock
+    except BlockingIOError:
+        with entry.turn:
+            if entry.owner == mine.number:
+                entry.owner = None
+        return None
     except BaseException:
-        fcntl.fcntl(entry.opened.claims.fd, _set, unlock_of(CLAIMS + entry.index))
-        entry.owner = None
+        with entry.turn:
+            if entry.owner == mine.number:
+                _fcntl(entry.opened.claims.fd, _set, entry.claim_unlock)
+                entry.owner = None
         raise
-    return mine
 
 
-def claim_in_order(entry: Entry, operation: str, path: str, others: Sequence[Entry]) -> Claim:
-    """Claims a record for a holder that has claimed others.
-
-    Raises:
-        ConflictError: waiting for it would be a deadlock.
-    """
-    found = claim_if_free(entry)
-    if found is None and not any(other.key > entry.key for other in others):
-        found = claim(entry)
-    end = time.monotonic() + _PATIENCE
-    while found is None:
-        if time.monotonic() > end:
+def _claimed_against_the_order(
+    entry: Entry, operation: str, path: str, held: Sequence[Entry], *, bounded: bool
+) -> Claim:
+    """Claims a record, and looks meanwhile whether those who have it wait for what this holder has."""
+    seen: list[tuple[int, int, int]] | None = None
+    mine = {other.index for other in held}
+    began = time.monotonic()
+    while (found := _claim(entry, _set)) is None:
+        circle = _circle(entry, mine)
+        if circle is not None and circle == seen:  # two looks that agree: it has not only just been solved
             raise _conflict(entry, operation, path)
-        time.sleep(0.001)
-        found = claim_if_free(entry)
+        if bounded and time.monotonic() - began > _PATIENCE:
+            raise _conflict(entry, operation, path)
+        seen = circle
+        time.sleep(_LOOK)
     return found
 
 
+def _circle(entry: Entry, mine: set[int]) -> list[tuple[int, int, int]] | None:
+    """The records through which the holder of this one waits for one of ours: of each its number, owner and since when.
+
+    None if it does not, so far as the records tell.
+    """
+    found: list[tuple[int, int, int]] = []
+    while len(found) < len(entry.siblings.by_number):
+        words = entry.words
+        found.append((entry.index, words[OWNER], words[SINCE]))
+        following = words[WAITS_FOR] - 1
+        if following in mine:
+            return found if is_locked(entry.opened.claims.fd, entry.claim_lock) else None
+        if not 0 <= following < len(entry.siblings.by_number):
+            return None
+        entry = entry.siblings.by_number[following]
+    return None
+
+
 def _conflict(entry: Entry, operation: str, path: str) -> ConflictError:
+    """The error for a claim that would wait for ever."""
     held = holder(entry)
     by = "another process has it" if held is None else f"process {held[0]} has had it for {held[1]:.1f} s"
     return ConflictError.of(
@@ -135,36 +189,3 @@ def _conflict(entry: Entry, operation: str, path: str) -> ConflictError:
         path,
         "list all the variables in one sv.transaction(...), which always takes them in the same order",
     )
-
-
-def holder(entry: Entry) -> tuple[int, float] | None:
-    """The process that has the claim of a record, and for how many seconds."""
-    owner, since = entry.words[OWNER], entry.words[SINCE]
-    if not owner or not (entry.owner is not None or is_locked(entry.opened.claims.fd, entry.claim_lock)):
-        return None
-    return owner, max(0.0, (time.monotonic_ns() - since) / 1e9)
-
-
-def _recover(entry: Entry) -> None:
-    """Settles what the last owner has left, which has died."""
-    settle(entry)
-    entry.words[RECOVERIES] += 1
-
-
-def settle(entry: Entry) -> None:
-    """Finishes or drops what was prepared and not committed. Our caller has the claim; again, it does nothing."""
-    words = entry.words
-    transaction = words[TRANSACTION]
-    if transaction:
-        following = entry.word()  # which knows whether it was decided
-        if words[CURRENT] != following:
-            words[CURRENT] = following
-        barrier()
-        words[TRANSACTION] = 0
-        announce(words, WAITERS, entry.address, -1)  # whoever was killed had no time for it
-    version = words[CURRENT] & VERSION
-    for slot in range(SLOTS):  # a slot of a version that was never committed
-        stamp = words[VERSIONS + slot]
-        if stamp != DIRTY and stamp >> 16 > version:
-            words[VERSIONS + slot] = DIRTY
-    words[WRITING] = 0

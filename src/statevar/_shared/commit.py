@@ -6,13 +6,15 @@ commits all of them.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from ..errors import ConflictError
-from .claims import Claim, settle
+from .claims import Claim
 from .entry import Entry, barrier
 from .layout import (
     CHECK,
@@ -31,9 +33,12 @@ from .layout import (
     new_transaction,
     pending_check,
 )
+from .recovery import settle
 from .waiting import announce
 
 __all__ = ["Fill", "Prepared", "abandon", "commit", "filled", "publish"]
+
+_CHANGE = struct.Struct("<4Q")
 
 #: Writes a value: of the old array, which is read-only, and the new one, which it fills.
 Fill = Callable[[Any, Any], object]
@@ -81,7 +86,8 @@ def filled(entry: Entry, claim: Claim, fill: Fill, version: int | None, rows: tu
         if rows is not None:
             _catch_up(entry, old, new, had, before)
         fill(old, new)
-        _log(entry, rows, version, before)
+        if not entry.is_small:
+            _log(entry, rows, version, before)
         barrier()
         words[VERSIONS + slot] = entry.stamp(slot, version)
         barrier()
@@ -127,6 +133,9 @@ def commit(prepared: Sequence[Prepared]) -> None:
         first.transaction = new_transaction()
     transaction, decides = first.transaction, first.entry.words
     if decides[DECIDED] != transaction:
+        together = [(each.entry, each.claim.number) for each in ordered]
+        for each in ordered:
+            each.claim.together = together
         for each in ordered:
             words = each.entry.words
             words[TRANSACTION] = 0
@@ -160,7 +169,7 @@ def _catch_up(entry: Entry, old: Any, new: Any, had: int, before: int) -> None:
     """Copies what has changed since an old slot was written, if the ring of changes knows it, else everything."""
     words, changes = entry.words, []
     version = before
-    while 0 <= had < version:
+    while 0 <= had < version and not entry.is_small:
         at = LOG + version % LOGGED * 3
         stamp, lower, end = words[at], words[at + 1], words[at + 2]
         if stamp != _log_stamp(entry, version, lower, end):
@@ -190,5 +199,5 @@ def _log(entry: Entry, rows: tuple[int, int] | None, version: int, before: int) 
 
 
 def _log_stamp(entry: Entry, version: int, lower: int, end: int) -> int:
-    """A word that fits the rest of a change, and no other."""
-    return version << 16 | (version * 40503 + lower * 7919 + end * 104729 + entry.index) % 65521
+    """A checksum of a change, by which a damaged one is noticed: then everything is copied."""
+    return xxhash.xxh3_64_intdigest(_CHANGE.pack(entry.index, version, lower, end))

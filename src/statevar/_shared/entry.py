@@ -32,14 +32,14 @@ from .layout import (
     open_offset,
     pending_check,
     rounded,
+    salts_of,
     sealed_offset,
+    stamp_of,
 )
-from .memory import is_locked, lock_of, words_of
+from .memory import is_locked, lock_of, unlock_of, words_of
 from .opened import CLAIMS, LEASES, LEASES_OF_A_SLOT, Opened
 
 __all__ = ["Entry", "Siblings", "barrier"]
-
-_OF_VERSIONS = 65521  # a prime: see layout.py
 
 _turn = threading.Lock()
 _turn.acquire()
@@ -87,7 +87,7 @@ class Entry:
     key: tuple[str, int]
 
     def __init__(
-        self, opened: Opened, siblings: Siblings, index: int, at: int, meta: dict[str, Any], salt: int
+        self, opened: Opened, siblings: Siblings, index: int, at: int, meta: dict[str, Any], pool: str
     ) -> None:
         self.opened, self.siblings, self.index = opened, siblings, index
         self.path: str = meta["path"]
@@ -98,11 +98,12 @@ class Entry:
         self.nbytes = math.prod(self.shape) * self.dtype.itemsize
         self.is_small = self.nbytes < SMALL
         self.stride = stride_of(self.nbytes)
-        array, start, self.address = opened.view(at, RECORD)
+        array, start, self.address = opened.view(at, RECORD)  # of the first word
         self.words = words_of(array, start, RECORD)
-        self._salts = [(salt + index * SLOTS + slot) * 40503 for slot in range(SLOTS)]
+        self.key = pool, index
+        self._salts = salts_of(pool, index)
         self._slots: list[tuple[HostArray, HostArray, int] | None] = [None] * SLOTS
-        self.claim_lock = lock_of(CLAIMS + index)
+        self.claim_lock, self.claim_unlock = lock_of(CLAIMS + index), unlock_of(CLAIMS + index)
         #: The number of the claim that this process has; of claims that begin and end in several threads, of the last.
         self.owner: int | None = None
         self.turn = threading.RLock()  # reentrant, since a finalizer may release a claim
@@ -111,7 +112,7 @@ class Entry:
 
     def stamp(self, slot: int, version: int) -> int:
         """The word of a slot that has a version."""
-        return version << 16 | (version * 40503 + self._salts[slot]) % _OF_VERSIONS
+        return stamp_of(version, self._salts[slot])
 
     def stamped(self, slot: int) -> int:
         """The version of a slot; -1 if it is being written, was left half-written, or its word is damaged."""

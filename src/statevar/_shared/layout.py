@@ -59,7 +59,9 @@ __all__ = [
     "open_offset",
     "pending_check",
     "rounded",
+    "salts_of",
     "sealed_offset",
+    "stamp_of",
 ]
 
 PAGE = 4096
@@ -107,7 +109,7 @@ _SUM = struct.Struct("<Q")
 _MAGIC, _BLOCK_MAGIC = b"SVSHARED", b"SVBLOCK\0"
 _INDEX_AT = 128  # in a block
 # Primes: a flipped bit changes a number by a power of two, which is no multiple of them.
-_OF_OFFSETS, _OF_TRANSACTIONS = 16777213, 65521
+_OF_OFFSETS, _OF_TRANSACTIONS, _OF_VERSIONS = 16777213, 65521, 65521
 _UNIT = 64  # of offsets: JAX and TensorFlow share memory only with this alignment
 
 
@@ -115,6 +117,17 @@ def damaged(name: str, problem: str) -> SharedError:
     """The error for a pool that cannot be used."""
     hint = "open another copy of it, or remove it with sv.shared.unlink and share the model anew"
     return SharedError.of("shared", f"the file of {name!r} is damaged: {problem}", hint=hint)
+
+
+def salts_of(pool: str, index: int) -> list[int]:
+    """Numbers for the forms of the words of each slot, so that a word of another record or pool is noticed."""
+    salt = int(pool, 16) + index * SLOTS
+    return [(salt + slot) * 40503 % _OF_VERSIONS for slot in range(SLOTS)]
+
+
+def stamp_of(version: int, salt: int) -> int:
+    """The word of a slot that has a version."""
+    return version << 16 | (version * 40503 + salt) % _OF_VERSIONS
 
 
 def rounded(nbytes: int, unit: int = PAGE) -> int:

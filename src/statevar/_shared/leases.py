@@ -28,11 +28,12 @@ class Lease:
     def __init__(self, entry: Entry, slot: int) -> None:
         opened = entry.opened
         array, reading, address = entry.slot(slot)
-        number = next(opened.lease_numbers)
+        description = opened.leases
+        number = next(description.numbers)
         if number >= LEASES_OF_A_SLOT:
             opened.new_leases()
-            number = next(opened.lease_numbers)
-        description = opened.leases
+            description = opened.leases
+            number = next(description.numbers)
         self._memory = array
         self._byte = LEASES + (entry.index * SLOTS + slot) * LEASES_OF_A_SLOT + number
         self._description: Description = description

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import itertools
 import mmap
 import os
 import struct
@@ -59,12 +60,13 @@ class Description:
         fd: its descriptor.
         inherited: whether a fork has given it to another process too, so that no lock in it may be dropped by hand:
             the other process may still need it. The kernel drops all of them when both have closed it.
+        numbers: counts what is locked in it.
     """
 
-    __slots__ = ("__weakref__", "fd", "inherited")
+    __slots__ = ("__weakref__", "fd", "inherited", "numbers")
 
     def __init__(self, fd: int) -> None:
-        self.fd, self.inherited = fd, False
+        self.fd, self.inherited, self.numbers = fd, False, itertools.count()
 
     @classmethod
     def again(cls, fd: int) -> Description:

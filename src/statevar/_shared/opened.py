@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -20,9 +19,11 @@ __all__ = ["CLAIMS", "LEASES", "LEASES_OF_A_SLOT", "Opened", "Room"]
 class Room(Protocol):
     """The place of a pool, of which a pool needs three calls."""
 
-    def create_file(self, size: int) -> tuple[int, Callable[..., object]]: ...
+    name: str
+
+    def create_file(self, size: int) -> tuple[int, Callable[..., None]]: ...
     def open_file(self) -> int: ...
-    def grow(self, fd: int, offset: int, nbytes: int) -> object: ...
+    def grow(self, fd: int, offset: int, nbytes: int) -> None: ...
 
 
 # The kernel's locks lie behind any file, so that no program which locks what it reads is in their way.
@@ -47,13 +48,12 @@ class Opened:
             the leases of its own process.
     """
 
-    def __init__(self, fd: int, place: Room, name: str) -> None:
-        self.place, self.name = place, name
+    def __init__(self, fd: int, place: Room) -> None:
+        self.place, self.name = place, place.name
         self.claims = Description(fd)
         self.leases = Description.again(fd)
-        self.lease_numbers: Iterator[int] = itertools.count()
         self._maps: list[tuple[int, Mapped, HostArray]] = []
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         self._taken = False
 
     def size(self) -> int:
@@ -65,7 +65,7 @@ class Opened:
         Raises:
             SharedError: the part is not in the file.
         """
-        with self._lock:
+        with self.lock:
             for start, mapped, array in self._maps:
                 if start <= offset and offset + nbytes <= start + mapped.size:
                     return array, offset - start, mapped.address + offset - start
@@ -86,9 +86,9 @@ class Opened:
     @contextmanager
     def growing(self) -> Iterator[None]:
         """Keeps everybody else from making the file larger. The kernel ends it if this process dies."""
-        with self._lock:
-            fcntl.fcntl(self.claims.fd, fcntl.F_OFD_SETLKW, lock_of(_GROWING))
+        with self.lock:
             try:
+                fcntl.fcntl(self.claims.fd, fcntl.F_OFD_SETLKW, lock_of(_GROWING))
                 yield
             finally:
                 fcntl.fcntl(self.claims.fd, fcntl.F_OFD_SETLK, unlock_of(_GROWING))
@@ -96,17 +96,16 @@ class Opened:
     def new_leases(self) -> None:
         """Gives new leases a description of their own. The old one is closed with the last lease that it has."""
         self.leases = Description.again(self.claims.fd)
-        self.lease_numbers = itertools.count()
 
     def before_fork(self) -> None:
         """Leases of now will belong to two processes: neither may drop them for the other."""
-        self._taken = self._lock.acquire(timeout=_PATIENCE)
+        self._taken = self.lock.acquire(timeout=_PATIENCE)
         self.leases.inherited = True
 
     def in_parent(self) -> None:
         self.new_leases()
         if self._taken:
-            self._lock.release()
+            self.lock.release()
 
     def in_child(self) -> None:
         """No claim of the parent is ours, and none may live longer than it because we have its description open."""
@@ -114,4 +113,4 @@ class Opened:
         self.claims = Description.again(inherited.fd)
         inherited.close()
         self.new_leases()
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()

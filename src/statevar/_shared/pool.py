@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from .layout import (
     CURRENT,
     DIRTY,
     HEAD,
+    OFFSETS,
     PAGE,
     RECORD,
     SLOTS,
@@ -28,7 +30,9 @@ from .layout import (
     damaged,
     open_offset,
     rounded,
+    salts_of,
     sealed_offset,
+    stamp_of,
 )
 from .memory import words_of
 from .opened import Opened
@@ -82,8 +86,8 @@ class Pool:
 
     def __init__(self, fd: int, place: Any) -> None:
         self.place: Any = place
-        self.name = str(place)
-        self.opened = Opened(fd, place, self.name)
+        self.name: str = place.name
+        self.opened = Opened(fd, place)
         header = Header.decode(os.pread(fd, PAGE, 0), self.name)
         self.id, self.durable = header.pool, header.durable
         self._salt = int(self.id, 16)
@@ -108,19 +112,17 @@ class Pool:
         block = Block(PAGE, 0, 0, index)
         block.end = block.slots + rounded(_room(new))
         fd, finish = place.create_file(block.end)
-        opened = None
         try:
-            opened = Opened(fd, place, str(place))
+            opened = Opened(os.dup(fd), place)
             array, _, _ = opened.view(0, block.end)
             _write_block(array, PAGE, block, new, header.pool)
             text = header.encode()
             array[: len(text)] = np.frombuffer(text, np.uint8)
             words_of(array, 0, PAGE)[HEAD] = sealed_offset(PAGE, int(header.pool, 16))
             finish(sync=durable != "no")
-            return cls(os.dup(fd), place)
+            return cls(os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC), place)
         finally:
-            if opened is None:
-                os.close(fd)
+            os.close(fd)
 
     @classmethod
     def open(cls, place: Any) -> Pool:
@@ -162,7 +164,7 @@ class Pool:
         at = open_offset(word, self._salt)
         if at is None:
             raise damaged(self.name, "the word that says where its variables are is unreadable")
-        with self.opened._lock:
+        with self.opened.lock:
             blocks: list[Block] = []
             while at != self._known:
                 if at < self._known or not at:
@@ -179,7 +181,7 @@ class Pool:
             raise damaged(self.name, "its list of variables is broken")
         for position, meta in enumerate(block.index):
             index = block.first + position
-            record = Record(self, index, block.records + position * RECORD, meta, self._salt)
+            record = Record(self, index, block.records + position * RECORD, meta)
             numbered.append(record)
             self.records[record.path] = record
         self.siblings.end = block.end
@@ -195,7 +197,7 @@ class Pool:
 
     def in_child(self) -> None:
         for each in self.siblings.by_number:
-            each.owner = None
+            each.owner, each.turn = None, threading.RLock()
         self.opened.in_child()
 
 
@@ -211,7 +213,6 @@ def _room(new: Sequence[New]) -> int:
 
 def _write_block(array: HostArray, start: int, block: Block, new: Sequence[New], pool: str) -> None:
     """Writes a block with its first values into memory of which ``array[start]`` is its first byte."""
-    salt = int(pool, 16)
     text = block.encode(pool)
     array[start : start + len(text)] = np.frombuffer(text, np.uint8)
     at = block.slots
@@ -221,13 +222,13 @@ def _write_block(array: HostArray, start: int, block: Block, new: Sequence[New],
         for word in range(RECORD // 8):
             words[word] = 0
         index, nbytes = block.first + position, each.value.nbytes
-        salts = [(salt + index * SLOTS + slot) * 40503 for slot in range(SLOTS)]
+        salts = salts_of(pool, index)
         stride = stride_of(nbytes)
         for slot in range(SLOTS):
             words[VERSIONS + slot] = DIRTY
         for slot in range(first_slots(nbytes)):
-            words[16 + slot] = sealed_offset(at + slot * stride, salts[slot])
-        words[VERSIONS] = each.version << 16 | (each.version * 40503 + salts[0]) % 65521
+            words[OFFSETS + slot] = sealed_offset(at + slot * stride, salts[slot])
+        words[VERSIONS] = stamp_of(each.version, salts[0])
         words[CURRENT] = each.version
         value = np.ndarray(each.value.shape, STORED[each.dtype], array, start + at - block.at)
         value[...] = each.value

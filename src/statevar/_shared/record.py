@@ -36,10 +36,9 @@ class Record(Entry):
 
     pool: Any
 
-    def __init__(self, pool: Any, index: int, at: int, meta: dict[str, Any], salt: int) -> None:
-        super().__init__(pool.opened, pool.siblings, index, at, meta, salt)
+    def __init__(self, pool: Any, index: int, at: int, meta: dict[str, Any]) -> None:
+        super().__init__(pool.opened, pool.siblings, index, at, meta, pool.id)
         self.pool = pool
-        self.key = pool.id, index
         self._copied: tuple[int, tuple[HostArray, int] | None] = -1, None
         self._leased: tuple[int, Any] = -1, None
 
@@ -101,7 +100,7 @@ class Record(Entry):
             ConflictError: a process waits for one of ``others`` while it has this one: it would be a deadlock.
             SharedError: the record is damaged.
         """
-        return claims.claim_in_order(self, operation, path, others)
+        return claims.claim(self, operation, path, others)
 
     def claim_if_free(self) -> Claim | None:
         """Claims it if no other process has it."""
