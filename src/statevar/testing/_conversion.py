@@ -139,6 +139,16 @@ class Conversion(SuiteBase):
         same(got, extremes, "to_host of extremes")
         same(np.signbit(got[3]), True, "to_host of minus zero")
 
+    def test_over_host_keeps_what_it_shows(self) -> None:
+        for dtype in self.held("bool", "int", "uint", "float", "complex"):
+            for shape in ((), (3,), (0, 2)):
+                memory = aligned(small(shape, dtype))
+                memory.setflags(write=False)
+                x = self.adapter.over_host(memory, self.adapter.device("CPU:0"))
+                del memory  # only the array keeps it now
+                expect(self.adapter.owns(x), f"over_host: gave {type(x).__name__}")
+                same(self.host(x), small(shape, dtype), f"over_host of {dtype}, shape {shape}")
+
     def test_to_host_cannot_change_the_array(self) -> None:
         handle = self.handle(counted((3,), "float32"))
         scribble(self.adapter.to_host(self.adapter.snapshot(handle)))

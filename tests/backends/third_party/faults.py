@@ -137,6 +137,11 @@ def _drops_what_comes_from_the_host(patch: Patch, adapter: Any, library: Any) ->
     patch.setattr(adapter, "from_host", lambda array, device: real(np.zeros_like(array), device))
 
 
+@fault("test_over_host_keeps_what_it_shows")
+def _shows_nothing_over_the_host(patch: Patch, adapter: Any, library: Any) -> None:
+    patch.setattr(adapter, "over_host", lambda array, device: adapter.from_host(np.zeros_like(array), device))
+
+
 @fault("test_to_host_cannot_change_the_array", "test_dlpack_cannot_change_the_array")
 def _lends_its_memory_for_writing(patch: Patch, adapter: Any, library: Any) -> None:
     def to_host(array: Any) -> Any:
