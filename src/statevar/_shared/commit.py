@@ -117,9 +117,6 @@ def commit(prepared: Sequence[Prepared]) -> None:
     for each in prepared:
         if each.entry.owner != each.claim.number:
             raise ConflictError.of("transaction", "the claim of it has ended", each.entry.path, "claim it anew")
-    if len(prepared) == 1:
-        publish(prepared[0].entry, prepared[0].word)
-        return
     if len({id(each.entry.opened) for each in prepared}) > 1:
         pools = sorted({each.entry.opened.name for each in prepared})
         raise ConflictError.of(
@@ -127,7 +124,16 @@ def commit(prepared: Sequence[Prepared]) -> None:
             f"it writes variables of {len(pools)} pools, which no single store can commit: {', '.join(pools)}",
             hint="share the variables in one pool",
         )
-    ordered = sorted(prepared, key=lambda each: each.entry.index)
+    if len(prepared) == 1:
+        publish(prepared[0].entry, prepared[0].word)
+    else:
+        _publish_together(sorted(prepared, key=lambda each: each.entry.index))
+    pool = prepared[0].entry.pool
+    if pool.durable == "commit":
+        pool.sync()
+
+
+def _publish_together(ordered: Sequence[Prepared]) -> None:
     first = ordered[0]
     if not first.transaction:
         first.transaction = new_transaction()

@@ -25,6 +25,7 @@ from .layout import (
     RECORD,
     SLOTS,
     SMALL,
+    SYNCED,
     TRANSACTION,
     VERSION,
     VERSIONS,
@@ -81,10 +82,12 @@ class Entry:
 
     Attributes:
         words: its 128 words in the memory of all processes.
+        pool: where it is.
     """
 
     #: The id of the pool and the number in it: the order in which holders claim several.
     key: tuple[str, int]
+    pool: Any
 
     def __init__(
         self, opened: Opened, siblings: Siblings, index: int, at: int, meta: dict[str, Any], pool: str
@@ -168,13 +171,12 @@ class Entry:
         """
         words = self.words
         made = words[OFFSETS : OFFSETS + SLOTS]
+        kept = (words[SYNCED] >> 48) - 1, (words[SYNCED + 1] >> 48) - 1  # they are what is on the disk
         if self.is_small:  # the one that is out of use longest: whoever copies it now has the time of some writes
-            following = (current + 1) % SLOTS
-            if made[following]:
-                return following
-            if current and made[0]:
-                return 0
-        free = [slot for slot in range(SLOTS) if made[slot] and slot != current]
+            for slot in (*range(current + 1, SLOTS), *range(current)):
+                if made[slot] and slot not in kept:
+                    return slot
+        free = [slot for slot in range(SLOTS) if made[slot] and slot != current and slot not in kept]
         free.sort(key=self.stamped, reverse=True)  # the least has to be copied into the newest
         for slot in free:
             if self.is_small or not self.is_leased(slot):

@@ -25,10 +25,12 @@ import xxhash
 from ..errors import SharedError
 
 __all__ = [
+    "BOOT",
     "CHECK",
     "CURRENT",
     "DECIDED",
     "DIRTY",
+    "DURABLE",
     "FIRST",
     "HEAD",
     "LOG",
@@ -85,7 +87,7 @@ WRITING = 8  #: not 0 while a write has begun and is not finished
 WAITERS = 9  #: one more than the newest version at which somebody sleeps until the next one
 RECOVERIES = 10  #: how often an owner had died before it was finished
 WAITS_FOR = 11  #: the record for which the owner of this one waits, or 0
-SYNCED = 12  #: the word CURRENT that was last on the disk, and the slot with it
+SYNCED = 12  #: (slot + 1) << 48 | version, on the disk with even generations; the next word: with odd ones
 OFFSETS = 16  #: where each slot lies, sealed; 0 if it was not made
 VERSIONS = 32  #: of which version each slot is, sealed; DIRTY while it is written
 SUMS = 48  #: a checksum of each slot, from when it was last synced
@@ -102,6 +104,8 @@ VERSION = (1 << 48) - 1
 
 #: The word of the header page that says where the newest block begins. Its store is the commit of what was added.
 HEAD = 32
+#: Of the header page as well: the number of the last generation on the disk, and of the start of the machine.
+DURABLE, BOOT = 33, 34
 
 _HEADER = struct.Struct("<8sIIII32s8s")
 _BLOCK = struct.Struct("<8sQQQQQQ32s")

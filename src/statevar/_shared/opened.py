@@ -28,6 +28,7 @@ class Room(Protocol):
 
 # The kernel's locks lie behind any file, so that no program which locks what it reads is in their way.
 _GROWING = (1 << 60) - 1
+_SYNCING = (1 << 60) - 2
 #: The byte that is the claim of the record with number 0.
 CLAIMS = 1 << 60
 #: The first byte that is a lease of the slot with number 0 of the record with number 0. Each lease has a byte of its
@@ -55,6 +56,7 @@ class Opened:
         self._maps: list[tuple[int, Mapped, HostArray]] = []
         self.lock = threading.RLock()
         self._taken = False
+        self._syncing = threading.Lock()
 
     def size(self) -> int:
         return os.fstat(self.claims.fd).st_size
@@ -93,6 +95,16 @@ class Opened:
             finally:
                 fcntl.fcntl(self.claims.fd, fcntl.F_OFD_SETLK, unlock_of(_GROWING))
 
+    @contextmanager
+    def syncing(self) -> Iterator[None]:
+        """Keeps everybody else from syncing the file."""
+        with self._syncing:
+            try:
+                fcntl.fcntl(self.claims.fd, fcntl.F_OFD_SETLKW, lock_of(_SYNCING))
+                yield
+            finally:
+                fcntl.fcntl(self.claims.fd, fcntl.F_OFD_SETLK, unlock_of(_SYNCING))
+
     def new_leases(self) -> None:
         """Gives new leases a description of their own. The old one is closed with the last lease that it has."""
         self.leases = Description.again(self.claims.fd)
@@ -114,3 +126,4 @@ class Opened:
         inherited.close()
         self.new_leases()
         self.lock = threading.RLock()
+        self._syncing = threading.Lock()

@@ -14,6 +14,8 @@ from .._arrays.dtypes import STORED
 from .._arrays.types import HostArray
 from ..errors import DTypeError
 from . import forks
+from .durable import begin, checksum, flush, recover, sync
+from .durable import synced as noted
 from .entry import Siblings, stride_of
 from .layout import (
     CURRENT,
@@ -24,6 +26,8 @@ from .layout import (
     RECORD,
     SLOTS,
     SMALL,
+    SUMS,
+    SYNCED,
     VERSIONS,
     Block,
     Header,
@@ -97,6 +101,7 @@ class Pool:
         self._head = words_of(array, 0, PAGE)
         self._known = 0
         self.refresh()
+        recover(self)
         forks.register(self)
 
     @classmethod
@@ -115,10 +120,12 @@ class Pool:
         try:
             opened = Opened(os.dup(fd), place)
             array, _, _ = opened.view(0, block.end)
-            _write_block(array, PAGE, block, new, header.pool)
+            _write_block(array, PAGE, block, new, header.pool, durable != "no")
             text = header.encode()
             array[: len(text)] = np.frombuffer(text, np.uint8)
-            words_of(array, 0, PAGE)[HEAD] = sealed_offset(PAGE, int(header.pool, 16))
+            head = words_of(array, 0, PAGE)
+            head[HEAD] = sealed_offset(PAGE, int(header.pool, 16))
+            begin(head, header.pool)
             finish(sync=durable != "no")
             return cls(os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC), place)
         finally:
@@ -150,7 +157,9 @@ class Pool:
             block.end = block.slots + rounded(_room(wanted))
             self.opened.place.grow(self.opened.claims.fd, at, block.end - at)
             array, start, _ = self.opened.view(at, block.end - at)
-            _write_block(array, start, block, wanted, self.id)
+            _write_block(array, start, block, wanted, self.id, self.durable != "no")
+            if self.durable != "no":
+                flush(self.opened)
             self._head[HEAD] = sealed_offset(at, self._salt)  # the commit of all of them
         self.refresh()
 
@@ -187,6 +196,10 @@ class Pool:
         self.siblings.end = block.end
         self._known = block.at
 
+    def sync(self) -> None:
+        """Returns when the values of this moment, or later ones, are on the disk; see `durable.sync`."""
+        sync(self)
+
     # Forks
 
     def before_fork(self) -> None:
@@ -211,7 +224,7 @@ def _room(new: Sequence[New]) -> int:
     return sum(rounded(first_slots(each.value.nbytes) * stride_of(each.value.nbytes)) for each in new)
 
 
-def _write_block(array: HostArray, start: int, block: Block, new: Sequence[New], pool: str) -> None:
+def _write_block(array: HostArray, start: int, block: Block, new: Sequence[New], pool: str, synced: bool) -> None:
     """Writes a block with its first values into memory of which ``array[start]`` is its first byte."""
     text = block.encode(pool)
     array[start : start + len(text)] = np.frombuffer(text, np.uint8)
@@ -232,4 +245,7 @@ def _write_block(array: HostArray, start: int, block: Block, new: Sequence[New],
         words[CURRENT] = each.version
         value = np.ndarray(each.value.shape, STORED[each.dtype], array, start + at - block.at)
         value[...] = each.value
+        if synced:  # as the first generation, or as what was added to the last one
+            words[SYNCED] = words[SYNCED + 1] = noted(0, each.version)
+            words[SUMS] = checksum(value.reshape(-1).view(np.uint8).data if nbytes else b"", each.version)
         at += rounded(first_slots(nbytes) * stride)

@@ -132,6 +132,8 @@ class Record(Entry):
         """
         word = filled(self, claim, fill, None, rows)
         publish(self, word)
+        if self.pool.durable == "commit":
+            self.pool.sync()
         return word & VERSION
 
     def prepare(self, claim: Claim, fill: Fill, version: int, rows: tuple[int, int] | None = None) -> Prepared:
