@@ -99,7 +99,7 @@ class Recorder:
 
     @contextmanager
     def recording(self, monkeypatch: pytest.MonkeyPatch, sync: Callable[[Any], None]) -> Iterator[None]:
-        folder = str(Path(durable.__file__).parent)
+        folder = str(Path(str(durable.__file__)).parent)
         modules = [f"{folder}/{name}.py" for name in ("durable", "commit", "claims", "entry", "pool")]
 
         def trace(frame: Any, _: str, __: Any) -> Any:
@@ -274,18 +274,14 @@ def test_within_a_start_of_the_machine_nothing_is_asked(pool: Any, tmp_path: Pat
 
 def test_a_pool_that_was_shared_without_it_says_so(tmp_path: Path) -> None:
     pool = pools.Pool.create(places.place_of(tmp_path / "run7.svs"), new({"a": 3}))
-    with pytest.raises(
-        SharedError, match="was shared without durable=, and cannot be synced. Hint: share "
-    ):
+    with pytest.raises(SharedError, match="was shared without durable=, and cannot be synced. Hint: share "):
         pool.sync()
 
 
 def test_a_mode_must_exist_and_fit_the_place() -> None:
     with pytest.raises(ValueError, match="share: expected durable to be one of 'no', 'sync', 'commit', got 'yes'"):
         durable.check_mode("yes", places.place_of("a.svs"))
-    with pytest.raises(
-        ValueError, match="share: durable='sync' needs a file, and 'run7' is in memory, which "
-    ):
+    with pytest.raises(ValueError, match="share: durable='sync' needs a file, and 'run7' is in memory, which "):
         durable.check_mode("sync", places.place_of("run7"))
     durable.check_mode("commit", places.place_of("a.svs"))
 

@@ -171,9 +171,9 @@ class Entry:
         """
         words = self.words
         made = words[OFFSETS : OFFSETS + SLOTS]
-        kept = (words[SYNCED] >> 48) - 1, (words[SYNCED + 1] >> 48) - 1  # they are what is on the disk
+        kept: tuple[int, int] = (words[SYNCED] >> 48) - 1, (words[SYNCED + 1] >> 48) - 1  # what is on the disk
         if self.is_small:  # the one that is out of use longest: whoever copies it now has the time of some writes
-            for slot in (*range(current + 1, SLOTS), *range(current)):
+            for slot in [*range(current + 1, SLOTS), *range(current)]:
                 if made[slot] and slot not in kept:
                     return slot
         free = [slot for slot in range(SLOTS) if made[slot] and slot != current and slot not in kept]

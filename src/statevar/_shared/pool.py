@@ -14,7 +14,7 @@ from .._arrays.dtypes import STORED
 from .._arrays.types import HostArray
 from ..errors import DTypeError
 from . import forks
-from .durable import begin, checksum, flush, recover, sync
+from .durable import begin, check_mode, checksum, flush, recover, sync
 from .durable import synced as noted
 from .entry import Siblings, stride_of
 from .layout import (
@@ -111,7 +111,9 @@ class Pool:
         Raises:
             FileExistsError: there is one already.
             StorageError: there is no room for it.
+            ValueError: a pool in memory cannot be durable.
         """
+        check_mode(durable, place)
         header = Header(secrets.token_hex(16), durable)
         index = [each.meta() for each in new]
         block = Block(PAGE, 0, 0, index)
