@@ -100,7 +100,7 @@ class Recorder:
     @contextmanager
     def recording(self, monkeypatch: pytest.MonkeyPatch, sync: Callable[[Any], None]) -> Iterator[None]:
         folder = str(Path(str(durable.__file__)).parent)
-        modules = [f"{folder}/{name}.py" for name in ("durable", "commit", "claims", "entry", "pool")]
+        modules = [f"{folder}/{name}.py" for name in ("durable", "commit", "claims", "entry", "pool", "recovery")]
 
         def trace(frame: Any, _: str, __: Any) -> Any:
             if frame.f_code.co_filename not in (*modules, __file__):

@@ -175,7 +175,7 @@ class Entry:
         if self.is_small:  # the one that is out of use longest: whoever copies it now has the time of some writes
             for slot in [*range(current + 1, SLOTS), *range(current)]:
                 if made[slot] and slot not in kept:
-                    return slot
+                    return int(slot)
         free = [slot for slot in range(SLOTS) if made[slot] and slot != current and slot not in kept]
         free.sort(key=self.stamped, reverse=True)  # the least has to be copied into the newest
         for slot in free:
