@@ -16,7 +16,7 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import xxhash
@@ -48,9 +48,8 @@ from .room import storage_error
 from .waiting import fence
 
 if TYPE_CHECKING:
-    from .entry import Entry
+    from .entry import Entry, Siblings
     from .opened import Opened
-    from .pool import Pool
 
 __all__ = ["begin", "check_mode", "checksum", "flush", "recover", "sync", "synced"]
 
@@ -58,6 +57,20 @@ MODES = ("no", "sync", "commit")
 _UNIT = 64  # of a sealed offset, in which the number of a generation is stored
 #: Seconds for which a sync looks for a moment at which nothing is written.
 _PATIENCE = 10.0
+
+
+class Pool(Protocol):
+    """The part of a pool that is needed here."""
+
+    name: str
+    place: Any
+    durable: str
+    opened: Opened
+    siblings: Siblings
+    _head: memoryview
+    _salt: int
+
+    def refresh(self) -> None: ...
 
 
 def check_mode(durable: str, place: Any) -> None:
