@@ -155,6 +155,7 @@ PUBLIC = (
     "statevar.errors",
     "statevar.initializers",
     "statevar.interop",
+    "statevar.shared",
     "statevar.testing",
 )
 

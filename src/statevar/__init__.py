@@ -18,7 +18,7 @@ from ._core.variable import Variable
 from .interop import assign, batch_get_value, batch_set_value, get_value, set_value
 
 if TYPE_CHECKING:
-    from . import distributed
+    from . import distributed, shared
     from ._core.array_api.namespace import Namespace, namespace
     from ._state.all_reduce import all_reduce
     from ._state.generator import Generator
@@ -100,6 +100,7 @@ __all__ = [
     "shard",
     "shard_batch",
     "share",
+    "shared",
     "snapshot",
     "summary",
     "transaction",
@@ -142,7 +143,7 @@ _LATER = {
 }
 
 #: The modules for everybody that are loaded on first use.
-_MODULES = ("distributed",)
+_MODULES = ("distributed", "shared")
 
 #: A fork takes this lock first. Otherwise Python's own lock of a module being imported could stay locked in the child.
 _loading = guarded(RLock())

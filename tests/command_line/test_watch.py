@@ -181,7 +181,7 @@ def test_mistakes(run: Runner, tmp_path: Path) -> None:
         4,
         f"statevar watch: there is nothing at this path yet, at '{tmp_path / 'none'}'.\n",
     )
-    assert run("watch", "shared:run7").status == 2
+    assert run("watch", "shared:no-such-pool").status == 4
     assert run("watch", tmp_path, "--only", "w").status == 2
     assert run("watch", tmp_path, "--interval", "-1").status == 2
     assert run("watch", tmp_path, "--rounds", "1") == (0, "", "")

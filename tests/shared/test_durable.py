@@ -195,7 +195,7 @@ def test_a_loss_of_power_leaves_what_sync_has_returned_from(
     mode: str, shm: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recorder = recorded(shm / "before.svs", mode, monkeypatch)
-    found = survey(recorder, shm, monkeypatch, ("a", "large"), thorough(3, 40))
+    found = survey(recorder, shm, monkeypatch, ("a", "large"), thorough(3, 20))
     with capsys.disabled():
         print(
             f"\nlosses of power, durable={mode!r}: {len(recorder.cuts)} moments, {sum(found.values()):,} disks, {found}"

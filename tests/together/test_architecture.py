@@ -20,6 +20,7 @@ ORDER = (
     ("_arrays",),
     ("initializers", "backends", "distributed"),
     ("_shared",),
+    ("shared",),
     ("_core",),
     ("_state",),
     ("interop", "checkpoint", "_transforms"),

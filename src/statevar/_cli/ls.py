@@ -1,4 +1,4 @@
-"""`statevar ls`: the paths of the variables in a file, or the steps in the folder of a manager."""
+"""`statevar ls`: the paths of the variables in a file or pool, the steps of a manager, or the pools."""
 
 from __future__ import annotations
 
@@ -30,6 +30,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
+    if options.path.startswith("shared:"):
+        from .pools import list_pools, list_variables
+
+        if options.path == "shared:":
+            return list_pools(as_json=options.json)
+        return list_variables(options.path, options.only, as_json=options.json)
     if options.step is None and not options.only and (steps := steps_in(Path(options.path))):
         return _list_steps(options, steps)
     with opened(options.path, options.step) as checkpoint:

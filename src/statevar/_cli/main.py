@@ -22,13 +22,13 @@ __all__ = ["COMMANDS", "main", "parser_of"]
 #: imported.
 COMMANDS = {
     "inspect": "lists the variables in a file, with figures and histograms on request",
-    "ls": "lists the paths of the variables in a file, or the steps in the folder of a manager",
+    "ls": "lists the paths of the variables in a file, the steps of a manager, or what processes share",
     "show": "prints a value, or a part of one",
     "diff": "compares two checkpoints: variables, values, flags, aliases and metadata",
     "edit": "changes values and flags in a file, all or nothing",
     "verify": "reads checkpoints, and names what is damaged",
     "convert": "writes a checkpoint in another format, and compares every value",
-    "watch": "follows the folder of a manager, or a file that is saved again and again",
+    "watch": "follows the folder of a manager, a file that is saved again and again, or shared variables",
     "completion": "prints a script that completes commands, options and names in files, for a shell",
 }
 

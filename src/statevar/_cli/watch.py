@@ -1,4 +1,4 @@
-"""``statevar watch``: follows the folder of a manager, or a file that is saved again and again."""
+"""``statevar watch``: follows the folder of a manager, a file that is saved again and again, or shared variables."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..checkpoint._formats.others import owner_of_folder
 from ..errors import CheckpointNotFoundError
@@ -18,12 +19,15 @@ from .output import has_rich, say, say_json, width
 from .paths import main_file, steps_in
 from .watched import Event, File, Folder
 
+if TYPE_CHECKING:
+    from .pools import Shared
+
 __all__ = ["arguments", "run"]
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
-    parser.add_argument("path", metavar="PATH", help="the folder of a manager, or a checkpoint")
+    parser.add_argument("path", metavar="PATH", help="the folder of a manager, a checkpoint, or shared:NAME")
     parser.add_argument("--interval", type=_seconds, default=1.0, metavar="S", help="look every S seconds (default: 1)")
     parser.add_argument("--rounds", type=natural, metavar="N", help="look N times, and end (default: until Ctrl-C)")
     add_only(parser)
@@ -61,10 +65,12 @@ def run(options: argparse.Namespace) -> int:
 wait = time.sleep
 
 
-def _watched(options: argparse.Namespace) -> Folder | File:
+def _watched(options: argparse.Namespace) -> Folder | File | Shared:
     """What is at a path. Only a folder that some manager uses, or will use, has steps."""
     if options.path.startswith("shared:"):
-        raise CommandError("only folders and files can be watched", hint="pass a path")
+        from .pools import Shared
+
+        return Shared(options.path, options.only)
     path = Path(options.path)
     if not main_file(path).exists():
         raise CheckpointNotFoundError.of("watch", "there is nothing at this path yet", options.path)

@@ -17,7 +17,7 @@ from .comparison import Comparison, compare, counted
 from .output import colored
 from .paths import main_file, selected, steps_in
 
-__all__ = ["Event", "File", "Folder", "Step"]
+__all__ = ["Event", "File", "Folder", "Step", "event"]
 
 
 class Event(NamedTuple):
@@ -77,7 +77,7 @@ class Folder:
                 now[number] = state
         for number in [each for each in self.steps if each not in now]:
             del self.steps[number]
-            events.append(_event("removed", {"step": number}, colored(f"- step {number}", "dim")))
+            events.append(event("removed", {"step": number}, colored(f"- step {number}", "dim")))
         for number in [each for each, state in now.items() if self._states.get(each) != state]:
             what = "changed" if number in self.steps else "new" if self._looked else "present"
             step = _step(number, paths[number])
@@ -86,7 +86,7 @@ class Folder:
                 continue
             self.steps[number] = step
             sign = {"changed": "~", "new": "+", "present": " "}[what]
-            events.append(_event("damaged" if step.damage else what, step.as_json(), f"{sign} {step.text}"))
+            events.append(event("damaged" if step.damage else what, step.as_json(), f"{sign} {step.text}"))
         self._states, self._looked = now, True
         return events
 
@@ -121,7 +121,7 @@ def _nbytes(path: Path) -> int:
     return total
 
 
-def _event(what: str, facts: dict[str, Any], *lines: str) -> Event:
+def event(what: str, facts: dict[str, Any], *lines: str) -> Event:
     now = time.time()
     clock = time.strftime("%H:%M:%S", time.localtime(now))
     first, *others = lines
@@ -152,20 +152,20 @@ class File:
         before, was = self._checkpoint, self._state
         self._state = state
         if state is None:
-            return [_event("removed", {}, "- the file is gone")]
+            return [event("removed", {}, "- the file is gone")]
         try:
             checkpoint = open_checkpoint(self.path)
         except FileNotFoundError:
             self._state = was
             return []
         except (StatevarError, OSError) as error:
-            return [_event("damaged", {"damage": str(error)}, f"! {colored('damaged', 'red')}: {escaped(error)}")]
+            return [event("damaged", {"damage": str(error)}, f"! {colored('damaged', 'red')}: {escaped(error)}")]
         self._checkpoint, self._place = checkpoint, state[:2]
         is_spoilt, self._is_spoilt = self._is_spoilt, False
         if before is None:
             selected(checkpoint.variables, self._only, str(self.path))  # an error of typing
             count = len(checkpoint.variables)
-            return [_event("present", {"variables": count}, f"  {counted(count)}")]
+            return [event("present", {"variables": count}, f"  {counted(count)}")]
         with before:
             return [_not_compared("the old values are gone") if is_spoilt else self._compared(before, checkpoint)]
 
@@ -175,7 +175,7 @@ class File:
         except CheckpointError as error:
             return _not_compared(str(error))
         changed = len(found.changed) + len(found.added) + len(found.removed)
-        return _event("saved", found.as_json(), f"~ saved; {_counted(changed, found)}", *_indented(found))
+        return event("saved", found.as_json(), f"~ saved; {_counted(changed, found)}", *_indented(found))
 
     def close(self) -> None:
         """Closes the checkpoint that was read last, and with it its file."""
@@ -184,7 +184,7 @@ class File:
 
 
 def _not_compared(problem: str) -> Event:
-    return _event("saved", {"problem": problem}, f"~ saved; not compared: {escaped(problem)}")
+    return event("saved", {"problem": problem}, f"~ saved; not compared: {escaped(problem)}")
 
 
 def _counted(changed: int, found: Comparison) -> str:

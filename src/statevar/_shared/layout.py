@@ -35,6 +35,7 @@ __all__ = [
     "HEAD",
     "LOG",
     "LOGGED",
+    "MAGIC",
     "NEXT",
     "OFFSETS",
     "OWNER",
@@ -110,7 +111,9 @@ DURABLE, BOOT = 33, 34
 _HEADER = struct.Struct("<8sIIII32s8s")
 _BLOCK = struct.Struct("<8sQQQQQQ32s")
 _SUM = struct.Struct("<Q")
-_MAGIC, _BLOCK_MAGIC = b"SVSHARED", b"SVBLOCK\0"
+#: What the file of a pool begins with.
+MAGIC = b"SVSHARED"
+_BLOCK_MAGIC = b"SVBLOCK\0"
 _INDEX_AT = 128  # in a block
 # Primes: a flipped bit changes a number by a power of two, which is no multiple of them.
 _OF_OFFSETS, _OF_TRANSACTIONS, _OF_VERSIONS = 16777213, 65521, 65521
@@ -173,7 +176,7 @@ class Header:
         self.pool, self.durable = pool, durable
 
     def encode(self) -> bytes:
-        fields = _HEADER.pack(_MAGIC, LAYOUT, PAGE, RECORD, SLOTS, self.pool.encode(), self.durable.encode())
+        fields = _HEADER.pack(MAGIC, LAYOUT, PAGE, RECORD, SLOTS, self.pool.encode(), self.durable.encode())
         return fields + _SUM.pack(xxhash.xxh3_64_intdigest(fields))
 
     @classmethod
@@ -187,7 +190,7 @@ class Header:
         if len(page) < PAGE:
             raise damaged(name, f"it has {len(page)} bytes, and the header alone has {PAGE}")
         magic, layout, *sizes, pool, durable = _HEADER.unpack(page[:size])
-        if magic != _MAGIC:
+        if magic != MAGIC:
             hint = "pass the path of a file that sv.share has made"
             raise SharedError.of("shared", f"{name!r} is no file of shared variables", hint=hint)
         if layout != LAYOUT:

@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any
 
 from ..errors import CheckpointNotFoundError, NameScopeError, SharedError, StorageError, describe
+from .layout import MAGIC
 from .room import reserve, storage_error
 from .temporary import NewFile, remove_leftovers, started
 from .trust import check_file, check_folder, check_system
@@ -23,7 +24,7 @@ from .trust import check_file, check_folder, check_system
 if sys.platform == "linux":
     import fcntl
 
-__all__ = ["Place", "check_platform", "names", "place_of", "unlink"]
+__all__ = ["Place", "check_platform", "collect", "names", "place_of", "unlink"]
 
 #: Where the folder of the named pools is. Tests replace it.
 MEMORY = "/dev/shm"  # noqa: S108  # the folder in it is checked
@@ -370,15 +371,31 @@ def names() -> list[str]:
         return []
 
 
-def unlink(name: str, *, missing_ok: bool = False) -> None:
+def collect() -> list[str]:
+    """Removes the temporary files of creators that have gone, and returns their names."""
+    try:
+        folder = os.open(_folder_of_names(), _LOOK)
+    except FileNotFoundError:
+        return []
+    try:
+        check_folder(os.fstat(folder), _folder_of_names(), "collect", "", ours=True)
+        return remove_leftovers(folder)
+    finally:
+        os.close(folder)
+
+
+def unlink(name: str | os.PathLike[str], *, missing_ok: bool = False) -> None:
     """Removes a name. Processes that have the pool open keep it; nobody finds it any more.
 
     Raises:
         CheckpointNotFoundError: there is none.
+        SharedError: a file at a path is no pool.
     """
     place = place_of(name)
     assert isinstance(place, _File)
     try:
+        if place.kind == "file":
+            _check_pool(place)
         folder = place._folder("unlink")
         try:
             os.unlink(place._leaf, dir_fd=folder)
@@ -389,3 +406,13 @@ def unlink(name: str, *, missing_ok: bool = False) -> None:
     except FileNotFoundError:
         if not missing_ok:
             raise
+
+
+def _check_pool(place: _File) -> None:
+    """Sees to it that no other file of the user is removed by mistake."""
+    fd = place.open_file(operation="unlink")
+    try:
+        if os.pread(fd, len(MAGIC), 0) != MAGIC:
+            raise SharedError.of("unlink", "the file is no pool of shared variables", place.name, "remove it yourself")
+    finally:
+        os.close(fd)
