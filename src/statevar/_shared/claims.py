@@ -36,15 +36,13 @@ class Claim:
     Attributes:
         number: counts the claims of this process.
         record: what is claimed.
-        together: of a transaction that this one takes part in, from its commit on, the entries and numbers of claims.
     """
 
-    __slots__ = ("__weakref__", "number", "record", "together")
+    __slots__ = ("__weakref__", "number", "record")
 
     def __init__(self, record: Any) -> None:
         self.number = next(_numbers)
         self.record = record
-        self.together: Sequence[tuple[Entry, int]] = ()
 
     def is_valid(self) -> bool:
         """Whether it is the claim of its record: False once released or taken over, and in a forked child."""
@@ -58,9 +56,9 @@ class Claim:
                 return
             words = entry.words
             try:
-                if words[WRITING] or words[TRANSACTION]:
+                if words[WRITING] or words[TRANSACTION] != entry.quiet:
                     # A transaction that was decided and then interrupted is concluded while all of it can be seen here.
-                    for other, number in self.together:
+                    for other, number in entry.together:
                         if other.owner == number:
                             settle(other)
                     settle(entry)
@@ -72,7 +70,8 @@ class Claim:
     __call__ = release
 
     def __del__(self) -> None:
-        if self.record.owner == self.number:
+        record = getattr(self, "record", None)  # an interrupt may have come before it has one
+        if record is not None and record.owner == self.number:
             self.release()
 
 
@@ -125,7 +124,7 @@ def _claim(entry: Entry, how: int) -> Claim | None:
     try:
         _fcntl(entry.opened.claims.fd, how, entry.claim_lock)
         words = entry.words
-        if words[OWNER] or words[WRITING] or words[TRANSACTION]:
+        if words[OWNER] or words[WRITING] or words[TRANSACTION] != entry.quiet:
             recover(entry)
         words[SINCE] = _now()
         words[OWNER] = _pid()

@@ -29,6 +29,7 @@ from .layout import (
     VERSION,
     VERSIONS,
     WAITERS,
+    WEAK,
     WRITING,
     new_transaction,
     pending_check,
@@ -82,15 +83,18 @@ def filled(entry: Entry, claim: Claim, fill: Fill, version: int | None, rows: tu
     try:
         had = entry.stamped(slot) if rows is not None else 0
         words[VERSIONS + slot] = DIRTY
-        barrier()
+        if WEAK:
+            barrier()
         if rows is not None:
             _catch_up(entry, old, new, had, before)
         fill(old, new)
         if not entry.is_small:
             _log(entry, rows, version, before)
-        barrier()
+        if WEAK:
+            barrier()
         words[VERSIONS + slot] = entry.stamp(slot, version)
-        barrier()
+        if WEAK:
+            barrier()
     except BaseException:
         settle(entry)
         raise
@@ -136,15 +140,15 @@ def commit(prepared: Sequence[Prepared]) -> None:
 def _publish_together(ordered: Sequence[Prepared]) -> None:
     first = ordered[0]
     if not first.transaction:
-        first.transaction = new_transaction()
+        first.transaction = new_transaction(first.entry.salts[0])
     transaction, decides = first.transaction, first.entry.words
     if decides[DECIDED] != transaction:
         together = [(each.entry, each.claim.number) for each in ordered]
         for each in ordered:
-            each.claim.together = together
+            each.entry.together = together
         for each in ordered:
             words = each.entry.words
-            words[TRANSACTION] = 0
+            words[TRANSACTION] = each.entry.quiet
             barrier()
             words[FIRST], words[NEXT] = first.entry.index, each.word
             words[CHECK] = pending_check(transaction, first.entry.index, each.word)
@@ -158,9 +162,9 @@ def _publish_together(ordered: Sequence[Prepared]) -> None:
         if words[TRANSACTION] == transaction:
             words[CURRENT] = each.word
             barrier()
-            words[TRANSACTION] = 0
+            words[TRANSACTION] = each.entry.quiet
     for each in ordered:
-        each.entry.words[WRITING] = 0
+        each.entry.words[WRITING], each.entry.together = 0, ()
         announce(each.entry.words, WAITERS, each.entry.address, each.before)
 
 

@@ -25,7 +25,6 @@ from ..errors import ConflictError, SharedError, StateWarning, describe
 from .layout import (
     BOOT,
     CURRENT,
-    DECIDED,
     DIRTY,
     DURABLE,
     LOG,
@@ -34,7 +33,7 @@ from .layout import (
     SLOTS,
     SUMS,
     SYNCED,
-    TRANSACTION,
+    UNMADE,
     VERSION,
     VERSIONS,
     WAITERS,
@@ -252,10 +251,12 @@ def _go_back(entry: Entry, slot: int, version: int) -> None:
     for each in range(SLOTS):
         if each != slot:
             words[VERSIONS + each] = DIRTY
-            offset = open_offset(words[OFFSETS + each], entry._salts[each])
+            offset = open_offset(words[OFFSETS + each], entry.salts[each])
             if offset is None or offset + entry.nbytes > size:
                 words[OFFSETS + each] = 0
-    for each in (TRANSACTION, DECIDED, WRITING, OWNER, WAITERS, WAITS_FOR, *range(LOG, len(words))):
+                words[VERSIONS + each] = UNMADE
+    entry.forget_transactions()
+    for each in (WRITING, OWNER, WAITERS, WAITS_FOR, *range(LOG, len(words))):
         words[each] = 0
     words[SYNCED] = words[SYNCED + 1] = synced(slot, version)
     words[CURRENT] = slot << 48 | version

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,11 +27,14 @@ from .layout import (
     SMALL,
     SYNCED,
     TRANSACTION,
+    UNMADE,
     VERSION,
     VERSIONS,
     damaged,
+    new_transaction,
     open_offset,
     pending_check,
+    quiet_of,
     rounded,
     salts_of,
     sealed_offset,
@@ -39,22 +42,15 @@ from .layout import (
 )
 from .memory import is_locked, lock_of, unlock_of, words_of
 from .opened import CLAIMS, LEASES, LEASES_OF_A_SLOT, Opened
+from .waiting import fence
 
 __all__ = ["Entry", "Siblings", "barrier"]
 
-_turn = threading.Lock()
-_turn.acquire()
-
 
 def barrier() -> None:
-    """Keeps the processor from moving loads and stores over this point.
-
-    On x86-64 none is needed: loads stay in order, and so do stores. Elsewhere the release and the acquisition of a
-    lock are, together, a full barrier.
-    """
+    """Keeps the processor from moving loads over loads and stores over stores. On x86-64 it never does."""
     if layout.WEAK:
-        _turn.release()
-        _turn.acquire()
+        fence()
 
 
 class Siblings:
@@ -65,16 +61,16 @@ class Siblings:
         self.end = PAGE
         self.refresh = refresh
 
-    def words_of(self, number: int) -> memoryview | None:
-        """The words of a record that perhaps another process has added; None if there is none with this number."""
+    def numbered(self, number: int) -> Entry | None:
+        """A record that perhaps another process has added; None if there is none with this number."""
         if number >= len(self.by_number):
             self.refresh()
-        return self.by_number[number].words if number < len(self.by_number) else None
+        return self.by_number[number] if number < len(self.by_number) else None
 
     def used(self) -> int:
         """Where the file is free. What a process had begun there when it was killed is overwritten."""
         self.refresh()
-        return rounded(max(self.end, *(end for each in self.by_number for end in each.ends())))
+        return rounded(max([self.end, *(end for each in self.by_number for end in each.ends())]))
 
 
 class Entry:
@@ -104,24 +100,29 @@ class Entry:
         array, start, self.address = opened.view(at, RECORD)  # of the first word
         self.words = words_of(array, start, RECORD)
         self.key = pool, index
-        self._salts = salts_of(pool, index)
-        self._slots: list[tuple[HostArray, HostArray, int] | None] = [None] * SLOTS
+        self.salts = salts_of(pool, index)
+        #: The word TRANSACTION while there is none.
+        self.quiet = quiet_of(pool, index)
+        #: The arrays of the slots that were used already: see `slot`.
+        self.slots: list[tuple[HostArray, HostArray, int] | None] = [None] * SLOTS
         self.claim_lock, self.claim_unlock = lock_of(CLAIMS + index), unlock_of(CLAIMS + index)
         #: The number of the claim that this process has; of claims that begin and end in several threads, of the last.
         self.owner: int | None = None
         self.turn = threading.RLock()  # reentrant, since a finalizer may release a claim
+        #: Of a transaction whose commit has begun and not ended: the entries, and the numbers of their claims.
+        self.together: Sequence[tuple[Entry, int]] = ()
 
     # Slots
 
     def stamp(self, slot: int, version: int) -> int:
         """The word of a slot that has a version."""
-        return stamp_of(version, self._salts[slot])
+        return stamp_of(version, self.salts[slot])
 
     def stamped(self, slot: int) -> int:
         """The version of a slot; -1 if it is being written, was left half-written, or its word is damaged."""
         word = self.words[VERSIONS + slot]
         version = word >> 16
-        return version if word != DIRTY and word == self.stamp(slot, version) else -1
+        return version if word < UNMADE and word == self.stamp(slot, version) else -1
 
     def slot(self, slot: int) -> tuple[HostArray, HostArray, int]:
         """An array on a slot, a read-only one, and the address.
@@ -129,29 +130,28 @@ class Entry:
         Raises:
             SharedError: the word that says where it lies is damaged.
         """
-        found = self._slots[slot] if slot < SLOTS else None
-        return found if found is not None else self._opened_slot(slot)
-
-    def _opened_slot(self, slot: int) -> tuple[HostArray, HostArray, int]:
+        found = self.slots[slot] if slot < SLOTS else None
+        if found is not None:
+            return found
         word = self.words[OFFSETS + slot] if slot < SLOTS else 0
-        offset = open_offset(word, self._salts[slot]) if word else None
+        offset = open_offset(word, self.salts[slot]) if word else None
         if offset is None or not offset >= PAGE:
             raise self.damaged(f"slot {slot} cannot be found")
         memory, at, address = self.opened.view(offset, max(self.nbytes, 1))
         array: HostArray = np.ndarray(self.shape, self.dtype, memory, at)
         reading = array.view()
         reading.flags.writeable = False
-        found = self._slots[slot] = array, reading, address
+        found = self.slots[slot] = array, reading, address
         return found
 
     def place_slot(self, slot: int, offset: int) -> None:
-        self.words[OFFSETS + slot] = sealed_offset(offset, self._salts[slot])
+        self.words[OFFSETS + slot] = sealed_offset(offset, self.salts[slot])
 
     def ends(self) -> list[int]:
         """Where the slots that were made end in the file."""
         found = []
         for slot, word in enumerate(self.words[OFFSETS : OFFSETS + SLOTS]):
-            offset = open_offset(word, self._salts[slot]) if word else 0
+            offset = open_offset(word, self.salts[slot]) if word else 0
             if offset is None:
                 raise self.damaged(f"slot {slot} cannot be found")
             found.append(offset + self.stride if word else 0)
@@ -170,9 +170,13 @@ class Entry:
             StorageError: there is no room for a further slot.
         """
         words = self.words
+        following = (current + 1) % SLOTS
+        is_synced = words[SYNCED] or words[SYNCED + 1]
+        if self.is_small and not is_synced and words[OFFSETS + following]:
+            return following  # the one that is out of use longest: whoever copies it now has the time of some writes
         made = words[OFFSETS : OFFSETS + SLOTS]
         kept: tuple[int, int] = (words[SYNCED] >> 48) - 1, (words[SYNCED + 1] >> 48) - 1  # what is on the disk
-        if self.is_small:  # the one that is out of use longest: whoever copies it now has the time of some writes
+        if self.is_small:
             for slot in [*range(current + 1, SLOTS), *range(current)]:
                 if made[slot] and slot not in kept:
                     return int(slot)
@@ -183,6 +187,8 @@ class Entry:
                 return slot
         for slot in range(SLOTS):
             if not made[slot] and slot != current:
+                if words[VERSIONS + slot] != UNMADE:  # others may have found it already
+                    raise self.damaged(f"slot {slot} cannot be found")
                 self._make(slot)
                 return slot
         raise ConflictError.of(
@@ -198,13 +204,14 @@ class Entry:
             offset = self.siblings.used()
             opened.place.grow(opened.claims.fd, offset, self.stride)
             self.place_slot(slot, offset)
+            self.words[VERSIONS + slot] = DIRTY
 
     # The current value
 
     def word(self) -> int:
         """The word of the current value: ``slot << 48 | version``. A transaction that was decided counts."""
         words = self.words
-        while transaction := words[TRANSACTION]:
+        while (transaction := words[TRANSACTION]) != self.quiet:
             current, first, following, check = words[CURRENT], words[FIRST], words[NEXT], words[CHECK]
             barrier()
             if words[TRANSACTION] != transaction or words[CURRENT] != current:
@@ -221,11 +228,11 @@ class Entry:
 
     def _decided(self, number: int) -> int:
         """The transaction that was decided last at the record with a number."""
-        words = self.siblings.words_of(number)
-        if words is None:
+        sibling = self.siblings.numbered(number)
+        if sibling is None:
             raise self.damaged(f"a transaction names record {number}, which there is not")
-        decided: int = words[DECIDED]
-        if not layout.is_transaction(decided):
+        decided: int = sibling.words[DECIDED]
+        if not layout.is_transaction(decided, sibling.salts[0]):
             raise self.damaged("the transaction that was decided last is unreadable")
         return decided
 
@@ -233,7 +240,11 @@ class Entry:
     def version(self) -> int:
         """The version that is committed now, by whichever process."""
         words = self.words
-        return int((self.word() if words[TRANSACTION] else words[CURRENT]) & VERSION)
+        return int((words[CURRENT] if words[TRANSACTION] == self.quiet else self.word()) & VERSION)
+
+    def forget_transactions(self) -> None:
+        """Makes the words of transactions those of a new record."""
+        self.words[TRANSACTION], self.words[DECIDED] = self.quiet, new_transaction(self.salts[0])
 
     def damaged(self, problem: str) -> SharedError:
         return damaged(self.opened.name, f"{problem}, of {self.path!r}")

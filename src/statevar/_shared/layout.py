@@ -48,6 +48,7 @@ __all__ = [
     "SUMS",
     "SYNCED",
     "TRANSACTION",
+    "UNMADE",
     "VERSION",
     "VERSIONS",
     "WAITERS",
@@ -61,6 +62,7 @@ __all__ = [
     "new_transaction",
     "open_offset",
     "pending_check",
+    "quiet_of",
     "rounded",
     "salts_of",
     "sealed_offset",
@@ -77,7 +79,7 @@ LAYOUT = 1
 
 # The words of a record.
 CURRENT = 0  #: slot << 48 | version: the value. The store of this word is the commit of a write.
-TRANSACTION = 1  #: the number of a transaction that has prepared a write of this record, or 0
+TRANSACTION = 1  #: the number of a transaction that has prepared a write of this record, or the record's word for none
 FIRST = 2  #: the number of the record of which DECIDED decides that transaction
 NEXT = 3  #: what CURRENT becomes when it is decided
 CHECK = 4  #: of the three words before
@@ -90,7 +92,7 @@ RECOVERIES = 10  #: how often an owner had died before it was finished
 WAITS_FOR = 11  #: the record for which the owner of this one waits, or 0
 SYNCED = 12  #: (slot + 1) << 48 | version, on the disk with even generations; the next word: with odd ones
 OFFSETS = 16  #: where each slot lies, sealed; 0 if it was not made
-VERSIONS = 32  #: of which version each slot is, sealed; DIRTY while it is written
+VERSIONS = 32  #: of which version each slot is, sealed; DIRTY while it is written, UNMADE before it was made
 SUMS = 48  #: a checksum of each slot, from when it was last synced
 LOG = 64  #: the ring of changes: of each, its version (sealed), the first row and how many versions it covers, the end
 #: How many changes the ring has.
@@ -100,6 +102,8 @@ LOGGED = 21
 WEAK = os.uname().machine not in ("x86_64", "i686") if hasattr(os, "uname") else True
 
 DIRTY = (1 << 64) - 1
+#: Of a slot that was never made.
+UNMADE = (1 << 64) - 2
 #: The part of CURRENT that is the version.
 VERSION = (1 << 48) - 1
 
@@ -154,14 +158,23 @@ def open_offset(word: int, salt: int) -> int | None:
     return units * _UNIT if (units + salt) % _OF_OFFSETS == word & 0xFFFFFF else None
 
 
-def new_transaction() -> int:
-    """A random number that no other transaction has, so that a dropped one never looks decided."""
-    return (secrets.randbits(46) + 1) * _OF_TRANSACTIONS
+def new_transaction(salt: int) -> int:
+    """A random number for a transaction that one record decides, so that a dropped one never looks decided.
+
+    Args:
+        salt: the first one of that record.
+    """
+    return (secrets.randbits(46) + 1) * _OF_TRANSACTIONS + salt
 
 
-def is_transaction(number: int) -> bool:
-    """Whether a word can be the number of a transaction: no word with one flipped bit can."""
-    return number % _OF_TRANSACTIONS == 0
+def is_transaction(number: int, salt: int) -> bool:
+    """Whether a word can be the number of a transaction that this record decides; no word with one flipped bit can."""
+    return number % _OF_TRANSACTIONS == salt and number >= _OF_TRANSACTIONS
+
+
+def quiet_of(pool: str, index: int) -> int:
+    """The word that says that no transaction has prepared a write of a record; a damaged word says something else."""
+    return xxhash.xxh3_64_intdigest(f"{pool} {index}".encode()) | 1 << 63
 
 
 def pending_check(transaction: int, first: int, following: int) -> int:

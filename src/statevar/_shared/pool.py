@@ -19,6 +19,7 @@ from .durable import synced as noted
 from .entry import Siblings, stride_of
 from .layout import (
     CURRENT,
+    DECIDED,
     DIRTY,
     HEAD,
     OFFSETS,
@@ -28,11 +29,15 @@ from .layout import (
     SMALL,
     SUMS,
     SYNCED,
+    TRANSACTION,
+    UNMADE,
     VERSIONS,
     Block,
     Header,
     damaged,
+    new_transaction,
     open_offset,
+    quiet_of,
     rounded,
     salts_of,
     sealed_offset,
@@ -240,11 +245,13 @@ def _write_block(array: HostArray, start: int, block: Block, new: Sequence[New],
         salts = salts_of(pool, index)
         stride = stride_of(nbytes)
         for slot in range(SLOTS):
-            words[VERSIONS + slot] = DIRTY
+            words[VERSIONS + slot] = UNMADE
         for slot in range(first_slots(nbytes)):
+            words[VERSIONS + slot] = DIRTY
             words[OFFSETS + slot] = sealed_offset(at + slot * stride, salts[slot])
         words[VERSIONS] = stamp_of(each.version, salts[0])
         words[CURRENT] = each.version
+        words[TRANSACTION], words[DECIDED] = quiet_of(pool, index), new_transaction(salts[0])
         value = np.ndarray(each.value.shape, STORED[each.dtype], array, start + at - block.at)
         value[...] = each.value
         if synced:  # as the first generation, or as what was added to the last one

@@ -52,7 +52,7 @@ class Record(Entry):
             SharedError: the record is damaged.
         """
         words = self.words
-        if not words[TRANSACTION]:
+        if words[TRANSACTION] == self.quiet:
             word, result = self._copied
             if word == words[CURRENT] and result is not None:
                 return result
@@ -113,7 +113,9 @@ class Record(Entry):
     def is_committing(self) -> bool:
         """Whether another process, which is alive, has begun a write of it and has not finished."""
         words = self.words
-        return bool(words[WRITING] or words[TRANSACTION]) and is_locked(self.opened.claims.fd, self.claim_lock)
+        return bool(words[WRITING] or words[TRANSACTION] != self.quiet) and is_locked(
+            self.opened.claims.fd, self.claim_lock
+        )
 
     def write(self, claim: Claim, fill: Fill, rows: tuple[int, int] | None = None) -> int:
         """Writes a value; returns its version, which is the one before plus one.

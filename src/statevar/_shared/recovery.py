@@ -19,6 +19,7 @@ from .layout import (
     RECOVERIES,
     SLOTS,
     TRANSACTION,
+    UNMADE,
     VERSION,
     VERSIONS,
     WAITERS,
@@ -45,7 +46,7 @@ def settle(entry: Entry) -> None:
     version = words[CURRENT] & VERSION
     for slot in range(SLOTS):  # one of a version that was never committed
         stamp = words[VERSIONS + slot]
-        if stamp != DIRTY and stamp >> 16 > version:
+        if stamp < UNMADE and stamp >> 16 > version:
             words[VERSIONS + slot] = DIRTY
     barrier()
     words[WRITING] = 0
@@ -67,12 +68,12 @@ def recover(entry: Entry) -> None:
 def _conclude(entry: Entry) -> None:
     """Makes the value current that a transaction has prepared, if the transaction was decided, else drops it."""
     words = entry.words
-    if words[TRANSACTION]:
+    if words[TRANSACTION] != entry.quiet:
         word = entry.word()  # it knows whether it was decided
         if words[CURRENT] != word:
             words[CURRENT] = word
             barrier()
-        words[TRANSACTION] = 0
+        words[TRANSACTION] = entry.quiet
         announce(words, WAITERS, entry.address, -1)  # whoever was killed had no time for it
 
 
@@ -82,8 +83,6 @@ def _conclude_others(entry: Entry) -> None:
     A later transaction that is decided here would make them believe that it never was.
     """
     decided = entry.words[DECIDED]
-    if not decided:
-        return
     entry.siblings.refresh()
     mine = None
     try:

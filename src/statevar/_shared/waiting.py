@@ -37,8 +37,6 @@ _LOW = 0 if sys.byteorder == "little" else 4
 #: Seconds after which a waiter looks again, whatever happens, and between looks where there is no futex.
 _SLICE, _POLL = 0.5, 0.001
 
-_turn = threading.Lock()
-
 
 class _Time(ctypes.Structure):
     _fields_ = [("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long)]
@@ -47,11 +45,13 @@ class _Time(ctypes.Structure):
 def fence() -> None:
     """Orders all loads and stores before it with all after it, also a store with a later load of another word.
 
-    The first release and the second acquisition do so together on every processor that CPython runs on.
+    A release and the acquisition after it do so together on every processor that CPython runs on. The lock is new each
+    time, so that no other thread has it, and no fork leaves it locked.
     """
-    with _turn:
+    turn = threading.Lock()
+    with turn:
         pass
-    with _turn:
+    with turn:
         pass
 
 
