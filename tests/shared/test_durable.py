@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import sys
+import threading
 import time
 import warnings
 from collections import Counter
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from statevar.errors import SharedError, StateWarning
+from statevar.errors import SharedError, StateWarning, StorageError
 from tests.helpers import thorough
 from tests.internals import shared_part
 
@@ -202,6 +203,67 @@ def test_a_loss_of_power_leaves_what_sync_has_returned_from(
         )
     assert list(found) == ["whole"]
     assert len(recorder.cuts) > 100
+
+
+def test_a_sync_that_has_failed_or_was_killed_harms_nothing(
+    shm: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its first or its second flush does not return; then more is written, and synced again."""
+    pool = pools.Pool.create(places.place_of(shm / "before.svs"), new(SIZES), durable="sync")
+    recorder = Recorder(shm / "before.svs")
+    until_failure: list[int] = []
+
+    def flush(_: Any) -> None:
+        if until_failure and (until_failure.append(until_failure.pop() - 1) or until_failure[0] == 0):
+            until_failure.clear()
+            raise OSError(5, "Input/output error")
+
+    with recorder.recording(monkeypatch, flush):
+        for generation, fails in enumerate((1, 0, 2, 2, 0), 1):
+            recorder.marks["begun"] = generation
+            write(pool, generation, ["a", "large"])
+            until_failure[:] = [fails] if fails else []
+            if fails:
+                with pytest.raises(StorageError, match="sync: the values are written, and the disk does not keep them"):
+                    pool.sync()
+            else:
+                pool.sync()
+                recorder.marks["returned"] = generation
+            write(pool, generation, ["large"])
+    found = survey(recorder, shm, monkeypatch, ("a", "large"), thorough(2, 20))
+    with capsys.disabled():
+        print(f"\nlosses of power after failed syncs: {found.total():,} disks: {found}")
+    assert list(found) == ["whole"]
+
+
+def test_others_may_write_while_it_syncs(shm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each disk that a sync has left has both variables of one transaction."""
+    path = shm / "before.svs"
+    pool = pools.Pool.create(places.place_of(path), new({"a": 3, "large": 20_000}), durable="sync")
+    other, ended, number = pools.Pool.open(places.place_of(path)), threading.Event(), 0
+
+    def writes() -> None:
+        generation = 0
+        while not ended.is_set():
+            generation += 1
+            write(other, generation, ["a", "large"])
+
+    thread = threading.Thread(target=writes)
+    thread.start()
+    try:
+        for number in range(20):
+            before = read(pool)["a"]
+            pool.sync()
+            (shm / "after.svs").write_bytes(path.read_bytes())
+            (shm / "after.svs").chmod(0o600)
+            with warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
+                warnings.simplefilter("ignore", StateWarning)
+                values = read(reopened(shm / "after.svs", patch, number))
+            assert values["a"] == values["large"] >= before
+    finally:
+        ended.set()
+        thread.join()
+    assert number == 19
 
 
 def test_the_recorder_finds_a_flush_that_is_left_out(shm: Path, monkeypatch: pytest.MonkeyPatch) -> None:

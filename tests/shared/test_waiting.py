@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -125,6 +125,46 @@ def test_a_writer_that_was_killed_before_it_woke_anybody_costs_a_moment(path: st
     record.words[0] = 1  # and nobody is told
     thread.join(PATIENCE)
     assert got == [True]
+
+
+class Slow:
+    """The words of a record for a waiter that is slow: something happens right before each of its marks."""
+
+    def __init__(self, words: Any, *happens: Callable[[], object]) -> None:
+        self._words, self._happens = words, list(happens)
+
+    def __getitem__(self, at: int) -> int:
+        value: int = self._words[at]
+        return value
+
+    def __setitem__(self, at: int, value: int) -> None:
+        if self._happens:
+            self._happens.pop(0)()
+        self._words[at] = value
+
+
+def test_a_mark_that_is_out_of_date_is_set_anew_and_the_others_are_woken(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, woken = Record(path), []
+    monkeypatch.setattr(waiting, "wake", woken.append)
+    record.words[0] = 4
+
+    def newer() -> None:
+        """Another process writes, and a third one sleeps until the next version."""
+        record.words[0] += 1
+        record.words[MARK] = record.words[0] + 1
+
+    assert waiting._marked(Slow(record.words), MARK) == (4, False)
+    assert waiting._marked(Slow(record.words, newer), MARK) == (5, True)
+    assert waiting._marked(Slow(record.words, newer, newer), MARK) == (7, True)
+    assert record.words[MARK] == 8
+    answers = iter([False, True, True])
+    slow = Slow(record.words, newer)
+    assert waiting.wait_for(lambda: next(answers), slow, MARK, record.address, 1)
+    assert woken == [record.address]
+    record.write(9)
+    assert woken == [record.address] * 2
 
 
 @pytest.mark.parametrize("content", [0, 2, 1 << 32, (1 << 64) - 1])
