@@ -211,18 +211,17 @@ def test_a_sync_that_has_failed_or_was_killed_harms_nothing(
     """Its first or its second flush does not return; then more is written, and synced again."""
     pool = pools.Pool.create(places.place_of(shm / "before.svs"), new(SIZES), durable="sync")
     recorder = Recorder(shm / "before.svs")
-    until_failure: list[int] = []
+    outcomes: list[bool] = []  # of the next flushes
 
     def flush(_: Any) -> None:
-        if until_failure and (until_failure.append(until_failure.pop() - 1) or until_failure[0] == 0):
-            until_failure.clear()
+        if outcomes and not outcomes.pop(0):
             raise OSError(5, "Input/output error")
 
     with recorder.recording(monkeypatch, flush):
         for generation, fails in enumerate((1, 0, 2, 2, 0), 1):
             recorder.marks["begun"] = generation
             write(pool, generation, ["a", "large"])
-            until_failure[:] = [fails] if fails else []
+            outcomes[:] = [True] * (fails - 1) + [False] * (fails > 0)
             if fails:
                 with pytest.raises(StorageError, match="sync: the values are written, and the disk does not keep them"):
                     pool.sync()

@@ -146,7 +146,8 @@ class Slow:
 def test_a_mark_that_is_out_of_date_is_set_anew_and_the_others_are_woken(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record, woken = Record(path), []
+    record = Record(path)
+    woken: list[int] = []
     monkeypatch.setattr(waiting, "wake", woken.append)
     record.words[0] = 4
 

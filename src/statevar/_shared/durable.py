@@ -123,21 +123,26 @@ def sync(pool: Pool) -> None:
         if not any(each.words[following] or each.words[now] != _synced_now(each) for each in entries):
             return  # whoever was here before has done it
         if any(each.words[following] for each in entries):  # a sync was killed, perhaps before its last flush
-            flush(pool.opened)
+            _flush(pool)
         _at_one_moment(pool, entries, following)
         for each in entries:
             if each.words[following] != each.words[now]:
                 _sum(each, each.words[following])
-        try:
-            flush(pool.opened)
-            pool._head[DURABLE] = sealed_offset((generation + 1) * _UNIT, pool._salt)
-            flush(pool.opened)
-        except OSError as error:
-            problem = f"the values are written, and the disk does not keep them ({error.strerror})"
-            hint = "save the state elsewhere: sv.save"
-            raise storage_error("sync", problem, pool.name, hint, error.errno or 5) from error
+        _flush(pool)
+        pool._head[DURABLE] = sealed_offset((generation + 1) * _UNIT, pool._salt)
+        _flush(pool)
         for each in entries:
             each.words[now] = 0  # its slot may be used again
+
+
+def _flush(pool: Pool) -> None:
+    try:
+        flush(pool.opened)
+    except OSError as error:
+        problem = f"the values are written, and the disk does not keep them ({error.strerror})"
+        raise storage_error(
+            "sync", problem, pool.name, "save the state elsewhere: sv.save", error.errno or 5
+        ) from error
 
 
 def _generation(pool: Pool) -> int:

@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable
 from functools import cache
 
-from .layout import VERSION
+from .layout import VERSION, WEAK
 
 __all__ = ["announce", "fence", "has_futex", "wait", "wait_for", "wake"]
 
@@ -37,6 +37,8 @@ _LOW = 0 if sys.byteorder == "little" else 4
 #: Seconds after which a waiter looks again, whatever happens, and between looks where there is no futex.
 _SLICE, _POLL = 0.5, 0.001
 
+_new_lock = threading.Lock
+
 
 class _Time(ctypes.Structure):
     _fields_ = [("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long)]
@@ -45,14 +47,15 @@ class _Time(ctypes.Structure):
 def fence() -> None:
     """Orders all loads and stores before it with all after it, also a store with a later load of another word.
 
-    A release and the acquisition after it do so together on every processor that CPython runs on. The lock is new each
-    time, so that no other thread has it, and no fork leaves it locked.
+    On x86-64 each atomic operation does; elsewhere a release and the acquisition after it, together. The lock is new
+    each time, so that no other thread has it, and no fork leaves it locked.
     """
-    turn = threading.Lock()
+    turn = _new_lock()
     with turn:
         pass
-    with turn:
-        pass
+    if WEAK:
+        with turn:
+            pass
 
 
 @cache
