@@ -70,9 +70,7 @@ def open_names(worker: str, size: int) -> Names:
     """The names of one worker, which is called like what it shares."""
     if worker == "np.copyto":
         return {"np": np, "x": np.ones(size, np.float32), "y": np.zeros(size, np.float32)}
-    peer = _open(worker, size)
-    names = {"add": peer.add, "count": peer.count, "put": peer.put, "get": peer.get, "view": peer.view}
-    return {**names, "x": np.ones(size, np.float32)}
+    return {"peer": _open(worker, size), "x": np.ones(size, np.float32)}
 
 
 _opened: list[Any] = []
@@ -131,6 +129,8 @@ def print_times(title: str, statements: dict[str, str], names: list[str], size: 
 def _race(statement: str, names: Iterable[str], workers: Workers, size: int, quick: bool) -> dict[str, float]:
     able = [name for name in names if "view" not in statement or PEERS[name].has_view]  # type: ignore[attr-defined]
     contenders = [Contender(name, name, statement) for name in able]
+    if not contenders:
+        return {}
     if "put" in statement or "get" in statement:
         contenders.append(Contender("np.copyto", "np.copyto", "np.copyto(y, x)"))
     case = Case(statement, "", size, contenders[0], contenders[-1], tuple(contenders[1:-1]))
@@ -147,9 +147,9 @@ def _cell(seconds: dict[str, float], name: str) -> str:
     return f"{text} ({seconds[name] / seconds['statevar']:.2f})" if "statevar" in seconds else text
 
 
-_SMALL = {"read 8 B": "count()", "add one": "add()"}
-_ARRAYS = {"put 1 MB": "put(x)", "get 1 MB": "get()", "view 1 MB": "view()"}
-_BIG = {"put 100 MB": "put(x)", "get 100 MB": "get()", "view 100 MB": "view()"}
+_SMALL = {"read 8 B": "peer.count()", "add one": "peer.add()"}
+_ARRAYS = {"put 1 MB": "peer.put(x)", "get 1 MB": "peer.get()", "view 1 MB": "peer.view()"}
+_BIG = {"put 100 MB": "peer.put(x)", "get 100 MB": "peer.get()", "view 100 MB": "peer.view()"}
 
 # -- the command -----------------------------------------------------------------------------------------------
 
