@@ -21,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,14 @@ from bench_variable import machine, set_environment
 from harness import Case, Contender, Names, Race, Workers, load
 from shared_faults import FAULTS, FULL, QUICK, with_shared_memory_of
 from shared_peers import PEERS, missing
+from shared_rows import FULL as MANY
+from shared_rows import QUICK as FEW
+from shared_rows import ROWS
 
 _INSIDE = "STATEVAR_BENCHMARK_INSIDE"
 _ROOM = "4g"
 _PATIENCE = 200.0  # seconds for one fault of one system
+_ROW = 900.0  # seconds for one row
 _WORKER = 300  # seconds that a worker of a race may live with one size
 _MEDIUM, _LARGE = 1 << 18, 25_000_000  # float32 elements: 1 MiB and 100 MB
 
@@ -151,6 +156,28 @@ _SMALL = {"read 8 B": "peer.count()", "add one": "peer.add()"}
 _ARRAYS = {"put 1 MB": "peer.put(x)", "get 1 MB": "peer.get()", "view 1 MB": "peer.view()"}
 _BIG = {"put 100 MB": "peer.put(x)", "get 100 MB": "peer.get()", "view 100 MB": "peer.view()"}
 
+# -- the rows --------------------------------------------------------------------------------------------------
+
+
+def print_rows(chosen: list[int], quick: bool, before: str) -> None:
+    rows = ([str(number), *_row(number, quick, before)] for number in chosen)
+    print_table("What statevar has to meet", ["", "what", "figure", "bar", "met"], rows)
+
+
+def _row(number: int, quick: bool, before: str) -> list[str]:
+    """Found in a process of its own."""
+    command = [sys.executable, __file__, "--row", str(number), "--before", before, *(["--quick"] * quick)]
+    try:
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=_ROW)
+    except subprocess.TimeoutExpired:
+        return [ROWS[number].__name__, "hangs", "", "no"]
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["died"])[-1]
+        return [ROWS[number].__name__, last[:200].replace("|", "/"), "", "no"]
+    cells: list[str] = json.loads(done.stdout.splitlines()[-1])
+    return cells
+
+
 # -- the command -----------------------------------------------------------------------------------------------
 
 
@@ -170,6 +197,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer trials")
     parser.add_argument("--only", default="", metavar="REGEX", help="to find in faults, small, large, rows")
     parser.add_argument("--peers", default="", metavar="REGEX", help=f"to find in {', '.join(PEERS)}")
+    parser.add_argument("--rows", default="", metavar="1,5", help="these of the rows; all by default")
+    parser.add_argument("--before", default="", metavar="SRC", help="the folder src of a statevar to compare row 14 with")
+    parser.add_argument("--row", type=int, choices=list(ROWS), help=argparse.SUPPRESS)
     parser.add_argument("--fault", choices=list(FAULTS), help=argparse.SUPPRESS)
     parser.add_argument("--peer", choices=list(PEERS), help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -178,6 +208,10 @@ def main() -> None:
     set_environment(1)
     if options.fault:
         print(json.dumps(FAULTS[options.fault](options.peer, QUICK if options.quick else FULL)))
+        return
+    if options.row:
+        found = ROWS[options.row](replace(FEW if options.quick else MANY, before=options.before))
+        print(json.dumps([found.what, found.figure, found.bar, "yes" if found.met else "NO"]))
         return
     _inside()
     start = time.perf_counter()
@@ -194,6 +228,9 @@ def main() -> None:
     if re.search(options.only, "large"):
         chosen = [name for name in names if name not in ("Manager", "UltraDict", "SQLite WAL", "Redis")]
         print_times("An array of 100 MB", _BIG, chosen, _LARGE, quick)
+    if re.search(options.only, "rows"):
+        print_rows([int(each) for each in options.rows.split(",") if each] or list(ROWS), quick, options.before)
+    print()
     for name, why in absent.items():
         print(f"Left out: {name} ({why})")
     print(f"\n{time.perf_counter() - start:.0f} s; load {load()} at the end.")

@@ -21,7 +21,18 @@ from typing import Any, Literal
 import numpy as np
 from shared_peers import PEERS, Peer
 
-__all__ = ["FAULTS", "FULL", "QUICK", "Children", "Effort", "numbers", "private_memory", "with_shared_memory_of"]
+__all__ = [
+    "FAULTS",
+    "FULL",
+    "QUICK",
+    "Children",
+    "Effort",
+    "adds",
+    "memory",
+    "numbers",
+    "until",
+    "with_shared_memory_of",
+]
 
 _FORK = multiprocessing.get_context("fork")
 _LIMIT = 120  # seconds of a child's life
@@ -200,7 +211,7 @@ def kills(name: str, effort: Effort) -> str:
 
         for number in range(3):
             children.start(work, number)
-        _until(lambda: all(progress), 10.0)
+        until(lambda: all(progress), 10.0)
         outcome, crashed = "no hang", 0
         for killed in range(1, effort.kills + 1):
             number = draw.randrange(3)
@@ -209,7 +220,7 @@ def kills(name: str, effort: Effort) -> str:
             children.processes[number].join()
             time.sleep(0.02)  # what was on its way is counted
             before, others = list(progress), [each for each in range(3) if each != number]
-            if not _until(lambda: any(progress[each] > before[each] for each in others), _HANGS):  # noqa: B023
+            if not until(lambda: any(progress[each] > before[each] for each in others), _HANGS):  # noqa: B023
                 outcome = f"all hang after kill {killed}"
                 break
             for each in range(3):
@@ -244,13 +255,13 @@ def memory(name: str, effort: Effort) -> str:
             array = peer.view() if peer.has_view else peer.get()
             assert float(array.sum()) == _READ
             read[number] = 1
-            _until(lambda: go[0], 60.0)
+            until(lambda: go[0], 60.0)
             used[number] = max(1, private_memory() - before)
-            _until(lambda: all(used), 60.0)
+            until(lambda: all(used), 60.0)
 
         for number in range(effort.readers):
             children.start(hold, number)
-        if not _until(lambda: all(read) or any(each.exitcode for each in children.processes), 60.0) or not all(read):
+        if not until(lambda: all(read) or any(each.exitcode for each in children.processes), 60.0) or not all(read):
             return "a reader fails"
         go[0] = 1
         children.finish(60.0)
@@ -280,7 +291,7 @@ def left_over(name: str, effort: Effort) -> str:
 
         leader = children.start(program)
         assert leader.pid is not None
-        if not _until(lambda: ready[0] or not leader.is_alive(), 30.0) or not ready[0]:
+        if not until(lambda: ready[0] or not leader.is_alive(), 30.0) or not ready[0]:
             return "it does not start"
         time.sleep(0.3)  # the workers work
         for process in (leader.pid, *workers):
@@ -329,7 +340,7 @@ os._exit(0)
 """
 
 
-def _until(condition: Callable[[], object], patience: float) -> bool:
+def until(condition: Callable[[], object], patience: float) -> bool:
     """Whether it came true in time."""
     end = time.monotonic() + patience
     while not condition():

@@ -40,6 +40,8 @@ from rich.table import Table
 import statevar as sv
 
 FEATURES, BATCH, RATE, HELD_OUT = 16, 32, 0.2, 500
+#: JAX and TensorFlow do not survive a fork, which takes milliseconds. A new interpreter imports the library first.
+STARTS = {"numpy": "fork"}
 PATIENCE = 60.0  # seconds in which a process must have begun: TensorFlow takes some to import
 TRUTH = np.random.default_rng(7).normal(size=FEATURES)
 Array = np.ndarray[Any, Any]
@@ -144,7 +146,7 @@ class Team:
     """The workers and the server, all of which may be killed at any moment."""
 
     def __init__(self, job: Job) -> None:
-        self._context = multiprocessing.get_context("spawn")  # JAX and TensorFlow do not survive a fork
+        self._context: Any = multiprocessing.get_context(STARTS.get(job.backend, "spawn"))
         self._job = job
         self._processes: list[BaseProcess] = []
 
@@ -157,7 +159,7 @@ class Team:
         self._wait(lambda: self._job.answers[0] > answers)
 
     def _start(self, target: Any, *arguments: Any) -> BaseProcess:
-        process = self._context.Process(target=target, args=arguments, daemon=True)
+        process: BaseProcess = self._context.Process(target=target, args=arguments, daemon=True)
         process.start()
         return process
 
@@ -214,8 +216,7 @@ def train(options: argparse.Namespace, pool: str, *, locking: bool) -> Outcome:
     before = model.steps.numpy().copy()
     if before.any():
         print(f"{options.backend}: goes on from {before.sum()} steps", flush=True)
-    context = multiprocessing.get_context("spawn")
-    noted, answers = context.RawArray("q", before.tolist()), context.RawArray("q", 2)
+    noted, answers = multiprocessing.RawArray("q", before.tolist()), multiprocessing.RawArray("q", 2)
     team = Team(Job(pool, options.backend, options.workers, locking, options.seed, noted, answers))
     draw, kills = random.Random(options.seed), 0
     try:
@@ -266,7 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Outcome]:
         finally:
             if options.pool is None:
                 sv.shared.unlink(pool, missing_ok=True)
-    table = Table("", "steps noted", "counted", "lost", "kills", "answers", "mixed", "accuracy")
+    table = Table("", "noted", "counted", "lost", "kills", "answers", "mixed", "accuracy")
     for name, each in outcomes.items():
         figures = (each.noted, each.counted, each.lost, each.kills, each.answers, each.mixed)
         table.add_row(name, *map(str, figures), f"{100 * each.accuracy:.1f} %")
