@@ -54,7 +54,7 @@ def print_faults(names: list[str], quick: bool) -> None:
 
 def _fault(name: str, fault: str, quick: bool) -> str:
     """The cell of one fault; found in a process of its own."""
-    if not PEERS[name].has_array and fault not in _WITHOUT_ARRAYS:  # type: ignore[attr-defined]
+    if not PEERS[name].has_array and fault not in _WITHOUT_ARRAYS:
         return "no arrays"
     command = [sys.executable, __file__, "--fault", fault, "--peer", name, *(["--quick"] * quick)]
     try:
@@ -116,7 +116,7 @@ peer.close()
 
 def print_times(title: str, statements: dict[str, str], names: list[str], size: int, quick: bool) -> None:
     """A row for each system, with the ratio to the fastest of all in each column."""
-    able = [name for name in names if PEERS[name].has_array or size == 1]  # type: ignore[attr-defined]
+    able = [name for name in names if PEERS[name].has_array or size == 1]
     names = [name for name in able if _works(name, size)]
     workers = Workers([*names, "np.copyto"], open_names)
     try:
@@ -132,7 +132,7 @@ def print_times(title: str, statements: dict[str, str], names: list[str], size: 
 
 
 def _race(statement: str, names: Iterable[str], workers: Workers, size: int, quick: bool) -> dict[str, float]:
-    able = [name for name in names if "view" not in statement or PEERS[name].has_view]  # type: ignore[attr-defined]
+    able = [name for name in names if "view" not in statement or PEERS[name].has_view]
     contenders = [Contender(name, name, statement) for name in able]
     if not contenders:
         return {}
@@ -198,7 +198,9 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="REGEX", help="to find in faults, small, large, rows")
     parser.add_argument("--peers", default="", metavar="REGEX", help=f"to find in {', '.join(PEERS)}")
     parser.add_argument("--rows", default="", metavar="1,5", help="these of the rows; all by default")
-    parser.add_argument("--before", default="", metavar="SRC", help="the folder src of a statevar to compare row 14 with")
+    parser.add_argument(
+        "--before", default="", metavar="SRC", help="the folder src of a statevar to compare row 14 with"
+    )
     parser.add_argument("--row", type=int, choices=list(ROWS), help=argparse.SUPPRESS)
     parser.add_argument("--fault", choices=list(FAULTS), help=argparse.SUPPRESS)
     parser.add_argument("--peer", choices=list(PEERS), help=argparse.SUPPRESS)

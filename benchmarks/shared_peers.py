@@ -12,7 +12,6 @@ import signal
 import subprocess
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from multiprocessing.managers import SyncManager
@@ -128,8 +127,10 @@ class Torch(Peer):
 
         torch.set_num_threads(1)  # a child of a fork could not use more
         self.torch = torch
-        self.counter = torch.zeros(1, dtype=torch.int64).share_memory_()
-        self.array = torch.zeros(self.size).share_memory_()
+        self.counter: Any = torch.zeros(1, dtype=torch.int64)
+        self.array: Any = torch.zeros(self.size)
+        self.counter.share_memory_()
+        self.array.share_memory_()
 
     def add(self) -> None:
         self.counter += 1
@@ -186,7 +187,8 @@ class MpArray(Peer):
             return self._view().copy()
 
     def _view(self) -> Array:
-        return np.frombuffer(self.array.get_obj(), np.float32)  # type: ignore[call-overload]  # a ctypes array
+        memory: Any = self.array.get_obj()
+        return np.frombuffer(memory, np.float32)
 
 
 class Manager(Peer):
@@ -195,7 +197,7 @@ class Manager(Peer):
         self.manager = SyncManager(ctx=_FORK)
         self.manager.start(signal.alarm, (_LIFE,))  # it ends even if this program is killed
         self.lock = self.manager.Lock()
-        self.shared = self.manager.dict(counter=0, array=np.zeros(self.size, np.float32))
+        self.shared: Any = self.manager.dict(counter=0, array=np.zeros(self.size, np.float32))
 
     def add(self) -> None:
         with self.lock:
@@ -382,13 +384,14 @@ class Atomics(Peer):
 
         self.atomics: Any = import_module("atomics")
         self.memory = SharedMemory(create=True, size=64)
+        self.bytes: Any = self.memory.buf
 
     def add(self) -> None:
-        with self.atomics.atomicview(buffer=self.memory.buf[:8], atype=self.atomics.INT) as counter:
+        with self.atomics.atomicview(buffer=self.bytes[:8], atype=self.atomics.INT) as counter:
             counter.inc()
 
     def count(self) -> int:
-        return int.from_bytes(self.memory.buf[:8], "little")
+        return int.from_bytes(self.bytes[:8], "little")
 
     def put(self, value: Array) -> None:
         raise NotImplementedError
@@ -397,6 +400,7 @@ class Atomics(Peer):
         raise NotImplementedError
 
     def close(self) -> None:
+        self.bytes.release()
         self.memory.close()
         self.memory.unlink()
         super().close()
@@ -438,7 +442,7 @@ class Statevar(Peer):
 
 
 #: In the order of the table.
-PEERS: dict[str, Callable[[int], Peer]] = {
+PEERS: dict[str, type[Peer]] = {
     "SharedMemory + NumPy": SharedMemory,
     "numpy.memmap": Memmap,
     "torch share_memory_": Torch,
@@ -458,7 +462,6 @@ def missing() -> dict[str, str]:
     """The peers of which something is not installed, and what."""
     found = {}
     for name, kind in PEERS.items():
-        assert isinstance(kind, type)
         lacks = [module for module in kind.modules if find_spec(module) is None]
         lacks += [kind.program] if kind.program and shutil.which(kind.program) is None else []
         if lacks:

@@ -82,7 +82,7 @@ def _remove(name: str) -> None:
 
 def counted(scale: Scale) -> Found:
     names = ["statevar"] if "LMDB" in missing() else ["statevar", "LMDB"]
-    effort, seconds, whole = replace(FEW, adds=scale.adds, limit=60.0), {name: 9e9 for name in names}, 0
+    effort, seconds, whole = replace(FEW, adds=scale.adds, limit=60.0), dict.fromkeys(names, 9000000000.0), 0
     for _ in range(scale.runs):
         for name in names:
             start = time.perf_counter()
@@ -160,7 +160,7 @@ class _Bank:
         while True:
             try:
                 draw.choice(jobs)(number, draw)
-            except Exception:  # noqa: BLE001  # counted, whatever it is
+            except Exception:  # counted, whatever it is
                 self.wrong[6] += 1
                 raise
             self.progress[number] += 1
@@ -202,7 +202,7 @@ class _Bank:
         try:
             with sv.transaction(self.accounts):
                 self.accounts[0].assign_sub(5)
-                raise ZeroDivisionError
+                1 / 0  # noqa: B018
         except ZeroDivisionError:
             pass
 
@@ -217,7 +217,7 @@ class _Bank:
                 self.look()
                 self.wrong[5] += self.counter.version < version
                 version = self.counter.version
-            except Exception:  # noqa: BLE001  # counted, whatever it is
+            except Exception:  # counted, whatever it is
                 self.wrong[6] += 1
                 raise
             self.progress[number] += 1
@@ -286,7 +286,7 @@ def killed_after_fork(_: Scale) -> Found:
             while True:
                 time.sleep(0.1)
         with v.edit() as array:
-            array += 1
+            array[...] = 1
             ready[0] = 1
             time.sleep(30)
 
@@ -409,9 +409,7 @@ def mutated(scale: Scale) -> Found:
         while changes:
             verdict, done = numbers("b", len(changes)), numbers("q", 1)
 
-            def use(
-                changes: list[tuple[int, bytes]] = changes, verdict: Any = verdict, done: Any = done
-            ) -> None:
+            def use(changes: list[tuple[int, bytes]] = changes, verdict: Any = verdict, done: Any = done) -> None:
                 for at, (offset, new) in enumerate(changes):
                     done[0] = at
                     path.unlink(missing_ok=True)
@@ -478,7 +476,7 @@ def _use(path: str, values: list[int]) -> int:
         model["layers/0"].assign_add(1)
         cut = sv.snapshot(model)
         right = [value + 1 + (at == 0) for at, value in enumerate(values)]
-        return 1 if [int(cut[each]) for each in model] == right else 3
+        return 1 if [int(cut[each]) for each in model.values()] == right else 3
     except (SharedError, StorageError, ConflictError):
         return 2
     except Exception:  # noqa: BLE001  # it should have been noticed
