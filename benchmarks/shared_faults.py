@@ -1,4 +1,4 @@
-"""The same faults for each way to share state between processes. Every process that is started here has a time limit."""
+"""The same faults for each way to share state between processes. Each process that is started has a time limit."""
 
 from __future__ import annotations
 

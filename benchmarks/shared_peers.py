@@ -129,8 +129,8 @@ class Torch(Peer):
         self.torch = torch
         self.counter: Any = torch.zeros(1, dtype=torch.int64)
         self.array: Any = torch.zeros(self.size)
-        self.counter.share_memory_()
-        self.array.share_memory_()
+        for tensor in (self.counter, self.array):
+            tensor.share_memory_()
 
     def add(self) -> None:
         self.counter += 1

@@ -515,7 +515,7 @@ print("whole" if v.value.min() == v.value.max() == number - 1 and all(a.min() ==
 
 def all_killed(_: Scale) -> Found:
     """All processes are killed: what has a name reopens whole, what has none is gone; so is what was half made."""
-    name, problems = _name("all"), []
+    name, problems = _name("all"), list[str]()
     ready, noted = numbers("b", 3), numbers("q", 2)
 
     def work(number: int) -> None:
@@ -567,7 +567,9 @@ def all_killed(_: Scale) -> Found:
     finally:
         for each in (name, f"{name}-large", f"{name}-next"):
             _remove(each)
-    figure = ", ".join(problems) or f"whole; nothing left of the anonymous one; {halves} of 20 half made ones tidied up"
+    figure = (
+        ", ".join(problems) or f"whole; nothing is left; {halves} of 20 killed creators left a file for a while"
+    )
     return Found("all processes are killed", figure, "whole; nothing left", not problems)
 
 
@@ -721,7 +723,8 @@ def started_otherwise(_: Scale) -> Found:
             sv.share({"v": v}, where)
             sizes.append(len(pickle.dumps(v)))
             for method in ("fork", "forkserver", "spawn"):
-                process: Any = multiprocessing.get_context(method).Process(target=_add, args=(v,))
+                context: Any = multiprocessing.get_context(method)
+                process = context.Process(target=_add, args=(v,))
                 before = float(v)
                 process.start()
                 process.join(60)
@@ -754,8 +757,8 @@ def private(scale: Scale) -> Found:
                 timeout=60,
                 env={**os.environ, "PYTHONPATH": source},
             )
-            for what, figure in zip(("read", "assign", "import"), map(float, done.stdout.split()), strict=True):
-                best.setdefault(what, {})[which] = min(best.get(what, {}).get(which, 9e9), figure)
+            for what, took in zip(("read", "assign", "import"), map(float, done.stdout.split()), strict=True):
+                best.setdefault(what, {})[which] = min(best.get(what, {}).get(which, 9e9), took)
     ratios = {what: each["now"] / each["before"] for what, each in best.items() if "before" in each}
     units = {"read": (1e6, "µs"), "assign": (1e6, "µs"), "import": (1e3, "ms")}
     figure = ", ".join(
