@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,16 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 @pytest.fixture(autouse=True, scope="session")
 def _doctest_imports(doctest_namespace: dict[str, object]) -> None:
     doctest_namespace["sv"] = sv
+
+
+@pytest.fixture(autouse=True)
+def _pools_of_examples_end(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Removes the pool of shared variables that an example has made under a name with its process, if it has failed."""
+    yield
+    if isinstance(request.node, pytest.DoctestItem) and "statevar._shared.places" in sys.modules:
+        for each in sv.shared.ls():
+            if each.name.endswith(f"-{os.getpid()}"):
+                sv.shared.unlink(each.name, missing_ok=True)
 
 
 for _name in sv.__all__:  # a doctest is found in the module that its function says it is of: all of them must be loaded

@@ -567,9 +567,7 @@ def all_killed(_: Scale) -> Found:
     finally:
         for each in (name, f"{name}-large", f"{name}-next"):
             _remove(each)
-    figure = (
-        ", ".join(problems) or f"whole; nothing is left; {halves} of 20 killed creators left a file for a while"
-    )
+    figure = ", ".join(problems) or f"whole; nothing is left; {halves} of 20 killed creators left a file for a while"
     return Found("all processes are killed", figure, "whole; nothing left", not problems)
 
 

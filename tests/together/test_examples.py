@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import re
 import subprocess
@@ -92,6 +93,60 @@ def test_hogwild_keeps_every_update_and_mixes_no_cut() -> None:
     assert locked.accuracy > 0.8
     assert outcomes["no locks"].mixed > 0, "the measure of mixtures works"
     assert outcomes["no locks"].counted <= outcomes["no locks"].learned
+
+
+@pytest.mark.slow
+@pytest.mark.own_process
+@pytest.mark.skipif(sys.platform != "linux", reason="variables are shared on Linux")
+def test_workers_lose_nothing_although_they_are_killed() -> None:
+    outcomes = example("workers").main(["--seconds", "1.2", "--every", "0.2", "--workers", "3"])
+    for each in outcomes.values():
+        assert 0 < each.noted <= each.counted <= each.noted + each.kills
+        assert each.lost == 0
+        assert each.kills >= 2 * 3
+        assert each.answers > 0
+        assert each.accuracy > 0.75
+    assert outcomes["transactions"].mixed == 0
+    assert not [each for each in sv.shared.ls() if each.name.startswith(f"workers-{os.getpid()}")]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="variables are shared on Linux")
+def test_workers_go_on_after_the_whole_program_was_killed(tmp_path: Path) -> None:
+    command = [sys.executable, "examples/workers.py", "--workers", "2", "--pool", str(tmp_path / "model.svs")]
+    pool = tmp_path / "model-transactions.svs"
+    steps = sv.Variable("zeros", 2, dtype="int32")
+    with subprocess.Popen([*command, "--seconds", "100"], cwd=ROOT, stdout=subprocess.PIPE) as process:
+        until(lambda: pool.exists() or process.poll() is not None)
+        sv.attach({"steps": steps}, pool, strict=False)
+        until(lambda: steps.numpy().all() or process.poll() is not None)
+        process.kill()
+    until(lambda: steps.version == 0 or not grows(steps))  # the workers see that they are alone
+    before = int(steps.numpy().sum())
+    again = subprocess.run([*command, "--seconds", "0.5"], cwd=ROOT, check=True, capture_output=True, text=True)
+    assert f"numpy: goes on from {before} steps" in again.stdout
+    assert int(steps.numpy().sum()) > before > 0
+
+
+def grows(v: sv.Variable) -> bool:
+    """Whether somebody still writes a variable."""
+    return v.wait(v.version + 1, timeout=0.3)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="variables are shared on Linux")
+def test_the_first_program_of_several_processes_runs(tmp_path: Path) -> None:
+    text = (ROOT / "docs/processes.md").read_text()
+    program = re.findall(r"```python\n(# worker.py.*?)```", text, re.DOTALL)[0]
+    name = f"first-{os.getpid()}"
+    (tmp_path / "worker.py").write_text(program.replace('"run7/', f'"{name}/'))
+    command = [sys.executable, str(tmp_path / "worker.py")]
+    try:
+        workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+        printed = [worker.communicate(timeout=60)[0] for worker in workers]
+    finally:
+        sv.shared.unlink(name, missing_ok=True)
+    assert f"{name}/steps 2000\n" in printed
 
 
 def test_interop_goes_on_bit_for_bit_and_moves_the_weights() -> None:
