@@ -127,10 +127,9 @@ class Torch(Peer):
 
         torch.set_num_threads(1)  # a child of a fork could not use more
         self.torch = torch
-        self.counter: Any = torch.zeros(1, dtype=torch.int64)
-        self.array: Any = torch.zeros(self.size)
-        for tensor in (self.counter, self.array):
-            tensor.share_memory_()
+        share: Any = torch.Tensor.share_memory_
+        self.counter = share(torch.zeros(1, dtype=torch.int64))
+        self.array = share(torch.zeros(self.size))
 
     def add(self) -> None:
         self.counter += 1

@@ -555,7 +555,7 @@ def all_killed(_: Scale) -> Found:
         named = (_FOLDER / name).stat().st_size
         if free - shutil.disk_usage("/dev/shm").free > named + (1 << 20):
             problems.append("memory is left of the anonymous pool")
-        for _ in range(20):
+        for _attempt in range(20):
             with Children() as children:
                 children.start(make)
                 time.sleep(draw.random() * 0.15)
