@@ -176,11 +176,10 @@ class Pool:
         Raises:
             SharedError: the list of them is damaged.
         """
-        word = self._head[HEAD]
-        at = open_offset(word, self._salt)
-        if at is None:
-            raise damaged(self.name, "the word that says where its variables are is unreadable")
         with self.opened.lock:
+            at = open_offset(self._head[HEAD], self._salt)
+            if at is None:
+                raise damaged(self.name, "the word that says where its variables are is unreadable")
             blocks: list[Block] = []
             while at != self._known:
                 if at < self._known or not at:
@@ -193,13 +192,15 @@ class Pool:
 
     def _take(self, block: Block) -> None:
         numbered = self.siblings.by_number
+        del numbered[block.first :]  # of a block that an interrupt has left half taken
         if block.first != len(numbered):
             raise damaged(self.name, "its list of variables is broken")
-        for position, meta in enumerate(block.index):
-            index = block.first + position
-            record = Record(self, index, block.records + position * RECORD, meta)
-            numbered.append(record)
-            self.records[record.path] = record
+        taken = [
+            Record(self, block.first + position, block.records + position * RECORD, meta)
+            for position, meta in enumerate(block.index)
+        ]
+        numbered.extend(taken)
+        self.records.update((record.path, record) for record in taken)
         self.siblings.end = block.end
         self._known = block.at
 
