@@ -573,7 +573,7 @@ def test_a_place_without_a_name_goes_with_its_object(shm: Path) -> None:
     assert place.name == f"anonymous pool of process {os.getpid()}"
     assert content_of(place) == b"whole"
     text = pickle.dumps(place)
-    assert len(text) < 250
+    assert len(text) < 100
     assert pickle.loads(text) is place
     assert not names_in(shm)
     assert descriptors() == before + 1
@@ -633,12 +633,12 @@ def test_a_place_that_is_gone_says_so(shm: Path) -> None:
 
 def test_a_process_that_has_ended_is_named(shm: Path) -> None:
     place = made(None)
-    function, ((pid, since, number, _), name) = place.__reduce__()
-    gone = function((pid, since + 1, number, "another"), name)
+    function, ((pid, since, number, _), maker) = place.__reduce__()
+    gone = function((pid, since + 1, number, "another"), maker)
     with pytest.raises(errors.SharedError, match=f"attach: process {pid} has dropped the variables"):
         gone.open_file()  # its number is that of another process by now, which has another file there
     with pytest.raises(errors.SharedError, match=r"attach: process 4194305 has ended, at 'anonymous pool of "):
-        function((4194305, since, number, "another"), name).open_file()  # numbers end before
+        function((4194305, since, number, "another"), maker).open_file()  # numbers end before
 
 
 @pytest.mark.own_process(shared=True)

@@ -261,8 +261,9 @@ class _Anonymous(Place):
 
     kind = "anonymous"
 
-    def __init__(self, at: tuple[int, int, int, str] | None = None, name: str = "") -> None:
-        self.name = name or f"anonymous pool of process {os.getpid()}"
+    def __init__(self, at: tuple[int, int, int, str] | None = None, maker: int = 0) -> None:
+        self._maker = maker or os.getpid()
+        self.name = f"anonymous pool of process {self._maker}"
         self._at = at  # in another process: pid, when it began, its descriptor, and which file that is
         self._kept: int | None = None
 
@@ -272,7 +273,7 @@ class _Anonymous(Place):
         at = self._at
         if self._kept is not None:  # a forked child has it open by the same number
             at = os.getpid(), started(os.getpid()) or 0, self._kept, _identity(os.fstat(self._kept))
-        return _anonymous_at, (at, self.name)
+        return _anonymous_at, (at, self._maker)
 
     def create_file(self, size: int, *, operation: str = "share") -> tuple[int, Callable[..., None]]:
         fd = self._in_memory(size, operation)
@@ -349,9 +350,9 @@ class _Anonymous(Place):
 _open_here: weakref.WeakValueDictionary[str, _Anonymous] = weakref.WeakValueDictionary()
 
 
-def _anonymous_at(at: tuple[int, int, int, str], name: str) -> _Anonymous:
+def _anonymous_at(at: tuple[int, int, int, str], maker: int) -> _Anonymous:
     """Unpickles. A process that has the file open already, as the child of a fork has, needs nobody else."""
-    return _open_here.get(at[3]) or _Anonymous(at, name)
+    return _open_here.get(at[3]) or _Anonymous(at, maker)
 
 
 def _identity(status: os.stat_result) -> str:
