@@ -351,3 +351,11 @@ def test_share_or_attach(pool: str) -> None:
     sv.share(first, pool, exist_ok=True)
     sv.share(second, pool, exist_ok=True)
     assert float(second["w"]) == 1
+
+
+def test_an_error_names_the_library_that_traces(pool: str) -> None:
+    jax = pytest.importorskip("jax")
+    pytest.importorskip("torch")  # once it is loaded, it could be torch that traces
+    v, _ = pair(pool, np.zeros(2, np.float32), "jax")
+    with pytest.raises(errors.TraceError, match="jax is tracing this code"):
+        jax.jit(lambda x: x + v.value)(1.0)

@@ -75,7 +75,8 @@ def _library(cell: Any) -> str:
     """The name of the library that traces this code: another one, or perhaps the variable's own."""
     loaded = loaded_tracings()
     for name, each in loaded.items():
-        if name != cell._backend.name and each.keeps():
+        # A shared variable is no part of a program of its own library either.
+        if (name != cell._backend.name or cell._backend.is_shared) and each.keeps():
             return name
     # Dynamo follows Python code itself, and may have given up on this function: then it does not tell.
     return next(iter(loaded))
