@@ -61,6 +61,8 @@ class Backend(ABC):
     name: ClassVar[str]
     #: Whether the arrays of the library are NumPy arrays.
     is_host: ClassVar[bool] = False
+    #: Whether code outside can write an array of this library in place.
+    has_writable_arrays: ClassVar[bool] = False
     #: Whether a handle may be replaced while another thread writes it, since no user code refers to its contents.
     replaceable: ClassVar[bool] = False
     #: The `Tracing` of this library; None if the library traces no code.
@@ -341,10 +343,12 @@ class Backend(ABC):
         return self.snapshot(self.create(array, declared=shape, device=device, trainable=False))
 
     def over_host(self, array: HostArray, device: Any) -> Array:
-        """An array of this library over the memory of a read-only host array, which it keeps alive.
+        """An array of this library over the memory of a host array, which it keeps alive.
 
         Args:
             array: C-contiguous. Its memory never changes as long as the array, or anything that it keeps alive, exists.
+                If NumPy may write it, nobody else is on the memory; the memory of a read-only one others may read, so
+                a library that `has_writable_arrays` copies it.
             device: the host, as `device` returns it.
 
         Returns:
@@ -352,6 +356,10 @@ class Backend(ABC):
         """
         x = self.from_host(array, device)
         return self.snapshot(self.create(x, declared=array.shape, device=device, trainable=False))
+
+    def over_again(self, array: Array) -> Array | None:
+        """The array that `over_host` has returned, for another reader; None if it was destroyed, or perhaps written."""
+        return None if self.is_lost(array) else array
 
     def guarded(self, array: Array) -> Array:
         """A snapshot for a view that the user gets: a copy, if the library would let the user write the view."""

@@ -60,7 +60,8 @@ class SharedHandle:
         self.record = record
         #: The claim of the last owner of the variable in this process. Weak, so that it ends with its hold.
         self.claim: ref[Claim] | None = None
-        self.seen: tuple[int, ref[Any]] | None = None  # the last array of the library over a value, and its version
+        #: The version of the value that was read last, and what gives the array of the library over it, or None.
+        self.seen: tuple[int, Callable[[], Any]] | None = None
 
     def claimed(self) -> Claim:
         """The claim with which the record can be written."""
@@ -147,13 +148,22 @@ class SharedBackend(Backend):
 
     def read_versioned(self, handle: SharedHandle) -> tuple[Array, int]:
         """The value of a record and its version, which are of one moment. Later writes do not change the value."""
-        array, version = handle.record.read()
+        record, arrays = handle.record, self.arrays
         if self.is_host:
-            return array, version
-        if (seen := handle.seen) is not None and seen[0] == version and (found := seen[1]()) is not None:
-            return found, version
-        over = self.arrays.over_host(array, self.home)
-        handle.seen = version, ref(over)
+            return record.read()
+        if (seen := handle.seen) is not None and seen[0] == record.version and (found := seen[1]()) is not None:
+            again = arrays.over_again(found)
+            if again is not None:
+                return again, seen[0]
+        if arrays.has_writable_arrays:
+            array, version = record.read_own()
+            over = arrays.over_host(array, self.home)
+            if record.is_small:  # a new one takes as long
+                return over, version
+        else:
+            array, version = record.read()
+            over = arrays.over_host(array, self.home)
+        handle.seen = version, (lambda: over) if record.is_kept else ref(over)
         return over, version
 
     def lease(self, handles: Sequence[Handle]) -> list[Any] | None:
@@ -211,7 +221,8 @@ class SharedBackend(Backend):
         if type(handle) is _Fork:
             host = None if array is None else self.arrays.to_host(array)
             return _Fork(self.host.fork(handle.handle, host), handle.record)
-        host = handle.record.read()[0] if array is None else self.arrays.to_host(array)
+        # Not of an array that a user has: code that writes past its flags must not be in what is committed.
+        host = handle.record.read_own(writable=False)[0] if array is None else self.arrays.to_host(array)
         return _Fork(self.host.fork(None, host), handle.record)  # type: ignore[arg-type]  # it forks the array
 
     def fork_from_host(self, handle: Any, array: HostArray) -> Any:

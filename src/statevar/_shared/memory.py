@@ -28,6 +28,7 @@ _mmap.restype = ctypes.c_void_p
 _mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64]
 _munmap = _kernel.munmap
 _munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_READ_AND_WRITE = mmap.PROT_READ | mmap.PROT_WRITE
 _FAILED = ctypes.c_void_p(-1).value
 
 
@@ -83,19 +84,27 @@ class Description:
 
 
 class Mapped:
-    """A part of a file in memory, for as long as an array on it lives."""
+    """A part of a file in memory, for as long as an array on it lives.
 
-    __slots__ = ("__array_interface__", "__weakref__", "address", "size")
+    Args:
+        own: what is written to the memory stays in this process: the kernel copies each page that is written. What is
+            only read takes no memory, since all processes have the pages of the file.
+    """
 
-    def __init__(self, fd: int, offset: int, size: int) -> None:
+    __slots__ = ("__weakref__", "address", "size")
+
+    def __init__(self, fd: int, offset: int, size: int, *, own: bool = False) -> None:
         self.size = 0
-        address = _mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED, fd, offset)
+        address = _mmap(None, size, _READ_AND_WRITE, mmap.MAP_PRIVATE if own else mmap.MAP_SHARED, fd, offset)
         if address is None or address == _FAILED:
             code = ctypes.get_errno()
             raise OSError(code, f"cannot map {size:,} bytes: {os.strerror(code)}")
         self.address: int = address
         self.size = size
-        self.__array_interface__ = {"version": 3, "shape": (size,), "typestr": "|u1", "data": (address, False)}
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        return {"version": 3, "shape": (self.size,), "typestr": "|u1", "data": (self.address, False)}
 
     def bytes(self) -> HostArray:
         """All of it as an array of bytes, which keeps it mapped."""

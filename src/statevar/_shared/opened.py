@@ -12,6 +12,7 @@ from typing import Protocol
 from .._arrays.types import HostArray
 from .layout import PAGE, damaged
 from .memory import Description, Mapped, lock_of, unlock_of
+from .written import is_written
 
 __all__ = ["CLAIMS", "LEASES", "LEASES_OF_A_SLOT", "Opened", "Room"]
 
@@ -35,6 +36,8 @@ CLAIMS = 1 << 60
 #: own, so that the end of one never ends another one.
 LEASES = 1 << 61
 LEASES_OF_A_SLOT = 1 << 28
+# The bytes and the number of the mappings of its own that a process keeps; the kernel gives it some ten thousand.
+_SPARE_SIZE, _SPARES = 16 << 20, 1000
 # Seconds that a fork waits for a thread which makes the file larger.
 _PATIENCE = 5.0
 
@@ -54,6 +57,7 @@ class Opened:
         self.claims = Description(fd)
         self.leases = Description.again(fd)
         self._maps: list[tuple[int, Mapped, HostArray]] = []
+        self._spare: dict[int, Mapped] = {}
         self.lock = threading.RLock()
         self._taken = False
         self._syncing = threading.Lock()
@@ -79,6 +83,28 @@ class Opened:
             array = mapped.bytes()
             self._maps.append((start, mapped, array))
             return array, offset - start, mapped.address + offset - start
+
+    def own(self, address: int, nbytes: int) -> Mapped:
+        """A part of the file again, which `view` has at an address: what is written there stays in this process.
+
+        The caller alone has it, until he returns it to `give_back`.
+
+        Raises:
+            OSError: the kernel gives no more memory to this process.
+        """
+        found = self._spare.pop(address, None)
+        if found is not None and not is_written(found.address, nbytes):
+            return found
+        start, mapped = next((start, each) for start, each, _ in self._maps if 0 <= address - each.address < each.size)
+        return Mapped(self.claims.fd, start + address - mapped.address, nbytes, own=True)
+
+    def give_back(self, address: int, mapped: Mapped) -> None:
+        """Keeps what `own` has returned, since its pages need not be found again by who reads them next.
+
+        That saves more than it costs to ask whether it was written, but for a few values of something very large.
+        """
+        if mapped.size <= _SPARE_SIZE and len(self._spare) < _SPARES:
+            self._spare[address] = mapped
 
     def read(self, offset: int, nbytes: int) -> bytes:
         """A copy of a part of the file."""

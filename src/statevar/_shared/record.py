@@ -20,7 +20,7 @@ from .waiting import wait_for
 
 __all__ = ["Record"]
 
-# The bytes of a value of which a reader keeps its copy until the version changes.
+# See `Record.is_kept`; in bytes.
 _KEPT = 1024
 
 
@@ -39,6 +39,8 @@ class Record(Entry):
     def __init__(self, pool: Any, index: int, at: int, meta: dict[str, Any]) -> None:
         super().__init__(pool.opened, pool.siblings, index, at, meta, pool.id)
         self.pool = pool
+        #: Whether the value is so small that a copy of it may be kept as long as the version is the same.
+        self.is_kept = self.nbytes <= _KEPT
         self._copied: tuple[int, tuple[HostArray, int] | None] = -1, None
         self._leased: tuple[int, Any] = -1, None
 
@@ -46,7 +48,8 @@ class Record(Entry):
         """The value and its version. The array is read-only, never changes, and cannot be made writable.
 
         A value of less than 64 kB is copied. A larger one is not: the array is on the memory of all processes, and no
-        writer uses that memory again until the last array, view or tensor on it is gone.
+        writer uses that memory again until the last array, view or tensor on it is gone. Code that writes the memory
+        all the same changes pages of its own process only.
 
         Raises:
             SharedError: the record is damaged.
@@ -57,6 +60,17 @@ class Record(Entry):
             if word == words[CURRENT] and result is not None:
                 return result
         return self._copy() if self.is_small else self._lease()
+
+    def read_own(self, *, writable: bool = True) -> tuple[HostArray, int]:
+        """The value and its version, in memory that no other array of this process is on."""
+        if not self.is_small:
+            try:
+                word, array = leased(self, writable=writable)
+                return array, word & VERSION
+            except OSError:  # as in `_lease`
+                pass
+        array, version = self.read() if self.is_small and writable else self._copy()
+        return (array.copy() if writable else array), version
 
     def _copy(self) -> tuple[HostArray, int]:
         words = self.words
@@ -71,7 +85,7 @@ class Record(Entry):
             stamp = words[VERSIONS + slot]
             if stamp >> 16 == version:
                 result = array, version
-                if self.nbytes <= _KEPT:
+                if self.is_kept:
                     self._copied = word, result
                 return result
             if self.word() == word:  # a slot is only written while it is not current
@@ -83,7 +97,10 @@ class Record(Entry):
             array = found()
             if array is not None:
                 return array, word & VERSION
-        word, array = leased(self)
+        try:
+            word, array = leased(self)
+        except OSError:  # the kernel gives no more mappings or locks to this process, which has ten thousands
+            return self._copy()
         self._leased = word, weakref.ref(array)
         return array, word & VERSION
 

@@ -243,8 +243,10 @@ class JAXBackend(Backend):
     def over_host(self, array: HostArray, device: Any) -> Any:
         if self.tracing.is_tracing():
             with self.tracing.outside_trace():
-                return jax.device_put(array, device, may_alias=True)
-        return jax.device_put(array, device, may_alias=True)
+                return self.over_host(array, device)
+        # As `jax.device_put`, which takes three times as long: the array is over the memory, if that is aligned.
+        place = jax.sharding.SingleDeviceSharding(device)
+        return jax.make_array_from_callback(array.shape, place, lambda _: array)
 
     def moved(self, array: Any, device: Any) -> Any:
         if isinstance(device, jax.sharding.Sharding) and len(device.device_set) > 1:

@@ -35,7 +35,7 @@ from .dtypes import AS_BITS, DTYPES, NAMES, ON_HOST
 from .first_values import is_unshared, made
 from .functions import call_reading, only_reading
 from .handles import Fork, ForkOnStreams, Handle, Memento, all_exclusive
-from .host import shared_array, shared_tensor, tensor_over
+from .host import modes_open, shared_array, shared_tensor, tensor_over
 from .indices import is_outside, takes_index
 from .namespace import namespace_for
 from .pytree import register
@@ -78,6 +78,7 @@ _functions_open: Callable[[], int] = getattr(torch._C, "_len_torch_function_stac
 
 class TorchBackend(Backend):
     name = "torch"
+    has_writable_arrays = True
     counts_all_writes = False  # its fused optimizers
     tracing = TRACING
     only_reading = only_reading
@@ -234,6 +235,11 @@ class TorchBackend(Backend):
 
     def over_host(self, array: HostArray, device: Any) -> Tensor:
         return tensor_over(array)
+
+    def over_again(self, array: Tensor) -> Tensor | None:
+        if array.is_inference() or array._version or modes_open():
+            return None
+        return array.detach()
 
     def guarded(self, array: Tensor) -> Tensor:
         return array if array.requires_grad else array.clone()  # torch refuses to write a view of a leaf
