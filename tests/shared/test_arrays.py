@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -113,9 +114,15 @@ def all_that_is_on(v: sv.Variable, backend: str) -> list[Any]:
     if backend == "numpy":
         found += [memoryview(value), np.asarray(value), value.view(np.uint32).view(np.float32), value[::-1]]
     elif backend == "torch":
-        import torch
+        import torch.utils.dlpack
 
-        found += [value.detach(), value.view(100, -1), value.numpy(), np.asarray(value), torch.from_dlpack(value)]
+        found += [
+            value.detach(),
+            value.view(100, -1),
+            value.numpy(),
+            np.asarray(value),
+            torch.utils.dlpack.from_dlpack(value),
+        ]
         found += [memoryview(value.numpy()), np.from_dlpack(value), torch.nn.Parameter(value).data]
     elif backend == "jax":
         import jax
@@ -128,7 +135,8 @@ def all_that_is_on(v: sv.Variable, backend: str) -> list[Any]:
         import tensorflow as tf
 
         found += [tf.convert_to_tensor(value), tf.identity(value), tf.reshape(value, [100, -1]), value.numpy()]
-    found += [np.asarray(v), memoryview(np.asarray(v))]
+    array: Any = np.asarray(v)
+    found += [array, memoryview(array)]
     return found
 
 
@@ -152,9 +160,9 @@ def test_other_libraries_read_an_array_of_numpy(backend: str) -> None:
     v, other = ones("numpy")
     takers: list[Callable[[Any], Any]]
     if backend == "torch":
-        import torch
+        import torch.utils.dlpack
 
-        takers = [lambda a: torch.from_dlpack(a), lambda a: torch.from_dlpack(a)[5:]]
+        takers = [torch.utils.dlpack.from_dlpack, lambda a: torch.utils.dlpack.from_dlpack(a)[5:]]
     elif backend == "jax":
         import jax
         import jax.numpy as jnp
@@ -187,12 +195,13 @@ def writes_of_numpy() -> list[Callable[[Any], object]]:
 
 
 def writes_of_torch() -> list[Callable[[Any], object]]:
-    import torch
+    import torch.utils.dlpack
 
     def train(tensor: Any) -> None:
         parameter = torch.nn.Parameter(tensor)
         optimizer = torch.optim.SGD([parameter], lr=0.1)
-        parameter.sum().backward()
+        total: Any = parameter.sum()
+        total.backward()
         optimizer.step()
 
     return [
@@ -202,7 +211,7 @@ def writes_of_torch() -> list[Callable[[Any], object]]:
         lambda x: x[3:7].mul_(5),
         lambda x: x.numpy().fill(3),
         lambda x: np.from_dlpack(x).fill(3),
-        lambda x: torch.from_dlpack(x).fill_(3),
+        lambda x: torch.utils.dlpack.from_dlpack(x).fill_(3),
         lambda x: x.requires_grad_().data.fill_(3),
         lambda x: torch.nn.init.uniform_(x),
         lambda x: x.copy_(torch.zeros(())),
@@ -215,7 +224,11 @@ def writes_of(backend: str) -> list[Callable[[Any], object]]:
         return writes_of_numpy()
     if backend == "torch":
         return writes_of_torch()
-    return [lambda x, write=write: write(np.asarray(x)) for write in writes_of_numpy()]
+    return [partial(through_numpy, write) for write in writes_of_numpy()]
+
+
+def through_numpy(write: Callable[[Any], object], array: Any) -> None:
+    write(np.asarray(array))
 
 
 @pytest.mark.usefixtures("shm")
@@ -243,7 +256,8 @@ def test_who_writes_an_array_writes_for_himself(backend: str) -> None:
 def test_a_written_tensor_is_not_read_again(size: int) -> None:
     torch = pytest.importorskip("torch")
     v, other = ones("torch", size)
-    for write in (lambda x: x.add_(1), lambda x: x[0].fill_(9), lambda x: x.detach().zero_()):
+    writes: list[Callable[[Any], object]] = [lambda x: x.add_(1), lambda x: x[0].fill_(9), lambda x: x.detach().zero_()]
+    for write in writes:
         mine = v.value
         write(mine)
         assert_same(v.value, np.ones(size))
@@ -262,7 +276,8 @@ def test_a_written_tensor_is_not_read_again(size: int) -> None:
     assert not v.value.requires_grad
     with torch.inference_mode():
         assert_same(v.value, np.ones(size))
-    (v.value.requires_grad_() * 2).sum().backward()
+    loss: Any = (v.value.requires_grad_() * 2).sum()
+    loss.backward()
 
 
 @pytest.mark.usefixtures("shm")

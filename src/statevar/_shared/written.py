@@ -28,9 +28,10 @@ def is_written(address: int, nbytes: int) -> bool:
         *(_OF_FILE, _OF_FILE, _PRESENT | _SWAPPED, _OF_FILE),  # a page that is there, and not of the file
     )
     try:
-        return fcntl.ioctl(fd, _SCAN, bytearray(question)) != 0  # of bytes it would return bytes
+        found: int = fcntl.ioctl(fd, _SCAN, bytearray(question))  # of bytes it would return bytes
     except OSError:
         return True
+    return found != 0
 
 
 def _opened() -> int:
