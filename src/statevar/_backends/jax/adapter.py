@@ -241,10 +241,8 @@ class JAXBackend(Backend):
             raise UninitializedError.of("read", problem, hint=hint) from error
 
     def over_host(self, array: HostArray, device: Any) -> Any:
-        if self.tracing.is_tracing():
-            with self.tracing.outside_trace():
-                return self.over_host(array, device)
-        # As `jax.device_put`, which takes three times as long: the array is over the memory, if that is aligned.
+        # As `jax.device_put`, which takes three times as long: the array is over the memory, if that is aligned. It is
+        # no part of a program that is being traced.
         place = jax.sharding.SingleDeviceSharding(device)
         return jax.make_array_from_callback(array.shape, place, lambda _: array)
 
