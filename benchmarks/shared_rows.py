@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -324,6 +325,7 @@ def times(scale: Scale) -> Found:
     sv.share(model, name)
     small, count, medium, large = model.values()
     x, y = np.ones(_MEDIUM, np.float32), np.zeros(_MEDIUM, np.float32)
+    turns = cycle([y, y.copy()])  # as a shared variable has two slots in turns, which do not stay in the cache
     big, into, row = np.ones((1000, 25_000), np.float32), np.zeros((1000, 25_000), np.float32), np.ones(25_000, "f4")
     pair = [sv.Variable(0.0, shared=f"{name}/pair/{each}") for each in range(2)]
 
@@ -353,7 +355,11 @@ def times(scale: Scale) -> Found:
             calls=500,
         )
         some = race(
-            {"assign 1 MB": written, "copyto 1 MB": lambda: np.copyto(y, x)},
+            {
+                "assign 1 MB": written,
+                "copyto 1 MB": lambda: np.copyto(y, x),
+                "in turns": lambda: np.copyto(next(turns), x),
+            },
             scale.rounds,
             calls=20,
         )
@@ -376,7 +382,11 @@ def times(scale: Scale) -> Found:
     large_ratio = few["assign 100 MB"] / few["copyto 100 MB"]
     bars = {"read 4 B": 2, "+= 1": 10, "view 1 MB": 12, "a row of 100 MB": 50}
     figures = [f"{what} {value:.3g} µs" for what, value in us.items()]
-    figures += [f"assign 1 MB {medium_ratio:.2f} of copyto", f"assign 100 MB {large_ratio:.2f}"]
+    in_turns = some["assign 1 MB"] / some["in turns"]
+    figures += [
+        f"assign 1 MB {medium_ratio:.2f} of copyto, {in_turns:.2f} of copyto to two in turns",
+        f"assign 100 MB {large_ratio:.2f}",
+    ]
     bar = ", ".join(f"{what} ≤ {limit} µs" for what, limit in bars.items()) + ", 1 MB ≤ 1.5, 100 MB ≤ 1.1"
     ok = all(us[what] <= limit for what, limit in bars.items()) and medium_ratio <= 1.5 and large_ratio <= 1.1
     return Found("times", ", ".join(figures), bar, ok)
