@@ -8,6 +8,7 @@ each is only taken for moments, and released afterwards in both processes.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable
@@ -61,14 +62,38 @@ def living() -> list[Any]:
     return sorted((each for ref in _everyone.copy() if (each := ref()) is not None), key=id)
 
 
+def _inner(name: str) -> Callable[[], object]:
+    """What the pools of shared variables do at a fork. Only programs that share have imported it.
+
+    Code that has the lock of a variable takes locks of pools, so a fork takes them last, and is called here for it.
+    """
+    found: Callable[[], object] = getattr(sys.modules.get("statevar._shared.forks"), name, _nothing)
+    return found
+
+
+def _nothing() -> None:
+    pass
+
+
 def _before() -> None:
     for lock in (_one_fork, *(each._lock for each in living()), *_module_locks):
         if lock.acquire(timeout=_PATIENCE):
             _forking.callback(lock.release)
+    _inner("before")()
+
+
+def _after_in_parent() -> None:
+    try:
+        _inner("after_in_parent")()
+    finally:
+        _forking.close()
 
 
 def _after_in_child() -> None:
-    _forking.close()
+    try:
+        _inner("after_in_child")()
+    finally:
+        _forking.close()
     for call in _child_calls:
         call()
     for each in living():
@@ -76,4 +101,4 @@ def _after_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before, after_in_parent=_forking.close, after_in_child=_after_in_child)
+    os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)

@@ -19,7 +19,7 @@ from .layout import OWNER, SINCE, TRANSACTION, WAITS_FOR, WRITING
 from .memory import is_locked
 from .recovery import recover, settle
 
-__all__ = ["Claim", "claim", "claim_if_free", "holder"]
+__all__ = ["Claim", "claim", "claim_if_free", "ended", "holder"]
 
 _numbers = itertools.count(1)
 _fcntl, _set, _wait = fcntl.fcntl, fcntl.F_OFD_SETLK, fcntl.F_OFD_SETLKW
@@ -36,9 +36,10 @@ class Claim:
     Attributes:
         number: counts the claims of this process.
         record: what is claimed.
+        pid: the process that has claimed it.
     """
 
-    __slots__ = ("__weakref__", "number", "record")
+    __slots__ = ("__weakref__", "number", "pid", "record")
 
     def __init__(self, record: Any) -> None:
         self.number = next(_numbers)
@@ -96,6 +97,9 @@ def claim(entry: Entry, operation: str, path: str, others: Sequence[Entry]) -> C
     found = _claim(entry, _set)
     if found is not None:
         return found
+    if any(other.key == entry.key for other in others):
+        problem = "this thread holds it already, through another variable over the same place in the pool"
+        raise ConflictError.of(operation, problem, path, "write both through one variable")
     held = [other for other in others if other.key[0] == entry.key[0]]
     try:
         for other in held:
@@ -127,7 +131,7 @@ def _claim(entry: Entry, how: int) -> Claim | None:
         if words[OWNER] or words[WRITING] or words[TRANSACTION] != entry.quiet:
             recover(entry)
         words[SINCE] = _now()
-        words[OWNER] = _pid()
+        words[OWNER] = mine.pid = _pid()
         return mine  # noqa: TRY300  # here an interrupt is seen below, and drops the lock
     except BlockingIOError:
         with entry.turn:
@@ -176,6 +180,16 @@ def _circle(entry: Entry, mine: set[int]) -> list[tuple[int, int, int]] | None:
             return None
         entry = entry.siblings.by_number[following]
     return None
+
+
+def ended(claim: Claim, operation: str) -> ConflictError:
+    """The error for a write with a claim that is not valid."""
+    path = claim.record.path
+    if claim.pid == _pid():
+        return ConflictError.of(operation, "the claim of it has ended", path, "claim it anew")
+    problem = f"process {claim.pid} held it when it forked this process, and only that process can write under its hold"
+    hint = "let the child leave the block of the parent without writing, and begin a block of its own"
+    return ConflictError.of(operation, problem, path, hint)
 
 
 def _conflict(entry: Entry, operation: str, path: str) -> ConflictError:

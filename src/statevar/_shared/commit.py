@@ -14,7 +14,7 @@ import numpy as np
 import xxhash
 
 from ..errors import ConflictError
-from .claims import Claim
+from .claims import Claim, ended
 from .entry import Entry, barrier
 from .layout import (
     CHECK,
@@ -64,7 +64,7 @@ def filled(entry: Entry, claim: Claim, fill: Fill, version: int | None, rows: tu
         ConflictError: the claim is not valid.
     """
     if entry.owner != claim.number:
-        raise ConflictError.of("assign", "the claim of it has ended", entry.path, "claim it anew")
+        raise ended(claim, "assign")
     words = entry.words
     if words[WRITING]:  # what was prepared before, and is not wanted
         settle(entry)
@@ -120,7 +120,7 @@ def commit(prepared: Sequence[Prepared]) -> None:
         return
     for each in prepared:
         if each.entry.owner != each.claim.number:
-            raise ConflictError.of("transaction", "the claim of it has ended", each.entry.path, "claim it anew")
+            raise ended(each.claim, "transaction")
     if len({id(each.entry.opened) for each in prepared}) > 1:
         pools = sorted({each.entry.opened.name for each in prepared})
         raise ConflictError.of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -190,6 +191,10 @@ class Entry:
                 if words[VERSIONS + slot] != UNMADE:  # others may have found it already
                     raise self.damaged(f"slot {slot} cannot be found")
                 self._make(slot)
+                return slot
+        gc.collect()  # a circle of garbage may have the arrays, such as the drafts of an interrupted transaction
+        for slot in free:
+            if not self.is_leased(slot):
                 return slot
         raise ConflictError.of(
             "assign",

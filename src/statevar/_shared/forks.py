@@ -2,15 +2,16 @@
 
 A lock of the kernel that a parent has when it forks would belong to both processes, and would stay when the parent is
 killed, for as long as the child lives: everybody else would wait for a process that is gone.
+
+The functions here are called by those who take the locks of variables at a fork (`statevar._core.forks`).
 """
 
 from __future__ import annotations
 
-import os
 import weakref
 from typing import Protocol
 
-__all__ = ["register"]
+__all__ = ["after_in_child", "after_in_parent", "before", "register"]
 
 
 class Forked(Protocol):
@@ -30,23 +31,22 @@ def register(pool: Forked) -> None:
     _living.add(pool)
 
 
-def _before() -> None:
+def before() -> None:
+    """Called before a fork, once all the locks of variables are taken."""
     _forking[:] = list(_living)  # alive until the fork is done
     for each in _forking:
         each.before_fork()
 
 
-def _in_parent() -> None:
+def after_in_parent() -> None:
+    """Called in the parent, with those locks still taken."""
     for each in _forking:
         each.in_parent()
     _forking.clear()
 
 
-def _in_child() -> None:
+def after_in_child() -> None:
+    """Called in the child, with those locks still taken."""
     for each in _forking:
         each.in_child()
     _forking.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
