@@ -41,6 +41,8 @@ class Claim:
 
     __slots__ = ("__weakref__", "number", "pid", "record")
 
+    pid: int
+
     def __init__(self, record: Any) -> None:
         self.number = next(_numbers)
         self.record = record
