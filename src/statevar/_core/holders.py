@@ -149,8 +149,12 @@ def _registered(holder: Any, name: str, variable: Any, row: _Row) -> Any:
         if parameter is not None:
             _keep(holder, name, variable)
             return parameter
-    kind = "a view of an item" if variable.backend == row.backend else f"a variable of {variable.backend}"
-    raise _error(holder, name, kind, row, row.hint)
+    kind, hint = f"a variable of {variable.backend}", row.hint
+    if variable.shared is not None:
+        kind, hint = "a variable that processes share", "keep the variable outside of it, and give its code v.value"
+    elif variable.backend == row.backend:
+        kind = "a view of an item"
+    raise _error(holder, name, kind, row, hint)
 
 
 def _check_items(holder: Any, name: str, container: Any, row: _Row, variable_type: type) -> None:

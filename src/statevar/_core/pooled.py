@@ -189,11 +189,13 @@ def check_sharable(variable: Any, path: str, operation: str) -> None:
         problem = f"the variable is shared already, as {name_of(variable)!r}"
         raise ConflictError.of(operation, problem, path, "make a variable of its own first: sv.Variable(v)")
     if backend.is_view:
-        problem = "this is a view, and the object whose state it is would go on with memory of its own"
-        raise ForeignStateError.of(operation, problem, path, "make a variable of its own: sv.Variable(v)")
+        problem = "the value belongs to an object of another library, which would go on with memory of its own"
+        hint = "share a variable with a copy of it, sv.Variable(v), and carry values over with assign"
+        raise ForeignStateError.of(operation, problem, path, hint)
     if is_lent(variable):
         problem = "code outside has v.parameter, such as an optimizer or a module, and it would write other memory"
-        raise ForeignStateError.of(operation, problem, path, "share the variable, and write it with v.assign(x)")
+        hint = "share a variable with a copy of it, sv.Variable(v), and carry values over with assign"
+        raise ForeignStateError.of(operation, problem, path, hint)
     handle = variable._handle
     here = backend.device("CPU:0")
     if backend.is_sharded or (handle is not None and backend.device_of_handle(handle) != here):
