@@ -34,7 +34,7 @@ from . import overlays, placement, settings, sharing
 from .convert import to_first, to_operand, to_value, unwrapped
 from .foreign import check_readable
 from .held import Held
-from .holds import BUSY, QUICK, Hold
+from .holds import BUSY, Hold
 from .lost import destroyed, forget, lose
 from .merging import for_replicas
 from .operators import has_traced, unwrapped_index
@@ -266,14 +266,7 @@ class Cell(Held):
                 if (watchers := cell._watchers) is not None:
                     watchers.record(cell._version)
             except Exception as error:
-                gone = backend.is_destroyed
-                if gone is not None and (handle := cell._handle) is not None and backend.is_lost(handle.published):
-                    raise destroyed(write.operation, self._path) from error
-                if not backend.is_host:
-                    check_readable(x, owner_of(x), write.operation, self._path, backend)  # it may say more
-                refused = refused_by_transform(self, write.operation, x)
-                if refused is not None and (isinstance(error, TraceError) or not isinstance(error, StatevarError)):
-                    raise refused from error
+                cell._explain(write, x, error)
                 raise
             finally:
                 cell._holder = hold
@@ -288,22 +281,46 @@ class Cell(Held):
     def _write_shared(self, write: Write, x: Array, index: Any) -> None:
         """Writes a shared variable: at once if no other process holds it, else with a hold, while readers go on."""
         with self._lock:
-            claim = None
-            if self._holder is None:
-                claim = self._handle.record.claim_if_free()
+            backend, handle = self._backend, self._handle
+            record = handle.record
+            claim = record.claim_if_free() if self._holder is None else None
             if claim is not None:
                 try:
-                    self._holder = QUICK
-                    self._handle.claim = ref(claim)
-                    self._catch_up()
-                    self._write(write, x, index, True, QUICK)
+                    self._holder = BUSY
+                    handle.claim = ref(claim)
+                    self._version = record.version
+                    check, name, op = write.check, write.verb, write.op
+                    where = check(self, write.operation, x, index)
+                    if name is None:
+                        x = self._computed(write, backend.snapshot(handle), x, where)
+                        backend.assign(handle, x, op)
+                    else:
+                        getattr(backend, name)(handle, x, op, where)
+                    self._version += 1
+                    if (watchers := self._watchers) is not None:
+                        watchers.record(self._version)
+                except Exception as error:
+                    self._explain(write, x, error)
+                    raise
                 finally:
                     self._holder = None
                     claim.release()
         if claim is None:
             self._write_constrained(write, x, index)
-        elif (watchers := self._watchers) is not None:
+        elif watchers is not None:
             watchers.deliver(self)
+
+    def _explain(self, write: Write, x: Array, error: Exception) -> None:
+        """Raises an error that says more than that of a write which has failed, if there is one."""
+        backend, path = self._backend, self._path
+        gone = backend.is_destroyed
+        if gone is not None and (handle := self._handle) is not None and backend.is_lost(handle.published):
+            raise destroyed(write.operation, path) from error
+        if not backend.is_host:
+            check_readable(x, owner_of(x), write.operation, path, backend)  # it may say more
+        refused = refused_by_transform(self, write.operation, x)
+        if refused is not None and (isinstance(error, TraceError) or not isinstance(error, StatevarError)):
+            raise refused from error
 
     def _write_held(self, write: Write, value: Any, hold: Hold, index: Any = None) -> None:
         """Writes for the owner of a hold. Runs the constraint without the lock, since it is the user's code."""

@@ -23,7 +23,6 @@ __all__ = [
     "BUSY",
     "IN_PROGRAMS",
     "PATIENCE",
-    "QUICK",
     "Hold",
     "Locks",
     "Moving",
@@ -248,8 +247,6 @@ class _Busy(Hold):
 
 
 BUSY: Final = _Busy("a write")
-#: The hold of a write that has the lock and, of a shared variable, the claim.
-QUICK: Final = _Busy("a write")
 
 
 # -- many locks at once, which Ctrl-C cannot leave taken -------------------------------------------------------
