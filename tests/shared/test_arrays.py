@@ -6,6 +6,8 @@ Nobody can change through it what others see, in whichever way it is written.
 from __future__ import annotations
 
 import ctypes
+import errno
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,7 +20,7 @@ import statevar as sv
 from statevar import errors
 
 from ..helpers import assert_same, host
-from ..internals import HOST
+from ..internals import HOST, shared_part
 
 LARGE = 100_000  # of elements, whose values are not copied
 NUMBERS = [name for name in HOST if name != "string"]
@@ -278,6 +280,59 @@ def test_a_written_tensor_is_not_read_again(size: int) -> None:
         assert_same(v.value, np.ones(size))
     loss: Any = (v.value.requires_grad_() * 2).sum()
     loss.backward()
+
+
+@pytest.mark.own_process  # it forks
+@pytest.mark.usefixtures("shm")
+def test_a_child_writes_for_itself() -> None:
+    """Which pages are copies, the kernel tells each process of its own memory."""
+    v, other = ones("numpy")
+    mine = v.value
+    ctypes.memset(mine.ctypes.data, 7, 8)
+    child = os.fork()
+    if not child:  # pragma: no cover  # in another process
+        good = other.value[0] == 1 and mine[0] != 1
+        writes = writes_of_numpy()[0]
+        for _ in range(3):
+            array = other.value
+            good = good and array.min() == array.max() == 1
+            writes(array)
+            del array
+        os._exit(0 if good else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert other.value.min() == other.value.max() == 1
+    del mine
+    assert v.value.min() == v.value.max() == 1
+
+
+@pytest.mark.usefixtures("shm")
+def test_no_further_mapping(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    """The kernel gives a process some ten thousand mappings. After them, values are copied."""
+    v, other = ones(backend)
+
+    def fail(*_: Any) -> None:
+        raise OSError(errno.ENOMEM, "cannot map")
+
+    monkeypatch.setattr(shared_part("opened").Opened, "own", fail)
+    held = v.value
+    other.assign_add(1.0)
+    with sv.transaction(v):
+        v.assign_add(1.0)
+    assert host(held).min() == host(held).max() == 1
+    assert host(other.value).min() == host(v.value).max() == 3
+
+
+@pytest.mark.usefixtures("shm")
+def test_a_kernel_that_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which pages were written is asked by a call of Linux 6.7. Without it every read has a mapping of its own."""
+    monkeypatch.setattr(shared_part("opened"), "is_written", lambda *_: True)
+    v, other = ones("numpy")
+    for number in range(1, 5):
+        mine = v.value
+        assert mine.min() == mine.max() == number
+        through_numpy(writes_of_numpy()[0], mine)
+        other.assign_add(1.0)
+        del mine
 
 
 @pytest.mark.usefixtures("shm")
