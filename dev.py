@@ -44,6 +44,7 @@ WORKERS = ("--numprocesses", str(os.cpu_count() or 1), "--dist", "worksteal")
 PYTEST = ("-m", "pytest", "--require-backends", *WORKERS)
 CALL_JAX = (
     *("tests/backends", "tests/transforms", "tests/state/test_foreign_jax.py", "tests/variable/test_protocols_jax.py"),
+    *("tests/shared/test_shared_variables.py", "tests/shared/test_compiled.py", "tests/shared/test_arrays.py"),
     *(
         "tests/variable/test_random_keys.py",
         "tests/variable/test_rows_on_jax.py",

@@ -127,6 +127,8 @@ def compared(row: Row, make: Callable[[], Any], names: dict[str, Any], backend: 
         made = isinstance(got, sv.Variable) and got is not v
         if row.remark == "random":
             assert (got.shape, got.dtype_name) == (tuple(expected.shape), "float32")
+        elif row.ours == "sv.share(v)":  # which says where the value is now
+            assert v.shared is not None
         elif row.ours == "pickle.dumps(v)" or code.startswith(("v.handle", "v.op", "v.graph", "v.create")):
             assert got is not None
         elif not code.startswith(OPAQUE) and expected is not None and got is not None and got is not v:
