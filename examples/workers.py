@@ -8,8 +8,8 @@ The variables of the model are shared: each process attaches to them by the name
 them as if they were its own. It is run twice:
 
 - in transactions, where the weights and the counts of steps always belong together;
-- without locks (Hogwild!, Niu et al. 2011), where an update of the weights may overwrite another one, whole. The count
-  of a worker is added to in one step here too, so that it can be compared.
+- without transactions (as Hogwild!, Niu et al. 2011), where an update is computed from weights that others may have
+  changed meanwhile. Each is added in one step, so that none is lost.
 
 A worker is killed by SIGKILL at a random moment, also in the middle of a write. A new one takes its place. At half of
 the time all processes are killed, and the model goes on as it is in the pool. Each worker notes its steps in memory of
@@ -82,8 +82,8 @@ class Model(sv.Module):
                 self.all_steps.assign_add(1)
             return
         kernel_gradient, bias_gradient = self.error(self.kernel.value, self.bias.value, x, y)
-        self.kernel.assign_sub(RATE * kernel_gradient, use_locking=False)
-        self.bias.assign_sub(RATE * bias_gradient, use_locking=False)
+        self.kernel.assign_sub(RATE * kernel_gradient)
+        self.bias.assign_sub(RATE * bias_gradient)
         self.steps.at[worker].add(1)
         self.all_steps.assign_add(1)
 

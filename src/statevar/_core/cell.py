@@ -288,7 +288,7 @@ class Cell(Held):
                 try:
                     self._holder = BUSY
                     handle.claim = ref(claim)
-                    self._version = record.version
+                    self._catch_up()
                     check, name, op = write.check, write.verb, write.op
                     where = check(self, write.operation, x, index)
                     if name is None:
@@ -520,7 +520,9 @@ class Cell(Held):
 
     def _catch_up(self) -> None:
         """Takes on the version of the record. Called by the owner of a claim, so no other process can write now."""
-        self._version = self._handle.record.version
+        self._version = version = self._handle.record.version
+        if (watchers := self._watchers) is not None:
+            watchers.catch_up(version)
 
     def _placed(self, backend: Backend, device: Any, handle: Any, shape: Shape | None = None) -> None:
         """Takes on an adapter, a device and a handle that has the same value, or none. The caller holds the cell.

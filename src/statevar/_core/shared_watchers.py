@@ -35,7 +35,12 @@ class SharedWatchers(Watchers):
         return subscription
 
     def record(self, version: int) -> None:
-        """Notes a version, and those before it that other processes have written. Called under the variable's lock."""
+        """Notes a version that this process has written: one, also if a transaction has raised it by several."""
+        super().record(version)
+        self._last = max(self._last, version)
+
+    def catch_up(self, version: int) -> None:
+        """Notes the versions until this one that other processes have written. Called under the variable's lock."""
         for each in range(self._last + 1, version + 1):
             super().record(each)
         self._last = max(self._last, version)
@@ -66,7 +71,7 @@ class SharedWatchers(Watchers):
             if (variable := self._variable()) is None:
                 return
             with variable._lock:
-                self.record(record.version)
+                self.catch_up(record.version)
             self.deliver(variable)
             del variable
 

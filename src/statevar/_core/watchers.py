@@ -75,6 +75,9 @@ class Watchers:
         for each in self._subscriptions:
             each._watchers = self
 
+    def catch_up(self, version: int) -> None:
+        """Notes the versions that other processes have written, of a variable that they share."""
+
     def record(self, version: int) -> None:
         """Notes a version for the subscribers. Called under the variable's lock, so that versions are in order."""
         if self._subscriptions:
