@@ -93,6 +93,34 @@ def test_a_kill_at_each_step_of_a_write_of_rows_leaves_it_whole(shm: Path) -> No
     assert step > 200, "the steps of the write were seen"
 
 
+def test_a_child_does_not_keep_the_claims_of_a_parent_that_has_mapped_the_file(shm: Path) -> None:
+    """A mapping keeps the open file that it was made through, in the child too, and so what is locked in it."""
+    place = str(shm / "a.svs")
+    record = created(place, a=np.arange(100_000, dtype=np.float32)).records["a"]
+    ready, told = os.pipe()
+    end, wait = os.pipe()  # the child lives until we close it
+    parent = os.fork()
+    if parent == 0:
+        signal.alarm(60)
+        own = opened(place).records["a"]  # the memory is its own, and not that of the process which has forked it
+        kept = [own.read(), own.read_own(), own.claim("assign", "a")]
+        if os.fork() == 0:
+            os.close(wait)
+            signal.alarm(60)
+            os.read(end, 1)
+            os._exit(len(kept))
+        os.write(told, b"x")
+        signal.pause()
+    assert os.read(ready, 1) == b"x"
+    assert record.claim_if_free() is None
+    os.kill(parent, signal.SIGKILL)
+    os.waitpid(parent, 0)
+    signal.alarm(60)  # a hang ends the test
+    assert add(record, 1.0) == 1
+    signal.alarm(0)
+    os.close(wait)
+
+
 @pytest.mark.parametrize("with_view", [False, True])
 def test_a_child_does_not_keep_the_claims_of_a_parent_that_is_killed(shm: Path, with_view: bool) -> None:
     pool = created(str(shm / "a.svs"), a=np.arange(100_000, dtype=np.float32))

@@ -50,12 +50,15 @@ class Opened:
         claims: the description that claims belong to. Each object has its own, so that two exclude each other.
         leases: the description that new leases belong to; another one than that of the claims, so that a claim sees
             the leases of its own process.
+        memory: the description through which the file is mapped, and in which nobody locks anything. A mapping keeps
+            its description, also in a child that a fork has given it to, and would keep the locks in it.
     """
 
     def __init__(self, fd: int, place: Room) -> None:
         self.place, self.name = place, place.name
         self.claims = Description(fd)
         self.leases = Description.again(fd)
+        self.memory = Description.again(fd)
         self._maps: list[tuple[int, Mapped, HostArray]] = []
         self._spare: dict[int, Mapped] = {}
         self.lock = threading.RLock()
@@ -79,7 +82,7 @@ class Opened:
             if offset < 0 or offset + nbytes > size:
                 raise damaged(self.name, f"{nbytes:,} bytes at {offset:,} are behind its end, at {size:,}")
             start = offset // PAGE * PAGE
-            mapped = Mapped(self.claims.fd, start, size - start)
+            mapped = Mapped(self.memory.fd, start, size - start)
             array = mapped.bytes()
             self._maps.append((start, mapped, array))
             return array, offset - start, mapped.address + offset - start
@@ -96,7 +99,7 @@ class Opened:
         if found is not None and not is_written(found.address, nbytes):
             return found
         start, mapped = next((start, each) for start, each, _ in self._maps if 0 <= address - each.address < each.size)
-        return Mapped(self.claims.fd, start + address - mapped.address, nbytes, own=True)
+        return Mapped(self.memory.fd, start + address - mapped.address, nbytes, own=True)
 
     def give_back(self, address: int, mapped: Mapped) -> None:
         """Keeps what `own` has returned, since its pages need not be found again by who reads them next.
