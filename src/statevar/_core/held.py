@@ -131,10 +131,13 @@ class Held(Readable):
                     path(),
                     "write after that transaction has ended, since it may be waiting for this code",
                 )
+            look = sharing.Look.of_this_thread(operation, path) if sharing.active else None
             self._lock.release()
             try:
-                holder.wait(operation, path, lambda: self._holder is holder)
+                holder.wait(operation, path, lambda: self._holder is holder, look)
             finally:
+                if look is not None:
+                    look.end()
                 self._lock.acquire()
 
     def _check_not_writing(self, operation: str) -> None:

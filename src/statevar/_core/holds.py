@@ -38,6 +38,8 @@ _waiting: dict[int, Hold] = {}  # by thread, the hold that it waits for
 _graph = guarded(threading.Lock())  # guards `_waiting`, and the making of the `_calls` of a hold
 in_child(_waiting.clear)
 PATIENCE: Final = 0.5  # seconds between two looks at a hold that is waited for
+# As long, if other processes may wait for the one who waits: of a circle through them nobody is told.
+_LOOK = 0.05
 
 _running_loop: Callable[[], Any] | None = None  # asyncio's, once somebody has imported it
 
@@ -149,13 +151,21 @@ class Hold:
             with suppress(ValueError):
                 self._calls.remove(call)
 
-    def wait(self, operation: str, path: Callable[[], str], still: Callable[[], bool]) -> None:
+    def wait(
+        self,
+        operation: str,
+        path: Callable[[], str],
+        still: Callable[[], bool],
+        look: Callable[[int], object] | None = None,
+    ) -> None:
         """Blocks until the hold ends.
 
         Args:
             path: returns the path of the variable, for errors.
             still: whether the hold still prevents the caller from going on. It is asked again from time to time, since
                 Ctrl-C may keep the owner from waking the caller.
+            look: is called from time to time with the thread that the caller waits for in the end, through others that
+                wait too. May raise.
 
         Raises:
             ConflictError: the owner of the hold waits, directly or indirectly, for this thread.
@@ -174,11 +184,23 @@ class Hold:
             _waiting[me] = self
         try:
             while still():
-                if self._ended.acquire(timeout=PATIENCE):
+                if self._ended.acquire(timeout=PATIENCE if look is None else _LOOK):
                     self._ended.release()  # for the next waiting thread
                     break
+                if look is not None:
+                    look(self._last())
         finally:
             _waiting.pop(me, None)
+
+    def _last(self) -> int:
+        """The thread that the owner of the hold waits for, through others that wait, or the owner's own."""
+        hold = self
+        with _graph:
+            for _ in range(len(_waiting)):  # no more, since a thread whose hold is over may seem to wait in a circle
+                if (following := _waiting.get(hold._thread)) is None:
+                    break
+                hold = following
+        return hold._thread
 
     def _check_cycle(self, me: int, operation: str, path: Callable[[], str]) -> None:
         """Raises ConflictError if waiting for the hold would be a deadlock."""

@@ -7,7 +7,8 @@ and `active` is all that is asked.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from .._shared.claims import Claim
     from .._shared.record import Record
 
-__all__ = ["Busy", "Commit", "activate", "active", "claim", "claim_if_free", "in_order", "order_of", "release"]
+__all__ = ["Busy", "Commit", "Look", "activate", "active", "claim", "claim_if_free", "in_order", "order_of", "release"]
 
 _ATTEMPTS = (None,) * 100  # Ctrl-C does not come a hundred times in a millisecond
 
@@ -29,6 +30,9 @@ active = False
 #: The claims of each thread, of which some may have ended.
 _claims: dict[int, list[ref[Claim]]] = {}
 in_child(_claims.clear)
+#: By thread, the record that it waits for and another process has.
+_wanted: dict[int, Record] = {}
+in_child(_wanted.clear)
 
 
 def activate() -> None:
@@ -58,13 +62,63 @@ def claim(cell: Any, hold: Hold, operation: str, path: str) -> None:
     Raises:
         ConflictError: waiting would be a deadlock, as far as processes can tell.
     """
-    mine = _claims.get(hold._thread)
-    others: list[Record] = []
-    if mine:
-        living = [each for one in mine if (each := one()) is not None and each.is_valid()]
-        mine[:] = [one for one in mine if one() in living]
-        others = [each.record for each in living]
-    _keep(cell, hold, cell._handle.record.claim(operation, path, others=others))
+    record, thread = cell._handle.record, hold._thread
+    others = _claimed_by(thread)
+    try:
+        _wanted[thread] = record
+        found = record.claim(operation, path, others=others)
+    finally:
+        _wanted.pop(thread, None)
+    _keep(cell, hold, found)
+
+
+def _claimed_by(thread: int) -> list[Record]:
+    """The records that a thread has claimed."""
+    mine = _claims.get(thread)
+    if not mine:
+        return []
+    living = [each for one in mine if (each := one()) is not None and each.is_valid()]
+    mine[:] = [one for one in mine if one() in living]
+    return [each.record for each in living]
+
+
+class Look:
+    """What a thread that waits for another one of its process tells other processes meanwhile, and sees of them.
+
+    A circle of waits may lead through threads and processes: this thread has a record that another process waits for,
+    and waits for a thread that waits for a record of that process. Neither the threads nor the records alone have it.
+    """
+
+    __slots__ = ("_mine", "_operation", "_path", "_seen")
+
+    def __init__(self, mine: list[Record], operation: str, path: Callable[[], str]) -> None:
+        self._mine, self._operation, self._path = mine, operation, path
+        self._seen: object = None
+
+    @classmethod
+    def of_this_thread(cls, operation: str, path: Callable[[], str]) -> Look | None:
+        """The look of a thread that has claimed something; None if nobody can wait for this one in another process."""
+        mine = _claimed_by(get_ident())
+        return cls(mine, operation, path) if mine else None
+
+    def __call__(self, thread: int) -> None:
+        """Looks once.
+
+        Raises:
+            ConflictError: the last look and this one have found the same circle.
+        """
+        record = _wanted.get(thread)
+        circle = None if record is None else record.circle(self._mine)
+        if circle is not None and circle == self._seen:
+            raise record.conflict(self._operation, self._path())  # type: ignore[union-attr]  # it has a circle
+        self._seen = circle
+        if record is None:
+            self.end()
+
+    def end(self) -> None:
+        """Says that the thread waits no longer."""
+        for each in self._mine:
+            each.waits_no_longer()
 
 
 def claim_if_free(cell: Any, hold: Hold) -> Hold | None:

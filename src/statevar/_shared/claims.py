@@ -19,7 +19,7 @@ from .layout import OWNER, SINCE, TRANSACTION, WAITS_FOR, WRITING
 from .memory import is_locked
 from .recovery import recover, settle
 
-__all__ = ["Claim", "claim", "claim_if_free", "ended", "holder"]
+__all__ = ["Claim", "circle", "claim", "claim_if_free", "conflict", "ended", "holder"]
 
 _numbers = itertools.count(1)
 _fcntl, _set, _wait = fcntl.fcntl, fcntl.F_OFD_SETLK, fcntl.F_OFD_SETLKW
@@ -122,6 +122,18 @@ def holder(entry: Entry) -> tuple[int, float] | None:
     return owner, max(0.0, (_now() - since) / 1e9)
 
 
+def circle(entry: Entry, held: Sequence[Entry]) -> list[tuple[int, int, int]] | None:
+    """Notes that the owner of some records waits for one that another thread of its process waits for.
+
+    Returns:
+        The records through which the holder of that one waits for one of the owner; None if it does not.
+    """
+    here = [other for other in held if other.key[0] == entry.key[0]]
+    for other in here:
+        other.words[WAITS_FOR] = entry.index + 1
+    return _circle(entry, {other.index for other in here})
+
+
 def _claim(entry: Entry, how: int) -> Claim | None:
     """Claims a record; waits for it, or returns None, if somebody else has it."""
     mine = Claim(entry)
@@ -156,12 +168,12 @@ def _claimed_against_the_order(
     mine = {other.index for other in held}
     began = time.monotonic()
     while (found := _claim(entry, _set)) is None:
-        circle = _circle(entry, mine)
-        if circle is not None and circle == seen:  # two looks that agree: it has not only just been solved
-            raise _conflict(entry, operation, path)
+        way = _circle(entry, mine)
+        if way is not None and way == seen:  # two looks that agree: it has not only just been solved
+            raise conflict(entry, operation, path)
         if bounded and time.monotonic() - began > _PATIENCE:
-            raise _conflict(entry, operation, path)
-        seen = circle
+            raise conflict(entry, operation, path)
+        seen = way
         time.sleep(_LOOK)
     return found
 
@@ -194,7 +206,7 @@ def ended(claim: Claim, operation: str) -> ConflictError:
     return ConflictError.of(operation, problem, path, hint)
 
 
-def _conflict(entry: Entry, operation: str, path: str) -> ConflictError:
+def conflict(entry: Entry, operation: str, path: str) -> ConflictError:
     """The error for a claim that would wait for ever."""
     held = holder(entry)
     by = "another process has it" if held is None else f"process {held[0]} has had it for {held[1]:.1f} s"

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from .._arrays.types import HostArray
+from ..errors import ConflictError
 from . import claims
 from .claims import Claim
 from .commit import Fill, Prepared, filled, publish
 from .entry import Entry, barrier
-from .layout import CURRENT, TRANSACTION, VERSION, VERSIONS, WAITERS, WRITING
+from .layout import CURRENT, TRANSACTION, VERSION, VERSIONS, WAITERS, WAITS_FOR, WRITING
 from .leases import leased
 from .memory import is_locked
 from .waiting import wait_for
@@ -126,6 +127,23 @@ class Record(Entry):
     def holder(self) -> tuple[int, float] | None:
         """The process that has the claim, and for how many seconds; None if nobody has it."""
         return claims.holder(self)
+
+    def circle(self, held: Sequence[Record]) -> object:
+        """Notes that the owner of ``held`` waits for a thread of its process that waits for this record.
+
+        Returns:
+            The way by which the owner of this record waits for one of ``held``, to be compared with that of the next
+            call; None if it does not.
+        """
+        return claims.circle(self, held)
+
+    def waits_no_longer(self) -> None:
+        """Takes back what `circle` has noted in this record, which is one of ``held``."""
+        self.words[WAITS_FOR] = 0
+
+    def conflict(self, operation: str, path: str) -> ConflictError:
+        """The error for a wait that would be for ever, since it is in such a circle."""
+        return claims.conflict(self, operation, path)
 
     def is_committing(self) -> bool:
         """Whether another process, which is alive, has begun a write of it and has not finished."""
