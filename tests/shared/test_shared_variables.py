@@ -227,6 +227,35 @@ def test_pickles_attach_and_copies_do_not(pool: str, backend: str) -> None:
     assert_same(sv.Variable(v).assign_add(1.0).value, np.array([3, 4], np.float32))
 
 
+def test_a_snapshot_in_a_pickle_finds_the_variable_over_the_record(pool: str) -> None:
+    v = sv.Variable([1.0, 2.0], name="w", shared=f"{pool}/w")
+    before = sv.snapshot(v)
+    v.assign([8.0, 9.0])
+    loaded, cut = pickle.loads(pickle.dumps((v, before)))
+    sv.restore(cut)
+    assert_same(loaded.value, np.array([1, 2], np.float32))
+    assert_same(v.value, np.array([1, 2], np.float32))
+
+
+def test_new_variables_may_be_shared_in_a_transaction(pool: str) -> None:
+    v = sv.Variable(1.0, shared=f"{pool}/v")
+    with pytest.raises(KeyError), sv.transaction(v):
+        v += 1.0
+        w = sv.Variable(5.0, shared=f"{pool}/w")
+        again = pickle.loads(pickle.dumps(v))
+        raise KeyError
+    assert (float(v), float(w), float(again)) == (1, 5, 1)
+
+
+def test_threads_that_attach_at_once_have_records_of_their_own(pool: str) -> None:
+    for number in range(5):
+        made: list[sv.Variable] = []
+        name = f"{pool}/w{number}"
+        in_threads(*[lambda name=name, made=made: made.append(sv.Variable(0, shared=name)) for _ in range(6)])
+        in_threads(*[repeat(50, partial(each.assign_add, 1)) for each in made])
+        assert {int(each) for each in made} == {300}
+
+
 def test_a_pool_without_a_name_is_attached_by_a_pickle(backend: str) -> None:
     model = {"a": sv.Variable([1.0, 2.0], backend=backend)}
     sv.share(model)

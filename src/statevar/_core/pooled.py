@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet, WeakValueDictionary
 
@@ -23,7 +24,8 @@ from ..errors import (
     UninitializedError,
     describe,
 )
-from . import sharing
+from . import overlays, sharing
+from .forks import guarded
 from .held import release_each
 from .holds import Moving
 from .settings import changed
@@ -47,6 +49,7 @@ __all__ = [
     "share_all",
     "subscribe",
     "sync",
+    "variable_over",
     "wait",
 ]
 
@@ -58,6 +61,7 @@ _ATTEMPTS = 100  # another process may unlink the pool between two looks
 _pools: WeakSet[Pool] = WeakSet()
 #: The variable over each record, by the id of the record, which its variable keeps alive.
 _bound: WeakValueDictionary[int, Any] = WeakValueDictionary()
+_reserving = guarded(RLock())  # reentrant, since a finalizer may share a variable
 
 
 # -- names ---------------------------------------------------------------------------------------------------
@@ -100,7 +104,7 @@ def pool_at(where: Any, new: Sequence[New] | None = None, durable: str = "no") -
     check_platform()
     found_at = where if isinstance(where, Place) else place_of(where)
     for _ in range(_ATTEMPTS):
-        if (known := next((each for each in _pools if _is_at(each, found_at)), None)) is not None:
+        if (known := next((each for each in _open_here() if _is_at(each, found_at)), None)) is not None:
             return known
         try:
             return _opened(Pool.open(found_at))
@@ -137,28 +141,56 @@ def made_pool(where: Any, new: Sequence[New], durable: str) -> Pool:
     from .._shared.pool import Pool  # noqa: PLC0415
 
     check_platform()
-    return _opened(Pool.create(place_of(where), new, durable=durable))
+    return Pool.create(place_of(where), new, durable=durable)
 
 
 def _opened(pool: Pool) -> Pool:
-    _pools.add(pool)
+    with _reserving:
+        _pools.add(pool)
     return pool
 
 
-def _free_record(pool: Pool, path: str) -> Record:
-    """The record of a path, of an open pool in which no variable of this process has it yet."""
-    again = [pool, *[each for each in _pools if each.id == pool.id and each is not pool]]
+def _open_here() -> list[Pool]:
+    """The pools that are open in this process; another thread may open one meanwhile."""
+    with _reserving:
+        return list(_pools)
+
+
+def _record_for(cell: Any, pool: Pool, path: str) -> Record:
+    """The record of a path for a variable, of an open pool in which no variable of this process has it yet.
+
+    The record is the variable's from now on, for other threads too; `_bind_all` gives it back if it fails.
+    """
+    again = [pool, *[each for each in _open_here() if each.id == pool.id and each is not pool]]
     for each in again:
         if path not in each.records:
             each.refresh()
-        if (record := each.records.get(path)) is not None and _bound.get(id(record)) is None:
+        if (record := each.records.get(path)) is not None and _reserve(record, cell):
             return record
     if path not in pool.records:
         some = ", ".join(map(repr, list(pool.records)[:3])) + (", …" if len(pool.records) > 3 else "")
         raise SharedError.of(
             "attach", f"the pool {pool.place.name!r} has no variable {path!r}; it has {some or 'none'}"
         )
-    return _opened(type(pool).open(pool.place)).records[path]
+    record = type(pool).open(pool.place).records[path]
+    _reserve(record, cell)  # before other threads can find the pool
+    _opened(record.pool)
+    return record
+
+
+def _reserve(record: Record, cell: Any) -> bool:
+    """Takes a record for a variable, unless another one has it."""
+    with _reserving:
+        if _bound.get(id(record)) is not None:
+            return False
+        _bound[id(record)] = cell
+        return True
+
+
+def variable_over(pool: str, path: str) -> Any:
+    """The variable of this process over a record, by the id of its pool and its path there; None if there is none."""
+    records = (each.records.get(path) for each in _open_here() if each.id == pool)
+    return next((found for each in records if each is not None and (found := _bound.get(id(each))) is not None), None)
 
 
 # -- variables get a place ---------------------------------------------------------------------------------------
@@ -218,7 +250,7 @@ def place(variable: Any, shared: str | os.PathLike[str]) -> None:
         pool.refresh()
     if path not in pool.records and new is not None:
         pool.add(new)
-    _bind_all("Variable", [(variable, _free_record(pool, path))])
+    _bind_all("Variable", [(variable, _record_for(variable, pool, path))], is_new=True)
 
 
 def share_all(found: dict[str, Any], where: Any, durable: str) -> Pool:
@@ -232,8 +264,11 @@ def share_all(found: dict[str, Any], where: Any, durable: str) -> Pool:
     pool: list[Pool] = []
 
     def records() -> list[Record]:
-        pool.append(made_pool(where, [new_of(each, path, "share") for path, each in found.items()], durable))
-        return [pool[0].records[path] for path in found]
+        made = made_pool(where, [new_of(each, path, "share") for path, each in found.items()], durable)
+        for path, variable in found.items():
+            _reserve(made.records[path], variable)
+        pool.append(_opened(made))  # before, no other thread can find it
+        return [made.records[path] for path in found]
 
     _bind_all("share", list(found.values()), records)
     return pool[0]
@@ -243,7 +278,7 @@ def attach_all(found: dict[str, Any], pool: Pool) -> None:
     """Gives variables, by their path in a pool, their places there: all of them, or none."""
     for path, variable in found.items():
         check_sharable(variable, path, "attach")
-    _bind_all("attach", [(variable, _free_record(pool, path)) for path, variable in found.items()])
+    _bind_all("attach", [(variable, _record_for(variable, pool, path)) for path, variable in found.items()])
 
 
 def problem_of(variable: Any, record: Record) -> str:
@@ -254,25 +289,32 @@ def problem_of(variable: Any, record: Record) -> str:
     return f"the pool has shape {record.shape} and dtype {record.dtype_name}, and the variable has {mine}"
 
 
-def _bind_all(operation: str, pairs: list[Any], records: Callable[[], list[Record]] | None = None) -> None:
+def _bind_all(
+    operation: str, pairs: list[Any], records: Callable[[], list[Record]] | None = None, *, is_new: bool = False
+) -> None:
     """Gives variables their records, under a hold of all of them.
 
     Args:
         pairs: pairs of variable and record; with ``records``, variables.
         records: makes the records while the variables are held.
+        is_new: whether nobody has the variables yet, so that a transaction around has nothing to undo.
     """
     from .._shared.backend import SharedHandle, shared_backend  # noqa: PLC0415  # imported by the first that shares
 
     cells = pairs if records is not None else [cell for cell, _ in pairs]
-    for cell in cells:
-        cell._check_movable(operation)
+    overlay = overlays.current() if overlays.active else None
     hold = Moving("a move")
     held: list[Any] = []
+    bound: list[Any] = [] if records is not None else pairs
     try:
+        for cell in cells:
+            if not is_new or overlay is None or overlay.holds_values:
+                cell._check_movable(operation)
         for cell in sharing.in_order(cells):
             held.append(cell)  # before it is held, since Ctrl-C may come between
             cell._take(hold, operation)
-        bound = list(zip(cells, records(), strict=True)) if records is not None else pairs
+        if records is not None:
+            bound = list(zip(cells, records(), strict=True))
         for cell, record in bound:
             if problem := problem_of(cell, record):
                 kind = DTypeError if cell._dtype_name != record.dtype_name else ShapeError
@@ -286,7 +328,6 @@ def _bind_all(operation: str, pairs: list[Any], records: Callable[[], list[Recor
             try:
                 for cell, record in bound:
                     cell._bind(shared_backend(cell._backend.native), SharedHandle(record))
-                    _bound[id(record)] = cell
                     if cell._watchers is not None:
                         follow(cell)
                 break
@@ -299,6 +340,9 @@ def _bind_all(operation: str, pairs: list[Any], records: Callable[[], list[Recor
     finally:
         release_each(held, hold)
         hold.end()
+        for cell, record in bound:
+            if not cell._backend.is_shared or cell._handle.record is not record:
+                _bound.pop(id(record), None)
     changed()
 
 
@@ -346,10 +390,12 @@ def attached(where: Any, path: str, other: dict[str, Any], made: Callable[[dict[
         made: makes a variable of its facts.
     """
     pool = pool_at(where)
-    record = _free_record(pool, path)
+    if path not in pool.records:
+        pool.refresh()
+    record = pool.records.get(path) or _record_for(None, pool, path)  # which raises
     without_value = {"initializer": None, "shape": record.shape, "dtype": record.dtype_name, "recipe": None}
     variable = made(record.facts | other | without_value)
-    _bind_all("pickle", [(variable, record)])
+    _bind_all("pickle", [(variable, _record_for(variable, pool, path))], is_new=True)
     return variable
 
 

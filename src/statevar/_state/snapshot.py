@@ -41,7 +41,7 @@ _handle = attrgetter("_handle")
 
 
 #: The tokens of the variables of a loaded snapshot, the process that they are of, and the load.
-_Links: TypeAlias = tuple[list[int | None], str, Loading]
+_Links: TypeAlias = "tuple[list[int | tuple[str, str] | None], str, Loading]"
 
 
 @public()
@@ -141,6 +141,9 @@ class Snapshot(Mapping[str, Array], Summarized):
             fact = variable._pickled(State(self._value(i), None, declared, 0))
             if variable in self._absent:
                 fact["token"] = None
+            elif variable._backend.is_shared:  # the variable of a process over this record, whichever loads it
+                record = variable._handle.record
+                fact["token"] = record.pool.id, record.path
             del fact["loading"]  # a variable that only stands for another one is not that variable's copy
             facts.append(fact)
         return Snapshot._restored, (facts, targets.outline(), self._versions, process(), LOADING)
@@ -161,9 +164,14 @@ class Snapshot(Mapping[str, Array], Summarized):
         self._loaded = None
         found: dict[Variable, Variable] = {}
         for stand_in, number in zip(self._found.variables, tokens, strict=True):
-            variable = None if number is None else loading.loaded.get(number)
-            if variable is None and number is not None and origin == process():
-                variable = living(number)
+            if isinstance(number, tuple):
+                from .._core.pooled import variable_over  # noqa: PLC0415  # imported by the first program that shares
+
+                variable = variable_over(*number)
+            else:
+                variable = None if number is None else loading.loaded.get(number)
+                if variable is None and number is not None and origin == process():
+                    variable = living(number)
             if variable is not None:
                 found[stand_in] = variable
         self._absent = frozenset(each for each in self._found.variables if each not in found)
