@@ -73,13 +73,16 @@ def parsed(shared: str | os.PathLike[str]) -> tuple[str, str]:
     Raises:
         ValueError: it does not name both.
     """
-    text = os.fspath(shared)
+    text = os.fspath(shared) if hasattr(shared, "__fspath__") else shared
     if not isinstance(text, str):
         raise TypeError(describe("Variable", f"shared= is {type(shared).__name__}, and not text", hint=_FORM))
     at = text.find(f"{_SUFFIX}/")
     where, path = text.partition("/")[::2] if at < 0 else (text[: at + len(_SUFFIX)], text[at + len(_SUFFIX) + 1 :])
     if not where or not path:
         raise ValueError(describe("Variable", f"shared={text!r} does not name a pool and a variable in it", hint=_FORM))
+    if at < 0 and where in ("~", ".", ".."):  # a name would put into memory what is meant for a disk
+        problem = f"shared={text!r} is a path in which no part ends in {_SUFFIX!r}, so that it names no file"
+        raise ValueError(describe("Variable", problem, hint=_FORM))
     return where, path
 
 
@@ -92,7 +95,7 @@ def name_of(cell: Any) -> str:
 # -- pools that are open here ----------------------------------------------------------------------------------
 
 
-def pool_at(where: Any, new: Sequence[New] | None = None, durable: str = "no") -> Pool:
+def pool_at(where: Any, new: Sequence[New] | None = None, durable: str = "no", operation: str = "share") -> Pool:
     """Opens a pool, or makes it with some variables if it does not exist and there are any.
 
     Raises:
@@ -102,7 +105,7 @@ def pool_at(where: Any, new: Sequence[New] | None = None, durable: str = "no") -
     from .._shared.pool import Pool  # noqa: PLC0415
 
     check_platform()
-    found_at = where if isinstance(where, Place) else place_of(where)
+    found_at = where if isinstance(where, Place) else place_of(where, operation)
     for _ in range(_ATTEMPTS):
         if (known := next((each for each in _open_here() if _is_at(each, found_at)), None)) is not None:
             return known
@@ -242,7 +245,7 @@ def place(variable: Any, shared: str | os.PathLike[str]) -> None:
     check_sharable(variable, path, "Variable")
     new = None if variable._handle is None else [new_of(variable, path, "Variable")]
     try:
-        pool = pool_at(where, new)
+        pool = pool_at(where, new, operation="Variable")
     except FileNotFoundError:
         problem = f"there is no pool {where!r}, and the variable has no value to make it with"
         raise UninitializedError.of("Variable", problem, path, "pass a first value") from None

@@ -31,6 +31,7 @@ MEMORY = "/dev/shm"  # noqa: S108  # the folder in it is checked
 #: The longest name of a pool, in bytes of UTF-8.
 LONGEST = 200
 _SUFFIX = ".svs"
+_NAMES = "pass a name, 'run7', or the path of a file, '/data/run7.svs'"
 _LOOK = os.O_NOFOLLOW | getattr(os, "O_PATH", 0) | getattr(os, "O_CLOEXEC", 0) if os.name == "posix" else 0
 _WRITE = os.O_RDWR | getattr(os, "O_CLOEXEC", 0)
 
@@ -105,12 +106,13 @@ class Place(ABC):
         return f"<{self.kind} place {self.name!r}>"
 
 
-def place_of(where: str | os.PathLike[str] | None) -> Place:
+def place_of(where: str | os.PathLike[str] | None, operation: str = "share") -> Place:
     """The place that a user means.
 
     Args:
         where: a name, which is text without a slash; the path of a file: text with a slash or that ends with
-            ``.svs``, or a path object; or None for a pool without a name.
+            ``.svs``, or a path object; or None for a pool without a name, which only ``share`` can make.
+        operation: for errors.
 
     Raises:
         NameScopeError: it is no name, which is a ValueError.
@@ -119,19 +121,21 @@ def place_of(where: str | os.PathLike[str] | None) -> Place:
     >>> place_of("run7").kind, place_of("./run7.svs").kind, place_of(None).kind
     ('named', 'file', 'anonymous')
     """
-    if where is None:
+    if where is None and operation == "share":
         return _Anonymous()
     path: object = os.fspath(where) if hasattr(where, "__fspath__") else where
     if not isinstance(path, str):
-        raise TypeError(describe("share", f"expected a name, a path or None, got {type(path).__name__}"))
+        expected = "a name, a path or None" if operation == "share" else "the name or the path of a pool"
+        raise TypeError(describe(operation, f"expected {expected}, got {type(path).__name__}", hint=_NAMES))
     if not path or "\0" in path:
-        hint = "pass a name, 'run7', or the path of a file, '/data/run7.svs'"
-        raise NameScopeError.of("share", f"expected the name of a pool, got {path!r}", hint=hint)
+        raise NameScopeError.of(operation, f"expected the name of a pool, got {path!r}", hint=_NAMES)
     if path is where and "/" not in path and not path.endswith(_SUFFIX):
-        return _Named(path)
+        return _Named(path, operation)
     folder, leaf = os.path.split(path)
     if leaf in ("", ".", ".."):
-        raise NameScopeError.of("share", f"expected the path of a file, got {path!r}", hint="add the name of the file")
+        raise NameScopeError.of(
+            operation, f"expected the path of a file, got {path!r}", hint="add the name of the file"
+        )
     return _File(os.path.join(os.path.abspath(folder), leaf))  # the leaf stays as it is
 
 
@@ -225,12 +229,12 @@ class _Named(_File):
 
     kind = "named"
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, operation: str) -> None:
         nbytes = len(name.encode("utf-8", "surrogatepass"))
         if name[0] == "." or nbytes > LONGEST or not name.isprintable():
             got = repr(name) if nbytes <= LONGEST else f"one of {nbytes} bytes"
             rule = f"a name has at most {LONGEST} bytes, no slash, no leading dot and no control characters: 'run7'"
-            raise NameScopeError.of("share", f"expected the name of a pool, got {got}", hint=rule)
+            raise NameScopeError.of(operation, f"expected the name of a pool, got {got}", hint=rule)
         super().__init__(f"{_folder_of_names()}/{name}")
         self.name = name
 
@@ -392,7 +396,7 @@ def unlink(name: str | os.PathLike[str], *, missing_ok: bool = False) -> None:
         CheckpointNotFoundError: there is none.
         SharedError: a file at a path is no pool.
     """
-    place = place_of(name)
+    place = place_of(name, "unlink")
     assert isinstance(place, _File)
     try:
         if place.kind == "file":

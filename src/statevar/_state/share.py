@@ -9,7 +9,7 @@ from typing import Any, Literal
 from .._core.pooled import attach_all, name_of, pool_at, problem_of, share_all
 from .._core.variable import Variable
 from .._public import public
-from ..errors import CheckpointMismatchError, StorageError, describe
+from ..errors import CheckpointMismatchError, SharedError, StorageError, describe
 from .paths import Rename, path_matches, paths_in, renamed
 
 __all__ = ["attach", "share"]
@@ -67,21 +67,19 @@ def share(
         try:
             share_all(found, where, durable)
         except FileExistsError:
-            if exist_ok:
+            if exist_ok and where is not None:
                 try:
                     return attach(model, where)
                 except FileNotFoundError:  # it was unlinked meanwhile
                     continue
-            problem = f"there is a pool {str(where)!r} already"
-            hint = "use it with sv.attach(model, where), or exist_ok=True; or remove it with sv.shared.unlink"
-            raise StorageError.of("share", problem, hint=hint) from None
+            raise _taken(where) from None
         return _places(found)
 
 
 @public()
 def attach(
     model: Any,
-    where: Any,
+    where: str | os.PathLike[str],
     *,
     strict: bool = True,
     rename: Rename | None = None,
@@ -109,13 +107,17 @@ def attach(
         SharedError: the file is damaged, or cannot be trusted.
     """
     paths = paths_in("attach", model)
-    pool = pool_at(where)
+    pool = pool_at(where, operation="attach")
     pool.refresh()
     wanted = path_matches("*" if only is None else only)
     sources: dict[str, str] = {}
     for path in pool.records:
-        if (target := renamed(path, rename)) is not None:
-            sources[target] = path
+        if (target := renamed(path, rename)) is None:
+            continue
+        if target in sources:
+            problem = f"rename maps both {sources[target]!r} and {path!r} to {target!r}"
+            raise CheckpointMismatchError.of("attach", problem, pool.place.name)
+        sources[target] = path
     if paths.alone and len(sources) == 1 and rename is None:  # the name of a single variable does not matter
         sources = dict.fromkeys(paths.variables, next(iter(sources.values())))
     found: dict[str, Variable] = {}
@@ -134,8 +136,23 @@ def attach(
         more = f"\n  … and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
         listed = "".join(f"\n  {each}" for each in problems[:_NAMED]) + more
         raise CheckpointMismatchError.of("attach", f"the pool {pool.place.name!r} does not match the object:{listed}")
+    if strict and only is not None and not found:
+        raise CheckpointMismatchError.of("attach", f"no path matches only={only!r}", pool.place.name)
     attach_all({sources[path]: variable for path, variable in found.items()}, pool)
     return _places(found)
+
+
+def _taken(where: str | os.PathLike[str] | None) -> Exception:
+    """What to raise if there is something in the place of a new pool: a pool, or what has to stay as it is."""
+    try:
+        pool_at(where)
+    except FileNotFoundError:  # it was a pool, which was unlinked at this moment
+        pass
+    except SharedError as error:
+        return error
+    problem = f"there is a pool {str(where)!r} already"
+    hint = "use it with sv.attach(model, where), or exist_ok=True; or remove it with sv.shared.unlink"
+    return StorageError.of("share", problem, hint=hint)
 
 
 def _places(found: dict[str, Variable]) -> dict[str, str]:
