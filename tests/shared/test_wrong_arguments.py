@@ -6,12 +6,13 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 import statevar as sv
 from statevar import errors
+from tests.command_line.running import Runner
 
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="variables are shared on Linux only"),
@@ -33,6 +34,7 @@ def test_the_path_of_a_file_never_becomes_the_name_of_a_pool_in_memory(wrong: st
     assert sv.shared.ls() == []
 
 
+DURABLE: tuple[Literal["no", "sync", "commit"], ...] = ("no", "sync", "commit")
 OPERATIONS: dict[str, Callable[[Any], Any]] = {
     "share": lambda where: sv.share({"w": sv.Variable(0)}, where),
     "attach": lambda where: sv.attach({"w": sv.Variable(0)}, where),
@@ -76,3 +78,31 @@ def test_two_variables_of_a_pool_do_not_get_one_path() -> None:
     with pytest.raises(errors.CheckpointMismatchError, match="rename maps both 'a' and 'b' to 'x'"):
         sv.attach({"x": mine}, "run7", rename=lambda _: "x")
     assert mine.shared is None
+
+
+def test_a_pool_that_keeps_less_than_asked_for_is_not_taken(tmp_path: Path) -> None:
+    for index, made in enumerate(DURABLE):
+        for wanted in DURABLE:
+            place = tmp_path / f"{made}-{wanted}.svs"
+            sv.share({"w": sv.Variable(1)}, place, durable=made)
+            mine = {"w": sv.Variable(2)}
+            if index >= DURABLE.index(wanted):
+                sv.share(mine, place, durable=wanted, exist_ok=True)
+                assert int(mine["w"]) == 1
+                continue
+            with pytest.raises(errors.SharedError, match=f"made with durable='{made}', and not with '{wanted}'"):
+                sv.share(mine, place, durable=wanted, exist_ok=True)
+            assert mine["w"].shared is None
+
+
+NOT_POOLS = ["show shared:run7 w", "inspect shared:run7", "verify shared:run7", "diff shared:run7 shared:run7"]
+NOT_POOLS += ["edit shared:run7 w=1", "convert shared:run7 x.npz"]
+
+
+@pytest.mark.parametrize("command", NOT_POOLS)
+def test_commands_that_read_files_say_that_they_take_no_pool(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    sv.share({"w": sv.Variable(1)}, "run7")
+    code, _, err = Runner(capsys)(*command.split())
+    assert code != 0
+    assert "reads files, and 'shared:run7' means variables that processes share" in err
+    assert "sv.attach" in err

@@ -48,9 +48,13 @@ def place_of(path: str, step: int | None = None) -> Path:
     """The path to open: that of a step if the path is the folder of a manager, else the path itself.
 
     Raises:
-        CommandError: there is no such step.
+        CommandError: there is no such step, or it means a pool.
     """
     place = _files.path_of("load", path)
+    if path.startswith("shared:") and not main_file(place).exists():
+        problem = f"this command reads files, and {path!r} means variables that processes share"
+        hint = "statevar ls and statevar watch take them; in a program, sv.attach(model, name), and sv.save for a file"
+        raise CommandError(problem, Exit.USAGE, hint)
     steps = steps_in(place)
     if step is None:
         return steps[max(steps)] if steps else place

@@ -39,7 +39,8 @@ def share(
             variables, and which is gone with the last of them.
         durable: what the disk keeps of a file: ``"no"`` promises nothing beyond the life of the machine; ``"sync"``
             keeps what was written before `Variable.sync` returned; ``"commit"`` keeps each write before it returns.
-        exist_ok: whether to attach to the pool if there is one. Its values then count, and not those of the model.
+        exist_ok: whether to attach to the pool if there is one. Its values then count, and not those of the model. It
+            has to keep at least what ``durable`` asks for.
 
     Returns:
         The place of each variable by its path, as `Variable.shared`.
@@ -49,7 +50,7 @@ def share(
         DeviceError: a value is not on the host.
         ForeignStateError: a variable is a view, or code outside has its parameter.
         NotImplementedError: the system has no locks that end with their process: it is not Linux.
-        SharedError: the folder or the file cannot be trusted.
+        SharedError: the folder or the file cannot be trusted; or the pool that exists keeps less than asked for.
         StorageError: there is no room, or there is such a pool.
         UninitializedError: a variable has no value.
 
@@ -69,6 +70,7 @@ def share(
         except FileExistsError:
             if exist_ok and where is not None:
                 try:
+                    _check_durable(where, durable)
                     return attach(model, where)
                 except FileNotFoundError:  # it was unlinked meanwhile
                     continue
@@ -140,6 +142,15 @@ def attach(
         raise CheckpointMismatchError.of("attach", f"no path matches only={only!r}", pool.place.name)
     attach_all({sources[path]: variable for path, variable in found.items()}, pool)
     return _places(found)
+
+
+def _check_durable(where: str | os.PathLike[str], durable: str) -> None:
+    """A pool keeps what its maker asked for. Who asks for more would lose in silence what he has written."""
+    pool = pool_at(where)
+    if _DURABLE.index(pool.durable) < _DURABLE.index(durable):
+        problem = f"the pool was made with durable={pool.durable!r}, and not with {durable!r}"
+        hint = "save its values, remove it with sv.shared.unlink, and share them anew"
+        raise SharedError.of("share", problem, pool.place.name, hint)
 
 
 def _taken(where: str | os.PathLike[str] | None) -> Exception:
