@@ -123,7 +123,7 @@ def place_of(where: str | os.PathLike[str] | None, operation: str = "share") -> 
     """
     if where is None and operation == "share":
         return _Anonymous()
-    path: object = os.fspath(where) if hasattr(where, "__fspath__") else where
+    path: object = os.fspath(where) if isinstance(where, os.PathLike) else where
     if not isinstance(path, str):
         expected = "a name, a path or None" if operation == "share" else "the name or the path of a pool"
         raise TypeError(describe(operation, f"expected {expected}, got {type(path).__name__}", hint=_NAMES))
