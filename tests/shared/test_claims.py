@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+import statevar as sv
 from statevar.errors import ConflictError
 from tests.helpers import thorough, until
+from tests.internals import shared_part
 from tests.shared.records import add, created, opened, put_together
 from tests.threads import in_threads, repeat
 
@@ -158,3 +160,27 @@ def test_many_transactions_in_all_orders_end_or_say_that_they_would_not(file: st
     in_threads(*(repeat(count, transactions(number, pool)) for number, pool in enumerate(pools)))
     assert sum(int(record.read()[0]) for record in first.records.values()) == 4 * count * 3
     print(f"\n{4 * count} transactions, {sum(conflicts)} conflicts")
+
+
+def test_what_a_transaction_asks_grows_with_its_variables_and_no_faster(
+    shm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del shm
+    asked: list[None] = []
+    claim = shared_part("claims").Claim
+    is_valid = claim.is_valid
+
+    def counted(self: Any) -> bool:
+        asked.append(None)
+        return bool(is_valid(self))
+
+    monkeypatch.setattr(claim, "is_valid", counted)
+    many = [sv.Variable(0) for _ in range(600)]
+    sv.share(many)
+    for times in (1, 2):
+        asked.clear()
+        with sv.transaction(*many):
+            for each in many:
+                each.assign_add(1)
+        assert len(asked) < 10 * len(many)
+        assert {int(each) for each in many} == {times}

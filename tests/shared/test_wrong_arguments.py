@@ -106,3 +106,8 @@ def test_commands_that_read_files_say_that_they_take_no_pool(command: str, capsy
     assert code != 0
     assert "reads files, and 'shared:run7' means variables that processes share" in err
     assert "sv.attach" in err
+
+
+def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(errors.CheckpointNotFoundError, match="there is no folder .*/data, at '.*/data/run7.svs'"):
+        sv.Variable(0, shared=tmp_path / "data" / "run7.svs" / "w")

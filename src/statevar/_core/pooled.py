@@ -247,6 +247,8 @@ def place(variable: Any, shared: str | os.PathLike[str]) -> None:
     try:
         pool = pool_at(where, new, operation="Variable")
     except FileNotFoundError:
+        if new is not None:  # it is the folder that is missing
+            raise
         problem = f"there is no pool {where!r}, and the variable has no value to make it with"
         raise UninitializedError.of("Variable", problem, path, "pass a first value") from None
     if path not in pool.records:

@@ -27,6 +27,8 @@ _ATTEMPTS = (None,) * 100  # Ctrl-C does not come a hundred times in a milliseco
 #: Whether a variable of this process was ever shared.
 active = False
 
+#: So many claims of a thread are looked through for those that have ended.
+_MANY = 64
 #: The claims of each thread, of which some may have ended.
 _claims: dict[int, list[ref[Claim]]] = {}
 in_child(_claims.clear)
@@ -63,12 +65,14 @@ def claim(cell: Any, hold: Hold, operation: str, path: str) -> None:
         ConflictError: waiting would be a deadlock, as far as processes can tell.
     """
     record, thread = cell._handle.record, hold._thread
-    others = _claimed_by(thread)
-    try:
-        _wanted[thread] = record
-        found = record.claim(operation, path, others=others)
-    finally:
-        _wanted.pop(thread, None)
+    found = record.claim_if_free()
+    if found is None:  # only now is it of interest what else the thread has: a transaction may have thousands
+        others = _claimed_by(thread)
+        try:
+            _wanted[thread] = record
+            found = record.claim(operation, path, others=others)
+        finally:
+            _wanted.pop(thread, None)
     _keep(cell, hold, found)
 
 
@@ -77,9 +81,9 @@ def _claimed_by(thread: int) -> list[Record]:
     mine = _claims.get(thread)
     if not mine:
         return []
-    living = [each for one in mine if (each := one()) is not None and each.is_valid()]
-    mine[:] = [one for one in mine if one() in living]
-    return [each.record for each in living]
+    living = [(one, each) for one in mine if (each := one()) is not None and each.is_valid()]
+    mine[:] = [one for one, _ in living]
+    return [each.record for _, each in living]
 
 
 class Look:
@@ -134,7 +138,12 @@ def _keep(cell: Any, hold: Hold, found: Claim) -> None:
     if hold.claims is None:
         hold.claims = []
     hold.claims.append(found)  # which alone keeps the claim, so that it ends with the hold
-    _claims.setdefault(hold._thread, []).append(weak := ref(found))
+    mine = _claims.setdefault(hold._thread, [])
+    mine.append(weak := ref(found))
+    if len(mine) >= _MANY and not len(mine) & (
+        len(mine) - 1
+    ):  # at each power of two, so that it costs each claim little
+        _claimed_by(hold._thread)
     cell._handle.claim = weak
 
 
