@@ -10,7 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+import statevar as sv
+from statevar.errors import ReentrantWriteError
 from tests.faults import Interruption
+from tests.internals import shared_part
 from tests.shared import records as helpers
 from tests.shared.records import add, consistent, created, opened, put, put_together
 
@@ -56,3 +59,25 @@ def test_an_interrupt_at_any_moment_leaves_nothing_claimed_or_half_done(shm: Pat
         assert [add(record, 0) for record in theirs] == [record.version for record in mine]
         step += 1
     assert step > 20
+
+
+def test_a_signal_handler_that_writes_in_a_write_does_not_end_its_claim(
+    shm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The handler may come between any two steps of the claim. It gets the error of any write within a write."""
+    v = sv.Variable(0, shared="pool/v")
+    claims, raised = shared_part("claims"), []
+    now = claims._now
+
+    def handler() -> int:
+        monkeypatch.setattr(claims, "_now", now)
+        try:
+            v.assign_add(10)
+        except ReentrantWriteError as error:
+            raised.append(error)
+        return int(now())
+
+    monkeypatch.setattr(claims, "_now", handler)
+    v.assign_add(1)
+    assert len(raised) == 1
+    assert int(v) == 1

@@ -283,28 +283,30 @@ class Cell(Held):
         with self._lock:
             backend, handle = self._backend, self._handle
             record = handle.record
-            claim = record.claim_if_free() if self._holder is None else None
-            if claim is not None:
+            claim = None
+            if self._holder is None:
+                self._holder = BUSY  # before the claim: a signal handler that writes it would take the claim over
                 try:
-                    self._holder = BUSY
-                    handle.claim = ref(claim)
-                    self._catch_up()
-                    check, name, op = write.check, write.verb, write.op
-                    where = check(self, write.operation, x, index)
-                    if name is None:
-                        x = self._computed(write, backend.snapshot(handle), x, where)
-                        backend.assign(handle, x, op)
-                    else:
-                        getattr(backend, name)(handle, x, op, where)
-                    self._version += 1
-                    if (watchers := self._watchers) is not None:
-                        watchers.record(self._version)
+                    if (claim := record.claim_if_free()) is not None:
+                        handle.claim = ref(claim)
+                        self._catch_up()
+                        check, name, op = write.check, write.verb, write.op
+                        where = check(self, write.operation, x, index)
+                        if name is None:
+                            x = self._computed(write, backend.snapshot(handle), x, where)
+                            backend.assign(handle, x, op)
+                        else:
+                            getattr(backend, name)(handle, x, op, where)
+                        self._version += 1
+                        if (watchers := self._watchers) is not None:
+                            watchers.record(self._version)
                 except Exception as error:
                     self._explain(write, x, error)
                     raise
                 finally:
                     self._holder = None
-                    claim.release()
+                    if claim is not None:
+                        claim.release()
         if claim is None:
             self._write_constrained(write, x, index)
         elif watchers is not None:
