@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from statevar.errors import DTypeError
+from statevar.errors import DTypeError, StorageError
 from tests.helpers import thorough
+from tests.internals import shared_part
 from tests.shared.records import add, consistent, created, opened, places, pools
 from tests.shared.test_kills import killed_after
 from tests.threads import in_threads
@@ -125,3 +126,11 @@ def test_a_pool_keeps_few_descriptors_whatever_it_has(file: str) -> None:
             held.append(record.read()[0])
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 1
     assert len(held) == 160
+
+
+def test_memory_that_the_system_does_not_map_is_an_error_that_says_so(shm: Path) -> None:
+    (shm / "empty").write_bytes(b"")
+    with open(shm / "empty", "rb") as file:
+        message = r"the system does not map 1,152,921,504,606,846,976 bytes of memory .*ulimit -v"
+        with pytest.raises(StorageError, match=message):
+            shared_part("memory").Mapped(file.fileno(), 0, 1 << 60)

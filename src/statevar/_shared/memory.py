@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from .._arrays.types import HostArray
+from .room import storage_error
 
 __all__ = ["Description", "Mapped", "is_locked", "lock_of", "unlock_of", "words_of"]
 
@@ -94,11 +95,12 @@ class Mapped:
     __slots__ = ("__weakref__", "address", "size")
 
     def __init__(self, fd: int, offset: int, size: int, *, own: bool = False) -> None:
-        self.size = 0
         address = _mmap(None, size, _READ_AND_WRITE, mmap.MAP_PRIVATE if own else mmap.MAP_SHARED, fd, offset)
         if address is None or address == _FAILED:
             code = ctypes.get_errno()
-            raise OSError(code, f"cannot map {size:,} bytes: {os.strerror(code)}")
+            problem = f"the system does not map {size:,} bytes of memory ({os.strerror(code)})"
+            hint = "look at the limits of the process (ulimit -v) and of its mappings (sysctl vm.max_map_count)"
+            raise storage_error("map", problem, "", hint, code)
         self.address: int = address
         self.size = size
 
@@ -111,5 +113,5 @@ class Mapped:
         return np.asarray(self)
 
     def __del__(self, unmap: Any = _munmap) -> None:
-        if self.size:
-            unmap(self.address, self.size)
+        if size := getattr(self, "size", 0):  # an interrupt may have come before it has one
+            unmap(self.address, size)
