@@ -130,7 +130,7 @@ def test_a_pool_keeps_few_descriptors_whatever_it_has(file: str) -> None:
 
 def test_memory_that_the_system_does_not_map_is_an_error_that_says_so(shm: Path) -> None:
     (shm / "empty").write_bytes(b"")
-    with open(shm / "empty", "rb") as file:
+    with (shm / "empty").open("rb") as file:
         message = r"the system does not map 1,152,921,504,606,846,976 bytes of memory .*ulimit -v"
         with pytest.raises(StorageError, match=message):
             shared_part("memory").Mapped(file.fileno(), 0, 1 << 60)
