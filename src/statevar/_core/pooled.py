@@ -1,16 +1,10 @@
-"""Variables get a place in a pool: new ones, those that are shared later, and those that attach to what is there.
-
-A pool is opened once in this process, and once more for a second variable over the same record, since the claims of one
-open pool do not exclude each other.
-"""
+"""Variables get a place in a pool: new ones, those that are shared later, and those that attach to what is there."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from threading import RLock
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet, WeakValueDictionary
 
 from .._arrays.dtypes import KEYS, keys_are_no_numbers
 from .._arrays.shapes import fits
@@ -25,9 +19,9 @@ from ..errors import (
     describe,
 )
 from . import overlays, sharing
-from .forks import guarded
 from .held import release_each
 from .holds import Moving
+from .pools import give_back, made_pool, opened, pool_at, record_for, reserve
 from .settings import changed
 from .shared_watchers import follow
 from .views import is_lent
@@ -44,24 +38,16 @@ __all__ = [
     "parsed",
     "pickled",
     "place",
-    "pool_at",
     "problem_of",
     "share_all",
     "subscribe",
     "sync",
-    "variable_over",
     "wait",
 ]
 
 _FORM = 'write shared="pool/variable", such as shared="run7/w"; or shared="/data/run7.svs/w" for a file'
 _SUFFIX = ".svs"
-_ATTEMPTS = 100  # another process may unlink the pool between two looks
-
-#: The pools that are open in this process.
-_pools: WeakSet[Pool] = WeakSet()
-#: The variable over each record, by the id of the record, which its variable keeps alive.
-_bound: WeakValueDictionary[int, Any] = WeakValueDictionary()
-_reserving = guarded(RLock())  # reentrant, since a finalizer may share a variable
+_ATTEMPTS = (None,) * 100  # Ctrl-C does not come a hundred times in a millisecond
 
 
 # -- names ---------------------------------------------------------------------------------------------------
@@ -90,110 +76,6 @@ def name_of(cell: Any) -> str:
     """Where a shared variable is, as `parsed` takes it."""
     record = cell._handle.record
     return f"{record.pool.place.name}/{record.path}"
-
-
-# -- pools that are open here ----------------------------------------------------------------------------------
-
-
-def pool_at(where: Any, new: Sequence[New] | None = None, durable: str = "no", operation: str = "share") -> Pool:
-    """Opens a pool, or makes it with some variables if it does not exist and there are any.
-
-    Raises:
-        FileNotFoundError: it does not exist, and there is nothing to make it with.
-    """
-    from .._shared.places import Place, check_platform, place_of  # noqa: PLC0415  # imported by the first that shares
-    from .._shared.pool import Pool  # noqa: PLC0415
-
-    check_platform()
-    found_at = where if isinstance(where, Place) else place_of(where, operation)
-    for _ in range(_ATTEMPTS):
-        if (known := next((each for each in _open_here() if _is_at(each, found_at)), None)) is not None:
-            return known
-        try:
-            return _opened(Pool.open(found_at))
-        except FileNotFoundError:
-            if new is None:
-                raise
-        try:
-            return _opened(Pool.create(found_at, new, durable=durable))
-        except FileExistsError:  # another process was faster
-            continue
-    raise ConflictError.of("share", "other processes make the pool and unlink it all the time", str(where))
-
-
-def _is_at(pool: Pool, place: Any) -> bool:
-    """Whether an open pool is the file that is at a place now: a name may have been given to another one."""
-    if place.kind == "anonymous":
-        return pool.place is place
-    if pool.place.name != place.name or pool.place.kind != place.kind:
-        return False
-    try:
-        there = os.lstat(place.path)
-    except OSError:
-        return False
-    return os.path.samestat(there, os.fstat(pool.opened.claims.fd))
-
-
-def made_pool(where: Any, new: Sequence[New], durable: str) -> Pool:
-    """Makes a pool with some variables.
-
-    Raises:
-        FileExistsError: there is one.
-    """
-    from .._shared.places import check_platform, place_of  # noqa: PLC0415  # imported by the first that shares
-    from .._shared.pool import Pool  # noqa: PLC0415
-
-    check_platform()
-    return Pool.create(place_of(where), new, durable=durable)
-
-
-def _opened(pool: Pool) -> Pool:
-    with _reserving:
-        _pools.add(pool)
-    return pool
-
-
-def _open_here() -> list[Pool]:
-    """The pools that are open in this process; another thread may open one meanwhile."""
-    with _reserving:
-        return list(_pools)
-
-
-def _record_for(cell: Any, pool: Pool, path: str) -> Record:
-    """The record of a path for a variable, of an open pool in which no variable of this process has it yet.
-
-    The record is the variable's from now on, for other threads too; `_bind_all` gives it back if it fails.
-    """
-    again = [pool, *[each for each in _open_here() if each.id == pool.id and each is not pool]]
-    for each in again:
-        if path not in each.records:
-            each.refresh()
-        if (record := each.records.get(path)) is not None and _reserve(record, cell):
-            return record
-    if path not in pool.records:
-        some = ", ".join(map(repr, list(pool.records)[:3])) + (", …" if len(pool.records) > 3 else "")
-        raise SharedError.of(
-            "attach", f"the pool {pool.place.name!r} has no variable {path!r}; it has {some or 'none'}"
-        )
-    record = type(pool).open(pool.place).records[path]
-    _reserve(record, cell)  # before other threads can find the pool
-    _opened(record.pool)
-    return record
-
-
-def _reserve(record: Record, cell: Any) -> bool:
-    """Takes a record for a variable, unless another one has it."""
-    with _reserving:
-        if _bound.get(id(record)) is not None:
-            return False
-        _bound[id(record)] = cell
-        return True
-
-
-def variable_over(pool: str, path: str) -> Any:
-    """The variable of this process over a record, by the id of its pool and its path there; None if there is none."""
-    records = (each.records.get(path) for each in _open_here() if each.id == pool)
-    return next((found for each in records if each is not None and (found := _bound.get(id(each))) is not None), None)
 
 
 # -- variables get a place ---------------------------------------------------------------------------------------
@@ -255,7 +137,7 @@ def place(variable: Any, shared: str | os.PathLike[str]) -> None:
         pool.refresh()
     if path not in pool.records and new is not None:
         pool.add(new)
-    _bind_all("Variable", [(variable, _record_for(variable, pool, path))], is_new=True)
+    _bind_all("Variable", [(variable, record_for(variable, pool, path))], is_new=True)
 
 
 def share_all(found: dict[str, Any], where: Any, durable: str) -> Pool:
@@ -271,8 +153,8 @@ def share_all(found: dict[str, Any], where: Any, durable: str) -> Pool:
     def records() -> list[Record]:
         made = made_pool(where, [new_of(each, path, "share") for path, each in found.items()], durable)
         for path, variable in found.items():
-            _reserve(made.records[path], variable)
-        pool.append(_opened(made))  # before, no other thread can find it
+            reserve(made.records[path], variable)
+        pool.append(opened(made))  # before, no other thread can find it
         return [made.records[path] for path in found]
 
     _bind_all("share", list(found.values()), records)
@@ -283,7 +165,7 @@ def attach_all(found: dict[str, Any], pool: Pool) -> None:
     """Gives variables, by their path in a pool, their places there: all of them, or none."""
     for path, variable in found.items():
         check_sharable(variable, path, "attach")
-    _bind_all("attach", [(variable, _record_for(variable, pool, path)) for path, variable in found.items()])
+    _bind_all("attach", [(variable, record_for(variable, pool, path)) for path, variable in found.items()])
 
 
 def problem_of(variable: Any, record: Record) -> str:
@@ -329,7 +211,7 @@ def _bind_all(
                 )
         sharing.activate()
         interrupt: BaseException | None = None
-        for _ in range(_ATTEMPTS):  # Ctrl-C does not come a hundred times in a millisecond
+        for _ in _ATTEMPTS:
             try:
                 for cell, record in bound:
                     cell._bind(shared_backend(cell._backend.native), SharedHandle(record))
@@ -347,7 +229,7 @@ def _bind_all(
         hold.end()
         for cell, record in bound:
             if not cell._backend.is_shared or cell._handle.record is not record:
-                _bound.pop(id(record), None)
+                give_back(record)
     changed()
 
 
@@ -397,10 +279,10 @@ def attached(where: Any, path: str, other: dict[str, Any], made: Callable[[dict[
     pool = pool_at(where)
     if path not in pool.records:
         pool.refresh()
-    record = pool.records.get(path) or _record_for(None, pool, path)  # which raises
+    record = pool.records.get(path) or record_for(None, pool, path)  # which raises
     without_value = {"initializer": None, "shape": record.shape, "dtype": record.dtype_name, "recipe": None}
     variable = made(record.facts | other | without_value)
-    _bind_all("pickle", [(variable, _record_for(variable, pool, path))], is_new=True)
+    _bind_all("pickle", [(variable, record_for(variable, pool, path))], is_new=True)
     return variable
 
 

@@ -215,7 +215,7 @@ class Variable(Located, Protocols, Elsewhere, Displays):
             remember(self, recipe)
         register(self)
         if shared is not None:
-            _pools().place(self, shared)
+            _pooled().place(self, shared)
 
     # -- properties ------------------------------------------------------------------------------------
 
@@ -290,7 +290,7 @@ class Variable(Located, Protocols, Elsewhere, Displays):
         >>> print(sv.Variable(0.0).shared)
         None
         """
-        return _pools().name_of(self) if self._backend.is_shared else None
+        return _pooled().name_of(self) if self._backend.is_shared else None
 
     def sync(self) -> None:
         """Has the disk keep what was written, and everything else in the pool of the variable, before it returns.
@@ -301,7 +301,7 @@ class Variable(Located, Protocols, Elsewhere, Displays):
             SharedError: the variable is not shared, so that only `save` makes it last.
             StorageError: the disk refuses.
         """
-        _pools().sync(self)
+        _pooled().sync(self)
 
     @property
     def is_initialized(self) -> bool:
@@ -684,7 +684,7 @@ class Variable(Located, Protocols, Elsewhere, Displays):
                 f"wait before or after {holder.what}",
             )
         if self._backend.is_shared:
-            return bool(_pools().wait(self, version, timeout))
+            return bool(_pooled().wait(self, version, timeout))
         return self._watched().wait_for(lambda: self.version >= version, timeout)
 
     def subscribe(self, callback: Callback) -> Subscription:
@@ -705,7 +705,7 @@ class Variable(Located, Protocols, Elsewhere, Displays):
         if not callable(callback):
             raise TypeError(describe("subscribe", f"expected a callable, got {callback!r}", self._path))
         if self._backend.is_shared:
-            subscription: Subscription = _pools().subscribe(self, callback)
+            subscription: Subscription = _pooled().subscribe(self, callback)
             return subscription
         subscription = self._watched().add(callback)
         if self._backend.is_view:
@@ -766,7 +766,7 @@ class Variable(Located, Protocols, Elsewhere, Displays):
             hint = "pickle that object, and take a view of the new one; or pickle a copy: sv.Variable(v)"
             raise TypeError(describe("pickle", problem, self._path, hint))
         if self._backend.is_shared:
-            pickled: tuple[Any, ...] = _pools().pickled(self, (self._constraint, self.__getstate__()))
+            pickled: tuple[Any, ...] = _pooled().pickled(self, (self._constraint, self.__getstate__()))
             return pickled
         facts = self._pickled(self._whole_state("pickle"))
         constraint, state = self._constraint, self.__getstate__()
@@ -838,7 +838,7 @@ class Variable(Located, Protocols, Elsewhere, Displays):
     @classmethod
     def _attached(cls, where: Any, path: str, other: dict[str, Any]) -> Self:
         """Makes a variable over the memory of a shared one that was pickled."""
-        return _pools().attached(where, path, other, cls._restore)  # type: ignore[no-any-return]  # it returns its object
+        return _pooled().attached(where, path, other, cls._restore)  # type: ignore[no-any-return]  # it returns its object
 
     @staticmethod
     def _set_added(variable: Variable, added: tuple[Any, Any]) -> None:
@@ -853,7 +853,7 @@ class Variable(Located, Protocols, Elsewhere, Displays):
         return variable_repr(self)
 
 
-def _pools() -> Any:
+def _pooled() -> Any:
     """The module about places in pools."""
     from . import pooled  # noqa: PLC0415  # imported by the first program that shares a variable
 

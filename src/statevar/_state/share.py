@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterable
 from typing import Any, Literal
 
-from .._core.pooled import attach_all, name_of, pool_at, problem_of, share_all
+from .._core.pooled import attach_all, name_of, problem_of, share_all
+from .._core.pools import pool_at
 from .._core.variable import Variable
 from .._public import public
 from ..errors import CheckpointMismatchError, SharedError, StorageError, describe

@@ -165,7 +165,7 @@ class Snapshot(Mapping[str, Array], Summarized):
         found: dict[Variable, Variable] = {}
         for stand_in, number in zip(self._found.variables, tokens, strict=True):
             if isinstance(number, tuple):
-                from .._core.pooled import variable_over  # noqa: PLC0415  # imported by the first program that shares
+                from .._core.pools import variable_over  # noqa: PLC0415  # imported by the first program that shares
 
                 variable = variable_over(*number)
             else:
