@@ -40,7 +40,7 @@ class Lease:
         self._opened, self._address = opened, entry.slot(slot)[2]
         description = opened.leases
         number = next(description.numbers)
-        if number >= LEASES_OF_A_SLOT:
+        if number >= LEASES_OF_A_SLOT or description.inherited:
             opened.new_leases()
             description = opened.leases
             number = next(description.numbers)

@@ -6,7 +6,7 @@ import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from .._arrays.types import HostArray
@@ -144,15 +144,18 @@ class Opened:
         self.leases.inherited = True
 
     def in_parent(self) -> None:
-        self.new_leases()
-        if self._taken:
-            self.lock.release()
+        try:
+            with suppress(OSError):  # no descriptor is left: the next lease tries again
+                self.new_leases()
+        finally:
+            if self._taken:
+                self.lock.release()
 
     def in_child(self) -> None:
         """No claim of the parent is ours, and none may live longer than it because we have its description open."""
-        inherited = self.claims
-        self.claims = Description.again(inherited.fd)
-        inherited.close()
-        self.new_leases()
+        self.claims.close()  # first, so that there is a descriptor for ours also if the process may have no more
+        self.claims = Description.again(self.memory.fd)
+        with suppress(OSError):  # as in the parent
+            self.new_leases()
         self.lock = threading.RLock()
         self._syncing = threading.Lock()

@@ -46,6 +46,7 @@ from .layout import (
 from .memory import words_of
 from .opened import Opened
 from .record import Record
+from .room import descriptors
 
 __all__ = ["New", "Pool"]
 
@@ -123,20 +124,21 @@ class Pool:
         index = [each.meta() for each in new]
         block = Block(PAGE, 0, 0, index)
         block.end = block.slots + rounded(_room(new))
-        fd, finish = place.create_file(block.end)
-        try:
-            opened = Opened(os.dup(fd), place)
-            array, _, _ = opened.view(0, block.end)
-            _write_block(array, PAGE, block, new, header.pool, durable != "no")
-            text = header.encode()
-            array[: len(text)] = np.frombuffer(text, np.uint8)
-            head = words_of(array, 0, PAGE)
-            head[HEAD] = sealed_offset(PAGE, int(header.pool, 16))
-            begin(head, header.pool)
-            finish(sync=durable != "no")
-            return cls(os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC), place)
-        finally:
-            os.close(fd)
+        with descriptors("share", place.name):
+            fd, finish = place.create_file(block.end)
+            try:
+                opened = Opened(os.dup(fd), place)
+                array, _, _ = opened.view(0, block.end)
+                _write_block(array, PAGE, block, new, header.pool, durable != "no")
+                text = header.encode()
+                array[: len(text)] = np.frombuffer(text, np.uint8)
+                head = words_of(array, 0, PAGE)
+                head[HEAD] = sealed_offset(PAGE, int(header.pool, 16))
+                begin(head, header.pool)
+                finish(sync=durable != "no")
+                return cls(os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_CLOEXEC), place)
+            finally:
+                os.close(fd)
 
     @classmethod
     def open(cls, place: Any) -> Pool:
@@ -146,7 +148,8 @@ class Pool:
             FileNotFoundError: there is none.
             SharedError: it is damaged, cut short, of another layout, or others may write it.
         """
-        return cls(place.open_file(), place)
+        with descriptors("attach", place.name):
+            return cls(place.open_file(), place)
 
     def add(self, new: Sequence[New]) -> None:
         """Adds variables, all or none. A path that is there by now stays as it is.

@@ -11,12 +11,13 @@ import ctypes
 import errno
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 from ..errors import StorageError
 
-__all__ = ["file_system", "is_memory", "memory_available", "reserve", "storage_error"]
+__all__ = ["descriptors", "file_system", "is_memory", "memory_available", "reserve", "storage_error"]
 
 #: Where the kernel shows itself. Tests replace them.
 PROC = Path("/proc")
@@ -162,6 +163,23 @@ def _refused(error: OSError, fd: int, nbytes: int, operation: str, name: str, fo
         f"mount -o remount,size={mib}M /dev/shm, or docker run --shm-size={mib}m"
     )
     return storage_error(operation, problem, name, hint, number)
+
+
+@contextmanager
+def descriptors(operation: str, name: str) -> Iterator[None]:
+    """Code that opens files: says what to do if this process or the system may have no more of them.
+
+    Raises:
+        StorageError: so it is.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, StorageError) or error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        problem = f"no further file can be opened ({error.strerror}); a pool that is open takes three"
+        hint = "keep the variables in fewer pools, or raise the limit: ulimit -n 4096"
+        raise storage_error(operation, problem, name, hint, error.errno) from error
 
 
 def storage_error(operation: str, problem: str, name: str, hint: str, number: int) -> StorageError:
