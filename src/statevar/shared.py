@@ -64,8 +64,8 @@ def ls() -> list[SharedPool]:
 
 
 def _looked_at(name: str) -> SharedPool:
-    from ._shared.places import place_of  # noqa: PLC0415
-    from ._shared.pool import Pool  # noqa: PLC0415
+    from ._shared.places import place_of  # noqa: PLC0415  # imported by those who share
+    from ._shared.pool import Pool  # noqa: PLC0415  # as above
 
     place = place_of(name)
     status = os.lstat(place.path)  # type: ignore[attr-defined]  # the place of a name has a path

@@ -16,6 +16,7 @@ from .types import HostArray, Operation
 
 __all__ = [
     "AT_OPERATIONS",
+    "IN_PLACE",
     "ONE_BY_ONE",
     "combine",
     "dlpack_of_host",
@@ -37,6 +38,16 @@ AT_OPERATIONS: dict[str, Any] = {
     "power": np.power,
     "min": np.minimum,
     "max": np.maximum,
+}
+
+#: The operators that `Backend.apply` gets, by their names in the module ``operator``, each with its NumPy ufunc.
+IN_PLACE: dict[str, Any] = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "and_": np.bitwise_and,
+    "or_": np.bitwise_or,
+    "xor": np.bitwise_xor,
 }
 
 _BINARY: dict[str, Operation] = {

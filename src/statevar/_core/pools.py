@@ -37,7 +37,7 @@ def pool_at(where: Any, new: Sequence[New] | None = None, durable: str = "no", o
         FileNotFoundError: it does not exist, and there is nothing to make it with.
     """
     from .._shared.places import Place, check_platform, place_of  # noqa: PLC0415  # imported by the first that shares
-    from .._shared.pool import Pool  # noqa: PLC0415
+    from .._shared.pool import Pool  # noqa: PLC0415  # as above
 
     check_platform()
     found_at = where if isinstance(where, Place) else place_of(where, operation)
@@ -76,7 +76,7 @@ def made_pool(where: Any, new: Sequence[New], durable: str) -> Pool:
         FileExistsError: there is one.
     """
     from .._shared.places import check_platform, place_of  # noqa: PLC0415  # imported by the first that shares
-    from .._shared.pool import Pool  # noqa: PLC0415
+    from .._shared.pool import Pool  # noqa: PLC0415  # as above
 
     check_platform()
     return Pool.create(place_of(where), new, durable=durable)

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary, ref
 import numpy as np
 
 from .._arrays.backend import Backend, Handle
-from .._arrays.host import put_in_place
+from .._arrays.host import IN_PLACE, put_in_place
 from .._arrays.registry import get_backend
 from ..errors import ConflictError, DeviceError, ShapeError, UninitializedError
 
@@ -31,15 +31,6 @@ if TYPE_CHECKING:
     from .record import Record
 
 __all__ = ["SharedBackend", "SharedHandle", "shared_backend"]
-
-_IN_PLACE: dict[str, Any] = {
-    "add": np.add,
-    "sub": np.subtract,
-    "mul": np.multiply,
-    "and_": np.bitwise_and,
-    "or_": np.bitwise_or,
-    "xor": np.bitwise_xor,
-}
 
 
 class SharedHandle:
@@ -189,7 +180,7 @@ class SharedBackend(Backend):
     def apply(self, handle: Any, x: Array, op: Operation, _where: Any = None) -> Any:
         host = self.arrays.to_host(x)
         if type(handle) is SharedHandle:
-            ufunc = _IN_PLACE[op.__name__]
+            ufunc = IN_PLACE[op.__name__]
             return handle.write(lambda old, new: ufunc(old, host, out=new, casting="unsafe"))
         handle.handle = self.host.apply(handle.handle, host, op)
         return handle

@@ -20,7 +20,7 @@ import numpy as np
 from ..._arrays.backend import Backend
 from ..._arrays.dtypes import HOST, is_integer
 from ..._arrays.first_values import FirstValue
-from ..._arrays.host import dlpack_of_host, empty_aligned, may_raise, put_in_place
+from ..._arrays.host import IN_PLACE, dlpack_of_host, empty_aligned, may_raise, put_in_place
 from ..._arrays.indexing import Selection
 from ..._arrays.placement import no_such_device, parse_device
 from ..._arrays.shapes import DeclaredShape
@@ -38,15 +38,6 @@ _SMALL = 16 * 1024
 _COMPUTED_FIRST = 1 << 24
 _Array = np.ndarray  # to look it up in NumPy takes longer
 _ATTEMPTS = (None,) * 100  # Ctrl-C does not come a hundred times in a millisecond
-
-_IN_PLACE: dict[str, Any] = {
-    "add": np.add,
-    "sub": np.subtract,
-    "mul": np.multiply,
-    "and_": np.bitwise_and,
-    "or_": np.bitwise_or,
-    "xor": np.bitwise_xor,
-}
 
 
 class _Handle:
@@ -424,7 +415,7 @@ class NumPyBackend(Backend):
         if type(handle) is _Fork and handle.log is not None:
             handle.make_whole()
             writer = handle.writer
-        ufunc = _IN_PLACE[op.__name__]
+        ufunc = IN_PLACE[op.__name__]
         if _exclusive(handle) and not may_raise():
             ufunc(writer, x, out=writer, casting="unsafe")
             return handle
