@@ -134,3 +134,13 @@ def test_memory_that_the_system_does_not_map_is_an_error_that_says_so(shm: Path)
         message = r"the system does not map 1,152,921,504,606,846,976 bytes of memory .*ulimit -v"
         with pytest.raises(StorageError, match=message):
             shared_part("memory").Mapped(file.fileno(), 0, 1 << 60)
+
+
+def test_a_pool_is_opened_again_where_its_name_has_gone_to_another_one(shm: Path) -> None:
+    first = created(str(shm / "pool.svs"), a=np.int64(0))
+    (shm / "pool.svs").unlink()
+    created(str(shm / "pool.svs"), b=np.int64(0))
+    again = first.again()
+    assert again.id == first.id
+    assert add(again.records["a"], 1) == 1
+    assert first.records["a"].version == 1

@@ -110,7 +110,7 @@ def record_for(cell: Any, pool: Pool, path: str) -> Record:
         raise SharedError.of(
             "attach", f"the pool {pool.place.name!r} has no variable {path!r}; it has {some or 'none'}"
         )
-    record = type(pool).open(pool.place).records[path]
+    record = pool.again().records[path]
     reserve(record, cell)  # before other threads can find the pool
     opened(record.pool)
     return record

@@ -151,6 +151,11 @@ class Pool:
         with descriptors("attach", place.name):
             return cls(place.open_file(), place)
 
+    def again(self) -> Pool:
+        """Opens the same file once more, also if its name is gone or another pool has it by now."""
+        with descriptors("attach", self.name):
+            return type(self)(os.open(f"/proc/self/fd/{self.opened.memory.fd}", os.O_RDWR | os.O_CLOEXEC), self.place)
+
     def add(self, new: Sequence[New]) -> None:
         """Adds variables, all or none. A path that is there by now stays as it is.
 

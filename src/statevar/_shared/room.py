@@ -158,10 +158,9 @@ def _refused(error: OSError, fd: int, nbytes: int, operation: str, name: str, fo
         return storage_error(operation, problem, name, "free some room, or use another disk", number)
     size = room.f_blocks * room.f_frsize + nbytes - free
     mib = -(-size * 5 // 4 >> 20)
-    hint = (
-        "keep the variables in a file on a disk, '/data/run7.svs', or make the folder larger: "
-        f"mount -o remount,size={mib}M /dev/shm, or docker run --shm-size={mib}m"
-    )
+    hint = "keep the variables in a file on a disk, '/data/run7.svs', or make the folder larger"
+    if folder.startswith("/dev/shm"):  # noqa: S108  # of another file system in memory, only who mounts it knows
+        hint += f": mount -o remount,size={mib}M /dev/shm, or docker run --shm-size={mib}m"
     return storage_error(operation, problem, name, hint, number)
 
 
