@@ -213,7 +213,7 @@ def main() -> None:
         return
     if options.row:
         found = ROWS[options.row](replace(FEW if options.quick else MANY, before=options.before))
-        print(json.dumps([found.what, found.figure, found.bar, "yes" if found.met else "NO"]))
+        print(json.dumps([found.what, found.figure, found.bar, {True: "yes", False: "NO", None: "unknown"}[found.met]]))
         return
     _inside()
     start = time.perf_counter()
