@@ -202,6 +202,19 @@ def test_wait_and_subscribe_hear_of_the_others(pool: str) -> None:
     assert got == [1, 2, 3, 4]
 
 
+def test_subscribers_are_told_of_a_transaction_once(pool: str) -> None:
+    v, other = pair(pool, np.zeros((), np.int32), "numpy")
+    got: list[int] = []
+    with v.subscribe(lambda _, version: got.append(version)):
+        with sv.transaction(v):
+            v += 1
+            v += 1
+        assert got == [2]
+        other.assign(7)
+        v += 1
+        assert got == [2, 3, 4]
+
+
 def test_subscribers_from_before_hear_of_the_others_too(pool: str) -> None:
     v = sv.Variable(0)
     got: list[int] = []
