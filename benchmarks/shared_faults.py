@@ -219,7 +219,7 @@ def kills(name: str, effort: Effort) -> str:
             children.processes[number].join()
             time.sleep(0.02)  # what was on its way is counted
             before, others = list(progress), [each for each in range(3) if each != number]
-            if not until(lambda: any(progress[each] > before[each] for each in others), _HANGS):  # noqa: B023
+            if not until(lambda: any(progress[each] > before[each] for each in others), _HANGS):  # noqa: B023  # called at once
                 outcome = f"all hang after kill {killed}"
                 break
             for each in range(3):

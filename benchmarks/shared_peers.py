@@ -70,7 +70,7 @@ class Peer(ABC):
         """A copy, or what nobody changes any more."""
 
     def view(self) -> Array:
-        raise NotImplementedError
+        raise NotImplementedError("it has no view that stays as it is")
 
     def close(self) -> None:
         """Removes what was made."""
@@ -393,10 +393,10 @@ class Atomics(Peer):
         return int.from_bytes(self.bytes[:8], "little")
 
     def put(self, value: Array) -> None:
-        raise NotImplementedError
+        raise NotImplementedError("it has numbers and no arrays")
 
     def get(self) -> Array:
-        raise NotImplementedError
+        raise NotImplementedError("it has numbers and no arrays")
 
     def close(self) -> None:
         self.bytes.release()

@@ -206,7 +206,7 @@ class _Bank:
         try:
             with sv.transaction(self.accounts):
                 self.accounts[0].assign_sub(5)
-                1 / 0  # noqa: B018
+                1 / 0  # noqa: B018  # fails half-way
         except ZeroDivisionError:
             pass
 
@@ -259,7 +259,7 @@ def killed(scale: Scale) -> Found:
                 start, before = time.perf_counter(), list(bank.progress)
                 children.processes[victim].join()
                 others = [each for each in range(_WRITERS + _READERS) if each != victim]
-                if not until(lambda: all(bank.progress[each] > before[each] for each in others), 10.0):  # noqa: B023
+                if not until(lambda: all(bank.progress[each] > before[each] for each in others), 10.0):  # noqa: B023  # called at once
                     hangs += 1
                     break
                 slowest = max(slowest, time.perf_counter() - start)
@@ -336,7 +336,7 @@ def times(scale: Scale) -> Found:
         medium.assign(x)
 
     def viewed() -> None:  # of a value that was written since, and is not kept from the last view
-        medium.value  # noqa: B018
+        medium.value  # noqa: B018  # the read is what is measured
 
     def transaction() -> None:
         with sv.transaction(pair):
@@ -375,7 +375,7 @@ def times(scale: Scale) -> Found:
             first_view = min(first_view, time.perf_counter() - start)
             small.assign_add(1.0)
             start = time.perf_counter()
-            small.value  # noqa: B018
+            small.value  # noqa: B018  # the read is what is measured
             first_read = min(first_read, time.perf_counter() - start)
         few = race({"assign 100 MB": lambda: large.assign(big), "copyto 100 MB": lambda: np.copyto(into, big)}, 5)
         rows = race({"a row of 100 MB": write_row}, scale.rounds, calls=20)

@@ -93,6 +93,15 @@ def test_a_kill_at_each_step_of_a_write_of_rows_leaves_it_whole(shm: Path) -> No
     assert step > 200, "the steps of the write were seen"
 
 
+def fork_a_child_that_lives(end: int, wait: int) -> None:
+    """Forks a child that lives until everybody else has closed the second end of a pipe."""
+    if os.fork() == 0:
+        os.close(wait)
+        signal.alarm(60)
+        os.read(end, 1)
+        os._exit(0)
+
+
 def test_a_child_does_not_keep_the_claims_of_a_parent_that_has_mapped_the_file(shm: Path) -> None:
     """A mapping keeps the open file that it was made through, in the child too, and so what is locked in it."""
     place = str(shm / "a.svs")
@@ -103,12 +112,8 @@ def test_a_child_does_not_keep_the_claims_of_a_parent_that_has_mapped_the_file(s
     if parent == 0:
         signal.alarm(60)
         own = opened(place).records["a"]  # the memory is its own, and not that of the process which has forked it
-        kept = [own.read(), own.read_own(), own.claim("assign", "a")]
-        if os.fork() == 0:
-            os.close(wait)
-            signal.alarm(60)
-            os.read(end, 1)
-            os._exit(len(kept))
+        kept = [own.read(), own.read_own(), own.claim("assign", "a")]  # noqa: F841  # as long as the process lives
+        fork_a_child_that_lives(end, wait)
         os.write(told, b"x")
         signal.pause()
     assert os.read(ready, 1) == b"x"
@@ -132,11 +137,7 @@ def test_a_child_does_not_keep_the_claims_of_a_parent_that_is_killed(shm: Path, 
     if parent == 0:
         signal.alarm(60)
         claim = record.claim("assign", "a")
-        if os.fork() == 0:
-            os.close(wait)
-            signal.alarm(60)
-            os.read(end, 1)
-            os._exit(0)
+        fork_a_child_that_lives(end, wait)
 
         def fill(_: Any, new: Any) -> None:
             os.write(told, b"x")

@@ -125,7 +125,7 @@ def test_transactions_commit_all_or_nothing(pool: str, backend: str) -> None:
     with pytest.raises(ZeroDivisionError), sv.transaction(model, private):
         model["a"].assign(7.0)
         private += 1
-        1 / 0  # noqa: B018
+        1 / 0  # noqa: B018  # fails half-way
     assert_same(twin["a"].value, np.float32(5))
     assert int(private) == 1
     before = sv.snapshot(twin)

@@ -102,7 +102,7 @@ def filled(entry: Entry, claim: Claim, fill: Fill, version: int | None, rows: tu
 
 
 def publish(entry: Entry, word: int) -> None:
-    """Commits one value."""
+    """Makes a value that was written to a slot the current one, and wakes those who wait for it."""
     words = entry.words
     before = words[CURRENT] & VERSION
     words[CURRENT] = word

@@ -6,7 +6,7 @@ import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Protocol
 
 from .._arrays.types import HostArray
@@ -114,25 +114,23 @@ class Opened:
         array, at, _ = self.view(offset, nbytes)
         return array[at : at + nbytes].tobytes()
 
-    @contextmanager
-    def growing(self) -> Iterator[None]:
-        """Keeps everybody else from making the file larger. The kernel ends it if this process dies."""
-        with self.lock:
-            try:
-                fcntl.fcntl(self.claims.fd, fcntl.F_OFD_SETLKW, lock_of(_GROWING))
-                yield
-            finally:
-                fcntl.fcntl(self.claims.fd, fcntl.F_OFD_SETLK, unlock_of(_GROWING))
+    def growing(self) -> AbstractContextManager[None]:
+        """Keeps everybody else from making the file larger."""
+        return self._alone(self.lock, _GROWING)
+
+    def syncing(self) -> AbstractContextManager[None]:
+        """Keeps everybody else from syncing the file."""
+        return self._alone(self._syncing, _SYNCING)
 
     @contextmanager
-    def syncing(self) -> Iterator[None]:
-        """Keeps everybody else from syncing the file."""
-        with self._syncing:
+    def _alone(self, lock: AbstractContextManager[object], byte: int) -> Iterator[None]:
+        """Has a lock of this process and one of the kernel, which ends the second one if this process dies."""
+        with lock:
             try:
-                fcntl.fcntl(self.claims.fd, fcntl.F_OFD_SETLKW, lock_of(_SYNCING))
+                fcntl.fcntl(self.claims.fd, fcntl.F_OFD_SETLKW, lock_of(byte))
                 yield
             finally:
-                fcntl.fcntl(self.claims.fd, fcntl.F_OFD_SETLK, unlock_of(_SYNCING))
+                fcntl.fcntl(self.claims.fd, fcntl.F_OFD_SETLK, unlock_of(byte))
 
     def new_leases(self) -> None:
         """Gives new leases a description of their own. The old one is closed with the last lease that it has."""

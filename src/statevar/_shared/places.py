@@ -140,7 +140,7 @@ def place_of(where: str | os.PathLike[str] | None, operation: str = "share") -> 
 
 
 class _File(Place):
-    """A file at a path."""
+    """The place of a pool that is a file at a path."""
 
     kind = "file"
 
